@@ -1,0 +1,1 @@
+"""contrastill: transfer what networks know."""

@@ -1,0 +1,170 @@
+"""A resumable grid of trainings: every finished run is one JSON row; a second call trains only what is missing.
+
+    python benchmarks/grid.py cifar100_subset --data ../shared/data/cifar100_subset.h5 --jobs 2
+    python benchmarks/grid.py cifar100_subset --table
+
+Each cell is one `contrastill train` command, run in a process of its own. A row holds the command, the metrics of the
+last epoch and, packed into hexadecimal digits, which test images the network got right, so that two cells can be
+compared image by image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+STUDENT = ["teachers.0.model=resnet20", "teachers.0.weights={runs}/teacher-0", "student.model=resnet8"]
+K1024 = ["objectives.crd.num_negatives=1024"]
+
+# name -> (config, overrides, seeds)
+GRIDS = {
+    "cifar100_subset": {
+        "schedule": ["train.epochs=15", "train.evaluate_every=5"],
+        "cells": {
+            "teacher": ("teachers/cifar100", ["student.model=resnet20"], 1),
+            "untaught": ("teachers/cifar100", ["student.model=resnet8"], 3),
+            "kd": ("compression/cifar100_crd", [*STUDENT, "objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"], 3),
+            "crd": ("compression/cifar100_crd", STUDENT, 3),
+            "crd_kd": ("compression/cifar100_crd", [*STUDENT, "objectives.kd.weight=1"], 3),
+            "crd_sampled_k1024": ("compression/cifar100_crd", [*STUDENT, *K1024, "objectives.crd.negatives=sampled"], 3),
+            "crd_shared_k1024": ("compression/cifar100_crd", [*STUDENT, *K1024, "objectives.crd.negatives=shared"], 3),
+            "crd_all_k1024": ("compression/cifar100_crd", [*STUDENT, *K1024, "objectives.crd.negatives=all"], 3),
+        },
+    }
+}
+
+
+def rows_of(path: Path) -> dict[tuple[str, int], dict]:
+    """Finished rows by cell and seed."""
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(row["cell"], row["seed"]): row for row in rows}
+
+
+def correct_bits(run: Path, data: str) -> np.ndarray:
+    """(N,) bool: which test images the run's student gets right."""
+    import torch
+
+    from contrastill.core.registry import DATASETS
+    from contrastill.models.build import build_network
+
+    packed = DATASETS["packed"]
+    split = packed(packed.Options(path=data)).open("test")
+    config = json.loads(json.dumps(_config(run)))
+    network = build_network(config["student"]["model"], num_classes=split.num_classes, weights=str(run)).freeze()
+    right = []
+    for batch in split.loader(batch_size=500, device="cpu", train=False).epoch(0):
+        right.append((network(batch, frozenset({"logits"})).logits.argmax(1) == batch["target"]).cpu())
+    return torch.cat(right).numpy()
+
+
+def _config(run: Path) -> dict:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+
+
+def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: int) -> dict:
+    """Train one cell and return its row."""
+    grid = GRIDS[name]
+    config, overrides, _ = grid["cells"][cell]
+    run = runs / f"{cell}-{seed}"
+    overrides = [override.format(runs=runs) for override in overrides]
+    command = ["contrastill", "train", config, f"data.path={data}", *overrides, *grid["schedule"], f"seed={seed}", f"out={run}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    began = time.perf_counter()
+    answer = subprocess.run([sys.executable, "-m", *command, "--json"], env=environment, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, check=False)
+    if answer.returncode:
+        raise SystemExit(f"{cell}, seed {seed}: exit code {answer.returncode}")
+    last = json.loads(answer.stdout.splitlines()[-1])
+    bits = correct_bits(run, data)
+    shown = " ".join(command).replace(f"{runs}/", "runs/").replace(data, Path(data).name)
+    return {
+        "cell": cell, "seed": seed, "command": shown, "top1": round(100 * float(bits.mean()), 4), "logged_top1": last["top1"], "images": len(bits),
+        "epochs": last["epoch"] + 1, "loss": last["loss"], "samples_per_second": last["samples_per_second"], "wall_seconds": round(time.perf_counter() - began, 1),
+        "threads": threads, "correct": np.packbits(bits).tobytes().hex(),
+    }  # fmt: skip
+
+
+def bits_of(row: dict) -> np.ndarray:
+    """The row's (N,) bits as floats."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), dtype=np.uint8))[: row["images"]].astype(float)
+
+
+def paired(rows: dict, cell: str, against: str) -> tuple[float, float, int] | None:
+    """Difference in points, its standard error paired over the same images and seeds, and the number of seeds.
+
+    The error has both parts: images (each image's difference, meaned over seeds) and seeds (spread of the
+    per-seed difference); the larger is taken.
+    """
+    seeds = sorted({s for c, s in rows if c == cell} & {s for c, s in rows if c == against})
+    if not seeds:
+        return None
+    difference = 100 * np.stack([bits_of(rows[cell, s]) - bits_of(rows[against, s]) for s in seeds])
+    over_images = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
+    over_seeds = difference.mean(1).std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
+    return float(difference.mean()), float(max(over_images, over_seeds)), len(seeds)
+
+
+def table(name: str, rows: dict) -> str:
+    """The grid as a Markdown table."""
+    lines = ["| cell | n | top-1, last epoch | − untaught | − kd |", "|---|---|---|---|---|"]
+    for cell in GRIDS[name]["cells"]:
+        values = [row["top1"] for (c, _), row in sorted(rows.items()) if c == cell]
+        if not values:
+            continue
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        columns = []
+        for against in ("untaught", "kd"):
+            pair = paired(rows, cell, against) if cell not in (against, "teacher") else None
+            columns.append(f"{pair[0]:+.2f} (SE {pair[1]:.2f})" if pair else "")
+        lines.append(f"| {cell} | {len(values)} | {np.mean(values):.2f}{spread} | {columns[0]} | {columns[1]} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("grid", choices=GRIDS)
+    parser.add_argument("--data", default=os.environ.get("CONTRASTILL_DATA", "../shared/data") + "/cifar100_subset.h5")
+    parser.add_argument("--runs", default="runs/grid")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each training")
+    parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
+    parser.add_argument("--cells", nargs="*", help="only these")
+    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
+    arguments = parser.parse_args()
+    results = HERE / "results" / f"{arguments.grid}.jsonl"
+    results.parent.mkdir(exist_ok=True)
+    runs = Path(arguments.runs).resolve()
+    data = str(Path(arguments.data).resolve())
+    if not arguments.table:
+        cells = {cell: entry for cell, entry in GRIDS[arguments.grid]["cells"].items() if not arguments.cells or cell in arguments.cells}
+        # One seed of everything before the second of anything.
+        jobs = [(cell, seed) for seed in range(arguments.seeds) for cell, (_, _, seeds) in cells.items() if seed < seeds]
+
+        def work(job: tuple[str, int]) -> None:
+            if job not in rows_of(results):
+                row = train_cell(arguments.grid, *job, data, runs, arguments.threads)
+                with open(results, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{row['cell']}-{row['seed']}: {row['top1']:.2f} % in {row['wall_seconds']:.0f} s", flush=True)
+
+        if ("teacher", 0) in jobs:
+            work(("teacher", 0))
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(work, jobs))
+    print(table(arguments.grid, rows_of(results)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""From a validated config to the objects of a run: data, teachers, student, objectives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from ..core.config import NetworkConfig, RunConfig
+from ..core.engine import Loader
+from ..core.errors import UsageError
+from ..core.objective import Setting
+from ..core.registry import DATASETS, OBJECTIVES
+from ..core.representation import Network, RepresentationSpec, describe
+from ..core.transfer import Term, Transfer
+from ..models.build import build_network
+
+
+@dataclass
+class Assembly:
+    """The objects of a run, on the accelerator's device."""
+
+    transfer: Transfer
+    train: Loader
+    test: Loader
+    accelerator: Accelerator
+
+
+def assemble(config: RunConfig) -> Assembly:
+    """Build what a config describes.
+
+    Raises:
+        UsageError: The parts do not fit: a modality the data lacks, labels it lacks, weights of another network.
+        ContrastillError: A file is missing or damaged.
+    """
+    accelerator = Accelerator(mixed_precision="no" if config.train.precision == "fp32" else config.train.precision)
+    dataset = DATASETS[config.data.name]
+    data = dataset(dataset.Options(**_options(config, dataset)))
+    splits = {name: data.open(name) for name in ("train", "test")}
+    shares = {"device": accelerator.device, "seed": config.seed, "rank": accelerator.process_index, "world": accelerator.num_processes}
+    train = splits["train"].loader(batch_size=config.train.batch_size, train=True, **shares)
+    test = splits["test"].loader(batch_size=max(256, config.train.batch_size), train=False, **shares)
+    classes = splits["train"].num_classes
+    for network in [*config.teachers, config.student]:
+        _check_modality(network, splits["train"].modalities)
+    # The student comes first, so that one seed gives every objective and every teacher the same untaught student.
+    set_seed(config.seed)
+    student = _network(config.student, classes)
+    teachers = [_network(teacher, classes) for teacher in config.teachers]
+    batch = {name: torch.zeros((2, *shape), dtype=torch.uint8) for name, shape in splits["train"].modalities.items()}
+    student_spec = describe(student, batch)
+    teacher_specs = [describe(teacher, batch) for teacher in teachers]
+
+    def setting(teacher: RepresentationSpec | None) -> Setting:
+        return Setting(student_spec, teacher, splits["train"].num_samples, splits["train"].targets, config.seed)
+
+    terms = {}
+    for label, entry in config.objectives.items():
+        objective = OBJECTIVES[entry.name]
+        specs = teacher_specs if objective.reads_teacher else [None]
+        terms[label] = Term([objective.build(objective.Options(**entry.options()), setting(spec)) for spec in specs], entry.weight)
+    return Assembly(Transfer(teachers, student, terms), train, test, accelerator)
+
+
+def _options(config: RunConfig, dataset: type) -> dict[str, Any]:
+    """The dataset's own options; ``path`` is one of them where it declares it."""
+    options = config.data.options()
+    return {**options, "path": config.data.path} if "path" in dataset.Options.model_fields else options
+
+
+def _check_modality(network: NetworkConfig, modalities: dict[str, Any]) -> None:
+    if network.modality not in modalities:
+        raise UsageError(f"{network.model} reads {network.modality}, and the data has {', '.join(modalities)}: set its modality to one of them")
+
+
+def _network(config: NetworkConfig, classes: int | None) -> Network:
+    """One network of the config."""
+    options = config.model_dump(exclude={"model", "num_classes"})
+    num_classes = config.num_classes or classes
+    if num_classes is None:
+        raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
+    return build_network(config.model, num_classes=num_classes, **options)

@@ -1,0 +1,50 @@
+"""The ``contrastill`` command: puts the commands together and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+import typer
+from typer.main import get_command
+
+from ..core.errors import ContrastillError
+from . import data, train
+
+app = typer.Typer(
+    name="contrastill",
+    help="Transfer what networks know: from a big one to a small one, from many into one, from one modality to another.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+train.add_to(app)
+data.add_to(app)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage.
+
+    ``--debug`` anywhere among the arguments shows the traceback of an error as well.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        result = get_command(app).main(args=arguments, prog_name="contrastill", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return 2 if isinstance(error, click.UsageError) else error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("contrastill: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known = isinstance(error, ContrastillError)
+        sentence = " ".join(str(error).split()) if known else f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
+        print(f"contrastill: {sentence}", file=sys.stderr)
+        return error.exit_code if known else 1

@@ -1,0 +1,54 @@
+"""``contrastill train CONFIG``: every transfer, and a teacher alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """
+Examples:
+
+    contrastill train teachers/cifar100 data.path=cifar100.h5 student.model=resnet32x4 out=runs/teacher
+
+    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.weights=runs/teacher
+
+    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet56 teachers.0.weights=runs/resnet56
+    student.model=resnet20 objectives.kd.weight=1 train.epochs=60 out=runs/crd_kd
+
+    accelerate launch --num_processes 2 -m contrastill train my_config.yaml
+
+A command that was stopped goes on where it was when it is given again.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(epilog=None, help=f"Train a student from its teachers, or a network from its labels alone.\n\n{EXAMPLES}")(train)
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config, print it resolved, build nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last epoch's metrics as JSON on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    from ..core.config import load_config, to_yaml
+
+    resolved = load_config(config, overrides or [])
+    if dry_run:
+        print(to_yaml(resolved), end="")
+        return
+    from .run import train_run
+
+    row = train_run(resolved, progress=not quiet)
+    if row is None:
+        return
+    if as_json:
+        print(json.dumps({"out": resolved.out, **row}))
+    elif not quiet:
+        top1 = f", top-1 of the last epoch {row['top1']:.2f} %" if "top1" in row else ""
+        print(f"done: {resolved.out}{top1}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Configs shipped with the package, one folder a transfer: ``compression/cifar100_crd``."""

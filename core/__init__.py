@@ -1,0 +1,1 @@
+"""The shared core: it knows no task, no dataset and no architecture."""

@@ -1,0 +1,192 @@
+"""Checkpoints: everything a run needs to go on with the same bits, in safetensors and JSON, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import ContrastillError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """Where a training is.
+
+    Attributes:
+        epoch: Epoch that is under way, from 0.
+        batch: Batches of that epoch that are done.
+        step: Optimiser steps done in all.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass
+class Snapshot:
+    """The contents of a checkpoint.
+
+    Attributes:
+        position: Where the training is.
+        model: Student, objective heads, banks and their generators.
+        optimizer: ``optimizer.state_dict()``.
+        running: Sums of the epoch under way, for its row in metrics.jsonl.
+        random: torch's generator states: ``cpu`` and, per CUDA device, ``cuda.0`` …, of every rank.
+        scaler: Gradient scaler's state, for fp16.
+    """
+
+    position: Position
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    running: dict[str, Tensor] = field(default_factory=dict)
+    random: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def random_state() -> dict[str, Tensor]:
+    """States of torch's global generators in this process (dropout and the like)."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda.{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    """Put back what :func:`random_state` gave; states of devices that are not there are passed over."""
+    torch.set_rng_state(states["cpu"].cpu())
+    for name, state in states.items():
+        if name.startswith("cuda.") and int(name[5:]) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state.cpu(), int(name[5:]))
+
+
+def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
+    """Write ``step-00000042`` under ``folder``: in a temporary folder first, then renamed; older ones are pruned.
+
+    Args:
+        folder: The run's ``checkpoints``.
+        snapshot: What to write.
+        keep: How many of the newest to keep.
+    """
+    final = folder / f"step-{snapshot.position.step:08d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    optimizer_tensors, optimizer_rest = _split_tensors(snapshot.optimizer)
+    for name, tensors in (("model", snapshot.model), ("optimizer", optimizer_tensors), ("running", snapshot.running), ("random", snapshot.random)):
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
+    state = {"position": vars(snapshot.position), "optimizer": optimizer_rest, "scaler": snapshot.scaler}
+    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    # The digests are written last: a file that was cut off afterwards is found out when it is read.
+    digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+    (temporary / "digests.json").write_text(json.dumps(digests), encoding="utf-8")
+    for path in temporary.iterdir():
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    _sync(folder)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in folder.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints under ``folder``, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def load_newest(folder: Path) -> Snapshot | None:
+    """The newest checkpoint that is whole; None if there was never one.
+
+    A damaged one is named in a warning and the one before is taken.
+
+    Raises:
+        ContrastillError: There are checkpoints, but none is whole.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except ContrastillError as error:
+            log.warning("%s; going back to the one before", error)
+    if found:
+        raise ContrastillError(f"none of the {len(found)} checkpoints in {folder} is whole: remove the folder to start again")
+    return None
+
+
+def load_checkpoint(path: Path) -> Snapshot:
+    """Read one checkpoint.
+
+    Raises:
+        ContrastillError: A file is missing, cut off or changed.
+    """
+    try:
+        digests = json.loads((path / "digests.json").read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            if _digest(path / name) != digest:
+                raise ContrastillError(f"checkpoint {path} is damaged: {name} is not what was written")
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = {name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "running", "random")}
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise ContrastillError(f"checkpoint {path} is damaged ({type(error).__name__})") from error
+    return Snapshot(
+        position=Position(**state["position"]),
+        model=tensors["model"],
+        optimizer=_join_tensors(state["optimizer"], tensors["optimizer"]),
+        running=tensors["running"],
+        random=tensors["random"],
+        scaler=state["scaler"],
+    )
+
+
+def _split_tensors(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors (``3.momentum_buffer``) and what JSON can hold."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for number, entry in optimizer["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{name}"] = value
+            else:
+                rest.setdefault(str(number), {})[name] = value
+    return tensors, {"rest": rest, "param_groups": optimizer["param_groups"]}
+
+
+def _join_tensors(rest: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The inverse of :func:`_split_tensors`."""
+    state: dict[int, dict[str, Any]] = {int(number): dict(entry) for number, entry in rest["rest"].items()}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk, so that a rename never outruns the contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+

@@ -1,0 +1,265 @@
+"""The typed tree of a run. Errors name the key, the value and what is allowed.
+
+OmegaConf reads the YAML and applies the overrides, pydantic validates. Nothing is built here. The file knows no
+objective, dataset or network: each registered class brings the schema of its own options.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UsageError
+from .registry import DATASETS, MODELS, OBJECTIVES
+
+
+class Section(BaseModel):
+    """Part of a config in which unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OpenSection(BaseModel):
+    """Part of a config whose further keys belong to the registered class that it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def options(self) -> dict[str, Any]:
+        """The keys that are not this schema's own."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DataConfig(OpenSection):
+    name: str | None = Field(None, description="registered dataset; left out, it is recognised from the path")
+    path: str | None = Field(None, description="file or folder that holds the data")
+
+
+class NetworkConfig(Section):
+    model: str = Field(description="name of a network, such as resnet20")
+    weights: str | None = Field(None, description="run folder, .safetensors file or released checkpoint; left out: random weights")
+    modality: str = Field("rgb", description="the modality it reads")
+    num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes")
+    mean: tuple[float, ...] | None = Field(None, description="a mean for each channel, of values in [0, 1]; left out: the network's own")
+    std: tuple[float, ...] | None = Field(None, description="a standard deviation for each channel, of values in [0, 1]; left out: the network's own")
+    resolution: int | None = Field(None, gt=0, description="side in pixels that samples are resized to; left out: the network's own, or the data's")
+    embedding: str | None = Field(None, description="module whose output is the embedding, or input:MODULE; left out: the network's own choice")
+    maps: tuple[str, ...] | None = Field(None, description="modules whose outputs are the feature maps; left out: the network's own choice")
+
+
+class ObjectiveConfig(OpenSection):
+    name: str | None = Field(None, description="registered objective; left out: the key it stands under")
+    weight: float | None = Field(None, gt=0, description="factor of this term in the loss; left out: the published one")
+
+
+class TrainConfig(Section):
+    epochs: int = Field(240, gt=0, description="passes over the training split")
+    batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of student and heads")
+    lr: float = Field(0.05, gt=0, description="learning rate at the start")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    nesterov: bool = Field(False, description="Nesterov's momentum, of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of all trained parameters")
+    schedule: Literal["step", "cosine", "constant"] = Field("step", description="course of the learning rate")
+    milestones: tuple[float, ...] = Field((0.625, 0.75, 0.875), description="fractions of all steps after which the rate falls, for schedule=step")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    evaluate_every: int = Field(1, gt=0, description="epochs between evaluations on the test split; the last epoch always is")
+    checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
+    checkpoint_every_steps: int | None = Field(None, gt=0, description="also a checkpoint after so many steps, for long epochs")
+    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
+
+    @model_validator(mode="after")
+    def _milestones_are_fractions(self) -> TrainConfig:
+        if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError("milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]")
+        return self
+
+
+class RunConfig(Section):
+    """A whole run: what `contrastill train` reads, prints with --dry-run and writes to config.yaml."""
+
+    out: str = Field(description="the run's folder")
+    seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
+    data: DataConfig
+    teachers: list[NetworkConfig] = Field(default_factory=list)
+    student: NetworkConfig
+    objectives: dict[str, ObjectiveConfig]
+    train: TrainConfig = Field(default_factory=TrainConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_takes_an_objective_out(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("objectives"), dict):
+            values = {**values, "objectives": {name: entry for name, entry in values["objectives"].items() if entry is not None}}
+        return values
+
+
+def configs_folder() -> Path:
+    """Where the shipped configs are."""
+    return Path(__file__).resolve().parent.parent / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configs: ``compression/cifar100_crd``."""
+    root = configs_folder()
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """The file of a config, given by a path or by a shipped name.
+
+    Raises:
+        UsageError: There is no such config; the nearest names are in the message.
+    """
+    for path in (Path(name), configs_folder() / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = shipped_configs()
+    close = get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the shipped ones are {', '.join(known)}"
+    raise UsageError(f"config {name!r} is neither a file nor a shipped config: {hint}")
+
+
+def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a config, apply ``key.path=value`` overrides and validate; nothing is built.
+
+    Args:
+        name: Path of a YAML file, or name of a shipped config.
+        overrides: ``train.epochs=10``, ``teachers.0.weights=runs/teacher``; a list grows by its next number,
+            and null takes an entry away.
+
+    Raises:
+        UsageError: Unreadable YAML, an unknown key or name, a value that is not allowed or not set.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = find_config(name)
+    try:
+        tree = OmegaConf.load(path)
+        for override in overrides:
+            _override(tree, override)
+        missing = sorted(OmegaConf.missing_keys(tree))
+        if missing:
+            raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
+        values = OmegaConf.to_container(tree, resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
+    values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
+    return validate(values)
+
+
+def _dotted(key: str) -> str:
+    """OmegaConf's ``teachers[0].weights`` as an override is written: ``teachers.0.weights``."""
+    return key.replace("[", ".").replace("]", "")
+
+
+def _override(tree: Any, override: str) -> None:
+    """Apply one ``key.path=value`` in place; merging a dotlist would fail on lists, so it is an update."""
+    from omegaconf import ListConfig, OmegaConf
+    from yaml import safe_load
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
+    parent, _, last = key.rpartition(".")
+    holder = OmegaConf.select(tree, parent) if parent else tree
+    # YAML 1.1 takes 5e-4 for a string, OmegaConf's own loader does not.
+    value = OmegaConf.create(f"value: {text}")["value"] if text else safe_load("null")
+    if isinstance(holder, ListConfig):
+        if not last.isdigit() or int(last) > len(holder):
+            raise UsageError(f"{key} is not in the config: {parent} has the numbers 0 to {len(holder) - 1}, and {len(holder)} adds one")
+        if int(last) == len(holder):
+            holder.append(value)
+            return
+    elif parent and parent.rpartition(".")[2].isdigit() and holder is None:
+        _override(tree, f"{parent}={{}}")
+    OmegaConf.update(tree, key, value, merge=False, force_add=True)
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """Check a tree of values, the options of every registered class included; nothing is built.
+
+    Raises:
+        UsageError: One sentence that names the key, the value and what is allowed.
+    """
+    config = _checked(RunConfig, values, "")
+    if not config.objectives:
+        raise UsageError("objectives is empty: name at least one, such as objectives.cross_entropy.weight=1")
+    for label, entry in config.objectives.items():
+        entry.name = entry.name or label
+        objective = OBJECTIVES[entry.name]
+        _keep(entry, _checked(objective.Options, entry.options(), f"objectives.{label}."))
+        entry.weight = objective.default_weight if entry.weight is None else entry.weight
+        if objective.reads_teacher and not config.teachers:
+            raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
+    config.data.name = config.data.name or _recognise(config.data.path)
+    dataset = DATASETS[config.data.name]
+    given = {"path": config.data.path} if config.data.path is not None else {}
+    _keep(config.data, _checked(dataset.Options, {**given, **config.data.options()}, "data."))
+    for network in [*config.teachers, config.student]:
+        MODELS[network.model]
+    return config
+
+
+def _keep(section: OpenSection, options: BaseModel) -> None:
+    """Put the validated options, defaults included, where the raw ones were."""
+    for name, value in options.model_dump(mode="json").items():
+        setattr(section, name, value)
+
+
+def _recognise(path: str | None) -> str:
+    """The dataset that says the path is its own."""
+    if path is None:
+        raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
+    if not os.path.exists(path):
+        raise UsageError(f"data.path={path} does not exist")
+    names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
+    if len(names) != 1:
+        found = f"could be {' or '.join(names)}" if names else "is of no known layout"
+        raise UsageError(f"data.path={path} {found}: say which with data.name=, one of {', '.join(DATASETS)}")
+    return names[0]
+
+
+def _checked(schema: type[BaseModel], values: Any, prefix: str) -> Any:
+    """Validate against a schema; pydantic's first error becomes one sentence."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(schema, first["loc"][:-1])
+        close = get_close_matches(str(first["loc"][-1]), known, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known here are {', '.join(known) or 'no keys'}"
+        raise UsageError(f"{key} is not a key of the config: {hint}")
+    if first["type"] == "missing":
+        raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
+    said = first["msg"].removeprefix("Value error, ")
+    raise UsageError(f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {said[0].lower()}{said[1:]}")
+
+
+def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
+    """Keys of the section that a pydantic error's location points into."""
+    for part in location:
+        field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+        annotation = field.annotation if field else schema
+        inner = [argument for argument in getattr(annotation, "__args__", ()) if isinstance(argument, type) and issubclass(argument, BaseModel)]
+        schema = inner[0] if inner else annotation
+    return sorted(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config as YAML: what --dry-run prints and a run keeps as config.yaml."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))

@@ -1,0 +1,219 @@
+"""The CRD loss: two embeddings, two banks and the NCE criterion."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UsageError, unknown_name
+from .memory_bank import MemoryBank, check_index
+from .nce import Criterion, Critic, NegativeSums
+from .negatives import MODES, ORIGINS, RULES, given_sums
+
+log = logging.getLogger(__name__)
+
+NORM_EPS = 1e-6
+
+
+class Embedding(nn.Linear):
+    """A linear map and L2 normalisation: (B, in) -> (B, D), in float32 at least; zero stays zero, without a NaN."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        embedding = super().forward(features)
+        if embedding.dtype in (torch.float16, torch.bfloat16):
+            embedding = embedding.float()
+        norm = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
+        # Dividing by infinity gives zero and a zero gradient, where dividing by a small number would explode.
+        return embedding / torch.where(norm > NORM_EPS, norm, math.inf)
+
+
+class CRDLoss(nn.Module):
+    """Contrastive representation distillation (Tian et al., ICLR 2020, eq. 17–18).
+
+    Each sample's student embedding is scored against the teacher's bank and its teacher embedding against the student's;
+    with s the scores and h = sigmoid(s/τ − b), the loss is −log h(own row) − Σ_K log(1 − h(negative)), averaged over
+    the batch and added over both sides. Scores are read first; then, in training mode, the rows move towards the embeddings.
+
+    Args:
+        student_dim: Length of the student's embedding.
+        teacher_dim: Length of the teacher's embedding.
+        targets: (M,) classes of all training samples.
+        num_samples: M, where there are no ``targets``.
+        embed_dim: D, length of a bank's row.
+        num_negatives: K; None is min(16384, the smallest number of eligible rows).
+        negatives: ``"sampled"``: K rows for each anchor, without replacement. ``"shared"``: one set of K rows for the
+            batch. ``"all"``: the expectation over all eligible rows, weighted as K. ``"auto"``: ``negatives_reason`` says.
+        negatives_from: ``"other_class"``, ``"other_sample"`` or None: other_class where ``targets`` are given, else other_sample.
+        temperature: τ of the critic. With ``bias="released"`` the positive's probability cannot pass .98 at 0.07, .48 at 0.1, .01 at 0.2.
+        bank_momentum: Share of its old value that a row keeps.
+        bias: b: ``"released"``, log K + 1/(2Dτ²), is what the released code estimates from its first batch;
+            ``"paper"``, log(K/M), is eq. 18 as printed; or a number.
+        seed: Of the rows, of their order and of every draw.
+
+    Attributes:
+        embed_student, embed_teacher: The linear maps with normalisation; they train with the student.
+        bank: ``bank.student`` and ``bank.teacher``, (M, D) copies in sample order.
+        bias: b as a float.
+        negatives: The rule in use; ``negatives_reason`` says in one line which and why.
+        logs: Of the last call, detached and on the device: ``mi_bound_student`` and ``mi_bound_teacher``, log K − (loss of
+            one side), which bound the mutual information from below (often below zero); ``score_student`` and
+            ``score_teacher`` with negatives from other classes, where that is a score and no bound.
+
+    Shape:
+        - student: (B, student_dim) - teacher: (B, teacher_dim) - index: (B,) int64 in [0, M)
+        - rows: (B, K) int64 in [0, M), negatives given by hand; as many as K, own class or not, and each counts as often as named.
+        - returns a scalar.
+
+    Raises:
+        UsageError: (a ValueError) ``targets`` is None and ``negatives_from="other_class"``; a class without eligible rows; more
+            negatives than eligible rows; an index out of range (on a GPU: a device-side assertion, to spare a synchronisation).
+
+    Example:
+        >>> crd = CRDLoss(64, 256, targets=torch.randint(100, (50_000,)))
+        >>> loss = crd(torch.randn(8, 64), torch.randn(8, 256), torch.arange(8))
+        >>> loss.backward()
+        >>> crd.bank.student.shape
+        torch.Size([50000, 128])
+    """
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        *,
+        targets: Tensor | None = None,
+        num_samples: int | None = None,
+        embed_dim: int = 128,
+        num_negatives: int | None = None,
+        negatives: Literal["auto", "all", "shared", "sampled"] = "auto",
+        negatives_from: Literal["other_class", "other_sample"] | None = None,
+        temperature: float = 0.07,
+        bank_momentum: float = 0.5,
+        bias: Literal["released", "paper"] | float = "released",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        num_samples = _count_samples(targets, num_samples)
+        origin = negatives_from or ("other_sample" if targets is None else "other_class")
+        if origin not in ORIGINS:
+            raise unknown_name("negatives_from", origin, ORIGINS)
+        if origin == "other_class" and targets is None:
+            raise UsageError("negatives_from='other_class' needs the targets of all training samples: pass targets, or 'other_sample'")
+        if negatives not in MODES:
+            raise unknown_name("negatives", negatives, MODES)
+        if not 0 <= bank_momentum < 1:
+            raise UsageError(f"bank_momentum is the share of its value a row keeps, in [0, 1), not {bank_momentum}")
+        if not temperature > 0:
+            raise UsageError(f"temperature must be above 0, not {temperature}")
+        if num_negatives is not None and num_negatives < 1:
+            raise UsageError(f"num_negatives must be 1 or more, not {num_negatives}")
+        self.num_samples, self.embed_dim = num_samples, embed_dim
+        self.temperature, self.bank_momentum, self.seed = float(temperature), float(bank_momentum), int(seed)
+        self.negatives_from = origin
+        self.embed_student = Embedding(student_dim, embed_dim)
+        self.embed_teacher = Embedding(teacher_dim, embed_dim)
+        self.negatives, self.negatives_reason = negatives, f"{negatives}: asked for"
+        if negatives == "auto":
+            self.negatives, self.negatives_reason = choose(num_samples, num_negatives)
+            log.info("CRD negatives %s", self.negatives_reason)
+        self.rule = RULES[self.negatives](targets if origin == "other_class" else None, num_samples, num_negatives, self.seed)
+        self.num_negatives = self.rule.num_negatives
+        self.bank = MemoryBank(num_samples, embed_dim, place=self.rule.place, seed=self.seed)
+        self.bias = _bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
+        ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
+        if ceiling < 0.5:
+            warnings.warn(
+                f"with temperature {temperature:g} and bias {self.bias:.3g} the positive's probability cannot pass {ceiling:.2g}: "
+                "lower the temperature, or use bias='paper'",
+                stacklevel=2,
+            )
+        self.draws = 0
+        self.logs: dict[str, Tensor] = {}
+
+    def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
+        self._check(student, teacher, index, rows)
+        # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
+        anchors = torch.stack((self.embed_teacher(teacher), self.embed_student(student)))
+        batch = self.rule.anchors(index)
+        bank = self.bank.rows.detach()
+        work = anchors.to(bank.dtype)
+        critic = Critic(self.temperature, self.bias, self.bank.radius)
+        positives = bank.index_select(1, batch.place)
+        if rows is not None:
+            places = rows if self.bank.place is None else self.bank.place[rows]
+
+        def negatives(sums: NegativeSums) -> Tensor | None:
+            if rows is not None:
+                return given_sums(bank, places, sums)
+            return self.rule(batch, bank, sums, self.draws)
+
+        sides = Criterion.apply(work, positives, critic, negatives)
+        if self.training:
+            self.draws += rows is None
+            self._write(index, batch.place, anchors.detach())
+        with torch.no_grad():
+            name = "mi_bound" if self.negatives_from == "other_sample" else "score"
+            bound = math.log(self.num_negatives) - sides.detach()
+            self.logs = {f"{name}_student": bound[1], f"{name}_teacher": bound[0]}
+        return sides.sum()
+
+    def _check(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None) -> None:
+        for name, features, layer in (("student", student, self.embed_student), ("teacher", teacher, self.embed_teacher)):
+            if features.ndim != 2 or features.shape[1] != layer.in_features:
+                raise UsageError(f"the {name}'s embedding must be (B, {layer.in_features}), not {tuple(features.shape)}")
+        if index.shape != (len(student),) or len(teacher) != len(student) or not len(student):
+            raise UsageError(
+                f"student, teacher and index must agree in B ≥ 1: {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(index.shape)}"
+            )
+        check_index(index, self.num_samples, "index")
+        if rows is not None:
+            if rows.shape != (len(index), self.num_negatives):
+                raise UsageError(f"rows must be (B, K) = {(len(index), self.num_negatives)}, not {tuple(rows.shape)}")
+            check_index(rows, self.num_samples, "rows: row")
+
+    @torch.no_grad()
+    def _write(self, index: Tensor, place: Tensor, anchors: Tensor) -> None:
+        embeddings = anchors.flip(0)
+        self.bank.update(place, embeddings, self.bank_momentum)
+
+    def get_extra_state(self) -> Tensor:
+        """Seed and number of the next draw: all that the draws depend on."""
+        return torch.tensor([self.seed, self.draws], dtype=torch.int64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.draws = int(state[1])
+
+
+def choose(num_samples: int, num_negatives: int | None) -> tuple[str, str]:
+    """What ``auto`` stands for, and why, in one line."""
+    limit = 100_000
+    if num_samples <= limit:
+        return "all", f"all: with {num_samples} rows the exact expectation costs less than drawing"
+    return "shared", f"shared: scoring all of {num_samples} rows in every step would cost more than a network's own step"
+
+
+def _count_samples(targets: Tensor | None, num_samples: int | None) -> int:
+    if targets is None and num_samples is None:
+        raise UsageError("CRDLoss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set")
+    if targets is not None:
+        if targets.ndim != 1 or targets.dtype.is_floating_point:
+            raise UsageError(f"targets must be the (M,) whole-numbered classes of all training samples, not {tuple(targets.shape)} {targets.dtype}")
+        if num_samples not in (None, len(targets)):
+            raise UsageError(f"num_samples={num_samples} contradicts the {len(targets)} targets: leave it out")
+        num_samples = len(targets)
+    return int(num_samples)
+
+
+def _bias(bias: str | float, negatives: int, samples: int, dim: int, temperature: float) -> float:
+    if bias == "released":
+        return math.log(negatives) + 1 / (2 * dim * temperature**2)
+    if bias == "paper":
+        return math.log(negatives / samples)
+    if isinstance(bias, str):
+        raise unknown_name("bias", bias, ("released", "paper"))
+    return float(bias)

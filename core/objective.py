@@ -1,0 +1,79 @@
+"""What every objective is: a module that compares what the student said with what a teacher said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from .errors import UsageError
+from .representation import Representation, RepresentationSpec
+
+
+class Options(BaseModel):
+    """Base of the options a registered class takes in a config: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective may infer instead of being told: dimensions, the number of samples, their classes.
+
+    Attributes:
+        student: Shapes of what the student says.
+        teacher: Shapes of what this objective's teacher says; None where there is no teacher.
+        num_samples: M, samples in the training split.
+        targets: (M,) int64 classes of the training samples, or None if they have no labels.
+        seed: The run's seed.
+    """
+
+    student: RepresentationSpec
+    teacher: RepresentationSpec | None
+    num_samples: int
+    targets: Tensor | None
+    seed: int
+
+
+class Objective(nn.Module):
+    """A term of the loss. Its parameters train with the student and are left out of the exported student.
+
+    A new objective is one file with one subclass registered in ``OBJECTIVES``.
+
+    Attributes:
+        reads: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
+        reads_teacher: Whether it compares with a teacher at all.
+        default_weight: The published weight of this term in the loss.
+        logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    reads: ClassVar[frozenset[str]] = frozenset({"logits"})
+    reads_teacher: ClassVar[bool] = True
+    default_weight: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs: dict[str, Tensor] = {}
+
+    @classmethod
+    def build(cls, options: Options, setting: Setting) -> Objective:
+        """Build from validated options; override where something of ``setting`` is needed."""
+        return cls(**dict(options))
+
+    def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
+        """Return the scalar loss of this batch; ``teacher`` is None only if ``reads_teacher`` is False."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:
+    """The batch's classes (B,), or a clear refusal.
+
+    Raises:
+        UsageError: The data has no labels.
+    """
+    if "target" not in batch:
+        raise UsageError(f"objective {objective} needs labels, and this data has none: take the objective out of the config")
+    return batch["target"]

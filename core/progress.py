@@ -1,0 +1,70 @@
+"""What a person sees while a training runs: a bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _SamplesPerSecond(ProgressColumn):
+    """Throughput over the last steps."""
+
+    def __init__(self, samples_per_batch: float) -> None:
+        super().__init__()
+        self._samples_per_batch = samples_per_batch
+
+    def render(self, task: Task) -> Text:
+        speed = task.speed * self._samples_per_batch if task.speed else 0
+        return Text(f"{speed:,.0f} samples/s" if speed else "", style="cyan")
+
+
+class Progress:
+    """Progress of a whole training, in batches, with throughput and the time that is left.
+
+    Args:
+        epochs: Epochs in all.
+        batches: Batches of an epoch.
+        samples: Samples of an epoch.
+        enabled: False draws and prints nothing.
+    """
+
+    def __init__(self, epochs: int, batches: int, samples: int, *, enabled: bool) -> None:
+        console = Console(file=sys.stderr)
+        self._enabled, self._epochs, self._batches = enabled, epochs, batches
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), _SamplesPerSecond(samples / max(1, batches)),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            console=console, disable=not enabled or not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._console = console
+        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * batches)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Say where a training goes on."""
+        self._bar.update(self._task, completed=epoch * self._batches + batch, description=f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+        if self._enabled and (epoch or batch) and epoch < self._epochs:
+            self._console.print(f"going on at epoch {epoch + 1}/{self._epochs}, batch {batch + 1}/{self._batches}")
+
+    def advance(self) -> None:
+        """One more batch is done."""
+        self._bar.advance(self._task)
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Print the epoch's line."""
+        if self._enabled:
+            top1 = f"  top-1 {row['top1']:.2f} %" if "top1" in row else ""
+            self._console.print(
+                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{top1}  lr {row['lr']:.3g}  {row['samples_per_second']:,.0f} samples/s", highlight=False
+            )
+        self._bar.update(self._task, description=f"epoch {min(row['epoch'] + 2, self._epochs)}/{self._epochs}")

@@ -1,0 +1,155 @@
+"""The one module of every transfer: teachers, a student and the objectives between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ContrastillError, UsageError
+from .objective import Objective
+from .representation import Network, Representation
+
+
+@dataclass
+class TransferOutput:
+    """What one batch came to.
+
+    Attributes:
+        loss: Scalar, Σ weight · term; the one that is differentiated.
+        terms: Scalar of each objective before its weight, detached.
+        logs: Other scalars the objectives report, detached, named ``objective/what``.
+        student: What the student said.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    student: Representation
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Term(nn.Module):
+    """One weighted line of the loss: Σ_i objective_i(student, teacher_i), the paper's sum over teachers.
+
+    Args:
+        objectives: One objective for each teacher, each with its own embeddings and banks; a single one for an
+            objective that reads no teacher.
+        weight: Its weight in the loss; left out, the objective's published one.
+    """
+
+    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None) -> None:
+        super().__init__()
+        self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)
+        first = self.objectives[0]
+        self.weight = first.default_weight if weight is None else weight
+        self.reads = first.reads
+        self.reads_teacher = first.reads_teacher
+
+    def forward(self, student: Representation, teachers: Sequence[Representation], batch: Mapping[str, Tensor]) -> Tensor:
+        if not self.reads_teacher:
+            return self.objectives[0](student, None, batch)
+        return sum(objective(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers, strict=True))
+
+    def logs(self) -> dict[str, Tensor]:
+        """What the objectives report, the teacher's number in the name where there are several."""
+        several = len(self.objectives) > 1
+        return {
+            f"{name}.{number}" if several else name: value
+            for number, objective in enumerate(self.objectives)
+            for name, value in objective.logs.items()
+        }
+
+
+class Transfer(nn.Module):
+    """Teachers look at a batch, the student looks at the same batch, and the objectives compare what they say.
+
+    Args:
+        teachers: Frozen networks, each with the modality it reads; none for a network that only learns from labels.
+        student: The network that is trained.
+        objectives: The terms of the loss by the name they are logged under. A bare :class:`Objective` stands for
+            a term with its published weight and one teacher.
+
+    Raises:
+        UsageError: No objective, an objective that reads a teacher where there is none, or another number of
+            objectives than of teachers in a term.
+
+    Example:
+        >>> import contrastill
+        >>> from contrastill.models.build import build_network
+        >>> from contrastill.objectives.cross_entropy import CrossEntropy
+        >>> from contrastill.objectives.kd import KD
+        >>> teacher, student = build_network("resnet14", num_classes=10), build_network("resnet8", num_classes=10)
+        >>> transfer = contrastill.Transfer([teacher], student, {"cross_entropy": CrossEntropy(), "kd": KD()})
+        >>> import torch
+        >>> batch = {"rgb": torch.zeros(2, 3, 32, 32), "index": torch.arange(2), "target": torch.tensor([1, 7])}
+        >>> transfer(batch).loss.backward()
+    """
+
+    def __init__(self, teachers: Sequence[Network], student: Network, objectives: Mapping[str, Term | Objective]) -> None:
+        super().__init__()
+        if not objectives:
+            raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
+        self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)
+        self.student = student
+        self.terms = nn.ModuleDict({name: term if isinstance(term, Term) else Term(term) for name, term in objectives.items()})
+        for name, term in self.terms.items():
+            if term.reads_teacher and not teachers:
+                raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
+            if term.reads_teacher and len(term.objectives) != len(teachers):
+                raise UsageError(f"objective {name} was built for {len(term.objectives)} teachers, and there are {len(teachers)}")
+        self.student_reads = frozenset().union(*(term.reads for term in self.terms.values()))
+        self.teacher_reads = frozenset().union(*(term.reads for term in self.terms.values() if term.reads_teacher))
+
+    def forward(self, batch: Mapping[str, Tensor]) -> TransferOutput:
+        """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
+        teachers = [teacher(batch, self.teacher_reads) for teacher in self.teachers] if self.teacher_reads else []
+        student = self.student(batch, self.student_reads)
+        losses = {name: term(student, teachers, batch) for name, term in self.terms.items()}
+        return TransferOutput(
+            loss=sum(self.terms[name].weight * loss for name, loss in losses.items()),
+            terms={name: loss.detach() for name, loss in losses.items()},
+            student=student,
+            logs={f"{name}/{what}": value for name, term in self.terms.items() for what, value in term.logs().items()},
+        )
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state that a checkpoint holds: student, heads, banks and generators, but not the frozen teachers."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("teachers.")}
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`trained_state` gave; every name must be there and fit.
+
+        Raises:
+            ContrastillError: The state is of another transfer; the message names the first difference.
+        """
+        own = {f"teachers.{name}": value for name, value in self.teachers.state_dict().items()}
+        try:
+            self.load_state_dict({**own, **state}, strict=True)
+        except RuntimeError as error:
+            raise ContrastillError(f"this state is of another transfer: {str(error).splitlines()[1].strip()}") from error
+
+    def freeze_unread(self, batch: Mapping[str, Tensor]) -> list[str]:
+        """Freeze the student's parameters that no objective reads, such as a classifier that only CRD trains beside.
+
+        DDP waits for the gradient of every parameter that asks for one. Neither BatchNorm's statistics nor torch's
+        generators move.
+
+        Args:
+            batch: A batch of any size, as ``forward`` takes it.
+
+        Returns:
+            Names of the parameters it froze, as the student's own module calls them.
+        """
+        training = self.student.training
+        with torch.random.fork_rng(), torch.enable_grad():
+            said = self.student.eval()(batch, self.student_reads)
+        self.student.train(training)
+        read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
+        parameters = [(name, p) for name, p in self.student.module.named_parameters() if p.requires_grad]
+        gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
+        unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
+        for _, parameter in unread:
+            parameter.requires_grad_(False)
+        return [name for name, _ in unread]

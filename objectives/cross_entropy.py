@@ -1,0 +1,44 @@
+"""Cross-entropy with the labels: the only objective that asks no teacher."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.objective import Objective, Options, batch_targets
+from ..core.registry import OBJECTIVES
+from ..core.representation import Representation
+
+
+@OBJECTIVES.register("cross_entropy")
+class CrossEntropy(Objective):
+    """Cross-entropy of the student's logits with the labels.
+
+    Args:
+        label_smoothing: Probability mass spread over all classes, in [0, 1).
+
+    Shape:
+        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
+
+    Raises:
+        UsageError: The batch has no ``target``.
+
+    Example:
+        >>> import torch
+        >>> said = Representation(logits=torch.zeros(2, 4))
+        >>> round(CrossEntropy()(said, None, {"target": torch.tensor([0, 3])}).item(), 4)
+        1.3863
+    """
+
+    class Options(Options):
+        label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
+
+    reads_teacher = False
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(student.logits, batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing)

@@ -1,1 +1,39 @@
-"""contrastill: transfer what networks know."""
+"""contrastill: transfer what networks know, from a big one to a small one, from many into one, across modalities.
+
+Names are loaded when they are first used, so that ``import contrastill`` costs nothing.
+"""
+
+from importlib import import_module, metadata
+from typing import Any
+
+_OFFERS = {
+    "CRDLoss": ("core.crd", "CRDLoss"),
+    "Network": ("core.representation", "Network"),
+    "Preprocess": ("core.representation", "Preprocess"),
+    "Representation": ("core.representation", "Representation"),
+    "Taps": ("core.representation", "Taps"),
+    "Transfer": ("core.transfer", "Transfer"),
+    "fit": ("core.engine", "fit"),
+    "load_student": ("models.build", "load_student"),
+}
+"""Public name -> module inside this package, and its attribute there."""
+
+__all__ = ["__version__", *_OFFERS]
+
+try:
+    __version__ = metadata.version("contrastill")
+except metadata.PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _OFFERS[name]
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OFFERS})

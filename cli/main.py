@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 
-import click
 import typer
 from typer.main import get_command
 
@@ -15,6 +14,7 @@ from . import data, train
 app = typer.Typer(
     name="contrastill",
     help="Transfer what networks know: from a big one to a small one, from many into one, from one modality to another.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="markdown",
@@ -22,6 +22,11 @@ app = typer.Typer(
 )
 train.add_to(app)
 data.add_to(app)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps ``contrastill COMMAND`` a group of commands, however many there are."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,13 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = get_command(app).main(args=arguments, prog_name="contrastill", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return 2 if isinstance(error, click.UsageError) else error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("contrastill: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            # click's own errors of usage; recent typers bring a click of their own, so the class cannot be named.
+            error.show()
+            return error.exit_code
         if debug:
             traceback.print_exc()
         known = isinstance(error, ContrastillError)

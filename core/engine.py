@@ -117,7 +117,7 @@ class _Training:
     """The state of one call of :func:`fit`."""
 
     def __init__(self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool) -> None:
-        self.transfer, self.train, self.test = transfer.to(accelerator.device), train, test
+        self.transfer, self.train, self.test = transfer.to(accelerator.device, memory_format=torch.channels_last), train, test
         self.config, self.run, self.accelerator = config, run, accelerator
         transfer.train()
         transfer.freeze_unread({name: value[:2] for name, value in next(iter(train.epoch(0))).items()})

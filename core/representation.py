@@ -1,9 +1,10 @@
-"""What a network said, and the tap that reads it off any module by module name, in one forward."""
+"""Reads logits, pooled embedding and feature maps off any module by name, in one forward, without editing it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,18 @@ from torch.nn import functional as F
 
 from .errors import ContrastillError, UsageError, unknown_name
 
-EVERYTHING = frozenset({"logits", "embedding", "maps"})
+PARTS = ("logits", "embedding", "maps")
+_INPUT = "input:"
 
 
 @dataclass
 class Representation:
-    """What a network said about a batch; what nobody asked for is None or empty.
+    """What a network said about a batch; what was not asked for is None, or empty.
 
     Attributes:
-        logits: (B, C).
+        logits: (B, C), what the network itself returns unless another module was tapped.
         embedding: (B, D), pooled, before the classifier.
-        maps: Feature maps, each (B, C_i, H_i, W_i).
+        maps: Feature maps (B, C_i, H_i, W_i), in the order of the forward pass.
     """
 
     logits: Tensor | None = None
@@ -30,33 +32,25 @@ class Representation:
 
 
 @dataclass(frozen=True)
-class RepresentationSpec:
-    """Shapes of a representation, without the batch.
-
-    Attributes:
-        num_classes: C of the logits.
-        embedding_dim: D of the embedding.
-        map_shapes: (C_i, H_i, W_i) of each map.
-    """
-
-    num_classes: int | None
-    embedding_dim: int | None
-    map_shapes: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
 class Taps:
-    """Where a network is read: ``"avgpool"`` is that module's output, ``"input:fc"`` the input of module fc.
+    """Where in a module its representation is: names as in ``named_modules()``.
+
+    ``"layer3"`` is that module's output, ``"input:fc"`` the first argument of module ``fc``.
 
     Attributes:
-        embedding: Place of the embedding; a (B, C, H, W) tensor found there is average-pooled.
-        maps: Places of the feature maps.
-        logits: Place of the logits; None is the network's own output.
+        embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
+        maps: Modules whose outputs are (B, C_i, H_i, W_i).
+        logits: None is what the module itself returns.
     """
 
-    embedding: str | None
+    embedding: str | None = None
     maps: tuple[str, ...] = ()
     logits: str | None = None
+
+    def names(self, needs: Collection[str] = PARTS) -> list[str]:
+        """The taps that give ``needs``, each once."""
+        wanted = [self.logits] * ("logits" in needs) + [self.embedding] * ("embedding" in needs) + list(self.maps) * ("maps" in needs)
+        return list(dict.fromkeys(name for name in wanted if name is not None))
 
 
 @dataclass(frozen=True)
@@ -64,145 +58,233 @@ class Preprocess:
     """A network's own normalisation and resolution.
 
     Attributes:
-        mean: Of each channel, of values in [0, 1].
-        std: Of each channel, of values in [0, 1].
-        resolution: Side in pixels, or (height, width), that images are resized to; None takes them as they come.
+        mean: A mean for each channel, of values in [0, 1].
+        std: A standard deviation for each channel, of values in [0, 1].
+        resolution: Side, or (height, width), in pixels; None leaves the images as they are.
 
     Shape:
-        - images: (B, C, H, W), uint8 in 0 … 255 or float in [0, 1] - returns float (B, C, H', W').
+        - images: (B, C, H, W) uint8 in [0, 255] or float in [0, 1]
+        - returns (B, C, H', W') float32.
+
+    Raises:
+        UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; images of another dtype or
+            another number of channels.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resolution: int | tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise UsageError(f"mean has {len(self.mean)} channels and std has {len(self.std)}: give a mean and a std for each channel")
+        if min(self.std, default=1.0) <= 0:
+            raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
+
     def __call__(self, images: Tensor) -> Tensor:
-        if images.shape[1] != len(self.mean):
-            raise UsageError(f"this network reads {len(self.mean)} channels, and the images have {images.shape[1]}: set its mean, std and modality")
-        full = 255.0 if images.dtype == torch.uint8 else 1.0
-        images = images if images.is_floating_point() else images.to(torch.get_default_dtype())
-        if self.resolution is not None:
-            size = (self.resolution,) * 2 if isinstance(self.resolution, int) else tuple(self.resolution)
-            if tuple(images.shape[-2:]) != size:
-                images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        scale = images.new_tensor([1 / (full * s) for s in self.std]).view(-1, 1, 1)
-        shift = images.new_tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)]).view(-1, 1, 1)
-        return torch.addcmul(shift, images, scale)
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise UsageError(f"images of {images.dtype} have no known scale: give uint8, or floats in [0, 1]")
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise UsageError(
+                f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean and std to a value for each channel"
+            )
+        scale, shift = _affine(tuple(self.mean), tuple(self.std), 255.0 if images.dtype == torch.uint8 else 1.0, images.device)
+        images = torch.addcmul(shift, images.float(), scale)
+        size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+        # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
+        if size is not None and tuple(images.shape[2:]) != tuple(size):
+            images = F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+        return images
+
+
+@lru_cache(maxsize=64)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(x/unit − mean)/std as x·scale + shift, (C, 1, 1) each; kept, so that no step waits for a copy to the device."""
+    with torch.inference_mode(False):  # a tensor that is born in inference mode could not be used in training later
+        scale = [1 / (unit * s) for s in std]
+        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        return tuple(torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (scale, shift))
 
 
 class Network(nn.Module):
-    """A network with the modality it reads, its own normalisation and resolution, and the places it is read at.
-
-    The module itself is not edited: hooks stand on the tapped modules only while a forward runs.
+    """Any module with its modality, its own preprocessing, and where its representation is.
 
     Args:
-        module: Any network that takes one image tensor.
-        taps: Where it is read.
-        preprocess: Its normalisation and resolution; never shared with another network by accident.
-        modality: Name of the batch's entry that it reads.
+        module: Takes images (B, C, H, W). It is not changed: hooks are there during a forward pass only, so copies
+            and wrappers of it work.
+        taps: Where logits, embedding and maps are.
+        preprocess: Normalisation and resolution of this network.
+        modality: Key of the batch that it reads.
 
     Raises:
-        UsageError: A tapped module does not exist; the message names the nearest ones.
+        UsageError: A tap names a module that does not exist.
+
+    Example:
+        >>> module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        >>> network = Network(module, taps=Taps(embedding="input:3", maps=("0",)), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
+        >>> said = network({"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)})
+        >>> said.logits.shape, said.embedding.shape, said.maps[0].shape
+        (torch.Size([2, 10]), torch.Size([2, 8]), torch.Size([2, 8, 30, 30]))
     """
 
     def __init__(self, module: nn.Module, *, taps: Taps, preprocess: Preprocess, modality: str = "rgb") -> None:
         super().__init__()
-        self.module, self.taps, self.preprocess, self.modality = module, taps, preprocess, modality
-        self.frozen = False
-        names = [name for name, _ in module.named_modules() if name]
-        for place in (taps.embedding, taps.logits, *taps.maps):
-            if place is not None and place.removeprefix("input:") not in names:
-                raise unknown_name(f"module of {type(module).__name__}", place.removeprefix("input:"), names)
+        known = [name for name, _ in module.named_modules() if name]
+        for name in taps.names():
+            if name.removeprefix(_INPUT) not in known:
+                raise unknown_name(f"in {type(module).__name__}, the module", name.removeprefix(_INPUT), known)
+        self.module = module
+        self.taps = taps
+        self.preprocess = preprocess
+        self.modality = modality
+        self._frozen = False
+
+    def forward(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
+        """Look at a batch once.
+
+        Args:
+            batch: Has this network's modality, (B, C, H, W).
+            needs: Out of ``logits``, ``embedding``, ``maps``; nothing else is kept. None is whatever is tapped.
+
+        Raises:
+            UsageError: The batch lacks the modality, ``needs`` asks for what is not tapped, or a tapped tensor has
+                another shape than its part of a representation.
+            ContrastillError: A tapped module did not run, ran twice, or its tensor was changed in place afterwards.
+        """
+        if self.modality not in batch:
+            raise UsageError(f"the batch has no {self.modality}, which {self._name} reads: it has {', '.join(sorted(batch))}")
+        asked = self._parts(needs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            with _Tapping(self.module, self.taps.names(asked), self._name) as tapped:
+                output = self.module(self.preprocess(batch[self.modality]))
+            tapped.check()
+            said = Representation()
+            if "logits" in asked:
+                said.logits = self._logits(output, tapped, needs is not None)
+            if "embedding" in asked:
+                said.embedding = self._embedding(tapped[self.taps.embedding])
+            if "maps" in asked:
+                said.maps = tuple(self._map(name, tapped[name]) for name in self.taps.maps)
+            return said
 
     def freeze(self) -> Network:
-        """Make it a teacher: eval mode for good, no gradient."""
-        self.frozen = True
+        """Make it a teacher: in eval mode for good, without gradients; returns itself."""
+        self._frozen = True
         self.requires_grad_(False)
         return self.eval()
 
     def train(self, mode: bool = True) -> Network:
-        return super().train(mode and not self.frozen)
+        """As ``nn.Module.train``, but a frozen network stays in eval mode."""
+        return super().train(mode and not self._frozen)
 
-    def forward(self, batch: Mapping[str, Tensor], reads: frozenset[str] = EVERYTHING) -> Representation:
-        """Say what is asked for, in one forward of the module.
+    @property
+    def _name(self) -> str:
+        return type(self.module).__name__
 
-        Args:
-            batch: Holds the modality, (B, C, H, W).
-            reads: Out of ``logits``, ``embedding``, ``maps``.
+    def _parts(self, needs: Collection[str] | None) -> frozenset[str]:
+        """The parts to read; refuses what has no tap."""
+        tapped = {"logits": True, "embedding": self.taps.embedding is not None, "maps": bool(self.taps.maps)}
+        if needs is None:
+            return frozenset(part for part, there in tapped.items() if there)
+        for part in needs:
+            if part not in tapped:
+                raise unknown_name("part of a representation", part, tapped)
+            if not tapped[part]:
+                raise UsageError(f"{self._name} has no tap for its {part}: name the module that gives it, as {part}=…")
+        return frozenset(needs)
 
-        Raises:
-            UsageError: The batch lacks the modality.
-            ContrastillError: A tapped module did not run exactly once.
-        """
-        if self.modality not in batch:
-            raise UsageError(f"this network reads {self.modality}, and the data has {', '.join(batch)}: set its modality to one of them")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self._said(self.preprocess(batch[self.modality]), reads)
+    def _logits(self, output: object, tapped: _Tapping, required: bool) -> Tensor | None:
+        if self.taps.logits is not None:
+            return tapped[self.taps.logits]
+        if isinstance(output, Tensor):
+            return output
+        if required:
+            raise UsageError(f"{self._name} returns a {type(output).__name__}, not logits: tap the module that gives them")
+        return None
 
-    def _said(self, images: Tensor, reads: frozenset[str]) -> Representation:
-        taps = self.taps
-        places = list(taps.maps) if "maps" in reads else []
-        if "embedding" in reads:
-            if taps.embedding is None:
-                raise UsageError(f"an objective reads the embedding of {type(self.module).__name__}, and no module is named for it: set embedding")
-            places.append(taps.embedding)
-        if "logits" in reads and taps.logits is not None:
-            places.append(taps.logits)
-        heard: dict[str, list[Tensor]] = {place: [] for place in places}
-        modules = dict(self.module.named_modules())
-        handles = []
-        try:
-            for place, values in heard.items():
-                if place.startswith("input:"):
-                    handles.append(modules[place.removeprefix("input:")].register_forward_pre_hook(lambda _, inputs, values=values: values.append(inputs[0])))
-                else:
-                    handles.append(modules[place].register_forward_hook(lambda _, __, output, values=values: values.append(output)))
-            output = self.module(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for place, values in heard.items():
-            if len(values) != 1:
-                raise ContrastillError(f"module {place} of {type(self.module).__name__} ran {len(values)} times in one forward: tap one that runs once")
-        said = {place: values[0] for place, values in heard.items()}
-        logits = None
-        if "logits" in reads:
-            logits = output if taps.logits is None else said[taps.logits]
-        return Representation(
-            logits=logits,
-            embedding=_pooled(said[taps.embedding], taps.embedding) if "embedding" in reads else None,
-            maps=tuple(said[place] for place in taps.maps) if "maps" in reads else (),
-        )
+    def _embedding(self, value: Tensor) -> Tensor:
+        if value.ndim == 4:
+            return value.mean(dim=(2, 3))
+        if value.ndim == 2:
+            return value
+        raise UsageError(f"the embedding of {self._name} at {self.taps.embedding} is {tuple(value.shape)}: tap a module that gives (B, D) or (B, D, H, W)")
+
+    def _map(self, name: str, value: Tensor) -> Tensor:
+        if value.ndim != 4:
+            raise UsageError(f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W)")
+        return value
 
 
-def _pooled(embedding: Tensor, place: str) -> Tensor:
-    """(B, C, H, W) -> (B, C) by the average; (B, D) as it is."""
-    if embedding.ndim == 4:
-        return embedding.mean((2, 3))
-    if embedding.ndim != 2:
-        raise UsageError(f"the embedding tapped at {place} must be (B, D) or (B, C, H, W), not {tuple(embedding.shape)}: name another module")
-    return embedding
+class _Tapping:
+    """Hooks on a module for the length of one forward pass, and the tensors they saw."""
+
+    def __init__(self, module: nn.Module, names: list[str], network: str) -> None:
+        self._module, self._names, self._network = module, names, network
+        self._seen: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._handles: list = []
+
+    def __enter__(self) -> _Tapping:
+        for name in self._names:
+            module = self._module.get_submodule(name.removeprefix(_INPUT))
+            if name.startswith(_INPUT):
+                handle = module.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(lambda _, args, output, name=name: self._see(name, output))
+            self._handles.append(handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._seen[name]
+
+    def _see(self, name: str, value: object) -> None:
+        if name in self._seen:
+            raise ContrastillError(f"the tapped module {name} of {self._network} runs twice in one forward: tap one that runs once")
+        if not isinstance(value, Tensor):
+            raise UsageError(f"the tap {name} of {self._network} gives a {type(value).__name__}, not a tensor: tap a module inside it")
+        self._seen[name] = value
+        self._versions[name] = -1 if value.is_inference() else value._version
+
+    def check(self) -> None:
+        """Raise if a tapped module did not run, or if what it gave was overwritten, as by an in-place ReLU."""
+        for name in self._names:
+            if name not in self._seen:
+                raise ContrastillError(f"the tapped module {name} of {self._network} did not run in this forward: tap one that does")
+            if self._versions[name] not in (-1, self._seen[name]._version):
+                raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class RepresentationSpec:
+    """Shapes of a representation, without the batch: C, D and (C_i, H_i, W_i); None for what is not there."""
+
+    num_classes: int | None
+    embedding_dim: int | None
+    map_shapes: tuple[tuple[int, int, int], ...]
+
+
 def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpec:
-    """The shapes a network says about a batch; nothing about the network or torch's generators changes.
+    """Measure the shapes of everything that is tapped, by one forward in eval mode.
+
+    Neither BatchNorm's statistics, nor any module's training flag, nor torch's generators change.
 
     Args:
-        network: What is asked.
-        batch: Holds the network's modality, (B, C, H, W), any B.
+        network: The network to look at.
+        batch: A batch of any size, as ``network`` takes it.
     """
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    reads = EVERYTHING if network.taps.embedding is not None else EVERYTHING - {"embedding"}
+    flags = [(module, module.training) for module in network.modules()]
     try:
-        with torch.random.fork_rng():
-            said = network(batch, reads)
+        with torch.no_grad(), torch.random.fork_rng():
+            said = network.eval()(batch)
     finally:
-        for module in training:
-            module.training = True
+        for module, training in flags:
+            module.training = training
     return RepresentationSpec(
-        num_classes=said.logits.shape[1] if said.logits is not None and said.logits.ndim == 2 else None,
+        num_classes=None if said.logits is None else said.logits.shape[1],
         embedding_dim=None if said.embedding is None else said.embedding.shape[1],
         map_shapes=tuple(tuple(value.shape[1:]) for value in said.maps),
     )

@@ -1,101 +1,153 @@
-"""Weights on disk: safetensors, or PyTorch files read without running anything that is in them."""
+"""State dicts from and to files: safetensors, or a checkpoint that holds nothing but tensors. Never a free pickle."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
+STUDENT = "student.safetensors"
+_UNUSED_COUNTER = "num_batches_tracked"
 
 
-def find_weights(path: str | os.PathLike[str]) -> Path:
-    """The weights' file: the path itself, or ``student.safetensors`` of a run folder.
-
-    Raises:
-        UsageError: There is no such file, or the run has not finished.
-    """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "student.safetensors").is_file():
-            raise UsageError(f"{path} holds no student.safetensors: it is no run folder, or its training has not finished")
-        return path / "student.safetensors"
-    if not path.is_file():
-        raise UsageError(f"weights {path} do not exist: give a run folder, a .safetensors file or a .pth checkpoint")
-    return path
-
-
-def load_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict on the CPU.
-
-    Args:
-        path: A run folder, a .safetensors file, or a .pth/.pt file: a plain state dict or a released checkpoint
-            (``{"epoch", "model", "best_acc", …}``, ``{"state_dict"}``); ``module.`` prefixes of DataParallel are taken off.
+def find_weights(path: str | os.PathLike) -> Path:
+    """The file of weights that a path stands for: itself, or ``student.safetensors`` of a run folder.
 
     Raises:
         UsageError: There is no such file.
-        ContrastillError: It is damaged, holds no state dict, or would run code when it is read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / STUDENT).is_file():
+            raise UsageError(f"weights {path} is a folder without {STUDENT}: name a finished run, or a file")
+        return path / STUDENT
+    if not path.is_file():
+        raise UsageError(f"weights {path} do not exist: name a run folder, a .safetensors file or a .pth checkpoint")
+    return path
+
+
+def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read a state dict onto the CPU.
+
+    ``.safetensors`` is read as such; a folder is a run, whose student is read; anything else is a torch checkpoint: a
+    state dict, or a dict that has one under ``model`` or ``state_dict``, as the released ones do. The prefix
+    ``module.`` that DataParallel leaves is taken off.
+
+    Args:
+        path: File or run folder.
+
+    Raises:
+        UsageError: There is no such file, or it holds no state dict.
+        ContrastillError: The file is cut off, or a pickle that holds more than tensors and plain values.
     """
     path = find_weights(path)
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ContrastillError(f"weights {path} are damaged: {error}") from error
-    try:
-        # Released checkpoints hold their argparse.Namespace: plain attributes, the one class that is let through.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ContrastillError(f"weights {path} are refused, as reading them could run code: convert them to safetensors where you trust them") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ContrastillError(f"weights {path} are damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
-    if isinstance(content, Mapping):
-        content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ContrastillError(f"{path} holds no state dict: a mapping from names to tensors was expected")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+            raise _damaged(path) from error
+    state = _unwrap(_load_checkpoint(path))
+    if state is None:
+        raise UsageError(f"weights {path} hold no state dict, neither as they are nor under model or state_dict")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return dict(state)
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load weights into a module; every name and shape must fit.
-
-    Raises:
-        UsageError: They are another network's; the message names the first differences.
-    """
-    state, own = load_state_dict(path), module.state_dict()
-    faults = [f"{name} is missing" for name in own if name not in state]
-    faults += [f"{name} is not in the network" for name in state if name not in own]
-    faults += [f"{name} is {tuple(state[name].shape)}, the network's {tuple(own[name].shape)}" for name in own if name in state and state[name].shape != own[name].shape]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UsageError(f"weights {path} do not fit {type(module).__name__}: {'; '.join(faults[:3])}{more}: name the network they were made for")
-    module.load_state_dict(state)
-
-
-def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors beside and rename: the file is there whole, or as it was before.
+def load_weights(module: nn.Module, path: str | os.PathLike, *, name: str | None = None) -> None:
+    """Load a file into a module; every name and every shape must fit.
 
     Args:
-        state: Names to tensors.
-        path: The file.
-        metadata: Strings that go into the file's header.
+        module: It is left as it was if anything does not fit.
+        path: As :func:`load_state_dict` takes it.
+        name: What the module is called in an error message; None is its class.
+
+    Raises:
+        UsageError: The file is missing or of another network; the first differences are named.
+        ContrastillError: The file is damaged or refused.
+    """
+    state, own = load_state_dict(path), module.state_dict()
+    # Checkpoints from before BatchNorm counted its batches lack the counter, which nothing with a momentum reads.
+    missing = [key for key in own if key not in state and not key.endswith(_UNUSED_COUNTER)]
+    unexpected = [key for key in state if key not in own]
+    shapes = [f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}" for key, value in state.items() if key in own and value.shape != own[key].shape]
+    differences = [f"{kind} {_first(names)}" for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if names]
+    if differences:
+        raise UsageError(f"weights {path} do not fit {name or type(module).__name__}: {'; '.join(differences)}")
+    module.load_state_dict(state, strict=False)
+
+
+def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    Args:
+        state: Tensors on any device.
+        path: The file; its folder exists.
+        metadata: Strings to keep in the file's header.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A clone each, because safetensors refuses tensors that share memory (tied weights).
+    tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, value in state.items()}
     try:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary, dict(metadata or {}))
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The strings in a safetensors file's header.
+
+    Raises:
+        UsageError: There is no such file.
+        ContrastillError: The file is damaged.
+    """
+    path = find_weights(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path) from error
+
+
+def _load_checkpoint(path: Path) -> Any:
+    """``torch.load`` of tensors and plain values; the released checkpoints also hold their command line as a Namespace."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or hostile file makes the reader raise
+        raise ContrastillError(
+            f"weights {path} are refused: the file is damaged, or a pickle that holds more than tensors and could run code when it is read; "
+            "save the state dict as .safetensors where it was made"
+        ) from error
+
+
+def _unwrap(loaded: Any) -> Mapping[str, Tensor] | None:
+    """The state dict in what a checkpoint holds, or None."""
+    if not isinstance(loaded, Mapping):
+        return None
+    for inner in (loaded, loaded.get("model"), loaded.get("state_dict")):
+        if isinstance(inner, Mapping) and inner and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items()):
+            return inner
+    return None
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _damaged(path: Path) -> ContrastillError:
+    return ContrastillError(f"weights {path} are damaged: the file is cut off or is no safetensors file; make or copy it again")

@@ -1,0 +1,143 @@
+"""A split whose images live as tensors on the device, and the loader that hands out whole batches of its views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ..core.errors import UsageError
+from .views import Draws, PaddedImages, draw_views, epoch_order
+
+Batch = dict[str, Tensor]
+
+
+class AugmentOptions(BaseModel):
+    """How training views are drawn; shared by the sets that are kept on the device."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crop_padding: int = Field(4, ge=0, description="pixels of black border on each side that a training crop may take in; 0: no crop")
+    flip: bool = Field(True, description="mirror half of the training views left to right")
+
+
+class TensorSplit:
+    """One split of a data set, all of it in memory.
+
+    Args:
+        images: Modality -> its images; all have N samples and one padding.
+        targets: int64 (N,), classes in 0..num_classes-1; None for an unlabelled set.
+        num_classes: Of the data set, not of this split.
+        classes: Their names.
+        flip: Whether half of the training views are mirrored.
+
+    Attributes:
+        num_samples: N.
+        modalities: Modality -> shape (C, H, W) of one sample.
+
+    Raises:
+        UsageError: Modalities that differ in the number of samples, or in height and width while they are cropped.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, PaddedImages],
+        *,
+        targets: Tensor | None = None,
+        num_classes: int | None = None,
+        classes: list[str] | None = None,
+        flip: bool = False,
+    ) -> None:
+        self.images = dict(images)
+        self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
+        self.modalities = {name: (kept.storage.shape[3], kept.height, kept.width) for name, kept in self.images.items()}
+        self.padding = next(iter(self.images.values())).padding
+        counts = {name: len(kept.storage) for name, kept in self.images.items()}
+        counts |= {} if targets is None else {"target": len(targets)}
+        if len(set(counts.values())) > 1:
+            raise UsageError(f"the fields differ in their number of samples: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        if self.padding and len({shape[1:] for shape in self.modalities.values()}) > 1:
+            sizes = ", ".join(f"{name} {height}×{width}" for name, (_, height, width) in self.modalities.items())
+            raise UsageError(f"modalities of different sizes ({sizes}) cannot be cropped jointly: set crop_padding=0")
+        self.num_samples = next(iter(counts.values()))
+        self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None]] = {}
+
+    def loader(self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1) -> TensorLoader:
+        """Batches of this split.
+
+        Args:
+            batch_size: Samples in a batch, over all ranks together.
+            device: Where the batches are; the whole split is moved there once.
+            seed: Of the order and of the views.
+            train: Shuffled and augmented; otherwise in order, as stored.
+            rank, world: Which contiguous share of each batch this process takes, of how many.
+        """
+        return TensorLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world)
+
+    def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None]:
+        """Images and targets on ``device``; moved the first time, shared by all loaders."""
+        if device not in self._on:
+            images = {name: kept.to(device) for name, kept in self.images.items()}
+            self._on[device] = images, None if self.targets is None else self.targets.to(device)
+        return self._on[device]
+
+
+class TensorLoader:
+    """The batches of a :class:`TensorSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
+
+    ``len()`` is the number of batches of an epoch, the last, shorter one among them. Where that one has fewer samples
+    than there are ranks, the last ranks' share of it is empty.
+
+    Raises:
+        UsageError: batch_size is smaller than the number of ranks.
+    """
+
+    def __init__(self, split: TensorSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int) -> None:
+        if batch_size < max(1, world):
+            raise UsageError(f"batch_size={batch_size} is less than one sample for each of {world} process(es)")
+        if not 0 <= rank < world:
+            raise UsageError(f"rank={rank} is not among the {world} process(es)")
+        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
+        self.num_samples = split.num_samples
+        self._images, self._targets = split.on(device)
+        self._padding, self._flip = split.padding, split.flip
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / self.batch_size)
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``.
+
+        Yields:
+            A dict of each modality (B, C, H, W), ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,).
+        """
+        if not self.train:
+            for rows in self._shares(start):
+                images = {name: kept.plain(rows) for name, kept in self._images.items()}
+                yield self._batch(images, torch.arange(rows.start, rows.stop, device=self.device), rows)
+            return
+        order = epoch_order(self.seed, k, self.num_samples)
+        # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
+        draws = draw_views(self.seed, k, order, padding=self._padding, flip=self._flip).to(self.device)
+        order = order.to(self.device, non_blocking=True)
+        for rows in self._shares(start):
+            index = order[rows]
+            yield self._batch(self._views(index, draws[rows]), index, index)
+
+    def _views(self, index: Tensor, draws: Draws) -> Batch:
+        if not self._padding and not self._flip:
+            return {name: kept.plain(index) for name, kept in self._images.items()}
+        return {name: kept.views(index, draws) for name, kept in self._images.items()}
+
+    def _batch(self, images: Batch, index: Tensor, rows: Tensor | slice) -> Batch:
+        return {**images, "index": index, **({} if self._targets is None else {"target": self._targets[rows]})}
+
+    def _shares(self, start: int) -> Iterator[slice]:
+        """Where in the epoch's order this rank's share of each batch lies; split as torch.tensor_split does."""
+        for first in range(start * self.batch_size, self.num_samples, self.batch_size):
+            share, longer = divmod(min(self.batch_size, self.num_samples - first), self.world)
+            begin = first + self.rank * share + min(self.rank, longer)
+            yield slice(begin, begin + share + (self.rank < longer))

@@ -1,0 +1,53 @@
+"""What a packed HDF5 file holds, read to its last value, so that a damaged one is found out."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .packed import class_names, open_packed
+
+_BYTES_AT_ONCE = 1 << 26
+
+
+def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str, Any]:
+    """Splits, fields, shapes, dtypes, ranges of values and samples a class of a packed file; plain values, ready for JSON.
+
+    Args:
+        target: The field of classes.
+
+    Returns:
+        ``path``, ``bytes``, ``classes`` (names or None), ``splits``: name -> ``samples`` (None where the fields differ) and
+        ``fields``: name -> ``shape``, ``dtype``, ``min``, ``max`` and, for the target, ``classes`` and ``per_class``.
+
+    Raises:
+        UsageError: There is no such file.
+        ContrastillError: It is truncated or damaged.
+    """
+    with open_packed(path) as file:
+        splits = {name: _split(group, target) for name, group in file.items() if isinstance(group, h5py.Group)}
+        return {"path": str(path), "bytes": Path(path).expanduser().stat().st_size, "classes": class_names(file), "splits": splits}
+
+
+def _split(group: h5py.Group, target: str) -> dict[str, Any]:
+    fields = {name: _field(field, is_target=name == target) for name, field in group.items() if isinstance(field, h5py.Dataset)}
+    lengths = {field["shape"][0] if field["shape"] else 0 for field in fields.values()}
+    return {"samples": lengths.pop() if len(lengths) == 1 else None, "fields": fields}
+
+
+def _field(field: h5py.Dataset, *, is_target: bool) -> dict[str, Any]:
+    numeric = field.dtype.kind in "iufb"
+    said: dict[str, Any] = {"shape": list(field.shape), "dtype": field.dtype.name if numeric else "text"}
+    rows = max(1, _BYTES_AT_ONCE // max(1, field.nbytes // max(1, len(field)))) if field.shape else 1
+    parts = (field[begin : begin + rows] for begin in range(0, len(field), rows)) if field.shape else iter([field[()]])
+    ranges = [(part.min().item(), part.max().item()) if numeric else None for part in parts if np.size(part)]
+    if numeric and ranges:
+        said |= {"min": min(low for low, _ in ranges), "max": max(high for _, high in ranges)}
+    if is_target and field.ndim == 1 and field.dtype.kind in "iu" and len(field):
+        counts = np.unique(field[()], return_counts=True)[1]
+        said |= {"classes": len(counts), "per_class": {"min": int(counts.min()), "max": int(counts.max())}}
+    return said

@@ -1,0 +1,168 @@
+"""``packed``: one HDF5 file; a group is a split, a dataset in it a field, the attribute ``classes`` the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..core.errors import ContrastillError, UsageError
+from ..core.registry import DATASETS
+from .in_memory import AugmentOptions, TensorSplit
+from .views import PaddedImages
+
+# What a field of images may be stored as, and what it is handed out as. Sixteen bits become float32, which holds them exactly.
+_IMAGE_DTYPES = {"uint8": torch.uint8, "uint16": torch.float32, "float16": torch.float32, "float32": torch.float32, "float64": torch.float32}
+_ROWS_AT_ONCE = 4096
+
+
+@contextmanager
+def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
+    """The file, opened for reading.
+
+    Raises:
+        UsageError: There is no such file.
+        ContrastillError: It is truncated, damaged or no HDF5, now or while it is read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{path} {'is a folder, not a packed HDF5 file' if path.is_dir() else 'does not exist'}")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise ContrastillError(f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})") from error
+
+
+@DATASETS.register("packed")
+class Packed:
+    """A packed HDF5 file, kept whole in memory.
+
+    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as depth,
+    and ``target`` integers (N,). Values are handed out as stored: millimetres stay millimetres. A sample's ``index`` is its
+    place in the split, whatever positions the file may store.
+
+    Raises:
+        UsageError: A split or field that the file lacks; fields of differing lengths; a dtype or shape that is no image or no class.
+        ContrastillError: The file is truncated or damaged.
+    """
+
+    class Options(AugmentOptions):
+        path: str = Field(description="the HDF5 file")
+        fields: dict[str, str] = Field({"rgb": "rgb"}, min_length=1, description="modality -> name of its field in the file")
+        target: str | None = Field("target", description="field of the classes; null, or no field 'target' in the file: unlabelled")
+        splits: dict[str, str] = Field({"train": "train", "test": "test"}, description="train and test -> name of the group in the file")
+        limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @staticmethod
+    def recognises(path: str) -> bool:
+        """Whether ``path`` looks like a file of this layout."""
+        return Path(path).is_file() and Path(path).suffix.lower() in (".h5", ".hdf5")
+
+    def open(self, split: str) -> TensorSplit:
+        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        options, augmented = self.options, split == "train"
+        with open_packed(options.path) as file:
+            group = self._group(file, split)
+            rows = self._rows(group)
+            padding = options.crop_padding if augmented else 0
+            images = {modality: self._images(group, name, rows, padding) for modality, name in options.fields.items()}
+            targets, num_classes, classes = self._targets(file, group, rows)
+        return TensorSplit(images, targets=targets, num_classes=num_classes, classes=classes, flip=options.flip and augmented)
+
+    def _group(self, file: h5py.File, split: str) -> h5py.Group:
+        name = self.options.splits.get(split)
+        if name is None:
+            raise UsageError(f"{file.filename} has no split {split!r}: data.splits names {', '.join(self.options.splits) or 'none'}")
+        groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
+        if name not in groups:
+            there = f"it has {', '.join(groups)}" if groups else "it has no groups"
+            raise UsageError(f"{file.filename} has no split (group) {name!r}: {there}; choose with data.splits.{split}=NAME")
+        return file[name]
+
+    def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
+        if isinstance(group.get(name), h5py.Dataset):
+            return group[name]
+        there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
+        raise UsageError(f"{_where(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME")
+
+    def _rows(self, group: h5py.Group) -> slice | np.ndarray:
+        """The rows that are read; complains where the fields disagree on how many there are."""
+        names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
+        if self._labelled(group):
+            names[self.options.target] = group[self.options.target]
+        counts = {name: field.shape[0] if field.shape else 0 for name, field in names.items()}
+        if len(set(counts.values())) > 1:
+            raise UsageError(f"fields of {_where(group)} differ in length: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        count = next(iter(counts.values()))
+        if not count:
+            raise UsageError(f"{_where(group)} has no samples")
+        limit = self.options.limit
+        return slice(0, count) if limit is None or limit >= count else np.arange(limit) * count // limit
+
+    def _images(self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int) -> PaddedImages:
+        field = group[name]
+        count, *shape = field.shape
+        if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or field.dtype != np.uint8)):
+            raise UsageError(f"{_where(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W)")
+        dtype = _IMAGE_DTYPES.get(field.dtype.name)
+        if dtype is None:
+            raise UsageError(f"{_where(group, name)} is {field.dtype}: images are uint8, maps {', '.join(_IMAGE_DTYPES)}")
+        height, width, channels = *shape[:2], shape[2] if len(shape) == 3 else 1
+        kept = count if isinstance(rows, slice) else len(rows)
+        images = PaddedImages.zeros(kept, height, width, channels, dtype=dtype, padding=padding)
+        # In pieces, so that no second copy of the whole split is ever in memory.
+        for begin in range(0, kept, _ROWS_AT_ONCE):
+            part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
+            values = field[part if isinstance(rows, slice) else rows[part]]
+            values = values if dtype is torch.uint8 else values.astype(np.float32)
+            images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))
+        return images
+
+    def _labelled(self, group: h5py.Group) -> bool:
+        """Whether there are classes: the default field may be missing, another that was asked for may not."""
+        target = self.options.target
+        if target is None:
+            return False
+        if target != "target":
+            self._field(group, target, "target")
+        return target in group
+
+    def _targets(self, file: h5py.File, group: h5py.Group, rows: slice | np.ndarray) -> tuple[Tensor | None, int | None, list[str] | None]:
+        """Classes of the samples, how many classes the data set has, and their names."""
+        name = self.options.target
+        if not self._labelled(group):
+            return None, None, None
+        read = {key: file[key][name] for key in self.options.splits.values() if isinstance(file.get(key), h5py.Group) and name in file[key]}
+        for key, field in read.items():
+            if field.ndim != 1 or field.dtype.kind not in "iu":
+                raise UsageError(f"{_where(file[key], name)} is {field.dtype} {field.shape}: classes are integers (N,); data.target=null leaves them out")
+        values = {key: field[()].astype(np.int64) for key, field in read.items()}
+        classes = class_names(file)
+        highest = max((int(part.max()) for part in values.values() if len(part)), default=-1)
+        lowest = min((int(part.min()) for part in values.values() if len(part)), default=0)
+        if lowest < 0 or (classes is not None and highest >= len(classes)):
+            known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
+            raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
+        split = group.name.strip("/")
+        return torch.from_numpy(values[split][rows].copy()), len(classes) if classes is not None else highest + 1, classes
+
+
+def class_names(file: h5py.File) -> list[str] | None:
+    """The attribute ``classes``, as strings; None where there is none."""
+    names = file.attrs.get("classes")
+    return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _where(group: h5py.Group, field: str | None = None) -> str:
+    return f"{group.file.filename}:{group.name.strip('/')}{'/' + field if field else ''}"

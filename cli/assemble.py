@@ -60,7 +60,7 @@ def assemble(config: RunConfig) -> Assembly:
     terms = {}
     for label, entry in config.objectives.items():
         objective = OBJECTIVES[entry.name]
-        specs = teacher_specs if objective.reads_teacher else [None]
+        specs = teacher_specs if objective.needs_teacher else [None]
         terms[label] = Term([objective.build(objective.Options(**entry.options()), setting(spec)) for spec in specs], entry.weight)
     return Assembly(Transfer(teachers, student, terms), train, test, accelerator)
 

@@ -44,13 +44,14 @@ def pack(
     source: Annotated[str, typer.Argument(help="NAME:PATH, such as cifar100:data, or a folder of images sorted into classes.")],
     out: Annotated[str, typer.Argument(help="The file to write, called .h5.")],
     size: Annotated[int | None, typer.Option("--size", min=1, help="Side in pixels that a folder's images are resized to: centre square, bicubic.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set into PATH first, if it can be and is not there.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     from ..datasets.pack import check_out, source_of, write_packed
 
     path = check_out(out, force=force)
-    described = source_of(source, size)
+    described = source_of(source, size=size, download=download)
     counts = {name: split.num_samples for name, split in described.splits.items()}
     with _progress(quiet) as progress:
         task = progress.add_task(path.name, total=sum(counts.values()))

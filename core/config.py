@@ -177,7 +177,7 @@ def _override(tree: Any, override: str) -> None:
     value = OmegaConf.create(f"value: {text}")["value"] if text else safe_load("null")
     if isinstance(holder, ListConfig):
         if not last.isdigit() or int(last) > len(holder):
-            raise UsageError(f"{key} is not in the config: {parent} has the numbers 0 to {len(holder) - 1}, and {len(holder)} adds one")
+            raise UsageError(f"{key} is not in the config: {parent} is a list of {len(holder)}, numbered from 0, and {parent}.{len(holder)} adds one")
         if int(last) == len(holder):
             holder.append(value)
             return
@@ -200,7 +200,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         objective = OBJECTIVES[entry.name]
         _keep(entry, _checked(objective.Options, entry.options(), f"objectives.{label}."))
         entry.weight = objective.default_weight if entry.weight is None else entry.weight
-        if objective.reads_teacher and not config.teachers:
+        if objective.needs_teacher and not config.teachers:
             raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
     config.data.name = config.data.name or _recognise(config.data.path)
     dataset = DATASETS[config.data.name]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError, unknown_name
-from .memory_bank import MemoryBank, check_index
-from .nce import Criterion, Critic, NegativeSums
-from .negatives import MODES, ORIGINS, RULES, given_sums
+from .memory_bank import Assembler, MemoryBank, check_index
+from .nce import Criterion, Critic, NegativeSums, given_sums
+from .negatives import MODES, ORIGINS, RULES, Groups
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +121,11 @@ class CRDLoss(nn.Module):
         if negatives == "auto":
             self.negatives, self.negatives_reason = choose(num_samples, num_negatives)
             log.info("CRD negatives %s", self.negatives_reason)
-        self.rule = RULES[self.negatives](targets if origin == "other_class" else None, num_samples, num_negatives, self.seed)
+        groups = Groups(targets if origin == "other_class" else None, num_samples)
+        rule = RULES[self.negatives]
+        self.rule = rule(groups, num_negatives, self.seed)
         self.num_negatives = self.rule.num_negatives
-        self.bank = MemoryBank(num_samples, embed_dim, place=self.rule.place, seed=self.seed)
+        self.bank = MemoryBank(num_samples, embed_dim, place=rule.order(groups, self.seed), seed=self.seed)
         self.bias = _bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
         ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
         if ceiling < 0.5:
@@ -133,29 +135,29 @@ class CRDLoss(nn.Module):
                 stacklevel=2,
             )
         self.draws = 0
+        self._assemble = Assembler()
         self.logs: dict[str, Tensor] = {}
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         anchors = torch.stack((self.embed_teacher(teacher), self.embed_student(student)))
-        batch = self.rule.anchors(index)
+        batch = self.rule.anchors(index, self.bank.places(index))
         bank = self.bank.rows.detach()
         work = anchors.to(bank.dtype)
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         positives = bank.index_select(1, batch.place)
-        if rows is not None:
-            places = rows if self.bank.place is None else self.bank.place[rows]
 
         def negatives(sums: NegativeSums) -> Tensor | None:
             if rows is not None:
-                return given_sums(bank, places, sums)
+                return given_sums(bank, rows, self.bank.place, sums)
             return self.rule(batch, bank, sums, self.draws)
 
         sides = Criterion.apply(work, positives, critic, negatives)
         if self.training:
             self.draws += rows is None
-            self._write(index, batch.place, anchors.detach())
+            index, embeddings = self._assemble(index, anchors.detach().flip(0))
+            self.bank.update(self.bank.places(index), embeddings, self.bank_momentum)
         with torch.no_grad():
             name = "mi_bound" if self.negatives_from == "other_sample" else "score"
             bound = math.log(self.num_negatives) - sides.detach()
@@ -167,19 +169,17 @@ class CRDLoss(nn.Module):
             if features.ndim != 2 or features.shape[1] != layer.in_features:
                 raise UsageError(f"the {name}'s embedding must be (B, {layer.in_features}), not {tuple(features.shape)}")
         if index.shape != (len(student),) or len(teacher) != len(student) or not len(student):
-            raise UsageError(
-                f"student, teacher and index must agree in B ≥ 1: {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(index.shape)}"
-            )
+            raise UsageError(f"student, teacher and index must agree in B ≥ 1: {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(index.shape)}")
         check_index(index, self.num_samples, "index")
         if rows is not None:
             if rows.shape != (len(index), self.num_negatives):
                 raise UsageError(f"rows must be (B, K) = {(len(index), self.num_negatives)}, not {tuple(rows.shape)}")
             check_index(rows, self.num_samples, "rows: row")
 
-    @torch.no_grad()
-    def _write(self, index: Tensor, place: Tensor, anchors: Tensor) -> None:
-        embeddings = anchors.flip(0)
-        self.bank.update(place, embeddings, self.bank_momentum)
+    @property
+    def rank_buffers(self) -> tuple[str, ...]:
+        """Names of the buffers that DistributedDataParallel must neither broadcast nor reduce: the ranks keep them equal."""
+        return tuple(name for name, _ in self.named_buffers())
 
     def get_extra_state(self) -> Tensor:
         """Seed and number of the next draw: all that the draws depend on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from .errors import UsageError
 
@@ -53,6 +53,10 @@ class MemoryBank(nn.Module):
         """(M, D) copy of the teacher's rows, in sample order."""
         return self._in_sample_order(1)
 
+    def places(self, index: Tensor) -> Tensor:
+        """Where samples' rows lie inside."""
+        return index if self.place is None else self.place[index]
+
     def _in_sample_order(self, side: int) -> Tensor:
         rows = self.rows[side].detach()
         return rows.clone() if self.place is None else rows[self.place]
@@ -68,9 +72,8 @@ class MemoryBank(nn.Module):
             embeddings: (2, B, D), the student's, then the teacher's; normalised.
             momentum: Share of its old value that a row keeps.
         """
-        batch = len(place)
-        same = place[:, None] == place[None, :]
-        last = (same * torch.arange(1, batch + 1, device=place.device)).argmax(1)
+        ordered, origin = torch.sort(place, stable=True)
+        last = origin[torch.searchsorted(ordered, place, right=True) - 1]
         old = self.rows.index_select(1, place)
         new = torch.lerp(embeddings.index_select(1, last).to(old.dtype), old, momentum)
         norm = torch.linalg.vector_norm(new, dim=2, keepdim=True)
@@ -108,6 +111,40 @@ class MemoryBank(nn.Module):
             own = {prefix + "student", prefix + "teacher"}
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
         self._bound_norms()
+
+
+class Assembler:
+    """Collects what every rank writes, so that banks stay bit-identical: one all-gather a step, in rank order.
+
+    Shares of the last, short batch may differ in size, so the message has a fixed capacity, agreed upon once (and again
+    if a batch outgrows it, which happens on all ranks together when the first batch was a short one).
+    """
+
+    def __init__(self) -> None:
+        self.capacity = 0
+
+    def __call__(self, index: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (index, embeddings) of all ranks: (B,) and (2, B, D) in, (n,) and (2, n, D) out, in rank order.
+
+        A short share is filled up with copies of its first sample, in front: what is written stays the same.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return index, embeddings
+        if len(index) > self.capacity:
+            size = torch.tensor([len(index)], device=index.device)
+            distributed.all_reduce(size, op=distributed.ReduceOp.MAX)
+            self.capacity = int(size)
+        fill = self.capacity - len(index)
+        index = torch.cat((index[:1].expand(fill), index)).to(torch.int64)
+        embeddings = torch.cat((embeddings[:, :1].expand(-1, fill, -1), embeddings), 1)
+        # As bytes: row numbers beyond 2^24 would not survive as float32.
+        student, teacher = embeddings.contiguous().view(torch.uint8)
+        packed = torch.cat((student, teacher, index[:, None].view(torch.uint8)), 1)
+        everyone = packed.new_empty(distributed.get_world_size() * len(packed), packed.shape[1])
+        distributed.all_gather_into_tensor(everyone, packed)
+        student, teacher, index = everyone.split((student.shape[1], student.shape[1], 8), 1)
+        sides = torch.stack((student, teacher)).view(embeddings.dtype)
+        return index.contiguous().view(torch.int64)[:, 0], sides
 
 
 def check_index(index: Tensor, num_samples: int, what: str) -> None:

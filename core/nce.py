@@ -13,8 +13,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 # Scores of a chunk, (2, B, n), are touched by five kernels in a row: on a CPU they should stay in the L2 caches.
-CPU_CELLS = 2**19
-CUDA_CELLS = 2**25
+CPU_CELLS = 2**20
+CUDA_CELLS = 2**23
+# With a draw for each anchor, every row is scored and masked up to this many rows per negative; beyond, rows are gathered.
+DENSE_ROWS_PER_NEGATIVE = 24
+GATHERED_FLOATS = 2**18
+# Row numbers that are worked on at a time where (B, K) of them would fill memory.
+BLOCK = 2**18
 # softplus(x) = x to the last bit of float64 from here on.
 LINEAR = 40.0
 
@@ -51,7 +56,7 @@ class NegativeSums:
 
     A plain implementation takes exp, log1p and a division over (B, K) in memory; here each chunk is one product,
     u = exp(score/τ), w = 1 + e^{−b}·u, σ ∝ u/w, one product that adds to the gradient; the logarithm, by far the
-    slowest of these on a CPU, is taken of products of up to 16 w.
+    dearest of these, is taken of products of up to 16 w.
 
     Args:
         anchors: (2, B, D), normalised.
@@ -73,7 +78,8 @@ class NegativeSums:
         self.one = torch.ones((), dtype=self.dtype, device=anchors.device)
         cells = CPU_CELLS if on_cpu else CUDA_CELLS
         self.chunk = max(256, cells // (sides * batch) // 16 * 16)
-        self._buffers: tuple[Tensor, Tensor] | None = None
+        # Shared with what only() returns, so that a call allocates once.
+        self._memory: dict[str, Tensor] = {}
 
     def only(self, anchor: int) -> NegativeSums:
         """The same sums, seen for one anchor: what is added goes to its row."""
@@ -89,14 +95,15 @@ class NegativeSums:
         for low in range(start, stop, step):
             yield low, min(low + step, stop)
 
-    def _views(self, columns: int, padded: int) -> tuple[Tensor, Tensor]:
-        sides, batch = self.sums.shape
-        if self._buffers is None or self._buffers[1].numel() < sides * batch * padded:
-            size = sides * batch * padded
-            self._buffers = (self.scaled.new_empty(size, dtype=self.dtype), self.scaled.new_empty(size, dtype=self.dtype))
-        scores, factors = self._buffers
-        cells = sides * batch
-        return scores[: cells * columns].view(sides, batch, columns), factors[: cells * padded].view(sides, batch, padded)
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if name not in self._memory or len(self._memory[name]) < size:
+            self._memory[name] = self.sums.new_empty(size)
+        return self._memory[name][:size].view(shape)
+
+    def scratch(self, columns: int) -> Tensor:
+        """(B, n) uninitialised memory, the same at every call."""
+        return self._buffer("scratch", self.sums.shape[1], columns)
 
     def add(self, rows: Tensor, exclude: Callable[[Tensor], None] | None = None, counts: Tensor | None = None) -> None:
         """Add the rows (2, n, D) of one chunk.
@@ -109,7 +116,7 @@ class NegativeSums:
         columns = rows.shape[1]
         group = 1 if counts is not None else self.group
         padded = -(-columns // group) * group
-        scores, factors = self._views(columns, padded)
+        scores = self._buffer("scores", *self.sums.shape, columns)
         if rows.dtype == self.dtype:
             torch.bmm(self.scaled, rows.transpose(1, 2), out=scores)
         else:
@@ -119,6 +126,7 @@ class NegativeSums:
             if exclude is not None:
                 exclude(scores)
             share = math.exp(-self.critic.bias)
+            factors = self._buffer("factors", *self.sums.shape, padded)
             factor = factors if padded == columns else factors[..., :columns]
             torch.add(self.one, scores, alpha=share, out=factor)
             weights = scores.div_(factor) if self.gradient is not None else None
@@ -131,10 +139,12 @@ class NegativeSums:
             # Scores too wide for exp in this dtype: softplus(x) = x beyond its threshold, sigmoid saturates.
             share = 1.0
             scores.sub_(self.critic.bias)
-            values, weights = softplus(scores, threshold=LINEAR), scores.sigmoid_()
+            values = softplus(scores, threshold=LINEAR)
+            weights = scores.sigmoid_() if self.gradient is not None else None
             if exclude is not None:
                 exclude(values)
-                exclude(weights)
+                if weights is not None:
+                    exclude(weights)
         if counts is not None:
             values = values * counts
             weights = weights.mul_(counts) if weights is not None else None
@@ -181,3 +191,68 @@ class Criterion(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         (pull,) = ctx.saved_tensors
         return pull * grad.to(pull.dtype)[:, None, None], None, None, None
+
+
+def affords_every_row(total: int, count: int) -> bool:
+    """Whether scoring all M rows and masking is faster than gathering K of them for each anchor."""
+    return total <= DENSE_ROWS_PER_NEGATIVE * count
+
+
+def masked_sums(rows: Tensor, mask: Tensor, sums: NegativeSums, repeated: bool = False) -> None:
+    """Score every row and keep those that ``mask`` (B, M) marks with 1; if ``repeated``, it counts how often."""
+    for start, stop in sums.spans(0, rows.shape[1]):
+        part = sums.scratch(stop - start).copy_(mask[:, start:stop])
+        if repeated:
+            sums.add(rows[:, start:stop], counts=part)
+        else:
+            sums.add(rows[:, start:stop], exclude=lambda cells, part=part: cells.mul_(part))
+
+
+def gathered_sums(rows: Tensor, places: Callable[[int, int], Tensor], batch: int, sums: NegativeSums) -> None:
+    """Gather the rows of a few anchors at a time: for banks much larger than K.
+
+    Args:
+        rows: (2, M, D).
+        places: (low, high) -> (high − low, K) places of these anchors' negatives.
+        batch: B.
+        sums: What takes them.
+    """
+    dim = rows.shape[2]
+    for anchor in range(batch):
+        one = sums.only(anchor)
+        for part in places(anchor, anchor + 1)[0].split(max(16, GATHERED_FLOATS // (2 * dim))):
+            one.add(rows.index_select(1, part))
+
+
+def given_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: NegativeSums) -> None:
+    """The negatives named by hand.
+
+    Args:
+        rows: (2, M, D).
+        named: (B, K) samples, each counting as often as it is named.
+        place: Where samples lie inside the bank; None is sample order.
+        sums: What takes them.
+    """
+
+    def places(low: int, high: int) -> Tensor:
+        block = named[low:high]
+        return block if place is None else place[block]
+
+    batch, count = named.shape
+    total = rows.shape[1]
+    if not affords_every_row(total, count):
+        gathered_sums(rows, places, batch, sums)
+        return
+    # Only a CPU can tell without synchronisation, and only there do the logarithms that counting costs matter.
+    repeated = named.device.type != "cpu"
+    mask = torch.zeros(batch, total, dtype=torch.uint8, device=named.device)
+    step = max(1, BLOCK // count)
+    for low in range(0, batch, step) if not repeated else ():
+        mask[low : low + step].scatter_(1, places(low, low + step), 1)
+    if repeated or int(mask.sum()) != named.numel():
+        repeated = True
+        mask = torch.zeros(batch, total, dtype=torch.int32, device=named.device)
+        for low in range(0, batch, step):
+            block = places(low, low + step)
+            mask[low : low + step].scatter_add_(1, block, torch.ones_like(block, dtype=torch.int32))
+    masked_sums(rows, mask, sums, repeated)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .nce import NegativeSums
+from .nce import BLOCK, NegativeSums, affords_every_row, gathered_sums, masked_sums
 
 MODES = ("auto", "all", "shared", "sampled")
 ORIGINS = ("other_class", "other_sample")
-
-# `sampled` scores every row and masks up to this many rows per negative; beyond, it gathers the drawn rows.
-DENSE_ROWS_PER_NEGATIVE = 24
-GATHERED_FLOATS = 2**18
 
 
 @dataclass
@@ -40,73 +37,83 @@ class Anchors:
         return len(self.index)
 
 
-class Negatives(nn.Module):
-    """Base of the rules: knows the groups, and the order in which the bank keeps its rows.
+class Groups:
+    """Which samples are each other's kind, and no negatives: those of a class, or each sample for itself.
 
     Args:
-        targets: (M,) classes, or None: an anchor's negatives are then all other samples.
+        targets: (M,) classes, or None: every sample is a group of its own.
         num_samples: M.
-        num_negatives: K, or None for min(16384, the smallest number of eligible rows).
-        seed: Of the order, where it is random, and of every draw.
 
     Attributes:
-        place: (M,) int64, where a sample's row lies inside the bank, or None for sample order.
-        label: (M,) int64, the group of each *place*; None if every sample is its own group.
+        label: (M,) int64 group of each sample, 0 … groups − 1, or None.
+        size: (groups,) rows of each; one entry where ``label`` is None.
+        eligible: The smallest number of negatives that an anchor has.
+
+    Raises:
+        UsageError: Some class has no eligible row.
+    """
+
+    def __init__(self, targets: Tensor | None, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.label, self.size = None, torch.ones(1, dtype=torch.int64)
+        if targets is not None:
+            _, self.label, self.size = torch.unique(targets.cpu(), return_inverse=True, return_counts=True)
+        self.eligible = num_samples - int(self.size.max())
+        if self.eligible < 1:
+            kind = "there is only one sample" if num_samples == 1 else "all samples are of one class"
+            raise UsageError(f"no row is eligible as a negative, because {kind}: use more classes, or negatives_from='other_sample'")
+
+    def together(self) -> Tensor | None:
+        """(M,) the place of each sample if groups lie together; None is sample order."""
+        if self.label is None:
+            return None
+        place = torch.empty_like(self.label)
+        place[torch.argsort(self.label, stable=True)] = torch.arange(self.num_samples)
+        return place
+
+
+class Negatives(nn.Module):
+    """Base of the rules.
+
+    Args:
+        groups: Who is no negative of whom.
+        num_negatives: K, or None for min(16384, the smallest number of eligible rows).
+        seed: Of the bank's order, where it is random, and of every draw.
+
+    Attributes:
         num_negatives: K.
 
     Raises:
-        UsageError: A class has no eligible row, or K exceeds the eligible rows and the rule cannot weigh.
+        UsageError: K exceeds the eligible rows of an anchor and the rule cannot weigh.
     """
 
     mode = ""
     can_weigh = False
 
-    def __init__(self, targets: Tensor | None, num_samples: int, num_negatives: int | None, seed: int) -> None:
+    def __init__(self, groups: Groups, num_negatives: int | None, seed: int) -> None:
         super().__init__()
-        self.num_samples = num_samples
-        self.seed = seed
-        if targets is None:
-            counts = torch.ones(1, dtype=torch.int64)
-            group = None
-        else:
-            _, group, counts = torch.unique(targets.cpu(), return_inverse=True, return_counts=True)
-        fewest = num_samples - int(counts.max())
-        if fewest < 1:
-            kind = "all samples are of one class" if targets is not None else "there is only one sample"
-            raise UsageError(f"no row is eligible as a negative, because {kind}: use more classes, or negatives_from='other_sample'")
-        if num_negatives is not None and num_negatives > fewest and not self.can_weigh:
+        if num_negatives is not None and num_negatives > groups.eligible and not self.can_weigh:
             raise UsageError(
-                f"num_negatives={num_negatives} is more than the {fewest} eligible rows of some anchor: "
-                f"take at most {fewest}, or negatives='all', where it is a weight"
+                f"num_negatives={num_negatives} is more than the {groups.eligible} eligible rows of some anchor: "
+                f"take at most {groups.eligible}, or negatives='all', where it is a weight"
             )
-        self.num_negatives = min(16384, fewest) if num_negatives is None else num_negatives
-        # Every anchor has the same number of eligible rows: draws can then be shared.
-        self.balanced = bool((counts == counts[0]).all())
-        place = self._order(group)
-        label = None
-        if group is not None:
-            label = group.clone()
-            if place is not None:
-                label[place] = group
-        self.register_buffer("place", place, persistent=False)
-        self.register_buffer("label", label, persistent=False)
-        self.register_buffer("group_size", None if group is None else counts, persistent=False)
-        self.register_buffer("group_start", None if group is None else counts.cumsum(0) - counts, persistent=False)
+        self.num_negatives = min(16384, groups.eligible) if num_negatives is None else num_negatives
+        self.num_samples, self.seed = groups.num_samples, seed
+        labelled = groups.label is not None
+        self.register_buffer("label", groups.label if labelled else None, persistent=False)
+        self.register_buffer("group_size", groups.size if labelled else None, persistent=False)
+        self.register_buffer("group_start", groups.size.cumsum(0) - groups.size if labelled else None, persistent=False)
 
-    def _order(self, group: Tensor | None) -> Tensor | None:
-        """Rows of a group lie together, so that leaving it out is one slice."""
-        if group is None:
-            return None
-        place = torch.empty_like(group)
-        place[torch.argsort(group, stable=True)] = torch.arange(len(group))
-        return place
+    @staticmethod
+    def order(groups: Groups, seed: int) -> Tensor | None:
+        """(M,) where the bank is to keep each sample's row; None is sample order. By default a group lies together."""
+        return groups.together()
 
-    def anchors(self, index: Tensor) -> Anchors:
-        """Look up the places and groups of a batch of samples."""
-        place = index if self.place is None else self.place[index]
+    def anchors(self, index: Tensor, place: Tensor) -> Anchors:
+        """Look up the groups of a batch of samples (B,) whose rows lie at ``place``."""
         if self.label is None:
             return Anchors(index, place, place, place, torch.ones_like(place))
-        label = self.label[place]
+        label = self.label[index]
         return Anchors(index, place, label, self.group_start[label], self.group_size[label])
 
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> Tensor | None:
@@ -123,27 +130,12 @@ class Negatives(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def _exclude_group(self, cells: Tensor, start: int, stop: int, anchors: Anchors, slices: list | None) -> None:
-        """Set (…, B, n) to zero in place where a row in [start, stop) is of the anchor's own group."""
-        if slices is not None:
-            for anchor, (low, high) in enumerate(slices):
-                if low < stop and high > start:
-                    cells[..., anchor, max(low, start) - start : min(high, stop) - start].zero_()
-            return
-        if self.label is None:
-            label, own = torch.arange(start, stop, device=cells.device, dtype=cells.dtype), (anchors.label - start).to(cells.dtype)
-            label -= start
-        else:
-            label, own = self.label[start:stop].to(cells.dtype), anchors.label.to(cells.dtype)
-        # A comparison that writes 0 and 1 in the scores' dtype is vectorised on a CPU, masked_fill is not.
-        mask = torch.ne(label, own[:, None], out=cells.new_empty(len(own), stop - start))
-        cells.mul_(mask)
 
-    def _slices(self, anchors: Anchors) -> list[tuple[int, int]] | None:
-        """Own group's places as (start, stop) on the host: only where that takes no synchronisation."""
-        if anchors.index.device.type != "cpu":
-            return None
-        return list(zip(anchors.start.tolist(), (anchors.start + anchors.size).tolist(), strict=True))
+def zero_slices(cells: Tensor, slices: list[tuple[int, int]], start: int, stop: int) -> None:
+    """Set (2, B, n), the rows [start, stop), to zero in place in each anchor's own slice of rows."""
+    for anchor, (low, high) in enumerate(slices):
+        if low < stop and high > start:
+            cells[:, anchor, max(low, start) - start : min(high, stop) - start].zero_()
 
 
 class AllRows(Negatives):
@@ -153,12 +145,19 @@ class AllRows(Negatives):
     can_weigh = True
 
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> Tensor:
-        slices = self._slices(anchors)
+        on_cpu = rows.device.type == "cpu"
+        # Slices on the host are a hundred small writes; elsewhere asking for them would synchronise.
+        slices = list(zip(anchors.start.tolist(), (anchors.start + anchors.size).tolist(), strict=True)) if on_cpu else []
+        begin, end = anchors.start[:, None], (anchors.start + anchors.size)[:, None]
+
+        def exclude(cells: Tensor, start: int, stop: int) -> None:
+            if on_cpu:
+                return zero_slices(cells, slices, start, stop)
+            place = torch.arange(start, stop, device=cells.device)
+            cells.mul_((place < begin) | (place >= end))
+
         for start, stop in sums.spans(0, self.num_samples):
-            sums.add(
-                rows[:, start:stop],
-                exclude=lambda cells, start=start, stop=stop: self._exclude_group(cells, start, stop, anchors, slices),
-            )
+            sums.add(rows[:, start:stop], exclude=partial(exclude, start=start, stop=stop))
         return self.num_negatives / (self.num_samples - anchors.size).to(sums.dtype)
 
 
@@ -171,103 +170,118 @@ class SharedWindow(Negatives):
 
     mode = "shared"
 
-    def _order(self, group: Tensor | None) -> Tensor:
-        return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(mix(self.seed, 1)))
+    def __init__(self, groups: Groups, num_negatives: int | None, seed: int) -> None:
+        super().__init__(groups, num_negatives, seed)
+        placed = None
+        if groups.label is not None:
+            placed = torch.empty_like(groups.label)
+            placed[self.order(groups, seed)] = groups.label
+        self.register_buffer("label_at", placed, persistent=False)
+
+    @staticmethod
+    def order(groups: Groups, seed: int) -> Tensor:
+        return torch.randperm(groups.num_samples, generator=torch.Generator().manual_seed(mix(seed, 1)))
 
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> Tensor:
         offset = mix(self.seed, 2, draw) % self.num_samples
         end = offset + self.num_negatives
         for low, high in ((offset, min(end, self.num_samples)), (0, max(0, end - self.num_samples))):
             for start, stop in sums.spans(low, high):
-                sums.add(
-                    rows[:, start:stop],
-                    exclude=lambda cells, start=start, stop=stop: self._exclude_group(cells, start, stop, anchors, None),
-                )
+                sums.add(rows[:, start:stop], exclude=partial(self._exclude, anchors=anchors, start=start, stop=stop, sums=sums))
         return self.num_samples / (self.num_samples - anchors.size).to(sums.dtype)
+
+    def _exclude(self, cells: Tensor, anchors: Anchors, start: int, stop: int, sums: NegativeSums) -> None:
+        """Set (2, B, n), the rows [start, stop), to zero in place where a row is of the anchor's group."""
+        if self.label_at is None:
+            at, own = torch.arange(stop - start, device=cells.device), anchors.place - start
+        else:
+            at, own = self.label_at[start:stop], anchors.label
+        # A comparison that writes 0 and 1 in the scores' dtype is vectorised on a CPU; masked_fill is not.
+        keep = torch.ne(at.to(sums.dtype), own.to(sums.dtype)[:, None], out=sums.scratch(stop - start))
+        cells.mul_(keep)
 
 
 class SampledRows(Negatives):
-    """K distinct rows for each anchor, each eligible row with probability K/|eligible|, never one of its own group."""
+    """K distinct rows for each anchor, each eligible row with probability K/|eligible|, never one of its own group.
+
+    The n eligible rows of an anchor lie on a circle that begins behind its own group. The circle is cut in K strata of
+    ⌊n/K⌋ or ⌈n/K⌉ rows and one row is taken of each; then the circle is turned by a random angle, which makes every
+    row's probability exactly K/n. Turns also make the anchors' sets uncorrelated, so all anchors share the picks
+    within strata. Circles that differ by less than 1 % in n share them too: the larger has a gap at its seam.
+    """
 
     mode = "sampled"
 
+    def __init__(self, groups: Groups, num_negatives: int | None, seed: int) -> None:
+        super().__init__(groups, num_negatives, seed)
+        eligible = groups.num_samples - groups.size
+        self.circles: list[int] = []
+        for size in eligible.unique().tolist():
+            if not self.circles or size > 1.01 * self.circles[-1]:
+                self.circles.append(size)
+        circle = torch.searchsorted(torch.tensor(self.circles), eligible, right=True) - 1
+        self.register_buffer("circle", circle, persistent=False)
+
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> None:
-        if self.num_samples <= DENSE_ROWS_PER_NEGATIVE * self.num_negatives:
-            mask = rows.new_zeros(len(anchors), self.num_samples, dtype=torch.uint8)
-            for block in torch.arange(len(anchors)).split(8):
-                low, high = int(block[0]), int(block[-1]) + 1
-                mask[low:high].scatter_(1, self.drawn(anchors, draw, low, high), 1)
-            masked_sums(rows, mask, sums)
+        picks = self._picks(draw, rows.device)
+        turns = self._turns(anchors, draw)
+        if not affords_every_row(self.num_samples, self.num_negatives):
+            gathered_sums(rows, lambda low, high: self._places(anchors, picks, turns, low, high), len(anchors), sums)
             return
-        gathered_sums(rows, lambda low, high: self.drawn(anchors, draw, low, high), len(anchors), sums)
+        mask = rows.new_zeros(len(anchors), self.num_samples, dtype=torch.uint8)
+        if rows.device.type == "cpu":
+            self._copy_strips(mask, anchors, picks, turns)
+        else:
+            step = max(1, BLOCK // self.num_negatives)
+            for low in range(0, len(anchors), step):
+                mask[low : low + step].scatter_(1, self._places(anchors, picks, turns, low, low + step), 1)
+        masked_sums(rows, mask, sums)
 
-    def drawn(self, anchors: Anchors, draw: int, low: int, high: int) -> Tensor:
-        """The places (b, K) drawn for anchors low…high: stratified on the circle of eligible rows, then rotated.
+    def draw(self, anchors: Anchors, draw: int) -> Tensor:
+        """The places (B, K) of draw number ``draw``."""
+        return self._places(anchors, self._picks(draw, anchors.index.device), self._turns(anchors, draw), 0, len(anchors))
 
-        The circle of n eligible rows is cut in K strata of ⌊n/K⌋ or ⌈n/K⌉ and one row is taken of each: distinct, and
-        sorted, which makes what follows several times faster. A uniform rotation for each anchor makes every row's
-        probability exactly K/n. Rotations also make the anchors' sets uncorrelated, so that all anchors can share the
-        picks within strata. They are a function of (seed, draw, index): the same on whatever rank the anchor is.
-        """
-        device, count, total = anchors.index.device, self.num_negatives, self.num_samples
-        eligible = (total - anchors.size[low:high, None]).to(torch.int64)
+    def _turns(self, anchors: Anchors, draw: int) -> Tensor:
+        """(B,) uniform positions on each anchor's circle; a function of the sample, so the same on whatever rank it is."""
+        return scramble(anchors.index, mix(self.seed, 4, draw)) % (self.num_samples - anchors.size)
+
+    def _picks(self, draw: int, device: torch.device) -> Tensor:
+        """(circles, K): one position in each stratum of each circle, sorted."""
         generator = torch.Generator(device).manual_seed(mix(self.seed, 3, draw))
-        picks = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
-        step = torch.arange(count + 1, device=device)
-        circle = eligible[:1] if self.balanced else eligible
-        bounds = step * circle // count
-        widths = bounds[:, 1:] - bounds[:, :-1]
-        position = bounds[:, :-1] + (picks * widths).to(torch.int64).clamp_max(widths - 1)
-        turn = scramble(anchors.index[low:high], mix(self.seed, 4, draw))[:, None] % eligible
-        position = position + turn
-        position = torch.where(position >= eligible, position - eligible, position)
-        # The circle begins behind the anchor's own group, so that it never reaches it.
-        position = position + (anchors.start + anchors.size)[low:high, None]
+        inside = torch.rand(self.num_negatives, generator=generator, device=device, dtype=torch.float64)
+        step = torch.arange(self.num_negatives + 1, device=device)
+        picks = []
+        for size in self.circles:
+            bounds = step * size // self.num_negatives
+            widths = bounds[1:] - bounds[:-1]
+            picks.append(bounds[:-1] + (inside * widths).to(torch.int64).clamp_(max=widths - 1))
+        return torch.stack(picks)
+
+    def _which(self, anchors: Anchors) -> Tensor:
+        return torch.zeros_like(anchors.label) if self.label is None else self.circle[anchors.label]
+
+    def _places(self, anchors: Anchors, picks: Tensor, turns: Tensor, low: int, high: int) -> Tensor:
+        """(b, K) places of anchors low…high."""
+        total, size = self.num_samples, anchors.size[low:high, None]
+        position = picks[self._which(anchors)[low:high]] + turns[low:high, None]
+        position = torch.where(position >= total - size, position - (total - size), position)
+        position = position + (anchors.start[low:high, None] + size)
         return torch.where(position >= total, position - total, position)
 
-
-def masked_sums(rows: Tensor, mask: Tensor, sums: NegativeSums, repeated: bool = False) -> None:
-    """Score every row and keep those that ``mask`` (B, M) uint8 marks; if ``repeated``, it counts."""
-    for start, stop in sums.spans(0, rows.shape[1]):
-        part = mask[:, start:stop].to(sums.dtype)
-        if repeated:
-            sums.add(rows[:, start:stop], counts=part)
-        else:
-            sums.add(rows[:, start:stop], exclude=lambda cells, part=part: cells.mul_(part))
-
-
-def gathered_sums(rows: Tensor, places, batch: int, sums: NegativeSums) -> None:
-    """Gather the rows of a few anchors at a time: for banks much larger than K.
-
-    Args:
-        rows: (2, M, D).
-        places: (low, high) -> (high − low, K) places of these anchors' negatives.
-        batch: B.
-        sums: What takes them.
-    """
-    dim = rows.shape[2]
-    for anchor in range(batch):
-        one = sums.only(anchor)
-        for part in places(anchor, anchor + 1)[0].split(max(16, GATHERED_FLOATS // (2 * dim))):
-            one.add(rows.index_select(1, part))
-
-
-def given_sums(rows: Tensor, places: Tensor, sums: NegativeSums) -> None:
-    """The negatives named by hand: ``places`` (B, K), a row as often as it is named."""
-    batch, count = places.shape
-    total = rows.shape[1]
-    if total > DENSE_ROWS_PER_NEGATIVE * count:
-        gathered_sums(rows, lambda low, high: places[low:high], batch, sums)
-        return
-    counts = torch.zeros(batch, total, dtype=torch.uint8, device=places.device)
-    counts.scatter_(1, places, 1)
-    on_cpu = places.device.type == "cpu"
-    # Only a CPU can tell without synchronisation, and only there do the logarithms that counting costs matter.
-    repeated = not on_cpu or int(torch.count_nonzero(counts)) != places.numel()
-    if repeated:
-        counts = torch.zeros(batch, total, dtype=torch.int32, device=places.device)
-        counts.scatter_add_(1, places, torch.ones_like(places, dtype=torch.int32))
-    masked_sums(rows, counts, sums, repeated)
+    def _copy_strips(self, mask: Tensor, anchors: Anchors, picks: Tensor, turns: Tensor) -> None:
+        """The same places as ones in ``mask`` (B, M): a turned circle is two or three pieces of memory to copy."""
+        strips = []
+        for size, pick in zip(self.circles, picks, strict=True):
+            strips.append(torch.zeros(size, dtype=mask.dtype).index_fill_(0, pick, 1))
+        total = self.num_samples
+        own = zip(self._which(anchors).tolist(), turns.tolist(), anchors.start.tolist(), anchors.size.tolist(), strict=True)
+        for anchor, (circle, position, start, size) in enumerate(own):
+            strip, line, done = strips[circle], mask[anchor], 0
+            while done < len(strip):
+                place = (start + size + position) % total
+                length = min(len(strip) - done, total - size - position, total - place)
+                line[place : place + length] = strip[done : done + length]
+                done, position = done + length, (position + length) % (total - size)
 
 
 RULES: dict[str, type[Negatives]] = {rule.mode: rule for rule in (AllRows, SharedWindow, SampledRows)}

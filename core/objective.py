@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,21 +38,21 @@ class Setting:
     seed: int
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A term of the loss. Its parameters train with the student and are left out of the exported student.
 
     A new objective is one file with one subclass registered in ``OBJECTIVES``.
 
     Attributes:
-        reads: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
-        reads_teacher: Whether it compares with a teacher at all.
+        needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
+        needs_teacher: Whether it compares with a teacher at all.
         default_weight: The published weight of this term in the loss.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
     """
 
     Options: ClassVar[type[Options]] = Options
-    reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    reads_teacher: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs_teacher: ClassVar[bool] = True
     default_weight: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
@@ -63,9 +64,9 @@ class Objective(nn.Module):
         """Build from validated options; override where something of ``setting`` is needed."""
         return cls(**dict(options))
 
+    @abstractmethod
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scalar loss of this batch; ``teacher`` is None only if ``reads_teacher`` is False."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        """Return the scalar loss of this batch; ``teacher`` is None only if ``needs_teacher`` is False."""
 
 
 def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:

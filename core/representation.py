@@ -247,15 +247,20 @@ class _Tapping:
         if not isinstance(value, Tensor):
             raise UsageError(f"the tap {name} of {self._network} gives a {type(value).__name__}, not a tensor: tap a module inside it")
         self._seen[name] = value
-        self._versions[name] = -1 if value.is_inference() else value._version
+        self._versions[name] = _version(value)
 
     def check(self) -> None:
         """Raise if a tapped module did not run, or if what it gave was overwritten, as by an in-place ReLU."""
         for name in self._names:
             if name not in self._seen:
                 raise ContrastillError(f"the tapped module {name} of {self._network} did not run in this forward: tap one that does")
-            if self._versions[name] not in (-1, self._seen[name]._version):
+            if _version(self._seen[name]) != self._versions[name]:
                 raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
+
+
+def _version(value: Tensor) -> int:
+    """How often a tensor was changed in place; inference tensors don't count."""
+    return 0 if value.is_inference() else value._version
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ class Term(nn.Module):
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
-        self.reads = first.reads
-        self.reads_teacher = first.reads_teacher
+        self.needs = first.needs
+        self.needs_teacher = first.needs_teacher
 
     def forward(self, student: Representation, teachers: Sequence[Representation], batch: Mapping[str, Tensor]) -> Tensor:
-        if not self.reads_teacher:
+        if not self.needs_teacher:
             return self.objectives[0](student, None, batch)
         return sum(objective(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers, strict=True))
 
@@ -95,17 +95,17 @@ class Transfer(nn.Module):
         self.student = student
         self.terms = nn.ModuleDict({name: term if isinstance(term, Term) else Term(term) for name, term in objectives.items()})
         for name, term in self.terms.items():
-            if term.reads_teacher and not teachers:
+            if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
-            if term.reads_teacher and len(term.objectives) != len(teachers):
+            if term.needs_teacher and len(term.objectives) != len(teachers):
                 raise UsageError(f"objective {name} was built for {len(term.objectives)} teachers, and there are {len(teachers)}")
-        self.student_reads = frozenset().union(*(term.reads for term in self.terms.values()))
-        self.teacher_reads = frozenset().union(*(term.reads for term in self.terms.values() if term.reads_teacher))
+        self.student_needs = frozenset().union(*(term.needs for term in self.terms.values()))
+        self.teacher_needs = frozenset().union(*(term.needs for term in self.terms.values() if term.needs_teacher))
 
     def forward(self, batch: Mapping[str, Tensor]) -> TransferOutput:
         """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
-        teachers = [teacher(batch, self.teacher_reads) for teacher in self.teachers] if self.teacher_reads else []
-        student = self.student(batch, self.student_reads)
+        teachers = [teacher(batch, self.teacher_needs) for teacher in self.teachers] if self.teacher_needs else []
+        student = self.student(batch, self.student_needs)
         losses = {name: term(student, teachers, batch) for name, term in self.terms.items()}
         return TransferOutput(
             loss=sum(self.terms[name].weight * loss for name, loss in losses.items()),
@@ -144,7 +144,7 @@ class Transfer(nn.Module):
         """
         training = self.student.training
         with torch.random.fork_rng(), torch.enable_grad():
-            said = self.student.eval()(batch, self.student_reads)
+            said = self.student.eval()(batch, self.student_needs)
         self.student.train(training)
         read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
         parameters = [(name, p) for name, p in self.student.module.named_parameters() if p.requires_grad]

@@ -56,7 +56,7 @@ class Cifar100:
         files = folder / CIFAR100.base_folder
         if not files.is_dir() and not self.options.download:
             raise UsageError(
-                f"{files} does not exist: set data.download=true to fetch CIFAR-100 (169 MB), or unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}"
+                f"{files} does not exist: set data.download=true (in data pack: --download) to fetch CIFAR-100 (169 MB), or unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}"
             )
         try:
             return CIFAR100(folder, train=train, download=self.options.download)
@@ -65,7 +65,7 @@ class Cifar100:
                 raise _failed_download(folder, error) from error
             if isinstance(error, RuntimeError):
                 raise ContrastillError(
-                    f"the files in {files} are not the published ones (their MD5 sums differ): set data.download=true to fetch them again"
+                    f"the files in {files} are not the published ones (their MD5 sums differ): set data.download=true (in data pack: --download) to fetch them again"
                 ) from error
             raise ContrastillError(f"{files} cannot be read: {error}") from error
 

@@ -1,7 +1,8 @@
-"""What a packed HDF5 file holds, read to its last value, so that a damaged one is found out."""
+"""What a packed HDF5 file holds, read to its last value, so that a damaged one is found out; loads no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .packed import class_names, open_packed
+from .hdf5 import class_names, open_packed
 
 _BYTES_AT_ONCE = 1 << 26
 
@@ -42,12 +43,18 @@ def _split(group: h5py.Group, target: str) -> dict[str, Any]:
 def _field(field: h5py.Dataset, *, is_target: bool) -> dict[str, Any]:
     numeric = field.dtype.kind in "iufb"
     said: dict[str, Any] = {"shape": list(field.shape), "dtype": field.dtype.name if numeric else "text"}
-    rows = max(1, _BYTES_AT_ONCE // max(1, field.nbytes // max(1, len(field)))) if field.shape else 1
-    parts = (field[begin : begin + rows] for begin in range(0, len(field), rows)) if field.shape else iter([field[()]])
-    ranges = [(part.min().item(), part.max().item()) if numeric else None for part in parts if np.size(part)]
-    if numeric and ranges:
+    ranges = [(part.min().item(), part.max().item()) for part in _parts(field) if numeric and part.size]
+    if ranges:
         said |= {"min": min(low for low, _ in ranges), "max": max(high for _, high in ranges)}
     if is_target and field.ndim == 1 and field.dtype.kind in "iu" and len(field):
         counts = np.unique(field[()], return_counts=True)[1]
         said |= {"classes": len(counts), "per_class": {"min": int(counts.min()), "max": int(counts.max())}}
     return said
+
+
+def _parts(field: h5py.Dataset) -> Iterator[np.ndarray]:
+    """The values in pieces of bounded size, without NaN and infinities."""
+    rows = max(1, _BYTES_AT_ONCE // max(1, field.nbytes // max(1, len(field)))) if field.shape else 1
+    for begin in range(0, len(field) if field.shape else 1, rows):
+        part = np.asarray(field[begin : begin + rows] if field.shape else field[()])
+        yield part[np.isfinite(part)] if part.dtype.kind == "f" else part

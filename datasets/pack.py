@@ -15,9 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
+from .hdf5 import SUFFIXES
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-SUFFIXES = (".h5", ".hdf5")
 _ROWS_AT_ONCE = 256
 
 
@@ -38,22 +38,25 @@ class PackSource:
     splits: dict[str, SplitSource]
 
 
-def source_of(source: str, size: int | None = None) -> PackSource:
+def source_of(source: str, *, size: int | None = None, download: bool = False) -> PackSource:
     """What a SOURCE on the command line stands for.
 
     Args:
         source: ``NAME:PATH`` for a registered data set, or a folder ``train/<class>/*.png`` with ``test`` or ``val`` beside.
         size: Side in pixels that a folder's images are resized to (shorter side, then the centre square); None keeps them.
+        download: Let a data set that can fetch itself do so.
 
     Raises:
         UsageError: No such data set or folder, or a folder of another layout.
     """
     name, _, path = source.partition(":")
     if path and not Path(source).exists():
-        return _registered(name, path, size)
+        return _registered(name, path, size, download)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise UsageError(f"{source} is neither a folder nor NAME:PATH with NAME one of {', '.join(DATASETS)}")
+    if download:
+        raise UsageError("--download is for NAME:PATH, such as cifar100:data")
     return _image_folder(folder, size)
 
 
@@ -118,12 +121,12 @@ def _create(group: h5py.Group, field: str, shape: tuple[int, ...], dtype: np.dty
     group.create_dataset(field, shape=shape, dtype=dtype, **stored)
 
 
-def _registered(name: str, path: str, size: int | None) -> PackSource:
+def _registered(name: str, path: str, size: int | None, download: bool) -> PackSource:
     if size is not None:
         raise UsageError(f"--size resizes the images of a folder; {name} is packed as it is")
     dataset = DATASETS[name]
     # Not augmented: a border around the images would only be thrown away again.
-    plain = {key: value for key, value in {"crop_padding": 0, "flip": False}.items() if key in dataset.Options.model_fields}
+    plain = {key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in dataset.Options.model_fields}
     data = dataset(dataset.Options(path=path, **plain))
     opened = {split: data.open(split) for split in ("train", "test")}
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}

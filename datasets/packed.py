@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
 
 import h5py
@@ -13,32 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import UsageError
 from ..core.registry import DATASETS
+from .hdf5 import SUFFIXES, class_names, location, open_packed
 from .in_memory import AugmentOptions, TensorSplit
 from .views import PaddedImages
 
 # What a field of images may be stored as, and what it is handed out as. Sixteen bits become float32, which holds them exactly.
 _IMAGE_DTYPES = {"uint8": torch.uint8, "uint16": torch.float32, "float16": torch.float32, "float32": torch.float32, "float64": torch.float32}
 _ROWS_AT_ONCE = 4096
-
-
-@contextmanager
-def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
-    """The file, opened for reading.
-
-    Raises:
-        UsageError: There is no such file.
-        ContrastillError: It is truncated, damaged or no HDF5, now or while it is read.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UsageError(f"{path} {'is a folder, not a packed HDF5 file' if path.is_dir() else 'does not exist'}")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise ContrastillError(f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})") from error
 
 
 @DATASETS.register("packed")
@@ -67,7 +47,7 @@ class Packed:
     @staticmethod
     def recognises(path: str) -> bool:
         """Whether ``path`` looks like a file of this layout."""
-        return Path(path).is_file() and Path(path).suffix.lower() in (".h5", ".hdf5")
+        return Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
 
     def open(self, split: str) -> TensorSplit:
         """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
@@ -94,7 +74,7 @@ class Packed:
         if isinstance(group.get(name), h5py.Dataset):
             return group[name]
         there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
-        raise UsageError(f"{_where(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME")
+        raise UsageError(f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME")
 
     def _rows(self, group: h5py.Group) -> slice | np.ndarray:
         """The rows that are read; complains where the fields disagree on how many there are."""
@@ -103,10 +83,10 @@ class Packed:
             names[self.options.target] = group[self.options.target]
         counts = {name: field.shape[0] if field.shape else 0 for name, field in names.items()}
         if len(set(counts.values())) > 1:
-            raise UsageError(f"fields of {_where(group)} differ in length: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+            raise UsageError(f"fields of {location(group)} differ in length: {', '.join(f'{name} {count}' for name, count in counts.items())}")
         count = next(iter(counts.values()))
         if not count:
-            raise UsageError(f"{_where(group)} has no samples")
+            raise UsageError(f"{location(group)} has no samples")
         limit = self.options.limit
         return slice(0, count) if limit is None or limit >= count else np.arange(limit) * count // limit
 
@@ -114,10 +94,10 @@ class Packed:
         field = group[name]
         count, *shape = field.shape
         if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or field.dtype != np.uint8)):
-            raise UsageError(f"{_where(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W)")
+            raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W)")
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
         if dtype is None:
-            raise UsageError(f"{_where(group, name)} is {field.dtype}: images are uint8, maps {', '.join(_IMAGE_DTYPES)}")
+            raise UsageError(f"{location(group, name)} is {field.dtype}: images are uint8, maps {', '.join(_IMAGE_DTYPES)}")
         height, width, channels = *shape[:2], shape[2] if len(shape) == 3 else 1
         kept = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(kept, height, width, channels, dtype=dtype, padding=padding)
@@ -146,7 +126,7 @@ class Packed:
         read = {key: file[key][name] for key in self.options.splits.values() if isinstance(file.get(key), h5py.Group) and name in file[key]}
         for key, field in read.items():
             if field.ndim != 1 or field.dtype.kind not in "iu":
-                raise UsageError(f"{_where(file[key], name)} is {field.dtype} {field.shape}: classes are integers (N,); data.target=null leaves them out")
+                raise UsageError(f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers (N,); data.target=null leaves them out")
         values = {key: field[()].astype(np.int64) for key, field in read.items()}
         classes = class_names(file)
         highest = max((int(part.max()) for part in values.values() if len(part)), default=-1)
@@ -156,13 +136,3 @@ class Packed:
             raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
         split = group.name.strip("/")
         return torch.from_numpy(values[split][rows].copy()), len(classes) if classes is not None else highest + 1, classes
-
-
-def class_names(file: h5py.File) -> list[str] | None:
-    """The attribute ``classes``, as strings; None where there is none."""
-    names = file.attrs.get("classes")
-    return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-
-
-def _where(group: h5py.Group, field: str | None = None) -> str:
-    return f"{group.file.filename}:{group.name.strip('/')}{'/' + field if field else ''}"

@@ -34,7 +34,7 @@ class CRD(Objective):
         bank_momentum: float = Field(0.5, ge=0, lt=1, description="share of its old value a bank's row keeps")
         bias: Literal["released", "paper"] | float = Field("released", description="b of the critic: log K + 1/(2Dτ²), log(K/M), or a number")
 
-    reads = frozenset({"embedding"})
+    needs = frozenset({"embedding"})
     default_weight = 0.8
 
     def __init__(self, loss: CRDLoss) -> None:

@@ -34,7 +34,7 @@ class CrossEntropy(Objective):
     class Options(Options):
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
 
-    reads_teacher = False
+    needs_teacher = False
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()

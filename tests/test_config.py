@@ -63,7 +63,7 @@ def test_a_resolved_config_is_a_config(tmp_path):
         ([*GIVEN, "teachers=[]"], "objectives.crd compares with a teacher, and teachers is empty"),
         ([*GIVEN, "data.name=cifar"], "dataset 'cifar' does not exist"),
         ([*GIVEN, "data.pth=x"], "data.pth is not a key of the config: did you mean path"),
-        ([*GIVEN, "teachers.3.model=resnet8"], "teachers.3.model"),
+        ([*GIVEN, "teachers.3.model=resnet8"], "teachers is a list of 1, numbered from 0, and teachers.1 adds one"),
         ([*GIVEN, "train.epochs"], "'train.epochs' is no override"),
         ([*GIVEN, "train={"], "cannot be read"),
     ],

@@ -111,7 +111,7 @@ class Explodes(Objective):
     """Infinite from the fourth call on."""
 
     calls = 0
-    reads_teacher = False
+    needs_teacher = False
 
     def forward(self, student, teacher, batch):
         self.calls += 1

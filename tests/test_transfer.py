@@ -27,7 +27,7 @@ def batch(size=4):
 class Hint(Objective):
     """Squared distance of the embeddings, for these tests."""
 
-    reads = frozenset({"embedding"})
+    needs = frozenset({"embedding"})
 
     def __init__(self):
         super().__init__()

@@ -1,0 +1,43 @@
+# The environment is .venv in this folder. `make test` makes it first where it is missing or pyproject.toml is newer.
+#   make test ARGS="-k crd"                         some of the tests
+#   make setup TORCH="torch==2.14.1 torchvision==0.29.1"   another torch than the newest
+#   make setup PYTHON=python3.12                    another interpreter than python3
+
+PYTHON ?= python3
+TORCH ?= torch torchvision
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+# Threads that wait by spinning take the cores from the tests' other processes.
+export OMP_WAIT_POLICY := passive
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: setup test lint format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("contrastill needs Python 3.11 or newer: make PYTHON=/path/to/python3" if sys.version_info < (3, 11) else 0)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) $(TORCH)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[test]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The environment stays: remove .venv by hand to start from nothing.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

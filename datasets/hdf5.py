@@ -1,0 +1,44 @@
+"""Opening packed files, and the words that their errors use; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+import h5py
+
+from ..core.errors import ContrastillError, UsageError
+
+SUFFIXES = (".h5", ".hdf5")
+
+
+@contextmanager
+def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
+    """The file, opened for reading.
+
+    Raises:
+        UsageError: There is no such file.
+        ContrastillError: It is truncated, damaged or no HDF5, now or while it is read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{path} {'is a folder, not a packed HDF5 file' if path.is_dir() else 'does not exist'}")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        # h5py says damage in any of the three: KeyError for a lost group, RuntimeError for a lost link table.
+        raise ContrastillError(f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})") from error
+
+
+def class_names(file: h5py.File) -> list[str] | None:
+    """The attribute ``classes``, as strings; None where there is none."""
+    names = file.attrs.get("classes")
+    return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def location(group: h5py.Group, field: str | None = None) -> str:
+    """``FILE:GROUP/FIELD``."""
+    return f"{group.file.filename}:{group.name.strip('/')}{'/' + field if field else ''}"

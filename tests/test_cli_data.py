@@ -1,0 +1,161 @@
+"""``contrastill data pack`` and ``data info``, as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from contrastill.cli.main import main
+from contrastill.core.registry import DATASETS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """train/<class>/*.png with two classes, and val beside it."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 2)):
+        for name in ("cat", "dog"):
+            where = tmp_path / "pets" / split / name
+            where.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(where / f"{number}.png")
+    return tmp_path / "pets"
+
+
+def _info(path, capsys):
+    capsys.readouterr()
+    assert main(["data", "info", str(path), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_folder_to_packed_and_back(folder, tmp_path, capsys):
+    out = tmp_path / "new" / "pets.h5"
+    assert main(["data", "pack", str(folder), str(out)]) == 0
+    assert [entry.name for entry in out.parent.iterdir()] == ["pets.h5"]
+    dataset = DATASETS["packed"]
+    split = dataset(dataset.Options(path=str(out), crop_padding=0)).open("train")
+    assert split.classes == ["cat", "dog"] and split.targets.tolist() == [0] * 5 + [1] * 5
+    first = np.asarray(Image.open(folder / "train" / "cat" / "0.png"))
+    assert np.array_equal(split.images["rgb"].interior[0], first)
+    said = _info(out, capsys)
+    assert said["classes"] == ["cat", "dog"] and said["bytes"] == out.stat().st_size
+    assert set(said["splits"]) == {"train", "test"} and said["splits"]["test"]["samples"] == 4
+    target, rgb = said["splits"]["train"]["fields"]["target"], said["splits"]["train"]["fields"]["rgb"]
+    assert target["per_class"] == {"min": 5, "max": 5} and target["classes"] == 2 and target["shape"] == [10]
+    assert rgb["shape"] == [10, 12, 16, 3] and rgb["dtype"] == "uint8" and 0 <= rgb["min"] < rgb["max"] <= 255
+
+
+def test_size_and_other_modes(folder, tmp_path, capsys):
+    Image.new("L", (30, 9), 7).save(folder / "train" / "cat" / "grey.png")
+    out = tmp_path / "pets.h5"
+    assert main(["data", "pack", str(folder), str(out)]) == 2
+    assert "grey.png is 30×9 pixels, the first image 16×12: give --size" in capsys.readouterr().err and not out.exists()
+    assert main(["data", "pack", str(folder), str(out), "--size", "8", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    with h5py.File(out) as file:
+        assert file["train/rgb"].shape == (11, 8, 8, 3) and (file["train/rgb"][5] == 7).all()
+
+
+def test_a_registered_set_packs_as_it_is(folder, tmp_path, capsys):
+    first, second = tmp_path / "first.h5", tmp_path / "second.h5"
+    assert main(["data", "pack", str(folder), str(first)]) == main(["data", "pack", f"packed:{first}", str(second)]) == 0
+    with h5py.File(first) as one, h5py.File(second) as other:
+        for split in ("train", "test"):
+            for field in ("rgb", "target"):
+                assert np.array_equal(one[split][field], other[split][field]) and one[split][field].dtype == other[split][field].dtype
+    assert main(["data", "pack", f"packed:{first}", str(tmp_path / "third.h5"), "--size", "8"]) == 2
+    assert main(["data", "pack", f"cifar100:{tmp_path}", str(tmp_path / "third.h5")]) == 2
+    assert "--download" in capsys.readouterr().err
+
+
+def test_nothing_is_overwritten_without_force(folder, tmp_path, capsys):
+    out = tmp_path / "pets.h5"
+    out.write_bytes(b"precious")
+    assert main(["data", "pack", str(folder), str(out)]) == 2
+    assert "give --force to replace it" in capsys.readouterr().err and out.read_bytes() == b"precious"
+    assert main(["data", "pack", str(folder), str(out), "--force"]) == 0
+    assert _info(out, capsys)["splits"]["train"]["samples"] == 10
+
+
+def test_a_failed_pack_leaves_nothing_and_keeps_the_old(folder, tmp_path, capsys):
+    out = tmp_path / "out" / "pets.h5"
+    out.parent.mkdir()
+    out.write_bytes(b"precious")
+    (folder / "val" / "dog" / "1.png").write_bytes(b"no image")
+    assert main(["data", "pack", str(folder), str(out), "--force"]) == 1
+    assert "1.png cannot be read as an image" in capsys.readouterr().err
+    assert [entry.name for entry in out.parent.iterdir()] == ["pets.h5"] and out.read_bytes() == b"precious"
+
+
+def test_a_killed_pack_leaves_no_file_of_that_name(folder, tmp_path):
+    """SIGKILL in the middle of the writing: the name stays free, and the next pack of it works."""
+    out = tmp_path / "pets.h5"
+    slow = (
+        "import sys, time; from contrastill.datasets import pack\n"
+        "pack.write_packed(pack.source_of(sys.argv[1]), sys.argv[2], advance=lambda _: (print('begun', flush=True), time.sleep(60)))"
+    )
+    with subprocess.Popen([sys.executable, "-c", slow, str(folder), str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    assert main(["data", "pack", str(folder), str(out), "--quiet"]) == 0
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pets", "pets.h5"]
+
+
+@pytest.mark.parametrize(
+    "source,out,says",
+    [
+        ("nowhere", "x.h5", "nowhere is neither a folder nor NAME:PATH with NAME one of cifar100"),
+        ("cifar10:data", "x.h5", "dataset 'cifar10' does not exist: did you mean cifar100"),
+        ("pets/val", "x.h5", "has no folder train"),
+        ("pets", "x.txt", "should be called .h5"),
+    ],
+)
+def test_wrong_use(folder, tmp_path, capsys, monkeypatch, source, out, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "pack", source, out]) == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.strip().splitlines()) == 1 and not os.path.exists(out)
+
+
+def test_test_images_outside_trains_classes_are_refused(folder, tmp_path, capsys):
+    (folder / "val" / "dog").rename(folder / "val" / "images")
+    assert main(["data", "pack", str(folder), str(tmp_path / "x.h5")]) == 2
+    assert "is not a class of train" in capsys.readouterr().err
+
+
+def test_info_of_missing_and_truncated_files(folder, tmp_path, capsys):
+    out, half = tmp_path / "pets.h5", tmp_path / "half.h5"
+    assert main(["data", "pack", str(folder), str(out), "--quiet"]) == 0
+    half.write_bytes(out.read_bytes()[:-100])
+    assert main(["data", "info", str(half)]) == 1
+    said = capsys.readouterr().err
+    assert "half.h5 cannot be read: it is truncated" in said and len(said.strip().splitlines()) == 1
+    assert main(["data", "info", str(tmp_path / "nowhere.h5")]) == 2
+    assert main(["data", "info"]) == 2
+
+
+def test_info_shows_a_table_of_any_fields(tmp_path, capsys):
+    path = tmp_path / "odd.h5"
+    with h5py.File(path, "w") as file:
+        depth = np.linspace(0, 3, 40, dtype=np.float32).reshape(10, 2, 2)
+        depth[0] = np.nan
+        file["train/depth"], file["train/label"] = depth, np.repeat([0, 1], [3, 7])
+        file["train/scene"], file["train/short"], file["note"] = ["room"] * 10, np.zeros(3), 1.5
+    assert main(["data", "info", str(path), "--target", "label"]) == 0
+    shown = capsys.readouterr().out
+    assert "10 × 2 × 2" in shown and "3 to 7 in 2 classes" in shown and "differ in length" in shown and "text" in shown
+    said = _info(path, capsys)["splits"]["train"]
+    assert said["samples"] is None and said["fields"]["depth"]["max"] == 3.0 and said["fields"]["depth"]["min"] > 0
+
+
+def test_help_shows_examples_and_loads_no_torch():
+    code = "import sys; from contrastill.cli.main import main; main(['data', 'pack', '--help']); print('torch' in sys.modules, 'h5py' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "contrastill data pack cifar100:data cifar100.h5" in shown and shown.strip().endswith("False False")

@@ -1,0 +1,244 @@
+"""Networks: what is read off a module, by name, in one forward, and how images are prepared for it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.representation import Network, Preprocess, RepresentationSpec, Taps, describe
+
+HALF = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+class Small(nn.Module):
+    """A convolution, BatchNorm and dropout before a classifier; counts its forward passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(4, 5)
+        self.unused = nn.Linear(4, 5)
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        x = self.relu(self.bn(self.conv(x)))
+        return self.fc(self.drop(self.pool(x).flatten(1)))
+
+
+def small(embedding="input:fc", maps=("relu",), **options):
+    torch.manual_seed(0)
+    return Network(Small(), taps=Taps(embedding=embedding, maps=maps), preprocess=HALF, **options)
+
+
+def batch(size=2, side=8, name="rgb"):
+    return {name: torch.randint(256, (size, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))}
+
+
+def test_one_forward_gives_the_same_as_calling_the_parts():
+    network = small().eval()
+    said = network(batch())
+    module = network.module
+    x = module.relu(module.bn(module.conv(HALF(batch()["rgb"]))))
+    torch.testing.assert_close(said.maps, (x,))
+    torch.testing.assert_close(said.embedding, x.mean(dim=(2, 3)))
+    torch.testing.assert_close(said.logits, module.fc(x.mean(dim=(2, 3))))
+    assert module.passes == 1
+
+
+def test_gradients_flow_through_every_part():
+    network = small()
+    said = network(batch())
+    (said.logits.sum() + said.embedding.square().sum() + said.maps[0].square().sum()).backward()
+    assert all(parameter.grad is not None for name, parameter in network.module.named_parameters() if "unused" not in name)
+
+
+@pytest.mark.parametrize("need", ["logits", "embedding", "maps"])
+def test_only_what_is_asked_for_is_kept(need):
+    said = small()(batch(), frozenset({need}))
+    kept = {"logits": said.logits is not None, "embedding": said.embedding is not None, "maps": bool(said.maps)}
+    assert kept == {part: part == need for part in kept}
+
+
+def test_no_hook_is_left_behind_even_after_an_error():
+    network = small()
+    network(batch())
+    with pytest.raises(ContrastillError):
+        small_twice().forward(batch())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def small_twice():
+    class Twice(Small):
+        def forward(self, x):
+            return super().forward(self.relu(x))
+
+    return Network(Twice(), taps=Taps(maps=("relu",)), preprocess=HALF)
+
+
+def test_a_module_that_runs_twice_or_not_at_all_is_refused():
+    with pytest.raises(ContrastillError, match="relu of Twice runs twice"):
+        small_twice()(batch())
+    with pytest.raises(ContrastillError, match="unused of Small did not run"):
+        small(embedding="unused")(batch())
+
+
+def test_what_is_overwritten_in_place_is_refused():
+    with pytest.raises(ContrastillError, match="bn of Small gives is changed in place"):
+        small(maps=("bn",))(batch())
+
+
+@pytest.mark.parametrize(("tap", "shape"), [("pool", (2, 4)), ("relu", (2, 4)), ("drop", (2, 4)), ("input:drop", (2, 4))])
+def test_an_embedding_is_pooled_to_two_dimensions(tap, shape):
+    assert small(embedding=tap)(batch()).embedding.shape == shape
+
+
+def test_other_shapes_are_named():
+    tokens = nn.Sequential(nn.Flatten(2), nn.Identity(), nn.Flatten(), nn.LazyLinear(5))
+    with pytest.raises(UsageError, match=r"embedding of Sequential at 1 is \(2, 3, 64\)"):
+        Network(tokens, taps=Taps(embedding="1"), preprocess=HALF)(batch())
+    with pytest.raises(UsageError, match=r"map of Small at fc is \(2, 5\)"):
+        small(maps=("fc",))(batch())
+
+
+def test_an_unknown_module_is_named_with_its_neighbours():
+    with pytest.raises(UsageError, match="module 'poool' does not exist: did you mean pool"):
+        small(embedding="input:poool")
+    with pytest.raises(UsageError, match="there are bn, conv, drop"):
+        small(maps=("zzzzzz",))
+
+
+def test_a_missing_modality_is_named():
+    with pytest.raises(UsageError, match="no depth, which Small reads: it has rgb"):
+        small(modality="depth")(batch())
+
+
+def test_what_has_no_tap_is_refused_when_it_is_asked_for():
+    network = small(embedding=None, maps=())
+    said = network(batch())
+    assert said.embedding is None and said.maps == () and said.logits is not None
+    with pytest.raises(UsageError, match="no tap for its embedding"):
+        network(batch(), {"embedding"})
+    with pytest.raises(UsageError, match="did you mean maps"):
+        network(batch(), {"map"})
+
+
+def test_logits_of_a_network_that_returns_something_else():
+    class Named(Small):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    network = Network(Named(), taps=Taps(embedding="input:fc"), preprocess=HALF)
+    assert network(batch()).logits is None
+    with pytest.raises(UsageError, match="returns a dict, not logits"):
+        network(batch(), {"logits"})
+    tapped = Network(Named(), taps=Taps(logits="fc"), preprocess=HALF)
+    assert tapped(batch(), {"logits"}).logits.shape == (2, 5)
+
+
+def test_an_argument_given_by_name_can_be_tapped():
+    class ByName(Small):
+        def forward(self, x):
+            return self.fc(input=self.pool(self.conv(x)).flatten(1))
+
+    assert Network(ByName(), taps=Taps(embedding="input:fc"), preprocess=HALF)(batch()).embedding.shape == (2, 4)
+
+
+def test_a_frozen_network_stays_in_eval_without_gradients():
+    network = small().freeze()
+    assert network.train() is network
+    before = copy.deepcopy(network.module.state_dict())
+    said = network(batch())
+    assert not any(module.training for module in network.modules())
+    assert not said.logits.requires_grad and not said.maps[0].requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
+    # A teacher's outputs may be saved for the student's backward pass, so they are no inference tensors.
+    assert not said.embedding.is_inference()
+    assert small().train().training
+
+
+def test_copies_are_independent():
+    network = small().eval()
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        twin.module.conv.weight.zero_()
+        twin.module.conv.bias.zero_()
+    assert twin(batch()).maps[0].std() < 1e-3 < network(batch()).maps[0].std()
+    assert twin.module.passes == 1 == network.module.passes
+    assert copy.deepcopy(network.freeze()).train().training is False
+
+
+def test_autocast_and_inference_mode_work():
+    network = small().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(batch()).logits.dtype == torch.bfloat16
+    with torch.inference_mode():
+        network(batch())
+    network(batch()).logits.sum().backward()
+
+
+def test_distributed_wrapping(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        plain = small(maps=()).eval()
+        plain.module.unused.requires_grad_(False)
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
+        said = wrapped(batch())
+        torch.testing.assert_close(said.embedding, plain(batch()).embedding)
+        said.logits.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_describe_measures_and_changes_nothing():
+    network = small().train()
+    network.module.drop.eval()
+    before, state = copy.deepcopy(network.module.state_dict()), torch.get_rng_state()
+    spec = describe(network, batch())
+    assert spec == RepresentationSpec(num_classes=5, embedding_dim=4, map_shapes=((4, 8, 8),))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
+    assert network.training and network.module.bn.training and not network.module.drop.training
+    assert describe(small(embedding=None, maps=()), batch()) == RepresentationSpec(5, None, ())
+
+
+def test_preprocess_normalises_bytes_and_floats_alike():
+    images = batch()["rgb"]
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    prepared = Preprocess(mean, std)(images)
+    expected = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert prepared.dtype == torch.float32
+    torch.testing.assert_close(prepared.double(), expected, atol=1e-6, rtol=1e-5)
+    for dtype in (torch.float32, torch.float64):
+        torch.testing.assert_close(Preprocess(mean, std)(images.to(dtype) / 255), prepared, atol=1e-6, rtol=1e-5)
+
+
+def test_preprocess_keeps_the_memory_format():
+    images = batch()["rgb"].contiguous(memory_format=torch.channels_last)
+    assert HALF(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_preprocess_resizes_only_where_the_resolution_differs():
+    images = batch()["rgb"]
+    expected = F.interpolate((images / 255 - 0.5) / 0.25, size=(4, 6), mode="bilinear", antialias=True)
+    torch.testing.assert_close(Preprocess(HALF.mean, HALF.std, (4, 6))(images), expected, atol=1e-5, rtol=1e-5)
+    assert Preprocess(HALF.mean, HALF.std, 16)(images).shape == (2, 3, 16, 16)
+    assert torch.equal(Preprocess(HALF.mean, HALF.std, 8)(images), HALF(images))
+
+
+def test_preprocess_refuses_what_it_cannot_scale():
+    with pytest.raises(UsageError, match="mean has 1 channels and std has 3"):
+        Preprocess((0.5,), (0.25,) * 3)
+    with pytest.raises(UsageError, match="not positive"):
+        Preprocess((0.5,), (0.0,))
+    with pytest.raises(UsageError, match=r"\(2, 1, 8, 8\) do not fit a mean of 3 channels"):
+        HALF(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(UsageError, match="torch.int16 have no known scale"):
+        HALF(torch.zeros(2, 3, 8, 8, dtype=torch.int16))

@@ -10,6 +10,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+# Without --no-compile pip spends minutes on bytecode of modules that nothing here imports.
+PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 
 # Threads that wait by spinning take the cores from the tests' other processes.
 export OMP_WAIT_POLICY := passive

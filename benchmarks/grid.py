@@ -24,6 +24,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 STUDENT = ["teachers.0.model=resnet20", "teachers.0.weights={runs}/teacher-0", "student.model=resnet8"]
 CRD = "compression/cifar100_crd"
+K4096 = ["objectives.crd.num_negatives=4096", "objectives.crd.negatives=shared"]
 
 # name -> schedule, and cell -> (config, overrides, seeds). All grids share the first one's teacher.
 GRIDS = {
@@ -33,12 +34,12 @@ GRIDS = {
             "teacher": ("teachers/cifar100", ["student.model=resnet20"], 1),
             "untaught": ("teachers/cifar100", ["student.model=resnet8"], 3),
             "kd": (CRD, [*STUDENT, "objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"], 3),
-            "crd": (CRD, STUDENT, 3),
-            "crd_kd": (CRD, [*STUDENT, "objectives.kd.weight=1"], 1),
+            "crd": (CRD, [*STUDENT, *K4096], 3),
+            "crd_kd": (CRD, [*STUDENT, *K4096, "objectives.kd.weight=1"], 1),
         },
     },
     "cifar100_subset_k1024": {
-        "schedule": ["train.epochs=4", "train.evaluate_every=4", "objectives.crd.num_negatives=1024"],
+        "schedule": ["train.epochs=3", "train.evaluate_every=3", "objectives.crd.num_negatives=1024"],
         "cells": {
             "sampled": (CRD, [*STUDENT, "objectives.crd.negatives=sampled"], 3),
             "shared": (CRD, [*STUDENT, "objectives.crd.negatives=shared"], 3),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -50,7 +49,7 @@ def assemble(config: RunConfig) -> Assembly:
     set_seed(config.seed)
     student = _network(config.student, classes)
     teachers = [_network(teacher, classes) for teacher in config.teachers]
-    batch = {name: torch.zeros((2, *shape), dtype=torch.uint8) for name, shape in splits["train"].modalities.items()}
+    batch = {name: value[:2].cpu() for name, value in next(test.epoch(0)).items()}
     student_spec = describe(student, batch)
     teacher_specs = [describe(teacher, batch) for teacher in teachers]
 

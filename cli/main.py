@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         result = get_command(app).main(args=arguments, prog_name="contrastill", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        print("contrastill: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("contrastill: stopped; a training goes on from its last checkpoint when the same command is given again", file=sys.stderr)
         return 130
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):

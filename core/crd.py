@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from .errors import UsageError, unknown_name
 from .memory_bank import Assembler, MemoryBank, check_index
-from .nce import Criterion, Critic, NegativeSums, given_sums
+from .nce import Criterion, Critic, NegativeSums, given_sums, normalise
 from .negatives import MODES, ORIGINS, RULES, Groups
 
 log = logging.getLogger(__name__)
 
-NORM_EPS = 1e-6
+# `auto` takes all rows up to this many rows per negative.
+ALL_ROWS_PER_NEGATIVE = 8
 
 
 class Embedding(nn.Linear):
     """A linear map and L2 normalisation: (B, in) -> (B, D), in float32 at least; zero stays zero, without a NaN."""
 
     def forward(self, features: Tensor) -> Tensor:
-        embedding = super().forward(features)
-        if embedding.dtype in (torch.float16, torch.bfloat16):
-            embedding = embedding.float()
-        norm = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
-        # Dividing by infinity gives zero and a zero gradient, where dividing by a small number would explode.
-        return embedding / torch.where(norm > NORM_EPS, norm, math.inf)
+        return normalise(self.project(features))[0]
+
+    def project(self, features: Tensor) -> Tensor:
+        """The linear map alone."""
+        return super().forward(features)
 
 
 class CRDLoss(nn.Module):
@@ -117,11 +117,11 @@ class CRDLoss(nn.Module):
         self.negatives_from = origin
         self.embed_student = Embedding(student_dim, embed_dim)
         self.embed_teacher = Embedding(teacher_dim, embed_dim)
+        groups = Groups(targets if origin == "other_class" else None, num_samples)
         self.negatives, self.negatives_reason = negatives, f"{negatives}: asked for"
         if negatives == "auto":
-            self.negatives, self.negatives_reason = choose(num_samples, num_negatives)
+            self.negatives, self.negatives_reason = choose(num_samples, num_negatives or min(16384, groups.eligible))
             log.info("CRD negatives %s", self.negatives_reason)
-        groups = Groups(targets if origin == "other_class" else None, num_samples)
         rule = RULES[self.negatives]
         self.rule = rule(groups, num_negatives, self.seed)
         self.num_negatives = self.rule.num_negatives
@@ -141,10 +141,9 @@ class CRDLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
-        anchors = torch.stack((self.embed_teacher(teacher), self.embed_student(student)))
+        projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))
         batch = self.rule.anchors(index, self.bank.places(index))
         bank = self.bank.rows.detach()
-        work = anchors.to(bank.dtype)
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         positives = bank.index_select(1, batch.place)
 
@@ -153,10 +152,10 @@ class CRDLoss(nn.Module):
                 return given_sums(bank, rows, self.bank.place, sums)
             return self.rule(batch, bank, sums, self.draws)
 
-        sides = Criterion.apply(work, positives, critic, negatives)
+        sides, anchors = Criterion.apply(projected, positives, critic, negatives)
         if self.training:
             self.draws += rows is None
-            index, embeddings = self._assemble(index, anchors.detach().flip(0))
+            index, embeddings = self._assemble(index, anchors.flip(0))
             self.bank.update(self.bank.places(index), embeddings, self.bank_momentum)
         with torch.no_grad():
             name = "mi_bound" if self.negatives_from == "other_sample" else "score"
@@ -189,12 +188,16 @@ class CRDLoss(nn.Module):
         self.draws = int(state[1])
 
 
-def choose(num_samples: int, num_negatives: int | None) -> tuple[str, str]:
-    """What ``auto`` stands for, and why, in one line."""
-    limit = 100_000
-    if num_samples <= limit:
-        return "all", f"all: with {num_samples} rows the exact expectation costs less than drawing"
-    return "shared", f"shared: scoring all of {num_samples} rows in every step would cost more than a network's own step"
+def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:
+    """What ``auto`` stands for, and why, in one line.
+
+    Time is proportional to the rows scored, M or K, and to B, on a CPU as on a GPU: so B and the device do not decide,
+    and every rank and every resumed run decides alike.
+    """
+    times = num_samples / num_negatives
+    if times <= ALL_ROWS_PER_NEGATIVE:
+        return "all", f"all: the exact expectation over {num_samples} rows has no sampling noise and takes at most {max(1.0, times):.1f} times a shared window of {num_negatives}"
+    return "shared", f"shared: scoring all of {num_samples} rows would take {times:.0f} times a window of {num_negatives}, drawing for each anchor longer still"
 
 
 def _count_samples(targets: Tensor | None, num_samples: int | None) -> int:

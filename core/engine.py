@@ -116,7 +116,9 @@ def evaluate(transfer: Transfer, loader: Loader, accelerator: Accelerator) -> di
 class _Training:
     """The state of one call of :func:`fit`."""
 
-    def __init__(self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool) -> None:
+    def __init__(
+        self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool
+    ) -> None:
         self.transfer, self.train, self.test = transfer.to(accelerator.device, memory_format=torch.channels_last), train, test
         self.config, self.run, self.accelerator = config, run, accelerator
         transfer.train()
@@ -196,7 +198,9 @@ class _Training:
             ContrastillError: The loss was not a number at some step.
         """
         self._check_finite()
-        sums = self.accelerator.reduce(torch.stack([*self.running.values()]).float() if self.accelerator.device.type == "mps" else torch.stack([*self.running.values()]), "sum")
+        sums = self.accelerator.reduce(
+            torch.stack([*self.running.values()]).float() if self.accelerator.device.type == "mps" else torch.stack([*self.running.values()]), "sum"
+        )
         values = dict(zip(self.running, sums.tolist(), strict=True))
         return {name: value / values["samples"] for name, value in values.items() if name not in ("samples", "bad_step")}
 

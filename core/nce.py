@@ -16,10 +16,13 @@ from torch.nn.functional import softplus
 CPU_CELLS = 2**20
 CUDA_CELLS = 2**23
 # With a draw for each anchor, every row is scored and masked up to this many rows per negative; beyond, rows are gathered.
+# Measured on one core at B=64, D=128: 0.9 µs a scored row, 24 µs a gathered negative (of all 64 anchors, both sides).
 DENSE_ROWS_PER_NEGATIVE = 24
 GATHERED_FLOATS = 2**18
 # Row numbers that are worked on at a time where (B, K) of them would fill memory.
 BLOCK = 2**18
+# Shorter vectors have no direction.
+NORM_EPS = 1e-6
 # softplus(x) = x to the last bit of float64 from here on.
 LINEAR = 40.0
 
@@ -59,7 +62,7 @@ class NegativeSums:
     dearest of these, is taken of products of up to 16 w.
 
     Args:
-        anchors: (2, B, D), normalised.
+        anchors: (2, B, D), normalised, in float32 or float64; the rows may be of fewer bits.
         critic: τ, b and the scores' range.
         gradient: Whether the gradient is wanted.
     """
@@ -67,8 +70,7 @@ class NegativeSums:
     def __init__(self, anchors: Tensor, critic: Critic, gradient: bool) -> None:
         self.scaled = anchors / critic.temperature
         self.critic = critic
-        half = anchors.dtype in (torch.float16, torch.bfloat16)
-        self.dtype = torch.float32 if half else anchors.dtype
+        self.dtype = anchors.dtype
         sides, batch, dim = anchors.shape
         self.sums = torch.zeros(sides, batch, dtype=self.dtype, device=anchors.device)
         self.gradient = torch.zeros(sides, batch, dim, dtype=self.dtype, device=anchors.device) if gradient else None
@@ -120,7 +122,7 @@ class NegativeSums:
         if rows.dtype == self.dtype:
             torch.bmm(self.scaled, rows.transpose(1, 2), out=scores)
         else:
-            scores.copy_(torch.bmm(self.scaled, rows.transpose(1, 2)))
+            scores.copy_(torch.bmm(self.scaled.to(rows.dtype), rows.transpose(1, 2)))
         if self.fits:
             scores.exp_()
             if exclude is not None:
@@ -156,41 +158,56 @@ class NegativeSums:
                 self.gradient.add_(torch.bmm(weights.to(rows.dtype), rows), alpha=share)
 
 
+def normalise(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors along the last axis, in float32 at least, and what they were divided by."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    # Dividing by infinity gives zero and a zero gradient, where dividing by a small number would explode.
+    norm = torch.where(norm > NORM_EPS, norm, math.inf)
+    return values / norm, norm
+
+
 class Criterion(torch.autograd.Function):
-    """Loss of both sides; the gradient with respect to the anchors is computed in the forward, so only (2, B, D) is kept."""
+    """Normalisation and loss of both sides; the gradient is computed in the forward, so only (2, B, D) is kept."""
 
     @staticmethod
-    def forward(ctx, anchors: Tensor, positives: Tensor, critic: Critic, negatives: Callable[[NegativeSums], Tensor | None]) -> Tensor:
-        """Return the (2,) losses.
+    def forward(
+        ctx, projected: Tensor, positives: Tensor, critic: Critic, negatives: Callable[[NegativeSums], Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (2,) losses and the (2, B, D) anchors, which are the normalised ``projected``.
 
         Args:
-            anchors: (2, B, D), normalised: what is scored against bank 0, then against bank 1.
+            projected: (2, B, D), what is scored against bank 0, then against bank 1, before normalisation.
             positives: (2, B, D), each anchor's own row in that bank.
             critic: τ, b and the scores' range.
             negatives: Adds every chunk of negatives to a NegativeSums; returns (B,) what an anchor's sum is multiplied
                 with, or None for 1.
         """
-        with torch.autocast(anchors.device.type, enabled=False):
-            gradient = ctx.needs_input_grad[0]
-            sums = NegativeSums(anchors, critic, gradient)
+        with torch.autocast(projected.device.type, enabled=False):
+            wanted = ctx.needs_input_grad[0]
+            anchors, norm = normalise(projected)
+            sums = NegativeSums(anchors, critic, wanted)
             weight = negatives(sums)
-            dtype = sums.dtype
-            positives = positives.to(dtype)
+            positives = positives.to(sums.dtype)
             # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
-            short = critic.bias - (sums.scaled.to(dtype) * positives).sum(2)
+            short = critic.bias - (sums.scaled * positives).sum(2)
             total = sums.sums if weight is None else sums.sums * weight
             loss = (softplus(short, threshold=LINEAR) + total).mean(1)
-            if gradient:
-                pull = sums.gradient if weight is None else sums.gradient * weight[:, None]
-                pull = torch.addcmul(pull, positives, short.sigmoid_().unsqueeze(2), value=-1)
-                ctx.save_for_backward(pull.mul_(1 / (critic.temperature * anchors.shape[1])).to(anchors.dtype))
-            return loss
+            if wanted:
+                slope = sums.gradient if weight is None else sums.gradient.mul_(weight[:, None])
+                slope = torch.addcmul(slope, positives, short.sigmoid_().unsqueeze(2), value=-1)
+                # Of a normalised vector only what is at right angles to it changes.
+                slope.sub_(anchors * (anchors * slope).sum(2, keepdim=True))
+                slope.div_(norm * (critic.temperature * anchors.shape[1]))
+                ctx.save_for_backward(slope.to(projected.dtype))
+            ctx.mark_non_differentiable(anchors)
+            return loss, anchors
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        (pull,) = ctx.saved_tensors
-        return pull * grad.to(pull.dtype)[:, None, None], None, None, None
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
+        (slope,) = ctx.saved_tensors
+        return slope * grad.to(slope.dtype)[:, None, None], None, None, None
 
 
 def affords_every_row(total: int, count: int) -> bool:
@@ -208,6 +225,16 @@ def masked_sums(rows: Tensor, mask: Tensor, sums: NegativeSums, repeated: bool =
             sums.add(rows[:, start:stop], exclude=lambda cells, part=part: cells.mul_(part))
 
 
+def mark(mask: Tensor, places: Tensor) -> None:
+    """Set ``mask`` (b, M) to 1 at ``places`` (b, K); with a tensor to scatter, twice as fast as with a number."""
+    mask.scatter_(1, places, mask.new_ones(1, 1).expand(places.shape))
+
+
+def marked(mask: Tensor) -> int:
+    """How many ones are in ``mask`` (b, 8·n) uint8: eight bytes at a time, ten times as fast as counting them."""
+    return sum(int(part.view(torch.int64).sum(0).view(torch.uint8).sum()) for part in mask.split(255))
+
+
 def gathered_sums(rows: Tensor, places: Callable[[int, int], Tensor], batch: int, sums: NegativeSums) -> None:
     """Gather the rows of a few anchors at a time: for banks much larger than K.
 
@@ -217,11 +244,17 @@ def gathered_sums(rows: Tensor, places: Callable[[int, int], Tensor], batch: int
         batch: B.
         sums: What takes them.
     """
-    dim = rows.shape[2]
+    sides, _, dim = rows.shape
+    size = max(16, (GATHERED_FLOATS if rows.device.type == "cpu" else 2**26) // (sides * dim))
+    memory: Tensor | None = None
     for anchor in range(batch):
         one = sums.only(anchor)
-        for part in places(anchor, anchor + 1)[0].split(max(16, GATHERED_FLOATS // (2 * dim))):
-            one.add(rows.index_select(1, part))
+        for part in places(anchor, anchor + 1)[0].split(size):
+            memory = rows.new_empty(sides, len(part), dim) if memory is None else memory
+            gathered = memory[:, : len(part)]
+            for side in range(sides):
+                torch.index_select(rows[side], 0, part, out=gathered[side])
+            one.add(gathered)
 
 
 def given_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: NegativeSums) -> None:
@@ -236,7 +269,8 @@ def given_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: Negative
 
     def places(low: int, high: int) -> Tensor:
         block = named[low:high]
-        return block if place is None else place[block]
+        # index_select is four times as fast as indexing on a CPU.
+        return block if place is None else place.index_select(0, block.flatten()).view(block.shape)
 
     batch, count = named.shape
     total = rows.shape[1]
@@ -245,11 +279,11 @@ def given_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: Negative
         return
     # Only a CPU can tell without synchronisation, and only there do the logarithms that counting costs matter.
     repeated = named.device.type != "cpu"
-    mask = torch.zeros(batch, total, dtype=torch.uint8, device=named.device)
+    mask = torch.zeros(batch, -(-total // 8) * 8, dtype=torch.uint8, device=named.device)
     step = max(1, BLOCK // count)
     for low in range(0, batch, step) if not repeated else ():
-        mask[low : low + step].scatter_(1, places(low, low + step), 1)
-    if repeated or int(mask.sum()) != named.numel():
+        mark(mask[low : low + step], places(low, low + step))
+    if repeated or marked(mask) != named.numel():
         repeated = True
         mask = torch.zeros(batch, total, dtype=torch.int32, device=named.device)
         for low in range(0, batch, step):

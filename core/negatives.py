@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .nce import BLOCK, NegativeSums, affords_every_row, gathered_sums, masked_sums
+from .nce import BLOCK, NegativeSums, affords_every_row, gathered_sums, mark, masked_sums
 
 MODES = ("auto", "all", "shared", "sampled")
 ORIGINS = ("other_class", "other_sample")
@@ -133,9 +133,12 @@ class Negatives(nn.Module):
 
 def zero_slices(cells: Tensor, slices: list[tuple[int, int]], start: int, stop: int) -> None:
     """Set (2, B, n), the rows [start, stop), to zero in place in each anchor's own slice of rows."""
+    width = stop - start
+    lines = cells.view(2, -1)
     for anchor, (low, high) in enumerate(slices):
         if low < stop and high > start:
-            cells[:, anchor, max(low, start) - start : min(high, stop) - start].zero_()
+            low = max(low - start, 0)
+            lines.narrow(1, anchor * width + low, min(high - start, width) - low).zero_()
 
 
 class AllRows(Negatives):
@@ -234,7 +237,7 @@ class SampledRows(Negatives):
         else:
             step = max(1, BLOCK // self.num_negatives)
             for low in range(0, len(anchors), step):
-                mask[low : low + step].scatter_(1, self._places(anchors, picks, turns, low, low + step), 1)
+                mark(mask[low : low + step], self._places(anchors, picks, turns, low, low + step))
         masked_sums(rows, mask, sums)
 
     def draw(self, anchors: Anchors, draw: int) -> Tensor:

@@ -66,6 +66,7 @@ class Progress:
         if self._enabled:
             top1 = f"  top-1 {row['top1']:.2f} %" if "top1" in row else ""
             self._console.print(
-                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{top1}  lr {row['lr']:.3g}  {row['samples_per_second']:,.0f} samples/s", highlight=False
+                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{top1}  lr {row['lr']:.3g}  {row['samples_per_second']:,.0f} samples/s",
+                highlight=False,
             )
         self._bar.update(self._task, description=f"epoch {min(row['epoch'] + 2, self._epochs)}/{self._epochs}")

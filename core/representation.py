@@ -88,8 +88,16 @@ class Preprocess:
             raise UsageError(
                 f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean and std to a value for each channel"
             )
-        scale, shift = _affine(tuple(self.mean), tuple(self.std), 255.0 if images.dtype == torch.uint8 else 1.0, images.device)
-        images = torch.addcmul(shift, images.float(), scale)
+        unit = 255.0 if images.dtype == torch.uint8 else 1.0
+        if images.is_contiguous(memory_format=torch.channels_last):
+            # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
+            width, channels = images.shape[3], images.shape[1]
+            scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device, repeats=width)
+            rows = images.permute(0, 2, 3, 1).flatten(2).float()
+            images = torch.addcmul(shift, rows, scale).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+        else:
+            scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
+            images = torch.addcmul(shift, images.float(), scale)
         size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
         # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
         if size is not None and tuple(images.shape[2:]) != tuple(size):
@@ -98,12 +106,16 @@ class Preprocess:
 
 
 @lru_cache(maxsize=64)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(x/unit − mean)/std as x·scale + shift, (C, 1, 1) each; kept, so that no step waits for a copy to the device."""
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device, repeats: int = 0) -> tuple[Tensor, Tensor]:
+    """(x/unit − mean)/std as x·scale + shift, kept so that no step waits for a copy to the device.
+
+    (C, 1, 1) each, or with ``repeats`` (repeats·C,): all channels of one pixel, then of the next.
+    """
     with torch.inference_mode(False):  # a tensor that is born in inference mode could not be used in training later
         scale = [1 / (unit * s) for s in std]
         shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        return tuple(torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (scale, shift))
+        tensors = [torch.tensor(values * max(1, repeats), dtype=torch.float32, device=device) for values in (scale, shift)]
+        return tuple(tensors) if repeats else tuple(values.view(-1, 1, 1) for values in tensors)
 
 
 class Network(nn.Module):

@@ -55,11 +55,7 @@ class Term(nn.Module):
     def logs(self) -> dict[str, Tensor]:
         """What the objectives report, the teacher's number in the name where there are several."""
         several = len(self.objectives) > 1
-        return {
-            f"{name}.{number}" if several else name: value
-            for number, objective in enumerate(self.objectives)
-            for name, value in objective.logs.items()
-        }
+        return {f"{name}.{number}" if several else name: value for number, objective in enumerate(self.objectives) for name, value in objective.logs.items()}
 
 
 class Transfer(nn.Module):

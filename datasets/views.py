@@ -156,13 +156,14 @@ class PaddedImages:
         cut = cut.view(np.uint8).reshape(len(first), self.height, self.width * self._pixel)
         flipped = np.flatnonzero(draws.flip.numpy())
         if len(flipped):
-            cut[flipped] = cut[flipped].take(self._mirror, axis=2)
+            # torch's flip of bytes is vectorised, numpy's reversed copy is not.
+            pixels = torch.from_numpy(cut[flipped]).view(-1, self.width, self._pixel)
+            cut[flipped] = pixels.flip(1).numpy().reshape(-1, self.height, self.width * self._pixel)
         return torch.from_numpy(cut).view(self.storage.dtype).view(len(first), self.height, self.width, channels)
 
     def _as_rows(self) -> np.ndarray:
         """Every run of W pixels in the storage as one opaque element; element i begins at pixel i of the flat storage."""
         flat = self.storage.numpy().reshape(-1).view(np.uint8)
         run = self.width * self._pixel
-        self._mirror = np.arange(run).reshape(self.width, self._pixel)[::-1].reshape(-1)
         shape = (len(flat) // self._pixel - self.width + 1,)
         return np.lib.stride_tricks.as_strided(flat[:run].view(f"V{run}"), shape, (self._pixel,), writeable=False)

@@ -127,9 +127,25 @@ def test_a_killed_run_ends_in_the_same_bits(packed, teacher, tmp_path):
 
 def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_path):
     out = tmp_path / "two"
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "contrastill"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "contrastill",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    answer = subprocess.run([sys.executable, *launch, *student_command(packed, teacher, out, "--json")], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, *launch, *student_command(packed, teacher, out, "--json")], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr[-2000:]
     # Every sample's row was written each epoch, whichever rank saw the sample, though only rank 0 wrote the checkpoint.
     state = load_newest(out / "checkpoints").model

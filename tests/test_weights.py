@@ -83,6 +83,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(tmp_path, monke
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["plain pickle", "torch.save", "legacy torch.save", "inside a Namespace"])
 def test_a_pickle_with_a_payload_is_refused_and_does_not_run(tmp_path, how):
     payload = Payload(f"touch {tmp_path}/ran")

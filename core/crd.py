@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .errors import UsageError, unknown_name
 from .memory_bank import Assembler, MemoryBank, check_index
-from .nce import Criterion, Critic, NegativeSums, given_sums, normalise
+from .nce import Criterion, Critic, NegativeSums, Workspace, normalise
 from .negatives import MODES, ORIGINS, RULES, Groups
+from .rows import given_sums
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class CRDLoss(nn.Module):
                 stacklevel=2,
             )
         self.draws = 0
-        self._assemble = Assembler()
+        self._assemble, self._workspace = Assembler(), Workspace()
         self.logs: dict[str, Tensor] = {}
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -152,7 +153,7 @@ class CRDLoss(nn.Module):
                 return given_sums(bank, rows, self.bank.place, sums)
             return self.rule(batch, bank, sums, self.draws)
 
-        sides, anchors = Criterion.apply(projected, positives, critic, negatives)
+        sides, anchors = Criterion.apply(projected, positives, critic, self._workspace, negatives)
         if self.training:
             self.draws += rows is None
             index, embeddings = self._assemble(index, anchors.flip(0))
@@ -185,7 +186,8 @@ class CRDLoss(nn.Module):
         return torch.tensor([self.seed, self.draws], dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.draws = int(state[1])
+        self.seed, self.draws = (int(value) for value in state)
+        self.rule.seed = self.seed
 
 
 def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:
@@ -196,7 +198,10 @@ def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:
     """
     times = num_samples / num_negatives
     if times <= ALL_ROWS_PER_NEGATIVE:
-        return "all", f"all: the exact expectation over {num_samples} rows has no sampling noise and takes at most {max(1.0, times):.1f} times a shared window of {num_negatives}"
+        return (
+            "all",
+            f"all: the exact expectation over {num_samples} rows has no sampling noise and takes at most {max(1.0, times):.1f} times a shared window of {num_negatives}",
+        )
     return "shared", f"shared: scoring all of {num_samples} rows would take {times:.0f} times a window of {num_negatives}, drawing for each anchor longer still"
 
 

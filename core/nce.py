@@ -15,12 +15,6 @@ from torch.nn.functional import softplus
 # Scores of a chunk, (2, B, n), are touched by five kernels in a row: on a CPU they should stay in the L2 caches.
 CPU_CELLS = 2**20
 CUDA_CELLS = 2**23
-# With a draw for each anchor, every row is scored and masked up to this many rows per negative; beyond, rows are gathered.
-# Measured on one core at B=64, D=128: 0.9 µs a scored row, 24 µs a gathered negative (of all 64 anchors, both sides).
-DENSE_ROWS_PER_NEGATIVE = 24
-GATHERED_FLOATS = 2**18
-# Row numbers that are worked on at a time where (B, K) of them would fill memory.
-BLOCK = 2**18
 # Shorter vectors have no direction.
 NORM_EPS = 1e-6
 # softplus(x) = x to the last bit of float64 from here on.
@@ -54,6 +48,32 @@ class Critic:
         return 2 ** max(0, min(4, int(math.log2(max(1.0, limit / max(widest, 1e-9))))))
 
 
+class Workspace:
+    """Memory that stays between calls: fresh pages would cost a call more than its logarithms do.
+
+    It holds nothing between calls, so a copy of it is empty. On a GPU the allocator keeps memory by itself.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict) -> Workspace:
+        return Workspace()
+
+    def __reduce__(self) -> tuple:
+        return Workspace, ()
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Uninitialised memory, the same for the same name."""
+        size = math.prod(shape)
+        held = self._memory.get(name)
+        if held is None or len(held) < size or held.dtype != dtype or held.device != device:
+            held = torch.empty(size, dtype=dtype, device=device)
+            if device.type == "cpu":
+                self._memory[name] = held
+        return held[:size].view(shape)
+
+
 class NegativeSums:
     """Σ_j softplus(score_j/τ − b) over chunks of rows, and its gradient with respect to the anchors.
 
@@ -65,9 +85,10 @@ class NegativeSums:
         anchors: (2, B, D), normalised, in float32 or float64; the rows may be of fewer bits.
         critic: τ, b and the scores' range.
         gradient: Whether the gradient is wanted.
+        workspace: Where scores lie meanwhile.
     """
 
-    def __init__(self, anchors: Tensor, critic: Critic, gradient: bool) -> None:
+    def __init__(self, anchors: Tensor, critic: Critic, gradient: bool, workspace: Workspace) -> None:
         self.scaled = anchors / critic.temperature
         self.critic = critic
         self.dtype = anchors.dtype
@@ -80,8 +101,8 @@ class NegativeSums:
         self.one = torch.ones((), dtype=self.dtype, device=anchors.device)
         cells = CPU_CELLS if on_cpu else CUDA_CELLS
         self.chunk = max(256, cells // (sides * batch) // 16 * 16)
-        # Shared with what only() returns, so that a call allocates once.
-        self._memory: dict[str, Tensor] = {}
+        self._workspace = workspace
+        self._products = 0
 
     def only(self, anchor: int) -> NegativeSums:
         """The same sums, seen for one anchor: what is added goes to its row."""
@@ -97,15 +118,13 @@ class NegativeSums:
         for low in range(start, stop, step):
             yield low, min(low + step, stop)
 
-    def _buffer(self, name: str, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        if name not in self._memory or len(self._memory[name]) < size:
-            self._memory[name] = self.sums.new_empty(size)
-        return self._memory[name][:size].view(shape)
+    def buffer(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Uninitialised memory of the workspace, of the scores' dtype unless told."""
+        return self._workspace.buffer(name, shape, dtype or self.dtype, self.sums.device)
 
     def scratch(self, columns: int) -> Tensor:
         """(B, n) uninitialised memory, the same at every call."""
-        return self._buffer("scratch", self.sums.shape[1], columns)
+        return self.buffer("scratch", self.sums.shape[1], columns)
 
     def add(self, rows: Tensor, exclude: Callable[[Tensor], None] | None = None, counts: Tensor | None = None) -> None:
         """Add the rows (2, n, D) of one chunk.
@@ -115,47 +134,71 @@ class NegativeSums:
             exclude: Sets to zero, in place, what it is given at the rows that are no negatives: (2, B, n).
             counts: (B, n), how often each row counts.
         """
-        columns = rows.shape[1]
-        group = 1 if counts is not None else self.group
-        padded = -(-columns // group) * group
-        scores = self._buffer("scores", *self.sums.shape, columns)
-        if rows.dtype == self.dtype:
+        same = rows.dtype == self.dtype
+        scores = self.buffer("scores", *self.sums.shape, rows.shape[1])
+        if same:
             torch.bmm(self.scaled, rows.transpose(1, 2), out=scores)
         else:
             scores.copy_(torch.bmm(self.scaled.to(rows.dtype), rows.transpose(1, 2)))
-        if self.fits:
-            scores.exp_()
-            if exclude is not None:
-                exclude(scores)
-            share = math.exp(-self.critic.bias)
-            factors = self._buffer("factors", *self.sums.shape, padded)
-            factor = factors if padded == columns else factors[..., :columns]
-            torch.add(self.one, scores, alpha=share, out=factor)
-            weights = scores.div_(factor) if self.gradient is not None else None
-            if padded != columns:
-                factors[..., columns:] = 1
-            if group > 1:
-                factors = factors.unflatten(2, (group, padded // group)).prod(2)
-            values = factors.log_()
-        else:
-            # Scores too wide for exp in this dtype: softplus(x) = x beyond its threshold, sigmoid saturates.
-            share = 1.0
-            scores.sub_(self.critic.bias)
-            values = softplus(scores, threshold=LINEAR)
-            weights = scores.sigmoid_() if self.gradient is not None else None
-            if exclude is not None:
-                exclude(values)
-                if weights is not None:
-                    exclude(weights)
+        weights, share = self._narrow(scores, exclude, counts) if self.fits else self._wide(scores, exclude, counts)
+        if self.gradient is None:
+            return
         if counts is not None:
-            values = values * counts
-            weights = weights.mul_(counts) if weights is not None else None
-        self.sums += values.sum(2)
-        if weights is not None:
-            if rows.dtype == self.dtype:
-                self.gradient.baddbmm_(weights, rows, alpha=share)
-            else:
-                self.gradient.add_(torch.bmm(weights.to(rows.dtype), rows), alpha=share)
+            weights.mul_(counts)
+        if same:
+            self.gradient.baddbmm_(weights, rows, alpha=share)
+        else:
+            self.gradient.add_(torch.bmm(weights.to(rows.dtype), rows), alpha=share)
+
+    def _narrow(self, scores: Tensor, exclude: Callable[[Tensor], None] | None, counts: Tensor | None) -> tuple[Tensor, float]:
+        """Add the values of scores whose exp is finite; return what the rows are weighted with, up to a number."""
+        columns = scores.shape[2]
+        group = 1 if counts is not None else self.group
+        padded = -(-columns // group) * group
+        factors = self.buffer("factors", *self.sums.shape, padded)
+        factor = factors if padded == columns else factors[..., :columns]
+        share = math.exp(-self.critic.bias)
+        scores.exp_()
+        if exclude is not None:
+            exclude(scores)
+        torch.add(self.one, scores, alpha=share, out=factor)
+        if self.gradient is not None:
+            scores.div_(factor)
+        if padded != columns:
+            factors[..., columns:] = 1
+        if group > 1:
+            self._multiply(factors.unflatten(2, (group, padded // group)))
+        else:
+            values = factors.log_()
+            self.sums += (values if counts is None else values.mul_(counts)).sum(2)
+        return scores, share
+
+    def _wide(self, scores: Tensor, exclude: Callable[[Tensor], None] | None, counts: Tensor | None) -> tuple[Tensor, float]:
+        """The same where exp would overflow: softplus(x) = x beyond its threshold, and sigmoid saturates."""
+        scores.sub_(self.critic.bias)
+        values, weights = softplus(scores, threshold=LINEAR), scores.sigmoid_()
+        if exclude is not None:
+            exclude(values)
+            exclude(weights)
+        self.sums += (values if counts is None else values.mul_(counts)).sum(2)
+        return weights, 1.0
+
+    def _multiply(self, factors: Tensor) -> None:
+        """Put by the products over axis 2 of (2, B, group, n); logarithms are taken of many of them at a time."""
+        width = factors.shape[3]
+        if self._products + width > self.chunk:
+            self.finish()
+        slab = self.buffer("products", *self.sums.shape, self.chunk)
+        torch.prod(factors, 2, out=slab[..., self._products : self._products + width])
+        self._products += width
+
+    def finish(self) -> Tensor:
+        """Return the (2, B) sums."""
+        if self._products:
+            slab = self.buffer("products", *self.sums.shape, self.chunk)
+            self.sums += slab[..., : self._products].log_().sum(2)
+            self._products = 0
+        return self.sums
 
 
 def normalise(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +215,7 @@ class Criterion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, projected: Tensor, positives: Tensor, critic: Critic, negatives: Callable[[NegativeSums], Tensor | None]
+        ctx, projected: Tensor, positives: Tensor, critic: Critic, workspace: Workspace, negatives: Callable[[NegativeSums], Tensor | None]
     ) -> tuple[Tensor, Tensor]:
         """Return the (2,) losses and the (2, B, D) anchors, which are the normalised ``projected``.
 
@@ -180,18 +223,19 @@ class Criterion(torch.autograd.Function):
             projected: (2, B, D), what is scored against bank 0, then against bank 1, before normalisation.
             positives: (2, B, D), each anchor's own row in that bank.
             critic: τ, b and the scores' range.
+            workspace: Where scores lie meanwhile.
             negatives: Adds every chunk of negatives to a NegativeSums; returns (B,) what an anchor's sum is multiplied
                 with, or None for 1.
         """
         with torch.autocast(projected.device.type, enabled=False):
             wanted = ctx.needs_input_grad[0]
             anchors, norm = normalise(projected)
-            sums = NegativeSums(anchors, critic, wanted)
+            sums = NegativeSums(anchors, critic, wanted, workspace)
             weight = negatives(sums)
             positives = positives.to(sums.dtype)
             # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
             short = critic.bias - (sums.scaled * positives).sum(2)
-            total = sums.sums if weight is None else sums.sums * weight
+            total = sums.finish() if weight is None else sums.finish() * weight
             loss = (softplus(short, threshold=LINEAR) + total).mean(1)
             if wanted:
                 slope = sums.gradient if weight is None else sums.gradient.mul_(weight[:, None])
@@ -207,86 +251,4 @@ class Criterion(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
         (slope,) = ctx.saved_tensors
-        return slope * grad.to(slope.dtype)[:, None, None], None, None, None
-
-
-def affords_every_row(total: int, count: int) -> bool:
-    """Whether scoring all M rows and masking is faster than gathering K of them for each anchor."""
-    return total <= DENSE_ROWS_PER_NEGATIVE * count
-
-
-def masked_sums(rows: Tensor, mask: Tensor, sums: NegativeSums, repeated: bool = False) -> None:
-    """Score every row and keep those that ``mask`` (B, M) marks with 1; if ``repeated``, it counts how often."""
-    for start, stop in sums.spans(0, rows.shape[1]):
-        part = sums.scratch(stop - start).copy_(mask[:, start:stop])
-        if repeated:
-            sums.add(rows[:, start:stop], counts=part)
-        else:
-            sums.add(rows[:, start:stop], exclude=lambda cells, part=part: cells.mul_(part))
-
-
-def mark(mask: Tensor, places: Tensor) -> None:
-    """Set ``mask`` (b, M) to 1 at ``places`` (b, K); with a tensor to scatter, twice as fast as with a number."""
-    mask.scatter_(1, places, mask.new_ones(1, 1).expand(places.shape))
-
-
-def marked(mask: Tensor) -> int:
-    """How many ones are in ``mask`` (b, 8·n) uint8: eight bytes at a time, ten times as fast as counting them."""
-    return sum(int(part.view(torch.int64).sum(0).view(torch.uint8).sum()) for part in mask.split(255))
-
-
-def gathered_sums(rows: Tensor, places: Callable[[int, int], Tensor], batch: int, sums: NegativeSums) -> None:
-    """Gather the rows of a few anchors at a time: for banks much larger than K.
-
-    Args:
-        rows: (2, M, D).
-        places: (low, high) -> (high − low, K) places of these anchors' negatives.
-        batch: B.
-        sums: What takes them.
-    """
-    sides, _, dim = rows.shape
-    size = max(16, (GATHERED_FLOATS if rows.device.type == "cpu" else 2**26) // (sides * dim))
-    memory: Tensor | None = None
-    for anchor in range(batch):
-        one = sums.only(anchor)
-        for part in places(anchor, anchor + 1)[0].split(size):
-            memory = rows.new_empty(sides, len(part), dim) if memory is None else memory
-            gathered = memory[:, : len(part)]
-            for side in range(sides):
-                torch.index_select(rows[side], 0, part, out=gathered[side])
-            one.add(gathered)
-
-
-def given_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: NegativeSums) -> None:
-    """The negatives named by hand.
-
-    Args:
-        rows: (2, M, D).
-        named: (B, K) samples, each counting as often as it is named.
-        place: Where samples lie inside the bank; None is sample order.
-        sums: What takes them.
-    """
-
-    def places(low: int, high: int) -> Tensor:
-        block = named[low:high]
-        # index_select is four times as fast as indexing on a CPU.
-        return block if place is None else place.index_select(0, block.flatten()).view(block.shape)
-
-    batch, count = named.shape
-    total = rows.shape[1]
-    if not affords_every_row(total, count):
-        gathered_sums(rows, places, batch, sums)
-        return
-    # Only a CPU can tell without synchronisation, and only there do the logarithms that counting costs matter.
-    repeated = named.device.type != "cpu"
-    mask = torch.zeros(batch, -(-total // 8) * 8, dtype=torch.uint8, device=named.device)
-    step = max(1, BLOCK // count)
-    for low in range(0, batch, step) if not repeated else ():
-        mark(mask[low : low + step], places(low, low + step))
-    if repeated or marked(mask) != named.numel():
-        repeated = True
-        mask = torch.zeros(batch, total, dtype=torch.int32, device=named.device)
-        for low in range(0, batch, step):
-            block = places(low, low + step)
-            mask[low : low + step].scatter_add_(1, block, torch.ones_like(block, dtype=torch.int32))
-    masked_sums(rows, mask, sums, repeated)
+        return slope * grad.to(slope.dtype)[:, None, None], None, None, None, None

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .nce import BLOCK, NegativeSums, affords_every_row, gathered_sums, mark, masked_sums
+from .hashing import mix, scramble
+from .nce import NegativeSums
+from .rows import BLOCK, affords_every_row, gathered_sums, mark, masked_sums
 
 MODES = ("auto", "all", "shared", "sampled")
 ORIGINS = ("other_class", "other_sample")
@@ -132,13 +134,12 @@ class Negatives(nn.Module):
 
 
 def zero_slices(cells: Tensor, slices: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Set (2, B, n), the rows [start, stop), to zero in place in each anchor's own slice of rows."""
-    width = stop - start
-    lines = cells.view(2, -1)
+    """Set (2, B, n), the rows [start, stop), to zero in place in each anchor's own slice of rows, on a CPU."""
+    # NumPy's view of the same memory: a hundred small writes, each in a fifth of the time that PyTorch's dispatch takes.
+    view = cells.numpy()
     for anchor, (low, high) in enumerate(slices):
         if low < stop and high > start:
-            low = max(low - start, 0)
-            lines.narrow(1, anchor * width + low, min(high - start, width) - low).zero_()
+            view[:, anchor, max(low - start, 0) : high - start] = 0
 
 
 class AllRows(Negatives):
@@ -231,7 +232,7 @@ class SampledRows(Negatives):
         if not affords_every_row(self.num_samples, self.num_negatives):
             gathered_sums(rows, lambda low, high: self._places(anchors, picks, turns, low, high), len(anchors), sums)
             return
-        mask = rows.new_zeros(len(anchors), self.num_samples, dtype=torch.uint8)
+        mask = sums.buffer("mask", len(anchors), self.num_samples, dtype=torch.uint8).zero_()
         if rows.device.type == "cpu":
             self._copy_strips(mask, anchors, picks, turns)
         else:
@@ -275,11 +276,11 @@ class SampledRows(Negatives):
         """The same places as ones in ``mask`` (B, M): a turned circle is two or three pieces of memory to copy."""
         strips = []
         for size, pick in zip(self.circles, picks, strict=True):
-            strips.append(torch.zeros(size, dtype=mask.dtype).index_fill_(0, pick, 1))
-        total = self.num_samples
+            strips.append(torch.zeros(size, dtype=mask.dtype).index_fill_(0, pick, 1).numpy())
+        total, lines = self.num_samples, mask.numpy()
         own = zip(self._which(anchors).tolist(), turns.tolist(), anchors.start.tolist(), anchors.size.tolist(), strict=True)
         for anchor, (circle, position, start, size) in enumerate(own):
-            strip, line, done = strips[circle], mask[anchor], 0
+            strip, line, done = strips[circle], lines[anchor], 0
             while done < len(strip):
                 place = (start + size + position) % total
                 length = min(len(strip) - done, total - size - position, total - place)
@@ -288,22 +289,3 @@ class SampledRows(Negatives):
 
 
 RULES: dict[str, type[Negatives]] = {rule.mode: rule for rule in (AllRows, SharedWindow, SampledRows)}
-
-
-def mix(*numbers: int) -> int:
-    """Hash whole numbers to 63 bits (splitmix64), the same on every machine."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 1
-
-
-def scramble(index: Tensor, key: int) -> Tensor:
-    """Hash row numbers to 62 bits, elementwise: ``mix`` for tensors, wrapping as int64 does."""
-    state = index.to(torch.int64) + key
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor
-    return (state ^ ((state >> 31) & (2**33 - 1))) & (2**62 - 1)

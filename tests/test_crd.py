@@ -119,8 +119,8 @@ def test_a_bank_much_larger_than_k_gives_the_same_by_gathering(monkeypatch, give
     rows = torch.stack([torch.randperm(M, generator=torch.Generator().manual_seed(i))[:K] for i in range(B)]) if given_rows else None
     values = []
     for limit in (24, 0):
-        monkeypatch.setattr("contrastill.core.nce.DENSE_ROWS_PER_NEGATIVE", limit)
-        monkeypatch.setattr("contrastill.core.nce.GATHERED_FLOATS", 2**9)
+        monkeypatch.setattr("contrastill.core.rows.DENSE_ROWS_PER_NEGATIVE", limit)
+        monkeypatch.setattr("contrastill.core.rows.GATHERED_FLOATS", 2**9)
         crd = build("sampled")
         loss = crd(student, teacher, index, rows=rows)
         values.append((loss, *torch.autograd.grad(loss, [student, teacher, *crd.parameters()])))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from contrastill.core.crd import CRDLoss
-from contrastill.core.negatives import Groups, SampledRows, mix, scramble
+from contrastill.core.hashing import mix, scramble
+from contrastill.core.negatives import Groups, SampledRows
 
 # Classes of very different sizes: 24, 10, 5 and 1 rows.
 UNBALANCED = torch.cat((torch.zeros(24), torch.ones(10), torch.full((5,), 2), torch.full((1,), 3))).long()

@@ -225,7 +225,7 @@ def in_child(arguments: list[str], malloc: str) -> dict:
     environment.setdefault("OMP_WAIT_POLICY", "passive")
     if malloc == "warm":
         environment |= WARM
-    done = subprocess.run([sys.executable, __file__, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

@@ -17,9 +17,38 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
-def scramble(index: Tensor, key: int) -> Tensor:
-    """Hash row numbers to 62 bits, elementwise: ``mix`` for tensors, wrapping as int64 does."""
-    state = index.to(torch.int64) + key
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor
-    return (state ^ ((state >> 31) & (2**33 - 1))) & (2**62 - 1)
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits as ``value``."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN, _MIX1, _MIX2 = (_signed(constant) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right: torch's own on int64 drags the sign along."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, variant 13 of Stafford); products wrap at 64 bits."""
+    x = (x ^ shifted(x, 30)) * _MIX1
+    x = (x ^ shifted(x, 27)) * _MIX2
+    return x ^ shifted(x, 31)
+
+
+def hash64(counter: Tensor, *key: int) -> Tensor:
+    """64 random bits for each element of ``counter``: element i of the SplitMix64 stream that ``key`` names.
+
+    Args:
+        counter: int64, any shape, any device.
+        key: Integers; each one and their order count.
+
+    Shape:
+        - returns int64 of ``counter``'s shape, on its device.
+    """
+    state = torch.zeros((), dtype=torch.int64)
+    for part in key:
+        state = _mixed((state ^ _signed(part)) + _GOLDEN)
+    return _mixed(counter * _GOLDEN + state)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .hashing import mix, scramble
+from .hashing import hash64, mix, shifted
 from .nce import NegativeSums
 from .rows import BLOCK, affords_every_row, gathered_sums, mark, masked_sums
 
@@ -247,7 +247,7 @@ class SampledRows(Negatives):
 
     def _turns(self, anchors: Anchors, draw: int) -> Tensor:
         """(B,) uniform positions on each anchor's circle; a function of the sample, so the same on whatever rank it is."""
-        return scramble(anchors.index, mix(self.seed, 4, draw)) % (self.num_samples - anchors.size)
+        return shifted(hash64(anchors.index, self.seed, 4, draw), 2) % (self.num_samples - anchors.size)
 
     def _picks(self, draw: int, device: torch.device) -> Tensor:
         """(circles, K): one position in each stratum of each circle, sorted."""

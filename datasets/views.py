@@ -12,45 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.hashing import hash64, shifted
+
 # What the hash is asked for: two purposes never share random bits.
 _VIEWS, _ORDER = 1, 2
-
-
-def _signed(value: int) -> int:
-    """The int64 with the same 64 bits as ``value``."""
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
-
-
-_GOLDEN, _MIX1, _MIX2 = (_signed(constant) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch's own on int64 drags the sign along."""
-    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, variant 13 of Stafford); products wrap at 64 bits."""
-    x = (x ^ _shifted(x, 30)) * _MIX1
-    x = (x ^ _shifted(x, 27)) * _MIX2
-    return x ^ _shifted(x, 31)
-
-
-def hash64(counter: Tensor, *key: int) -> Tensor:
-    """64 random bits for each element of ``counter``: element i of the SplitMix64 stream that ``key`` names.
-
-    Args:
-        counter: int64, any shape, any device.
-        key: Integers; each one and their order count.
-
-    Shape:
-        - returns int64 of ``counter``'s shape, on its device.
-    """
-    state = torch.zeros((), dtype=torch.int64)
-    for part in key:
-        state = _mixed((state ^ _signed(part)) + _GOLDEN)
-    return _mixed(counter * _GOLDEN + state)
 
 
 @dataclass(frozen=True)
@@ -90,7 +55,7 @@ def draw_views(seed: int, view: int, index: Tensor, *, padding: int, flip: bool)
     """
     bits = hash64(index, _VIEWS, seed, view)
     # 24 bits to a coordinate: with 9 positions no position is likelier than another by more than 1e-6.
-    corner = [((_shifted(bits, shift) & 0xFFFFFF) * (2 * padding + 1)) >> 24 for shift in (40, 16)]
+    corner = [((shifted(bits, shift) & 0xFFFFFF) * (2 * padding + 1)) >> 24 for shift in (40, 16)]
     mirrored = (bits & 1).bool() if flip else torch.zeros_like(bits, dtype=torch.bool)
     return Draws(corner[0], corner[1], mirrored)
 

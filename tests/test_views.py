@@ -7,7 +7,8 @@ from PIL import Image
 from scipy.stats import chi2_contingency, chisquare
 from torchvision.transforms import functional as F
 
-from contrastill.datasets.views import PaddedImages, draw_views, epoch_order, hash64
+from contrastill.core.hashing import hash64
+from contrastill.datasets.views import PaddedImages, draw_views, epoch_order
 
 M64 = (1 << 64) - 1
 

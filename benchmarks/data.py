@@ -79,12 +79,18 @@ class Marks:
 
     def __init__(self) -> None:
         self._scratch = torch.empty(BATCH, self.chunk)
+        self._buffers: dict[str, torch.Tensor] = {}
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         return ((low, min(low + self.chunk, stop)) for low in range(start, stop, self.chunk))
 
     def scratch(self, columns: int) -> torch.Tensor:
         return self._scratch[:, :columns]
+
+    def buffer(self, name: str, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        if name not in self._buffers:
+            self._buffers[name] = torch.empty(shape, dtype=dtype)
+        return self._buffers[name]
 
     def add(self, rows: torch.Tensor, exclude=None, counts=None) -> None:
         if exclude is not None:
@@ -175,7 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "data.json")
+    parser.add_argument("--threads", type=int, default=1, help="of ours; PIL and np.random.choice use one")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     images, targets, source = load_images(Path(os.environ.get("CONTRASTILL_DATA", ROOT.parent / "shared" / "data")))
     parts = measure(Reference(images, targets), Ours(images, targets), options.rounds)
     print(f"{BATCH} views and {K} negatives of M={M}; {source}; torch {torch.__version__}, {torch.get_num_threads()} threads; {options.rounds} rounds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 
@@ -74,7 +75,7 @@ class Groups:
         return place
 
 
-class Negatives(nn.Module):
+class Negatives(nn.Module, ABC):
     """Base of the rules.
 
     Args:
@@ -118,6 +119,7 @@ class Negatives(nn.Module):
         label = self.label[index]
         return Anchors(index, place, label, self.group_start[label], self.group_size[label])
 
+    @abstractmethod
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> Tensor | None:
         """Add this batch's negatives to ``sums``.
 
@@ -130,7 +132,6 @@ class Negatives(nn.Module):
         Returns:
             (B,) what each anchor's sum must be multiplied with, or None for 1.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
 def zero_slices(cells: Tensor, slices: list[tuple[int, int]], start: int, stop: int) -> None:

@@ -55,7 +55,7 @@ def crd_transfer(data):
     spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
     crd_class = OBJECTIVES["crd"]
     setting = Setting(spec, spec, data.num_samples, data.targets, 0)
-    crd = crd_class.build(crd_class.Options(embed_dim=8, num_negatives=16, negatives="sampled"), setting)
+    crd = crd_class.build(crd_class.Options(embed_dim=8, num_negatives=16, negatives="sampled", bias=3.0), setting)
     return Transfer([teacher], student, {"cross_entropy": Term(CrossEntropy(), 1.0), "crd": Term(crd, 0.5)})
 
 

@@ -72,7 +72,7 @@ def test_crd_infers_its_dimensions():
     targets = torch.arange(40) % 4
     setting = Setting(RepresentationSpec(4, 6, ()), RepresentationSpec(4, 9, ()), 40, targets, seed=3)
     crd_class = OBJECTIVES["crd"]
-    objective = crd_class.build(crd_class.Options(embed_dim=8, num_negatives=10), setting)
+    objective = crd_class.build(crd_class.Options(embed_dim=8, num_negatives=10, bias=2.0), setting)
     batch = {"index": torch.tensor([3, 9, 11])}
     student = torch.randn(3, 6, requires_grad=True)
     objective(Representation(embedding=student), Representation(embedding=torch.randn(3, 9)), batch).backward()

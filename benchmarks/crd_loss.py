@@ -3,7 +3,6 @@
     pip install '.[benchmark]'
     python benchmarks/crd_loss.py                      # all settings, both allocators
     python benchmarks/crd_loss.py --setting main --rounds 30
-    python benchmarks/crd_loss.py --step               # share of a live-teacher KD step, resnet32x4 -> resnet8x4
 
 Contenders run in turn in one process on the same inputs; a ratio is the median over rounds of (torchdistill / contender)
 of the same round. Everything runs under two allocators, each in a process of its own: **stock**, and **warm**, where glibc is
@@ -159,37 +158,6 @@ def peak_mb(call, batch) -> float:
     return most / 2**20
 
 
-def step_share(rounds: int) -> dict:
-    """What each rule adds to a live-teacher KD step (forward of both networks, KD and cross-entropy, backward, SGD), in turn."""
-    import torch
-    from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
-
-    from contrastill.models.build import build_network
-
-    setting = SETTINGS["main"]
-    targets, batches = build_inputs(setting)
-    torch.manual_seed(0)
-    teacher = build_network("resnet32x4", num_classes=CLASSES).freeze()
-    student = build_network("resnet8x4", num_classes=CLASSES).train()
-    for network in (teacher, student):
-        network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    images = torch.randint(256, (setting["B"], 3, 32, 32), dtype=torch.uint8).to(memory_format=torch.channels_last)
-    classes = torch.randint(CLASSES, (setting["B"],))
-
-    def kd_step(*_) -> None:
-        said, learned = (network({"rgb": images}, frozenset({"logits"})).logits for network in (teacher, student))
-        distance = kl_div(log_softmax(learned / 4, 1), softmax(said / 4, 1), reduction="batchmean") * 16
-        (0.1 * cross_entropy(learned, classes) + 0.9 * distance).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    calls = {"KD step": kd_step} | {mode: ours_call(setting, targets, mode) for mode in ("shared", "all", "sampled")}
-    times = in_turn(calls, batches, rounds)
-    share = {key: statistics.median(v / k for v, k in zip(times[key], times["KD step"], strict=True)) for key in calls}
-    return {key: {"ms": statistics.median(times[key]), "share": share[key]} for key in calls}
-
-
 def in_turn(calls: dict, batches: list, rounds: int) -> dict[str, list[float]]:
     """Milliseconds of every contender, round by round, after one round of warming up."""
     times: dict[str, list[float]] = {key: [] for key in calls}
@@ -236,29 +204,25 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, action="append", help="default: all of them")
     parser.add_argument("--malloc", choices=("stock", "warm"), action="append", help="default: both")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--step", action="store_true", help="share of a live-teacher KD step instead, resnet32x4 -> resnet8x4")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     mallocs = options.malloc or ("stock", "warm")
     rounds = ["--rounds", str(options.rounds)]
     if options.child:
-        print(json.dumps(step_share(options.rounds) if options.child == "step" else measure(options.child, options.rounds)))
-    elif options.step:
-        results = {malloc: in_child(["--child", "step", *rounds], malloc) for malloc in mallocs}
-        print(f"KD step resnet32x4 -> resnet8x4, B=64, live teacher, float32, {options.rounds} rounds; CRD at the main setting")
-        report(results, lambda r: f"{r['ms']:8.1f} ms {r['share']:6.1%} of the step")
+        print(json.dumps(measure(options.child, options.rounds)))
     else:
         reference_class()
         for name in options.setting or SETTINGS:
             results = {malloc: in_child(["--child", name, *rounds], malloc) for malloc in mallocs}
             sizes = " ".join(f"{key}={value}" for key, value in SETTINGS[name].items())
             print(f"\n{name}: {sizes} D={EMBED}, {options.rounds} rounds")
-            report(results, lambda r: f"{r['ms']:8.1f} ms {r['ratio']:6.1f}x {r['mb']:7.1f} MB")
+            report(results)
 
 
-def report(results: dict[str, dict], cell) -> None:
+def report(results: dict[str, dict]) -> None:
     for key in next(iter(results.values())):
-        print(f"  {key:20s} " + "  |  ".join(f"{malloc} {cell(result[key])}" for malloc, result in results.items()), flush=True)
+        cells = {malloc: f"{r[key]['ms']:8.1f} ms {r[key]['ratio']:6.1f}x {r[key]['mb']:7.1f} MB" for malloc, r in results.items()}
+        print(f"  {key:20s} " + "  |  ".join(f"{malloc} {cell}" for malloc, cell in cells.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,9 @@ def _progress(quiet: bool) -> Any:
 
 
 def _show(described: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from .tables import table_console
 
     table = Table(title=f"{described['path']}, {described['bytes'] / 1e6:.1f} MB", title_justify="left")
     for column in ("split", "field", "shape", "dtype", "values", "samples a class"):
@@ -100,8 +101,7 @@ def _show(described: dict[str, Any]) -> None:
             table.add_row(split, name, " × ".join(map(str, field["shape"])), field["dtype"], values, classes)
         if held["samples"] is None:
             table.add_row(split, "[red]its fields differ in length[/red]")
-    # As wide as the table needs where a pipe has no width of its own.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = table_console()
     console.print(table)
     if described["classes"] is not None:
         names = described["classes"]

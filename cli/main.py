@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import data, train
+from . import data, evaluate, train
 
 app = typer.Typer(
     name="contrastill",
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train.add_to(app)
+evaluate.add_to(app)
 data.add_to(app)
 
 

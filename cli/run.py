@@ -1,4 +1,4 @@
-"""One run from a validated config: assemble, fit, save the student."""
+"""One run from a validated config: assemble, fit, save the student, draw its curves."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from ..core.config import RunConfig, to_yaml
 from ..core.engine import fit
-from ..core.run import Run
+from ..core.run import Run, flatten
 from ..models.build import save_student
-from .assemble import assemble
+from ..report.curves import draw_curves
+from .assemble import Assembly, assemble
 
 
 def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | None:
@@ -19,15 +20,29 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
 
     Raises:
         UsageError: The config does not fit the data or the folder holds another run.
-        ContrastillError: The training failed; what was written before stays.
+        ContrastillError: The training failed or was stopped; what was written before stays.
     """
     parts = assemble(config)
-    run = Run(config.out)
-    if parts.accelerator.is_main_process:
+    accelerator, run = parts.accelerator, Run(config.out)
+    if accelerator.is_main_process:
         run.claim(to_yaml(config))
-    parts.accelerator.wait_for_everyone()
-    result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=parts.accelerator, progress=progress)
-    if not parts.accelerator.is_main_process:
+    accelerator.wait_for_everyone()
+    _start_trackers(parts, config)
+    try:
+        result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
+    finally:
+        accelerator.end_training()
+        # Of a training that was stopped too: what there is of its curves is what one wants to see.
+        if accelerator.is_main_process and (history := run.history()):
+            draw_curves(history, run.curves)
+    if not accelerator.is_main_process:
         return None
     save_student(parts.transfer.student, run.student)
     return result.last
+
+
+def _start_trackers(parts: Assembly, config: RunConfig) -> None:
+    """Open the trackers, with the config as flat names and plain values, which is all that every one of them takes."""
+    if config.trackers:
+        values = flatten(config.model_dump(mode="json"))
+        parts.accelerator.init_trackers("contrastill", config={name: value for name, value in values.items() if value is not None})

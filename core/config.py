@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError
-from .registry import DATASETS, MODELS, OBJECTIVES
+from .registry import DATASETS, OBJECTIVES, model_builder
 
 
 class Section(BaseModel):
@@ -40,13 +40,17 @@ class DataConfig(OpenSection):
 
 
 class NetworkConfig(Section):
-    model: str = Field(description="name of a network, such as resnet20")
-    weights: str | None = Field(None, description="run folder, .safetensors file or released checkpoint; left out: random weights")
+    model: str = Field(description="name of a network, such as resnet20, timm/vit_tiny_patch16_224 or torchvision/resnet18")
+    weights: str | None = Field(
+        None, description="run folder, .safetensors file or released checkpoint, or pretrained: those its library publishes; left out: random weights"
+    )
     modality: str = Field("rgb", description="the modality it reads")
-    num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes")
+    num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
     mean: tuple[float, ...] | None = Field(None, description="a mean for each channel, of values in [0, 1]; left out: the network's own")
     std: tuple[float, ...] | None = Field(None, description="a standard deviation for each channel, of values in [0, 1]; left out: the network's own")
-    resolution: int | None = Field(None, gt=0, description="side in pixels that samples are resized to; left out: the network's own, or the data's")
+    resolution: int | None = Field(
+        None, gt=0, description="side in pixels that samples are resized to; left out: that of its weights or of the network, else the data's"
+    )
     embedding: str | None = Field(None, description="module whose output is the embedding, or input:MODULE; left out: the network's own choice")
     maps: tuple[str, ...] | None = Field(None, description="modules whose outputs are the feature maps; left out: the network's own choice")
 
@@ -90,6 +94,7 @@ class RunConfig(Section):
     teachers: list[NetworkConfig] = Field(default_factory=list)
     student: NetworkConfig
     objectives: dict[str, ObjectiveConfig]
+    trackers: list[str] = Field(default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb")
     train: TrainConfig = Field(default_factory=TrainConfig)
 
     @model_validator(mode="before")
@@ -207,7 +212,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     given = {"path": config.data.path} if config.data.path is not None else {}
     _keep(config.data, _checked(dataset.Options, {**given, **config.data.options()}, "data."))
     for network in [*config.teachers, config.student]:
-        MODELS[network.model]
+        model_builder(network.model, network.weights)
     return config
 
 

@@ -14,10 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from .checkpoint import Position, Snapshot, load_newest, random_state, save_checkpoint, set_random_state
+from .checkpoint import Position, Snapshot, checkpoints, load_newest, random_state, save_checkpoint, set_random_state
 from .config import TrainConfig
-from .errors import ContrastillError
+from .errors import ContrastillError, Stopped
+from .preemption import StopRequest
 from .progress import Progress
+from .representation import Network
 from .run import Run
 from .transfer import Transfer, TransferOutput
 
@@ -74,6 +76,7 @@ def fit(
 
     Raises:
         ContrastillError: The loss stopped being a number, or the checkpoint does not fit.
+        Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
     accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
     return _Training(transfer, train, test, config, run, accelerator, progress).fit()
@@ -93,14 +96,13 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
 
 @torch.no_grad()
-def evaluate(transfer: Transfer, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
-    """Top-1 and top-5 accuracy of the student in per cent, in eval mode; the training flag is put back."""
-    student, metrics = transfer.student, {}
-    training = student.training
-    student.eval()
+def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back."""
+    training, metrics = network.training, {}
+    network.eval()
     for batch in loader.epoch(0):
         with accelerator.autocast():
-            logits = student(batch, frozenset({"logits"})).logits
+            logits = network(batch, frozenset({"logits"})).logits
         if not metrics:
             metrics = {
                 f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(logits.device)
@@ -109,7 +111,7 @@ def evaluate(transfer: Transfer, loader: Loader, accelerator: Accelerator) -> di
             }
         for metric in metrics.values():
             metric.update(logits, batch["target"])
-    student.train(training)
+    network.train(training)
     return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
 
 
@@ -130,11 +132,12 @@ class _Training:
         self.model, self.optimizer = accelerator.prepare(transfer, _optimizer(transfer, config))
         self.position = Position()
         self.running: dict[str, Tensor] = {}
+        self.stop = StopRequest()
         self.progress = Progress(config.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process)
 
     def fit(self) -> FitResult:
         history = self._resume()
-        with self.progress:
+        with self.progress, self.stop:
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.config.epochs:
                 history.append(self._epoch())
@@ -149,16 +152,20 @@ class _Training:
             seen += len(batch["index"])
             self.progress.advance()
             every = self.config.checkpoint_every_steps
-            if every and self.position.step % every == 0 and self.position.batch < len(self.train):
+            asked = self.stop.agreed(self.position.step, self.accelerator.device)
+            if asked or (every and self.position.step % every == 0 and self.position.batch < len(self.train)):
                 self._save()
+            if asked:
+                raise self._stopped()
         row = {"epoch": epoch, "step": self.position.step, "lr": self.optimizer.param_groups[0]["lr"], **self._means()}
         seconds = time.perf_counter() - began
         row |= {"seconds": round(seconds, 3), "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1)}
         last = epoch + 1 == self.config.epochs
         if self.test is not None and (last or (epoch + 1) % self.config.evaluate_every == 0):
-            row |= evaluate(self.transfer, self.test, self.accelerator)
+            row |= evaluate(self.transfer.student, self.test, self.accelerator)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
+        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
         self.position.epoch, self.position.batch, self.running = epoch + 1, 0, {}
         if last or (epoch + 1) % self.config.checkpoint_every == 0:
             self._save()
@@ -210,8 +217,18 @@ class _Training:
             terms = [name for name in self.transfer.terms if not math.isfinite(self.running[name].item())]
             raise ContrastillError(
                 f"the loss is not a finite number since step {bad} (epoch {self.position.epoch}, objective {' and '.join(terms) or 'weights'}): "
-                f"lower train.lr={self.config.lr} or the objective's weight; the last checkpoint is from before"
+                f"lower train.lr={self.config.lr} or the objective's weight; {self._kept()}"
             )
+
+    def _kept(self) -> str:
+        found = checkpoints(self.run.checkpoints) if self.run else []
+        return f"{found[-1]} is from before" if found else "no checkpoint was written yet"
+
+    def _stopped(self) -> Stopped:
+        """The error that says where a training was stopped and how it goes on."""
+        where = f"after epoch {self.position.epoch}, batch {self.position.batch}"
+        kept = f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it" if self.run else "nothing was kept, as it has no run folder"
+        return Stopped(f"stopped by {self.stop.signal.name} {where}: {kept}", self.stop.signal)
 
     def _save(self) -> None:
         """Write a checkpoint (the main process alone)."""

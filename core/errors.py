@@ -18,6 +18,14 @@ class UsageError(ContrastillError, ValueError):
     exit_code = 2
 
 
+class Stopped(ContrastillError):
+    """The work was asked to stop, and did so in order. Exit code 128 + the signal's number, as a shell has it."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist: suggests the nearest ones, else lists them all."""
     known = sorted(known)

@@ -1,4 +1,4 @@
-"""A run's folder: config.yaml, metrics.jsonl, checkpoints/, student.safetensors."""
+"""A run's folder: config.yaml, metrics.jsonl, checkpoints/, student.safetensors, curves.png."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Run:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.safetensors"
+        self.curves = self.path / "curves.png"
 
     def claim(self, config_yaml: str) -> None:
         """Make the folder this config's, or find that it is already.
@@ -44,6 +45,8 @@ class Run:
             changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
             if changed:
                 raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
+            for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut off
+                leftover.unlink()
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, config_yaml)
@@ -76,19 +79,19 @@ def _changed_lines(old: str, new: str) -> str:
     """The first key whose value differs between two resolved configs, as ``train.epochs: 240, now 15``."""
     from omegaconf import OmegaConf
 
-    before, after = (_flat(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+    before, after = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
     for key in [*before, *after]:
         if before.get(key) != after.get(key):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return ""
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """A nested tree as one level of dotted keys."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
     if pairs is None:
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in pairs:
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

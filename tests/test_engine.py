@@ -162,7 +162,7 @@ def test_evaluation_is_that_of_the_whole_split_and_leaves_the_student_in_trainin
     data = Blobs(batches=3)
     transfer = Transfer([], network(1), {"cross_entropy": CrossEntropy()}).train()
     statistics = transfer.student.module[1].running_mean.clone()
-    accuracy = evaluate(transfer, data, Accelerator())
+    accuracy = evaluate(transfer.student, data, Accelerator())
     assert transfer.student.training and torch.equal(transfer.student.module[1].running_mean, statistics)
     transfer.student.eval()
     right = (transfer.student({"rgb": data.images}, frozenset({"logits"})).logits.argmax(1) == data.targets).double().mean().item()

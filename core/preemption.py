@@ -1,0 +1,62 @@
+"""Being asked to stop: SIGTERM (as schedulers send before they take a machine away) and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import torch
+from torch import distributed
+
+# Ranks that step together must stop together; asking all of them costs a wait for the device, so not at every step.
+AGREE_EVERY_STEPS = 16
+
+
+class StopRequest:
+    """Within it, the first SIGTERM or Ctrl-C is only noted, so that the step under way can end and be saved; the second acts at once.
+
+    Signals reach the main thread alone: entered in another thread, it notes nothing.
+
+    Attributes:
+        signal: What was asked with, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[int, object] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def agreed(self, step: int, device: torch.device) -> bool:
+        """Whether to stop after optimiser step ``step``; with several processes all say the same."""
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return self.signal is not None
+        if step % AGREE_EVERY_STEPS:
+            return False
+        asked = torch.tensor([int(self.signal or 0)], device=device)
+        distributed.all_reduce(asked, op=distributed.ReduceOp.MAX)
+        if number := int(asked):
+            self.signal = signal.Signals(number)
+        return bool(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        if os.getpid() != self._process:
+            # A forked worker inherits the handler, but not the training: it ends as it would have.
+            os.kill(os.getpid(), number)
+        else:
+            self.signal = signal.Signals(number)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

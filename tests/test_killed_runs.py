@@ -1,0 +1,88 @@
+"""A run that is killed again and again ends in the same bits as one that was not; SIGTERM saves and exits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from contrastill.cli.main import main
+from contrastill.core.checkpoint import checkpoints
+
+DYING = Path(__file__).with_name("dying.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+TIMES = ("seconds", "samples_per_second")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "four.h5"
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for split, count in (("train", 48), ("test", 16)):
+            file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+            file[f"{split}/target"] = np.arange(count) % 4
+    return path
+
+
+@pytest.fixture(scope="module")
+def command(data, tmp_path_factory):
+    """A training of 3 epochs of 3 batches, a checkpoint every 2 steps, with CRD's banks and draws; and a run of it that was never killed."""
+    folder = tmp_path_factory.mktemp("runs")
+    teacher = str(folder / "teacher")
+    assert main(["train", "teachers/cifar100", f"data.path={data}", "student.model=resnet8", "train.epochs=1", f"out={teacher}", "-q"]) == 0
+    arguments = ["train", "compression/cifar100_crd", f"data.path={data}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher}", "student.model=resnet8",
+                 "objectives.crd.negatives=sampled", "objectives.crd.num_negatives=8", "train.epochs=3", "train.batch_size=16", "train.checkpoint_every_steps=2"]  # fmt: skip
+    # A subprocess too: the number of threads may change bits.
+    assert subprocess.run([sys.executable, "-m", "contrastill", *arguments, f"out={folder / 'whole'}", "-q"], env=ENVIRONMENT, cwd=folder).returncode == 0
+    return arguments, folder / "whole"
+
+
+def run(point, arguments, out):
+    """The exit code and what was said; a negative code is the signal that killed it."""
+    program = [str(DYING), point] if point else ["-m", "contrastill"]
+    done = subprocess.run([sys.executable, *program, *arguments, f"out={out}"], env=ENVIRONMENT, cwd=out.parent, stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr
+
+
+def assert_same_run(one, other):
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    for name in (file for file in files if file.suffix == ".safetensors"):
+        expected, found = load_file(one / name), load_file(other / name)
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert value.equal(found[key]), (name, key)
+    rows = [[{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in (path / "metrics.jsonl").open()] for path in (one, other)]
+    assert rows[0] == rows[1]
+
+
+def test_killed_at_many_points_of_one_run(command, tmp_path):
+    arguments, whole = command
+    out = tmp_path / "killed"
+    # In turn: before any checkpoint, amid the files of one, between a step and its checkpoint, with a row written and no checkpoint,
+    # and before a checkpoint gets its name.
+    for point in ("step:1", "file:6", "step:3", "row:1", "replace:3"):
+        assert run(point, arguments, out)[0] == -signal.SIGKILL, point
+        assert not (out / "student.safetensors").exists()
+    code, said = run(None, arguments, out)
+    assert code == 0 and "going on at epoch" in said
+    assert_same_run(whole, out)
+
+
+def test_sigterm_saves_and_exits(command, tmp_path):
+    arguments, whole = command
+    out = tmp_path / "stopped"
+    code, said = run("term:5", arguments, out)
+    assert code == 143 and "stopped by SIGTERM after epoch 1, batch 2" in said and "Traceback" not in said
+    # Step 5 is none of those that are saved anyway.
+    assert checkpoints(out / "checkpoints")[-1].name == "step-00000005"
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert run(None, arguments, out)[0] == 0
+    assert_same_run(whole, out)

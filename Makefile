@@ -1,4 +1,5 @@
-# The environment is .venv in this folder. `make test` makes it first where it is missing or pyproject.toml is newer.
+# The environment is .venv in this folder. Every target makes it first where it is missing or pyproject.toml is newer.
+#   make demo                                       the main job on rendered data, no download
 #   make test ARGS="-k crd"                         some of the tests
 #   make setup TORCH="torch==2.14.1 torchvision==0.29.1"   another torch than the newest
 #   make setup PYTHON=python3.12                    another interpreter than python3
@@ -19,7 +20,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Bytecode is kept: without it every process of a test would compile torch and its friends again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup test lint format clean
+.PHONY: setup demo test lint format clean
 
 setup: $(STAMP)
 
@@ -29,6 +30,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install $(PIP_FLAGS) $(TORCH)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[test]'
 	@touch $@
+
+demo: setup
+	$(BIN)/contrastill demo $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

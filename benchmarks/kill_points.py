@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 # How often each of tests/dying.py's events happens in the run below.
-EVENTS = {"step": 15, "file": 36, "replace": 14, "replaced": 14, "row": 3}
+EVENTS = {"step": 15, "file": 36, "replace": 12, "replaced": 12, "row": 3}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 

@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import data, evaluate, train
+from . import data, demo, evaluate, train
 
 app = typer.Typer(
     name="contrastill",
@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+demo.add_to(app)
 train.add_to(app)
 evaluate.add_to(app)
 data.add_to(app)

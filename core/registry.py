@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from .errors import unknown_name
+from .errors import UsageError, unknown_name
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class Registry(Mapping[str, T]):
         self.kind = kind
         self._package = package
         self._entries: dict[str, T] = {}
+        self._families: dict[str, Callable[[str], T]] = {}
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -38,15 +40,33 @@ class Registry(Mapping[str, T]):
 
         return enter
 
+    def register_family(self, prefix: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+        """Decorator: the decorated function answers for every name ``prefix/NAME``.
+
+        It is given NAME and returns the entry, or raises UsageError if there is none; what it knows is not iterated over.
+        """
+
+        def enter(resolve: Callable[[str], T]) -> Callable[[str], T]:
+            if self._families.setdefault(prefix, resolve) is not resolve:
+                raise ValueError(f"two families of {self.kind}s are called {prefix!r}")
+            return resolve
+
+        return enter
+
     def __getitem__(self, name: str) -> T:
         self._discover()
+        prefix, slash, rest = name.partition("/")
+        if slash and prefix in self._families:
+            return self._families[prefix](rest)
         if name not in self._entries:
-            raise unknown_name(self.kind, name, self._entries)
+            raise unknown_name(self.kind, name, [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)])
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        self._discover()
-        return name in self._entries
+        try:
+            return isinstance(name, str) and self[name] is not None
+        except UsageError:
+            return False
 
     def __iter__(self) -> Iterator[str]:
         self._discover()
@@ -69,3 +89,23 @@ class Registry(Mapping[str, T]):
 OBJECTIVES: Registry[type] = Registry("objective", "objectives")
 DATASETS: Registry[type] = Registry("dataset", "datasets")
 MODELS: Registry[Callable] = Registry("model", "models")
+
+PRETRAINED = "pretrained"
+"""In the place of a file of weights: those that a network's library publishes."""
+
+
+def takes(builder: Callable, option: str) -> bool:
+    """Whether a builder has a parameter of that name, as those of networks with published weights have ``pretrained``."""
+    return option in inspect.signature(builder).parameters
+
+
+def model_builder(name: str, weights: object = None) -> Callable:
+    """The builder of a network that is to have these weights; nothing is built or opened.
+
+    Raises:
+        UsageError: There is no such network, or it has no published weights and they are asked for.
+    """
+    builder = MODELS[name]
+    if weights == PRETRAINED and not takes(builder, PRETRAINED):
+        raise UsageError(f"{name} has no published weights: give a run folder or a file under weights, or leave them out")
+    return builder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from .errors import ContrastillError, UsageError, unknown_name
 
 PARTS = ("logits", "embedding", "maps")
-_INPUT = "input:"
+_INPUT, _NHWC = "input:", "nhwc:"
 
 
 @dataclass
@@ -35,11 +36,13 @@ class Representation:
 class Taps:
     """Where in a module its representation is: names as in ``named_modules()``.
 
-    ``"layer3"`` is that module's output, ``"input:fc"`` the first argument of module ``fc``.
+    ``"layer3"`` is that module's output, ``"input:fc"`` the first argument of module ``fc``, ``"nhwc:layers.1"`` the
+    output of a module whose channels come last, (B, H, W, C), turned to (B, C, H, W).
 
     Attributes:
         embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
-        maps: Modules whose outputs are (B, C_i, H_i, W_i).
+        maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them,
+            patches in rows in the image's ratio of height to width, become (B, C, h, w); those before are left out.
         logits: None is what the module itself returns.
     """
 
@@ -143,8 +146,8 @@ class Network(nn.Module):
         super().__init__()
         known = [name for name, _ in module.named_modules() if name]
         for name in taps.names():
-            if name.removeprefix(_INPUT) not in known:
-                raise unknown_name(f"in {type(module).__name__}, the module", name.removeprefix(_INPUT), known)
+            if _module_of(name) not in known:
+                raise unknown_name(f"in {type(module).__name__}, the module", _module_of(name), known)
         self.module = module
         self.taps = taps
         self.preprocess = preprocess
@@ -168,7 +171,8 @@ class Network(nn.Module):
         asked = self._parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with _Tapping(self.module, self.taps.names(asked), self._name) as tapped:
-                output = self.module(self.preprocess(batch[self.modality]))
+                images = self.preprocess(batch[self.modality])
+                output = self.module(images)
             tapped.check()
             said = Representation()
             if "logits" in asked:
@@ -176,7 +180,7 @@ class Network(nn.Module):
             if "embedding" in asked:
                 said.embedding = self._embedding(tapped[self.taps.embedding])
             if "maps" in asked:
-                said.maps = tuple(self._map(name, tapped[name]) for name in self.taps.maps)
+                said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
             return said
 
     def freeze(self) -> Network:
@@ -221,9 +225,13 @@ class Network(nn.Module):
             return value
         raise UsageError(f"the embedding of {self._name} at {self.taps.embedding} is {tuple(value.shape)}: tap a module that gives (B, D) or (B, D, H, W)")
 
-    def _map(self, name: str, value: Tensor) -> Tensor:
+    def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
+        if value.ndim == 3:
+            # A patch is square, so the patches are in the image's ratio; class and register tokens come first and are fewer than a row.
+            height, width = (math.isqrt(value.shape[1] * side // other) for side, other in (images.shape[2:], images.shape[:1:-1]))
+            return value[:, value.shape[1] - height * width :].transpose(1, 2).unflatten(2, (height, width))
         if value.ndim != 4:
-            raise UsageError(f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W)")
+            raise UsageError(f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W) or (B, N, C)")
         return value
 
 
@@ -238,7 +246,7 @@ class _Tapping:
 
     def __enter__(self) -> _Tapping:
         for name in self._names:
-            module = self._module.get_submodule(name.removeprefix(_INPUT))
+            module = self._module.get_submodule(_module_of(name))
             if name.startswith(_INPUT):
                 handle = module.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True)
             else:
@@ -251,7 +259,8 @@ class _Tapping:
             handle.remove()
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._seen[name]
+        value = self._seen[name]
+        return value.permute(0, 3, 1, 2) if name.startswith(_NHWC) and value.ndim == 4 else value
 
     def _see(self, name: str, value: object) -> None:
         if name in self._seen:
@@ -268,6 +277,10 @@ class _Tapping:
                 raise ContrastillError(f"the tapped module {name} of {self._network} did not run in this forward: tap one that does")
             if _version(self._seen[name]) != self._versions[name]:
                 raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
+
+
+def _module_of(tap: str) -> str:
+    return tap.removeprefix(_INPUT).removeprefix(_NHWC)
 
 
 def _version(value: Tensor) -> int:

@@ -45,11 +45,11 @@ class Run:
             changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
             if changed:
                 raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
-            for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut off
-                leftover.unlink()
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, config_yaml)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, config_yaml)
+        for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut off
+            leftover.unlink()
 
     def history(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line that was cut off is left out."""

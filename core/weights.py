@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
+
+log = logging.getLogger(__name__)
 
 STUDENT = "student.safetensors"
 _UNUSED_COUNTER = "num_batches_tracked"
@@ -75,15 +78,56 @@ def load_weights(module: nn.Module, path: str | os.PathLike, *, name: str | None
         UsageError: The file is missing or of another network; the first differences are named.
         ContrastillError: The file is damaged or refused.
     """
-    state, own = load_state_dict(path), module.state_dict()
+    load_into(module, load_state_dict(path), path, name=name)
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    *,
+    name: str | None = None,
+    classifiers: Sequence[str] = (),
+    new_classifier: bool = False,
+) -> None:
+    """Load a state dict into a module; every name and every shape must fit.
+
+    Args:
+        module: It is left as it was if anything does not fit.
+        state: What :func:`load_state_dict` gave.
+        path: Where it came from, for the error message.
+        name: What the module is called in an error message; None is its class.
+        classifiers: Names of the module's layers that give the logits.
+        new_classifier: Where nothing but the classifiers is missing or of another length, they stay as they are and
+            the rest is loaded; this is logged.
+
+    Raises:
+        UsageError: It is of another network; the first differences are named, and the number of classes if it is that.
+    """
+    name, own = name or type(module).__name__, module.state_dict()
     # Checkpoints from before BatchNorm counted its batches lack the counter, which nothing with a momentum reads.
     missing = [key for key in own if key not in state and not key.endswith(_UNUSED_COUNTER)]
     unexpected = [key for key in state if key not in own]
-    shapes = [f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}" for key, value in state.items() if key in own and value.shape != own[key].shape]
-    differences = [f"{kind} {_first(names)}" for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if names]
-    if differences:
-        raise UsageError(f"weights {path} do not fit {name or type(module).__name__}: {'; '.join(differences)}")
+    misfits = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
+    of_classifier = {key for key in own if key.rpartition(".")[0] in classifiers}
+    only_classifier = not unexpected and {*missing, *misfits} <= of_classifier
+    if new_classifier and only_classifier and (missing or misfits):
+        log.info("%s starts from %s but for %s, which is new", name, path, " and ".join(classifiers))
+        state = {key: value for key, value in state.items() if key not in misfits}
+    elif missing or unexpected or misfits:
+        shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in misfits]
+        found = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        differences = "; ".join(f"{kind} {_first(names)}" for kind, names in found if names)
+        classes = classes_in(state, classifiers)
+        hint = f": they have {classes} classes, set num_classes={classes}" if only_classifier and misfits and classes else ""
+        raise UsageError(f"weights {path} do not fit {name}: {differences}{hint}")
     module.load_state_dict(state, strict=False)
+
+
+def classes_in(state: Mapping[str, Tensor], classifiers: Sequence[str]) -> int | None:
+    """How many classes a state dict tells apart, by the first of its network's classifiers; None if it lacks that."""
+    weight = state.get(f"{classifiers[0]}.weight") if classifiers else None
+    return None if weight is None else weight.shape[0]
 
 
 def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:

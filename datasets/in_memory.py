@@ -96,10 +96,7 @@ class TensorLoader:
     """
 
     def __init__(self, split: TensorSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int) -> None:
-        if batch_size < max(1, world):
-            raise UsageError(f"batch_size={batch_size} is less than one sample for each of {world} process(es)")
-        if not 0 <= rank < world:
-            raise UsageError(f"rank={rank} is not among the {world} process(es)")
+        check_shares(batch_size, rank, world)
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
         self.num_samples = split.num_samples
         self._images, self._targets = split.on(device)
@@ -115,7 +112,7 @@ class TensorLoader:
             A dict of each modality (B, C, H, W), ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,).
         """
         if not self.train:
-            for rows in self._shares(start):
+            for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
                 images = {name: kept.plain(rows) for name, kept in self._images.items()}
                 yield self._batch(images, torch.arange(rows.start, rows.stop, device=self.device), rows)
             return
@@ -123,7 +120,7 @@ class TensorLoader:
         # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
         draws = draw_views(self.seed, k, order, padding=self._padding, flip=self._flip).to(self.device)
         order = order.to(self.device, non_blocking=True)
-        for rows in self._shares(start):
+        for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
             index = order[rows]
             yield self._batch(self._views(index, draws[rows]), index, index)
 
@@ -135,9 +132,22 @@ class TensorLoader:
     def _batch(self, images: Batch, index: Tensor, rows: Tensor | slice) -> Batch:
         return {**images, "index": index, **({} if self._targets is None else {"target": self._targets[rows]})}
 
-    def _shares(self, start: int) -> Iterator[slice]:
-        """Where in the epoch's order this rank's share of each batch lies; split as torch.tensor_split does."""
-        for first in range(start * self.batch_size, self.num_samples, self.batch_size):
-            share, longer = divmod(min(self.batch_size, self.num_samples - first), self.world)
-            begin = first + self.rank * share + min(self.rank, longer)
-            yield slice(begin, begin + share + (self.rank < longer))
+
+def check_shares(batch_size: int, rank: int, world: int) -> None:
+    """Complain where a batch cannot be shared out.
+
+    Raises:
+        UsageError: ``batch_size`` is smaller than the number of ranks, or there is no such rank.
+    """
+    if batch_size < max(1, world):
+        raise UsageError(f"batch_size={batch_size} is less than one sample for each of {world} process(es)")
+    if not 0 <= rank < world:
+        raise UsageError(f"rank={rank} is not among the {world} process(es)")
+
+
+def shares(num_samples: int, batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[slice]:
+    """Where in an epoch's order this rank's share of the batches ``start``, ``start + 1``, … lies; split as torch.tensor_split does."""
+    for first in range(start * batch_size, num_samples, batch_size):
+        share, longer = divmod(min(batch_size, num_samples - first), world)
+        begin = first + rank * share + min(rank, longer)
+        yield slice(begin, begin + share + (rank < longer))

@@ -11,13 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .hdf5 import SUFFIXES
+from .images import IMAGE_SUFFIXES, Picture
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _ROWS_AT_ONCE = 256
 
 
@@ -189,15 +189,11 @@ def _decoded(files: list[tuple[Path, int]], size: int | None, side: tuple[int, i
 
 
 def _read(path: Path, size: int | None) -> np.ndarray:
-    """One image as uint8 (H, W, 3); greyscale and palettes become RGB."""
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ContrastillError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
-    if size and image.size != (size, size):
-        width, height = image.size
-        edge = min(width, height)
-        left, top = (width - edge) // 2, (height - edge) // 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
-    return np.asarray(image)
+    """One image as uint8 (H, W, 3)."""
+    pixels = Picture(path).pixels().numpy()
+    if not size or pixels.shape[:2] == (size, size):
+        return pixels
+    height, width = pixels.shape[:2]
+    edge = min(width, height)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)))

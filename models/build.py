@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError
-from ..core.registry import MODELS
+from ..core.registry import MODELS, PRETRAINED, model_builder, takes
 from ..core.representation import Network, Preprocess, Taps
-from ..core.weights import find_weights, load_weights, read_metadata, save_state_dict
+from ..core.weights import classes_in, find_weights, load_into, load_state_dict, load_weights, read_metadata, save_state_dict
+
+log = logging.getLogger(__name__)
 
 _METADATA = "contrastill"
+_OPTIONS = ("num_classes", "in_chans", "resolution")
+"""What a recipe says of how its network is built; the resolution only where it was given and the builder takes one."""
 
 
 def build_network(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     weights: str | os.PathLike | None = None,
+    new_classifier: bool = False,
     modality: str = "rgb",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -29,48 +37,110 @@ def build_network(
     embedding: str | None = None,
     maps: tuple[str, ...] | None = None,
 ) -> Network:
-    """Build a registered network, with its own taps and preprocessing where nothing else is given.
+    """Build a network by name, with its own taps and preprocessing where nothing else is given.
 
     Args:
-        name: Such as ``resnet20``.
-        num_classes: Length of its logits.
-        weights: Run folder, ``.safetensors`` file or released checkpoint; None leaves it untaught.
+        name: A registered network such as ``resnet20``, or any of timm's or torchvision's: ``timm/vit_tiny_patch16_224``,
+            ``torchvision/resnet18``.
+        num_classes: Length of its logits; None keeps the classifier that its weights came with.
+        weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library publishes
+            (fetched once, then kept in the library's cache); None leaves it untaught.
+        new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
+            published weights always do.
         modality: Key of the batch that it reads.
-        mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels.
+        mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left out,
+            mean and std are those of the run that ``weights`` is from, else the network's own.
         std: A standard deviation for each channel, of values in [0, 1].
-        resolution: Side, or (height, width), in pixels, that samples are resized to.
+        resolution: Side, or (height, width), in pixels, that samples are resized to. Left out, it is that of the run that
+            ``weights`` is from, else the one other weights were published for, else the data's own; a
+            network that takes one size only, as most vision transformers, always has its own.
         embedding: Module whose output is the embedding, or ``input:MODULE``.
         maps: Modules whose outputs are the feature maps.
 
     Raises:
         UsageError: No such network, module or file; only one of ``mean`` and ``std``; weights of another network.
-        ContrastillError: The file of weights is damaged or refused.
+        ContrastillError: The file of weights is damaged or refused, or published weights could not be fetched.
 
     Example:
         >>> network = build_network("resnet20", num_classes=10)
         >>> sum(parameter.numel() for parameter in network.parameters())
         272474
     """
-    builder = MODELS[name]
+    builder = model_builder(name, weights)
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
-    options = {"num_classes": num_classes, "in_chans": 3 if mean is None else len(mean)}
-    module = builder(**options)
-    own: Preprocess = module.preprocess
-    if weights is not None:
-        load_weights(module, weights, name=name)
+    if num_classes is None and weights is None:
+        raise UsageError(f"{name} has no weights that say how many classes it tells apart: set num_classes")
+    file = None if weights in (None, PRETRAINED) else find_weights(weights)
+    made = _recipe_of(file, name)
+    own_mean, own_std = (mean, std) if mean is not None else (made.get("preprocess", {}).get(key) for key in ("mean", "std"))
+    options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
+    if num_classes is not None or "num_classes" in made:
+        options["num_classes"] = made["num_classes"] if num_classes is None else num_classes
+    if takes(builder, "resolution") and (resolution or made.get("resolution")):
+        options["resolution"] = resolution or made["resolution"]
+    if weights == PRETRAINED:
+        module = builder(**options, pretrained=True)
+    else:
+        module = builder(**options)
+    if file is not None:
+        module = _loaded(module, builder, options, file, name, new_classifier)
+    own = _preprocess(module, made, file)
     network = Network(
         module,
         taps=Taps(embedding or module.taps.embedding, module.taps.maps if maps is None else tuple(maps), module.taps.logits),
         preprocess=Preprocess(
-            tuple(mean or own.mean),
-            tuple(std or own.std),
+            tuple(own_mean or own.mean),
+            tuple(own_std or own.std),
             own.resolution if resolution is None else resolution,
         ),
         modality=modality,
     )
-    network.recipe = {"model": name, **options}
+    network.recipe = {"model": name, **options, "num_classes": _num_logits(module, options)}
     return network
+
+
+def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file: Path, name: str, new_classifier: bool) -> nn.Module:
+    """The module with a file's weights; built anew if only the file says how many classes it has."""
+    state, own = load_state_dict(file), module.state_dict()
+    if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(builder, "convert"):
+        state = _converted(builder, module, state)
+    classifiers = _classifiers(module)
+    classes = classes_in(state, classifiers)
+    if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
+        options["num_classes"] = classes
+        module = builder(**options)
+    load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier)
+    return module
+
+
+def _converted(builder: Callable, module: nn.Module, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """What the library makes of a file in another form of its own; a file it cannot read stays as it is and is refused later."""
+    try:
+        return builder.convert(module, state)
+    except Exception as error:  # conversions take for granted that the file is of their network
+        log.debug("%s is in no other form of this network: %s", type(module).__name__, error)
+        return state
+
+
+def _classifiers(module: nn.Module) -> tuple[str, ...]:
+    """The layers that give the logits: what the adapters say, else where the embedding goes in."""
+    embedding = module.taps.embedding or ""
+    return getattr(module, "classifiers", (embedding.removeprefix("input:"),) if embedding.startswith("input:") else ())
+
+
+def _num_logits(module: nn.Module, options: dict[str, Any]) -> int | None:
+    """Length of the logits, given or as the network has it."""
+    own = getattr(module, "num_logits", None) or classes_in(module.state_dict(), _classifiers(module))
+    return options.get("num_classes", own)
+
+
+def _preprocess(module: nn.Module, made: dict[str, Any], file: Path | None) -> Preprocess:
+    """That of the run the weights are from; else the network's own, with its published size for a file from elsewhere."""
+    if made:
+        return Preprocess(**made["preprocess"])
+    own: Preprocess = module.preprocess
+    return own if file is None else replace(own, resolution=own.resolution or getattr(module, "published_resolution", None))
 
 
 def save_student(network: Network, path: str | os.PathLike) -> None:
@@ -105,20 +175,29 @@ def load_student(run: str | os.PathLike) -> nn.Module:
     """
     path = find_weights(run)
     made = _recipe(path)
-    module = MODELS[made["model"]](num_classes=made["num_classes"], in_chans=made["in_chans"])
+    if made is None:
+        raise ContrastillError(f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name")
+    module = MODELS[made["model"]](**{key: made[key] for key in _OPTIONS if key in made})
     load_weights(module, path, name=made["model"])
-    module.preprocess = Preprocess(**{key: _tuples(value) for key, value in made["preprocess"].items()})
-    module.taps = Taps(**{key: _tuples(value) for key, value in made["taps"].items()})
+    module.preprocess = Preprocess(**made["preprocess"])
+    module.taps = Taps(**made["taps"])
     return module.eval()
 
 
-def _recipe(path: os.PathLike) -> dict[str, Any]:
+def _recipe(path: os.PathLike) -> dict[str, Any] | None:
+    """What :func:`save_student` wrote in a file's header, or None."""
     header = read_metadata(path).get(_METADATA)
-    if header is None:
-        raise ContrastillError(f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name")
-    return json.loads(header)
+    return None if header is None else _tuples(json.loads(header))
+
+
+def _recipe_of(file: Path | None, name: str) -> dict[str, Any]:
+    """The same where the file is a student of this network, else nothing."""
+    made = _recipe(file) if file is not None and file.suffix == ".safetensors" else None
+    return made if made is not None and made["model"] == name else {}
 
 
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(value) if isinstance(value, list) else value

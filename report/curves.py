@@ -25,9 +25,12 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
         _line(loss, history, "loss", "sum" if len(terms) > 1 else "loss", COLOURS[0])
         for name, colour in zip(terms if len(terms) > 1 else (), COLOURS[1:] * len(terms), strict=False):
             _line(loss, history, name, name, colour, linestyle="--")
-        loss.set(title="loss on the training split (terms before their weights)" if len(terms) > 1 else "loss on the training split", xlabel="epoch")
+        loss.set(title="training loss" + (", terms before their weights" if len(terms) > 1 else ""), xlabel="epoch")
         if all(row["loss"] > 0 for row in history):
             loss.set_yscale("log")
+            # Powers of ten alone would leave most losses without a tick.
+            for which in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
+                which("{x:g}")
         loss.legend()
         for name, label, colour in (("top1", "top-1", COLOURS[0]), ("top5", "top-5", COLOURS[1])):
             rows = [row for row in measured if name in row]
@@ -39,6 +42,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
         _line(rate, history, "lr", "learning rate", COLOURS[0])
         rate.set(title="learning rate", xlabel="epoch", yscale="log")
         for axes in (loss, accuracy, rate):
+            axes.set_xlim(0.5, history[-1]["epoch"] + 1.5)
             axes.xaxis.get_major_locator().set_params(integer=True)
 
 

@@ -1,0 +1,208 @@
+"""``image_folder``: image files sorted into a folder a class, read by worker processes while the network trains."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ..core.errors import UsageError
+from ..core.registry import DATASETS
+from .file_loader import FileSplit
+from .file_views import FileViews
+from .images import IMAGE_SUFFIXES, DamagedImage, Picture
+
+log = logging.getLogger(__name__)
+
+_SPLITS = {"train": ("train",), "test": ("test", "val")}
+# What says that a folder of folders is something else: other data sets, and runs with their figures.
+_OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
+
+
+@DATASETS.register("image_folder")
+class ImageFolder:
+    """Images in ``train/CLASS`` and ``test/CLASS`` (or ``val/CLASS``); or in ``CLASS`` alone, of which a part is held out.
+
+    The classes are the folders of the training split in the order of their names; a class's images may lie in folders of their
+    own. A sample's ``index`` is its place in the list sorted by class and path. What is held out is decided by a hash of each
+    path below the folder, so that it is the same everywhere, and stays held out when images are added.
+
+    Raises:
+        UsageError: No such folder, no images, a class without any, a class that only the test split has.
+    """
+
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        path: str = Field(description="the folder")
+        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        crop: Literal["random_resized", "padded", "none"] = Field(
+            "random_resized", description="training views: a random part, resized; the centre square shifted by up to size/8 pixels; the centre square"
+        )
+        scale: tuple[float, float] = Field((0.35, 1.0), description="least and greatest area of the part in the picture's, for crop=random_resized")
+        flip: bool = Field(True, description="mirror half of the training views left to right")
+        color_jitter: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation of training views change by up to this share; 0: off")
+        transforms: list[dict[str, Any]] = Field(
+            default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: GaussianBlur, p: 0.2}"
+        )
+        workers: int | None = Field(None, ge=0, description="processes that read images; 0: the training's own; null: one a CPU, at most 8")
+        test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images held out for testing where there are no folders train and test")
+        skip_damaged: bool = Field(False, description="read all images once at the start and leave out those that are damaged; false: stop at one")
+        limit: int | None = Field(None, gt=0, description="images taken of each split, evenly spaced over it, for quick trials; null: all")
+
+        @field_validator("scale")
+        @classmethod
+        def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+            if not 0 < scale[0] <= scale[1] <= 1:
+                raise ValueError("scale is a least and a greatest share of the picture's area, such as [0.35, 1.0]")
+            return scale
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.root = Path(options.path).expanduser()
+
+    @staticmethod
+    def recognises(path: str) -> bool:
+        """Whether ``path`` is a folder of this layout, and of none that another data set knows: this one asks the least of a folder."""
+        root = Path(path)
+        if not root.is_dir() or any((root / name).exists() for name in _OTHERS):
+            return False
+        if any(other.recognises(path) for name, other in DATASETS.items() if name != "image_folder" and hasattr(other, "recognises")):
+            return False
+        folders = _folders(root)
+        if "train" in folders:
+            return any(name in folders for name in _SPLITS["test"]) and any(_holds_images(root / "train" / name) for name in _folders(root / "train"))
+        return len(folders) > 1 and all(_holds_images(root / name) and not any((root / name / other).exists() for other in _OTHERS) for name in folders)
+
+    def open(self, split: str) -> FileSplit:
+        """List ``"train"`` or ``"test"``; no image is opened but for skip_damaged. Only ``"train"`` is ever augmented."""
+        if split not in _SPLITS:
+            raise UsageError(f"image_folder has no split {split!r}: it has train, test")
+        if not self.root.is_dir():
+            raise UsageError(f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: set data.path")
+        options, training = self.options, split == "train"
+        classes, files = self._list(split)
+        if options.limit is not None and options.limit < len(files):
+            files = [files[place * len(files) // options.limit] for place in range(options.limit)]
+        if options.skip_damaged:
+            files = self._readable(files)
+        views = FileViews(options.size, options.crop, options.scale, options.flip, options.transforms if training else [])
+        if views.transforms:
+            # Complains here, not in a worker.
+            _ = views.compose
+        return FileSplit(
+            self.root,
+            [name for name, _ in files],
+            torch.tensor([target for _, target in files], dtype=torch.int64),
+            classes,
+            views=views,
+            augmented=training,
+            color_jitter=options.color_jitter,
+            workers=_workers() if options.workers is None else options.workers,
+        )
+
+    def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
+        """The classes, and the split's (path below the root, class), sorted by class, then path."""
+        # Where there is a test folder but no train, the latter is missed: "test" is no class.
+        prepared = any((self.root / name).is_dir() for names in _SPLITS.values() for name in names)
+        train = self.root / "train" if prepared else self.root
+        if not train.is_dir():
+            raise UsageError(f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
+        classes = _folders(train)
+        if not classes:
+            raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
+        if not prepared:
+            return classes, self._held_out(classes, split)
+        where = train if split == "train" else self._test_folder()
+        strange = sorted(set(_folders(where)) - set(classes))
+        if strange:
+            raise UsageError(f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders of train's classes first")
+        return classes, self._images(where, classes, complete=split == "train")
+
+    def _test_folder(self) -> Path:
+        for name in _SPLITS["test"]:
+            if (self.root / name).is_dir():
+                return self.root / name
+        raise UsageError(
+            f"{self.root} has a folder train, and none called test or val: add one, or hold out a part of train with data.path={self.root / 'train'}"
+        )
+
+    def _held_out(self, classes: list[str], split: str) -> list[tuple[str, int]]:
+        """The images of ``split`` where nothing but classes is given."""
+        files = self._images(self.root, classes, complete=True)
+        parts: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+        for name, target in files:
+            parts["test" if _share(name) < self.options.test_fraction else "train"].append((name, target))
+        missed = sorted(set(range(len(classes))) - {target for _, target in parts["train"]})
+        if missed or not parts["test"]:
+            short = f"no image of {classes[missed[0]]} is left to train on" if missed else "no image is held out for testing"
+            raise UsageError(f"{self.root}: with data.test_fraction={self.options.test_fraction} {short}; add images, or set another")
+        return parts[split]
+
+    def _images(self, where: Path, classes: list[str], *, complete: bool) -> list[tuple[str, int]]:
+        """(path below the root, class) of the images of these classes."""
+        files = []
+        for target, name in enumerate(classes):
+            # Compared by parts and not by characters, so that the order does not hang on the separator.
+            found = sorted(_walk(where / name), key=lambda path: path.parts)
+            if complete and not found:
+                raise UsageError(f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder")
+            files += [(path.relative_to(self.root).as_posix(), target) for path in found]
+        if not files:
+            raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
+        return files
+
+    def _readable(self, files: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Those that are not damaged: all are read once, the same in every process."""
+        log.info("reading all %d images of %s once, as data.skip_damaged asks", len(files), self.root)
+        with ThreadPoolExecutor(max_workers=_workers()) as pool:
+            sound = list(pool.map(_is_sound, (self.root / name for name, _ in files)))
+        damaged = [name for (name, _), readable in zip(files, sound, strict=True) if not readable]
+        if damaged:
+            shown = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
+            log.warning("left out %d of %d images of %s, which are damaged: %s", len(damaged), len(files), self.root, shown)
+        if len(damaged) == len(files):
+            raise UsageError(f"all {len(files)} images of {self.root} are damaged, the first being {damaged[0]}")
+        return [file for file, readable in zip(files, sound, strict=True) if readable]
+
+
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in ``root``, sorted, hidden ones left out."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """The image files below ``root``, nothing hidden."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
+
+
+def _holds_images(folder: Path) -> bool:
+    return next(_walk(folder), None) is not None
+
+
+def _share(name: str) -> float:
+    """A number in [0, 1) that a path always has, whatever the machine."""
+    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=6).digest(), "big") / 2**48
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        Picture(path).pixels()
+    except DamagedImage:
+        return False
+    return True
+
+
+def _workers() -> int:
+    """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -1,0 +1,127 @@
+"""Image files: whatever they hold, they become upright uint8 RGB."""
+
+from __future__ import annotations
+
+import io
+from os import PathLike
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..core.errors import ContrastillError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+_ORIENTATION = 274  # the EXIF tag
+# What libjpeg can shrink an image by while it decodes it.
+REDUCTIONS = (8, 4, 2)
+
+
+class DamagedImage(ContrastillError):
+    """A file that cannot be read as an image.
+
+    Attributes:
+        path: The file.
+        reason: What the decoder said.
+    """
+
+    def __init__(self, path: str | PathLike, reason: object, way_out: str = "repair or remove it") -> None:
+        self.path, self.reason = Path(path), str(reason)
+        super().__init__(f"{path} cannot be read as an image ({self.reason}): {way_out}")
+
+
+class Picture:
+    """An image file whose header has been read, not yet its pixels.
+
+    Greyscale, palettes and CMYK become RGB, 16 bits 8, an alpha channel is left out, and EXIF's rotation is applied. Of an
+    animation it is the first frame.
+
+    Attributes:
+        height, width: Pixels, upright.
+
+    Raises:
+        DamagedImage: It is no image, or holds too many pixels to be believed.
+    """
+
+    def __init__(self, path: str | PathLike) -> None:
+        self.path = path
+        try:
+            self._bytes = Path(path).read_bytes()
+            self._image = Image.open(io.BytesIO(self._bytes))
+            # Pillow turns a TIFF itself.
+            self._orientation = 1 if self._image.format == "TIFF" else self._image.getexif().get(_ORIENTATION, 1)
+        except Image.DecompressionBombError as error:
+            raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
+        except Exception as error:
+            # Pillow says damage in a dozen ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+            raise DamagedImage(path, _reason(error)) from error
+        width, height = self._image.size
+        self.height, self.width = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)
+
+    def pixels(self, reduce: int = 1) -> Tensor:
+        """The pixels, uint8 (H, W, 3).
+
+        Args:
+            reduce: 1, 2, 4 or 8: a JPEG is decoded to a ``reduce``-th of its sides, rounded up, in a fraction of the
+                time; any other file at full size. What came of it is the shape of the result.
+
+        Raises:
+            DamagedImage: It is truncated, or of a kind that is no picture.
+        """
+        image = self._image
+        try:
+            jpeg = image.format in ("JPEG", "MPO")
+            if jpeg and reduce == 1 and image.mode in ("RGB", "L"):
+                pixels = _decode_jpeg(self._bytes)
+            else:
+                if jpeg and reduce > 1:
+                    image.draft(image.mode, (image.width // reduce, image.height // reduce))
+                pixels = _rgb(image)
+        except Exception as error:
+            raise DamagedImage(self.path, _reason(error)) from error
+        return _upright(pixels, self._orientation)
+
+
+def _decode_jpeg(encoded: bytes) -> Tensor:
+    """uint8 (H, W, 3). torchvision gives the bits that Pillow gives, without its two copies of them."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode=ImageReadMode.RGB).permute(1, 2, 0)
+    except RuntimeError:
+        # Built without libjpeg, or the file is damaged: Pillow says it in fewer words.
+        return _rgb(Image.open(io.BytesIO(encoded)))
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    """uint8 (H, W, 3)."""
+    import numpy as np
+
+    if image.mode.startswith("I"):
+        image.load()
+        # Pillow's own conversion would clip 16 bits at 255.
+        values = np.array(image).astype(np.int32)
+        grey = torch.from_numpy((values >> 8 if values.max(initial=0) > 255 or image.mode != "I" else values).clip(0, 255).astype(np.uint8))
+        return grey[:, :, None].expand(-1, -1, 3).contiguous()
+    if image.mode == "F":
+        raise ValueError("it holds floating-point values, whose range is not known")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return torch.from_numpy(np.array(image))
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Turned as EXIF's ``orientation`` (1 to 8) says: (H, W, 3), or (W, H, 3) from 5 on."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(0, 1)
+    flipped = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    return (pixels.flip(flipped) if flipped else pixels).contiguous()
+
+
+def _reason(error: Exception) -> str:
+    """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours."""
+    said = str(error).partition("<_io")[0].strip() or type(error).__name__
+    return said.splitlines()[0]

@@ -1,0 +1,207 @@
+"""What the adapters to timm and torchvision share: finding taps, exchanging layers, fetching published weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ContrastillError, UsageError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 8.0
+"""Seconds without an answer after which fetching published weights is given up."""
+
+
+def unknown_network(library: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that the library does not have; it has too many to list."""
+    close = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(f'{library}/{near}' for near in close)}?" if close else f"{library}'s list_models() says what there is"
+    return UsageError(f"model '{library}/{name}' does not exist: {hint}")
+
+
+@contextmanager
+def fetching(network: str) -> Iterator[None]:
+    """Turn whatever goes wrong while published weights are fetched into one sentence, and wait for no dead connection.
+
+    Raises:
+        ContrastillError: They could not be fetched.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    except ContrastillError:
+        raise
+    except Exception as error:  # each library, and each of its ways to fetch, has errors of its own
+        said = " ".join(str(error).split())
+        raise ContrastillError(
+            f"the published weights of {network} could not be fetched ({type(error).__name__}{': ' if said else ''}{said[:160]}): "
+            "go online once, or fetch the file elsewhere and give it as weights=FILE"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def pair(resolution: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a side or of both."""
+    return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+
+
+def side(size: Sequence[int]) -> int | tuple[int, int]:
+    """One number for a square."""
+    height, width = size
+    return height if height == width else (height, width)
+
+
+def new_classifier(module: nn.Module, name: str, num_classes: int) -> None:
+    """Put an untaught layer in the place of a linear or 1×1 convolutional classifier."""
+    old = module.get_submodule(name)
+    bias = old.bias is not None
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, num_classes, bias=bias)
+    else:
+        new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size, bias=bias)
+    module.set_submodule(name, new)
+
+
+_BATCH = 2
+"""Images in a trace; other than 1, so that what has no batch is told apart."""
+
+
+@dataclass
+class _Seen:
+    """What went into a module and came out of it in one forward pass."""
+
+    runs: int = 0
+    order: int = -1
+    inputs: Tensor | None = None
+    inputs_version: int = 0
+    output: Tensor | None = None
+    version: int = 0
+    pools: bool = False
+
+    @property
+    def gives_output(self) -> bool:
+        """Ran once, and what it gave is not changed in place afterwards."""
+        return self.runs == 1 and self.output is not None and self.output._version == self.version
+
+    @property
+    def gives_input(self) -> bool:
+        """The same of what it was given, where that is one value a channel or averages to it."""
+        return self.runs == 1 and self.inputs is not None and self.inputs.ndim in (2, 4) and self.inputs._version == self.inputs_version
+
+
+class Trace:
+    """One forward pass of a module in eval mode, and what each of its modules saw.
+
+    A copy runs it on torch's meta device, which keeps shapes and computes nothing; where that fails the module itself
+    gets black images.
+
+    Args:
+        module: As its library made it.
+        shape: (C, H, W) of an image that it takes.
+    """
+
+    def __init__(self, module: nn.Module, shape: tuple[int, int, int]) -> None:
+        self.shape = shape
+        self.seen: dict[str, _Seen] = {}
+        self._finished = 0
+        try:
+            memo = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()}
+            memo |= {id(value): value.to("meta") for value in module.buffers()}
+            self._run(copy.deepcopy(module, memo), torch.empty(_BATCH, *shape, device="meta"))
+        except Exception as error:  # tensors that are neither parameters nor buffers, values that are asked for
+            log.debug("%s does not run on the meta device: %s", type(module).__name__, error)
+            self.seen.clear()
+            with torch.random.fork_rng():
+                self._run(module, torch.zeros(_BATCH, *shape))
+
+    def _run(self, module: nn.Module, images: Tensor) -> None:
+        flags = [(inner, inner.training) for inner in module.modules()]
+        handles = []
+        for name, inner in module.named_modules():
+            if name:
+                handles.append(inner.register_forward_pre_hook(lambda _, args, name=name: self._enter(name, args)))
+                handles.append(inner.register_forward_hook(lambda inner, args, output, name=name: self._leave(name, inner, output)))
+        try:
+            with torch.no_grad():
+                module.eval()(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for inner, training in flags:
+                inner.training = training
+
+    def _enter(self, name: str, args: tuple) -> None:
+        seen = self.seen.setdefault(name, _Seen())
+        if args and isinstance(args[0], Tensor):
+            seen.inputs, seen.inputs_version = args[0], args[0]._version
+
+    def _leave(self, name: str, inner: nn.Module, output: object) -> None:
+        seen = self.seen.setdefault(name, _Seen())
+        self._finished += 1
+        seen.runs, seen.order, seen.pools = seen.runs + 1, self._finished, isinstance(inner, nn.AdaptiveAvgPool2d)
+        seen.output = output if isinstance(output, Tensor) and output.ndim > 1 and len(output) == _BATCH else None
+        seen.version = seen.output._version if seen.output is not None else 0
+
+    def embedding(self, classifiers: Sequence[str]) -> str | None:
+        """The input of the first of these that has one."""
+        return next((f"input:{name}" for name in classifiers if name in self.seen and self.seen[name].gives_input), None)
+
+    def maps(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the modules that give feature maps, the last of each scale, or four evenly spaced where all are of one.
+
+        A module whose output is changed in place stands for the one that changes it.
+        """
+        found = {name for name in map(self._lasting, names) if name is not None}
+        in_order = sorted(found, key=lambda name: self.seen[name].order)
+        scales = {self._scale(name): name for name in in_order}
+        chosen = [*scales.values()]
+        if len(scales) == 1 and len(in_order) > 4:
+            chosen = [in_order[quarter * len(in_order) // 4 - 1] for quarter in (1, 2, 3, 4)]
+        return tuple(f"nhwc:{name}" if self._channels_last(name) else name for name in chosen)
+
+    def all_maps(self) -> tuple[str, ...]:
+        """For each scale the last module that gives a feature map, of the least nested ones."""
+        depth = {name: name.count(".") for name, seen in self.seen.items() if seen.gives_output and self._is_map(seen)}
+        least: dict[float, int] = {}
+        for name, nested in depth.items():
+            least[self._scale(name)] = min(nested, least.get(self._scale(name), nested))
+        return self.maps(name for name, nested in depth.items() if nested == least[self._scale(name)])
+
+    def _lasting(self, name: str) -> str | None:
+        seen = self.seen.get(name)
+        if seen is None or seen.output is None or seen.output.ndim not in (3, 4):
+            return None
+        if seen.gives_output:
+            return name
+        return next((other for other, its in self.seen.items() if its.gives_output and its.output is seen.output), None)
+
+    def _is_map(self, seen: _Seen) -> bool:
+        """(B, C, H, W) or (B, H, W, C) before the pooling, in the image's ratio."""
+        if seen.output.ndim != 4 or seen.pools:
+            return False
+        _, one, two, three = seen.output.shape
+        ratio = self.shape[1] / self.shape[2]
+        return any(width > 1 and abs(height - width * ratio) < 1 for height, width in ((two, three), (one, two)))
+
+    def _channels_last(self, name: str) -> bool:
+        output, (_, height, width) = self.seen[name].output, self.shape
+        return output.ndim == 4 and output.shape[1] * width == output.shape[2] * height and output.shape[2] * width != output.shape[3] * height
+
+    def _scale(self, name: str) -> float:
+        """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few pixels."""
+        shape = self.seen[name].output.shape
+        if len(shape) == 3:
+            return -shape[1]
+        return round(math.log2(self.shape[1] / shape[1 if self._channels_last(name) else 2]))

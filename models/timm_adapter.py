@@ -1,0 +1,132 @@
+"""Every network of timm, as ``timm/NAME``; a tag that names its weights may follow: ``timm/resnet50.a1_in1k``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.errors import ContrastillError, UsageError
+from ..core.registry import MODELS
+from ..core.representation import Preprocess, Taps
+from .library import PATIENCE, Trace, fetching, pair, side, unknown_network
+
+
+@MODELS.register_family("timm")
+def timm_network(name: str) -> Callable[..., nn.Module]:
+    """The builder of one of timm's networks.
+
+    Normalisation is that of its ``pretrained_cfg``. Its resolution is that of the ``pretrained_cfg`` if it takes no other
+    or is pretrained, else the data's own. The embedding is the classifier's input, pooled as the network itself
+    pools (for a vision transformer the class token or the mean of its patches); where there are several classifiers,
+    as in a distilled transformer, the first one's. The maps are the stages of timm's ``feature_info``, of a
+    transformer without stages four evenly spaced blocks; a network whose stages give lists has none.
+
+    The builder takes ``num_classes`` (None: the number its weights came with), ``in_chans`` (other than the weights' own,
+    timm sums or repeats the first layer over channels), ``resolution`` (for networks of one size; position
+    embeddings are resized) and ``pretrained``.
+
+    Raises:
+        UsageError: timm has no network or tag of that name.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown_network("timm", name, timm.list_models())
+    architecture, _, tag = name.partition(".")
+    tagged = timm.list_pretrained(f"{architecture}.*") if tag else []
+    if tag and name not in tagged:
+        raise unknown_network("timm", name, tagged or [architecture])
+
+    def build(num_classes: int | None = None, in_chans: int = 3, resolution: int | tuple[int, int] | None = None, pretrained: bool = False) -> nn.Module:
+        config = timm.get_pretrained_cfg(name)
+        options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+        if resolution is not None and config.fixed_input_size:
+            options["img_size"] = pair(resolution)
+        module = _create(name, config, {**options, "in_chans": in_chans}, pretrained)
+        own = module.pretrained_cfg
+        published = side(options.get("img_size", own["input_size"][1:]))
+        module.preprocess = Preprocess(tuple(own["mean"]), tuple(own["std"]), published if config.fixed_input_size or pretrained else None)
+        module.published_resolution = published
+        module.num_logits = module.num_classes
+        module.classifiers = _classifiers(module)
+        trace = Trace(module, (in_chans, *pair(resolution or own["input_size"][1:])))
+        stages = [entry["module"] for entry in getattr(module, "feature_info", [])]
+        module.taps = Taps(embedding=trace.embedding(module.classifiers), maps=trace.maps(stages))
+        return module
+
+    build.__doc__ = f"timm's {name}."
+    build.convert = _convert
+    return build
+
+
+def _create(name: str, config: Any, options: Mapping[str, Any], pretrained: bool) -> nn.Module:
+    if not pretrained:
+        return _create_with(name, options)
+    if not config.has_weights:
+        raise UsageError(f"timm has no published weights of {name}: give a file under weights, or leave them out")
+    with fetching(f"timm/{name}"), _checked_hashes():
+        if config.hf_hub_id:
+            _reach_hub(config.hf_hub_id, config.hf_hub_filename)
+        return _create_with(name, options, pretrained=True)
+
+
+def _create_with(name: str, options: Mapping[str, Any], **more: Any) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, **options, **more)
+    except (AssertionError, TypeError, ValueError) as error:
+        if "img_size" not in options:
+            raise
+        raise UsageError(f"timm/{name} cannot be built for a resolution of {side(options['img_size'])}: leave resolution out, or choose another") from error
+
+
+@contextmanager
+def _checked_hashes() -> Iterator[None]:
+    """Compare what is fetched from an address with the hash in its name, which timm leaves out by itself."""
+    from timm.models import _builder
+
+    before = _builder._CHECK_HASH
+    _builder.set_pretrained_check_hash(True)
+    try:
+        yield
+    finally:
+        _builder.set_pretrained_check_hash(before)
+
+
+def _reach_hub(repository: str, filename: str | None) -> None:
+    """Ask the hub once, unless the file is in its cache: its own client tries for most of a minute.
+
+    Raises:
+        Exception: It cannot be reached, or HF_HUB_OFFLINE is set.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.utils import get_session
+
+    repository, _, revision = repository.partition("@")
+    names = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
+    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in names):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise ContrastillError(
+            f"the published weights {repository} are not in Hugging Face's cache and HF_HUB_OFFLINE is set: unset it, or give a file as weights=FILE"
+        )
+    get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+
+
+def _classifiers(module: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that give the logits; a distilled transformer has two."""
+    found = module.get_classifier()
+    parts = [*found] if isinstance(found, (Sequence, nn.ModuleList)) else [found]
+    names = {id(inner): name for name, inner in module.named_modules()}
+    return tuple(names[id(part)] for part in parts if id(part) in names)
+
+
+def _convert(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict in the form its authors published, or for another resolution, as timm itself converts it."""
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    return convert(dict(state), module) if convert else state

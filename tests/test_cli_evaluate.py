@@ -1,0 +1,101 @@
+"""`contrastill evaluate`, trackers and the pictures of a run, as a user meets them."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import contrastill
+from contrastill.cli.main import main
+from contrastill.core.run import Run
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "three.h5"
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for split, count in (("train", 60), ("test", 45)):
+            target = np.arange(count) % 3
+            file[f"{split}/rgb"] = (target[:, None, None, None] * 80 + generator.integers(0, 60, (count, 16, 16, 3))).astype(np.uint8)
+            file[f"{split}/target"] = target
+        file.attrs["classes"] = ["dark", "grey", "light"]
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(packed, tmp_path_factory):
+    """A teacher and a student of it, tracked with tensorboard."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = [f"data.path={packed}", "student.model=resnet8", "train.epochs=2", "train.lr=0.02", "-q"]
+    assert main(["train", "teachers/cifar100", *short, f"out={folder / 'teacher'}"]) == 0
+    taught = ["train", "compression/cifar100_crd", *short, "teachers.0.model=resnet8", f"teachers.0.weights={folder / 'teacher'}", "trackers=[tensorboard]"]
+    assert main([*taught, f"out={folder / 'student'}"]) == 0
+    return folder / "student"
+
+
+def test_tensorboard_holds_every_row(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(run / "trackers" / "contrastill"))
+    accumulator.Reload()
+    rows = Run(run).history()
+    for name in ("loss", "crd", "cross_entropy", "top1", "lr"):
+        events = accumulator.Scalars(name)
+        assert [event.step for event in events] == [row["step"] for row in rows]
+        assert np.allclose([event.value for event in events], [row[name] for row in rows])
+
+
+def test_curves_are_a_picture(run):
+    from PIL import Image
+
+    with Image.open(run / "curves.png") as picture:
+        colours = len(set(picture.convert("RGB").resize((200, 60)).get_flattened_data()))
+    assert colours > 50  # lines and text, not an empty canvas
+
+
+@pytest.mark.parametrize(("tracker", "message"), [("tensorbord", "did you mean tensorboard"), ("aim", "is not installed: pip install aim")])
+def test_a_tracker_that_is_not_there(packed, tmp_path, capsys, tracker, message):
+    assert main(["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", f"trackers=[{tracker}]", f"out={tmp_path / 'run'}"]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_evaluate_agrees_with_the_training_and_with_a_loop_by_hand(run, packed, capsys):
+    assert main(["evaluate", str(run), "--teachers", "--json"]) == 0
+    student, teacher = json.loads(capsys.readouterr().out)
+    assert student["top1"] == Run(run).history()[-1]["top1"] and student["images"] == 45
+    assert teacher["role"] == "teacher" and teacher["top1"] == Run(run.parent / "teacher").history()[-1]["top1"]
+    network = contrastill.load_student(run)
+    with h5py.File(packed) as file:
+        images = torch.from_numpy(file["test/rgb"][()]).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            right = (network(network.preprocess(images)).argmax(1).numpy() == file["test/target"][()]).mean()
+    assert student["top1"] == pytest.approx(100 * right)
+    assert json.loads((run / "evaluation.json").read_text())["rows"] == [student, teacher]
+
+
+def test_evaluate_prints_a_table_of_several_runs(run, capsys):
+    assert main(["evaluate", str(run.parent / "teacher"), str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "83,892" not in said and said.count("student resnet8") == 2 and "top-1 %" in said
+
+
+def test_evaluate_takes_the_newest_checkpoint_of_a_run_under_way(run, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "student.safetensors").unlink()
+    assert main(["evaluate", str(copy), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["weights"] == "checkpoint after step 2" and row["top1"] == Run(run).history()[-1]["top1"]
+    shutil.rmtree(copy / "checkpoints")
+    assert main(["evaluate", str(copy)]) == 1
+    assert "neither student.safetensors nor a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["nowhere"], "nowhere is no run"), (["data.path=x.h5"], "name at least one run folder")])
+def test_evaluate_of_what_is_no_run(arguments, message, capsys):
+    assert main(["evaluate", *arguments]) == 2
+    assert message in capsys.readouterr().err

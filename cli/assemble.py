@@ -46,8 +46,8 @@ def assemble(config: RunConfig) -> Assembly:
         _check_modality(network, splits["train"].modalities)
     # The student comes first, so that one seed gives every objective and every teacher the same untaught student.
     set_seed(config.seed)
-    student = _network(config.student, classes, student=True)
-    teachers = [_network(teacher, classes) for teacher in config.teachers]
+    student = build(config.student, classes, student=True)
+    teachers = [build(teacher, classes) for teacher in config.teachers]
     batch = {name: value[:2].cpu() for name, value in next(test.epoch(0)).items()}
     student_spec = describe(student, batch)
     teacher_specs = [describe(teacher, batch) for teacher in teachers]
@@ -96,7 +96,7 @@ def _check_modality(network: NetworkConfig, modalities: dict[str, Any]) -> None:
         raise UsageError(f"{network.model} reads {network.modality}, and the data has {', '.join(modalities)}: set its modality to one of them")
 
 
-def _network(config: NetworkConfig, classes: int | None, *, student: bool = False) -> Network:
+def build(config: NetworkConfig, classes: int | None, *, student: bool = False) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with."""
     options = config.model_dump(exclude={"model", "num_classes"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)

@@ -55,6 +55,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     for column in ("run", "network", "parameters", "top-1 %", "top-5 %", "images", "weights"):
         table.add_column(column, justify="left" if column in ("run", "network", "weights") else "right", overflow="fold")
     for row in rows:
+        top1 = f"{row['top1']:.2f}" if "top1" in row else "other classes"
         top5 = f"{row['top5']:.2f}" if "top5" in row else ""
-        table.add_row(row["run"], f"{row['role']} {row['model']}", f"{row['parameters']:,}", f"{row['top1']:.2f}", top5, f"{row['images']:,}", row["weights"])
+        table.add_row(row["run"], f"{row['role']} {row['model']}", f"{row['parameters']:,}", top1, top5, f"{row['images']:,}", row["weights"])
     table_console().print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from ..core.checkpoint import load_newest
@@ -13,7 +12,7 @@ from ..core.engine import evaluate
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run, write_text
-from .assemble import _network as build, open_split, prepare_accelerator
+from .assemble import build, open_split, prepare_accelerator
 
 
 def measure_run(path: str | os.PathLike, overrides: list[str], *, teachers: bool = False) -> list[dict[str, Any]]:
@@ -25,7 +24,8 @@ def measure_run(path: str | os.PathLike, overrides: list[str], *, teachers: bool
         teachers: Whether to measure the teachers too.
 
     Returns:
-        A row for each network: ``run``, ``role``, ``model``, ``parameters``, ``top1``, ``top5`` (per cent), ``images``, ``weights``.
+        A row for each network: ``run``, ``role``, ``model``, ``parameters``, ``images``, ``weights`` and, where
+        the network tells the data's classes apart, ``top1`` and ``top5`` in per cent.
         They are also written to ``evaluation.json`` in the folder.
 
     Raises:
@@ -50,7 +50,9 @@ def measure_run(path: str | os.PathLike, overrides: list[str], *, teachers: bool
     rows = []
     for role, model, network, source in networks:
         network.freeze().to(accelerator.device)
-        accuracy = evaluate(network, loader, accelerator)
+        # A teacher of other classes (ImageNet's, say) has embeddings to give, and no accuracy here.
+        comparable = network.recipe.get("num_classes") == test.num_classes
+        accuracy = evaluate(network, loader, accelerator) if comparable else {}
         parameters = sum(parameter.numel() for parameter in network.parameters())
         rows.append({"run": str(path), "role": role, "model": model, "parameters": parameters, **accuracy, "images": test.num_samples, "weights": source})
     if accelerator.is_main_process:

@@ -54,7 +54,7 @@ class CRDLoss(nn.Module):
         bank_momentum: Share of its old value that a row keeps.
         bias: b: ``"released"``, log K + 1/(2Dτ²), is what the released code estimates from its first batch; ``"paper"``, log(K/M), is
             eq. 18 as printed; or a number. The default was decided by measurement: at K = 1024 and one short schedule ``"paper"``
-            ended 5 points lower (docs/results.md).
+            ended 6 points lower (docs/results.md).
         seed: Of the rows, of their order and of every draw.
 
     Attributes:

@@ -133,6 +133,8 @@ class FileLoader:
     def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Tensor]:
         """The images of these samples, (B, H, W, 3) each, in order."""
         if self._data is None:
+            import cv2  # noqa: F401  here once, not in each worker that is forked
+
             self._data = DataLoader(
                 self._reader,
                 batch_size=None,
@@ -150,11 +152,12 @@ class FileLoader:
                 if isinstance(images, _Damaged):
                     raise ContrastillError(images.message)
                 yield images
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
+        except (RuntimeError, OSError, EOFError) as error:
+            # What a dead worker had sent cannot always be picked up: then it is a broken connection that is seen first.
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
                 raise
             self._data = None
-            said = " ".join(str(error).split())
+            said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
             raise ContrastillError(f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory") from error
 
 
@@ -200,8 +203,11 @@ class _Reader(Dataset):
 
 def _prepare_worker(_: int) -> None:
     """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM go to all processes of a group."""
+    import cv2
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_await_the_end, daemon=True).start()

@@ -1,0 +1,469 @@
+"""Folders of images: layouts, kinds of files, damage, and views that are the same in any worker, rank or resumed epoch."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from contrastill.core.config import validate
+from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.registry import DATASETS
+from contrastill.datasets import file_loader
+from contrastill.datasets.file_views import FileViews, draw_part
+from contrastill.datasets.images import DamagedImage, Picture
+
+
+def _save(path, height=30, width=40, seed=0, **options):
+    """A smooth random picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path, **options)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """2 classes × 11 training and 3 test pictures."""
+    root = tmp_path_factory.mktemp("pets")
+    for split, count in (("train", 11), ("test", 3)):
+        for target, name in enumerate(("cat", "dog")):
+            for k in range(count):
+                _save(root / split / name / f"{k:02}.{('jpg', 'png')[k % 2]}", 30 + k % 3, 40, seed=target * 100 + k + 50 * (split == "test"))
+    return root
+
+
+def _data(root, **options):
+    dataset = DATASETS["image_folder"]
+    return dataset(dataset.Options(**{"path": str(root), "size": 16, "workers": 0, **options}))
+
+
+def _loader(root, split="train", *, batch_size=8, train=True, seed=3, rank=0, world=1, **options):
+    return _data(root, **options).open(split).loader(batch_size=batch_size, device="cpu", seed=seed, train=train, rank=rank, world=world)
+
+
+def _same(batches, others):
+    batches, others = list(batches), list(others)
+    return len(batches) == len(others) and all(
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(batches, others, strict=True)
+    )
+
+
+def _by_index(batches):
+    return {row: image for batch in batches for row, image in zip(batch["index"].tolist(), batch["rgb"], strict=True)}
+
+
+def test_split_is_listed_by_class_and_path(root):
+    split = _data(root).open("train")
+    assert split.classes == ["cat", "dog"] and split.num_classes == 2 and split.num_samples == 22 and split.modalities == {"rgb": (3, 16, 16)}
+    assert split.targets.dtype == torch.int64 and split.targets.tolist() == [0] * 11 + [1] * 11
+    assert [os.fsdecode(name) for name in split.files[:3]] == ["train/cat/00.jpg", "train/cat/01.png", "train/cat/02.jpg"]
+    loader = split.loader(batch_size=8, device="cpu", train=True)
+    batches = list(loader.epoch(0))
+    assert len(loader) == len(batches) == 3 and loader.num_samples == 22
+    index = torch.cat([batch["index"] for batch in batches])
+    assert not torch.equal(index, torch.arange(22)) and torch.equal(index.sort().values, torch.arange(22))
+    for batch in batches:
+        assert batch["rgb"].dtype == torch.uint8 and batch["rgb"].shape[1:] == (3, 16, 16) and batch["rgb"].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch["target"], split.targets[batch["index"]])
+
+
+@pytest.mark.parametrize("options", [{}, {"color_jitter": 0.5}, {"crop": "padded"}])
+def test_workers_ranks_and_resuming_change_no_byte(root, options):
+    whole = list(_loader(root, **options).epoch(2))
+    workers = _loader(root, workers=2, **options)
+    assert _same(workers.epoch(2), whole) and _same(workers.epoch(2, start=1), whole[1:]) and list(workers.epoch(2, start=3)) == []
+    for world in (2, 8):
+        ranks = [_loader(root, rank=rank, world=world, **options).epoch(2) for rank in range(world)]
+        joined = [{name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in zip(*ranks, strict=True)]
+        assert _same(joined, whole)
+    other_batches = _by_index(_loader(root, batch_size=5, **options).epoch(2))
+    assert all(torch.equal(image, other_batches[row]) for row, image in _by_index(whole).items())
+
+
+def test_views_differ_by_epoch_and_seed(root):
+    whole = _by_index(_loader(root).epoch(2))
+    for other in (_loader(root).epoch(3), _loader(root, seed=4).epoch(2)):
+        other = _by_index(other)
+        assert not any(torch.equal(whole[row], other[row]) for row in range(22))
+
+
+def test_a_test_split_is_the_centre_as_torchvision_cuts_it(root):
+    from torchvision.transforms import v2
+
+    usual = v2.Compose([v2.PILToTensor(), v2.Resize(round(16 * 256 / 224), antialias=True), v2.CenterCrop(16)])
+    for options in ({"train": False}, {"train": True, "color_jitter": 0.5}):
+        loader = _loader(root, "test", **options)
+        images = _by_index(loader.epoch(0))
+        files = sorted((root / "test").rglob("*.*"))
+        assert all(torch.equal(images[row], usual(Image.open(path))) for row, path in enumerate(files))
+    assert torch.equal(next(_loader(root, "test", train=False).epoch(5))["index"], torch.arange(6))
+    # Training samples as the probe reads them.
+    assert torch.equal(next(_loader(root, train=False, color_jitter=0.5).epoch(0))["rgb"], next(_loader(root, train=False).epoch(1))["rgb"])
+
+
+def test_parts_are_in_the_picture_and_in_the_range():
+    views = FileViews(16)
+    for height, width in ((30, 40), (40, 30), (1, 1), (5, 100)):
+        for draws in views.draws(0, 1, torch.arange(200)):
+            top, left, h, w = draw_part(height, width, (0.35, 1.0), draws[1:])
+            assert 0 <= top <= top + h <= height and 0 <= left <= left + w <= width and h and w
+            if min(height, width) == 30:
+                assert 0.33 < h * w / (height * width) <= 1 and 0.7 < w / h < 1.43
+    flips = sum(draws[0] < 0.5 for draws in views.draws(0, 1, torch.arange(1000)))
+    assert 430 < flips < 570
+
+
+def test_crop_none_and_padded(root):
+    plain = _by_index(_loader(root, crop="none", flip=False).epoch(0))
+    assert _same([plain], [_by_index(_loader(root, train=False, crop="none").epoch(0))])
+    flipped = _by_index(_loader(root, crop="none").epoch(0))
+    mirrored = {row: torch.equal(image.flip(2), plain[row]) for row, image in flipped.items()}
+    assert 3 < sum(mirrored.values()) < 19 and all(mirrored[row] or torch.equal(image, plain[row]) for row, image in flipped.items())
+    for row, image in _by_index(_loader(root, crop="padded", flip=False).epoch(0)).items():
+        framed = torch.nn.functional.pad(plain[row], (2, 2, 2, 2))
+        assert any(torch.equal(image, framed[:, y : y + 16, x : x + 16]) for y in range(5) for x in range(5))
+
+
+def test_jitter_is_of_the_colours_alone(root):
+    plain, jittered = (_by_index(_loader(root, color_jitter=strength).epoch(1)) for strength in (0, 0.4))
+    assert jittered[0].dtype == torch.float32 and 0 <= min(image.min() for image in jittered.values())
+    changes = [(jittered[row].mean() / (plain[row].float().mean() / 255)).item() for row in plain]
+    assert max(changes) > 1.1 and min(changes) < 0.9 and all(0.55 < change < 1.45 for change in changes)
+
+
+def test_further_transforms_are_drawn_by_sample(root):
+    options = {"transforms": [{"name": "GaussNoise", "p": 0.7}, {"name": "RandomRotate90"}]}
+    whole = list(_loader(root, **options).epoch(1))
+    assert _same(_loader(root, workers=2, **options).epoch(1, start=1), whole[1:])
+    noisy, plain = _by_index(whole), _by_index(_loader(root).epoch(1))
+    assert 10 < sum(not torch.equal(noisy[row], plain[row]) for row in plain) <= 22
+    assert torch.equal(next(_loader(root, "test", **options).epoch(0))["rgb"], next(_loader(root, "test").epoch(0))["rgb"])
+    for wrong, says in (
+        ({"name": "GausNoise"}, "did you mean GaussNoise"),
+        ({"name": "GaussNoise", "sigma": 1}, "GaussNoise does not take {'sigma': 1}"),
+        ({"name": "GaussNoise", "p": 2}, "GaussNoise does not take {'p': 2}"),
+        ({"name": "Resize", "height": 8, "width": 8}, "do not keep 16×16 pixels"),
+        ({"name": "Normalize"}, "do not keep 16×16 pixels of uint8"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(says)):
+            _data(root, transforms=[wrong]).open("train")
+
+
+def test_an_epoch_left_early_does_not_disturb_the_next(root):
+    whole = list(_loader(root).epoch(1))
+    loader = _loader(root, workers=2)
+    state = torch.get_rng_state()
+    next(loader.epoch(0))
+    assert _same(loader.epoch(1), whole)
+    # Two under way at once: each goes on where it was.
+    one, other = loader.epoch(1), loader.epoch(1)
+    taken = [next(one), next(other), next(one), next(other), next(one), next(other)]
+    assert _same(taken[::2], whole) and _same(taken[1::2], whole) and next(one, None) is next(other, None) is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_can_be_spawned(root, monkeypatch):
+    here = list(_loader(root).epoch(1))
+    monkeypatch.setattr(file_loader, "DataLoader", lambda *args, **options: DataLoader(*args, multiprocessing_context="spawn", **options))
+    assert _same(_loader(root, workers=1).epoch(1), here)
+
+
+def test_workers_heed_the_signals_of_their_own_process_alone(root):
+    loader = _loader(root, workers=2, batch_size=1)
+    batches = loader.epoch(1)
+    taken = [next(batches)]
+    workers = list(loader._data._iterator._workers)
+    helper = "import os, signal, sys\nfor pid in sys.argv[1:]:\n    os.kill(int(pid), signal.SIGTERM); os.kill(int(pid), signal.SIGINT)"
+    subprocess.run([sys.executable, "-c", helper, *(str(worker.pid) for worker in workers)], check=True)
+    taken += batches
+    assert _same(taken, _loader(root, batch_size=1).epoch(1)) and all(worker.is_alive() for worker in workers)
+    workers[0].terminate()
+    workers[0].join(10)
+    assert not workers[0].is_alive()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ConnectionResetError("reset by peer")])
+def test_a_worker_that_was_killed(root, error):
+    def killed():
+        yield from loader._reader.__getitem__((1, np.arange(2)))[None]
+        raise error
+
+    loader = _loader(root, batch_size=2)
+    loader._data = killed()
+    with pytest.raises(ContrastillError, match=r"a worker that reads images ended \(.*(Killed|peer)\): lower data.workers=0, or give it more"):
+        list(loader.epoch(1))
+    assert _same(loader.epoch(1), _loader(root, batch_size=2).epoch(1))
+
+
+RED = np.broadcast_to(np.array([200, 30, 60], np.uint8), (30, 40, 3))
+
+
+def _kinds():
+    """Name of a file -> Pillow image, options, the colour to be read."""
+    red, grey = Image.fromarray(RED), Image.new("L", (40, 30), 77)
+    palette = red.quantize(4)
+    rgba, grey_alpha = red.copy(), grey.copy()
+    rgba.putalpha(128)
+    grey_alpha.putalpha(90)
+    sixteen = Image.fromarray(np.full((30, 40), 77 * 257, np.uint16))
+    colour, shade = (200, 30, 60), (77, 77, 77)
+    return {
+        "plain.JPG": (red, {"quality": 100}, colour),
+        "progressive.jpeg": (red, {"progressive": True}, colour),
+        "grey.jpg": (grey, {}, shade),
+        "cmyk.jpg": (red.convert("CMYK"), {"quality": 100}, colour),
+        "plain.png": (red, {}, colour),
+        "grey.png": (grey, {}, shade),
+        "grey_alpha.png": (grey_alpha, {}, shade),
+        "palette.png": (palette, {}, colour),
+        "transparent.png": (palette, {"transparency": 0}, colour),
+        "transparent_bytes.png": (palette, {"transparency": bytes([0, 128])}, colour),
+        "rgba.png": (rgba, {}, colour),
+        "bits16.png": (sixteen, {}, shade),
+        "bits16.tif": (sixteen, {}, shade),
+        "bit.png": (Image.new("1", (40, 30), 1), {}, (255, 255, 255)),
+        "plain.webp": (red, {"lossless": True}, colour),
+        "rgba.WEBP": (rgba, {"lossless": True}, colour),
+        "plain.bmp": (red, {}, colour),
+        "plain.tiff": (red, {}, colour),
+        "plain.ppm": (red, {}, colour),
+    }
+
+
+@pytest.mark.parametrize("name", _kinds())
+@pytest.mark.filterwarnings("error")
+def test_every_kind_of_file_becomes_rgb(tmp_path, name):
+    image, options, colour = _kinds()[name]
+    image.save(tmp_path / name, **options)
+    pixels = Picture(tmp_path / name).pixels()
+    assert pixels.dtype == torch.uint8 and pixels.shape == (30, 40, 3)
+    assert (pixels.int() - torch.tensor(colour)).abs().max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "suffix,options", [("jpg", {"quality": 100}), ("png", {}), ("webp", {"lossless": True}), ("tif", {}), ("tif", {"compression": "tiff_lzw"})]
+)
+def test_pictures_are_upright(tmp_path, suffix, options, orientation):
+    corners = np.zeros((64, 96, 3), np.uint8)
+    corners[:32, :48], corners[32:, :48], corners[:32, 48:] = 250, 160, 80
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    image = Image.fromarray(corners)
+    stored = image.transpose(turn[orientation]) if orientation in turn else image
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / f"it.{suffix}", exif=exif, **options)
+    picture = Picture(tmp_path / f"it.{suffix}")
+    assert (picture.height, picture.width) == (64, 96)
+    for reduce in (1, 2):
+        pixels = Picture(tmp_path / f"it.{suffix}").pixels(reduce)
+        step = 64 // len(pixels)
+        assert (pixels.int() - torch.from_numpy(corners[::step, ::step].astype(int))).abs().max() <= 6 and step == (reduce if suffix == "jpg" else 1)
+
+
+def test_large_photographs_are_decoded_as_far_as_needed(tmp_path):
+    _save(tmp_path / "it.jpg", 600, 801, quality=95)
+    views = FileViews(32)
+    for draws in views.draws(0, 0, torch.arange(6)):
+        fast = views.view(Picture(tmp_path / "it.jpg"), draws, 0)
+        top, left, h, w = draw_part(600, 801, views.scale, draws[1:])
+        whole = Picture(tmp_path / "it.jpg").pixels()[top : top + h, left : left + w].permute(2, 0, 1)[None]
+        slow = torch.nn.functional.interpolate(whole, (32, 32), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        slow = slow.flip(1) if draws[0] < 0.5 else slow
+        assert (fast.int() - slow.int()).abs().float().mean() < 8
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (1, 900), (900, 1), (16, 16), (7, 33)])
+def test_odd_sizes(tmp_path, height, width):
+    for split in ("train", "test"):
+        _save(tmp_path / split / "a" / "1.png", height, width)
+        assert next(_loader(tmp_path, split).epoch(0))["rgb"].shape == (1, 3, 16, 16)
+
+
+def _damage(path, kind):
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "half": whole[: len(whole) // 2],
+            "end": whole[:-20],
+            "text": b"this is no image",
+            "none": b"",
+            "head": whole[:30],
+            "zeros": whole[: len(whole) // 2].ljust(len(whole), b"\0"),
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize(
+    "suffix,kind", [(suffix, kind) for suffix in ("jpg", "png") for kind in ("half", "text", "none", "head")] + [("jpg", "end"), ("jpg", "zeros")]
+)
+def test_damage_is_found(tmp_path, kind, suffix):
+    _save(tmp_path / f"it.{suffix}")
+    _damage(tmp_path / f"it.{suffix}", kind)
+    with pytest.raises(DamagedImage, match=rf"it\.{suffix} cannot be read as an image \(.+\): repair or remove it$") as caught:
+        Picture(tmp_path / f"it.{suffix}").pixels()
+    assert "BytesIO" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _damaged_folder(root):
+    for name in ("cat", "dog"):
+        for k in range(6):
+            _save(root / "train" / name / f"{k}.jpg", seed=k)
+            _save(root / "test" / name / f"{k}.jpg", seed=k + 9)
+    _damage(root / "train" / "dog" / "4.jpg", "half")
+    _damage(root / "train" / "cat" / "2.jpg", "text")
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_stops_a_training_in_one_sentence(tmp_path, workers):
+    root = _damaged_folder(tmp_path)
+    (root / "train" / "cat" / "2.jpg").unlink()
+    loader = _loader(root, batch_size=3, workers=workers)
+    with pytest.raises(ContrastillError) as caught:
+        list(loader.epoch(0))
+    said = (
+        "(?i)" + re.escape(str(root / "train" / "dog" / "4.jpg")) + r" cannot be read as an image \(.*truncated.*\): remove it, or set data.skip_damaged=true"
+    )
+    assert re.fullmatch(said, str(caught.value)) and caught.value.exit_code == 1
+    _save(root / "train" / "dog" / "4.jpg")
+    assert sum(len(batch["index"]) for batch in loader.epoch(0)) == 11
+
+
+def test_damaged_files_can_be_left_out(tmp_path, caplog):
+    root = _damaged_folder(tmp_path)
+    with caplog.at_level(logging.INFO):
+        split = _data(root, skip_damaged=True).open("train")
+    assert f"left out 2 of 12 images of {root}, which are damaged: train/cat/2.jpg, train/dog/4.jpg" in caplog.text
+    assert split.num_samples == 10 and split.targets.tolist() == [0] * 5 + [1] * 5
+    assert sum(len(batch["index"]) for batch in split.loader(batch_size=4, device="cpu", train=True).epoch(0)) == 10
+    for path in (root / "test").rglob("*.jpg"):
+        _damage(path, "none")
+    with pytest.raises(UsageError, match="all 12 images of .* are damaged, the first being test/cat/0.jpg"):
+        _data(root, skip_damaged=True).open("test")
+
+
+def test_a_picture_of_absurd_size(tmp_path, monkeypatch):
+    _save(tmp_path / "it.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DamagedImage, match="it.png cannot be read as an image .*1200 pixels.*shrink or remove it"):
+        Picture(tmp_path / "it.png")
+
+
+def test_what_counts_as_an_image(tmp_path):
+    for name in ("b.PNG", "a/deep/er/1.jpeg", "a/.hidden/2.jpg", ".3.jpg", "a/4.gif.txt"):
+        path = tmp_path / "train" / "z" / name
+        _save(path, format="PNG" if path.suffix in (".PNG", ".txt") else "JPEG")
+    _save(tmp_path / "train" / ".cache" / "1.png")
+    _save(tmp_path / "train" / "Zebra" / "1.png")
+    _save(tmp_path / "val" / "z" / "1.png")
+    (tmp_path / "train" / "notes.txt").write_text("read me")
+    split = _data(tmp_path).open("train")
+    assert split.classes == ["Zebra", "z"] and [os.fsdecode(name) for name in split.files] == ["train/Zebra/1.png", "train/z/a/deep/er/1.jpeg", "train/z/b.PNG"]
+    assert _data(tmp_path).open("test").targets.tolist() == [1]
+
+
+def test_holding_out_a_part(tmp_path):
+    for name in ("cat", "dog"):
+        for k in range(40):
+            _save(tmp_path / name / f"{k}.png", 2, 3)
+    parts = {split: [os.fsdecode(name) for name in _data(tmp_path, test_fraction=0.25).open(split).files] for split in ("train", "test")}
+    assert sorted(parts["train"] + parts["test"]) == sorted(f"{name}/{k}.png" for name in ("cat", "dog") for k in range(40))
+    assert 10 <= len(parts["test"]) <= 30 and parts["test"][0] == "cat/0.png"
+    # More held out, or more images: what was held out stays so.
+    assert set(parts["test"]) < {os.fsdecode(name) for name in _data(tmp_path, test_fraction=0.5).open("test").files}
+    limited = _data(tmp_path, limit=10).open("train")
+    assert limited.num_samples == 10 and limited.targets.sum() == 5
+    with pytest.raises(UsageError, match="no image is held out for testing"):
+        _data(tmp_path, test_fraction=1e-6).open("test")
+    with pytest.raises(UsageError, match="no image of cat is left to train on"):
+        _data(tmp_path, test_fraction=0.9999).open("train")
+
+
+@pytest.mark.parametrize(
+    "make,split,says",
+    [
+        (["train/cat/1.png", "val/dog/1.png"], "test", "val/dog is not a class of train: sort the images of val"),
+        (["train/cat/1.png", "train/dog/1.txt"], "train", "train/dog has no images (.png, .jpg"),
+        (["train/cat/1.png", "test/cat/1.txt"], "test", "test has no images"),
+        (["train/cat/1.png"], "test", "none called test or val: add one, or hold out a part of train with data.path="),
+        (["train/1.png", "test/1.png"], "train", "train has no folders of classes"),
+        (["test/cat/1.png"], "train", "has no folder train"),
+        (["1.png"], "train", "has no folders of classes"),
+        (["train/cat/1.png", "test/cat/1.png"], "val", "no split 'val': it has train, test"),
+    ],
+)
+def test_refusals_name_the_folder_and_the_way_out(tmp_path, make, split, says):
+    for name in make:
+        _save(tmp_path / name, 2, 3, format="PNG")
+    with pytest.raises(UsageError, match=re.escape(says)):
+        _data(tmp_path).open(split)
+
+
+def test_missing_folder_and_wrong_options(tmp_path, root):
+    with pytest.raises(UsageError, match="nowhere does not exist: set data.path"):
+        _data(tmp_path / "nowhere").open("train")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        _data(tmp_path / "file").open("train")
+    config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}}
+    assert validate({**config, "data": {"path": str(root)}}).data.name == "image_folder"
+    for options, says in (({"scale": [0.5, 0.1]}, "least and a greatest share"), ({"sizes": 3}, "did you mean size"), ({"workers": -1}, "data.workers=-1")):
+        with pytest.raises(UsageError, match=says):
+            validate({**config, "data": {"name": "image_folder", "path": str(root), **options}})
+    with pytest.raises(UsageError, match="batch_size=2"):
+        _loader(root, batch_size=2, world=3)
+
+
+def test_recognises_its_own_and_no_other(tmp_path, root):
+    recognises = DATASETS["image_folder"].recognises
+    assert recognises(str(root)) and recognises(str(root / "train")) and not recognises(str(root / "train" / "cat")) and not recognises(str(tmp_path / "none"))
+    others = {"tiny": "wnids.txt", "cifar": "cifar-100-python/meta", "run": "config.yaml"}
+    for name, file in others.items():
+        for split in ("train", "val"):
+            _save(tmp_path / name / split / "a" / "1.png", 2, 3)
+        assert recognises(str(tmp_path / name))
+        (tmp_path / name / file).parent.mkdir(exist_ok=True)
+        (tmp_path / name / file).write_text("")
+        assert not recognises(str(tmp_path / name))
+    for seed in ("seed0", "seed1"):
+        _save(tmp_path / "runs" / seed / "figures" / "1.png", 2, 3)
+        (tmp_path / "runs" / seed / "config.yaml").write_text("")
+    assert not recognises(str(tmp_path / "runs"))
+    (tmp_path / "empty" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "empty" / "val").mkdir()
+    assert not recognises(str(tmp_path / "empty")) and not recognises(str(tmp_path))
+
+
+def test_workers_end_with_the_process(root):
+    # By itself, in time and without a word, though an epoch is under way.
+    script = (
+        "import sys\n"
+        "from contrastill.core.registry import DATASETS\n"
+        "from contrastill.datasets.image_folder import ImageFolder as D\n"
+        "if __name__ == '__main__':\n"
+        "    loader = D(D.Options(path=sys.argv[1], size=16, workers=2)).open('train').loader(batch_size=2, device='cpu', train=True)\n"
+        "    batches = loader.epoch(0)\n"
+        "    next(batches)\n"
+        "    print(*(worker.pid for worker in loader._data._iterator._workers))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and ended.stderr == ""
+    for pid in ended.stdout.split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), signal.SIG_DFL)

@@ -208,16 +208,18 @@ def _prepare_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_await_the_end, daemon=True).start()
 
 
 def _await_the_end() -> None:
-    """Heed the SIGTERM of the process that reads from this worker, and no other's."""
+    """Heed the SIGTERM of the process that reads from this worker, and no other's; end when that process is gone."""
     from multiprocessing import parent_process
 
     parent = parent_process()
-    while parent is not None:
-        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent.pid:
-            os._exit(0)
+    while parent is not None and parent.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    os._exit(0)

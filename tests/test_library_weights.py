@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from contrastill.cli.assemble import _network
+from contrastill.cli.assemble import build
 from contrastill.core.config import NetworkConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Preprocess, describe
@@ -76,17 +76,17 @@ def test_a_teacher_keeps_its_classes_and_a_student_gets_new_ones(name, wrapped, 
     state = perturbed(source.module)
     torch.save({wrapped: state, "epoch": 3} if wrapped else state, tmp_path / "net.pth")
     config = NetworkConfig(model=name, weights=str(tmp_path / "net.pth"))
-    teacher = _network(config, 4)
+    teacher = build(config, 4)
     assert describe(teacher, images()).num_classes == 11 and teacher.recipe["num_classes"] == 11
     assert all(torch.equal(value, state[key]) for key, value in teacher.module.state_dict().items())
     assert teacher.preprocess.resolution == (None if name == "resnet8" else 224)
     with caplog.at_level(logging.INFO, logger="contrastill.core.weights"):
-        student = _network(config, 4, student=True)
+        student = build(config, 4, student=True)
     assert describe(student, images()).num_classes == 4 and len(caplog.records) == 1 and "which is new" in caplog.text
     head = student.taps.embedding.removeprefix("input:")
     assert all(torch.equal(value, state[key]) for key, value in student.module.state_dict().items() if not key.startswith(f"{head}."))
     with pytest.raises(UsageError, match=r"\(11, \d+\) instead of \(4, \d+\).*: they have 11 classes, set num_classes=11"):
-        _network(config.model_copy(update={"num_classes": 4}), 4)
+        build(config.model_copy(update={"num_classes": 4}), 4)
 
 
 def test_only_the_classifier_may_be_missing(tmp_path):

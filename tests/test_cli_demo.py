@@ -1,0 +1,26 @@
+"""`contrastill demo`: the whole job at a small size, its table, its picture, and a second call that trains nothing."""
+
+import json
+
+from PIL import Image
+
+from contrastill.cli.main import main
+
+SMALL = ["data.train_samples=128", "data.test_samples=64", "train.epochs=1"]
+
+
+def test_demo_compares_teacher_and_students(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
+    result = json.loads(capsys.readouterr().out)
+    teacher, untaught, *taught = result["rows"]
+    assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
+    assert all(row["parameters"] == untaught["parameters"] and 0 <= row["top1"] <= 100 for row in taught)
+    assert json.loads((out / "comparison.json").read_text()) == result
+    with Image.open(out / "comparison.png") as picture:
+        assert picture.width > 1000 and len(set(picture.convert("RGB").resize((220, 124)).get_flattened_data())) > 500
+    written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
+    assert main(["demo", "--out", str(out), *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "student, CRD + KD (resnet8)" in said and "one seed (0), 64 test images" in said
+    assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written

@@ -21,7 +21,7 @@ from .views import PaddedImages
 log = logging.getLogger(__name__)
 
 _SPLITS = {"train": 0, "test": 1}
-_AT_ONCE = 128  # frames that a thread renders at a time
+_AT_ONCE = 512  # frames that a thread renders at a time
 
 
 @DATASETS.register("rooms")

@@ -23,6 +23,8 @@ SEMANTICS = ("none", "floor", "wall", "ceiling", *KINDS)
 _RAYS = np.array([[0.0, 0.0], [-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
 _NEAR = 0.05
 _ATTEMPTS = 6
+_LEAST_SHARE = 0.03  # of the frame's pixels that the main object must show
+_PIXELS = 2**17
 
 
 @dataclass
@@ -34,12 +36,14 @@ class Frames:
         depth: float32 (N, S, S), metres along the camera's axis; 0 where nothing was measured.
         semantics: uint8 (N, S, S), places in SEMANTICS.
         target: int64 (N,), the main object's place in KINDS: of all objects the one with the most pixels.
+        attempt: int64 (N,), how often the room was drawn again.
     """
 
     rgb: np.ndarray
     depth: np.ndarray
     semantics: np.ndarray
     target: np.ndarray
+    attempt: np.ndarray
 
 
 def intrinsics(size: int) -> dict[str, float]:
@@ -61,16 +65,22 @@ def render(index: np.ndarray, *, seed: int, split: int, size: int, noise: bool =
     """
     count = len(index)
     target = classes_of(index, seed, split)
-    frames = Frames(np.empty((count, size, size, 3), np.uint8), np.empty((count, size, size), np.float32), np.empty((count, size, size), np.uint8), target)
+    square = (count, size, size)
+    frames = Frames(np.empty((*square, 3), np.uint8), np.empty(square, np.float32), np.empty(square, np.uint8), target, np.zeros(count, np.int64))
     waiting = np.arange(count)
     for attempt in range(_ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
         scene = draw_scene(index[waiting], seed, split, attempt, distractors=not last)
-        rgb, depth, semantics, pixels = _shoot(scene, index[waiting], seed, split, size, noise)
-        enough = (pixels[:, 0] > pixels[:, 1:].max(1)) & (pixels[:, 0] >= 0.03 * size * size)
-        good = enough | last
-        rows = waiting[good]
-        frames.rgb[rows], frames.depth[rows], frames.semantics[rows] = rgb[good], depth[good], semantics[good]
+        good = np.zeros(len(waiting), bool)
+        # As many at a time as stay in a core's cache.
+        step = max(1, _PIXELS // (size * size))
+        for first in range(0, len(waiting), step):
+            part = slice(first, min(first + step, len(waiting)))
+            rgb, depth, semantics, pixels = _shoot(scene[part], index[waiting[part]], seed, split, size, noise)
+            kept = (pixels[:, 0] > pixels[:, 1:].max(1)) & (pixels[:, 0] >= _LEAST_SHARE * size * size) | last
+            rows, good[part] = waiting[part][kept], kept
+            frames.attempt[rows] = attempt
+            frames.rgb[rows], frames.depth[rows], frames.semantics[rows] = rgb[kept], depth[kept], semantics[kept]
         waiting = waiting[~good]
         if not len(waiting):
             break

@@ -14,6 +14,7 @@ _OFFERS = {
     "Taps": ("core.representation", "Taps"),
     "Transfer": ("core.transfer", "Transfer"),
     "fit": ("core.engine", "fit"),
+    "linear_probe": ("probe.linear", "linear_probe"),
     "load_student": ("models.build", "load_student"),
 }
 """Public name -> module inside this package, and its attribute there."""

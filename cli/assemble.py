@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
 from ..core.config import NetworkConfig, RunConfig
 from ..core.engine import Loader
-from ..core.errors import UsageError, unknown_name
+from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
 from ..core.registry import DATASETS, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
+from ..core.teacher_cache import TeacherMemory
 from ..core.transfer import Term, Transfer
 from ..models.build import build_network
+from ..xmodal.derive import DerivedLoader, check
 
 
 @dataclass
 class Assembly:
-    """The objects of a run, on the accelerator's device."""
+    """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its logits."""
 
     transfer: Transfer
     train: Loader
-    test: Loader
+    test: Loader | None
     accelerator: Accelerator
 
 
@@ -37,18 +41,26 @@ def assemble(config: RunConfig) -> Assembly:
         ContrastillError: A file is missing or damaged.
     """
     accelerator = prepare_accelerator(config)
+    networks = [*config.teachers, config.student]
     splits = {name: open_split(config, name) for name in ("train", "test")}
+    for network in networks:
+        check_modality(network, splits["train"])
     shares = {"device": accelerator.device, "seed": config.seed, "rank": accelerator.process_index, "world": accelerator.num_processes}
-    train = splits["train"].loader(batch_size=config.train.batch_size, train=True, **shares)
-    test = splits["test"].loader(batch_size=max(256, config.train.batch_size), train=False, **shares)
+    modalities = [network.modality for network in networks]
+    train = open_loader(splits["train"], modalities, batch_size=config.train.batch_size, train=True, views=config.train.views, **shares)
+    statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
     classes = splits["train"].num_classes
-    for network in [*config.teachers, config.student]:
-        _check_modality(network, splits["train"].modalities)
-    # The student comes first, so that one seed gives every objective and every teacher the same untaught student.
     set_seed(config.seed)
-    student = build(config.student, classes, student=True)
-    teachers = [build(teacher, classes) for teacher in config.teachers]
-    batch = {name: value[:2].cpu() for name, value in next(test.epoch(0)).items()}
+    teachers = [build(teacher, classes, statistics) for teacher in config.teachers]
+    # Seeded again, so that one seed gives every objective and every teacher the same untaught student.
+    set_seed(config.seed)
+    student = build(config.student, classes or next((teacher.recipe["num_classes"] for teacher in teachers), None), statistics, student=True)
+    test = None
+    if splits["test"] is not None and splits["test"].targets is not None and student.recipe["num_classes"] == splits["test"].num_classes:
+        test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
+    batch = {
+        name: value[:2].cpu() for name, value in next(iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))).items()
+    }
     student_spec = describe(student, batch)
     teacher_specs = [describe(teacher, batch) for teacher in teachers]
 
@@ -60,7 +72,10 @@ def assemble(config: RunConfig) -> Assembly:
         objective = OBJECTIVES[entry.name]
         specs = teacher_specs if objective.needs_teacher else [None]
         terms[label] = Term([objective.build(objective.Options(**entry.options()), setting(spec)) for spec in specs], entry.weight)
-    return Assembly(Transfer(teachers, student, terms), train, test, accelerator)
+    transfer = Transfer(teachers, student, terms)
+    if config.train.views and transfer.teacher_needs:
+        train = TeacherMemory(train, transfer)
+    return Assembly(transfer, train, test, accelerator)
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:
@@ -83,7 +98,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
 
 
 def open_split(config: RunConfig, name: str) -> Any:
-    """The split ``"train"`` or ``"test"`` of the config's data."""
+    """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
     dataset = DATASETS[config.data.name]
     options = config.data.options()
     if "path" in dataset.Options.model_fields:
@@ -91,15 +106,57 @@ def open_split(config: RunConfig, name: str) -> Any:
     return dataset(dataset.Options(**options)).open(name)
 
 
-def _check_modality(network: NetworkConfig, modalities: dict[str, Any]) -> None:
-    if network.modality not in modalities:
-        raise UsageError(f"{network.model} reads {network.modality}, and the data has {', '.join(modalities)}: set its modality to one of them")
+def open_loader(split: Any, modalities: Collection[str], **options: Any) -> Loader:
+    """Batches of a split with these modalities, stored or derived on the device."""
+    loader = split.loader(**options)
+    derived = {name for name in modalities if name not in split.modalities}
+    # A stored depth is made anew too: in metres, and NaN where nothing was measured.
+    return DerivedLoader(loader, derived, split.camera) if derived or "depth" in split.modalities else loader
 
 
-def build(config: NetworkConfig, classes: int | None, *, student: bool = False) -> Network:
-    """One network of the config; a teacher with weights keeps the classifier they came with."""
+def check_modality(network: NetworkConfig, split: Any) -> None:
+    """Complain where a network's modality is neither in the data nor can be made from it."""
+    try:
+        check(network.modality, split.modalities, split.camera)
+    except UsageError as error:
+        raise UsageError(f"{network.model} cannot read this data: {error}") from error
+
+
+def measure_statistics(split: Any, modality: str, samples: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are stored; NaN is left out.
+
+    Args:
+        split: The training split.
+        modality: Stored or derived.
+        samples: How many samples to look at.
+    """
+    loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
+    step = max(1, len(loader) // max(1, samples // 8))
+    count = total = square = 0
+    for place in range(0, len(loader), step):
+        values = next(iter(loader.epoch(0, place)))[modality].double()
+        values = values / 255 if split.modalities.get(modality) and values.dtype == torch.uint8 else values
+        there = values.isfinite()
+        values = values.nan_to_num(0.0, 0.0, 0.0)
+        count, total, square = count + there.sum((0, 2, 3)), total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
+    if int(count.min()) == 0:
+        raise ContrastillError(f"{modality} has no valid value in the first {samples} samples: nothing can be learnt from it")
+    mean = total / count
+    std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-6)
+    return tuple(round(value, 6) for value in mean.tolist()), tuple(round(value, 6) for value in std.tolist())
+
+
+def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, tuple], *, student: bool = False) -> Network:
+    """One network of the config; a teacher with weights keeps the classifier they came with.
+
+    Args:
+        config: The network.
+        classes: Of the data.
+        statistics: Mean and standard deviation of modalities for which no network has its own.
+        student: Whether it is the student.
+    """
     options = config.model_dump(exclude={"model", "num_classes"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
-    return build_network(config.model, num_classes=num_classes, new_classifier=student, **options)
+    return build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=statistics.get(config.modality), **options)

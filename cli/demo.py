@@ -56,5 +56,7 @@ def _show(result: dict[str, Any]) -> None:
         way = "" if row["way"] is None else f"{100 * row['way']:.0f} %"
         table.add_row(row["name"], f"{row['parameters']:,}", f"{row['top1']:.2f}", way, f"{row['seconds']:.0f}")
     console.print(table)
-    console.print(f"one seed ({result['seed']}), {result['images']:,} test images: differences below {result['noise']:.1f} points may be chance", highlight=False)
+    console.print(
+        f"one seed ({result['seed']}), {result['images']:,} test images: differences below {result['noise']:.1f} points may be chance", highlight=False
+    )
     console.print(f"picture: {result['picture']}", highlight=False)

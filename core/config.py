@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from .errors import UsageError
 from .registry import DATASETS, OBJECTIVES, model_builder
@@ -46,10 +46,12 @@ class NetworkConfig(Section):
     )
     modality: str = Field("rgb", description="the modality it reads")
     num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
-    mean: tuple[float, ...] | None = Field(None, description="a mean for each channel, of values in [0, 1]; left out: the network's own")
-    std: tuple[float, ...] | None = Field(None, description="a standard deviation for each channel, of values in [0, 1]; left out: the network's own")
-    resolution: int | None = Field(
-        None, gt=0, description="side in pixels that samples are resized to; left out: that of its weights or of the network, else the data's"
+    mean: tuple[float, ...] | None = Field(
+        None, description="a mean for each channel, of values in [0, 1]; left out: the network's own, for another modality than rgb measured on the data"
+    )
+    std: tuple[float, ...] | None = Field(None, description="a standard deviation for each channel; left out: as the mean")
+    resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="side, or [height, width], in pixels that samples are resized to; left out: that of its weights or of the network, else the data's"
     )
     embedding: str | None = Field(None, description="module whose output is the embedding, or input:MODULE; left out: the network's own choice")
     maps: tuple[str, ...] | None = Field(None, description="modules whose outputs are the feature maps; left out: the network's own choice")
@@ -77,12 +79,36 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
     checkpoint_every_steps: int | None = Field(None, gt=0, description="also a checkpoint after so many steps, for long epochs")
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
+    views: int | None = Field(
+        None,
+        gt=0,
+        description="different views of each sample; the teachers look at each once and what they said is kept in memory. Left out: a new view each epoch",
+    )
 
     @model_validator(mode="after")
     def _milestones_are_fractions(self) -> TrainConfig:
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]")
         return self
+
+
+class EvaluationConfig(Section):
+    """What ``contrastill evaluate`` measures."""
+
+    data: dict[str, Any] = Field(default_factory=dict, description="changes of data for the evaluation, such as {splits: {train: labelled, test: labelled}}")
+    tasks: tuple[Literal["accuracy", "segmentation", "classification"], ...] = Field(
+        ("accuracy",),
+        min_length=1,
+        description="of the student's own logits; of a head on its maps, by label maps; of a linear probe on its layers, by classes",
+    )
+    head: Literal["linear", "unet"] = Field("linear", description="of a segmentation: a linear classifier of each pixel, or a decoder with skip connections")
+    mode: Literal["frozen", "fine_tuned"] = Field("frozen", description="of a segmentation: whether the network trains with its head")
+    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1, description="shares of the labelled training samples")
+    layers: tuple[str, ...] = Field(("embedding",), min_length=1, description="of the linear probes: embedding, logits, maps.0, maps.1 …")
+    spatial: int = Field(1, gt=0, description="of the linear probes: maps are averaged to so many values a side")
+    epochs: int = Field(30, gt=0, description="of a segmentation: passes over the labelled training samples")
+    batch_size: int = Field(16, gt=0, description="of a segmentation")
+    lr: float = Field(1e-3, gt=0, description="of a segmentation's head")
 
 
 class RunConfig(Section):
@@ -96,6 +122,7 @@ class RunConfig(Section):
     objectives: dict[str, ObjectiveConfig]
     trackers: list[str] = Field(default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb")
     train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +188,29 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
         raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
     return validate(values)
+
+
+def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> BaseModel:
+    """The validated options of a registered data set, for commands that need no whole config.
+
+    Args:
+        values: Options by name.
+        overrides: ``key=value`` on top of them: ``size=[240,320]``, ``fields.depth=depth_mm``.
+
+    Raises:
+        UsageError: An unknown key, a value that is not allowed or not set.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    tree = OmegaConf.create(dict(values))
+    for override in overrides:
+        try:
+            _override(tree, override)
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise UsageError(f"{override!r} cannot be read: {str(error).splitlines()[0]}") from error
+    return _checked(DATASETS[name].Options, OmegaConf.to_container(tree), "")
 
 
 def _dotted(key: str) -> str:

@@ -128,7 +128,7 @@ class CRDLoss(nn.Module):
         self.rule = rule(groups, num_negatives, self.seed)
         self.num_negatives = self.rule.num_negatives
         self.bank = MemoryBank(num_samples, embed_dim, place=rule.order(groups, self.seed), seed=self.seed)
-        self.bias = _bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
+        self.bias = critic_bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
         ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
         if ceiling < 0.5:
             warnings.warn(
@@ -218,7 +218,16 @@ def _count_samples(targets: Tensor | None, num_samples: int | None) -> int:
     return int(num_samples)
 
 
-def _bias(bias: str | float, negatives: int, samples: int, dim: int, temperature: float) -> float:
+def critic_bias(bias: str | float, negatives: float, samples: int, dim: int, temperature: float) -> float:
+    """b of the critic h = sigmoid(s/τ − b): ``"released"``, ``"paper"`` or the number itself; see :class:`CRDLoss`.
+
+    Args:
+        bias: Which.
+        negatives: K.
+        samples: M.
+        dim: D.
+        temperature: τ.
+    """
     if bias == "released":
         return math.log(negatives) + 1 / (2 * dim * temperature**2)
     if bias == "paper":

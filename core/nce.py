@@ -252,3 +252,30 @@ class Criterion(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype)[:, None, None], None, None, None, None
+
+
+def pair_loss(scores: Tensor, positive: Tensor, negative: Tensor, critic: Critic, num_negatives: float | None = None) -> Tensor:
+    """The criterion between all pairs of a batch, both ways, where both sides are live: gradients reach both.
+
+    Each row of the scores is an anchor to the columns, and each column one to the rows. An anchor's loss is the mean over its positives of
+    softplus(b − s⁺/τ) plus K/|negatives| · Σ softplus(s⁻/τ − b), as of a bank with all rows eligible; anchors are averaged, both ways added.
+
+    Args:
+        scores: (N, N') products of unit vectors.
+        positive, negative: (N, N') bool; what is neither has no part. Anchors without positives have no part either.
+        critic: τ and b.
+        num_negatives: K, weight of the negatives; None is their number, so that each counts once.
+
+    Shape:
+        - returns a scalar, in float32 at least.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / critic.temperature - critic.bias
+    near = torch.where(positive, softplus(-scores, threshold=LINEAR), 0.0)
+    far = torch.where(negative, softplus(scores, threshold=LINEAR), 0.0)
+    total = scores.new_zeros(())
+    for axis in (1, 0):
+        hits, others = positive.sum(axis), negative.sum(axis)
+        weight = 1.0 if num_negatives is None else num_negatives / others.clamp_min(1).to(scores.dtype)
+        losses = near.sum(axis) / hits.clamp_min(1) + weight * far.sum(axis)
+        total = total + (losses * (hits > 0)).sum() / (hits > 0).sum().clamp_min(1)
+    return total

@@ -18,13 +18,13 @@ class Registry(Mapping[str, T]):
 
     Args:
         kind: What the names are, as an error message says it: ``"objective"``.
-        package: Subpackage of contrastill whose modules register themselves when imported; they are
+        packages: Subpackages of contrastill whose modules register themselves when imported; they are
             imported the first time a name is looked up, so a new entry is one new file.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self._package = package
+        self._packages = packages
         self._entries: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
         self._discovered = False
@@ -81,14 +81,16 @@ class Registry(Mapping[str, T]):
             return
         self._discovered = True
         # Relative to this package's parent, so that the tree works under whatever name it was installed.
-        package = importlib.import_module(f"..{self._package}", __package__)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+        for name in self._packages:
+            package = importlib.import_module(f"..{name}", __package__)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{package.__name__}.{module.name}")
 
 
-OBJECTIVES: Registry[type] = Registry("objective", "objectives")
+OBJECTIVES: Registry[type] = Registry("objective", "objectives", "xmodal")
 DATASETS: Registry[type] = Registry("dataset", "datasets")
 MODELS: Registry[Callable] = Registry("model", "models")
+MODALITIES: Registry = Registry("modality", "xmodal")
 
 PRETRAINED = "pretrained"
 """In the place of a file of weights: those that a network's library publishes."""

@@ -61,12 +61,13 @@ class Preprocess:
     """A network's own normalisation and resolution.
 
     Attributes:
-        mean: A mean for each channel, of values in [0, 1].
-        std: A standard deviation for each channel, of values in [0, 1].
+        mean: A mean for each channel: of values in [0, 1] for images, in the modality's own unit for others.
+        std: A standard deviation for each channel.
         resolution: Side, or (height, width), in pixels; None leaves the images as they are.
 
     Shape:
-        - images: (B, C, H, W) uint8 in [0, 255] or float in [0, 1]
+        - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality (metres, say), where NaN
+          stands for what was not measured. It becomes 0, the mean; where the size changes it has no part in its neighbours.
         - returns (B, C, H', W') float32.
 
     Raises:
@@ -86,12 +87,13 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UsageError(f"images of {images.dtype} have no known scale: give uint8, or floats in [0, 1]")
+            raise UsageError(f"images of {images.dtype} have no known scale: give uint8, or floats")
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise UsageError(
                 f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean and std to a value for each channel"
             )
         unit = 255.0 if images.dtype == torch.uint8 else 1.0
+        whole = images.dtype == torch.uint8
         if images.is_contiguous(memory_format=torch.channels_last):
             # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
             width, channels = images.shape[3], images.shape[1]
@@ -102,10 +104,19 @@ class Preprocess:
             scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
             images = torch.addcmul(shift, images.float(), scale)
         size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+        resized = size is not None and tuple(images.shape[2:]) != tuple(size)
         # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
-        if size is not None and tuple(images.shape[2:]) != tuple(size):
-            images = F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
-        return images
+        if whole:
+            return _interpolated(images, size) if resized else images
+        values = torch.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
+        if not resized:
+            return values
+        measured = _interpolated(images.isfinite().float(), size)
+        return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
+
+
+def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
 @lru_cache(maxsize=64)

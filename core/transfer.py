@@ -100,7 +100,7 @@ class Transfer(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> TransferOutput:
         """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
-        teachers = [teacher(batch, self.teacher_needs) for teacher in self.teachers] if self.teacher_needs else []
+        teachers = self.teachers_say(batch)
         student = self.student(batch, self.student_needs)
         losses = {name: term(student, teachers, batch) for name, term in self.terms.items()}
         return TransferOutput(
@@ -109,6 +109,13 @@ class Transfer(nn.Module):
             student=student,
             logs={f"{name}/{what}": value for name, term in self.terms.items() for what, value in term.logs().items()},
         )
+
+    def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation]:
+        """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else by looking."""
+        if not self.teacher_needs:
+            return []
+        kept = [_representation(batch, number) for number in range(len(self.teachers))]
+        return [teacher(batch, self.teacher_needs) if said is None else said for teacher, said in zip(self.teachers, kept, strict=True)]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: student, heads, banks and generators, but not the frozen teachers."""
@@ -149,3 +156,22 @@ class Transfer(nn.Module):
         for _, parameter in unread:
             parameter.requires_grad_(False)
         return [name for name, _ in unread]
+
+
+def teacher_fields(said: Sequence[Representation]) -> dict[str, Tensor]:
+    """What teachers said as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``, ``teachers.0.maps.0`` …"""
+    fields = {}
+    for number, one in enumerate(said):
+        fields |= {f"teachers.{number}.{part}": value for part in ("logits", "embedding") if (value := getattr(one, part)) is not None}
+        fields |= {f"teachers.{number}.maps.{place}": value for place, value in enumerate(one.maps)}
+    return fields
+
+
+def _representation(batch: Mapping[str, Tensor], number: int) -> Representation | None:
+    """The inverse of :func:`teacher_fields` for one teacher; None where the batch holds nothing of it."""
+    prefix = f"teachers.{number}."
+    fields = {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
+    if not fields:
+        return None
+    maps = tuple(fields[name] for name in sorted((name for name in fields if name.startswith("maps.")), key=lambda name: int(name[5:])))
+    return Representation(fields.get("logits"), fields.get("embedding"), maps)

@@ -1,13 +1,11 @@
-"""A split whose images are files, and the loader whose worker processes read them and cut out their views."""
+"""Splits whose samples are read when they are needed, and the loader whose worker processes read them and cut out their views."""
 
 from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +13,32 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..core.errors import ContrastillError
-from .file_views import FileViews, jitter, transform_seed
-from .images import DamagedImage, Picture
+from ..core.errors import ContrastillError, UsageError
+from .camera import Camera
+from .file_views import FileViews, jitter
+from .file_workers import Damaged, Images, Pairs, SampleReader, prepare_worker
 from .in_memory import Batch, check_shares, shares
+from .joint_views import JointViews
 from .views import epoch_order
 
-WAY_OUT = "remove it, or set data.skip_damaged=true"
+
+class _ReadSplit:
+    """What the splits below have in common."""
+
+    def loader(self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1) -> FileLoader:
+        """Batches of this split.
+
+        Args:
+            batch_size: Samples in a batch, over all ranks together.
+            device: Where the batches are.
+            seed: Of the order and of the views.
+            train: Shuffled and augmented; otherwise in order, each view a plain one.
+            rank, world: Which contiguous share of each batch this process takes, of how many.
+        """
+        return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world)
 
 
-class FileSplit:
+class FileSplit(_ReadSplit):
     """One split of a data set of image files.
 
     Args:
@@ -60,22 +74,76 @@ class FileSplit:
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
         self.num_samples = len(files)
         self.modalities = {"rgb": (3, views.size, views.size)}
+        self.camera: Camera | None = None
+        self.semantic_classes: list[str] | None = None
 
-    def loader(self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1) -> FileLoader:
-        """Batches of this split.
+    def reader(self, seed: int) -> Dataset:
+        return Images(os.fsencode(self.root), self.files, self.views, seed)
 
-        Args:
-            batch_size: Samples in a batch, over all ranks together.
-            device: Where the batches are.
-            seed: Of the order and of the views.
-            train: Shuffled and augmented; otherwise in order, the centre of each picture.
-            rank, world: Which contiguous share of each batch this process takes, of how many.
-        """
-        return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world)
+
+class PairSplit(_ReadSplit):
+    """One split of aligned modalities that are read when they are needed.
+
+    Args:
+        reader: Reads a sample by its index.
+        num_samples: N.
+        views: How a sample becomes a view; its size None: as stored.
+        targets: int64 (N,), classes in 0..num_classes-1; None for an unlabelled set.
+        num_classes: Of the data set, not of this split; None: as many as there are names.
+        classes: Their names.
+        camera: Of a stored frame.
+        semantic_classes: Names of the values of the label map, the first being ``unlabelled``.
+        augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
+        color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
+        workers: Processes that read; 0 reads in this one.
+        modalities: What is handed out of what is read; None: all.
+
+    Attributes:
+        modalities: Modality -> shape (C, H, W) of a view.
+
+    Raises:
+        UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that albumentations does not take.
+    """
+
+    def __init__(
+        self,
+        reader: SampleReader,
+        num_samples: int,
+        views: JointViews,
+        *,
+        targets: Tensor | None = None,
+        num_classes: int | None = None,
+        classes: list[str] | None = None,
+        camera: Camera | None = None,
+        semantic_classes: list[str] | None = None,
+        augmented: bool,
+        color_jitter: float = 0.0,
+        workers: int = 0,
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        names = tuple(reader.modalities if modalities is None else modalities)
+        missed = [name for name in names if name not in reader.modalities]
+        if missed:
+            raise UsageError(f"there is no modality {missed[0]!r}: there are {', '.join(reader.modalities)}")
+        size = views.size or reader.modalities[names[0]][1:]
+        if None in size:
+            raise UsageError("the frames differ in size: set data.size=[HEIGHT,WIDTH]")
+        self.samples, self.num_samples, self.views = reader, num_samples, replace(views, size=tuple(size), modalities=names)
+        if views.transforms:
+            # Complains here, not in a worker.
+            _ = self.views.compose
+        self.targets, self.classes = targets, classes
+        self.num_classes = len(classes) if num_classes is None and classes is not None else num_classes
+        self.camera, self.semantic_classes = camera, semantic_classes
+        self.augmented, self.color_jitter, self.workers = augmented, color_jitter if "rgb" in names else 0.0, workers
+        self.modalities = {name: (reader.modalities[name][0], *size) for name in names}
+
+    def reader(self, seed: int) -> Dataset:
+        return Pairs(self.samples, self.views, self.camera and self.camera.intrinsics, seed)
 
 
 class FileLoader:
-    """The batches of a :class:`FileSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
+    """The batches of a :class:`FileSplit` or :class:`PairSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
 
     The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once: the
     one that is asked takes the workers over, at the cost of what they had read ahead.
@@ -84,14 +152,14 @@ class FileLoader:
         UsageError: batch_size is smaller than the number of ranks.
     """
 
-    def __init__(self, split: FileSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int) -> None:
+    def __init__(self, split: FileSplit | PairSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int) -> None:
         check_shares(batch_size, rank, world)
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
         self.num_samples = split.num_samples
         self._augmented = train and split.augmented
         self._jitter = split.color_jitter if self._augmented else 0.0
-        self._targets = split.targets.to(device)
-        self._reader = _Reader(os.fsencode(split.root), split.files, split.views, seed)
+        self._targets = None if split.targets is None else split.targets.to(device)
+        self._reader = split.reader(seed)
         self._workers = split.workers
         self._requests = _Requests()
         self._data: DataLoader | None = None
@@ -104,8 +172,9 @@ class FileLoader:
         """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``.
 
         Yields:
-            A dict of ``rgb`` (B, 3, size, size) in channels_last, uint8 or with jitter float in [0, 1], ``index`` and
-            ``target`` int64 (B,).
+            A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1]; ``semantics`` uint8,
+            others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,); where the split knows its
+            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4).
 
         Raises:
             ContrastillError: A file is damaged, or a worker was killed.
@@ -115,23 +184,24 @@ class FileLoader:
         while start < len(self):
             turn = self._turn = object()
             batches = [order[rows] for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start)]
-            for index, images in zip(batches, self._read(batches, view), strict=True):
-                yield self._batch(images, index, k)
+            for index, read in zip(batches, self._read(batches, view), strict=True):
+                yield self._batch(read, index, k)
                 start += 1
                 if self._turn is not turn:
                     # Another epoch took the workers over in the meantime: ask again for the rest.
                     break
 
-    def _batch(self, images: Tensor, index: Tensor, k: int) -> Batch:
-        """From what was read, (B, H, W, 3), to what is handed out."""
-        images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+    def _batch(self, read: Batch, index: Tensor, k: int) -> Batch:
+        """From what was read, images (B, H, W, C), to what is handed out."""
+        batch = {name: values.to(self.device, non_blocking=True) for name, values in read.items()}
+        batch = {name: values.permute(0, 3, 1, 2) if values.dim() == 4 else values for name, values in batch.items()}
         if self._jitter:
-            images = jitter(images, index, seed=self.seed, view=k, strength=self._jitter)
+            batch["rgb"] = jitter(batch["rgb"], index, seed=self.seed, view=k, strength=self._jitter)
         index = index.to(self.device, non_blocking=True)
-        return {"rgb": images, "index": index, "target": self._targets[index]}
+        return {**batch, "index": index, **({} if self._targets is None else {"target": self._targets[index]})}
 
-    def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Tensor]:
-        """The images of these samples, (B, H, W, 3) each, in order."""
+    def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
+        """What was read of these samples, in order."""
         if self._data is None:
             import cv2  # noqa: F401  here once, not in each worker that is forked
 
@@ -141,17 +211,17 @@ class FileLoader:
                 sampler=self._requests,
                 num_workers=self._workers,
                 persistent_workers=self._workers > 0,
-                worker_init_fn=_prepare_worker,
+                worker_init_fn=prepare_worker,
                 pin_memory=self.device.type == "cuda",
                 # Of its own: DataLoader draws a number at the start of each pass, and the global generator's state is the training's.
                 generator=torch.Generator(),
             )
         self._requests.pending = [(view, index.numpy()) for index in batches]
         try:
-            for images in self._data:
-                if isinstance(images, _Damaged):
-                    raise ContrastillError(images.message)
-                yield images
+            for read in self._data:
+                if isinstance(read, Damaged):
+                    raise ContrastillError(read.message)
+                yield read
         except (RuntimeError, OSError, EOFError) as error:
             # What a dead worker had sent cannot always be picked up: then it is a broken connection that is seen first.
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
@@ -174,52 +244,7 @@ class _Requests(Sampler):
         return len(self.pending)
 
 
-@dataclass(frozen=True)
-class _Damaged:
-    """Stands for a batch that could not be read: an exception would come out of a worker with its traceback for a message."""
-
-    message: str
-
-
-class _Reader(Dataset):
-    """Reads batches, in a worker or in the training's own process."""
-
-    def __init__(self, root: bytes, files: np.ndarray, views: FileViews, seed: int) -> None:
-        self.root, self.files, self.views, self.seed = root, files, views, seed
-
-    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Tensor | _Damaged:
-        """uint8 (B, size, size, 3): the given views of the given rows, or for view None their centres."""
-        view, rows = request
-        out = torch.empty((len(rows), self.views.size, self.views.size, 3), dtype=torch.uint8)
-        draws = [None] * len(rows) if view is None else self.views.draws(self.seed, view, torch.from_numpy(rows))
-        try:
-            for place, row, drawn in zip(out, rows.tolist(), draws, strict=True):
-                picture = Picture(os.fsdecode(os.path.join(self.root, self.files[row])))
-                place.copy_(self.views.plain(picture) if drawn is None else self.views.view(picture, drawn, transform_seed(self.seed, view, row)))
-        except DamagedImage as error:
-            return _Damaged(f"{error.path} cannot be read as an image ({error.reason}): {WAY_OUT}")
-        return out
-
-
-def _prepare_worker(_: int) -> None:
-    """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM go to all processes of a group."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    if hasattr(signal, "sigtimedwait"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_await_the_end, daemon=True).start()
-
-
-def _await_the_end() -> None:
-    """Heed the SIGTERM of the process that reads from this worker, and no other's; end when that process is gone."""
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    while parent is not None and parent.is_alive():
-        received = signal.sigtimedwait({signal.SIGTERM}, 5)
-        if received is not None and received.si_pid == parent.pid:
-            break
-    os._exit(0)
+def default_workers() -> int:
+    """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

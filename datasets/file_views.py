@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -26,6 +27,8 @@ _TRIES = 10
 _RATIO = (math.log(3 / 4), math.log(4 / 3))
 # Shorter side that a picture is resized to before the centre is cut out, in sides of what is cut out: 256 to 224 as ImageNet is evaluated.
 _MARGIN = 256 / 224
+LABELS = "semantics"
+"""The modality that is a label map: its values are names, and stay whole numbers of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,12 @@ class FileViews:
         pixels = _centre(pixels, min(height, 2 * width), min(width, 2 * height))
         height, width, _ = pixels.shape
         long = int(short * max(height, width) / min(height, width))
-        pixels = _resized(pixels, *((short, long) if height <= width else (long, short)))
+        pixels = resized(pixels, *((short, long) if height <= width else (long, short)))
         return _centre(pixels, self.size, self.size)
 
     def draws(self, seed: int, view: int, index: Tensor) -> list[list[float]]:
-        """Numbers in [0, 1) for view ``view`` of each of the samples ``index``: flip, then four for each try at a crop."""
-        counter = index[:, None] * 64 + torch.arange(1 + 4 * _TRIES)
-        return (shifted(hash64(counter, _CROPS, seed, view), 11).double() * 2.0**-53).tolist()
+        """Numbers in [0, 1) for view ``view`` of each of the samples ``index``, as :func:`draw_numbers` gives them."""
+        return draw_numbers(seed, view, index)
 
     def view(self, picture: Picture, draws: list[float], seed: int) -> Tensor:
         """The drawn view, uint8 (size, size, 3).
@@ -81,7 +83,7 @@ class FileViews:
         else:
             pixels = self.plain(picture)
             if self.crop == "padded":
-                pixels = _moved(pixels, self.size // 8, *draws[1:3])
+                pixels = moved(pixels, *shift((self.size, self.size), draws))
         if self.flip and draws[0] < 0.5:
             pixels = pixels.flip(1)
         if self.transforms:
@@ -95,7 +97,7 @@ class FileViews:
         if pixels.shape[:2] != (picture.height, picture.width):
             down, across = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
             top, left, height, width = round(top * down), round(left * across), round(height * down), round(width * across)
-        return _resized(pixels[top : top + height, left : left + width], self.size, self.size)
+        return resized(pixels[top : top + height, left : left + width], self.size, self.size)
 
     @cached_property
     def compose(self) -> Any:
@@ -104,46 +106,69 @@ class FileViews:
         Raises:
             UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
         """
-        import albumentations as A
-
-        known = [name for name in dir(A) if isinstance(getattr(A, name), type) and issubclass(getattr(A, name), A.BasicTransform)]
-        built = []
-        for given in self.transforms:
-            arguments = dict(given)
-            name = arguments.pop("name", None)
-            if name not in known:
-                raise unknown_name("transform of albumentations", str(name), known)
-            try:
-                with warnings.catch_warnings():
-                    # It only warns of arguments that it does not know.
-                    warnings.simplefilter("error", UserWarning)
-                    built.append(getattr(A, name)(**arguments))
-            except (TypeError, ValueError, UserWarning) as error:
-                raise UsageError(f"data.transforms: {name} does not take {arguments}: {' '.join(str(error).split())}") from error
-        compose = A.Compose(built)
-        shown = compose(image=np.zeros((self.size, self.size, 3), np.uint8))["image"]
-        if getattr(shown, "shape", None) != (self.size, self.size, 3) or shown.dtype != np.uint8:
-            names = ", ".join(given["name"] for given in self.transforms)
-            raise UsageError(
-                f"data.transforms ({names}) do not keep {self.size}×{self.size} pixels of uint8: leave resizing and normalising to data.size and the network"
-            )
-        return compose
+        return composed(self.transforms, (self.size, self.size))
 
 
-def draw_part(height: int, width: int, scale: tuple[float, float], draws: list[float]) -> tuple[int, int, int, int]:
+def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Sequence[str] = ()) -> Any:
+    """A Compose of albumentations, tried once.
+
+    Args:
+        transforms: Name and arguments of each.
+        size: Height and width of what it is given, which it has to keep.
+        masks: Names beside ``image`` that move as it moves, by the nearest pixel, and whose values stay; float32, or uint8 for ``semantics``.
+
+    Raises:
+        UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
+    """
+    import albumentations as A
+
+    known = [name for name in dir(A) if isinstance(getattr(A, name), type) and issubclass(getattr(A, name), A.BasicTransform)]
+    built = []
+    for given in transforms:
+        arguments = dict(given)
+        name = arguments.pop("name", None)
+        if name not in known:
+            raise unknown_name("transform of albumentations", str(name), known)
+        try:
+            with warnings.catch_warnings():
+                # It only warns of arguments that it does not know.
+                warnings.simplefilter("error", UserWarning)
+                built.append(getattr(A, name)(**arguments))
+        except (TypeError, ValueError, UserWarning) as error:
+            raise UsageError(f"data.transforms: {name} does not take {arguments}: {' '.join(str(error).split())}") from error
+    # Some transforms ask for another interpolation of masks unless all are told: 0 is cv2.INTER_NEAREST.
+    compose = A.Compose(built, additional_targets=dict.fromkeys(masks, "mask"), mask_interpolation=0)
+    given = {"image": np.zeros((*size, 3), np.uint8)} | {name: np.zeros(size, np.uint8 if name == LABELS else np.float32) for name in masks}
+    shown = compose(**given)
+    if any(getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype for name, values in given.items()):
+        names = ", ".join(transform["name"] for transform in transforms)
+        raise UsageError(
+            f"data.transforms ({names}) do not keep {size[0]}×{size[1]} pixels of uint8: leave resizing and normalising to data.size and the network"
+        )
+    return compose
+
+
+def draw_numbers(seed: int, view: int, index: Tensor) -> list[list[float]]:
+    """Numbers in [0, 1) for view ``view`` of each of the samples ``index``: flip, then four for each try at a crop."""
+    counter = index[:, None] * 64 + torch.arange(1 + 4 * _TRIES)
+    return (shifted(hash64(counter, _CROPS, seed, view), 11).double() * 2.0**-53).tolist()
+
+
+def draw_part(height: int, width: int, scale: tuple[float, float], draws: list[float], shape: float = 1.0) -> tuple[int, int, int, int]:
     """Top, left, height and width of a part of random area and ratio; the centre where ten tries do not fit (Szegedy et al., CVPR 2015).
 
     Args:
         scale: Range of its area in the picture's.
         draws: Four numbers in [0, 1) for each try: area, ratio, top, left.
+        shape: Width to height of the view, which the ratios of 3:4 to 4:3 are times.
     """
     for area, ratio, down, across in zip(*(draws[first::4] for first in range(4)), strict=True):
         pixels = height * width * (scale[0] + area * (scale[1] - scale[0]))
-        ratio = math.exp(_RATIO[0] + ratio * (_RATIO[1] - _RATIO[0]))
+        ratio = shape * math.exp(_RATIO[0] + ratio * (_RATIO[1] - _RATIO[0]))
         h, w = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
         if 0 < h <= height and 0 < w <= width:
             return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
-    h, w = max(1, min(height, round(width * 4 / 3))), max(1, min(width, round(height * 4 / 3)))
+    h, w = max(1, min(height, round(width * 4 / 3 / shape))), max(1, min(width, round(height * 4 / 3 * shape)))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
@@ -179,7 +204,7 @@ def _reduction(side: int, needed: int) -> int:
     return next((by for by in REDUCTIONS if side >= by * needed), 1)
 
 
-def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
+def resized(pixels: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, antialiased: Pillow's result to one level, in a quarter of its time; uint8 (height, width, 3)."""
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -191,8 +216,14 @@ def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
     return pixels[top : top + height, left : left + width]
 
 
-def _moved(pixels: Tensor, padding: int, down: float, across: float) -> Tensor:
-    """A square of the same size, cut out of the picture with a black border around it."""
-    top, left = int(down * (2 * padding + 1)), int(across * (2 * padding + 1))
+def shift(size: tuple[int, int], draws: list[float]) -> tuple[int, int]:
+    """How many pixels a padded view lies lower and further right than what it is cut out of: up to an eighth of a side, either way."""
+    down, across = (side // 8 for side in size)
+    return int(draws[1] * (2 * down + 1)) - down, int(draws[2] * (2 * across + 1)) - across
+
+
+def moved(pixels: Tensor, down: int, across: int) -> Tensor:
+    """A rectangle of the same size, so many pixels lower and further right, zeros coming in; (H, W, C)."""
     height, width, _ = pixels.shape
-    return F.pad(pixels, (0, 0, padding, padding, padding, padding))[top : top + height, left : left + width]
+    y, x = abs(down), abs(across)
+    return F.pad(pixels, (0, 0, x, x, y, y))[y + down : y + down + height, x + across : x + across + width]

@@ -33,9 +33,9 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
         raise ContrastillError(f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})") from error
 
 
-def class_names(file: h5py.File) -> list[str] | None:
-    """The attribute ``classes``, as strings; None where there is none."""
-    names = file.attrs.get("classes")
+def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None:
+    """The attribute ``classes``, or another one, as strings; None where there is none."""
+    names = file.attrs.get(attribute)
     return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 

@@ -15,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit
+from .file_loader import FileSplit, default_workers
 from .file_views import FileViews
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture
 
 log = logging.getLogger(__name__)
 
-_SPLITS = {"train": ("train",), "test": ("test", "val")}
+SPLITS = {"train": ("train",), "test": ("test", "val")}
 # What says that a folder of folders is something else: other data sets, and runs with their figures.
-_OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
+OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
 
 
 @DATASETS.register("image_folder")
@@ -72,19 +72,19 @@ class ImageFolder:
     def recognises(path: str) -> bool:
         """Whether ``path`` is a folder of this layout, and of none that another data set knows: this one asks the least of a folder."""
         root = Path(path)
-        if not root.is_dir() or any((root / name).exists() for name in _OTHERS):
+        if not root.is_dir() or any((root / name).exists() for name in OTHERS):
             return False
         if any(other.recognises(path) for name, other in DATASETS.items() if name != "image_folder" and hasattr(other, "recognises")):
             return False
-        folders = _folders(root)
+        folders = folders_in(root)
         if "train" in folders:
-            return any(name in folders for name in _SPLITS["test"]) and any(_holds_images(root / "train" / name) for name in _folders(root / "train"))
+            return any(name in folders for name in SPLITS["test"]) and any(_holds_images(root / "train" / name) for name in folders_in(root / "train"))
         # A few say enough: a folder may have thousands.
-        return len(folders) > 1 and all(_holds_images(root / name) and not any((root / name / other).exists() for other in _OTHERS) for name in folders[:8])
+        return len(folders) > 1 and all(_holds_images(root / name) and not any((root / name / other).exists() for other in OTHERS) for name in folders[:8])
 
     def open(self, split: str) -> FileSplit:
         """List ``"train"`` or ``"test"``; no image is opened but for skip_damaged. Only ``"train"`` is ever augmented."""
-        if split not in _SPLITS:
+        if split not in SPLITS:
             raise UsageError(f"image_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
             raise UsageError(f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: set data.path")
@@ -106,41 +106,33 @@ class ImageFolder:
             views=views,
             augmented=training,
             color_jitter=options.color_jitter,
-            workers=_workers() if options.workers is None else options.workers,
+            workers=default_workers() if options.workers is None else options.workers,
         )
 
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         """The classes, and the split's (path below the root, class), sorted by class, then path."""
         # A test folder without train beside it is no class: train is missed.
-        prepared = any((self.root / name).is_dir() for names in _SPLITS.values() for name in names)
+        prepared = any((self.root / name).is_dir() for names in SPLITS.values() for name in names)
         train = self.root / "train" if prepared else self.root
         if not train.is_dir():
             raise UsageError(f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
-        classes = _folders(train)
+        classes = folders_in(train)
         if not classes:
             raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
         if not prepared:
             return classes, self._held_out(classes, split)
-        where = train if split == "train" else self._test_folder()
-        strange = sorted(set(_folders(where)) - set(classes))
+        where = train if split == "train" else test_folder(self.root)
+        strange = sorted(set(folders_in(where)) - set(classes))
         if strange:
             raise UsageError(f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders of train's classes first")
         return classes, self._images(where, classes, complete=split == "train")
-
-    def _test_folder(self) -> Path:
-        for name in _SPLITS["test"]:
-            if (self.root / name).is_dir():
-                return self.root / name
-        raise UsageError(
-            f"{self.root} has a folder train, and none called test or val: add one, or hold out a part of train with data.path={self.root / 'train'}"
-        )
 
     def _held_out(self, classes: list[str], split: str) -> list[tuple[str, int]]:
         """The images of ``split`` where nothing but classes is given."""
         files = self._images(self.root, classes, complete=True)
         parts: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
         for name, target in files:
-            parts["test" if _share(name) < self.options.test_fraction else "train"].append((name, target))
+            parts["test" if held_share(name) < self.options.test_fraction else "train"].append((name, target))
         missed = sorted(set(range(len(classes))) - {target for _, target in parts["train"]})
         if missed or not parts["test"]:
             short = f"no image of {classes[missed[0]]} is left to train on" if missed else "no image is held out for testing"
@@ -152,7 +144,7 @@ class ImageFolder:
         files = []
         for target, name in enumerate(classes):
             # Compared by parts and not by characters, so that the order does not hang on the separator.
-            found = sorted(_walk(where / name), key=lambda path: path.parts)
+            found = sorted(walk(where / name), key=lambda path: path.parts)
             if complete and not found:
                 raise UsageError(f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder")
             files += [(path.relative_to(self.root).as_posix(), target) for path in found]
@@ -163,7 +155,7 @@ class ImageFolder:
     def _readable(self, files: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """Those that are not damaged: all are read once, the same in every process."""
         log.info("reading all %d images of %s once, as data.skip_damaged asks", len(files), self.root)
-        with ThreadPoolExecutor(max_workers=_workers()) as pool:
+        with ThreadPoolExecutor(max_workers=default_workers()) as pool:
             sound = list(pool.map(_is_sound, (self.root / name for name, _ in files)))
         damaged = [name for (name, _), readable in zip(files, sound, strict=True) if not readable]
         if damaged:
@@ -174,23 +166,31 @@ class ImageFolder:
         return [file for file, readable in zip(files, sound, strict=True) if readable]
 
 
-def _folders(root: Path) -> list[str]:
+def test_folder(root: Path) -> Path:
+    """What lies beside the folder train."""
+    for name in SPLITS["test"]:
+        if (root / name).is_dir():
+            return root / name
+    raise UsageError(f"{root} has a folder train, and none called test or val: add one, or hold out a part of train with data.path={root / 'train'}")
+
+
+def folders_in(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted, hidden ones left out."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """The image files below ``root``, nothing hidden."""
+def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
+    """The files below ``root`` whose names end so, nothing hidden."""
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
+        yield from (Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith("."))
 
 
 def _holds_images(folder: Path) -> bool:
-    return next(_walk(folder), None) is not None
+    return next(walk(folder), None) is not None
 
 
-def _share(name: str) -> float:
+def held_share(name: str) -> float:
     """A number in [0, 1) that a path always has, whatever the machine."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=6).digest(), "big") / 2**48
 
@@ -201,9 +201,3 @@ def _is_sound(path: Path) -> bool:
     except DamagedImage:
         return False
     return True
-
-
-def _workers() -> int:
-    """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

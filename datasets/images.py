@@ -57,7 +57,7 @@ class Picture:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
             # Pillow says damage in a dozen ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
-            raise DamagedImage(path, _reason(error)) from error
+            raise DamagedImage(path, reason_of(error)) from error
         width, height = self._image.size
         self.height, self.width = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)
 
@@ -81,8 +81,27 @@ class Picture:
                     image.draft(image.mode, (image.width // reduce, image.height // reduce))
                 pixels = _rgb(image)
         except Exception as error:
-            raise DamagedImage(self.path, _reason(error)) from error
+            raise DamagedImage(self.path, reason_of(error)) from error
         return _upright(pixels, self._orientation)
+
+
+def read_square(path: str | PathLike, size: int | None = None) -> Tensor:
+    """One image, uint8 (H, W, 3).
+
+    Args:
+        size: Side in pixels that its centre square is resized to, bicubic; None, or an image of that size: as it is.
+
+    Raises:
+        DamagedImage: It cannot be read.
+    """
+    pixels = Picture(path).pixels()
+    height, width, _ = pixels.shape
+    if not size or (height, width) == (size, size):
+        return pixels
+    edge = min(width, height)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    resized = Image.fromarray(pixels.numpy()).resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
+    return torch.from_numpy(np.array(resized))
 
 
 def _decode_jpeg(encoded: bytes) -> Tensor:
@@ -125,7 +144,7 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
     return (pixels.flip(flipped) if flipped else pixels).contiguous()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours."""
     said = str(error).partition("<_io")[0].strip() or type(error).__name__
     return said.splitlines()[0]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..core.errors import UsageError
+from .camera import Camera, view_camera
 from .views import Draws, PaddedImages, draw_views, epoch_order
 
 Batch = dict[str, Tensor]
@@ -33,6 +34,8 @@ class TensorSplit:
         num_classes: Of the data set, not of this split.
         classes: Their names.
         flip: Whether half of the training views are mirrored.
+        camera: Of the modality ``depth``; None: not known.
+        semantic_classes: Names of the values of the label maps ``semantics``, the first for unlabelled pixels.
 
     Attributes:
         num_samples: N.
@@ -50,8 +53,11 @@ class TensorSplit:
         num_classes: int | None = None,
         classes: list[str] | None = None,
         flip: bool = False,
+        camera: Camera | None = None,
+        semantic_classes: list[str] | None = None,
     ) -> None:
         self.images = dict(images)
+        self.camera, self.semantic_classes = camera, semantic_classes
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
         self.modalities = {name: (kept.storage.shape[3], kept.height, kept.width) for name, kept in self.images.items()}
         self.padding = next(iter(self.images.values())).padding
@@ -65,7 +71,9 @@ class TensorSplit:
         self.num_samples = next(iter(counts.values()))
         self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None]] = {}
 
-    def loader(self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1) -> TensorLoader:
+    def loader(
+        self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
+    ) -> TensorLoader:
         """Batches of this split.
 
         Args:
@@ -74,8 +82,9 @@ class TensorSplit:
             seed: Of the order and of the views.
             train: Shuffled and augmented; otherwise in order, as stored.
             rank, world: Which contiguous share of each batch this process takes, of how many.
+            views: Different views of each sample, after which they come again; None: a new one each epoch.
         """
-        return TensorLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world)
+        return TensorLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
 
     def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None]:
         """Images and targets on ``device``; moved the first time, shared by all loaders."""
@@ -95,42 +104,65 @@ class TensorLoader:
         UsageError: batch_size is smaller than the number of ranks.
     """
 
-    def __init__(self, split: TensorSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int) -> None:
+    def __init__(
+        self, split: TensorSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int, views: int | None = None
+    ) -> None:
         check_shares(batch_size, rank, world)
+        self.views = views
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
         self.num_samples = split.num_samples
         self._images, self._targets = split.on(device)
         self._padding, self._flip = split.padding, split.flip
+        self._intrinsics = split.camera.intrinsics if split.camera else None
 
     def __len__(self) -> int:
         return math.ceil(self.num_samples / self.batch_size)
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``.
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
 
         Yields:
-            A dict of each modality (B, C, H, W), ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,).
+            A dict of each modality (B, C, H, W), ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,); ``camera``
+            float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are known; ``view`` int64 (B,) if views come again.
         """
         if not self.train:
             for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
                 images = {name: kept.plain(rows) for name, kept in self._images.items()}
-                yield self._batch(images, torch.arange(rows.start, rows.stop, device=self.device), rows)
+                index = torch.arange(rows.start, rows.stop, device=self.device)
+                yield self._batch(images, index, rows, self._cameras(draw_views(0, 0, index, padding=0, flip=False), 0))
             return
-        order = epoch_order(self.seed, k, self.num_samples)
+        yield from self._training(epoch_order(self.seed, k, self.num_samples), k, self.rank, self.world, start)
+
+    def in_order(self, view: int) -> Iterator[Batch]:
+        """All training samples in the order of their index, in view ``view``: on every rank the same batches."""
+        yield from self._training(torch.arange(self.num_samples), view, 0, 1, 0)
+
+    def _training(self, order: Tensor, k: int, rank: int, world: int, start: int) -> Iterator[Batch]:
+        view = k % self.views if self.views else k
         # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
-        draws = draw_views(self.seed, k, order, padding=self._padding, flip=self._flip).to(self.device)
+        draws = draw_views(self.seed, view, order, padding=self._padding, flip=self._flip).to(self.device)
         order = order.to(self.device, non_blocking=True)
-        for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
+        for rows in shares(self.num_samples, self.batch_size, rank, world, start):
             index = order[rows]
-            yield self._batch(self._views(index, draws[rows]), index, index)
+            batch = self._batch(self._views(index, draws[rows]), index, index, self._cameras(draws[rows], self._padding))
+            yield {**batch, "view": torch.full_like(index, view)} if self.views else batch
 
     def _views(self, index: Tensor, draws: Draws) -> Batch:
         if not self._padding and not self._flip:
             return {name: kept.plain(index) for name, kept in self._images.items()}
         return {name: kept.views(index, draws) for name, kept in self._images.items()}
 
-    def _batch(self, images: Batch, index: Tensor, rows: Tensor | slice) -> Batch:
-        return {**images, "index": index, **({} if self._targets is None else {"target": self._targets[rows]})}
+    def _cameras(self, draws: Draws, padding: int) -> Batch:
+        """The intrinsics of these views, (B, 4), where those of the frames are known."""
+        if self._intrinsics is None:
+            return {}
+        kept = next(iter(self._images.values()))
+        size = (kept.height, kept.width)
+        top, left = draws.dy - padding, draws.dx - padding
+        return {"camera": view_camera(self._intrinsics, top=top, left=left, height=size[0], width=size[1], size=size, flip=draws.flip)}
+
+    def _batch(self, images: Batch, index: Tensor, rows: Tensor | slice, camera: Batch) -> Batch:
+        return {**images, **camera, "index": index, **({} if self._targets is None else {"target": self._targets[rows]})}
 
 
 def check_shares(batch_size: int, rank: int, world: int) -> None:

@@ -22,7 +22,8 @@ def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str
         target: The field of classes.
 
     Returns:
-        ``path``, ``bytes``, ``classes`` (names or None), ``splits``: name -> ``samples`` (None where the fields differ) and
+        ``path``, ``bytes``, ``classes`` (names or None), ``semantic_classes`` (names of the values of label maps, or None),
+        ``depth_unit`` (or None), ``intrinsics`` (fx, fy, cx, cy in pixels, or None), ``splits``: name -> ``samples`` (None where the fields differ) and
         ``fields``: name -> ``shape``, ``dtype``, ``min``, ``max`` and, for the target, ``classes`` and ``per_class``.
 
     Raises:
@@ -31,7 +32,10 @@ def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str
     """
     with open_packed(path) as file:
         splits = {name: _split(group, target) for name, group in file.items() if isinstance(group, h5py.Group)}
-        return {"path": str(path), "bytes": Path(path).expanduser().stat().st_size, "classes": class_names(file), "splits": splits}
+        named = {name: class_names(file, name) for name in ("classes", "semantic_classes")}
+        unit, intrinsics = file.attrs.get("depth_unit"), file.attrs.get("intrinsics")
+        camera = {"depth_unit": None if unit is None else str(unit), "intrinsics": None if intrinsics is None else np.ravel(intrinsics).tolist()}
+        return {"path": str(path), "bytes": Path(path).expanduser().stat().st_size, **named, **camera, "splits": splits}
 
 
 def _split(group: h5py.Group, target: str) -> dict[str, Any]:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from PIL import Image
 
+from ..core.config import dataset_options
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .hdf5 import SUFFIXES
-from .images import IMAGE_SUFFIXES, Picture
+from .images import IMAGE_SUFFIXES, read_square
+
+log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 256
+# Of what a loader hands out, a piece is at most so many bytes: frames of 480×640 with depth are 2 MB each.
+_BYTES_AT_ONCE = 1 << 26
+SPLITS = ("train", "test")
 
 
 @dataclass
 class SplitSource:
-    """What goes into one group: how many samples, and their fields in pieces, (n, …) arrays by field name, in order."""
+    """What goes into one group.
+
+    Attributes:
+        num_samples: How many samples.
+        pieces: Their fields in pieces, (n, …) arrays by field name, in order. A field ``camera`` (n, 4) is not stored: the
+            intrinsics of all samples become an attribute of the file, where they are the same.
+    """
 
     num_samples: int
     pieces: Iterator[dict[str, np.ndarray]]
@@ -31,33 +45,50 @@ class SplitSource:
 
 @dataclass
 class PackSource:
-    """What goes into one file."""
+    """What goes into one file.
+
+    Attributes:
+        name: Of the data set.
+        classes: Names of the classes of ``target``.
+        splits: Group -> its samples.
+        attributes: Further attributes of the file: ``depth_unit``, ``semantic_classes``.
+    """
 
     name: str
     classes: list[str] | None
     splits: dict[str, SplitSource]
+    attributes: dict[str, str | list[str]] = field(default_factory=dict)
 
 
-def source_of(source: str, *, size: int | None = None, download: bool = False) -> PackSource:
+def source_of(source: str, *, size: int | None = None, download: bool = False, options: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> PackSource:
     """What a SOURCE on the command line stands for.
 
     Args:
-        source: ``NAME:PATH`` for a registered data set, or a folder ``train/<class>/*.png`` with ``test`` or ``val`` beside.
+        source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, or a folder ``train/<class>/*.png`` with
+            ``test`` or ``val`` beside.
         size: Side in pixels that a folder's images are resized to (shorter side, then the centre square); None keeps them.
         download: Let a data set that can fetch itself do so.
+        options: ``key=value`` for options of a registered data set.
+        splits: Which of ``train`` and ``test`` are packed.
 
     Raises:
-        UsageError: No such data set or folder, or a folder of another layout.
+        UsageError: No such data set, folder or option, or a folder of another layout.
     """
-    name, _, path = source.partition(":")
-    if path and not Path(source).exists():
-        return _registered(name, path, size, download)
+    splits = list(dict.fromkeys(splits)) or list(SPLITS)
+    strange = [split for split in splits if split not in SPLITS]
+    if strange:
+        raise UsageError(f"--split {strange[0]} does not exist: there are {', '.join(SPLITS)}")
+    name, colon, path = source.partition(":")
+    if colon and not Path(source).exists():
+        return _registered(name, path, size, download, options, splits)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise UsageError(f"{source} is neither a folder nor NAME:PATH with NAME one of {', '.join(DATASETS)}")
     if download:
         raise UsageError("--download is for NAME:PATH, such as cifar100:data")
-    return _image_folder(folder, size)
+    if options:
+        raise UsageError(f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}")
+    return _image_folder(folder, size, splits)
 
 
 def write_packed(source: PackSource, out: str | Path, *, force: bool = False, advance: Callable[[int], None] = lambda _: None) -> None:
@@ -101,47 +132,86 @@ def check_out(out: str | Path, *, force: bool = False) -> Path:
 
 def _fill(file: h5py.File, source: PackSource, advance: Callable[[int], None]) -> None:
     file.attrs["name"] = source.name
-    if source.classes is not None:
-        file.attrs.create("classes", source.classes, dtype=h5py.string_dtype())
+    texts = source.attributes if source.classes is None else {"classes": source.classes, **source.attributes}
+    for attribute, text in texts.items():
+        file.attrs.create(attribute, text, dtype=h5py.string_dtype())
+    cameras = []
     for name, split in source.splits.items():
         group, written = file.create_group(name), 0
         for piece in split.pieces:
+            cameras.append(piece.pop("camera", None))
             count = len(next(iter(piece.values())))
-            for field, values in piece.items():
-                if field not in group:
-                    _create(group, field, (split.num_samples, *values.shape[1:]), values.dtype)
-                group[field][written : written + count] = values
+            for key, values in piece.items():
+                if key not in group:
+                    _create(group, key, (split.num_samples, *values.shape[1:]), values.dtype)
+                group[key][written : written + count] = values
             written += count
             advance(count)
+    _keep_intrinsics(file, cameras)
 
 
-def _create(group: h5py.Group, field: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    # One value a sample is too little to be worth compressing.
-    stored = {"chunks": (min(_ROWS_AT_ONCE, shape[0]), *shape[1:]), "compression": "gzip"} if len(shape) > 1 else {}
-    group.create_dataset(field, shape=shape, dtype=dtype, **stored)
+def _keep_intrinsics(file: h5py.File, cameras: list[np.ndarray | None]) -> None:
+    """fx, fy, cx, cy in pixels of the frames as they are packed, if all samples have them, and the same."""
+    known = [camera for camera in cameras if camera is not None]
+    if not known:
+        return
+    every = np.concatenate(known)
+    if len(known) == len(cameras) and np.allclose(every, every[0], rtol=0, atol=1e-3):
+        file.attrs["intrinsics"] = every[0].astype(np.float64).round(4)
+    else:
+        log.warning("%s: the frames' intrinsics differ, and a packed file has one set for all: they are left out", file.filename)
 
 
-def _registered(name: str, path: str, size: int | None, download: bool) -> PackSource:
-    if size is not None:
-        raise UsageError(f"--size resizes the images of a folder; {name} is packed as it is")
+def _create(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) == 1:
+        # One value a sample is too little to be worth compressing.
+        group.create_dataset(name, shape=shape, dtype=dtype)
+        return
+    # Chunks of 4 MB at most: HDF5 unpacks a chunk to read any row in it.
+    rows = min(_ROWS_AT_ONCE, shape[0], max(1, (1 << 22) // (math.prod(shape[1:]) * dtype.itemsize)))
+    group.create_dataset(name, shape=shape, dtype=dtype, chunks=(rows, *shape[1:]), compression="gzip")
+
+
+def _registered(name: str, path: str, size: int | None, download: bool, options: Sequence[str], names: list[str]) -> PackSource:
     dataset = DATASETS[name]
+    known = dataset.Options.model_fields
+    if size is not None:
+        hint = f"; give size={size} or size=[{size},{size}] after OUT instead" if "size" in known else ""
+        raise UsageError(f"--size resizes the images of a folder; {name} is packed as its options say{hint}")
     # Not augmented: a border around the images would only be thrown away again.
-    plain = {key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in dataset.Options.model_fields}
-    data = dataset(dataset.Options(path=path, **plain))
-    opened = {split: data.open(split) for split in ("train", "test")}
+    plain = {key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in known}
+    values = {**plain, **({"path": path} if path else {})}
+    data = dataset(dataset_options(name, values, [option.removeprefix("data.") for option in options]))
+    opened = {split: _opened(data, split, names) for split in names}
+    opened = {split: there for split, there in opened.items() if there is not None}
+    if not opened:
+        raise UsageError(f"{name} has no split {' or '.join(names)} with these options")
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
-    return PackSource(name, opened["train"].classes, splits)
+    first = next(iter(opened.values()))
+    camera, labels = getattr(first, "camera", None), getattr(first, "semantic_classes", None)
+    attributes = {**({"depth_unit": camera.unit} if camera else {}), **({"semantic_classes": labels} if labels else {})}
+    return PackSource(name, first.classes, splits, attributes)
 
 
-def _pieces(split: object) -> Iterator[dict[str, np.ndarray]]:
+def _opened(data: Any, split: str, names: list[str]) -> Any:
+    try:
+        return data.open(split)
+    except UsageError as error:
+        if split == "test" and len(names) > 1:
+            raise UsageError(f"{error}; or pack the training split alone, with --split train") from error
+        raise
+
+
+def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
     """The fields of a split as they are stored: images (n, H, W, C), maps (n, H, W)."""
-    for batch in split.loader(batch_size=_ROWS_AT_ONCE, device="cpu", train=False).epoch(0):
+    rows = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (4 * sum(map(math.prod, split.modalities.values())))))
+    for batch in split.loader(batch_size=rows, device="cpu", train=False).epoch(0):
         piece = {name: batch[name].permute(0, 2, 3, 1).numpy() for name in split.modalities}
         piece = {name: values[..., 0] if values.shape[3] == 1 else values for name, values in piece.items()}
-        yield {**piece, **({"target": batch["target"].numpy()} if "target" in batch else {})}
+        yield {**piece, **{name: batch[name].numpy() for name in ("target", "camera") if name in batch}}
 
 
-def _image_folder(folder: Path, size: int | None) -> PackSource:
+def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:
     there = {name: folder / name for name in ("train", "test", "val") if (folder / name).is_dir()}
     if "train" not in there:
         raise UsageError(f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train")
@@ -152,11 +222,13 @@ def _image_folder(folder: Path, size: int | None) -> PackSource:
         raise UsageError(f"{there['train']} has no folders of classes: the layout is train/<class>/*.png")
     side = (size, size) if size else None
     splits = {}
-    for name, where in there.items():
+    for name, where in ((name, where) for name, where in there.items() if name in names):
         files = _files(where, classes)
         if side is None:
-            side = _read(files[0][0], None).shape[1::-1]
+            side = read_square(files[0][0]).shape[1::-1]
         splits[name] = SplitSource(len(files), _decoded(files, size, side))
+    if not splits:
+        raise UsageError(f"{folder} has no folder {' or '.join(names)}")
     return PackSource(folder.resolve().name, classes, splits)
 
 
@@ -180,20 +252,9 @@ def _decoded(files: list[tuple[Path, int]], size: int | None, side: tuple[int, i
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for begin in range(0, len(files), _ROWS_AT_ONCE):
             part = files[begin : begin + _ROWS_AT_ONCE]
-            images = list(pool.map(lambda file: _read(file[0], size), part))
+            images = list(pool.map(lambda file: read_square(file[0], size).numpy(), part))
             for (path, _), image in zip(part, images, strict=True):
                 if image.shape[1::-1] != side:
                     found, first = (f"{width}×{height}" for width, height in (image.shape[1::-1], side))
                     raise UsageError(f"{path} is {found} pixels, the first image {first}: give --size to make them equal")
             yield {"rgb": np.stack(images), "target": torch.tensor([target for _, target in part]).numpy()}
-
-
-def _read(path: Path, size: int | None) -> np.ndarray:
-    """One image as uint8 (H, W, 3)."""
-    pixels = Picture(path).pixels().numpy()
-    if not size or pixels.shape[:2] == (size, size):
-        return pixels
-    height, width = pixels.shape[:2]
-    edge = min(width, height)
-    left, top = (width - edge) // 2, (height - edge) // 2
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
+from .camera import Camera, Unit, warn_of_unit
 from .hdf5 import SUFFIXES, class_names, location, open_packed
 from .in_memory import AugmentOptions, TensorSplit
 from .views import PaddedImages
@@ -26,7 +27,7 @@ class Packed:
     """A packed HDF5 file, kept whole in memory.
 
     The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as depth,
-    and ``target`` integers (N,). Values are handed out as stored: millimetres stay millimetres. A sample's ``index`` is its
+    and ``target`` integers or names of classes (N,). Values are handed out as stored: millimetres stay millimetres. A sample's ``index`` is its
     place in the split, whatever positions the file may store.
 
     Raises:
@@ -38,8 +39,20 @@ class Packed:
         path: str = Field(description="the HDF5 file")
         fields: dict[str, str] = Field({"rgb": "rgb"}, min_length=1, description="modality -> name of its field in the file")
         target: str | None = Field("target", description="field of the classes; null, or no field 'target' in the file: unlabelled")
-        splits: dict[str, str] = Field({"train": "train", "test": "test"}, description="train and test -> name of the group in the file")
+        splits: dict[str, str | None] = Field(
+            {"train": "train", "test": "test"}, description="train and test -> name of the group in the file; test may be null"
+        )
         limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+        blocks: int | None = Field(
+            None,
+            gt=0,
+            description="where train and test name one group: it is cut in contiguous blocks of so many samples, of which every third is for testing",
+        )
+        semantic_names: str = Field(
+            "semantic_classes", description="attribute of the file that names the values of the label maps, from 0, which is unlabelled"
+        )
+        depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else mm for uint16, relative for uint8, m for others")
+        intrinsics: tuple[float, float, float, float] | None = Field(None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -49,16 +62,34 @@ class Packed:
         """Whether ``path`` looks like a file of this layout."""
         return Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
 
-    def open(self, split: str) -> TensorSplit:
-        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+    def open(self, split: str) -> TensorSplit | None:
+        """Read ``"train"`` or ``"test"``, whole; None where ``splits`` says that there is no such split. Only ``"train"`` is ever augmented."""
         options, augmented = self.options, split == "train"
+        if options.splits.get(split, split) is None:
+            return None
         with open_packed(options.path) as file:
             group = self._group(file, split)
-            rows = self._rows(group)
+            rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0
             images = {modality: self._images(group, name, rows, padding) for modality, name in options.fields.items()}
             targets, num_classes, classes = self._targets(file, group, rows)
-        return TensorSplit(images, targets=targets, num_classes=num_classes, classes=classes, flip=options.flip and augmented)
+            camera = self._camera(file, group)
+            names = class_names(file, options.semantic_names) if "semantics" in options.fields else None
+        flip = options.flip and augmented
+        opened = TensorSplit(images, targets=targets, num_classes=num_classes, classes=classes, flip=flip, camera=camera, semantic_classes=names)
+        if camera is not None:
+            warn_of_unit(opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path)
+        return opened
+
+    def _camera(self, file: h5py.File, group: h5py.Group) -> Camera | None:
+        """Unit and intrinsics of the field of depth, given, kept in the file, or by its dtype."""
+        if "depth" not in self.options.fields:
+            return None
+        kept = file.attrs.get("depth_unit")
+        dtype = group[self.options.fields["depth"]].dtype
+        unit = self.options.depth_unit or (None if kept is None else str(kept)) or {"uint16": "mm", "uint8": "relative"}.get(dtype.name, "m")
+        intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
+        return Camera(unit, None if intrinsics is None else tuple(float(value) for value in intrinsics))
 
     def _group(self, file: h5py.File, split: str) -> h5py.Group:
         name = self.options.splits.get(split)
@@ -76,7 +107,7 @@ class Packed:
         there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
         raise UsageError(f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME")
 
-    def _rows(self, group: h5py.Group) -> slice | np.ndarray:
+    def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
         """The rows that are read; complains where the fields disagree on how many there are."""
         names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
         if self._labelled(group):
@@ -88,7 +119,26 @@ class Packed:
         if not count:
             raise UsageError(f"{location(group)} has no samples")
         limit = self.options.limit
-        return slice(0, count) if limit is None or limit >= count else np.arange(limit) * count // limit
+        rows = self._block(count, group, split)
+        kept = count if rows is None else len(rows)
+        if limit is None or limit >= kept:
+            return slice(0, count) if rows is None else rows
+        chosen = np.arange(limit) * kept // limit
+        return chosen if rows is None else rows[chosen]
+
+    def _block(self, count: int, group: h5py.Group, split: str) -> np.ndarray | None:
+        """The rows of this split where training and testing share a group; None is all."""
+        names = [self.options.splits.get(name) for name in ("train", "test")]
+        if names[0] != names[1]:
+            return None
+        if self.options.blocks is None:
+            raise UsageError(
+                f"data.splits: train and test are both {names[0]!r}: set data.blocks, such as 20, to hold out every third block of so many neighbouring samples"
+            )
+        testing = np.arange(count) // self.options.blocks % 3 == 2
+        if not testing.any():
+            raise UsageError(f"{location(group)} has {count} samples: data.blocks={self.options.blocks} leaves no third block for testing, take a smaller one")
+        return np.flatnonzero(testing if split == "test" else ~testing)
 
     def _images(self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int) -> PaddedImages:
         field = group[name]
@@ -123,12 +173,16 @@ class Packed:
         name = self.options.target
         if not self._labelled(group):
             return None, None, None
-        read = {key: file[key][name] for key in self.options.splits.values() if isinstance(file.get(key), h5py.Group) and name in file[key]}
+        read = {key: file[key][name] for key in filter(None, self.options.splits.values()) if isinstance(file.get(key), h5py.Group) and name in file[key]}
         for key, field in read.items():
-            if field.ndim != 1 or field.dtype.kind not in "iu":
-                raise UsageError(f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers (N,); data.target=null leaves them out")
-        values = {key: field[()].astype(np.int64) for key, field in read.items()}
-        classes = class_names(file)
+            if field.ndim != 1 or not (field.dtype.kind in "iu" or h5py.check_string_dtype(field.dtype)):
+                raise UsageError(
+                    f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, (N,); data.target=null leaves them out"
+                )
+        if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
+            values, classes = _numbered({key: field.asstr()[()] for key, field in read.items()})
+        else:
+            values, classes = {key: field[()].astype(np.int64) for key, field in read.items()}, class_names(file)
         highest = max((int(part.max()) for part in values.values() if len(part)), default=-1)
         lowest = min((int(part.min()) for part in values.values() if len(part)), default=0)
         if lowest < 0 or (classes is not None and highest >= len(classes)):
@@ -136,3 +190,10 @@ class Packed:
             raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
         split = group.name.strip("/")
         return torch.from_numpy(values[split][rows].copy()), len(classes) if classes is not None else highest + 1, classes
+
+
+def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Names of classes as numbers, in the order of the names of all splits, and that order."""
+    classes = sorted({name for part in names.values() for name in part.tolist()})
+    number = {name: place for place, name in enumerate(classes)}
+    return {key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()}, classes

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
+from .camera import Camera
 from .in_memory import AugmentOptions, TensorSplit
 from .views import PaddedImages
 
@@ -53,6 +54,7 @@ class Rooms:
     def open(self, split: str) -> TensorSplit:
         """Render ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
         from .rooms_kinds import KINDS
+        from .rooms_render import SEMANTICS, intrinsics
 
         if split not in _SPLITS:
             raise UsageError(f"rooms has no split {split!r}: it has train, test")
@@ -65,7 +67,17 @@ class Rooms:
             values = fields[modality].reshape(count, options.size, options.size, -1)
             images[modality] = PaddedImages.zeros(*values.shape, dtype=torch.from_numpy(values[:0]).dtype, padding=padding)
             images[modality].interior[:] = torch.from_numpy(values)
-        return TensorSplit(images, targets=torch.from_numpy(targets.copy()), num_classes=len(KINDS), classes=list(KINDS), flip=options.flip and training)
+        seen = intrinsics(options.size)
+        return TensorSplit(
+            images,
+            targets=torch.from_numpy(targets.copy()),
+            num_classes=len(KINDS),
+            classes=list(KINDS),
+            flip=options.flip and training,
+            # The renderer's pixels begin at whole numbers; a camera's are centred there.
+            camera=Camera("m", (seen["fx"], seen["fy"], seen["cx"] - 0.5, seen["cy"] - 0.5)),
+            semantic_classes=list(SEMANTICS),
+        )
 
 
 @lru_cache(maxsize=4)

@@ -33,6 +33,7 @@ def build_network(
     modality: str = "rgb",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     resolution: int | tuple[int, int] | None = None,
     embedding: str | None = None,
     maps: tuple[str, ...] | None = None,
@@ -45,12 +46,15 @@ def build_network(
         num_classes: Length of its logits; None keeps the classifier that its weights came with.
         weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library publishes
             (fetched once, then kept in the library's cache); None leaves it untaught.
+        modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the number of
+            input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
-        modality: Key of the batch that it reads.
         mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left out,
             mean and std are those of the run that ``weights`` is from, else the network's own.
         std: A standard deviation for each channel, of values in [0, 1].
+        statistics: Mean and std of a modality that no network has its own for; they count where neither ``mean`` is given nor
+            ``weights`` are of a run.
         resolution: Side, or (height, width), in pixels, that samples are resized to. Left out, it is that of the run that
             ``weights`` is from, else the one other weights were published for, else the data's own; a
             network that takes one size only, as most vision transformers, always has its own.
@@ -73,7 +77,10 @@ def build_network(
         raise UsageError(f"{name} has no weights that say how many classes it tells apart: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
     made = _recipe_of(file, name)
-    own_mean, own_std = (mean, std) if mean is not None else (made.get("preprocess", {}).get(key) for key in ("mean", "std"))
+    same = made.get("modality") == modality
+    own_mean, own_std = (mean, std) if mean is not None else (made["preprocess"][key] if same else None for key in ("mean", "std"))
+    if own_mean is None and statistics is not None:
+        own_mean, own_std = statistics
     options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
     if num_classes is not None or "num_classes" in made:
         options["num_classes"] = made["num_classes"] if num_classes is None else num_classes
@@ -84,7 +91,7 @@ def build_network(
     else:
         module = builder(**options)
     if file is not None:
-        module = _loaded(module, builder, options, file, name, new_classifier)
+        module = _loaded(module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb"))
     own = _preprocess(module, made, file)
     network = Network(
         module,
@@ -100,7 +107,7 @@ def build_network(
     return network
 
 
-def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file: Path, name: str, new_classifier: bool) -> nn.Module:
+def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file: Path, name: str, new_classifier: bool, new_stem: bool) -> nn.Module:
     """The module with a file's weights; built anew if only the file says how many classes it has."""
     state, own = load_state_dict(file), module.state_dict()
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(builder, "convert"):
@@ -110,8 +117,17 @@ def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file:
     if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
         options["num_classes"] = classes
         module = builder(**options)
+    if new_stem:
+        state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier)
     return module
+
+
+def _with_channels(weight: Tensor, own: Tensor) -> Tensor:
+    """A convolution's weights for another number of input channels: their sum, spread evenly, so that a grey image gets the same answer."""
+    if weight.ndim != 4 or weight.shape[1] == own.shape[1] or weight.shape[:1] + weight.shape[2:] != own.shape[:1] + own.shape[2:]:
+        return weight
+    return weight.sum(1, keepdim=True).expand_as(own) / own.shape[1]
 
 
 def _converted(builder: Callable, module: nn.Module, state: dict[str, Tensor]) -> Mapping[str, Tensor]:

@@ -13,6 +13,16 @@ from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 
 
+class CriticOptions(Options):
+    """Options of every objective that is judged by the critic of CRD."""
+
+    embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
+    num_negatives: int | None = Field(None, gt=0, description="K; left out: as many as there are, for a bank 16384 at most")
+    negatives_from: Literal["other_class", "other_sample"] | None = Field(None, description="left out: other_class where there are labels")
+    temperature: float = Field(0.07, gt=0, description="τ of the critic (no unit)")
+    bias: Literal["released", "paper"] | float = Field("released", description="b of the critic: log K + 1/(2Dτ²), log(K/M), or a number")
+
+
 @OBJECTIVES.register("crd")
 class CRD(Objective):
     """The CRD loss between the pooled embeddings (Tian et al., ICLR 2020, eq. 17–18).
@@ -25,14 +35,9 @@ class CRD(Objective):
         - returns a scalar.
     """
 
-    class Options(Options):
-        embed_dim: int = Field(128, gt=0, description="D, length of both embeddings and of a bank's row")
-        num_negatives: int | None = Field(None, gt=0, description="K; left out: min(16384, the smallest number of eligible rows)")
+    class Options(CriticOptions):
         negatives: Literal["auto", "all", "shared", "sampled"] = Field("auto", description="which rows are scored as negatives")
-        negatives_from: Literal["other_class", "other_sample"] | None = Field(None, description="left out: other_class where there are labels")
-        temperature: float = Field(0.07, gt=0, description="τ of the critic (no unit)")
         bank_momentum: float = Field(0.5, ge=0, lt=1, description="share of its old value a bank's row keeps")
-        bias: Literal["released", "paper"] | float = Field("released", description="b of the critic: log K + 1/(2Dτ²), log(K/M), or a number")
 
     needs = frozenset({"embedding"})
     default_weight = 0.8

@@ -108,6 +108,76 @@ def test_a_killed_pack_leaves_no_file_of_that_name(folder, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["pets", "pets.h5"]
 
 
+@pytest.fixture
+def pairs(tmp_path):
+    """rgb/ and depth/ of 16 bits in train and test, without labels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for modality in ("rgb", "depth"):
+            (tmp_path / "pairs" / split / modality).mkdir(parents=True)
+        for number in range(count):
+            where = tmp_path / "pairs" / split
+            Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(where / "rgb" / f"{number}.png")
+            Image.fromarray(rng.integers(500, 5000, (12, 16)).astype(np.uint16)).save(where / "depth" / f"{number}.png")
+    return tmp_path / "pairs"
+
+
+def test_pairs_pack_with_their_camera_and_come_back_the_same(pairs, tmp_path, capsys):
+    out, fields = tmp_path / "pairs.h5", {"rgb": "rgb", "depth": "depth"}
+    given = ["size=[6,8]", "intrinsics=[20,20,8,6]", "depth_unit=mm", "workers=0"]
+    assert main(["data", "pack", f"paired_folder:{pairs}", str(out), *given, "--quiet"]) == 0
+    folder, packed = DATASETS["paired_folder"], DATASETS["packed"]
+    options = folder.Options(path=str(pairs), size=(6, 8), intrinsics=(20, 20, 8, 6), depth_unit="mm", workers=0)
+    for name in ("train", "test"):
+        read = packed(packed.Options(path=str(out), fields=fields, crop_padding=0)).open(name)
+        [one], [other] = (list(split.loader(batch_size=9, device="cpu", train=False).epoch(0)) for split in (folder(options).open(name), read))
+        assert one.keys() == other.keys() == {"rgb", "depth", "camera", "index"}
+        assert all(one[field].dtype == other[field].dtype and np.allclose(one[field], other[field], rtol=0, atol=1e-4) for field in one)
+        assert read.camera.unit == "mm" and read.camera.intrinsics == (10.0, 10.0, 3.75, 2.75) and read.targets is None
+    said = _info(out, capsys)
+    assert said["depth_unit"] == "mm" and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75] and said["classes"] is None and said["semantic_classes"] is None
+    again = tmp_path / "again.h5"
+    assert main(["data", "pack", f"packed:{out}", str(again), "fields={rgb: rgb, depth: depth}", "limit=3", "--split", "train"]) == 0
+    assert "(train 3, " in capsys.readouterr().err
+    said = _info(again, capsys)
+    assert said["depth_unit"] == "mm" and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75] and list(said["splits"]) == ["train"]
+
+
+def test_a_set_without_files_packs_from_its_options(tmp_path, capsys):
+    out = tmp_path / "rooms.h5"
+    options = ["modalities=[rgb,depth,semantics]", "size=16", "train_samples=6", "test_samples=3"]
+    assert main(["data", "pack", "rooms:", str(out), *options, "--quiet"]) == 0
+    said = _info(out, capsys)
+    assert said["splits"]["train"]["fields"]["depth"]["shape"] == [6, 16, 16] and said["splits"]["test"]["fields"]["target"]["shape"] == [3]
+    assert said["depth_unit"] == "m" and len(said["intrinsics"]) == 4 and "floor" in said["semantic_classes"]
+
+
+def test_a_split_alone(folder, tmp_path, capsys):
+    out = tmp_path / "pets.h5"
+    assert main(["data", "pack", str(folder), str(out), "--split", "test", "--quiet"]) == 0
+    assert list(_info(out, capsys)["splits"]) == ["test"]
+    assert main(["data", "pack", str(folder), str(out), "--split", "val", "--force"]) == 2
+    assert "--split val does not exist: there are train, test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "source,options,says",
+    [
+        ("packed:pets", ["limt=3"], "limt is not a key of the config: did you mean limit"),
+        ("packed:pets", ["limit=0"], "limit=0 is not allowed"),
+        ("packed:pets", ["limit"], "'limit' is no override: write key=value"),
+        ("stl10:", [], "path is not set"),
+        ("nyu_depth_v2:nowhere", ["--size", "8"], "give size=8 or size=[8,8] after OUT instead"),
+        ("pets", ["limit=3"], "limit=3 is an option of a data set: give it with NAME:PATH"),
+    ],
+)
+def test_wrong_options(folder, tmp_path, capsys, monkeypatch, source, options, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "pack", source, "x.h5", *options]) == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.strip().splitlines()) == 1 and not os.path.exists("x.h5")
+
+
 @pytest.mark.parametrize(
     "source,out,says",
     [

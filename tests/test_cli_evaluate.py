@@ -8,8 +8,11 @@ import pytest
 import torch
 
 import contrastill
+from contrastill.cli.evaluate import _show
 from contrastill.cli.main import main
+from contrastill.core.config import load_config, to_yaml
 from contrastill.core.run import Run
+from contrastill.models.build import build_network, save_student
 
 
 @pytest.fixture(scope="module")
@@ -98,4 +101,92 @@ def test_evaluate_takes_the_newest_checkpoint_of_a_run_under_way(run, tmp_path, 
 @pytest.mark.parametrize(("arguments", "message"), [(["nowhere"], "nowhere is no run"), (["data.path=x.h5"], "name at least one run folder")])
 def test_evaluate_of_what_is_no_run(arguments, message, capsys):
     assert main(["evaluate", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+# Segmentation and classification
+
+ROOMS = """
+out: {out}
+seed: 3
+data: {{name: rooms, modalities: [rgb, depth], size: 16, train_samples: 36, test_samples: 24, crop_padding: 1}}
+teachers: [{{model: resnet8, weights: {teacher}, modality: rgb}}]
+student: {{model: resnet8, modality: depth, num_classes: 12}}
+objectives: {{crd: {{weight: 1}}}}
+evaluation:
+  data: {{modalities: [rgb, depth, semantics]}}
+  tasks: [segmentation, classification]
+  layers: [embedding, maps.1]
+  epochs: 1
+  batch_size: 12
+"""
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    """Two finished runs of depth students, which need no training to be evaluated, and their teacher."""
+    folder = tmp_path_factory.mktemp("rooms")
+    (folder / "teacher").mkdir()
+    torch.manual_seed(0)
+    save_student(build_network("resnet8", num_classes=12), folder / "teacher" / "student.safetensors")
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / "config.yaml").write_text(ROOMS.format(out=folder / name, teacher=folder / "teacher"))
+        (folder / name / "config.yaml").write_text(to_yaml(load_config(str(folder / "config.yaml"))))
+        save_student(build_network("resnet8", num_classes=12, modality="depth", mean=(2.5,), std=(1.2,)), folder / name / "student.safetensors")
+    return folder
+
+
+def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys):
+    arguments = [str(rooms / "one"), str(rooms / "two"), "evaluation.label_fractions=[0.5,1]", "--baselines", "random,scratch,teacher"]
+    assert main(["evaluate", *arguments, "--json"]) == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    networks = [("student", "frozen"), ("teacher", "frozen"), ("random", "frozen"), ("scratch", "scratch")]
+    told = [(row["run"], row["role"], row["mode"], row["labels"], row["train_images"]) for row in rows if row["task"] == "segmentation"]
+    first, second = str(rooms / "one"), str(rooms / "two")
+    assert told[:8] == [(first, *network, part, round(36 * part)) for network in networks for part in (0.5, 1)]
+    assert told[8:] == [(second, "student", "frozen", part, round(36 * part)) for part in (0.5, 1)]  # the baselines are the first run's
+    assert all(0 <= row["miou"] <= 100 and len(row["per_class_iou"]) == 15 and row["images"] == 24 for row in rows if row["task"] == "segmentation")
+    probes = [row for row in rows if row["task"] == "classification"]
+    assert [row["role"] for row in probes] == [role for role in ("student", "teacher", "random", "student") for _ in range(2)]
+    assert all({*row["layers"]} == {"embedding", "maps.1"} and 0 <= row["layers"]["maps.1"]["top1"] <= 100 for row in probes)
+    assert [row for row in rows if row["run"] == second] == json.loads((rooms / "two" / "evaluation.json").read_text())["rows"]
+    assert "segmentation, scratch resnet8" in said.err and f"picture: {rooms / 'one' / 'predictions.png'}" in said.err
+    from PIL import Image
+
+    with Image.open(rooms / "one" / "predictions.png") as picture:
+        assert picture.width > 800 and len(set(picture.convert("RGB").resize((200, 150)).get_flattened_data())) > 100
+    assert not (rooms / "two" / "predictions.png").exists()
+    _show(rows)
+    table = capsys.readouterr().out
+    assert "mIoU %" in table and "top-1 %" in table and "maps.1" in table and table.count("│ student") >= 8
+
+
+def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbers(rooms, capsys):
+    command = ["evaluate", str(rooms / "one"), "evaluation.tasks=[segmentation]", "evaluation.mode=fine_tuned", "evaluation.head=unet", "--json"]
+    found = []
+    for _ in range(2):
+        assert main(command) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        row.pop("seconds")
+        found.append(row)
+    assert found[0] == found[1] and found[0]["mode"] == "fine_tuned" and found[0]["head"] == "unet"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baselines", "randon"], "did you mean random"),
+        (["evaluation.tasks=[accuracy]", "--baselines", "scratch"], "scratch of --baselines has nothing to do"),
+        (["teachers=[]", "objectives={cross_entropy: {weight: 1}}", "--baselines", "teacher"], "has no teacher"),
+        (["evaluation.data={modalities: [rgb, depth]}"], "has no label maps: segmentation needs the modality semantics, and it has rgb, depth"),
+        (["evaluation.data={modalities: [rgb, semantics]}"], "depth"),
+        (["evaluation.tasks=[classification]", "evaluation.layers=[maps.9]"], "layer maps.9 does not exist"),
+        (["evaluation.head=unets"], "evaluation.head"),
+        (["evaluation.data={modalitys: [rgb]}"], "data.modalitys is not a key"),
+    ],
+)
+def test_evaluate_of_what_cannot_be_measured(rooms, arguments, message, capsys):
+    assert main(["evaluate", str(rooms / "one"), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -192,7 +192,7 @@ def test_workers_heed_the_signals_of_their_own_process_alone(root):
 @pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ConnectionResetError("reset by peer")])
 def test_a_worker_that_was_killed(root, error):
     def killed():
-        yield from loader._reader.__getitem__((1, np.arange(2)))[None]
+        yield loader._reader[1, np.arange(2)]
         raise error
 
     loader = _loader(root, batch_size=2)

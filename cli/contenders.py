@@ -1,0 +1,104 @@
+"""The networks that an evaluation compares: a run's student, its teachers, and what the student is to be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from accelerate.utils import set_seed
+
+from ..core.checkpoint import load_newest
+from ..core.config import NetworkConfig, RunConfig
+from ..core.errors import ContrastillError, UsageError
+from ..core.representation import Network
+from ..core.run import Run
+from .assemble import build, measure_statistics, open_split
+
+BASELINES = ("random", "scratch", "teacher")
+"""The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""
+
+
+@dataclass
+class Contender:
+    """One network of an evaluation.
+
+    Attributes:
+        role: student, teacher, random or scratch.
+        model: Name of its architecture.
+        network: It.
+        weights: Where they are from.
+        entry: Its part of the config, without weights where it has none of it.
+    """
+
+    role: str
+    model: str
+    network: Network
+    weights: str
+    entry: NetworkConfig
+
+
+class Contenders:
+    """Builds the networks of one run, one after the other.
+
+    Args:
+        run: The run's folder.
+        config: Its config, with the data that it was trained on.
+    """
+
+    def __init__(self, run: Run, config: RunConfig) -> None:
+        self.run, self.config = run, config
+
+    def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[Contender]:
+        """The student, then what was asked for.
+
+        Raises:
+            UsageError: The baseline ``teacher`` of a run without one.
+            ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
+        """
+        entry = self.config.student
+        student, weights = self._student()
+        yield Contender("student", entry.model, student, weights, entry)
+        if "teacher" in baselines and not self.config.teachers:
+            raise UsageError(f"{self.run.path} has no teacher: leave teacher out of --baselines")
+        wanted = self.config.teachers if teachers else self.config.teachers[:1] if "teacher" in baselines else []
+        for number, teacher in enumerate(wanted):
+            yield Contender("teacher", teacher.model, self._teachers[number], str(teacher.weights), teacher)
+        for role in ("random", "scratch"):
+            if role in baselines:
+                yield Contender(role, entry.model, self._untaught(student), "none", entry.model_copy(update={"weights": None}))
+
+    @cached_property
+    def _training_data(self) -> Any:
+        return open_split(self.config, "train")
+
+    def _statistics(self, entry: NetworkConfig) -> dict[str, Any]:
+        """What a network would be given in training for a modality that it has no mean and std of its own for."""
+        return {} if entry.modality == "rgb" or entry.mean is not None else {entry.modality: measure_statistics(self._training_data, entry.modality)}
+
+    @cached_property
+    def _teachers(self) -> list[Network]:
+        def classes(entry: NetworkConfig) -> int | None:
+            return self._training_data.num_classes if entry.weights is None else None
+
+        return [build(entry, classes(entry), self._statistics(entry)) for entry in self.config.teachers]
+
+    def _student(self) -> tuple[Network, str]:
+        """The run's student, of its finished file or else of its newest checkpoint; and which."""
+        entry = self.config.student
+        if self.run.student.is_file():
+            return build(entry.model_copy(update={"weights": str(self.run.path)}), None, {}), self.run.student.name
+        snapshot = load_newest(self.run.checkpoints)
+        if snapshot is None:
+            raise ContrastillError(f"{self.run.path} has neither {self.run.student.name} nor a checkpoint yet: give the training time, or start it again")
+        classes = entry.num_classes or self._training_data.num_classes or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
+        network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
+        network.load_state_dict({name.removeprefix("student."): value for name, value in snapshot.model.items() if name.startswith("student.")})
+        return network, f"checkpoint after step {snapshot.position.step}"
+
+    def _untaught(self, student: Network) -> Network:
+        """The student's architecture with the weights that the run's seed gives it, and the student's own preprocessing."""
+        same = {"weights": None, "mean": student.preprocess.mean, "std": student.preprocess.std, "resolution": student.preprocess.resolution}
+        set_seed(self.config.seed)
+        return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], {}, student=True)

@@ -1,0 +1,87 @@
+"""The camera that a data set's depth comes from: its unit, its intrinsics, and what crops, resizes and mirrors make of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Unit = Literal["m", "mm", "relative"]
+"""Of stored depth: metres, millimetres, or a scale that differs from frame to frame."""
+
+METRES = {"m": 1.0, "mm": 1e-3}
+"""Metres to a stored unit; ``relative`` has none."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What is known of the depth of a split.
+
+    Attributes:
+        unit: Of the stored values.
+        intrinsics: fx, fy, cx, cy of a pinhole, in pixels of a stored frame; the centre of pixel (u, v) is at (u, v).
+            None: not known.
+    """
+
+    unit: Unit
+    intrinsics: tuple[float, float, float, float] | None = None
+
+
+def view_camera(
+    intrinsics: tuple[float, float, float, float],
+    *,
+    top: Tensor,
+    left: Tensor,
+    height: Tensor | int,
+    width: Tensor | int,
+    size: tuple[int, int],
+    flip: Tensor,
+) -> Tensor:
+    """The intrinsics of views that were cut out of a frame, resized, then mirrored.
+
+    Args:
+        intrinsics: Of the whole frame.
+        top, left: (B,) upper left pixel of each cut, in pixels of the frame; may be negative where a border was added.
+        height, width: Of each cut, in pixels of the frame.
+        size: Height and width of the views.
+        flip: (B,) bool, mirrored left to right.
+
+    Shape:
+        - returns (B, 4) float32: fx, fy, cx, cy in pixels of the view.
+    """
+    fx, fy, cx, cy = intrinsics
+    down, across = size[0] / torch.as_tensor(height, dtype=torch.float32), size[1] / torch.as_tensor(width, dtype=torch.float32)
+    # Pixel centres are at whole numbers, so it is the pixels' edges, half a pixel away, that scale.
+    x = (cx - left.float() + 0.5) * across - 0.5
+    y = (cy - top.float() + 0.5) * down - 0.5
+    x = torch.where(flip, size[1] - 1 - x, x)
+    return torch.stack(torch.broadcast_tensors(fx * across, fy * down, x, y), 1)
+
+
+# Medians of whole frames that a room, a street or a table can have.
+_PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
+
+
+def warn_of_unit(depth: Tensor, unit: Unit, where: object) -> None:
+    """Log a warning if depth can hardly be in its unit.
+
+    Args:
+        depth: A few frames, any shape, as stored.
+        unit: What they are said to be in.
+        where: The file or folder, for the message.
+    """
+    valid = depth[torch.isfinite(depth) & (depth > 0)].float()
+    if unit not in _PLAUSIBLE or not len(valid):
+        return
+    low, high = _PLAUSIBLE[unit]
+    if not low <= valid.median() <= high:
+        likely = next((name for name, (least, most) in _PLAUSIBLE.items() if least <= valid.median() <= most), "relative")
+        log.warning(
+            "%s: depth goes from %.4g to %.4g (median %.4g), which can hardly be %s: set data.depth_unit=%s, or what it is",
+            where, valid.min(), valid.max(), valid.median(), unit, likely,
+        )  # fmt: skip

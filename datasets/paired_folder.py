@@ -1,0 +1,275 @@
+"""``paired_folder``: a folder a modality, files of the same name being one sample; a user's own aligned sensors, without labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from ..core.errors import ContrastillError, UsageError
+from ..core.registry import DATASETS
+from .array_files import SUFFIXES, read_pair
+from .camera import Camera, Unit, warn_of_unit
+from .file_loader import PairSplit, default_workers
+from .file_views import LABELS
+from .image_folder import OTHERS, SPLITS, folders_in, held_share, test_folder, walk
+from .joint_views import JointViews
+
+# Frames that are looked at when a split is opened, evenly spaced over it.
+_LOOKED_AT = 16
+_LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
+_RESERVED = ("index", "target", "camera")
+
+
+@DATASETS.register("paired_folder")
+class PairedFolder:
+    """Aligned modalities in ``rgb``, ``depth``, … or in ``train/rgb``, ``train/depth``, … with ``test`` (or ``val``) beside ``train``.
+
+    Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any 8-bit image; other folders
+    hold PNG or TIFF of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR, handed out as float32 with their values as stored.
+    ``semantics`` holds label maps: 0 unlabelled, then the lines of ``classes.txt`` beside the folders, if it is there. A sample's ``index`` is
+    its place in the list sorted by path. What is held out is decided by a hash of the path, as in ``image_folder``.
+
+    Raises:
+        UsageError: No such folder, one modality alone, no files, a partner missing, a kind of file that is not read.
+        ContrastillError: A file is damaged, or not as large as its partners, or holds what its modality cannot be.
+    """
+
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        path: str = Field(description="the folder")
+        folders: dict[str, str] | None = Field(None, description="modality -> its folder; null: every folder with images or arrays, called as the folder is")
+        size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+            None, description="height and width in pixels of the views, or one number for both; null: as stored"
+        )
+        crop: Literal["random_resized", "padded", "none"] = Field(
+            "random_resized", description="training views: a random part, resized; the whole shifted by up to an eighth of its sides; the whole"
+        )
+        scale: tuple[float, float] = Field((0.35, 1.0), description="least and greatest area of the part in the frame's, for crop=random_resized")
+        flip: bool = Field(True, description="mirror half of the training views left to right")
+        color_jitter: float = Field(
+            0.0, ge=0, le=1, description="brightness, contrast and saturation of rgb change by up to this share in training views; 0: off"
+        )
+        transforms: list[dict[str, Any]] = Field(
+            default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: Affine, rotate: 10}"
+        )
+        workers: int | None = Field(None, ge=0, description="processes that read files; 0: the training's own; null: one a CPU, at most 8")
+        depth_unit: Unit | None = Field(None, description="of the stored depth: m, mm or relative; null: mm for 16 bits, m for floats, relative for 8 bits")
+        intrinsics: tuple[float, float, float, float] | None = Field(
+            None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
+        )
+        limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+        test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples held out for testing where there are no folders train and test")
+
+        @field_validator("scale")
+        @classmethod
+        def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+            if not 0 < scale[0] <= scale[1] <= 1:
+                raise ValueError("scale is a least and a greatest share of the frame's area, such as [0.35, 1.0]")
+            return scale
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.root = Path(options.path).expanduser()
+
+    @staticmethod
+    def recognises(path: str) -> bool:
+        """Whether ``path`` holds a folder ``rgb`` or ``depth`` and others with files of the same names."""
+        root = Path(path)
+        if not root.is_dir() or any((root / name).exists() for name in OTHERS):
+            return False
+        where = root / "train" if (root / "train").is_dir() else root
+        first, *others = [name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None] or [""]
+        if not others or not {"rgb", "depth"} & {first, *others}:
+            return False
+        # Some say enough: a folder may have millions. One that lacks its partner here and there is told so when it is opened.
+        stems = {_stem(file, where / first) for file in islice(walk(where / first, SUFFIXES), 64)}
+        return all(any(_has(where / name, stem) for stem in stems) for name in others)
+
+    def open(self, split: str) -> PairSplit:
+        """List ``"train"`` or ``"test"``, and look at a few samples. Only ``"train"`` is ever augmented."""
+        if split not in SPLITS:
+            raise UsageError(f"paired_folder has no split {split!r}: it has train, test")
+        if not self.root.is_dir():
+            raise UsageError(f"{self.root} {'is a file, not a folder of modalities' if self.root.exists() else 'does not exist'}: set data.path")
+        options, training = self.options, split == "train"
+        where, files = self._list(split)
+        if options.intrinsics is not None and "depth" not in files:
+            raise UsageError(f"data.intrinsics are of a camera of depth, and {where} has no modality depth: leave them out, or name it in data.folders")
+        count = len(next(iter(files.values())))
+        names = self._class_names() if LABELS in files else None
+        reader = FolderReader(where, files, None if names is None else len(names) - 1)
+        looked = reader.look([place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))], sizes=self._sizes_matter())
+        size = (options.size, options.size) if isinstance(options.size, int) else options.size
+        return PairSplit(
+            reader,
+            count,
+            JointViews(size, options.crop, options.scale, options.flip, options.transforms if training else []),
+            camera=self._camera(where, [sample["depth"] for sample in looked]) if "depth" in files else None,
+            semantic_classes=names,
+            augmented=training,
+            color_jitter=options.color_jitter,
+            workers=default_workers() if options.workers is None else options.workers,
+        )
+
+    def _sizes_matter(self) -> str | None:
+        """Why the files of all samples have to be of one size."""
+        if self.options.intrinsics is not None:
+            return "data.intrinsics are of frames of one size: leave them out, or bring the files to it"
+        return "set data.size=[HEIGHT,WIDTH]" if self.options.size is None else None
+
+    def _camera(self, where: Path, frames: list[np.ndarray]) -> Camera:
+        dtype = frames[0].dtype
+        unit = self.options.depth_unit or ("m" if dtype.kind == "f" else "mm" if dtype.itemsize > 1 else "relative")
+        warn_of_unit(torch.from_numpy(np.concatenate([frame.ravel()[:: max(1, frame.size // 10_000)].astype(np.float32) for frame in frames])), unit, where)
+        return Camera(unit, self.options.intrinsics)
+
+    def _class_names(self) -> list[str] | None:
+        path = self.root / "classes.txt"
+        if not path.is_file():
+            return None
+        try:
+            named = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ContrastillError(f"{path} is no text in UTF-8: write the name of a class on each line") from error
+        return ["unlabelled", *named]
+
+    def _list(self, split: str) -> tuple[Path, dict[str, list[str]]]:
+        """The folder of the split, and for each modality the files below it, in the order of their names."""
+        prepared = any((self.root / name).is_dir() for names in SPLITS.values() for name in names)
+        if prepared and not (self.root / "train").is_dir():
+            raise UsageError(f"{self.root} has no folder train: {_LAYOUT}")
+        where = self.root if not prepared else self.root / "train" if split == "train" else test_folder(self.root)
+        listed = {name: _files(where / folder) for name, folder in self._folders(where).items()}
+        stems = _partners(where, listed)
+        if not prepared:
+            stems = [stem for stem in stems if (held_share(stem) < self.options.test_fraction) == (split == "test")]
+            if not stems:
+                kind = "held out for testing" if split == "test" else "left to train on"
+                raise UsageError(f"{self.root}: with data.test_fraction={self.options.test_fraction} no sample is {kind}; add samples, or set another")
+        limit = self.options.limit
+        if limit is not None and limit < len(stems):
+            stems = [stems[place * len(stems) // limit] for place in range(limit)]
+        return where, {name: [found[stem].relative_to(where).as_posix() for stem in stems] for name, found in listed.items()}
+
+    def _folders(self, where: Path) -> dict[str, str]:
+        """Modality -> name of its folder in ``where``."""
+        if self.options.folders is not None:
+            folders = dict(self.options.folders)
+            missed = [name for name, folder in folders.items() if not (where / folder).is_dir()]
+            if missed:
+                raise UsageError(
+                    f"{where / folders[missed[0]]} does not exist: data.folders names it for {missed[0]}; there are {', '.join(folders_in(where)) or 'none'}"
+                )
+        else:
+            folders = {name: name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None}
+        if not self.options.folders and len(folders) < 2:
+            empty = [name for name in folders_in(where) if name not in folders]
+            there = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
+            without = f", and no files ({', '.join(SUFFIXES)}) in {', '.join(empty)}" if empty else ""
+            raise UsageError(f"{where} has {there}{without}: {_LAYOUT}")
+        if len(folders) < 2:
+            raise UsageError(f"data.folders names one modality ({', '.join(folders)}): two or more make a pair")
+        wrong = [name for name in folders if name in _RESERVED]
+        if wrong:
+            raise UsageError(
+                f"a modality cannot be called {wrong[0]}: give it another name with data.folders, such as {{rgb: rgb, thermal: {folders[wrong[0]]}}}"
+            )
+        # A picture is what people look at first, and what the others are compared with.
+        return dict(sorted(folders.items(), key=lambda item: (item[0] != "rgb", item[0])))
+
+
+class FolderReader:
+    """Reads the samples of a split.
+
+    Args:
+        root: The folder that ``files`` are in.
+        files: For each modality the paths below ``root``; sample i is the i-th of each.
+        highest_label: Of the label maps; None: not known.
+
+    Attributes:
+        modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after :meth:`look`.
+    """
+
+    def __init__(self, root: Path, files: dict[str, list[str]], highest_label: int | None) -> None:
+        # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every worker.
+        self.files = {name: np.array([os.fsencode(path) for path in paths]) for name, paths in files.items()}
+        self.root, self.highest_label = os.fsencode(root), highest_label
+        self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
+        self._sizes: str | None = None
+
+    def look(self, rows: Sequence[int], *, sizes: str | None) -> list[dict[str, np.ndarray]]:
+        """Read some samples, the first of which says what all are like.
+
+        Args:
+            sizes: Why frames of another size are refused, and the way out; None: they may differ.
+        """
+        first = read_pair(self._paths(rows[0]))
+        size = next(iter(first.values())).shape[:2] if sizes else (None, None)
+        self.modalities, self._sizes = {name: (_channels(values), *size) for name, values in first.items()}, sizes
+        return [self.read(row) for row in rows]
+
+    def read(self, row: int) -> dict[str, np.ndarray]:
+        """The files of a sample, checked against what the first is like."""
+        paths = self._paths(row)
+        sample = read_pair(paths)
+        for name, values in sample.items():
+            channels, height, width = self.modalities[name]
+            if _channels(values) != channels:
+                raise ContrastillError(f"{paths[name]} has {_channels(values)} channels, other files of {name} {channels}: bring them to one kind")
+            if height is not None and values.shape[:2] != (height, width):
+                raise ContrastillError(f"{paths[name]} is {values.shape[0]}×{values.shape[1]} (height × width), other samples {height}×{width}: {self._sizes}")
+        if self.highest_label is not None and sample[LABELS].max() > self.highest_label:
+            raise ContrastillError(f"{paths[LABELS]} holds the label {sample[LABELS].max()}, and classes.txt names {self.highest_label}: add the missing names")
+        return sample
+
+    def _paths(self, row: int) -> dict[str, Path]:
+        return {name: Path(os.fsdecode(os.path.join(self.root, paths[row]))) for name, paths in self.files.items()}
+
+
+def _channels(values: np.ndarray) -> int:
+    return values.shape[2] if values.ndim == 3 else 1
+
+
+def _stem(file: Path, folder: Path) -> str:
+    """What partners have in common: the path below the folder without its ending."""
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _has(folder: Path, stem: str) -> bool:
+    return any((folder / f"{stem}{suffix}").exists() for ending in SUFFIXES for suffix in (ending, ending.upper()))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files of a modality by their stems."""
+    found: dict[str, Path] = {}
+    for file in walk(folder, ("",)):
+        if not file.name.lower().endswith(SUFFIXES):
+            raise UsageError(f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away")
+        other = found.setdefault(_stem(file, folder), file)
+        if other != file:
+            one, two = sorted((other.name, file.name))
+            raise UsageError(f"{file.parent} holds {one} and {two}, which would both be the same sample's: remove one")
+    if not found:
+        raise UsageError(f"{folder} has no files ({', '.join(SUFFIXES)}): add some, or name other folders in data.folders")
+    return found
+
+
+def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
+    """The stems of the samples, sorted by path; complains where a modality lacks one."""
+    everything = set().union(*listed.values())
+    for name, found in listed.items():
+        lacking = min(everything - found.keys(), default=None)
+        if lacking is not None:
+            there = next(other[lacking] for other in listed.values() if lacking in other)
+            missed = len(everything) - len(found)
+            more = f" ({missed} files lack theirs)" if missed > 1 else ""
+            raise UsageError(f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away")
+    return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

@@ -1,0 +1,51 @@
+"""What objectives on feature maps share: which maps are compared, and how two of different sizes meet."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.errors import UsageError
+from ..core.objective import Setting
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
+    """The (student's map, teacher's map) places to compare, checked.
+
+    Args:
+        objective: Its name, for the message.
+        given: As in the config; negative places count from the end. None is ``default``.
+        setting: With the shapes of both sides' maps.
+        default: Places where nothing is given.
+
+    Raises:
+        UsageError: A side has no maps, or not that many.
+    """
+    pairs = default if given is None else given
+    for side, place in (("student", 0), ("teacher", 1)):
+        shapes = getattr(setting, side).map_shapes
+        if not shapes:
+            raise UsageError(f"objective {objective} compares feature maps, and the {side} has none: name some with maps=[MODULE, …]")
+        for pair in pairs:
+            if not -len(shapes) <= pair[place] < len(shapes):
+                raise UsageError(f"objectives.{objective}.pairs names map {pair[place]} of the {side}, which has {len(shapes)}, counted from 0")
+    return tuple((student, teacher) for student, teacher in pairs)
+
+
+def from_the_end(setting: Setting, most: int) -> Pairs:
+    """Pairs of the last maps, as many as both sides have, ``most`` at most: the deepest with the deepest."""
+    count = min(most, len(setting.student.map_shapes), len(setting.teacher.map_shapes))
+    return tuple((-back, -back) for back in range(count, 0, -1))
+
+
+def meet(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps (B, C, H, W) at the smaller height and the smaller width of the two, by averaging."""
+    size = tuple(min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    return at_size(student, size), at_size(teacher, size)
+
+
+def at_size(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map averaged over cells to a height and width, where it has another."""
+    return features if tuple(features.shape[2:]) == tuple(size) else F.adaptive_avg_pool2d(features, size)

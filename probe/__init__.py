@@ -1,0 +1,1 @@
+"""What a representation is worth elsewhere: linear probes, and segmentation on top of an encoder."""

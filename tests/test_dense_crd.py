@@ -1,0 +1,167 @@
+"""dense_crd against nested loops in float64, gradients included."""
+
+import math
+
+import pytest
+import torch
+
+from contrastill.core.errors import UsageError
+from contrastill.core.nce import Critic, pair_loss
+from contrastill.core.objective import Setting
+from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.xmodal.dense_crd import DenseCRD
+
+TAU, D = 0.1, 6
+
+
+def softplus(x):
+    return torch.log1p(torch.exp(-abs(x))) + torch.clamp(x, min=0)
+
+
+def naive_side(anchors, others, is_positive, is_negative, bias, weight):
+    """Mean over the anchors that have positives, one after another."""
+    losses = []
+    for i, anchor in enumerate(anchors):
+        near = [softplus(bias - anchor @ other / TAU) for j, other in enumerate(others) if is_positive(i, j)]
+        far = [softplus(anchor @ other / TAU - bias) for j, other in enumerate(others) if is_negative(i, j)]
+        if near:
+            scale = 1.0 if weight is None else weight / max(1, len(far))
+            losses.append(sum(near) / len(near) + scale * sum(far))
+    return sum(losses) / len(losses)
+
+
+def naive(anchors, others, is_positive, is_negative, bias, weight=None):
+    there = naive_side(anchors, others, is_positive, is_negative, bias, weight)
+    return there + naive_side(others, anchors, lambda j, i: is_positive(i, j), lambda j, i: is_negative(i, j), bias, weight)
+
+
+def unit(rows):
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def assert_same(ours, reference, inputs):
+    torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
+    for got, wanted in zip(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [None, 40])
+def test_pair_loss_is_the_naive_one(weight):
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (torch.randn(n, D, dtype=torch.float64, generator=generator, requires_grad=True) for n in (5, 4))
+    positive = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]], dtype=torch.bool)
+    negative = ~positive & torch.tensor([1, 1, 1, 0], dtype=torch.bool)
+    ours = pair_loss(unit(rows) @ unit(columns).T, positive, negative, Critic(TAU, 2.5, 1.0), weight)
+    reference = naive(unit(rows), unit(columns), lambda i, j: positive[i, j], lambda i, j: negative[i, j], 2.5, weight)
+    assert_same(ours, reference, (rows, columns))
+
+
+def said(seed, maps, dim):
+    generator = torch.Generator().manual_seed(seed)
+    made = Representation(
+        maps=(torch.randn(3, *maps, dtype=torch.float64, generator=generator, requires_grad=True),),
+        embedding=torch.randn(3, dim, dtype=torch.float64, generator=generator, requires_grad=True),
+    )
+    return made
+
+
+BATCH = {"index": torch.tensor([4, 9, 2]), "target": torch.tensor([1, 0, 1])}
+
+
+@pytest.mark.parametrize("negatives_from", ["other_sample", "other_position", "other_class"])
+@pytest.mark.parametrize("weight", [None, 50])
+def test_local_local_is_the_naive_one(negatives_from, weight):
+    student, teacher = said(1, (5, 2, 4), 3), said(2, (4, 2, 2), 7)
+    torch.manual_seed(0)
+    dense = DenseCRD((5, 4, 3, 7), embed_dim=D, temperature=TAU, negatives_from=negatives_from, num_negatives=weight).double()
+    ours = dense(student, teacher, BATCH)
+    cells = [(sample, y, x) for sample in range(3) for y in range(2) for x in range(2)]
+    left = torch.stack([dense.local[0](student.maps[0][s, :, y, 2 * x : 2 * x + 2].mean(1)) for s, y, x in cells])
+    right = torch.stack([dense.local[1](teacher.maps[0][s, :, y, x]) for s, y, x in cells])
+    label = BATCH["target"] if negatives_from == "other_class" else BATCH["index"]
+
+    def is_negative(i, j):
+        (a, *at), (b, *other) = cells[i], cells[j]
+        return label[a] != label[b] or (negatives_from == "other_position" and a == b and at != other)
+
+    bias = math.log(weight or 11) + 1 / (2 * D * TAU**2)
+    assert_same(ours, naive(left, right, lambda i, j: i == j, is_negative, bias, weight), (student.maps[0], dense.local[1].weight))
+
+
+def test_local_global_is_the_naive_one_both_ways():
+    student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 3, 1), 7)
+    torch.manual_seed(0)
+    dense = DenseCRD((5, 4, 3, 7), pairing="local_global", embed_dim=D, temperature=TAU, negatives_from="other_sample").double()
+    ours = dense(student, teacher, BATCH)
+    total = 0.0
+    pooled = [embed(one.embedding) for embed, one in zip(dense.pooled, (student, teacher), strict=True)]
+    # Both maps meet at 2×1.
+    local = [
+        torch.stack([dense.local[0](student.maps[0][s, :, y].mean(1)) for s in range(3) for y in range(2)]),
+        torch.stack([dense.local[1](teacher.maps[0][s, :, rows, 0].mean(1)) for s in range(3) for rows in (slice(0, 2), slice(1, 3))]),
+    ]
+    bias = math.log(2) + 1 / (2 * D * TAU**2)
+    for positions, others in ((local[0], pooled[1]), (local[1], pooled[0])):
+        total = total + naive(positions, others, lambda i, j: i // 2 == j, lambda i, j: i // 2 != j, bias)
+    assert_same(ours, total, (student.maps[0], student.embedding))
+
+
+def test_both_is_the_sum_and_a_sample_met_twice_is_no_negative_of_itself():
+    student, teacher = said(5, (5, 2, 2), 3), said(6, (4, 2, 2), 7)
+    parts = {}
+    for pairing in ("local_local", "local_global", "both"):
+        torch.manual_seed(0)
+        parts[pairing] = DenseCRD((5, 4, 3, 7), pairing=pairing, embed_dim=D, negatives_from="other_sample").double()
+    parts["local_global"].load_state_dict(parts["both"].state_dict())
+    parts["local_local"].load_state_dict({name: value for name, value in parts["both"].state_dict().items() if name.startswith("local")})
+    losses = {pairing: dense(student, teacher, BATCH).item() for pairing, dense in parts.items()}
+    assert math.isclose(losses["both"], losses["local_local"] + losses["local_global"], rel_tol=1e-12)
+    twice = {"index": torch.tensor([4, 4, 4])}
+    # Without negatives only the positives' part is left.
+    left = unit(parts["local_local"].local[0](student.maps[0].flatten(2).transpose(1, 2))).flatten(0, 1)
+    right = unit(parts["local_local"].local[1](teacher.maps[0].flatten(2).transpose(1, 2))).flatten(0, 1)
+    bias = math.log(11) + 1 / (2 * D * 0.07**2)
+    wanted = 2 * softplus(bias - (left * right).sum(1) / 0.07).mean()
+    assert math.isclose(parts["local_local"](student, teacher, twice).item(), wanted.item(), rel_tol=1e-12)
+
+
+def test_a_zero_map_gives_no_nan_and_half_precision_agrees():
+    zeros = Representation(maps=(torch.zeros(3, 5, 2, 2, requires_grad=True),))
+    dense = DenseCRD((5, 5, None, None))
+    with torch.no_grad():
+        for embed in dense.local:
+            embed.bias.zero_()
+    dense(zeros, zeros, BATCH).backward()
+    assert zeros.maps[0].grad.isfinite().all()
+    random = Representation(maps=(torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(0)),))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = dense(random, random, BATCH)
+    torch.testing.assert_close(half, dense(random, random, BATCH), rtol=3e-2, atol=0)
+
+
+def setting(student=((5, 4, 4),), targets=None):
+    return Setting(RepresentationSpec(10, 3, student), RepresentationSpec(10, 7, ((4, 2, 2),)), 20, targets, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({}, setting(student=()), "the student has none"),
+        ({"pair": (1, 0)}, setting(), "names map 1 of the student, which has 1"),
+        ({"negatives_from": "other_class"}, setting(), "needs labels, and this data has none"),
+    ],
+)
+def test_refusals(options, given, message):
+    with pytest.raises(UsageError, match=message):
+        DenseCRD.build(DenseCRD.Options(**options), given)
+
+
+def test_a_batch_of_one_has_no_negatives():
+    one = Representation(maps=(torch.randn(1, 5, 2, 2),))
+    with pytest.raises(UsageError, match="use another train.batch_size"):
+        DenseCRD((5, 5, None, None))(one, one, {"index": torch.tensor([0])})
+
+
+def test_it_reads_what_it_needs():
+    assert DenseCRD.build(DenseCRD.Options(), setting()).needs == {"maps"}
+    assert DenseCRD.build(DenseCRD.Options(pairing="both"), setting()).needs == {"maps", "embedding"}

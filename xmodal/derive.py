@@ -1,0 +1,135 @@
+"""Derived modalities in a batch: which ones some data can have, and the loader that adds those that networks read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..core.errors import UsageError, unknown_name
+from ..core.registry import MODALITIES
+from ..datasets.camera import METRES, Camera
+from .modalities import SOURCES, Modality, clean_depth
+
+if TYPE_CHECKING:
+    from ..core.engine import Loader
+
+Batch = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def available(modalities: Shapes, camera: Camera | None) -> dict[str, int]:
+    """What a network may read of a split.
+
+    Args:
+        modalities: Stored modality -> shape (C, H, W) of one sample.
+        camera: Of the split; None: not known.
+
+    Returns:
+        Name of a modality -> its channels: the stored ones, then those that can be made from them.
+
+    Example:
+        >>> available({"rgb": (3, 8, 8)}, None)
+        {'rgb': 3, 'chrominance': 2, 'grey': 1, 'luminance': 1}
+    """
+    stored = {name: shape[0] for name, shape in modalities.items()}
+    made = {name: entry.channels for name, entry in MODALITIES.items() if name not in stored and _obstacle(entry, modalities, camera) is None}
+    return stored | made
+
+
+def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
+    """Complain about a modality that a network is to read and this data cannot give.
+
+    Args:
+        name: Of the modality.
+        modalities, camera: See :func:`available`.
+
+    Raises:
+        UsageError: There is no such modality, or the data lacks it, what it is made from, metres or intrinsics.
+    """
+    if name in modalities:
+        return
+    if name in SOURCES:
+        raise UsageError(f"modality {name} is not in this data, which has {', '.join(modalities)}: read one of {', '.join(available(modalities, camera))}")
+    if name not in MODALITIES:
+        raise unknown_name("modality", name, {*modalities, *MODALITIES, *SOURCES})
+    obstacle = _obstacle(MODALITIES[name], modalities, camera)
+    if obstacle is not None:
+        raise UsageError(f"modality {name} {obstacle}")
+
+
+def derive(batch: Batch, wanted: Collection[str], camera: Camera | None) -> Batch:
+    """A batch with the wanted modalities added; what is stored under a name is not made anew.
+
+    Args:
+        batch: Stored modalities (B, C, H, W) by name, ``index``, … ; with intrinsics, ``camera`` (B, 4), those of each view.
+        wanted: Names of modalities, stored or not.
+        camera: Of the split; None: not known.
+
+    Returns:
+        A new dict. Its ``depth``, if there is any, is float32 in metres, or as stored if that is relative or of unknown unit, and
+        NaN where nothing was measured, wanted or not.
+
+    Raises:
+        UsageError: A wanted modality that cannot be made from this batch.
+    """
+    result = dict(batch)
+    if "depth" in batch:
+        result["depth"] = clean_depth(batch["depth"], camera)
+    for name in wanted:
+        if name in batch:
+            continue
+        check(name, {key: tuple(value.shape[1:]) for key, value in batch.items() if value.ndim == 4}, camera)
+        entry = MODALITIES[name]
+        if entry.intrinsics and "camera" not in batch:
+            raise UsageError(f"modality {name} needs each view's intrinsics, and the batch has no camera: its loader must be that of a split with intrinsics")
+        result[name] = entry.function(result[entry.of], *([batch["camera"]] if entry.intrinsics else []))
+    return result
+
+
+class DerivedLoader:
+    """A loader whose batches have derived modalities added, see :func:`derive`; all else is the other loader's.
+
+    Args:
+        loader: Hands out stored modalities.
+        wanted: Names of the modalities that networks read.
+        camera: Of the split that is loaded; None: not known.
+    """
+
+    def __init__(self, loader: Loader, wanted: Collection[str], camera: Camera | None) -> None:
+        self.loader, self.wanted, self.camera = loader, tuple(wanted), camera
+        self.num_samples = loader.num_samples
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked only for what is not found here; a copy that is being made has no loader yet.
+        if name == "loader":
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """The batches ``start``, ``start + 1``, … of epoch ``k``."""
+        return (derive(batch, self.wanted, self.camera) for batch in self.loader.epoch(k, start))
+
+    def in_order(self, view: int) -> Iterator[Batch]:
+        """All training samples in the order of their index, in view ``view``."""
+        return (derive(batch, self.wanted, self.camera) for batch in self.loader.in_order(view))
+
+
+def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str | None:
+    """Why this modality cannot be made from these, as the rest of a sentence; None if it can."""
+    if entry.of not in modalities:
+        return f"is made from {entry.of}, and this data has only {', '.join(modalities)}: read one of {', '.join(modalities)}, or give data with {entry.of}"
+    channels = modalities[entry.of][0]
+    if channels != SOURCES[entry.of]:
+        return f"is made from {entry.of} with {SOURCES[entry.of]} channel(s), and that of this data has {channels}: read {entry.of} itself"
+    if entry.metres and camera is None:
+        return f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm or relative"
+    if entry.metres and camera.unit not in METRES:
+        return f"needs {entry.of} in metres, and that of this data is {camera.unit}: read depth or normalized_depth"
+    if entry.intrinsics and camera.intrinsics is None:
+        return "needs the camera's intrinsics, and none are known: set data.intrinsics=[fx,fy,cx,cy], in pixels of a stored frame"
+    return None

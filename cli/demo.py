@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 HELP = """
-Try everything with no download: rooms are rendered, a teacher is trained on them, and students with and without it.
+Try everything with no download: rooms are rendered, a teacher is trained on them, and students with and without it: small ones that
+see what it sees, then some that see depth alone.
 
 Takes a few minutes on two cores. Stopped, it goes on where it was when it is given again. OUT holds a run for each network,
-comparison.png and comparison.json.
+comparison.png and comparison.json, and the same for depth under rgb_to_depth.
 
 Examples:
 
@@ -35,12 +36,19 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on standard output.")] = False,
 ) -> None:
     from .compare import compare_compression
+    from .compare_xmodal import compare_xmodal
 
-    result = compare_compression(Path(out), seed, overrides or [], say=lambda text: print(text, file=sys.stderr))
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    folder = Path(out)
+    results = {"compression": compare_compression(folder, seed, overrides or [], say=say)}
+    results["rgb_to_depth"] = compare_xmodal(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], say=say)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(results))
         return
-    _show(result)
+    _show(results["compression"])
+    _show_xmodal(results["rgb_to_depth"])
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -59,4 +67,20 @@ def _show(result: dict[str, Any]) -> None:
     console.print(
         f"one seed ({result['seed']}), {result['images']:,} test images: differences below {result['noise']:.1f} points may be chance", highlight=False
     )
+    console.print(f"picture: {result['picture']}", highlight=False)
+
+
+def _show_xmodal(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from .tables import table_console
+
+    console = table_console()
+    table = Table(title=result["title"], title_justify="left")
+    for column in ("network", "mIoU %", "pixels %", "main object, linear probe %"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in result["rows"]:
+        table.add_row(row["name"], *("" if row[key] is None else f"{row[key]:.1f}" for key in ("miou", "pixel_accuracy", "top1")))
+    console.print(table)
+    console.print(f"one seed ({result['seed']}), {result['images']:,} test frames; all frozen under a linear head but the one from its labels", highlight=False)
     console.print(f"picture: {result['picture']}", highlight=False)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class _Measuring:
         for fraction in self.options.label_fractions:
             self.say(f"{self.run.path}: segmentation, {contender.role} {contender.model}, {mode}, {100 * fraction:g} % of the labels")
             result, model = segment(
-                contender.network, train, test, num_classes=self._pixel_classes(), mode=mode, label_fraction=fraction, seed=self.config.seed,
+                contender.network, train, test, num_classes=self._pixel_classes, mode=mode, label_fraction=fraction, seed=self.config.seed,
                 device=self.accelerator.device, labels=LABELS, progress=True, **shares,
             )  # fmt: skip
             if best is None or fraction > best[0]:
@@ -208,12 +209,15 @@ class _Measuring:
                     there = ", ".join(split.modalities)
                     raise UsageError(f"the {name} split of {self._where()} has no label maps: segmentation needs the modality {LABELS}, and it has {there}")
                 if task != "segmentation" and split.targets is None and (task, name) != ("accuracy", "train"):
-                    raise UsageError(f"the {name} split of {self._where()} has no classes to compare with: {task} needs them")
+                    raise UsageError(
+                        f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; choose others with evaluation.tasks"
+                    )
         if "segmentation" in self.options.tasks:
-            self._pixel_classes()
+            self._pixel_classes  # noqa: B018 - complains by itself
         if "classification" in self.options.tasks and self.train.num_classes != self.test.num_classes:
             raise UsageError(f"the train split of {self._where()} has {self.train.num_classes} classes, the test split {self.test.num_classes}")
 
+    @cached_property
     def _pixel_classes(self) -> int:
         """How many classes the label maps have: by their names, else the highest that occurs."""
         names = [split.semantic_classes for split in (self.train, self.test)]

@@ -25,7 +25,9 @@ from .views import epoch_order
 class _ReadSplit:
     """What the splits below have in common."""
 
-    def loader(self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1) -> FileLoader:
+    def loader(
+        self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
+    ) -> FileLoader:
         """Batches of this split.
 
         Args:
@@ -34,8 +36,9 @@ class _ReadSplit:
             seed: Of the order and of the views.
             train: Shuffled and augmented; otherwise in order, each view a plain one.
             rank, world: Which contiguous share of each batch this process takes, of how many.
+            views: Different views of each sample, after which they come again; None: a new one each epoch.
         """
-        return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world)
+        return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
 
 
 class FileSplit(_ReadSplit):
@@ -152,8 +155,20 @@ class FileLoader:
         UsageError: batch_size is smaller than the number of ranks.
     """
 
-    def __init__(self, split: FileSplit | PairSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        split: FileSplit | PairSplit,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        train: bool,
+        rank: int,
+        world: int,
+        views: int | None = None,
+    ) -> None:
         check_shares(batch_size, rank, world)
+        self.views = views
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
         self.num_samples = split.num_samples
         self._augmented = train and split.augmented
@@ -169,23 +184,32 @@ class FileLoader:
         return math.ceil(self.num_samples / self.batch_size)
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``.
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
 
         Yields:
             A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1]; ``semantics`` uint8,
             others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,); where the split knows its
-            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4).
+            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4); ``view`` int64 (B,) if views come again.
 
         Raises:
             ContrastillError: A file is damaged, or a worker was killed.
         """
         order = epoch_order(self.seed, k, self.num_samples) if self.train else torch.arange(self.num_samples)
+        yield from self._batches(order, k, self.rank, self.world, start)
+
+    def in_order(self, view: int) -> Iterator[Batch]:
+        """All training samples in the order of their index, in view ``view``: on every rank the same batches."""
+        yield from self._batches(torch.arange(self.num_samples), view, 0, 1, 0)
+
+    def _batches(self, order: Tensor, k: int, rank: int, world: int, start: int) -> Iterator[Batch]:
+        k = k % self.views if self.views else k
         view = k if self._augmented else None
         while start < len(self):
             turn = self._turn = object()
-            batches = [order[rows] for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start)]
+            batches = [order[rows] for rows in shares(self.num_samples, self.batch_size, rank, world, start)]
             for index, read in zip(batches, self._read(batches, view), strict=True):
-                yield self._batch(read, index, k)
+                batch = self._batch(read, index, k)
+                yield {**batch, "view": torch.full_like(batch["index"], k)} if self.views else batch
                 start += 1
                 if self._turn is not turn:
                     # Another epoch took the workers over in the meantime: ask again for the rest.
@@ -203,8 +227,6 @@ class FileLoader:
     def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
         """What was read of these samples, in order."""
         if self._data is None:
-            import cv2  # noqa: F401  here once, not in each worker that is forked
-
             self._data = DataLoader(
                 self._reader,
                 batch_size=None,
@@ -218,7 +240,7 @@ class FileLoader:
             )
         self._requests.pending = [(view, index.numpy()) for index in batches]
         try:
-            for read in self._data:
+            for read in self._started():
                 if isinstance(read, Damaged):
                     raise ContrastillError(read.message)
                 yield read
@@ -229,6 +251,21 @@ class FileLoader:
             self._data = None
             said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
             raise ContrastillError(f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory") from error
+
+    def _started(self) -> Iterator[Batch | Damaged]:
+        """A pass over the requests; the first one starts the workers."""
+        # Imported here once, not in each worker that is forked.
+        import cv2
+
+        threads = cv2.getNumThreads()
+        if self._workers:
+            # OpenCV's threads do not live on in a fork, and setNumThreads there would wait for their end for ever.
+            cv2.setNumThreads(1)
+        try:
+            return iter(self._data)
+        finally:
+            if self._workers:
+                cv2.setNumThreads(threads)
 
 
 class _Requests(Sampler):

@@ -16,7 +16,7 @@ from .rooms_shade import Points, add_rgb_noise, measured, shade
 
 FLOOR, WALL, CEILING = 1, 2, 3
 FIRST_KIND = 4
-SEMANTICS = ("none", "floor", "wall", "ceiling", *KINDS)
+SEMANTICS = ("unlabelled", "floor", "wall", "ceiling", *KINDS)
 """Names of the values of a semantic map."""
 
 # Rays of a pixel, in pixels from its centre. The first one is the centre itself, which depth and semantics are taken at.

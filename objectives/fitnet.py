@@ -39,7 +39,7 @@ class FitNet(Objective):
     """
 
     class Options(Options):
-        on: Literal["maps", "embedding"] = Field("maps", description="what is compared: feature maps, or the pooled embeddings")
+        features: Literal["maps", "embedding"] = Field("maps", description="what is compared: feature maps, or the pooled embeddings")
         pair: tuple[int, int] | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the middle ones")
         standardize: bool = Field(False, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch")
 
@@ -57,7 +57,7 @@ class FitNet(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> FitNet:
-        if options.on == "embedding":
+        if options.features == "embedding":
             return cls(setting.student.embedding_dim, setting.teacher.embedding_dim, None, options.standardize)
         middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.teacher.map_shapes) // 2),)
         (pair,) = map_pairs("fitnet", None if options.pair is None else (options.pair,), setting, default=middle)

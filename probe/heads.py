@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 
-_WIDTHS = (128, 96, 64, 48, 32)
+_WIDTHS = (128, 96, 64, 32, 16)
 """Channels of the UNet's scales, the deepest first; further scales have as many as the last."""
 
 

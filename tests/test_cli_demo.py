@@ -6,21 +6,26 @@ from PIL import Image
 
 from contrastill.cli.main import main
 
-SMALL = ["data.train_samples=128", "data.test_samples=64", "train.epochs=1"]
+SMALL = ["data.train_samples=128", "data.test_samples=64", "train.epochs=1", "evaluation.epochs=1"]
 
 
 def test_demo_compares_teacher_and_students(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
-    result = json.loads(capsys.readouterr().out)
+    results = json.loads(capsys.readouterr().out)
+    result, across = results["compression"], results["rgb_to_depth"]
     teacher, untaught, *taught = result["rows"]
     assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
     assert all(row["parameters"] == untaught["parameters"] and 0 <= row["top1"] <= 100 for row in taught)
     assert json.loads((out / "comparison.json").read_text()) == result
     with Image.open(out / "comparison.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("RGB").resize((220, 124)).get_flattened_data())) > 500
+    assert [row["name"].split(" (")[0] for row in across["rows"]][::4] == ["depth, untaught", "the teacher, on RGB"] and len(across["rows"]) == 5
+    assert all(0 < row["miou"] < 100 for row in across["rows"]) and json.loads((out / "rgb_to_depth" / "comparison.json").read_text()) == across
+    with Image.open(across["picture"]) as picture:
+        assert picture.width > 800
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "student, CRD + KD (resnet8)" in said and "one seed (0), 64 test images" in said
+    assert "depth, CRD (resnet8)" in said and "student, CRD + KD (resnet8)" in said and "one seed (0), 64 test images" in said
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written

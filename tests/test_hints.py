@@ -87,7 +87,7 @@ def test_fitnet_is_the_naive_one(standardize):
 def test_fitnet_on_embeddings():
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(5, size, dtype=torch.float64, generator=generator) for size in (3, 4))
-    fitnet = FitNet.build(FitNet.Options(on="embedding"), setting((), (), dims=(3, 4))).double()
+    fitnet = FitNet.build(FitNet.Options(features="embedding"), setting((), (), dims=(3, 4))).double()
     assert fitnet.needs == {"embedding"}
     reference = F.mse_loss(student @ fitnet.regressor.weight.T + fitnet.regressor.bias, teacher)
     torch.testing.assert_close(fitnet(Representation(embedding=student), Representation(embedding=teacher), {}), reference)

@@ -60,7 +60,7 @@ def where_from(batch):
     for channel, places in ((0, rows), (1, columns)):
         # With two channels, OpenCV rounds a few ties of the nearest pixel the other way.
         off = (batch["rays"][:, channel].long() - places)[there].abs()
-        assert off.max() <= 1 and off.float().mean() < 0.02
+        assert off.max() <= 1 and off.float().mean() < 0.05
     return rows, columns
 
 
@@ -232,6 +232,13 @@ def test_a_split_says_what_it_holds():
 def test_transforms_are_checked_at_construction(transform, says):
     with pytest.raises(UsageError, match=re.escape(says)):
         split(transforms=[transform])
+
+
+def test_workers_start_though_this_process_used_opencv_with_threads():
+    # Both big enough for its threads, which a forked worker lacks.
+    large = {"size": (480, 640), "crop": "none", "transforms": [{"name": "GaussianBlur", "p": 1}, {"name": "Affine", "rotate": 9, "p": 1}]}
+    here, there = (next(split(n=2, workers=workers, **large).loader(batch_size=1, device="cpu", train=True).epoch(0)) for workers in (0, 1))
+    assert all(torch.equal(here[name], there[name]) for name in here)
 
 
 class Broken(Frames):

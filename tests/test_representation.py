@@ -2,6 +2,8 @@
 
 import copy
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -242,3 +244,26 @@ def test_preprocess_refuses_what_it_cannot_scale():
         HALF(torch.zeros(2, 1, 8, 8))
     with pytest.raises(UsageError, match="torch.int16 have no known scale"):
         HALF(torch.zeros(2, 3, 8, 8, dtype=torch.int16))
+
+
+def test_what_was_not_measured_is_the_mean_and_has_no_part_in_its_neighbours():
+    preprocess = Preprocess(mean=(2.0,), std=(0.5,))
+    metres = torch.tensor([[1.0, math.nan, 3.0, 3.0], [1.0, 1.0, math.inf, 3.0]])[None, None]
+    out = preprocess(metres)
+    assert torch.equal(out, torch.tensor([[-2.0, 0.0, 2.0, 2.0], [-2.0, -2.0, 0.0, 2.0]])[None, None])
+    # Halves: each cell is the mean of what there is of it, weighted as an antialiased resize weighs.
+    halved = Preprocess(mean=(2.0,), std=(0.5,), resolution=(1, 2))(metres)
+    torch.testing.assert_close(halved[0, 0, 0, 0], torch.tensor(-2.0), rtol=0, atol=0.8)
+    constant = torch.full((1, 1, 8, 8), 4.0)
+    constant[..., 2:4, 3] = math.nan
+    torch.testing.assert_close(Preprocess((2.0,), (0.5,), 5)(constant), torch.full((1, 1, 5, 5), 4.0))
+    nothing = Preprocess((2.0,), (0.5,), 5)(torch.full((1, 1, 8, 8), math.nan))
+    assert torch.equal(nothing, torch.zeros(1, 1, 5, 5))
+
+
+def test_missing_values_do_not_change_what_is_far_from_them():
+    values = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    holed = values.clone()
+    holed[..., :4, :4] = math.nan
+    preprocess = Preprocess((0.5, 0.5), (0.25, 0.25), 8)
+    torch.testing.assert_close(preprocess(holed)[..., 4:, 4:], preprocess(values)[..., 4:, 4:])

@@ -35,7 +35,7 @@ def compare_xmodal(out: Path, teacher: Path, seed: int, overrides: list[str], *,
         if not Run(config.out).student.is_file():
             train_run(config)
     runs = [config.out for config in configs.values()]
-    measured = measure_runs(runs, [], baselines=("random", "scratch", "teacher"), say=say)
+    measured = measure_runs(runs, [], baselines=("random", "scratch", "teacher"), picture=out / "predictions.png", say=say)
     found: dict[str, dict[str, Any]] = {}
     for row in measured.rows:
         name = Path(row["run"]).name if row["role"] == "student" else row["role"]

@@ -45,6 +45,7 @@ def measure_runs(
     *,
     teachers: bool = False,
     baselines: Collection[str] = (),
+    picture: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measured:
     """Measure the students of runs, and other networks beside them, at the tasks that the configs name under ``evaluation``.
@@ -54,6 +55,7 @@ def measure_runs(
         overrides: ``key=value`` changes of their configs, such as ``data.path=other.h5`` or ``evaluation.mode=fine_tuned``.
         teachers: Whether to measure all their teachers too.
         baselines: Out of ``random``, ``scratch``, ``teacher``; those that several runs share are measured once.
+        picture: Where to draw segmentations; None is ``predictions.png`` in the first run's folder.
         say: Told what begins.
 
     Returns:
@@ -61,7 +63,7 @@ def measure_runs(
         of the task ``accuracy``, where the network tells the data's classes apart, ``top1`` and ``top5``; of ``segmentation``
         ``mode``, ``head``, ``labels``, ``train_images``, ``pixel_accuracy``, ``mean_accuracy``, ``miou``, ``per_class_iou``, ``seconds``; of
         ``classification`` ``labels``, ``train_images`` and for each of ``layers`` ``top1``, ``top5`` and ``weight_decay``; all in per cent but ``labels``.
-        Each run's rows are also written to its ``evaluation.json``, and the picture to ``predictions.png`` in the first run's folder.
+        Each run's rows are also written to its ``evaluation.json``.
 
     Raises:
         UsageError: A folder is no run, an unknown baseline, or data that do not fit the networks or the tasks.
@@ -80,8 +82,8 @@ def measure_runs(
             found = {"data": measuring.data.data.model_dump(mode="json"), "evaluation": measuring.options.model_dump(mode="json"), "rows": own}
             write_text(measuring.run.path / "evaluation.json", json.dumps(found, indent=1) + "\n")
         rows += own
-    picture = gallery.draw(Path(paths[0]) / "predictions.png") if measuring.accelerator.is_main_process else None
-    return Measured(rows, picture)
+    drawn = gallery.draw(picture or Path(paths[0]) / "predictions.png") if measuring.accelerator.is_main_process else None
+    return Measured(rows, drawn)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .file_loader import FileSplit, default_workers
 from .file_views import FileViews
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture
+from .view_options import ViewOptions
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +38,11 @@ class ImageFolder:
         UsageError: No such folder, no images, a class without any, a class that only the test split has.
     """
 
-    class Options(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-
+    class Options(ViewOptions):
         path: str = Field(description="the folder")
         size: int = Field(224, gt=0, description="side in pixels of the images handed out")
-        crop: Literal["random_resized", "padded", "none"] = Field(
-            "random_resized", description="training views: a random part, resized; the centre square shifted by up to size/8 pixels; the centre square"
-        )
-        scale: tuple[float, float] = Field((0.35, 1.0), description="least and greatest area of the part in the picture's, for crop=random_resized")
-        flip: bool = Field(True, description="mirror half of the training views left to right")
-        color_jitter: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation of training views change by up to this share; 0: off")
-        transforms: list[dict[str, Any]] = Field(
-            default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: GaussianBlur, p: 0.2}"
-        )
-        workers: int | None = Field(None, ge=0, description="processes that read images; 0: the training's own; null: one a CPU, at most 8")
         test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images held out for testing where there are no folders train and test")
         skip_damaged: bool = Field(False, description="read all images once at the start and leave out those that are damaged; false: stop at one")
-        limit: int | None = Field(None, gt=0, description="images taken of each split, evenly spaced over it, for quick trials; null: all")
-
-        @field_validator("scale")
-        @classmethod
-        def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-            if not 0 < scale[0] <= scale[1] <= 1:
-                raise ValueError("scale is a least and a greatest share of the picture's area, such as [0.35, 1.0]")
-            return scale
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
@@ -16,6 +16,7 @@ from .file_loader import PairSplit, default_workers
 from .joint_views import JointViews
 from .nyu_classes import lookup, names
 from .nyu_mat import FILE, PAGE, SPLITS, NyuReader, frame_size, num_frames, open_mat, read_splits, scene_types
+from .view_options import ViewOptions
 
 # Of the colour camera, which the depth is registered to (the toolbox's camera_params). Used as they are published for
 # pixels whose centres are at whole numbers from 0.
@@ -39,9 +40,7 @@ class NyuDepthV2:
         ContrastillError: A file is truncated or damaged.
     """
 
-    class Options(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-
+    class Options(ViewOptions):
         path: str = Field(description=f"the folder that holds {FILE} and {SPLITS}, or the former, with the latter beside it")
         modalities: list[Literal["rgb", "depth", "semantics"]] = Field(["rgb", "depth"], min_length=1, description="what is read of a frame")
         raw_depth: bool = Field(False, description="depth as measured, 0 where nothing was; false: in-painted")
@@ -50,24 +49,6 @@ class NyuDepthV2:
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
             None, description="side, or [height, width], in pixels of what is handed out; null: the frames' own, 480×640"
         )
-        crop: Literal["random_resized", "padded", "none"] = Field(
-            "random_resized", description="training views, all modalities alike: a random part, resized; the frame shifted by up to an eighth; the whole frame"
-        )
-        scale: tuple[float, float] = Field((0.35, 1.0), description="least and greatest area of the part in the frame's, for crop=random_resized")
-        flip: bool = Field(True, description="mirror half of the training views left to right")
-        color_jitter: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation of rgb change by up to this share; 0: off")
-        transforms: list[dict[str, Any]] = Field(
-            default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: GaussianBlur, p: 0.2}"
-        )
-        workers: int | None = Field(None, ge=0, description="processes that read frames; 0: the training's own; null: one a CPU, at most 8")
-        limit: int | None = Field(None, gt=0, description="frames taken of each split, evenly spaced over it, for quick trials; null: all")
-
-        @field_validator("scale")
-        @classmethod
-        def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-            if not 0 < scale[0] <= scale[1] <= 1:
-                raise ValueError("scale is a least and a greatest share of the frame's area, such as [0.35, 1.0]")
-            return scale
 
         @field_validator("modalities")
         @classmethod

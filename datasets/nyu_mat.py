@@ -179,7 +179,7 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
     try:
         held = loadmat(path)
     except Exception as error:
-        # scipy says damage in many ways: MatReadError, ValueError, TypeError, NotImplementedError for MATLAB 7.3, zlib.error, …
+        # scipy says damage in many ways: MatReadError, ValueError, TypeError, zlib.error, an error of its own for MATLAB 7.3, …
         raise ContrastillError(f"{path} cannot be read as a MATLAB 5 file: fetch {SPLITS} again from {PAGE} ({' '.join(str(error).split())})") from error
     splits = {}
     for split, key in (("train", "trainNdxs"), ("test", "testNdxs")):

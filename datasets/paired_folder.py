@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
@@ -20,6 +19,7 @@ from .file_loader import PairSplit, default_workers
 from .file_views import LABELS
 from .image_folder import OTHERS, SPLITS, folders_in, held_share, test_folder, walk
 from .joint_views import JointViews
+from .view_options import ViewOptions
 
 # Frames that are looked at when a split is opened, evenly spaced over it.
 _LOOKED_AT = 16
@@ -41,39 +41,17 @@ class PairedFolder:
         ContrastillError: A file is damaged, or not as large as its partners, or holds what its modality cannot be.
     """
 
-    class Options(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-
+    class Options(ViewOptions):
         path: str = Field(description="the folder")
         folders: dict[str, str] | None = Field(None, description="modality -> its folder; null: every folder with images or arrays, called as the folder is")
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
             None, description="height and width in pixels of the views, or one number for both; null: as stored"
         )
-        crop: Literal["random_resized", "padded", "none"] = Field(
-            "random_resized", description="training views: a random part, resized; the whole shifted by up to an eighth of its sides; the whole"
-        )
-        scale: tuple[float, float] = Field((0.35, 1.0), description="least and greatest area of the part in the frame's, for crop=random_resized")
-        flip: bool = Field(True, description="mirror half of the training views left to right")
-        color_jitter: float = Field(
-            0.0, ge=0, le=1, description="brightness, contrast and saturation of rgb change by up to this share in training views; 0: off"
-        )
-        transforms: list[dict[str, Any]] = Field(
-            default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: Affine, rotate: 10}"
-        )
-        workers: int | None = Field(None, ge=0, description="processes that read files; 0: the training's own; null: one a CPU, at most 8")
         depth_unit: Unit | None = Field(None, description="of the stored depth: m, mm or relative; null: mm for 16 bits, m for floats, relative for 8 bits")
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
-        limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
         test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples held out for testing where there are no folders train and test")
-
-        @field_validator("scale")
-        @classmethod
-        def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-            if not 0 < scale[0] <= scale[1] <= 1:
-                raise ValueError("scale is a least and a greatest share of the frame's area, such as [0.35, 1.0]")
-            return scale
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -6,6 +6,7 @@ maps by module name, so these compact heads take any list of maps and are built 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import groupby
 from typing import ClassVar
@@ -20,7 +21,7 @@ _WIDTHS = (128, 96, 64, 32, 16)
 """Channels of the UNet's scales, the deepest first; further scales have as many as the last."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """What both heads share: each channel of each map is brought to mean 0 and variance 1 first.
 
     Args:
@@ -48,9 +49,9 @@ class Head(nn.Module):
     def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return [norm(value) for norm, value in zip(self.norms, maps, strict=True)]
 
+    @abstractmethod
     def classify(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Logits of the pixels from maps that are standardised already."""
-        raise NotImplementedError
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return self.classify(self.standardise(maps), size)

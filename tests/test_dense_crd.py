@@ -39,6 +39,11 @@ def unit(rows):
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
+def standardised(rows):
+    """Each channel with mean 0 and deviation 1 over the rows."""
+    return (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-5).sqrt()
+
+
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
     for got, wanted in zip(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True):
@@ -54,6 +59,10 @@ def test_pair_loss_is_the_naive_one(weight):
     ours = pair_loss(unit(rows) @ unit(columns).T, positive, negative, Critic(TAU, 2.5, 1.0), weight)
     reference = naive(unit(rows), unit(columns), lambda i, j: positive[i, j], lambda i, j: negative[i, j], 2.5, weight)
     assert_same(ours, reference, (rows, columns))
+
+
+def embed_teacher(rows, linear):
+    return unit(standardised(rows) @ linear.weight.T + linear.bias)
 
 
 def said(seed, maps, dim):
@@ -73,11 +82,11 @@ BATCH = {"index": torch.tensor([4, 9, 2]), "target": torch.tensor([1, 0, 1])}
 def test_local_local_is_the_naive_one(negatives_from, weight):
     student, teacher = said(1, (5, 2, 4), 3), said(2, (4, 2, 2), 7)
     torch.manual_seed(0)
-    dense = DenseCRD((5, 4, 3, 7), embed_dim=D, temperature=TAU, negatives_from=negatives_from, num_negatives=weight).double()
+    dense = DenseCRD([(5, 4)], embed_dim=D, temperature=TAU, negatives_from=negatives_from, num_negatives=weight).double()
     ours = dense(student, teacher, BATCH)
     cells = [(sample, y, x) for sample in range(3) for y in range(2) for x in range(2)]
-    left = torch.stack([dense.local[0](student.maps[0][s, :, y, 2 * x : 2 * x + 2].mean(1)) for s, y, x in cells])
-    right = torch.stack([dense.local[1](teacher.maps[0][s, :, y, x]) for s, y, x in cells])
+    left = torch.stack([dense.local[0][0](student.maps[0][s, :, y, 2 * x : 2 * x + 2].mean(1)) for s, y, x in cells])
+    right = embed_teacher(torch.stack([teacher.maps[0][s, :, y, x] for s, y, x in cells]), dense.local[0][1][1])
     label = BATCH["target"] if negatives_from == "other_class" else BATCH["index"]
 
     def is_negative(i, j):
@@ -85,20 +94,20 @@ def test_local_local_is_the_naive_one(negatives_from, weight):
         return label[a] != label[b] or (negatives_from == "other_position" and a == b and at != other)
 
     bias = math.log(weight or 11) + 1 / (2 * D * TAU**2)
-    assert_same(ours, naive(left, right, lambda i, j: i == j, is_negative, bias, weight), (student.maps[0], dense.local[1].weight))
+    assert_same(ours, naive(left, right, lambda i, j: i == j, is_negative, bias, weight), (student.maps[0], dense.local[0][1][1].weight))
 
 
 def test_local_global_is_the_naive_one_both_ways():
     student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 3, 1), 7)
     torch.manual_seed(0)
-    dense = DenseCRD((5, 4, 3, 7), pairing="local_global", embed_dim=D, temperature=TAU, negatives_from="other_sample").double()
+    dense = DenseCRD([(5, 4)], (3, 7), pairing="local_global", embed_dim=D, temperature=TAU, negatives_from="other_sample").double()
     ours = dense(student, teacher, BATCH)
     total = 0.0
-    pooled = [embed(one.embedding) for embed, one in zip(dense.pooled, (student, teacher), strict=True)]
+    pooled = [dense.pooled[0](student.embedding), embed_teacher(teacher.embedding, dense.pooled[1][1])]
     # Both maps meet at 2×1.
     local = [
-        torch.stack([dense.local[0](student.maps[0][s, :, y].mean(1)) for s in range(3) for y in range(2)]),
-        torch.stack([dense.local[1](teacher.maps[0][s, :, rows, 0].mean(1)) for s in range(3) for rows in (slice(0, 2), slice(1, 3))]),
+        torch.stack([dense.local[0][0](student.maps[0][s, :, y].mean(1)) for s in range(3) for y in range(2)]),
+        embed_teacher(torch.stack([teacher.maps[0][s, :, rows, 0].mean(1) for s in range(3) for rows in (slice(0, 2), slice(1, 3))]), dense.local[0][1][1]),
     ]
     bias = math.log(2) + 1 / (2 * D * TAU**2)
     for positions, others in ((local[0], pooled[1]), (local[1], pooled[0])):
@@ -111,25 +120,25 @@ def test_both_is_the_sum_and_a_sample_met_twice_is_no_negative_of_itself():
     parts = {}
     for pairing in ("local_local", "local_global", "both"):
         torch.manual_seed(0)
-        parts[pairing] = DenseCRD((5, 4, 3, 7), pairing=pairing, embed_dim=D, negatives_from="other_sample").double()
+        parts[pairing] = DenseCRD([(5, 4)], (3, 7), pairing=pairing, embed_dim=D, negatives_from="other_sample").double()
     parts["local_global"].load_state_dict(parts["both"].state_dict())
     parts["local_local"].load_state_dict({name: value for name, value in parts["both"].state_dict().items() if name.startswith("local")})
     losses = {pairing: dense(student, teacher, BATCH).item() for pairing, dense in parts.items()}
     assert math.isclose(losses["both"], losses["local_local"] + losses["local_global"], rel_tol=1e-12)
     twice = {"index": torch.tensor([4, 4, 4])}
     # Without negatives only the positives' part is left.
-    left = unit(parts["local_local"].local[0](student.maps[0].flatten(2).transpose(1, 2))).flatten(0, 1)
-    right = unit(parts["local_local"].local[1](teacher.maps[0].flatten(2).transpose(1, 2))).flatten(0, 1)
-    bias = math.log(11) + 1 / (2 * D * 0.07**2)
-    wanted = 2 * softplus(bias - (left * right).sum(1) / 0.07).mean()
+    left = parts["local_local"].local[0][0](student.maps[0].flatten(2).transpose(1, 2)).flatten(0, 1)
+    right = embed_teacher(teacher.maps[0].flatten(2).transpose(1, 2).flatten(0, 1), parts["local_local"].local[0][1][1])
+    bias = math.log(11) + 1 / (2 * D * 0.1**2)
+    wanted = 2 * softplus(bias - (left * right).sum(1) / 0.1).mean()
     assert math.isclose(parts["local_local"](student, teacher, twice).item(), wanted.item(), rel_tol=1e-12)
 
 
 def test_a_zero_map_gives_no_nan_and_half_precision_agrees():
     zeros = Representation(maps=(torch.zeros(3, 5, 2, 2, requires_grad=True),))
-    dense = DenseCRD((5, 5, None, None))
+    dense = DenseCRD([(5, 5)])
     with torch.no_grad():
-        for embed in dense.local:
+        for embed in (dense.local[0][0], dense.local[0][1][1]):
             embed.bias.zero_()
     dense(zeros, zeros, BATCH).backward()
     assert zeros.maps[0].grad.isfinite().all()
@@ -147,7 +156,7 @@ def setting(student=((5, 4, 4),), targets=None):
     ("options", "given", "message"),
     [
         ({}, setting(student=()), "the student has none"),
-        ({"pair": (1, 0)}, setting(), "names map 1 of the student, which has 1"),
+        ({"pairs": ((1, 0),)}, setting(), "names map 1 of the student, which has 1"),
         ({"negatives_from": "other_class"}, setting(), "needs labels, and this data has none"),
     ],
 )
@@ -159,7 +168,24 @@ def test_refusals(options, given, message):
 def test_a_batch_of_one_has_no_negatives():
     one = Representation(maps=(torch.randn(1, 5, 2, 2),))
     with pytest.raises(UsageError, match="use another train.batch_size"):
-        DenseCRD((5, 5, None, None))(one, one, {"index": torch.tensor([0])})
+        DenseCRD([(5, 5)])(one, one, {"index": torch.tensor([0])})
+
+
+def test_pairs_of_maps_add_up_and_the_last_two_are_the_default():
+    maps = ((5, 4, 4), (6, 2, 2), (7, 2, 2))
+    given = Setting(RepresentationSpec(10, 3, maps), RepresentationSpec(10, 7, maps[1:]), 20, None, 0)
+    both = DenseCRD.build(DenseCRD.Options(embed_dim=D), given).double()
+    assert both.pairs == ((-2, -2), (-1, -1)) and [sides[0].in_features for sides in both.local] == [6, 7]
+    one, other = (
+        Representation(maps=tuple(torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for shape in maps))
+        for seed in (1, 2)
+    )
+    alone = []
+    for place, pair in enumerate(both.pairs):
+        single = DenseCRD([(maps[pair[0]][0],) * 2], pairs=(pair,), embed_dim=D).double()
+        single.local[0].load_state_dict(both.local[place].state_dict())
+        alone.append(single(one, other, BATCH).item())
+    assert math.isclose(both(one, other, BATCH).item(), sum(alone), rel_tol=1e-12)
 
 
 def test_it_reads_what_it_needs():

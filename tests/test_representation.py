@@ -1,7 +1,6 @@
 """Networks: what is read off a module, by name, in one forward, and how images are prepared for it."""
 
 import copy
-
 import math
 
 import pytest

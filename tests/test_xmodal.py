@@ -96,7 +96,7 @@ def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(tea
 data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null, splits: {{train: train, test: null}}}}
 teachers: [{{model: resnet8, weights: {teachers / "rgb"}}}]
 student: {{model: conv5, modality: depth}}
-objectives: {{dense_crd: {{pair: [3, -1]}}, fitnet: {{features: embedding, standardize: true}}}}
+objectives: {{dense_crd: {{pairs: [[3, -1]]}}, fitnet: {{features: embedding, standardize: true}}}}
 train: {{epochs: 2, batch_size: 8, optimizer: adamw, lr: 0.001, views: 2}}
 evaluation:
   data: {{fields: {{rgb: rgb, depth: depth_mm, semantics: semantics}}, semantic_names: names, target: place,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from ..core.objective import Objective, Setting, batch_targets
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
-from ..objectives.maps import map_pairs, meet
+from ..objectives.maps import Pairs, from_the_end, map_pairs, meet
 
 
 @OBJECTIVES.register("dense_crd")
@@ -26,19 +27,21 @@ class DenseCRD(Objective):
     grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
     against the other's pooled embedding, both ways; positions of the same sample are positives, as the paper contrasts on NYU-Depth.
 
-    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position.
+    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position. The teacher's
+    channels are first brought to one scale, so that the loudest do not decide what its embedding sees.
 
     Args:
-        dims: (student's map, teacher's map, student's embedding, teacher's embedding) lengths; the last two are only
-            read by local_global.
-        pair: (student's map, teacher's map) places.
+        local_dims: (student's, teacher's) channels of each pair of maps.
+        pooled_dims: (student's, teacher's) length of the embeddings; only local_global reads them.
+        pairs: (student's map, teacher's map) places; their losses are added.
         pairing: ``"local_local"``, ``"local_global"`` or ``"both"``, their sum.
         embed_dim: D.
         num_negatives: K, weight of an anchor's negatives; None is how many there are.
         negatives_from: ``"other_sample"``; ``"other_position"``: the sample's own other positions too, in local_local;
             ``"other_class"``: of samples with another label.
         temperature: τ.
-        bias: b, as in :class:`~contrastill.CRDLoss`, with the negatives of a full batch for K.
+        bias: b, as in :class:`~contrastill.CRDLoss`, with the negatives of the batch for K.
+        standardize: Whether each of the teacher's channels has mean 0 and deviation 1 over the batch.
 
     Shape:
         - maps (B, C_i, H_i, W_i) and, for local_global, embeddings (B, D_i); batch["index"] (B,) - returns a scalar.
@@ -48,57 +51,64 @@ class DenseCRD(Objective):
     """
 
     class Options(CriticOptions):
-        pair: tuple[int, int] = Field((-1, -1), description="[student's map, teacher's map] places, from 0 or from the end")
+        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each")
         pairing: Literal["local_local", "local_global", "both"] = Field("local_local", description="what is contrasted with what")
         negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
-        temperature: float = Field(0.07, gt=0, description="τ of the critic (no unit)")
+        temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
+        standardize: bool = Field(True, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch")
 
     needs = frozenset({"maps", "embedding"})
 
     def __init__(
         self,
-        dims: tuple[int, int, int | None, int | None],
-        pair: tuple[int, int] = (-1, -1),
+        local_dims: Sequence[tuple[int, int]],
+        pooled_dims: tuple[int, int] | None = None,
+        pairs: Pairs = ((-1, -1),),
         pairing: str = "local_local",
         *,
         embed_dim: int = 128,
         num_negatives: int | None = None,
         negatives_from: str = "other_position",
-        temperature: float = 0.07,
+        temperature: float = 0.1,
         bias: str | float = "released",
+        standardize: bool = True,
     ) -> None:
         super().__init__()
-        self.pair, self.pairing, self.negatives_from = pair, pairing, negatives_from
+        self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
         self.needs = frozenset({"maps"} if pairing == "local_local" else {"maps", "embedding"})
-        self.local = nn.ModuleList(Embedding(dim, embed_dim) for dim in dims[:2])
-        self.pooled = nn.ModuleList(Embedding(dim, embed_dim) for dim in dims[2:] if pairing != "local_local")
+
+        def sides(dims: tuple[int, int]) -> nn.ModuleList:
+            scale = nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False) if standardize else nn.Identity()
+            return nn.ModuleList((Embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
+
+        self.local = nn.ModuleList(sides(dims) for dims in local_dims)
+        self.pooled = None if pairing == "local_local" else sides(pooled_dims)
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DenseCRD:
         if options.negatives_from == "other_class" and setting.targets is None:
             raise UsageError("objectives.dense_crd.negatives_from=other_class needs labels, and this data has none: take other_position or other_sample")
-        (pair,) = map_pairs("dense_crd", (options.pair,), setting, default=(options.pair,))
+        pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
         student, teacher = setting.student, setting.teacher
-        dims = (student.map_shapes[pair[0]][0], teacher.map_shapes[pair[1]][0], student.embedding_dim, teacher.embedding_dim)
-        values = {name: value for name, value in dict(options).items() if name not in ("pair", "pairing")}
-        return cls(dims, pair, options.pairing, **values)
+        dims = [(student.map_shapes[ours][0], teacher.map_shapes[theirs][0]) for ours, theirs in pairs]
+        return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs})
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if len(batch["index"]) < 2:
             raise UsageError("objective dense_crd takes its negatives from the batch, and this one has one sample: use another train.batch_size")
-        maps = meet(student.maps[self.pair[0]], teacher.maps[self.pair[1]])
-        # (B, P, D): a position a row.
-        ours, theirs = (embed(features.flatten(2).transpose(1, 2)) for embed, features in zip(self.local, maps, strict=True))
-        kin = self._kin(batch)
-        losses = []
-        if self.pairing != "local_global":
-            losses.append(self._local_local(ours, theirs, kin))
-        if self.pairing != "local_local":
-            pooled = [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
-            losses += [self._local_global(ours, pooled[1], kin), self._local_global(theirs, pooled[0], kin)]
+        kin, losses = self._kin(batch), []
+        pooled = None if self.pooled is None else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
+        for sides, (ours, theirs) in zip(self.local, self.pairs, strict=True):
+            maps = meet(student.maps[ours], teacher.maps[theirs])
+            # (B·P, D): a position a row, sample by sample.
+            local = [embed(features.flatten(2).transpose(1, 2).flatten(0, 1)) for embed, features in zip(sides, maps, strict=True)]
+            if self.pairing != "local_global":
+                losses.append(self._local_local(*local, kin))
+            if pooled is not None:
+                losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
         return torch.stack(losses).sum()
 
     def _kin(self, batch: dict[str, Tensor]) -> Tensor:
@@ -107,18 +117,18 @@ class DenseCRD(Objective):
         return label[:, None] == label
 
     def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor) -> Tensor:
-        batch, cells, _ = ours.shape
-        own = torch.eye(batch * cells, dtype=torch.bool, device=ours.device)
-        negative = ~kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
+        cells = len(ours) // len(kin)
+        own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+        excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
         if self.negatives_from == "other_position":
-            same_sample = torch.eye(batch, dtype=torch.bool, device=ours.device).repeat_interleave(cells, 0).repeat_interleave(cells, 1)
-            negative = negative | same_sample & ~own
-        return self._loss(ours.flatten(0, 1), theirs.flatten(0, 1), own, negative)
+            same_sample = torch.eye(len(kin), dtype=torch.bool, device=ours.device).repeat_interleave(cells, 0).repeat_interleave(cells, 1)
+            excluded = excluded & ~same_sample | own
+        return self._loss(ours, theirs, own, ~excluded)
 
     def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
-        batch, cells, _ = local.shape
-        own = torch.eye(batch, dtype=torch.bool, device=local.device)
-        return self._loss(local.flatten(0, 1), pooled, own.repeat_interleave(cells, 0), ~kin.repeat_interleave(cells, 0))
+        cells = len(local) // len(kin)
+        own = torch.eye(len(kin), dtype=torch.bool, device=local.device)
+        return self._loss(local, pooled, own.repeat_interleave(cells, 0), ~kin.repeat_interleave(cells, 0))
 
     def _loss(self, anchors: Tensor, others: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         count = self.num_negatives or max(1, len(others) - 1)

@@ -1,0 +1,174 @@
+"""Transfers across modalities on real images: a resumable grid, each finished run a JSON row; a second call trains only what is missing.
+
+    python benchmarks/xmodal.py nyu --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
+    python benchmarks/xmodal.py lab --data ../shared/data/cifar100_subset.h5 --teacher-data tiny-imagenet-100 --jobs 2
+    python benchmarks/xmodal.py nyu --table
+
+A cell is one `contrastill train`, then one `contrastill evaluate`; a row holds both commands and what the evaluation said. Baselines
+(the untaught network, one trained on the labels alone, the teacher) are measured beside the first cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
+
+# name -> config, default data, and cell -> (overrides, seeds, baselines by seed).
+EVERY = ("random", "scratch", "teacher")
+GRIDS = {
+    "nyu": {
+        "data": "nyu_depth_v2_160x120.h5",
+        "config": "nyu_160x120.yaml",
+        "cells": {
+            "hint (pooled)": (["objectives.fitnet={weight: 1, features: embedding, standardize: true}"], 3, (EVERY, ("random",), ("random",))),
+            "hint (map)": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}"], 3, ()),
+            "AT": (["objectives.attention={weight: 1000, pairs: [[-3, -2], [-1, -1]]}"], 1, ()),
+            "KD": (["objectives.kd={weight: 1}"], 1, ()),
+            "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
+            "CRD dense": (["objectives.dense_crd={weight: 1}"], 3, ()),
+        },
+    },
+    "lab": {
+        "data": "cifar100_subset.h5",
+        "config": "lab_32.yaml",
+        "cells": {
+            "hint (map)": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}"], 1, (("random", "teacher"),)),
+            "AT": (["objectives.attention={weight: 1000}"], 1, ()),
+            "KD": (["objectives.kd={weight: 1}"], 1, ()),
+            "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
+            "CRD dense": (["objectives.dense_crd={weight: 1}"], 1, ()),
+        },
+    },
+}
+
+
+def rows_of(path: Path) -> dict[tuple[str, int], dict]:
+    """Finished rows by cell and seed."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(row["cell"], row["seed"]): row for row in rows}
+
+
+def called(command: list[str], threads: int, log: Path) -> str:
+    """What a command of the package prints; it ends the grid where it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    with open(log, "a", encoding="utf-8") as errors:
+        answer = subprocess.run(
+            [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent, check=False
+        )
+    if answer.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {answer.returncode}, see {log}")
+    return answer.stdout
+
+
+def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, runs: Path, threads: int) -> dict:
+    """Train and measure one cell; returns its row."""
+    overrides, _, baselines = GRIDS[name]["cells"][cell]
+    run = runs / f"{cell.replace(' ', '_').strip('()').replace('(', '')}-{seed}"
+    config = HERE / "configs" / GRIDS[name]["config"]
+    teachers = [f"teachers.0.weights={teacher}"] if teacher else []
+    log = runs / f"{run.name}.log"
+    began = time.perf_counter()
+    train = ["contrastill", "train", str(config), f"data.path={data}", *teachers, *overrides, f"seed={seed}", f"out={run}"]
+    last = json.loads(called([*train, "--json"], threads, log).splitlines()[-1])
+    trained = time.perf_counter() - began
+    measure = ["contrastill", "evaluate", str(run), "--json"]
+    measure += ["--baselines", ",".join(baselines[seed])] if seed < len(baselines) else []
+    rows = json.loads(called(measure, threads, log).splitlines()[-1])
+    for row in rows:
+        row.pop("run"), row.pop("weights")
+    shown = [" ".join(part).replace(f"{runs}/", "runs/").replace(f"{HERE.parent}/", "").replace(data, Path(data).name) for part in (train, measure)]
+    return {"cell": cell, "seed": seed, "commands": shown, "loss": last["loss"], "epochs": last["epoch"] + 1, "train_seconds": round(trained, 1), "rows": rows}
+
+
+def lines(rows: dict) -> dict[str, list[list[dict]]]:
+    """Name of a line -> for each seed its evaluation's rows; baselines are lines of their own."""
+    found: dict[str, list[list[dict]]] = {}
+    for (cell, _), row in rows.items():
+        for role in dict.fromkeys(entry["role"] for entry in row["rows"]):
+            found.setdefault(cell if role == "student" else role, []).append([entry for entry in row["rows"] if entry["role"] == role])
+    return found
+
+
+def table(name: str, rows: dict) -> str:
+    """The grid as a Markdown table: mean ± standard deviation over seeds."""
+    grouped = lines(rows)
+    order = [line for line in ("random", *GRIDS[name]["cells"], "scratch", "teacher") if line in grouped]
+    columns: dict[str, dict[str, list[float]]] = {}
+    for line in order:
+        for seed in grouped[line]:
+            for entry in seed:
+                values = {key: entry[key] for key in ("pixel_accuracy", "mean_accuracy", "miou") if key in entry}
+                values |= {f"probe of {layer}": measured["top1"] for layer, measured in entry.get("layers", {}).items()}
+                for column, value in values.items():
+                    columns.setdefault(column, {}).setdefault(line, []).append(value)
+    written = [f"| | n | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    for line in order:
+        cells = []
+        for column in columns.values():
+            values = column.get(line, [])
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+        written.append(f"| {line} | {len(grouped[line])} | {' | '.join(cells)} |")
+    return "\n".join(written)
+
+
+def teacher_of(data: str | None, runs: Path, threads: int) -> str:
+    """The lightness teacher's run, trained on a part of TinyImageNet at 32 pixels where it is not there yet."""
+    run = runs / "luminance"
+    if not (run / "student.safetensors").is_file():
+        if data is None:
+            raise SystemExit("the grid lab needs --teacher-data, the folder of TinyImageNet, for its teacher")
+        small = ["data.size=32", "data.crop_padding=4", "student.model=resnet20", "train.epochs=15", "train.batch_size=64", "train.lr=0.05"]
+        called(["contrastill", "train", "teachers/tiny_imagenet_luminance", f"data.path={data}", *small, f"out={run}"], threads, runs / "luminance.log")
+    return str(run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("grid", choices=GRIDS)
+    parser.add_argument("--data")
+    parser.add_argument("--teacher-data", help="folder of TinyImageNet, for the teacher of lab")
+    parser.add_argument("--runs", default="runs/xmodal")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
+    parser.add_argument("--cells", nargs="*", help="only these")
+    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
+    arguments = parser.parse_args()
+    results = HERE / "results" / f"xmodal_{arguments.grid}.jsonl"
+    if not arguments.table:
+        runs = Path(arguments.runs).resolve() / arguments.grid
+        runs.mkdir(parents=True, exist_ok=True)
+        grid = GRIDS[arguments.grid]
+        data = str(Path(arguments.data or f"{DATA}/{grid['data']}").resolve())
+        if not Path(data).is_file():
+            sys.exit(f"{data} does not exist: name the file with --data")
+        teacher = teacher_of(arguments.teacher_data, runs, arguments.threads) if arguments.grid == "lab" else None
+        cells = {cell: entry for cell, entry in grid["cells"].items() if not arguments.cells or cell in arguments.cells}
+        # One seed of everything before the second of anything.
+        jobs = [(cell, seed) for seed in range(arguments.seeds) for cell, (_, seeds, _) in cells.items() if seed < seeds]
+
+        def work(job: tuple[str, int]) -> None:
+            if job not in rows_of(results):
+                row = run_cell(arguments.grid, *job, data, teacher, runs, arguments.threads)
+                with open(results, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{row['cell']}-{row['seed']}: trained in {row['train_seconds']:.0f} s", flush=True)
+
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(work, jobs))
+    print(table(arguments.grid, rows_of(results)))
+
+
+if __name__ == "__main__":
+    main()

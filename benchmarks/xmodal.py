@@ -35,7 +35,7 @@ GRIDS = {
             "AT": (["objectives.attention={weight: 1000, pairs: [[-3, -2], [-1, -1]]}"], 1, ()),
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
-            "CRD dense": (["objectives.dense_crd={weight: 1}"], 3, ()),
+            "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both}"], 3, ()),
         },
     },
     "lab": {
@@ -46,7 +46,7 @@ GRIDS = {
             "AT": (["objectives.attention={weight: 1000}"], 1, ()),
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
-            "CRD dense": (["objectives.dense_crd={weight: 1}"], 1, ()),
+            "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both}"], 1, ()),
         },
     },
 }
@@ -128,7 +128,7 @@ def teacher_of(data: str | None, runs: Path, threads: int) -> str:
     if not (run / "student.safetensors").is_file():
         if data is None:
             raise SystemExit("the grid lab needs --teacher-data, the folder of TinyImageNet, for its teacher")
-        small = ["data.size=32", "data.crop_padding=4", "student.model=resnet20", "train.epochs=15", "train.batch_size=64", "train.lr=0.05"]
+        small = ["data.size=32", "data.crop_padding=4", "student.model=resnet8", "train.epochs=12", "train.batch_size=64", "train.lr=0.05"]
         called(["contrastill", "train", "teachers/tiny_imagenet_luminance", f"data.path={data}", *small, f"out={run}"], threads, runs / "luminance.log")
     return str(run)
 

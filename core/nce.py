@@ -254,7 +254,7 @@ class Criterion(torch.autograd.Function):
         return slope * grad.to(slope.dtype)[:, None, None], None, None, None, None
 
 
-def pair_loss(scores: Tensor, positive: Tensor, negative: Tensor, critic: Critic, num_negatives: float | None = None) -> Tensor:
+def pair_loss(scores: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, critic: Critic, num_negatives: float | None = None) -> Tensor:
     """The criterion between all pairs of a batch, both ways, where both sides are live: gradients reach both.
 
     Each row of the scores is an anchor to the columns, and each column one to the rows. An anchor's loss is the mean over its positives of
@@ -262,7 +262,8 @@ def pair_loss(scores: Tensor, positive: Tensor, negative: Tensor, critic: Critic
 
     Args:
         scores: (N, N') products of unit vectors.
-        positive, negative: (N, N') bool; what is neither has no part. Anchors without positives have no part either.
+        positive: Row and column of each positive pair, (P,) int64 each; anchors without any have no part.
+        excluded: (N, N') bool: pairs that are no negatives; the positives are among them.
         critic: τ and b.
         num_negatives: K, weight of the negatives; None is their number, so that each counts once.
 
@@ -270,16 +271,18 @@ def pair_loss(scores: Tensor, positive: Tensor, negative: Tensor, critic: Critic
         - returns a scalar, in float32 at least.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / critic.temperature - critic.bias
-    near = torch.where(positive, softplus(-scores, threshold=LINEAR), 0.0)
+    near = softplus(-scores[positive], threshold=LINEAR)
     if critic.fits(scores.dtype):
         # softplus is three times as dear; exp(−inf) leaves out what is no negative.
-        far = (1 + scores.masked_fill(~negative, -math.inf).exp()).log()
+        far = (1 + scores.masked_fill(excluded, -math.inf).exp()).log()
     else:
-        far = torch.where(negative, softplus(scores, threshold=LINEAR), 0.0)
+        far = softplus(scores, threshold=LINEAR).masked_fill(excluded, 0.0)
     total = scores.new_zeros(())
-    for axis in (1, 0):
-        hits, others = positive.sum(axis), negative.sum(axis)
-        weight = 1.0 if num_negatives is None else num_negatives / others.clamp_min(1).to(scores.dtype)
-        losses = near.sum(axis) / hits.clamp_min(1) + weight * far.sum(axis)
+    for axis, place in enumerate(positive):
+        size, other = scores.shape[axis], 1 - axis
+        hits = scores.new_zeros(size).index_add(0, place, torch.ones_like(near))
+        nearest = scores.new_zeros(size).index_add(0, place, near) / hits.clamp_min(1)
+        weight = 1.0 if num_negatives is None else num_negatives / (scores.shape[other] - excluded.sum(other)).clamp_min(1).to(scores.dtype)
+        losses = nearest + weight * far.sum(other)
         total = total + (losses * (hits > 0)).sum() / (hits > 0).sum().clamp_min(1)
     return total

@@ -56,7 +56,7 @@ def test_pair_loss_is_the_naive_one(weight):
     rows, columns = (torch.randn(n, D, dtype=torch.float64, generator=generator, requires_grad=True) for n in (5, 4))
     positive = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]], dtype=torch.bool)
     negative = ~positive & torch.tensor([1, 1, 1, 0], dtype=torch.bool)
-    ours = pair_loss(unit(rows) @ unit(columns).T, positive, negative, Critic(TAU, 2.5, 1.0), weight)
+    ours = pair_loss(unit(rows) @ unit(columns).T, tuple(positive.nonzero().T), ~negative, Critic(TAU, 2.5, 1.0), weight)
     reference = naive(unit(rows), unit(columns), lambda i, j: positive[i, j], lambda i, j: negative[i, j], 2.5, weight)
     assert_same(ours, reference, (rows, columns))
 

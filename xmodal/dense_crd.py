@@ -118,21 +118,21 @@ class DenseCRD(Objective):
 
     def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor) -> Tensor:
         cells = len(ours) // len(kin)
-        own = torch.eye(len(ours), dtype=torch.bool, device=ours.device)
-        excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
+        own = torch.arange(len(ours), device=ours.device)
         if self.negatives_from == "other_position":
-            same_sample = torch.eye(len(kin), dtype=torch.bool, device=ours.device).repeat_interleave(cells, 0).repeat_interleave(cells, 1)
-            excluded = excluded & ~same_sample | own
-        return self._loss(ours, theirs, own, ~excluded)
+            kin = kin & ~torch.eye(len(kin), dtype=torch.bool, device=kin.device)
+        excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
+        excluded.diagonal().fill_(True)
+        return self._loss(ours, theirs, (own, own), excluded)
 
     def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
         cells = len(local) // len(kin)
-        own = torch.eye(len(kin), dtype=torch.bool, device=local.device)
-        return self._loss(local, pooled, own.repeat_interleave(cells, 0), ~kin.repeat_interleave(cells, 0))
+        own = torch.arange(len(kin), device=kin.device).repeat_interleave(cells)
+        return self._loss(local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0))
 
-    def _loss(self, anchors: Tensor, others: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor) -> Tensor:
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
         # Under autocast the product would lose the digits that τ magnifies.
         with torch.autocast(anchors.device.type, enabled=False):
-            return pair_loss(anchors @ others.T, positive, negative, Critic(self.temperature, bias, 1.0), self.num_negatives)
+            return pair_loss(anchors @ others.T, positive, excluded, Critic(self.temperature, bias, 1.0), self.num_negatives)

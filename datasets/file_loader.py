@@ -242,6 +242,7 @@ class FileLoader:
         try:
             for read in self._started():
                 if isinstance(read, Damaged):
+                    self._stop()
                     raise ContrastillError(read.message)
                 yield read
         except (RuntimeError, OSError, EOFError) as error:
@@ -251,6 +252,13 @@ class FileLoader:
             self._data = None
             said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
             raise ContrastillError(f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory") from error
+
+    def _stop(self) -> None:
+        """End the workers now: where an error's traceback holds on to them they would end when garbage is collected, seconds later."""
+        shutdown = getattr(getattr(self._data, "_iterator", None), "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
+        self._data = None
 
     def _started(self) -> Iterator[Batch | Damaged]:
         """A pass over the requests; the first one starts the workers."""

@@ -1,6 +1,7 @@
 """``nyu_depth_v2`` on files of the official layout: a MATLAB 7.3 header, pictures on their side, texts by reference, splits counted from 1."""
 
 import hashlib
+import json
 import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -228,3 +229,17 @@ def test_wrong_options_and_paths(tmp_path, caplog):
         with pytest.raises(ValueError):
             opened(tmp_path, **wrong)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_from_the_two_official_files_to_segmentation_of_13_and_40_classes(tmp_path, capsys):
+    write_nyu(tmp_path / "nyu")
+    out = tmp_path / "run"
+    data = [f"data.path={tmp_path / 'nyu'}", "data.size=[24,32]", "data.workers=0"]
+    teacher = ["teachers.0.model=resnet8", "teachers.0.weights=null", "teachers.0.num_classes=5", "teachers.0.resolution=null"]
+    short = ["train.epochs=2", "train.batch_size=4", "train.warmup_epochs=0", "train.views=2"]
+    assert main(["train", "xmodal/nyu_rgb_to_depth_crd", *data, *teacher, *short, f"out={out}", "--quiet"]) == 0
+    for classes in (13, 40):
+        changes = [f"evaluation.data.classes={classes}", "evaluation.data.workers=0", "evaluation.epochs=1", "evaluation.batch_size=4"]
+        assert main(["evaluate", str(out), *changes, "--json"]) == 0
+        rows = {row["task"]: row for row in json.loads(capsys.readouterr().out)}
+        assert len(rows["segmentation"]["per_class_iou"]) == classes and "embedding" in rows["classification"]["layers"]

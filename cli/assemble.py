@@ -122,7 +122,7 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
         raise UsageError(f"{network.model} cannot read this data: {error}") from error
 
 
-def measure_statistics(split: Any, modality: str, samples: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are stored; NaN is left out.
 
     Args:
@@ -140,7 +140,7 @@ def measure_statistics(split: Any, modality: str, samples: int = 256) -> tuple[t
         values = values.nan_to_num(0.0, 0.0, 0.0)
         count, total, square = count + there.sum((0, 2, 3)), total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
     if int(count.min()) == 0:
-        raise ContrastillError(f"{modality} has no valid value in the first {samples} samples: nothing can be learnt from it")
+        raise ContrastillError(f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it")
     mean = total / count
     std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-6)
     return tuple(round(value, 6) for value in mean.tolist()), tuple(round(value, 6) for value in std.tolist())

@@ -254,35 +254,41 @@ class Criterion(torch.autograd.Function):
         return slope * grad.to(slope.dtype)[:, None, None], None, None, None, None
 
 
-def pair_loss(scores: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, critic: Critic, num_negatives: float | None = None) -> Tensor:
+def pair_loss(ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, critic: Critic, num_negatives: float) -> Tensor:
     """The criterion between all pairs of a batch, both ways, where both sides are live: gradients reach both.
 
-    Each row of the scores is an anchor to the columns, and each column one to the rows. An anchor's loss is the mean over its positives of
-    softplus(b − s⁺/τ) plus K/|negatives| · Σ softplus(s⁻/τ − b), as of a bank with all rows eligible; anchors are averaged, both ways added.
+    Each of ours is an anchor to theirs, and each of theirs one to ours. An anchor's loss is the mean over its positives of softplus(b − s⁺/τ)
+    plus K/|negatives| · Σ softplus(s⁻/τ − b): the expectation over all of them, whichever side has more, as b belongs to one K. Anchors
+    are averaged, both ways added.
 
     Args:
-        scores: (N, N') products of unit vectors.
-        positive: Row and column of each positive pair, (P,) int64 each; anchors without any have no part.
+        ours: (N, D), normalised.
+        theirs: (N', D), normalised.
+        positive: Place in ours and in theirs of each positive pair, (P,) int64 each; anchors without any have no part.
         excluded: (N, N') bool: pairs that are no negatives; the positives are among them.
         critic: τ and b.
-        num_negatives: K, weight of the negatives; None is their number, so that each counts once.
+        num_negatives: K, weight of an anchor's negatives.
 
     Shape:
         - returns a scalar, in float32 at least.
     """
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / critic.temperature - critic.bias
-    near = softplus(-scores[positive], threshold=LINEAR)
-    if critic.fits(scores.dtype):
-        # softplus is three times as dear; exp(−inf) leaves out what is no negative.
-        far = (1 + scores.masked_fill(excluded, -math.inf).exp()).log()
-    else:
-        far = softplus(scores, threshold=LINEAR).masked_fill(excluded, 0.0)
-    total = scores.new_zeros(())
-    for axis, place in enumerate(positive):
-        size, other = scores.shape[axis], 1 - axis
-        hits = scores.new_zeros(size).index_add(0, place, torch.ones_like(near))
-        nearest = scores.new_zeros(size).index_add(0, place, near) / hits.clamp_min(1)
-        weight = 1.0 if num_negatives is None else num_negatives / (scores.shape[other] - excluded.sum(other)).clamp_min(1).to(scores.dtype)
-        losses = nearest + weight * far.sum(other)
-        total = total + (losses * (hits > 0)).sum() / (hits > 0).sum().clamp_min(1)
-    return total
+    # Under autocast the product would lose the digits that 1/τ magnifies.
+    with torch.autocast(ours.device.type, enabled=False):
+        ours, theirs = (side.to(torch.promote_types(side.dtype, torch.float32)) for side in (ours, theirs))
+        scaled = ours / critic.temperature
+        near = softplus(critic.bias - (scaled[positive[0]] * theirs[positive[1]]).sum(1), threshold=LINEAR)
+        scores = torch.addmm(scaled.new_full((1,), -critic.bias), scaled, theirs.T)
+        if critic.fits(scores.dtype):
+            # softplus is three times as dear; exp(−inf) leaves out what is no negative.
+            far = (1 + scores.masked_fill(excluded, -math.inf).exp()).log()
+        else:
+            far = softplus(scores, threshold=LINEAR).masked_fill(excluded, 0.0)
+        total = scores.new_zeros(())
+        for axis, place in enumerate(positive):
+            size, other = scores.shape[axis], 1 - axis
+            hits = scores.new_zeros(size).index_add(0, place, torch.ones_like(near))
+            nearest = scores.new_zeros(size).index_add(0, place, near) / hits.clamp_min(1)
+            weight = num_negatives / (scores.shape[other] - excluded.sum(other)).clamp_min(1).to(scores.dtype)
+            losses = nearest + weight * far.sum(other)
+            total = total + (losses * (hits > 0)).sum() / (hits > 0).sum().clamp_min(1)
+        return total

@@ -156,3 +156,13 @@ def test_a_file_without_a_name_or_a_network_without_one_is_refused(tmp_path):
     del network.recipe
     with pytest.raises(UsageError, match="only a network of build_network"):
         save_student(network, tmp_path / "other.safetensors")
+
+
+def test_the_depth_encoder_has_five_convolutions_and_their_maps():
+    network = build_network("conv5", num_classes=10, mean=(2.0,), std=(1.0,), modality="depth")
+    widths = (32, 64, 128, 256, 256)
+    convolutions = sum(9 * before * after + 2 * after for before, after in zip((1, *widths), widths, strict=False))
+    assert sum(parameter.numel() for parameter in network.parameters()) == convolutions + 256 * 10 + 10
+    said = network.eval()({"depth": torch.rand(2, 1, 120, 160)})
+    assert [tuple(value.shape[1:]) for value in said.maps] == [(32, 60, 80), (64, 30, 40), (128, 15, 20), (256, 8, 10), (256, 8, 10)]
+    assert said.embedding.shape == (2, 256)

@@ -44,7 +44,9 @@ def test_a_student_of_depth_is_taught_by_rgb_and_by_normals(teachers, tmp_path, 
     assert student.conv1.weight.shape[1] == 1 and student.preprocess.mean == pytest.approx((0.0,), abs=0.05)
     assert main(["evaluate", str(out), "--baselines", "random,teacher", "evaluation.epochs=2", "evaluation.batch_size=16", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert {(row["role"], row["task"]) for row in said} == {(role, task) for role in ("student", "random", "teacher") for task in ("segmentation", "classification")}
+    assert {(row["role"], row["task"]) for row in said} == {
+        (role, task) for role in ("student", "random", "teacher") for task in ("segmentation", "classification")
+    }
     assert (out / "predictions.png").stat().st_size > 10_000
 
 
@@ -84,8 +86,6 @@ def sensors(tmp_path_factory):
             file[f"{group}/depth_mm"] = depth
         file["labelled/place"] = np.array([f"room {number % 3}" for number in range(36)], dtype=h5py.string_dtype())
     return path
-
-
 
 
 def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(teachers, sensors, tmp_path, capsys):

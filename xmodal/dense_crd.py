@@ -36,7 +36,7 @@ class DenseCRD(Objective):
         pairs: (student's map, teacher's map) places; their losses are added.
         pairing: ``"local_local"``, ``"local_global"`` or ``"both"``, their sum.
         embed_dim: D.
-        num_negatives: K, weight of an anchor's negatives; None is how many there are.
+        num_negatives: K, weight of an anchor's negatives; None is how many rows of another kind a batch has, of a local_global one its other samples.
         negatives_from: ``"other_sample"``; ``"other_position"``: the sample's own other positions too, in local_local;
             ``"other_class"``: of samples with another label.
         temperature: τ.
@@ -133,6 +133,4 @@ class DenseCRD(Objective):
     def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor) -> Tensor:
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
-        # Under autocast the product would lose the digits that τ magnifies.
-        with torch.autocast(anchors.device.type, enabled=False):
-            return pair_loss(anchors @ others.T, positive, excluded, Critic(self.temperature, bias, 1.0), self.num_negatives)
+        return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)

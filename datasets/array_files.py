@@ -114,7 +114,7 @@ def _exr(path: Path, modality: str) -> np.ndarray:
     try:
         import OpenEXR
     except ImportError as error:
-        raise ContrastillError(f"{path} needs the library OpenEXR: pip install OpenEXR, or save it as .npy") from error
+        raise ContrastillError(f"{path} needs the library OpenEXR: pip install 'contrastill[exr]', or save it as .npy") from error
     try:
         with OpenEXR.File(str(path)) as file:
             channels = {name: channel.pixels for name, channel in file.channels().items()}

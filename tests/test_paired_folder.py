@@ -168,7 +168,7 @@ def test_exr(tmp_path, monkeypatch):
     (tmp_path / "z.exr").write_bytes(b"v/1\x01")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "OpenEXR", None)
-        with pytest.raises(ContrastillError, match=r"z.exr needs the library OpenEXR: pip install OpenEXR, or save it as .npy"):
+        with pytest.raises(ContrastillError, match=r"z.exr needs the library OpenEXR: pip install 'contrastill\[exr\]', or save it as .npy"):
             read_array(tmp_path / "z.exr", "depth")
     exr = pytest.importorskip("OpenEXR")
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}

@@ -128,7 +128,7 @@ def teacher_of(data: str | None, runs: Path, threads: int) -> str:
     if not (run / "student.safetensors").is_file():
         if data is None:
             raise SystemExit("the grid lab needs --teacher-data, the folder of TinyImageNet, for its teacher")
-        small = ["data.size=32", "data.crop_padding=4", "student.model=resnet8", "train.epochs=12", "train.batch_size=64", "train.lr=0.05"]
+        small = ["data.size=32", "data.crop_padding=4", "student.model=resnet8", "train.epochs=8", "train.batch_size=64", "train.lr=0.05"]
         called(["contrastill", "train", "teachers/tiny_imagenet_luminance", f"data.path={data}", *small, f"out={run}"], threads, runs / "luminance.log")
     return str(run)
 

@@ -36,6 +36,11 @@ GRIDS = {
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
             "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both}"], 3, ()),
+            "CRD dense + hint (map)": (
+                ["objectives.dense_crd={weight: 1, pairing: both}", "objectives.fitnet={weight: 10, pair: [-1, -1], standardize: true}"],
+                1,
+                (),
+            ),
         },
     },
     "lab": {

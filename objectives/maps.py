@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,10 +42,17 @@ def from_the_end(setting: Setting, most: int) -> Pairs:
     return tuple((-back, -back) for back in range(count, 0, -1))
 
 
-def meet(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps (B, C, H, W) at the smaller height and the smaller width of the two, by averaging."""
-    size = tuple(min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
-    return at_size(student, size), at_size(teacher, size)
+def meet(student: Tensor, teacher: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Both maps (B, C, H, W) at the smaller height and the smaller width of the two, by averaging.
+
+    Args:
+        most: Cells that are allowed; where there are more, height and width shrink alike.
+    """
+    height, width = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    if most is not None and height * width > most:
+        share = math.sqrt(most / (height * width))
+        height, width = max(1, int(height * share)), max(1, int(width * share))
+    return at_size(student, (height, width)), at_size(teacher, (height, width))
 
 
 def at_size(features: Tensor, size: tuple[int, int]) -> Tensor:

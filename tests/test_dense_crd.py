@@ -187,6 +187,15 @@ def test_pairs_of_maps_add_up_and_the_last_two_are_the_default():
     assert math.isclose(both(one, other, BATCH).item(), sum(alone), rel_tol=1e-12)
 
 
+def test_no_more_positions_than_allowed():
+    torch.manual_seed(0)
+    dense = DenseCRD([(5, 5)], positions=30)  # 10 cells a sample: 8×6 shrinks to 3×2
+    maps = torch.randn(3, 5, 8, 6)
+    large = dense(Representation(maps=(maps,)), Representation(maps=(maps,)), BATCH)
+    small = torch.nn.functional.adaptive_avg_pool2d(maps, (3, 2))
+    torch.testing.assert_close(large, dense(Representation(maps=(small,)), Representation(maps=(small,)), BATCH))
+
+
 def test_it_reads_what_it_needs():
     assert DenseCRD.build(DenseCRD.Options(), setting()).needs == {"maps"}
     assert DenseCRD.build(DenseCRD.Options(pairing="both"), setting()).needs == {"maps", "embedding"}

@@ -41,6 +41,7 @@ class DenseCRD(Objective):
             ``"other_class"``: of samples with another label.
         temperature: τ.
         bias: b, as in :class:`~contrastill.CRDLoss`, with the negatives of the batch for K.
+        positions: Most rows that a batch may come to, on which time and memory depend quadratically; larger maps are averaged to fewer cells.
         standardize: Whether each of the teacher's channels has mean 0 and deviation 1 over the batch.
 
     Shape:
@@ -57,6 +58,7 @@ class DenseCRD(Objective):
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
+        positions: int = Field(2560, gt=0, description="most positions of a batch, all samples together; larger maps are averaged to fewer cells")
         standardize: bool = Field(True, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch")
 
     needs = frozenset({"maps", "embedding"})
@@ -73,9 +75,11 @@ class DenseCRD(Objective):
         negatives_from: str = "other_position",
         temperature: float = 0.1,
         bias: str | float = "released",
+        positions: int = 2560,
         standardize: bool = True,
     ) -> None:
         super().__init__()
+        self.positions = positions
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
         self.needs = frozenset({"maps"} if pairing == "local_local" else {"maps", "embedding"})
@@ -102,7 +106,7 @@ class DenseCRD(Objective):
         kin, losses = self._kin(batch), []
         pooled = None if self.pooled is None else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
         for sides, (ours, theirs) in zip(self.local, self.pairs, strict=True):
-            maps = meet(student.maps[ours], teacher.maps[theirs])
+            maps = meet(student.maps[ours], teacher.maps[theirs], max(1, self.positions // len(batch["index"])))
             # (B·P, D): a position a row, sample by sample.
             local = [embed(features.flatten(2).transpose(1, 2).flatten(0, 1)) for embed, features in zip(sides, maps, strict=True)]
             if self.pairing != "local_global":

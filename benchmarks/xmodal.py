@@ -51,7 +51,7 @@ GRIDS = {
             "AT": (["objectives.attention={weight: 1000}"], 1, ()),
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
-            "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both}"], 1, ()),
+            "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both, positions: 1024}"], 1, ()),
         },
     },
 }

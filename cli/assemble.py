@@ -146,7 +146,7 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
     return tuple(round(value, 6) for value in mean.tolist()), tuple(round(value, 6) for value in std.tolist())
 
 
-def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, tuple], *, student: bool = False) -> Network:
+def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, tuple] | None = None, *, student: bool = False) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
     Args:
@@ -159,4 +159,4 @@ def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, t
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
-    return build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=statistics.get(config.modality), **options)
+    return build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)

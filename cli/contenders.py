@@ -88,7 +88,7 @@ class Contenders:
         """The run's student, of its finished file or else of its newest checkpoint; and which."""
         entry = self.config.student
         if self.run.student.is_file():
-            return build(entry.model_copy(update={"weights": str(self.run.path)}), None, {}), self.run.student.name
+            return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
         snapshot = load_newest(self.run.checkpoints)
         if snapshot is None:
             raise ContrastillError(f"{self.run.path} has neither {self.run.student.name} nor a checkpoint yet: give the training time, or start it again")
@@ -101,4 +101,4 @@ class Contenders:
         """The student's architecture with the weights that the run's seed gives it, and the student's own preprocessing."""
         same = {"weights": None, "mean": student.preprocess.mean, "std": student.preprocess.std, "resolution": student.preprocess.resolution}
         set_seed(self.config.seed)
-        return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], {}, student=True)
+        return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], student=True)

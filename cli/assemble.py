@@ -55,9 +55,6 @@ def assemble(config: RunConfig) -> Assembly:
     # Seeded again, so that one seed gives every objective and every teacher the same untaught student.
     set_seed(config.seed)
     student = build(config.student, classes or next((teacher.recipe["num_classes"] for teacher in teachers), None), statistics, student=True)
-    test = None
-    if splits["test"] is not None and splits["test"].targets is not None and student.recipe["num_classes"] == splits["test"].num_classes:
-        test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
     batch = {
         name: value[:2].cpu() for name, value in next(iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))).items()
     }
@@ -73,6 +70,11 @@ def assemble(config: RunConfig) -> Assembly:
         specs = teacher_specs if objective.needs_teacher else [None]
         terms[label] = Term([objective.build(objective.Options(**entry.options()), setting(spec)) for spec in specs], entry.weight)
     transfer = Transfer(teachers, student, terms)
+    test = None
+    # Logits that no objective reads are of a classifier that never learns.
+    if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
+        if student.recipe["num_classes"] == splits["test"].num_classes:
+            test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
     if config.train.views and transfer.teacher_needs:
         train = TeacherMemory(train, transfer)
     return Assembly(transfer, train, test, accelerator)

@@ -15,6 +15,7 @@ _OFFERS = {
     "Transfer": ("core.transfer", "Transfer"),
     "fit": ("core.engine", "fit"),
     "linear_probe": ("probe.linear", "linear_probe"),
+    "load_adaptors": ("ensemble.adaptors", "load_adaptors"),
     "load_student": ("models.build", "load_student"),
 }
 """Public name -> module inside this package, and its attribute there."""

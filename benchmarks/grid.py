@@ -26,7 +26,23 @@ STUDENT = ["teachers.0.model=resnet20", "teachers.0.weights={runs}/teacher-0", "
 CRD = "compression/cifar100_crd"
 K4096 = ["objectives.crd.num_negatives=4096", "objectives.crd.negatives=shared"]
 
-# name -> schedule, and cell -> (config, overrides, seeds). All grids share the first one's teacher.
+# Two architectures and two seeds of each; the first n of them are the n teachers of a student.
+TEACHERS = [("resnet20", 0), ("resnet14", 0), ("resnet20", 1), ("resnet14", 1)]
+
+
+def ensemble(count: int, *overrides: str) -> list[str]:
+    """Overrides of a student of the first ``count`` teachers."""
+    named = [[f"teachers.{n}.model={model}", f"teachers.{n}.weights={{runs}}/teacher_{model}-{seed}"] for n, (model, seed) in enumerate(TEACHERS[:count])]
+    views = ["train.views=2", "train.teacher_cache={runs}/teachers_said", "data.name=packed"]
+    return [*sum(named, []), "student.model=resnet8", *views, *overrides]
+
+
+ONLY_KD = ["objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"]
+TAUGHT = "ensemble/cifar100_crd"
+OTHER_RULES = ("average", "entropy", "confidence", "gradient", "random")
+EPOCHS_10, EPOCHS_6 = (["train.epochs=10", "train.evaluate_every=5"], ["train.epochs=6", "train.evaluate_every=6"])
+
+# name -> schedule, and cell -> (config, overrides, seeds); a cell called teacher… is trained before the others.
 GRIDS = {
     "cifar100_subset": {
         "schedule": ["train.epochs=15", "train.evaluate_every=5"],
@@ -45,6 +61,17 @@ GRIDS = {
             "shared": (CRD, [*STUDENT, "objectives.crd.negatives=shared"], 3),
             "all": (CRD, [*STUDENT, "objectives.crd.negatives=all"], 3),
             "all_paper_bias": (CRD, [*STUDENT, "objectives.crd.negatives=all", "objectives.crd.bias=paper"], 1),
+        },
+    },
+    "cifar100_subset_ensemble": {
+        "schedule": ["train.schedule=cosine", "train.lr=0.1"],
+        "cells": {
+            **{f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2) for model in ("resnet20", "resnet14")},
+            "untaught": ("teachers/cifar100", ["student.model=resnet8", *EPOCHS_6], 3),
+            **{f"kd_{n}": (TAUGHT, [*ensemble(n, *ONLY_KD), *EPOCHS_6], 3) for n in (1, 2, 4)},
+            **{f"crd_{n}": (TAUGHT, [*ensemble(n, *K4096), *EPOCHS_6], 3) for n in (1, 2, 4)},
+            "crd_kd_4": (TAUGHT, [*ensemble(4, *K4096, "objectives.kd.weight=1"), *EPOCHS_6], 1),
+            **{f"kd_4_{rule}": (TAUGHT, [*ensemble(4, *ONLY_KD, f"ensemble.rule={rule}"), *EPOCHS_6], 1) for rule in OTHER_RULES},
         },
     },
 }
@@ -125,7 +152,7 @@ def paired(rows: dict, cell: str, against: str) -> tuple[float, float, int] | No
 def table(name: str, rows: dict) -> str:
     """The grid as a Markdown table."""
     cells = GRIDS[name]["cells"]
-    baselines = [cell for cell in ("untaught", "kd") if cell in cells] or [next(iter(cells))]
+    baselines = [cell for cell in ("untaught", "kd", "kd_1", "crd_1") if cell in cells] or [next(iter(cells))]
     lines = [f"| cell | n | top-1, last epoch | {' | '.join(f'− {cell}' for cell in baselines)} |", "|---|---|---|" + "---|" * len(baselines)]
     for cell in cells:
         values = [row["top1"] for (c, _), row in sorted(rows.items()) if c == cell]
@@ -134,7 +161,7 @@ def table(name: str, rows: dict) -> str:
         spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
         columns = []
         for against in baselines:
-            pair = paired(rows, cell, against) if cell not in (against, "teacher") else None
+            pair = paired(rows, cell, against) if cell != against and not cell.startswith("teacher") else None
             columns.append(f"{pair[0]:+.2f} (SE {pair[1]:.2f})" if pair else "")
         lines.append(f"| {cell} | {len(values)} | {np.mean(values):.2f}{spread} | {' | '.join(columns)} |")
     return "\n".join(lines)
@@ -167,10 +194,9 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 print(f"{row['cell']}-{row['seed']}: {row['top1']:.2f} % in {row['wall_seconds']:.0f} s", flush=True)
 
-        if ("teacher", 0) in jobs:
-            work(("teacher", 0))
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(work, jobs))
+            for first in (True, False):  # the teachers, then their students
+                list(pool.map(work, [job for job in jobs if job[0].startswith("teacher") == first]))
     print(table(arguments.grid, rows_of(results)))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
 
 # name -> config, default data, and cell -> (overrides, seeds, baselines by seed).
 EVERY = ("random", "scratch", "teacher")
+LONG = ["train.epochs=40", "train.views=6", "train.lr=2e-3"]
 GRIDS = {
     "nyu": {
         "data": "nyu_depth_v2_160x120.h5",
@@ -41,6 +43,9 @@ GRIDS = {
                 1,
                 (),
             ),
+            "hint (pooled), 40 epochs": (["objectives.fitnet={weight: 1, features: embedding, standardize: true}", *LONG], 3, ()),
+            "hint (map), 40 epochs": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}", *LONG], 3, ()),
+            "CRD dense, 40 epochs": (["objectives.dense_crd={weight: 1, pairing: both}", *LONG], 3, ()),
         },
     },
     "lab": {
@@ -78,7 +83,7 @@ def called(command: list[str], threads: int, log: Path) -> str:
 def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, runs: Path, threads: int) -> dict:
     """Train and measure one cell; returns its row."""
     overrides, _, baselines = GRIDS[name]["cells"][cell]
-    run = runs / f"{cell.replace(' ', '_').strip('()').replace('(', '')}-{seed}"
+    run = runs / f"{re.sub('[^A-Za-z0-9+]+', '_', cell).strip('_')}-{seed}"
     config = HERE / "configs" / GRIDS[name]["config"]
     teachers = [f"teachers.0.weights={teacher}"] if teacher else []
     log = runs / f"{run.name}.log"

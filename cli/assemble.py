@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from ..core.config import NetworkConfig, RunConfig
 from ..core.engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
-from ..core.registry import DATASETS, OBJECTIVES
+from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teacher_cache import TeacherMemory
 from ..core.transfer import Term, Transfer
+from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 
@@ -64,20 +65,46 @@ def assemble(config: RunConfig) -> Assembly:
     def setting(teacher: RepresentationSpec | None) -> Setting:
         return Setting(student_spec, teacher, splits["train"].num_samples, splits["train"].targets, config.seed)
 
-    terms = {}
-    for label, entry in config.objectives.items():
-        objective = OBJECTIVES[entry.name]
-        specs = teacher_specs if objective.needs_teacher else [None]
-        terms[label] = Term([objective.build(objective.Options(**entry.options()), setting(spec)) for spec in specs], entry.weight)
-    transfer = Transfer(teachers, student, terms)
+    settings = [setting(spec) for spec in teacher_specs]
+    terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
+    transfer = Transfer(teachers, student, terms, look=Batched() if config.ensemble.batched else None)
     test = None
     # Logits that no objective reads are of a classifier that never learns.
     if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
         if student.recipe["num_classes"] == splits["test"].num_classes:
             test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
     if config.train.views and transfer.teacher_needs:
-        train = TeacherMemory(train, transfer)
+        train = TeacherMemory(train, transfer, config.train.teacher_cache)
     return Assembly(transfer, train, test, accelerator)
+
+
+def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
+    """One line of the loss, with the rule that combines its teachers.
+
+    Args:
+        config: Whose objective it is.
+        label: Its key under ``objectives``.
+        settings: One for each teacher, or a single one without.
+
+    Raises:
+        UsageError: Objective, rule, teachers and data do not fit.
+    """
+    entry = config.objectives[label]
+    objective = OBJECTIVES[entry.name]
+    options = objective.Options(**entry.options())
+    if not objective.needs_teacher:
+        return Term(objective.build(options, settings[0]), entry.weight)
+    objectives = objective.build_each(options, settings)
+    name = entry.rule or config.ensemble.rule
+    rule = ENSEMBLE_RULES[name]
+    if objectives[0].joint and name != "sum":
+        raise UsageError(
+            f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: add objectives.{label}.rule=sum, "
+            "or leave out the option by which the teachers share something"
+        )
+    # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
+    chosen = config.ensemble.options() if name == config.ensemble.rule else {}
+    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings))
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:
@@ -157,8 +184,22 @@ def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, t
         statistics: Mean and standard deviation of modalities for which no network has its own.
         student: Whether it is the student.
     """
-    options = config.model_dump(exclude={"model", "num_classes"})
+    options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
-    return build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)
+    network = build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)
+    return network if config.class_map is None else _with_classes(network, config, classes, student)
+
+
+def _with_classes(network: Network, config: NetworkConfig, classes: int | None, student: bool) -> Network:
+    """The teacher answering with the data's classes."""
+    own, given = network.recipe["num_classes"], config.class_map
+    if student:
+        raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
+    if classes is not None and len(given) != classes:
+        raise UsageError(f"class_map of {config.model} names {len(given)} classes, and the data has {classes}: give one place for each, in the data's order")
+    if not all(0 <= place < own for place in given):
+        raise UsageError(f"class_map of {config.model} has a place outside 0 … {own - 1}, its own classes")
+    network.recipe = {**network.recipe, "num_classes": len(given)}
+    return network.map_classes(given)

@@ -11,10 +11,10 @@ import typer
 
 HELP = """
 Try everything with no download: rooms are rendered, a teacher is trained on them, and students with and without it: small ones that
-see what it sees, then some that see depth alone.
+see what it sees, one with a second teacher beside the first, and some that see depth alone.
 
 Takes a few minutes on two cores. Stopped, it goes on where it was when it is given again. OUT holds a run for each network,
-comparison.png and comparison.json, and the same for depth under rgb_to_depth.
+comparison.png and comparison.json, and the same of the other transfers under ensemble and rgb_to_depth.
 
 Examples:
 
@@ -36,6 +36,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on standard output.")] = False,
 ) -> None:
     from .compare import compare_compression
+    from .compare_ensemble import compare_ensemble
     from .compare_xmodal import compare_xmodal
 
     def say(text: str) -> None:
@@ -43,11 +44,13 @@ def demo(
 
     folder = Path(out)
     results = {"compression": compare_compression(folder, seed, overrides or [], say=say)}
+    results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], say=say)
     results["rgb_to_depth"] = compare_xmodal(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], say=say)
     if as_json:
         print(json.dumps(results))
         return
     _show(results["compression"])
+    _show_ensemble(results["ensemble"])
     _show_xmodal(results["rgb_to_depth"])
 
 
@@ -66,6 +69,24 @@ def _show(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"one seed ({result['seed']}), {result['images']:,} test images: differences below {result['noise']:.1f} points may be chance", highlight=False
+    )
+    console.print(f"picture: {result['picture']}", highlight=False)
+
+
+def _show_ensemble(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from .tables import table_console
+
+    console = table_console()
+    table = Table(title=result["title"], title_justify="left")
+    for column in ("network", "top-1 %", "NLL, nats", "calibration error %"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in result["rows"]:
+        table.add_row(row["name"], *("" if row[key] is None else f"{row[key]:{form}}" for key, form in (("top1", ".2f"), ("nll", ".3f"), ("ece", ".1f"))))
+    console.print(table)
+    console.print(
+        f"one seed ({result['seed']}), {result['images']:,} test images; the teachers disagree about {result['disagreement']:.1f} % of them", highlight=False
     )
     console.print(f"picture: {result['picture']}", highlight=False)
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..core.config import RunConfig, to_yaml
 from ..core.engine import fit
 from ..core.run import Run, flatten
+from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..report.curves import draw_curves
 from .assemble import Assembly, assemble
@@ -38,6 +39,7 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
     if not accelerator.is_main_process:
         return None
     save_student(parts.transfer.student, run.student)
+    save_adaptors(parts.transfer, run.adaptors)
     return result.last
 
 

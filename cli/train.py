@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,8 +18,13 @@ Examples:
     contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet56 teachers.0.weights=runs/resnet56
     student.model=resnet20 objectives.kd.weight=1 train.epochs=60 out=runs/crd_kd
 
+    contrastill train teachers/cifar100 data.path=cifar100.h5 student.model=resnet20 seeds=5 out=runs/five
+
+    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet20 teachers.0.weights=runs/five
+
     accelerate launch --num_processes 2 -m contrastill train my_config.yaml
 
+seeds=5 trains five times, in out/seed-0, out/seed-1, …, and says how far apart the five are. Such a folder under weights stands for five teachers.
 A command that was stopped goes on where it was when it is given again.
 """
 
@@ -33,7 +38,9 @@ def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config, print it resolved, build nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last epoch's metrics as JSON on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     from ..core.config import load_config, to_yaml
@@ -41,6 +48,9 @@ def train(
     resolved = load_config(config, overrides or [])
     if dry_run:
         print(to_yaml(resolved), end="")
+        return
+    if resolved.seeds:
+        _train_seeds(resolved, as_json, quiet)
         return
     from .run import train_run
 
@@ -52,3 +62,15 @@ def train(
     elif not quiet:
         top1 = f", top-1 of the last epoch {row['top1']:.2f} %" if "top1" in row else ""
         print(f"done: {resolved.out}{top1}", file=sys.stderr)
+
+
+def _train_seeds(config: Any, as_json: bool, quiet: bool) -> None:
+    from .seeds import summary, train_seeds
+
+    result = train_seeds(config, progress=not quiet, say=lambda text: None if quiet else print(text, file=sys.stderr))
+    if result is None:
+        return
+    if as_json:
+        print(json.dumps(result))
+    elif not quiet:
+        print(f"done: {summary(result)}", file=sys.stderr)

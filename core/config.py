@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from .errors import UsageError
-from .registry import DATASETS, OBJECTIVES, model_builder
+from .registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, model_builder
+from .seeds import each_seed
 
 
 class Section(BaseModel):
@@ -46,6 +47,7 @@ class NetworkConfig(Section):
     )
     modality: str = Field("rgb", description="the modality it reads")
     num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
+    class_map: tuple[int, ...] | None = Field(None, description="of a teacher with other classes: for each class of the data, which of its own that is, from 0")
     mean: tuple[float, ...] | None = Field(
         None, description="a mean for each channel, of values in [0, 1]; left out: the network's own, for another modality than rgb measured on the data"
     )
@@ -60,6 +62,16 @@ class NetworkConfig(Section):
 class ObjectiveConfig(OpenSection):
     name: str | None = Field(None, description="registered objective; left out: the key it stands under")
     weight: float | None = Field(None, gt=0, description="factor of this term in the loss; left out: the published one")
+    rule: str | None = Field(None, description="how its losses towards several teachers are combined; left out: ensemble.rule")
+
+
+class EnsembleConfig(OpenSection):
+    """What several teachers make of one objective; further keys are the rule's own."""
+
+    rule: str = Field("sum", description="how the losses towards several teachers become one, for each objective that names no rule of its own")
+    batched: bool = Field(
+        False, description="run teachers of one architecture as one network (torch.func.vmap); same answers, whether it is faster is the device's affair"
+    )
 
 
 class TrainConfig(Section):
@@ -85,8 +97,12 @@ class TrainConfig(Section):
         description="different views of each sample; the teachers look at each once and what they said is kept in memory. Left out: a new view each epoch",
     )
 
+    teacher_cache: str | None = Field(None, description="folder in which what the teachers said about each view is kept for further runs; needs views")
+
     @model_validator(mode="after")
-    def _milestones_are_fractions(self) -> TrainConfig:
+    def _fits(self) -> TrainConfig:
+        if self.teacher_cache is not None and self.views is None:
+            raise ValueError("teacher_cache keeps what was said about views that come again: set train.views, such as train.views=4")
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]")
         return self
@@ -116,10 +132,12 @@ class RunConfig(Section):
 
     out: str = Field(description="the run's folder")
     seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
+    seeds: int | None = Field(None, gt=0, description="trainings, of seed, seed + 1, …, each a run in a folder of its own under out; left out: one, in out")
     data: DataConfig
     teachers: list[NetworkConfig] = Field(default_factory=list)
     student: NetworkConfig
     objectives: dict[str, ObjectiveConfig]
+    ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
     trackers: list[str] = Field(default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb")
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -248,6 +266,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         UsageError: One sentence that names the key, the value and what is allowed.
     """
     config = _checked(RunConfig, values, "")
+    config.teachers = each_seed(config.teachers)
     if not config.objectives:
         raise UsageError("objectives is empty: name at least one, such as objectives.cross_entropy.weight=1")
     for label, entry in config.objectives.items():
@@ -255,8 +274,11 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         objective = OBJECTIVES[entry.name]
         _keep(entry, _checked(objective.Options, entry.options(), f"objectives.{label}."))
         entry.weight = objective.default_weight if entry.weight is None else entry.weight
+        if entry.rule is not None:
+            ENSEMBLE_RULES[entry.rule]
         if objective.needs_teacher and not config.teachers:
             raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
+    _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble."))
     config.data.name = config.data.name or _recognise(config.data.path)
     dataset = DATASETS[config.data.name]
     given = {"path": config.data.path} if config.data.path is not None else {}

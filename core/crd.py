@@ -141,6 +141,10 @@ class CRDLoss(nn.Module):
         self.logs: dict[str, Tensor] = {}
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
+        return self.per_sample(student, teacher, index, rows).mean()
+
+    def per_sample(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The loss of each sample, both sides added: (B,); the banks are updated as by ``forward``, which returns the mean."""
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))
@@ -161,9 +165,9 @@ class CRDLoss(nn.Module):
             self.bank.update(self.bank.places(index), embeddings, self.bank_momentum)
         with torch.no_grad():
             name = "mi_bound" if self.negatives_from == "other_sample" else "score"
-            bound = math.log(self.num_negatives) - sides.detach()
+            bound = math.log(self.num_negatives) - sides.detach().mean(1)
             self.logs = {f"{name}_student": bound[1], f"{name}_teacher": bound[0]}
-        return sides.sum()
+        return sides.sum(0)
 
     def _check(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None) -> None:
         for name, features, layer in (("student", student, self.embed_student), ("teacher", teacher, self.embed_teacher)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -11,7 +12,7 @@ from .errors import UsageError
 
 
 class MemoryBank(nn.Module):
-    """Two banks of M rows, drawn from U(−s, s) with s = 1/√(D/3), so that a row's norm is about 1.
+    """A bank of M rows for each side, drawn from U(−s, s) with s = 1/√(D/3), so that a row's norm is about 1.
 
     Inside, rows may lie in any order (negatives that are neighbours cost no gather); outside it is always
     sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders.
@@ -21,17 +22,19 @@ class MemoryBank(nn.Module):
         dim: D, length of a row.
         place: (M,) int64, where each sample's row lies inside; None keeps sample order.
         seed: Of the initial rows, which are the same whatever the order inside.
+        sides: Their names, S of them; each is an attribute and a key of the state_dict.
 
     Attributes:
-        rows: (2, M, D): the student's bank, then the teacher's, in inner order.
+        rows: (S, M, D): the student's bank, then the teacher's, in inner order.
         radius: An upper bound of the rows' norms, kept by every update; it bounds the scores.
     """
 
-    def __init__(self, num_samples: int, dim: int, *, place: Tensor | None = None, seed: int = 0) -> None:
+    def __init__(self, num_samples: int, dim: int, *, place: Tensor | None = None, seed: int = 0, sides: Sequence[str] = ("student", "teacher")) -> None:
         super().__init__()
+        self.sides = tuple(sides)
         generator = torch.Generator().manual_seed(seed)
         limit = 1 / math.sqrt(dim / 3)
-        rows = torch.empty(2, num_samples, dim)
+        rows = torch.empty(len(self.sides), num_samples, dim)
         for side in rows:
             drawn = torch.empty(num_samples, dim).uniform_(-limit, limit, generator=generator)
             if place is None:
@@ -46,20 +49,21 @@ class MemoryBank(nn.Module):
     @property
     def student(self) -> Tensor:
         """(M, D) copy of the student's rows, in sample order."""
-        return self._in_sample_order(0)
+        return self.side("student")
 
     @property
     def teacher(self) -> Tensor:
         """(M, D) copy of the teacher's rows, in sample order."""
-        return self._in_sample_order(1)
+        return self.side("teacher")
+
+    def side(self, name: str) -> Tensor:
+        """(M, D) copy of one side's rows, in sample order."""
+        rows = self.rows[self.sides.index(name)].detach()
+        return rows.clone() if self.place is None else rows[self.place]
 
     def places(self, index: Tensor) -> Tensor:
         """Where samples' rows lie inside."""
         return index if self.place is None else self.place[index]
-
-    def _in_sample_order(self, side: int) -> Tensor:
-        rows = self.rows[side].detach()
-        return rows.clone() if self.place is None else rows[self.place]
 
     @torch.no_grad()
     def update(self, place: Tensor, embeddings: Tensor, momentum: float) -> None:
@@ -69,7 +73,7 @@ class MemoryBank(nn.Module):
 
         Args:
             place: (B,) int64 places of the rows, inner order.
-            embeddings: (2, B, D), the student's, then the teacher's; normalised.
+            embeddings: (S, B, D), the student's, then the teacher's; normalised.
             momentum: Share of its old value that a row keeps.
         """
         ordered, origin = torch.sort(place, stable=True)
@@ -87,12 +91,12 @@ class MemoryBank(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "student"] = self.student
-        destination[prefix + "teacher"] = self.teacher
+        for name in self.sides:
+            destination[prefix + name] = self.side(name)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
         expected = tuple(self.rows.shape[1:])
-        for side, name in enumerate(("student", "teacher")):
+        for side, name in enumerate(self.sides):
             key = prefix + name
             if key not in state_dict:
                 missing_keys.append(key)
@@ -108,7 +112,7 @@ class MemoryBank(nn.Module):
                 else:
                     self.rows[side].index_copy_(0, self.place, given)
         if strict:
-            own = {prefix + "student", prefix + "teacher"}
+            own = {prefix + name for name in self.sides}
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
         self._bound_norms()
 
@@ -124,7 +128,7 @@ class Assembler:
         self.capacity = 0
 
     def __call__(self, index: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (index, embeddings) of all ranks: (B,) and (2, B, D) in, (n,) and (2, n, D) out, in rank order.
+        """Return (index, embeddings) of all ranks: (B,) and (S, B, D) in, (n,) and (S, n, D) out, in rank order.
 
         A short share is filled up with copies of its first sample, in front: what is written stays the same.
         """
@@ -138,13 +142,12 @@ class Assembler:
         index = torch.cat((index[:1].expand(fill), index)).to(torch.int64)
         embeddings = torch.cat((embeddings[:, :1].expand(-1, fill, -1), embeddings), 1)
         # As bytes: row numbers beyond 2^24 would not survive as float32.
-        student, teacher = embeddings.contiguous().view(torch.uint8)
-        packed = torch.cat((student, teacher, index[:, None].view(torch.uint8)), 1)
+        sides = embeddings.contiguous().view(torch.uint8)
+        packed = torch.cat((*sides, index[:, None].view(torch.uint8)), 1)
         everyone = packed.new_empty(distributed.get_world_size() * len(packed), packed.shape[1])
         distributed.all_gather_into_tensor(everyone, packed)
-        student, teacher, index = everyone.split((student.shape[1], student.shape[1], 8), 1)
-        sides = torch.stack((student, teacher)).view(embeddings.dtype)
-        return index.contiguous().view(torch.int64)[:, 0], sides
+        *sides, index = everyone.split((*(side.shape[1] for side in sides), 8), 1)
+        return index.contiguous().view(torch.int64)[:, 0], torch.stack(sides).view(embeddings.dtype)
 
 
 def check_index(index: Tensor, num_samples: int, what: str) -> None:

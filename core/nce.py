@@ -217,7 +217,7 @@ class Criterion(torch.autograd.Function):
     def forward(
         ctx, projected: Tensor, positives: Tensor, critic: Critic, workspace: Workspace, negatives: Callable[[NegativeSums], Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        """Return the (2,) losses and the (2, B, D) anchors, which are the normalised ``projected``.
+        """Return the (2, B) losses and the (2, B, D) anchors, which are the normalised ``projected``.
 
         Args:
             projected: (2, B, D), what is scored against bank 0, then against bank 1, before normalisation.
@@ -236,13 +236,13 @@ class Criterion(torch.autograd.Function):
             # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
             short = critic.bias - (sums.scaled * positives).sum(2)
             total = sums.finish() if weight is None else sums.finish() * weight
-            loss = (softplus(short, threshold=LINEAR) + total).mean(1)
+            loss = softplus(short, threshold=LINEAR) + total
             if wanted:
                 slope = sums.gradient if weight is None else sums.gradient.mul_(weight[:, None])
                 slope = torch.addcmul(slope, positives, short.sigmoid_().unsqueeze(2), value=-1)
                 # Of a normalised vector only what is at right angles to it changes.
                 slope.sub_(anchors * (anchors * slope).sum(2, keepdim=True))
-                slope.div_(norm * (critic.temperature * anchors.shape[1]))
+                slope.div_(norm * critic.temperature)
                 ctx.save_for_backward(slope.to(projected.dtype))
             ctx.mark_non_differentiable(anchors)
             return loss, anchors
@@ -251,7 +251,7 @@ class Criterion(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
         (slope,) = ctx.saved_tensors
-        return slope * grad.to(slope.dtype)[:, None, None], None, None, None, None
+        return slope * grad.to(slope.dtype)[:, :, None], None, None, None, None
 
 
 def pair_loss(ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, critic: Critic, num_negatives: float) -> Tensor:

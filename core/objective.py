@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,6 +48,7 @@ class Objective(nn.Module, ABC):
         needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
         needs_teacher: Whether it compares with a teacher at all.
         default_weight: The published weight of this term in the loss.
+        joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the teacher's place.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
     """
 
@@ -54,6 +56,7 @@ class Objective(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = True
     default_weight: ClassVar[float] = 1.0
+    joint: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,9 +67,27 @@ class Objective(nn.Module, ABC):
         """Build from validated options; override where something of ``setting`` is needed."""
         return cls(**dict(options))
 
+    @classmethod
+    def build_each(cls, options: Options, settings: Sequence[Setting]) -> list[Objective]:
+        """One for each teacher; an objective that reads them all at once overrides it and returns a single one."""
+        return [cls.build(options, setting) for setting in settings]
+
     @abstractmethod
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of this batch; ``teacher`` is None only if ``needs_teacher`` is False."""
+
+    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        """Return the loss of each sample (B,), whose mean ``forward`` returns; overridden where the loss decomposes.
+
+        Raises:
+            UsageError: It does not.
+        """
+        raise UsageError(f"objective {type(self).__name__} is no mean over samples: combine its teachers with ensemble.rule=sum")
+
+    @classmethod
+    def decomposes(cls) -> bool:
+        """Whether the loss is a mean over samples, so that samples can be weighed."""
+        return cls.per_sample is not Objective.per_sample
 
 
 def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:

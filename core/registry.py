@@ -87,7 +87,8 @@ class Registry(Mapping[str, T]):
                 importlib.import_module(f"{package.__name__}.{module.name}")
 
 
-OBJECTIVES: Registry[type] = Registry("objective", "objectives", "xmodal")
+OBJECTIVES: Registry[type] = Registry("objective", "objectives", "xmodal", "ensemble")
+ENSEMBLE_RULES: Registry[type] = Registry("rule of an ensemble", "ensemble")
 DATASETS: Registry[type] = Registry("dataset", "datasets")
 MODELS: Registry[Callable] = Registry("model", "models")
 MODALITIES: Registry = Registry("modality", "xmodal")

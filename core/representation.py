@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -163,6 +163,7 @@ class Network(nn.Module):
         self.taps = taps
         self.preprocess = preprocess
         self.modality = modality
+        self.register_buffer("classes", None, persistent=False)
         self._frozen = False
 
     def forward(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
@@ -194,6 +195,15 @@ class Network(nn.Module):
                 said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
             return said
 
+    def map_classes(self, classes: Sequence[int]) -> Network:
+        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns itself.
+
+        Args:
+            classes: (C,) places in its own logits.
+        """
+        self.classes = torch.as_tensor(classes, dtype=torch.int64)
+        return self
+
     def freeze(self) -> Network:
         """Make it a teacher: in eval mode for good, without gradients; returns itself."""
         self._frozen = True
@@ -221,10 +231,9 @@ class Network(nn.Module):
         return frozenset(needs)
 
     def _logits(self, output: object, tapped: _Tapping, required: bool) -> Tensor | None:
-        if self.taps.logits is not None:
-            return tapped[self.taps.logits]
-        if isinstance(output, Tensor):
-            return output
+        logits = output if self.taps.logits is None else tapped[self.taps.logits]
+        if isinstance(logits, Tensor):
+            return logits if self.classes is None else logits[:, self.classes]
         if required:
             raise UsageError(f"{self._name} returns a {type(output).__name__}, not logits: tap the module that gives them")
         return None

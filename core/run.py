@@ -33,6 +33,7 @@ class Run:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.safetensors"
+        self.adaptors = self.path / "adaptors.safetensors"
         self.curves = self.path / "curves.png"
 
     def claim(self, config_yaml: str) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
+import h5py
 import psutil
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import ContrastillError, UsageError
+from .representation import Network
 from .transfer import Transfer, teacher_fields
 
 log = logging.getLogger(__name__)
@@ -38,16 +44,22 @@ class TeacherMemory:
     A view is looked at as a whole, in the order of the samples, when its first epoch begins: what is kept does not depend on
     where a training was stopped and resumed. It lies in float32 on the device the teachers are on.
 
+    With a folder, what a teacher says about a view is also written there, and read by every later run in which the same teacher
+    looks at the same view: file ``TEACHER/view-DATA.h5``, named by hashes of the teacher's weights, taps and preprocessing and of the view's first batch.
+
     Args:
         loader: Batches whose ``view`` numbers come again after ``loader.views`` epochs.
         transfer: Whose teachers are asked for what its objectives read.
+        folder: Where to keep what was said between runs.
 
     Raises:
         UsageError: It would take more memory than there is.
+        ContrastillError: A file in the folder is damaged.
     """
 
-    def __init__(self, loader: ViewLoader, transfer: Transfer) -> None:
+    def __init__(self, loader: ViewLoader, transfer: Transfer, folder: str | os.PathLike | None = None) -> None:
         self._loader, self._transfer = loader, transfer
+        self._folder = None if folder is None else Path(folder)
         self._kept: dict[int, dict[str, Tensor]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -65,18 +77,56 @@ class TeacherMemory:
         for batch in self._loader.epoch(k, start):
             yield batch | {name: values[batch["index"]] for name, values in kept.items()}
 
-    @torch.no_grad()
     def _look(self, view: int) -> dict[str, Tensor]:
         """What the teachers say about view ``view`` of all samples, by field: (M, …)."""
+        teachers = list(self._transfer.teachers)
+        if self._folder is None:
+            kept = self._ask(view, range(len(teachers)), self._transfer.teacher_needs)
+        else:
+            kept = self._from_files(view)
+        log.info("the teachers looked at view %d of %d", view + 1, self._loader.views)
+        return kept
+
+    @torch.no_grad()
+    def _ask(self, view: int, numbers: Sequence[int], needs: Collection[str]) -> dict[str, Tensor]:
+        """What some of the teachers say about a view, asked now."""
         kept: dict[str, Tensor] = {}
         for batch in self._loader.in_order(view):
-            for name, values in teacher_fields(self._transfer.teachers_say(batch)).items():
+            said = self._transfer.look([self._transfer.teachers[number] for number in numbers], batch, needs)
+            for name, values in teacher_fields(dict(zip(numbers, said, strict=True))).items():
                 if name not in kept:
                     kept[name] = torch.empty(self._loader.num_samples, *values.shape[1:], device=values.device)
                     self._check(kept)
                 kept[name][batch["index"]] = values.float()
-        log.info("the teachers looked at view %d of %d", view + 1, self._loader.views)
         return kept
+
+    def _from_files(self, view: int) -> dict[str, Tensor]:
+        """What all teachers say about a view: read where it is on the disk, else asked and written."""
+        needs = self._transfer.teacher_needs
+        first = next(iter(self._loader.in_order(view)))
+        files = [self._folder / teacher_hash(teacher, needs) / f"view-{_data_hash(first, teacher.modality, self._loader.num_samples)}.h5"
+                 for teacher in self._transfer.teachers]  # fmt: skip
+        missing = [number for number, file in enumerate(files) if not file.is_file()]
+        said = self._ask(view, missing, needs | self._cheap()) if missing else {}
+        for number in missing:
+            prefix = f"teachers.{number}."
+            _write(files[number], {name.removeprefix(prefix): values for name, values in said.items() if name.startswith(prefix)})
+        read = {part for part in needs if part != "maps"}
+        kept: dict[str, Tensor] = {}
+        for number, file in enumerate(files):
+            fields = _read(file, lambda name: name in read or ("maps" in needs and name.startswith("maps.")))
+            kept |= {f"teachers.{number}.{name}": values.to(first["index"].device) for name, values in fields.items()}
+            self._check(kept)
+        return kept
+
+    def _cheap(self) -> frozenset[str]:
+        """What is kept although nothing reads it in this run, as the next one's objectives may: logits and embedding, where every teacher has them."""
+        teachers = self._transfer.teachers
+        there = {
+            "embedding": all(teacher.taps.embedding for teacher in teachers),
+            "logits": all(getattr(teacher, "recipe", {}).get("num_classes") for teacher in teachers),
+        }
+        return frozenset(part for part, everywhere in there.items() if everywhere)
 
     def _check(self, kept: Mapping[str, Tensor]) -> None:
         """Refuse what would not fit before an hour is spent on it."""
@@ -89,3 +139,42 @@ class TeacherMemory:
                 f"what the teachers say about train.views={self._loader.views} views takes {needed / 1e9:.1f} GB or more, and {free / 1e9:.1f} GB are free: "
                 "take fewer views, or name fewer maps with teachers.0.maps=[…]"
             )
+
+
+def teacher_hash(teacher: Network, needs: Collection[str]) -> str:
+    """16 hexadecimal digits that stand for a teacher's weights and for how it sees and what of it is kept."""
+    digest = hashlib.sha256()
+    classes = None if teacher.classes is None else teacher.classes.tolist()
+    taps = teacher.taps if "maps" in needs else replace(teacher.taps, maps=())
+    digest.update(repr([str(teacher.module), taps, teacher.preprocess, teacher.modality, classes]).encode())
+    for name, value in sorted(teacher.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _data_hash(batch: Mapping[str, Tensor], modality: str, count: int) -> str:
+    """16 digits that stand for a view of a data set: of its size and its first batch, whose augmentation is a function of seed and view."""
+    values = [batch["index"], batch[modality]]
+    digest = hashlib.sha256(f"{modality} {count} {[(tuple(one.shape), one.dtype) for one in values]}".encode())
+    for one in values:
+        digest.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write(path: Path, fields: Mapping[str, Tensor]) -> None:
+    """Write the fields of one teacher and view, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with h5py.File(temporary, "w") as file:
+        for name, values in fields.items():
+            file[name] = values.cpu().numpy()
+    os.replace(temporary, path)
+
+
+def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    try:
+        with h5py.File(path) as file:
+            return {name: torch.from_numpy(file[name][()]) for name in file if wanted(name)}
+    except OSError as error:
+        raise ContrastillError(f"{path}, what a teacher said in an earlier run, is damaged: remove it, and the teacher looks again ({error})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .errors import ContrastillError, UsageError
 from .objective import Objective
 from .representation import Network, Representation
+from .rule import Rule, Sum
 
 
 @dataclass
@@ -30,32 +31,54 @@ class TransferOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
+Look = Callable[[Sequence[Network], Mapping[str, Tensor], Collection[str]], list[Representation]]
+"""Asks teachers what they say about a batch, as far as is needed."""
+
+
+def in_turn(teachers: Sequence[Network], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
+    """Each teacher looks at the batch, one after the other."""
+    return [teacher(batch, needs) for teacher in teachers]
+
+
 class Term(nn.Module):
-    """One weighted line of the loss: Σ_i objective_i(student, teacher_i), the paper's sum over teachers.
+    """One weighted line of the loss: an objective towards every teacher, combined by a rule.
 
     Args:
         objectives: One objective for each teacher, each with its own embeddings and banks; a single one for an
-            objective that reads no teacher.
+            objective that reads no teacher, or all of them at once.
         weight: Its weight in the loss; left out, the objective's published one.
+        rule: How n losses become one; left out, the paper's sum.
     """
 
-    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None) -> None:
+    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None, rule: Rule | None = None) -> None:
         super().__init__()
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
-        self.needs = first.needs
-        self.needs_teacher = first.needs_teacher
+        self.rule = rule or Sum()
+        self.needs = frozenset().union(*(objective.needs for objective in self.objectives))
+        self.needs_teacher, self.joint = first.needs_teacher, first.joint
+        self.teacher_needs = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
 
-    def forward(self, student: Representation, teachers: Sequence[Representation], batch: Mapping[str, Tensor]) -> Tensor:
+    def chosen(self, count: int) -> Sequence[int]:
+        """Which of ``count`` teachers this step reads."""
+        if not self.needs_teacher:
+            return ()
+        return range(count) if self.joint else self.rule.chosen(count)
+
+    def forward(self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]) -> Tensor:
         if not self.needs_teacher:
             return self.objectives[0](student, None, batch)
-        return sum(objective(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers, strict=True))
+        if self.joint:
+            return self.objectives[0](student, teachers, batch)
+        return self.rule(self.objectives, student, teachers, batch)
 
     def logs(self) -> dict[str, Tensor]:
-        """What the objectives report, the teacher's number in the name where there are several."""
+        """What objectives and rule report, the teacher's number in the name where there are several."""
         several = len(self.objectives) > 1
-        return {f"{name}.{number}" if several else name: value for number, objective in enumerate(self.objectives) for name, value in objective.logs.items()}
+        logs = {f"{name}.{number}" if several else name: value for number, objective in enumerate(self.objectives) for name, value in objective.logs.items()}
+        weights = self.rule.weights if several else None
+        return logs if weights is None else logs | {f"weight.{number}": value for number, value in enumerate(weights)}
 
 
 class Transfer(nn.Module):
@@ -66,6 +89,7 @@ class Transfer(nn.Module):
         student: The network that is trained.
         objectives: The terms of the loss by the name they are logged under. A bare :class:`Objective` stands for
             a term with its published weight and one teacher.
+        look: How several teachers are asked, see :func:`in_turn`, which is the default.
 
     Raises:
         UsageError: No objective, an objective that reads a teacher where there is none, or another number of
@@ -83,7 +107,7 @@ class Transfer(nn.Module):
         >>> transfer(batch).loss.backward()
     """
 
-    def __init__(self, teachers: Sequence[Network], student: Network, objectives: Mapping[str, Term | Objective]) -> None:
+    def __init__(self, teachers: Sequence[Network], student: Network, objectives: Mapping[str, Term | Objective], *, look: Look | None = None) -> None:
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
@@ -93,10 +117,11 @@ class Transfer(nn.Module):
         for name, term in self.terms.items():
             if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
-            if term.needs_teacher and len(term.objectives) != len(teachers):
+            if term.needs_teacher and not term.joint and len(term.objectives) != len(teachers):
                 raise UsageError(f"objective {name} was built for {len(term.objectives)} teachers, and there are {len(teachers)}")
         self.student_needs = frozenset().union(*(term.needs for term in self.terms.values()))
-        self.teacher_needs = frozenset().union(*(term.needs for term in self.terms.values() if term.needs_teacher))
+        self.teacher_needs = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
+        self.look: Look = look or in_turn
 
     def forward(self, batch: Mapping[str, Tensor]) -> TransferOutput:
         """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
@@ -110,12 +135,20 @@ class Transfer(nn.Module):
             logs={f"{name}/{what}": value for name, term in self.terms.items() for what, value in term.logs().items()},
         )
 
-    def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation]:
-        """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else by looking."""
+    def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
+        """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else by looking.
+
+        There is None in the places of those that no term reads in this step.
+        """
         if not self.teacher_needs:
             return []
-        kept = [_representation(batch, number) for number in range(len(self.teachers))]
-        return [teacher(batch, self.teacher_needs) if said is None else said for teacher, said in zip(self.teachers, kept, strict=True)]
+        count = len(self.teachers)
+        said = [_representation(batch, number) for number in range(count)]
+        read = sorted({number for term in self.terms.values() for number in term.chosen(count)})
+        asked = [number for number in read if said[number] is None]
+        for number, answer in zip(asked, self.look([self.teachers[number] for number in asked], batch, self.teacher_needs), strict=True):
+            said[number] = answer
+        return [one if number in read else None for number, one in enumerate(said)]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: student, heads, banks and generators, but not the frozen teachers."""
@@ -158,10 +191,10 @@ class Transfer(nn.Module):
         return [name for name, _ in unread]
 
 
-def teacher_fields(said: Sequence[Representation]) -> dict[str, Tensor]:
-    """What teachers said as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``, ``teachers.0.maps.0`` …"""
+def teacher_fields(said: Mapping[int, Representation]) -> dict[str, Tensor]:
+    """What teachers said, by their numbers, as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``, ``teachers.0.maps.0`` …"""
     fields = {}
-    for number, one in enumerate(said):
+    for number, one in said.items():
         fields |= {f"teachers.{number}.{part}": value for part in ("logits", "embedding") if (value := getattr(one, part)) is not None}
         fields |= {f"teachers.{number}.maps.{place}": value for place, value in enumerate(one.maps)}
     return fields

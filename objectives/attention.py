@@ -50,11 +50,14 @@ class Attention(Objective):
         return cls(map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3)))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        return self.per_sample(student, teacher, batch).mean()
+
+    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for ours, theirs in self.pairs:
             one, other = meet(student.maps[ours], teacher.maps[theirs])
-            losses.append((attention(one) - attention(other)).square().mean())
-        return torch.stack(losses).sum()
+            losses.append((attention(one) - attention(other)).square().mean(1))
+        return torch.stack(losses).sum(0)
 
 
 def attention(features: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..core.crd import CRDLoss
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
+from ..core.shared_crd import SharedCRDLoss
 
 
 class CriticOptions(Options):
@@ -38,6 +40,9 @@ class CRD(Objective):
     class Options(CriticOptions):
         negatives: Literal["auto", "all", "shared", "sampled"] = Field("auto", description="which rows are scored as negatives")
         bank_momentum: float = Field(0.5, ge=0, lt=1, description="share of its old value a bank's row keeps")
+        student_side: Literal["separate", "shared"] = Field(
+            "separate", description="with several teachers: an embedding and a bank of the student for each, or one for all, which takes less time and memory"
+        )
 
     needs = frozenset({"embedding"})
     default_weight = 0.8
@@ -48,18 +53,50 @@ class CRD(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> CRD:
-        return cls(
-            CRDLoss(
-                setting.student.embedding_dim,
-                setting.teacher.embedding_dim,
-                targets=setting.targets,
-                num_samples=setting.num_samples,
-                seed=setting.seed,
-                **dict(options),
-            )
-        )
+        return cls(CRDLoss(setting.student.embedding_dim, setting.teacher.embedding_dim, **_of_loss(options, setting)))
+
+    @classmethod
+    def build_each(cls, options: Options, settings: Sequence[Setting]) -> list[Objective]:
+        if options.student_side == "separate" or len(settings) < 2:
+            return super().build_each(options, settings)
+        first = settings[0]
+        dims = [setting.teacher.embedding_dim for setting in settings]
+        return [SharedCRD(SharedCRDLoss(first.student.embedding_dim, dims, **_of_loss(options, first)))]
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss(student.embedding, teacher.embedding, batch["index"])
+        return self.per_sample(student, teacher, batch).mean()
+
+    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
         self.logs = self.loss.logs
         return value
+
+
+class SharedCRD(Objective):
+    """The CRD loss towards all teachers at once, with one embedding and one bank of the student.
+
+    Args:
+        loss: The :class:`~contrastill.core.shared_crd.SharedCRDLoss` that holds embeddings, banks and the generator.
+
+    Shape:
+        - student.embedding: (B, student_dim) - teachers: n representations with an embedding (B, teacher_dims[i]) - returns a scalar.
+    """
+
+    needs = CRD.needs
+    default_weight = CRD.default_weight
+    joint = True
+
+    def __init__(self, loss: SharedCRDLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]) -> Tensor:
+        value = self.loss(student.embedding, [one.embedding for one in teacher], batch["index"])
+        self.logs = self.loss.logs
+        return value
+
+
+def _of_loss(options: CRD.Options, setting: Setting) -> dict[str, Any]:
+    """What a loss is told beside its dimensions."""
+    chosen = options.model_dump(exclude={"student_side"})
+    return {"targets": setting.targets, "num_samples": setting.num_samples, "seed": setting.seed, **chosen}

@@ -64,8 +64,11 @@ class FitNet(Objective):
         return cls(setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        return self.per_sample(student, teacher, batch).mean()
+
+    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if self.pair is None:
             ours, theirs = student.embedding, teacher.embedding
         else:
             ours, theirs = meet(student.maps[self.pair[0]], teacher.maps[self.pair[1]])
-        return (self.regressor(ours) - self.scale(theirs)).square().mean()
+        return (self.regressor(ours) - self.scale(theirs)).square().flatten(1).mean(1)

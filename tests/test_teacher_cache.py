@@ -8,7 +8,7 @@ import torch
 
 from contrastill.core.config import TrainConfig
 from contrastill.core.engine import fit
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
@@ -50,7 +50,7 @@ def test_what_is_kept_is_what_the_teachers_say_of_the_same_views():
     for epoch in (0, 1, 3):
         for batch, bare in zip(memory.epoch(epoch), plain.epoch(epoch), strict=True):
             assert torch.equal(batch["rgb"], bare["rgb"]) and torch.equal(batch["view"], torch.full((16,), epoch % 2))
-            live = teacher_fields(made.teachers_say(bare))
+            live = teacher_fields(dict(enumerate(made.teachers_say(bare))))
             assert live.keys() == {name for name in batch if name.startswith("teachers.")} and len(live) == 10
             for name, value in live.items():
                 torch.testing.assert_close(batch[name], value, rtol=1e-5, atol=1e-6)
@@ -95,3 +95,47 @@ def test_more_than_there_is_room_for_is_refused(monkeypatch):
     data = split()
     with pytest.raises(UsageError, match="take fewer views, or name fewer maps"):
         list(TeacherMemory(loader(data), transfer(data)).epoch(0))
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_is_read_by_every_later_run_with_the_same_teachers_and_views(tmp_path, monkeypatch):
+    data = split()
+    loader = data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2)
+    made = transfer(data)
+    plain, kept = TeacherMemory(loader, made), TeacherMemory(loader, made, tmp_path)
+    epochs = {name: [list(memory.epoch(k)) for k in range(2)] for name, memory in (("plain", plain), ("kept", kept))}
+    found = files_of(tmp_path)
+    assert len(found) == 4 and len({name.split("/")[0] for name in found}) == 2  # a folder a teacher, a file a view
+    looks = []
+    monkeypatch.setattr(made, "look", lambda *_: looks.append(1))
+    again = [list(TeacherMemory(loader, made, tmp_path).epoch(k)) for k in range(2)]
+    assert not looks and files_of(tmp_path) == found
+    for name in ("kept", "plain"):
+        for one, other in zip(epochs[name], again, strict=True):
+            for batch, same in zip(one, other, strict=True):
+                assert batch.keys() == same.keys()
+                assert all(torch.equal(batch[field], same[field]) for field in batch)
+
+
+def test_another_seed_and_other_weights_are_looked_at_anew(tmp_path):
+    data, made = split(), transfer(split())
+    next(TeacherMemory(data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2), made, tmp_path).epoch(0))
+    next(TeacherMemory(data.loader(batch_size=16, device="cpu", seed=2, train=True, views=2), made, tmp_path).epoch(0))
+    assert len(files_of(tmp_path)) == 4
+    with torch.no_grad():
+        next(made.teachers[1].parameters()).add_(0.5)
+    next(TeacherMemory(data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2), made, tmp_path).epoch(0))
+    assert len(files_of(tmp_path)) == 5
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    data, made = split(), transfer(split())
+    loader = data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2)
+    next(TeacherMemory(loader, made, tmp_path).epoch(0))
+    path = tmp_path / files_of(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ContrastillError, match="is damaged: remove it"):
+        next(TeacherMemory(loader, made, tmp_path).epoch(0))

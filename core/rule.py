@@ -1,0 +1,66 @@
+"""How the losses towards several teachers become one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .objective import Objective, Options, Setting
+from .registry import ENSEMBLE_RULES
+from .representation import Representation
+
+
+class Rule(nn.Module, ABC):
+    """Combines n losses L(T_i, S) of one objective. A new rule is one subclass registered in ``ENSEMBLE_RULES``.
+
+    Attributes:
+        Options: Schema of what a config may say beside ``ensemble.rule``.
+        teacher_needs: What it reads of a teacher itself, whatever the objective reads.
+        weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has none to tell.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    teacher_needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: Tensor | None = None
+
+    @classmethod
+    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Rule:
+        """Build for one term of the loss.
+
+        Args:
+            options: Validated.
+            label: The term's name, for messages.
+            objective: Its class.
+            settings: One for each teacher.
+
+        Raises:
+            UsageError: The objective or the data lack what the rule reads.
+        """
+        return cls(**dict(options))
+
+    def chosen(self, count: int) -> Sequence[int]:
+        """Which of ``count`` teachers have a part in the step under way; the others need not look."""
+        return range(count)
+
+    @abstractmethod
+    def forward(
+        self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return the scalar loss; ``teachers`` has None where a teacher did not look."""
+
+
+@ENSEMBLE_RULES.register("sum")
+class Sum(Rule):
+    """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks of its own."""
+
+    def forward(self, objectives, student, teachers, batch) -> Tensor:
+        losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
+        self.weights = torch.ones(len(losses), device=losses[0].device)
+        return sum(losses)

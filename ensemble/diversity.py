@@ -1,0 +1,164 @@
+"""What several networks are worth together, and how far apart they are: the ceiling of a student that is to replace them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from ..core.errors import UsageError
+
+BINS = 15
+"""Equal-width bins of confidence."""
+# Softmax in float32 says 1 exactly; torchmetrics keeps a bin for that alone, so it becomes the number before.
+_BELOW_ONE = 1 - 2**-24
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often a network is right when it is so sure, by bins of confidence.
+
+    Attributes:
+        confidence: (15,) mean probability of the predicted class; NaN in an empty bin.
+        accuracy: (15,) share of right predictions, in [0, 1]; NaN in an empty bin.
+        share: (15,) share of the samples.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What one network, or an ensemble, is worth.
+
+    Attributes:
+        top1: Accuracy, per cent.
+        nll: Mean negative log-likelihood of the true class, nats.
+        ece: Expected calibration error over 15 equal-width bins, in [0, 1].
+        reliability: The bins.
+    """
+
+    top1: float
+    nll: float
+    ece: float
+    reliability: Reliability
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """What :func:`diversity` found.
+
+    Attributes:
+        networks: Each network by itself.
+        ensemble: The mean of their probabilities.
+        disagreement: (n, n) per cent of the samples for which two networks predict different classes.
+        mean_disagreement: Its mean over the pairs; None for a single network.
+        oracle: Per cent of the samples that at least one network gets right.
+        pooled: Reliability of the networks, their predictions taken together.
+        student: A network beside them.
+        student_disagreement: (n + 1,) per cent, with each network and, last, with their ensemble.
+    """
+
+    networks: list[Quality]
+    ensemble: Quality
+    disagreement: Tensor
+    mean_disagreement: float | None
+    oracle: float
+    pooled: Reliability
+    student: Quality | None = None
+    student_disagreement: Tensor | None = None
+
+
+def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = None) -> Diversity:
+    """Measure networks, their ensemble and how often they differ (deep ensembles: Lakshminarayanan et al., NeurIPS 2017; disagreement: Fort et al., 2019).
+
+    Args:
+        probabilities: What n networks said of N samples.
+        targets: The samples' classes.
+        student: What another network said, which is no part of the ensemble.
+
+    Shape:
+        - probabilities: (n, N, C), each row sums to 1 - targets: (N,) int64 in [0, C) - student: (N, C).
+
+    Raises:
+        UsageError: Shapes that do not fit, no sample, classes out of range, or rows that are no probabilities.
+
+    Example:
+        >>> probabilities = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.8, 0.2], [0.7, 0.3]]])
+        >>> found = diversity(probabilities, torch.tensor([0, 1]))
+        >>> [network.top1 for network in found.networks], found.ensemble.top1, found.oracle
+        ([100.0, 50.0], 50.0, 100.0)
+        >>> found.mean_disagreement
+        50.0
+    """
+    _check(probabilities, targets, student)
+    targets = targets.long()
+    count = len(probabilities)
+    # One network at a time in float64: all of them at once may not fit.
+    mean = sum(one.double() for one in probabilities) / count
+    said = torch.stack([one.argmax(1) for one in probabilities])  # (n, N)
+    disagreement = torch.stack([_differ(said, one) for one in said])
+    beside = None
+    if student is not None:
+        own = student.argmax(1)
+        beside = torch.cat([_differ(said, own), _differ(mean.argmax(1)[None], own)])
+    confidences = torch.cat([_confidence(one) for one in probabilities])
+    return Diversity(
+        networks=[_quality(one, targets) for one in probabilities],
+        ensemble=_quality(mean, targets),
+        disagreement=disagreement,
+        mean_disagreement=disagreement.sum().item() / (count * (count - 1)) if count > 1 else None,
+        oracle=100 * (said == targets).any(0).double().mean().item(),
+        pooled=_reliability(confidences, (said == targets).flatten()),
+        student=None if student is None else _quality(student, targets),
+        student_disagreement=beside,
+    )
+
+
+def _quality(probabilities: Tensor, targets: Tensor) -> Quality:
+    """One network's measures; (N, C)."""
+    values = probabilities.double()
+    right = values.argmax(1) == targets
+    # No network is infinitely wrong: what underflowed counts as the smallest number there is.
+    likelihood = values.gather(1, targets[:, None]).clamp_min(torch.finfo(torch.float64).tiny)
+    ece = multiclass_calibration_error(values.clamp(0, _BELOW_ONE), targets, values.shape[1], n_bins=BINS, norm="l1", validate_args=False)
+    return Quality(100 * right.double().mean().item(), -likelihood.log().mean().item(), ece.item(), _reliability(_confidence(values), right))
+
+
+def _confidence(probabilities: Tensor) -> Tensor:
+    """Probability of the predicted class, in float32 as torchmetrics bins it."""
+    return probabilities.amax(1).double().clamp(0, _BELOW_ONE).float()
+
+
+def _reliability(confidences: Tensor, right: Tensor) -> Reliability:
+    """The bins of the calibration error; both (N,)."""
+    places = torch.bucketize(confidences, torch.linspace(0, 1, BINS + 1), right=True) - 1
+    counts, sure, correct = (
+        torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, values.double()) for values in (torch.ones_like(right), confidences, right)
+    )
+    return Reliability(sure / counts, correct / counts, counts / counts.sum())
+
+
+def _differ(said: Tensor, other: Tensor) -> Tensor:
+    """Per cent of the samples for which each row of predictions (n, N) is another than ``other`` (N,)."""
+    return 100 * (said != other).double().mean(1)
+
+
+def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None) -> None:
+    if probabilities.ndim != 3 or 0 in probabilities.shape:
+        raise UsageError(f"probabilities of shape {tuple(probabilities.shape)} are not (networks, samples, classes) with at least one of each")
+    samples, classes = probabilities.shape[1:]
+    if targets.shape != (samples,):
+        raise UsageError(f"targets of shape {tuple(targets.shape)} do not fit {samples} samples: give the class of each")
+    if int(targets.min()) < 0 or int(targets.max()) >= classes:
+        raise UsageError(f"targets from {int(targets.min())} to {int(targets.max())} do not fit {classes} classes, which are numbered from 0")
+    if student is not None and student.shape != (samples, classes):
+        raise UsageError(f"the student's probabilities of shape {tuple(student.shape)} are not ({samples}, {classes}), as the networks' are")
+    for name, one in [*((f"network {number}", one) for number, one in enumerate(probabilities)), *([("the student", student)] if student is not None else [])]:
+        # Comparisons with NaN are false.
+        if not bool((one >= 0).all()) or not bool(((one.double().sum(1) - 1).abs() < 1e-3).all()):
+            raise UsageError(f"what {name} said are no probabilities: each row is to sum to 1, without negative numbers; take the softmax of logits first")

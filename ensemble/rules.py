@@ -1,0 +1,215 @@
+"""Rules by which several teachers are combined, beside the paper's sum in ``core/rule.py``. Each is a class and a line ``ensemble.rule=NAME``."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+from ..core.errors import UsageError
+from ..core.hashing import mix
+from ..core.objective import Objective, Options, Setting, batch_targets
+from ..core.registry import ENSEMBLE_RULES
+from ..core.representation import Representation
+from ..core.rule import Rule
+from .min_norm import min_norm_weights
+
+
+@ENSEMBLE_RULES.register("average")
+class Average(Rule):
+    """One teacher whose probabilities are the mean of all teachers': L(mean_i softmax(z_i / T), S).
+
+    T is the temperature at which the objective reads its teacher, so that its softened probabilities are exactly the mean of theirs.
+
+    Raises:
+        UsageError: The objective reads more than logits, of which unlike teachers have no mean.
+    """
+
+    @classmethod
+    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Average:
+        if objective.needs != frozenset({"logits"}):
+            raise UsageError(
+                f"ensemble.rule=average takes the mean of the teachers' probabilities, and objective {label} reads {' and '.join(sorted(objective.needs))}, "
+                f"of which unlike teachers have no mean: add objectives.{label}.rule=sum, or take another rule"
+            )
+        return cls()
+
+    def forward(self, objectives, student, teachers, batch) -> Tensor:
+        first = objectives[0]
+        if len(teachers) == 1:
+            return first(student, teachers[0], batch)
+        temperature = float(getattr(first, "temperature", 1.0))
+        logs = torch.stack([F.log_softmax(_precise(teacher.logits) / temperature, dim=1) for teacher in teachers])
+        mean = torch.logsumexp(logs, dim=0) - math.log(len(teachers))
+        self.weights = torch.full((len(teachers),), 1 / len(teachers), device=mean.device)
+        return first(student, Representation(logits=temperature * mean), batch)
+
+
+class Weighted(Rule):
+    """Base of the rules that weigh each sample's losses: mean over the batch of Σ_i w_i L(T_i, S), with Σ_i w_i = 1 for each sample.
+
+    Raises:
+        UsageError: The objective is no mean over samples.
+    """
+
+    teacher_needs = frozenset({"logits"})
+    name = ""
+
+    @classmethod
+    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Weighted:
+        if len(settings) > 1 and not objective.decomposes():
+            raise UsageError(
+                f"ensemble.rule={cls.name} weighs each sample, and the loss of objective {label} is no mean over samples: add objectives.{label}.rule=sum"
+            )
+        return super().build(options, label, objective, settings)
+
+    @abstractmethod
+    def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
+        """Weights (n, B) of the samples, from what each teacher answers, n times (B, C_i)."""
+
+    def forward(self, objectives, student, teachers, batch) -> Tensor:
+        if len(teachers) == 1:
+            return objectives[0](student, teachers[0], batch)
+        losses = torch.stack([objective.per_sample(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)])
+        weights = self.weigh([teacher.logits for teacher in teachers], batch).to(losses.dtype).detach()
+        self.weights = weights.mean(1)
+        return (weights * losses).sum(0).mean()
+
+
+@ENSEMBLE_RULES.register("entropy")
+class Entropy(Weighted):
+    """EBKD: a teacher that is sure of a sample counts more there, w_i = softmax_i(−H(p_i)) (after Kwon et al., ICASSP 2020).
+
+    H is the entropy of the teacher's probabilities at temperature 1, in nats; no labels are read.
+    """
+
+    name = "entropy"
+
+    def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
+        entropies = torch.stack([-(log.exp() * log).sum(1) for log in (F.log_softmax(_precise(said), dim=1) for said in logits)])
+        return F.softmax(-entropies, dim=0)
+
+
+@ENSEMBLE_RULES.register("confidence")
+class Confidence(Weighted):
+    """CA-MKD: a teacher that is right about a sample counts more there, w_i = (1 − softmax_i(CE_i)) / (n − 1) (Zhang et al., ICASSP 2022, eq. 3).
+
+    Raises:
+        UsageError: The data has no labels; a teacher has other classes than the data.
+    """
+
+    name = "confidence"
+
+    @classmethod
+    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Confidence:
+        if any(setting.targets is None for setting in settings):
+            raise UsageError("ensemble.rule=confidence compares the teachers with the labels, and this data has none: take entropy, or sum")
+        classes = int(settings[0].targets.max()) + 1
+        for number, setting in enumerate(settings):
+            if setting.teacher.num_classes is None or setting.teacher.num_classes < classes:
+                raise UsageError(
+                    f"ensemble.rule=confidence compares the teachers with the labels, but teacher {number} tells {setting.teacher.num_classes} classes apart and "
+                    f"the data has {classes}: say with teachers.{number}.class_map=[…] which of its classes is which, or take another rule"
+                )
+        return super().build(options, label, objective, settings)
+
+    def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
+        target = batch_targets(batch, "of ensemble.rule=confidence")
+        wrong = torch.stack([F.cross_entropy(_precise(said), target, reduction="none") for said in logits])
+        return (1 - F.softmax(wrong, dim=0)) / (len(logits) - 1)
+
+
+@ENSEMBLE_RULES.register("gradient")
+class Gradient(Rule):
+    """AEKD: the weights whose combined gradient at the student's output is shortest, a direction that no teacher objects to (Du et al., NeurIPS 2020).
+
+    g_i is the gradient of the batch's L(T_i, S) with respect to what the objective reads of the student; the weights minimise ‖Σ_i w_i g_i‖² subject to
+    Σ_i w_i = 1 and 0 ≤ w_i ≤ cap. The loss is Σ_i w_i L(T_i, S). Over several processes the gradients are those of the whole batch.
+
+    Args:
+        cap: Largest weight of a teacher, which keeps out that one bad teacher decides; 1 is none, and it is never below 1/n.
+    """
+
+    class Options(Options):
+        cap: float = Field(1.0, gt=0, le=1, description="largest weight of one teacher; 1 leaves it open, and it is never below 1/n")
+
+    def __init__(self, cap: float = 1.0) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, objectives, student, teachers, batch) -> Tensor:
+        losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
+        if len(losses) == 1:
+            return losses[0]
+        read = [value for value in (student.logits, student.embedding, *student.maps) if value is not None and value.requires_grad]
+        if not read or not torch.is_grad_enabled():
+            self.weights = torch.full((len(losses),), 1 / len(losses), device=losses[0].device)
+        else:
+            gram = _gram([torch.autograd.grad(loss, read, retain_graph=True, allow_unused=True) for loss in losses])
+            self.weights = min_norm_weights(gram, max(self.cap, 1 / len(losses)))
+        return sum(weight.to(loss.dtype) * loss for weight, loss in zip(self.weights, losses, strict=True))
+
+
+def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """(n, n) float64 inner products of n gradients, each a tuple of tensors; over all processes."""
+    gram = None
+    for parts in zip(*gradients, strict=True):
+        there = next((part for part in parts if part is not None), None)
+        if there is None:
+            continue
+        flat = torch.stack([torch.zeros_like(there).flatten() if part is None else part.flatten() for part in parts]).double()
+        gram = flat @ flat.T if gram is None else gram + flat @ flat.T
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(gram)
+    return gram
+
+
+@ENSEMBLE_RULES.register("random")
+class Random(Rule):
+    """One teacher a step, drawn evenly: L(T_i, S). The others need not look, so that a step costs what it costs with one teacher.
+
+    The draw is a function of (seed, step), the same on every process, and goes on where it was in a resumed run.
+
+    Args:
+        seed: Of the draws; a run's own.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed, self.steps = seed, 0
+
+    @classmethod
+    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Random:
+        return cls(settings[0].seed)
+
+    def chosen(self, count: int) -> Sequence[int]:
+        return (mix(self.seed, _DRAW, self.steps) % count,)
+
+    def forward(self, objectives, student, teachers, batch) -> Tensor:
+        (number,) = self.chosen(len(objectives))
+        loss = objectives[number](student, teachers[number], batch)
+        # DDP waits for a gradient of every head, and an optimiser's momentum should not depend on the number of processes.
+        others = [parameter.sum() for place, objective in enumerate(objectives) if place != number for parameter in objective.parameters()]
+        self.weights = F.one_hot(torch.tensor(number), len(objectives)).to(loss.device, torch.float32)
+        self.steps += self.training
+        return loss + 0 * sum(others) if others else loss
+
+    def get_extra_state(self) -> Tensor:
+        """Number of the next draw."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
+
+
+_DRAW = 0x7261
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: half precision would round the small probabilities away."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,192 @@
+"""`contrastill ensemble` as a user runs it: what teachers are worth together, and the figure of error against their number."""
+
+import json
+import shutil
+from pathlib import Path
+from statistics import stdev
+
+import pytest
+from PIL import Image
+
+from contrastill.cli.main import main
+from contrastill.core.run import Run
+
+SMALL = ["data.train_samples=64", "data.test_samples=64", "student.model=resnet8", "train.epochs=1", "-q"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two teachers, and a student of both by KD."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["train", "teachers/rooms", *SMALL, "seeds=2", f"out={folder / 'two'}"]) == 0
+    taught = ["train", "compression/rooms_crd", *SMALL, "teachers.0.model=resnet8", f"teachers.0.weights={folder / 'two'}", "train.views=null"]
+    assert main([*taught, "objectives.crd=null", f"out={folder / 'kd'}"]) == 0
+    return folder
+
+
+def with_settings(run, copy, top1, **changes):
+    """A run like another one: other settings in its config.yaml, another accuracy at its last epoch."""
+    from omegaconf import OmegaConf
+
+    shutil.copytree(run, copy)
+    config = OmegaConf.load(copy / "config.yaml")
+    for key, value in {"out": str(copy), **{name.replace("__", "."): value for name, value in changes.items()}}.items():
+        OmegaConf.update(config, key, value, merge=False)
+    OmegaConf.save(config, copy / "config.yaml")
+    row = {**Run(copy).history()[-1], "top1": top1}
+    (copy / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return copy
+
+
+@pytest.fixture
+def family(runs, tmp_path):
+    """Students of one and two teachers by KD, three seeds each, and two untaught ones, with accuracies that one can check by hand."""
+    teacher = {"model": "resnet8", "weights": str(runs / "two" / "seed-0")}
+    for seed in range(3):
+        with_settings(runs / "kd", tmp_path / "f" / f"kd1-{seed}", 50 + seed, seed=seed, teachers=[teacher])
+        with_settings(runs / "kd", tmp_path / "f" / f"kd2-{seed}", 60 + 2 * seed, seed=seed)
+    for seed in range(2):
+        with_settings(runs / "two" / f"seed-{seed}", tmp_path / "f" / "untaught" / f"seed-{seed}", 40 + seed)
+    return tmp_path / "f"
+
+
+# Diversity
+
+
+def test_diversity_of_a_run_measures_teachers_their_ensemble_and_the_student(runs, capsys):
+    assert main(["ensemble", "diversity", str(runs / "kd"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((runs / "kd" / "diversity.json").read_text())
+    assert [row["name"] for row in found["networks"]] == ["teachers.0 resnet8", "teachers.1 resnet8"] and found["student"]["name"] == "student resnet8"
+    assert found["student"]["top1"] == pytest.approx(Run(runs / "kd").history()[-1]["top1"])
+    assert [row["top1"] for row in found["networks"]] == pytest.approx([Run(runs / "two" / f"seed-{seed}").history()[-1]["top1"] for seed in (0, 1)])
+    alone = json.loads((runs / "two" / "diversity.json").read_text())
+    assert found["ensemble"] == alone["ensemble"] and found["disagreement"] == alone["disagreement"] and alone["student"] is None
+    assert len(found["student_disagreement"]) == 3 and found["oracle"] >= found["ensemble"]["top1"]
+    with Image.open(runs / "kd" / "diversity.png") as picture:
+        assert picture.width > 1200 and len(set(picture.convert("RGB").resize((300, 100)).get_flattened_data())) > 100
+
+
+def test_diversity_prints_a_table_and_the_ceiling(runs, capsys):
+    assert main(["ensemble", "diversity", str(runs / "kd"), "data.test_samples=32"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "teachers.1 resnet8",
+        "their ensemble",
+        "student resnet8",
+        "top-1 %",
+        "NLL, nats",
+        "ECE",
+        "32 test samples",
+        "at least one right",
+        "points to the ensemble",
+    ):
+        assert words in said
+    assert main(["ensemble", "diversity", str(runs / "two")]) == 0
+    said = capsys.readouterr().out
+    assert "seed-1 resnet8" in said and "64 test samples" in said and "student" not in said
+
+
+def test_diversity_leaves_out_seeds_that_have_not_ended_and_a_classifier_that_never_learnt(runs, tmp_path, capsys):
+    two = shutil.copytree(runs / "two", tmp_path / "two")
+    (two / "seed-1" / "student.safetensors").unlink()
+    assert main(["ensemble", "diversity", str(two)]) == 0
+    said = capsys.readouterr()
+    assert "left out, as they have not ended" in said.err and "seed-1" in said.err and "1 network," in said.out
+    (two / "seed-0" / "student.safetensors").unlink()
+    assert main(["ensemble", "diversity", str(two)]) == 2
+    assert "none of the 2 runs in" in capsys.readouterr().err
+    crd = with_settings(runs / "kd", tmp_path / "crd", 0, objectives={"crd": {"num_negatives": 16}})
+    assert main(["ensemble", "diversity", str(crd), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["student"] is None and "never" not in said.out and "is left out" in said.err
+
+
+def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
+    from contrastill.models.build import build_network, save_student
+
+    save_student(build_network("resnet8", num_classes=7), tmp_path / "seven.safetensors")
+    for arguments, message in (
+        ([str(tmp_path)], "is neither a run nor a folder of seeds"),
+        ([str(runs / "two" / "seed-0")], "has no teachers to compare"),
+        ([str(runs / "kd"), f"teachers.1.weights={tmp_path / 'seven.safetensors'}"], "teachers.1 (resnet8"),
+        ([str(runs / "kd"), "data.nothing=1"], "nothing is not a key"),
+    ):
+        assert main(["ensemble", "diversity", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert message in said and "Traceback" not in said
+    assert main(["ensemble", "diversity", str(runs / "kd"), f"teachers.1.weights={tmp_path / 'seven.safetensors'}"]) == 2
+    assert "answers with 7 classes and the data have 12" in capsys.readouterr().err
+
+
+# The figure
+
+
+def points(answer, kind):
+    return [(point["label"], point["teachers"], pytest.approx(point["error"]), point["n"]) for point in answer["points"] if point["kind"] == kind]
+
+
+def test_the_figure_is_the_mean_over_seeds_for_each_number_of_teachers(family, tmp_path, capsys):
+    assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "made" / "error.png"), "--json"]) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert said.err == "" and answer["picture"] == str(tmp_path / "made" / "error.png")
+    assert points(answer, "taught") == [("KD", 1, 49, 3), ("KD", 2, 38, 3)] and points(answer, "untaught") == [("untaught", 0, 59.5, 2)]
+    assert [point["std"] for point in answer["points"] if point["kind"] == "taught"] == pytest.approx([1, 2])
+    assert points(answer, "teachers") == points(answer, "ensemble") == []
+    with Image.open(tmp_path / "made" / "error.png") as picture:
+        assert picture.width > 500 and len(set(picture.convert("RGB").resize((200, 200)).get_flattened_data())) > 50
+
+
+def test_the_figure_knows_what_its_teachers_are_worth(family, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        assert main(["ensemble", "diversity", str(family / f"kd2-{seed}"), "--json"]) == 0
+    assert main(["ensemble", "diversity", str(family / "kd2-2"), "data.test_samples=32", "--json"]) == 0  # on other data: not for the figure
+    measured = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert main(["ensemble", "figure", *map(str, family.iterdir()), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    mean = sum(row["top1"] for row in measured["networks"]) / 2
+    assert points(answer, "teachers") == [("the teachers, mean", 2, 100 - mean, 2)]
+    assert points(answer, "ensemble") == [("the teachers' ensemble", 2, 100 - measured["ensemble"]["top1"], 2)]
+    assert Path("teachers.png").is_file()
+
+
+def test_lines_are_named_by_objectives_rule_and_what_else_differs(runs, family, tmp_path, capsys):
+    crd = {"cross_entropy": {"weight": 1}, "crd": {"num_negatives": 16}, "kd": {}}
+    with_settings(runs / "kd", family / "both", 70, objectives=crd)
+    with_settings(runs / "kd", family / "longer", 71, train__epochs=9)
+    with_settings(runs / "kd", family / "other", 72, student__model="resnet14")
+    assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "error.png")]) == 0
+    said = capsys.readouterr().out
+    assert "CRD + KD" in said and "KD, epochs=9" in said and "KD, epochs=1" in said and "resnet14" in said and "38.00 ± 2.00" in said
+    assert "60.00" not in said and stdev([50, 51, 52]) == 1
+
+
+def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
+    (family / "kd2-2" / "student.safetensors").unlink()
+    with_settings(runs / "kd", family / "again", 50, seed=1)
+    out = ["--out", str(tmp_path / "error.png")]
+    assert main(["ensemble", "figure", str(family), *out, "--json"]) == 0
+    said = capsys.readouterr()
+    assert f"left out: {family / 'kd2-2'} has not ended" in said.err and "both count" in said.err
+    assert points(json.loads(said.out), "taught")[1] == ("KD", 2, pytest.approx(100 - (60 + 62 + 50) / 3), 3)
+    (tmp_path / "empty").mkdir()
+    for arguments, code, message in (
+        ([str(family / "kd2-2")], 1, f"there is nothing to draw: {family / 'kd2-2'} has not ended"),
+        ([str(family), str(tmp_path / "empty")], 2, "empty is no run and holds none"),
+        ([str(family / "untaught")], 2, "none of these runs has a teacher"),
+        ([str(family), "--out", "error.pdf"], 2, "--out error.pdf is no PNG"),
+        ([], 2, "Missing argument"),
+    ):
+        assert main(["ensemble", "figure", *out, *arguments]) == code
+        said = capsys.readouterr().err
+        assert message in said and "Traceback" not in said
+
+
+def test_help_names_the_commands_and_their_examples(capsys):
+    assert main(["--help"]) == 0
+    assert "ensemble" in capsys.readouterr().out
+    for command in ("diversity", "figure"):
+        assert main(["ensemble", command, "--help"]) == 0
+        assert f"contrastill ensemble {command} runs" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "agglomerate.jsonl"
 CONFIG = HERE / "configs" / "agglomerate_32.yaml"
-ONE = "teachers=[{model: efficientnet_lite0, weights: pretrained, resolution: 96, maps: [blocks.6]}]"
+ONE = "teachers=[{model: efficientnet_lite0, weights: pretrained, resolution: 64, maps: [blocks.4]}]"
 
 # Cell -> overrides of the training; None is the untaught student, a string a teacher.
 CELLS: dict[str, list[str] | None | str] = {
@@ -106,7 +106,7 @@ def network_of(cell: str, entry: list[str] | None | str, run: Path | None, teach
         return build_network("resnet20", num_classes=100, resolution=32).freeze()
     if isinstance(entry, list):
         return build_network("resnet20", weights=str(run)).freeze()
-    weights, resolution = (teacher, 32) if entry == "resnet20" else ("pretrained", 96)
+    weights, resolution = (teacher, 32) if entry == "resnet20" else ("pretrained", 64)
     return build_network(entry, weights=weights, resolution=resolution).freeze()
 
 

@@ -1,5 +1,9 @@
 """CRD towards several teachers with one side of the student: against separate losses, and what it keeps."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -98,3 +102,37 @@ def test_it_is_an_option_of_crd():
     assert isinstance(shared, SharedCRD) and shared.joint
     assert [type(one) for one in CRD.build_each(CRD.Options(student_side="shared", **options), settings[:1])] == [CRD]
     assert [type(one) for one in CRD.build_each(CRD.Options(**options), settings)] == [CRD] * 3
+
+
+RANK = """
+import sys, torch
+from contrastill.core.representation import Representation
+from contrastill.core.shared_crd import SharedCRDLoss
+from contrastill.ensemble.rules import Gradient
+from contrastill.objectives.kd import KD
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if world > 1:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+torch.manual_seed(0)
+crd, rule = SharedCRDLoss(5, [6, 3], num_samples=30, num_negatives=9, embed_dim=16, negatives="sampled", bias=1.0), Gradient()
+share = lambda values: values.tensor_split(world)[rank]
+for seed in range(3):
+    generator = torch.Generator().manual_seed(seed)
+    student, first, second, logits = (torch.randn(8, dim, generator=generator) for dim in (5, 6, 3, 4))
+    crd(share(student), [share(first), share(second)], share(torch.randperm(30, generator=generator)[:8]))
+    said = Representation(logits=share(logits).requires_grad_())
+    rule([KD(), KD()], said, [Representation(logits=share(first[:, :4])), Representation(logits=share(first[:, 2:]))], {})
+torch.save({"rows": crd.bank.rows, "weights": rule.weights}, f"{folder}/{rank}-of-{world}.pt")
+"""
+
+
+def test_two_processes_keep_the_banks_and_choose_the_weights_of_one(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    places = ((0, 1), (0, 2), (1, 2))
+    started = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(tmp_path)], env=environment) for rank, world in places]
+    assert [one.wait(timeout=120) for one in started] == [0, 0, 0]
+    alone, first, second = (torch.load(tmp_path / f"{rank}-of-{world}.pt", weights_only=True) for rank, world in places)
+    assert torch.equal(first["rows"], second["rows"]) and torch.equal(first["weights"], second["weights"])
+    torch.testing.assert_close(first["rows"], alone["rows"])
+    torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-4, atol=1e-5)
+    assert 0.01 < alone["weights"][0] < 0.99

@@ -30,10 +30,10 @@ CELLS: dict[str, list[str] | None | str] = {
     "three teachers, not balanced": ["objectives.agglomerate.balance=none"],
     "three teachers, PHI-S, and CRD": ["objectives.crd.weight=0.1"],
     "Lite0 alone, PHI-S": [ONE],
-    "three teachers, balanced per channel": ["objectives.agglomerate.balance=per_channel"],
     "teacher resnet20": "resnet20",
     "teacher Lite0": "efficientnet_lite0",
     "teacher Lite2": "efficientnet_lite2",
+    "three teachers, balanced per channel": ["objectives.agglomerate.balance=per_channel"],
 }
 
 

@@ -127,30 +127,19 @@ def test_a_killed_run_ends_in_the_same_bits(packed, teacher, tmp_path):
 
 def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_path):
     out = tmp_path / "two"
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "-m",
-        "contrastill",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    answer = subprocess.run(
-        [sys.executable, *launch, *student_command(packed, teacher, out, "--json")], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    logs = tmp_path / "logs"
+    # What `accelerate launch` does on GPUs; on a CPU it starts two ranks only with MPI, so torchrun does here.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--log-dir", str(logs), "--redirects", "3", "-m", "contrastill"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, *launch, *student_command(packed, teacher, out, "--json")]
+    answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = {name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")}
+    assert answer.returncode == 0, said["stderr"][0][-2000:] + said["stderr"][1][-2000:]
+    # Two processes that did not know of each other would both print.
+    assert json.loads(said["stdout"][0].strip().splitlines()[-1])["epoch"] == 1 and said["stdout"][1] == ""
     # Every sample's row was written each epoch, whichever rank saw the sample, though only rank 0 wrote the checkpoint.
     state = load_newest(out / "checkpoints").model
     from contrastill.core.crd import CRDLoss
 
     start = CRDLoss(64, 64, targets=torch.arange(120) % 4, seed=0)
     assert (state["terms.crd.objectives.0.loss.bank.student"] != start.bank.student).any(dim=1).all()
-    assert json.loads(answer.stdout.strip().splitlines()[-1])["epoch"] == 1

@@ -57,17 +57,37 @@ class Contenders:
             UsageError: The baseline ``teacher`` of a run without one.
             ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
         """
-        entry = self.config.student
-        student, weights = self._student()
-        yield Contender("student", entry.model, student, weights, entry)
+        student = self.student()
+        yield student
         if "teacher" in baselines and not self.config.teachers:
             raise UsageError(f"{self.run.path} has no teacher: leave teacher out of --baselines")
-        wanted = self.config.teachers if teachers else self.config.teachers[:1] if "teacher" in baselines else []
-        for number, teacher in enumerate(wanted):
-            yield Contender("teacher", teacher.model, self._teachers[number], str(teacher.weights), teacher)
+        for number in range(len(self.config.teachers) if teachers else "teacher" in baselines):
+            yield self.teacher(number)
+        entry = student.entry
         for role in ("random", "scratch"):
             if role in baselines:
-                yield Contender(role, entry.model, self._untaught(student), "none", entry.model_copy(update={"weights": None}))
+                yield Contender(role, entry.model, self._untaught(student.network), "none", entry.model_copy(update={"weights": None}))
+
+    def student(self) -> Contender:
+        """The run's student alone.
+
+        Raises:
+            ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
+        """
+        network, weights = self._student()
+        return Contender("student", self.config.student.model, network, weights, self.config.student)
+
+    def teacher(self, number: int) -> Contender:
+        """One of the run's teachers, which needs no student.
+
+        Raises:
+            UsageError: There is no such teacher.
+        """
+        if number >= len(self.config.teachers):
+            there = f"{len(self.config.teachers)} teacher(s), numbered from 0" if self.config.teachers else "no teacher"
+            raise UsageError(f"{self.run.path} has no teachers.{number}: it has {there}")
+        entry = self.config.teachers[number]
+        return Contender("teacher", entry.model, self._teachers[number], str(entry.weights), entry)
 
     @cached_property
     def _training_data(self) -> Any:

@@ -14,7 +14,8 @@ Try everything with no download: rooms are rendered, a teacher is trained on the
 see what it sees, one with a second teacher beside the first, and some that see depth alone.
 
 Takes a few minutes on two cores. Stopped, it goes on where it was when it is given again. OUT holds a run for each network,
-comparison.png and comparison.json, and the same of the other transfers under ensemble and rgb_to_depth.
+comparison.png and comparison.json, and the same of the other transfers under ensemble and rgb_to_depth; under probe, what the
+representations are worth on rooms they have not seen.
 
 Examples:
 
@@ -37,6 +38,7 @@ def demo(
 ) -> None:
     from .compare import compare_compression
     from .compare_ensemble import compare_ensemble
+    from .compare_probe import compare_probe
     from .compare_xmodal import compare_xmodal
 
     def say(text: str) -> None:
@@ -46,12 +48,15 @@ def demo(
     results = {"compression": compare_compression(folder, seed, overrides or [], say=say)}
     results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], say=say)
     results["rgb_to_depth"] = compare_xmodal(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], say=say)
+    runs = {row["name"].rpartition(" (")[0]: Path(row["run"]) for row in results["compression"]["rows"]}
+    results["probe"] = compare_probe(folder / "probe", runs, seed, say=say)
     if as_json:
         print(json.dumps(results))
         return
     _show(results["compression"])
     _show_ensemble(results["ensemble"])
     _show_xmodal(results["rgb_to_depth"])
+    _show_probe(results["probe"])
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -105,3 +110,18 @@ def _show_xmodal(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"one seed ({result['seed']}), {result['images']:,} test frames; all frozen under a linear head but the one from its labels", highlight=False)
     console.print(f"picture: {result['picture']}", highlight=False)
+
+
+def _show_probe(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from .tables import table_console
+
+    console = table_console()
+    table = Table(title=result["title"], title_justify="left")
+    for column in ("network", "top-1 %", "95 % interval"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in result["rows"]:
+        table.add_row(row["name"], f"{row['top1']:.1f}", f"{row['low']:.1f} to {row['high']:.1f}")
+    console.print(table)
+    console.print(f"one seed ({result['seed']}), {result['train_images']:,} labelled frames to learn from, {result['images']:,} to test on", highlight=False)

@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import data, demo, ensemble, evaluate, train
+from . import data, demo, ensemble, evaluate, probe, train
 
 app = typer.Typer(
     name="contrastill",
@@ -23,6 +23,7 @@ app = typer.Typer(
 demo.add_to(app)
 train.add_to(app)
 evaluate.add_to(app)
+probe.add_to(app)
 ensemble.add_to(app)
 data.add_to(app)
 

@@ -188,7 +188,7 @@ class _Measuring:
         for fraction in options.label_fractions:
             layers, used = {}, 0
             for layer in options.layers:
-                result = fit_probe(train[layer], test[layer], layer, fraction, self.config.seed, device=device)
+                result = fit_probe(train[layer], test[layer], layer, fraction, self.config.seed, device=device, unseen="wrong")
                 layers[layer], used = {"top1": result.top1, "top5": result.top5, "weight_decay": result.weight_decay}, result.num_train
             yield {"mode": "frozen", "labels": fraction, "train_images": used, "layers": layers}
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import h5py
 import psutil
 import torch
 from torch import Tensor
 
-from .errors import ContrastillError, UsageError
-from .representation import Network
+from .errors import UsageError
+from .kept import network_hash, read_fields, tensors_hash, write_fields
 from .transfer import Transfer, teacher_fields
 
 log = logging.getLogger(__name__)
@@ -104,13 +101,13 @@ class TeacherMemory:
         """What all teachers say about a view: read where it is on the disk, else asked and written."""
         needs = self._transfer.teacher_needs
         first = next(iter(self._loader.in_order(view)))
-        files = [self._folder / teacher_hash(teacher, needs) / f"view-{_data_hash(first, teacher.modality, self._loader.num_samples)}.h5"
+        files = [self._folder / network_hash(teacher, needs) / f"view-{_data_hash(first, teacher.modality, self._loader.num_samples)}.h5"
                  for teacher in self._transfer.teachers]  # fmt: skip
         missing = [number for number, file in enumerate(files) if not file.is_file()]
         said = self._ask(view, missing, needs | self._cheap()) if missing else {}
         for number in missing:
             prefix = f"teachers.{number}."
-            _write(files[number], {name.removeprefix(prefix): values for name, values in said.items() if name.startswith(prefix)})
+            write_fields(files[number], {name.removeprefix(prefix): values for name, values in said.items() if name.startswith(prefix)})
         read = {part for part in needs if part != "maps"}
         kept: dict[str, Tensor] = {}
         for number, file in enumerate(files):
@@ -141,40 +138,10 @@ class TeacherMemory:
             )
 
 
-def teacher_hash(teacher: Network, needs: Collection[str]) -> str:
-    """16 hexadecimal digits that stand for a teacher's weights and for how it sees and what of it is kept."""
-    digest = hashlib.sha256()
-    classes = None if teacher.classes is None else teacher.classes.tolist()
-    taps = teacher.taps if "maps" in needs else replace(teacher.taps, maps=())
-    digest.update(repr([str(teacher.module), taps, teacher.preprocess, teacher.modality, classes]).encode())
-    for name, value in sorted(teacher.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _data_hash(batch: Mapping[str, Tensor], modality: str, count: int) -> str:
     """16 digits that stand for a view of a data set: of its size and its first batch, whose augmentation is a function of seed and view."""
-    values = [batch["index"], batch[modality]]
-    digest = hashlib.sha256(f"{modality} {count} {[(tuple(one.shape), one.dtype) for one in values]}".encode())
-    for one in values:
-        digest.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _write(path: Path, fields: Mapping[str, Tensor]) -> None:
-    """Write the fields of one teacher and view, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with h5py.File(temporary, "w") as file:
-        for name, values in fields.items():
-            file[name] = values.cpu().numpy()
-    os.replace(temporary, path)
+    return tensors_hash(f"{modality} {count}", [batch["index"], batch[modality]])
 
 
 def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    try:
-        with h5py.File(path) as file:
-            return {name: torch.from_numpy(file[name][()]) for name in file if wanted(name)}
-    except OSError as error:
-        raise ContrastillError(f"{path}, what a teacher said in an earlier run, is damaged: remove it, and the teacher looks again ({error})") from error
+    return read_fields(path, wanted, "what a teacher said in an earlier run", "the teacher looks again")

@@ -118,6 +118,11 @@ class TensorLoader:
     def __len__(self) -> int:
         return math.ceil(self.num_samples / self.batch_size)
 
+    @property
+    def targets(self) -> Tensor | None:
+        """Classes of all samples, (N,), on the device; None if unlabelled."""
+        return self._targets
+
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
 

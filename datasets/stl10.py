@@ -80,6 +80,12 @@ class Stl10:
             flip=options.flip and training,
         )
 
+    def folds(self) -> list[Tensor]:
+        """The ten official folds, each int64 places among the labelled training images: ``fold=k`` trains on ``folds()[k]``."""
+        folder = self._folder()
+        _, count = _counted(folder, "train")
+        return [torch.from_numpy(_fold(folder / STL10.folds_list_file, fold, count)) for fold in range(_FOLDS)]
+
     def _folder(self) -> Path:
         root = Path(self.options.path).expanduser()
         folder = root if (root / "test_X.bin").is_file() else root / STL10.base_folder

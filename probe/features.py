@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.errors import UsageError
+from ..core.errors import ContrastillError, UsageError
+from ..core.kept import network_hash, read_fields, tensors_hash, write_fields
+from ..core.ranks import everyones, world_size
 from ..core.representation import Network, Representation
 
 
@@ -62,22 +66,135 @@ def features(network: Network, loader: Any, layer: str, spatial: int = 1) -> Fea
     return features_of(network, loader, (layer,), spatial)[layer]
 
 
-def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: int = 1) -> dict[str, Features]:
-    """:func:`features` of several layers, by one forward pass of each sample."""
+def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: int = 1, *, cache: str | os.PathLike | None = None) -> dict[str, Features]:
+    """:func:`features` of several layers, by one forward pass of each sample; a sample that comes more than once counts once.
+
+    Where several processes work together each looks at what its loader hands out, its share or all, and each gets the features of all
+    samples: all of them have to call this.
+
+    With a folder, features are kept there too, and read instead of computed whenever the same network looks at the same data: file
+    ``NETWORK/DATA-LAYER.h5``, named by hashes of the network's weights, taps and preprocessing, and of the data's number of samples, its classes,
+    and its first, middle and last batch; of all batches where a loader has no ``len()`` and no ``targets``.
+
+    Args:
+        network, loader, spatial: As there.
+        layers: Names of layers.
+        cache: The folder; None: nothing is kept.
+
+    Raises:
+        UsageError: There is no such layer, or the network has no tap for it, or ``spatial`` is less than 1.
+        ContrastillError: A file in the folder is damaged, or the loader is empty.
+    """
+    parts = {layer: _part(layer) for layer in layers}
+    if spatial < 1:
+        raise UsageError(f"spatial={spatial} leaves nothing of a map: give 1 or more positions a side")
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    if cache is None:
+        return _looked(network, loader, layers, spatial, device)
+    data = _data_hash(loader, network.modality, device)
+    folders = {part: Path(cache) / network_hash(network, {part}) for part in {*parts.values()}}
+    files = {layer: folders[part] / f"{data}-{layer}{f'-{spatial}' if part == 'maps' else ''}.h5" for layer, part in parts.items()}
+    # Missing for all where it is missing for one, as the processes may not share a disk and have to look together.
+    there = everyones(torch.tensor([[file.is_file() for file in files.values()]], dtype=torch.uint8), device).all(0).tolist()
+    missing = [layer for layer, known in zip(files, there, strict=True) if not known]
+    found = _looked(network, loader, missing, spatial, device) if missing else {}
+    if world_size() == 1 or distributed.get_rank() == 0:
+        for layer, value in found.items():
+            write_fields(files[layer], {name: one for name, one in vars(value).items() if one is not None})
+    return {layer: found[layer] if layer in found else _read(file) for layer, file in files.items()}
+
+
+def _looked(network: Network, loader: Any, layers: Sequence[str], spatial: int, device: torch.device) -> dict[str, Features]:
+    """The features of layers, computed now."""
     needs = {_part(layer) for layer in layers}
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    index, targets = [], []
+    index, targets = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with frozen(network):
         for batch in loader.epoch(0):
+            if not len(batch["index"]):  # this rank's share of a short batch
+                continue
             said = network(batch, needs)
             for layer in layers:
                 found[layer].append(_vector(said, layer, spatial).float().cpu())
             index.append(batch["index"].cpu())
             if "target" in batch:
                 targets.append(batch["target"].cpu())
-    order = torch.cat(index).argsort(stable=True)
-    classes = torch.cat(targets)[order] if targets else None
-    return {layer: Features(torch.cat(parts)[order], classes) for layer, parts in found.items()}
+    rows = everyones(torch.cat(index)[:, None], device)[:, 0]
+    if not len(rows):
+        raise ContrastillError("the loader hands out no samples, so there is nothing to probe: give a split that has some")
+    order = _in_order(rows)
+    classes = everyones(torch.cat(targets)[:, None], device)[:, 0]
+    # Not all at once: the parts of a layer are let go of before the next one is put together.
+    values = {layer: everyones(torch.cat(found.pop(layer) or [torch.empty(0, 0)]), device)[order] for layer in layers}
+    return {layer: Features(value, classes[order] if len(classes) else None) for layer, value in values.items()}
+
+
+def _data_hash(loader: Any, modality: str, device: torch.device) -> str:
+    """16 digits that stand for what a loader hands out in epoch 0, whichever of it is this rank's share; no network looks at it."""
+    if hasattr(loader, "targets") and hasattr(loader, "__len__"):
+        places = sorted({0, len(loader) // 2, len(loader) - 1})
+        batches = (next(iter(loader.epoch(0, place))) for place in places)
+        known = [] if loader.targets is None else [loader.targets]
+        header = f"{modality} {loader.num_samples} {places}"
+    else:
+        batches, known, header = loader.epoch(0), [], f"{modality} whole"
+    parts = []
+    for batch in batches:
+        fields = [batch["index"], *([batch["target"]] if "target" in batch else [])]
+        index, *shares = (everyones(value.flatten(1) if value.ndim > 1 else value[:, None], device) for value in (*fields, batch[modality]))
+        order = _in_order(index[:, 0])
+        parts.append(tensors_hash(str(tuple(batch[modality].shape[1:])), [index[order], *(share[order] for share in shares)]))
+    return tensors_hash(f"{header} {parts}", known)
+
+
+def _in_order(index: Tensor) -> Tensor:
+    """Where each sample is found first, in the order of their index."""
+    order = index.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = index[order].diff() != 0
+    return order[first]
+
+
+def _read(path: Path) -> Features:
+    fields = read_fields(path, lambda name: name in ("values", "targets"), "features of an earlier probe", "they are computed again")
+    if "values" not in fields:
+        raise ContrastillError(f"{path} does not hold the features of an earlier probe: remove it, and they are computed again")
+    return Features(fields["values"], fields.get("targets"))
+
+
+def check_classes(train: Features, test: Features, num_classes: int | None = None) -> None:
+    """Refuse what no classifier can be fitted to or measured on.
+
+    Args:
+        train, test: Features of one layer.
+        num_classes: C, where the training split says how many classes there are: each of 0…C−1 has to occur in it.
+
+    Raises:
+        UsageError: Samples without classes, a class without training samples, test samples of classes that no training sample
+            has, features of different lengths, or that are not finite.
+    """
+    if train.targets is None or test.targets is None:
+        raise UsageError("a probe needs classes, and the samples have none: give labelled splits")
+    known = set(train.targets.unique().tolist())
+    empty = [number for number in range(num_classes or 0) if number not in known]
+    if empty:
+        raise UsageError(f"of {num_classes} classes {_listed(empty)} has no training sample: take more training samples, or only classes that have some")
+    unknown = sorted(set(test.targets.unique().tolist()) - known)
+    if unknown:
+        raise UsageError(
+            f"the test samples have classes that no training sample has: {_listed(unknown)}; take splits of the same classes, or more training samples"
+        )
+    if train.values.shape[1] != test.values.shape[1]:
+        lengths = f"{train.values.shape[1]} and {test.values.shape[1]}"
+        raise UsageError(f"training and test features have {lengths} values: take both from one layer of one network, of samples of one size")
+    for name, part in (("training", train), ("test", test)):
+        broken = int((~part.values.isfinite()).any(1).sum())
+        if broken:
+            raise UsageError(f"the features of {broken} of {len(part.values)} {name} samples are not finite: look at the network's weights and preprocessing")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
 def _part(layer: str) -> str:

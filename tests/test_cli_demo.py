@@ -13,7 +13,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
     results = json.loads(capsys.readouterr().out)
-    result, across, together = results["compression"], results["rgb_to_depth"], results["ensemble"]
+    result, across, together, elsewhere = results["compression"], results["rgb_to_depth"], results["ensemble"], results["probe"]
     teacher, untaught, *taught = result["rows"]
     assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
     assert all(row["parameters"] == untaught["parameters"] and 0 <= row["top1"] <= 100 for row in taught)
@@ -36,6 +36,9 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert 0 < together["disagreement"] <= 100 and json.loads((out / "ensemble" / "comparison.json").read_text()) == together
     with Image.open(together["picture"]) as picture:
         assert picture.width > 800
+    assert [(row["name"], row["run"]) for row in elsewhere["rows"]] == [(row["name"], row["run"]) for row in result["rows"]]
+    assert all(row["low"] < row["top1"] < row["high"] for row in elsewhere["rows"]) and (elsewhere["train_images"], elsewhere["images"]) == (600, 400)
+    assert json.loads((out / "probe" / "comparison.json").read_text()) == elsewhere
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     said = capsys.readouterr().out
@@ -44,5 +47,6 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         and "depth, CRD (resnet8)" in said
         and "student, CRD + KD (resnet8)" in said
         and "one seed (0), 64 test images" in said
+        and "rooms they have not seen" in said
     )
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written

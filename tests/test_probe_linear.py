@@ -152,7 +152,22 @@ def test_a_probe_of_a_part_uses_only_its_labels():
 
 def test_through_a_network_and_without_labels():
     assert contrastill.linear_probe(network(), split(60, 0), split(30, 1)).top1 > 90
+    empty = split(60, 0)
+    empty.num_classes = 4
+    with pytest.raises(UsageError, match="of 4 classes 3 has no training sample"):
+        contrastill.linear_probe(network(), empty, split(30, 1))
     bare = split(12, 0)
     bare.targets = None
     with pytest.raises(UsageError, match="needs classes"):
         contrastill.linear_probe(network(), bare, split(12, 1))
+
+
+@pytest.mark.parametrize("protocol", ["exact", "grid", "crd"])
+def test_probes_of_features_that_are_kept_look_at_nothing_again(protocol, tmp_path):
+    net, forwards = network(), []
+    net.module.register_forward_hook(lambda *_: forwards.append(1))
+    first, again = (linear_probes(net, split(60, 0), split(30, 1), layers=("embedding", "maps.0"), protocol=protocol, cache=tmp_path) for _ in range(2))
+    assert len(forwards) == 2
+    for layer, result in first.items():
+        assert result.protocol == protocol and torch.equal(result.correct, again[layer].correct) and result.loss == again[layer].loss
+        assert result.low <= result.top1 <= result.high and result.top1 > 60 and 0 < result.loss < 1

@@ -1,0 +1,90 @@
+"""The tables of ``contrastill probe``: a row for each network, a column for each data set and layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, columns, and the cells of each row."""
+
+
+def tables_of(result: dict[str, Any]) -> list[Table]:
+    """The linear probe, and what else was asked for, each as a table.
+
+    Args:
+        result: What probe.json holds.
+    """
+    rows = result["rows"]
+    spread = ", mean ± standard deviation over folds" if all("std" in row for row in rows) else ", with 95 % intervals"
+    both = any("std" in row for row in rows) and not all("std" in row for row in rows)
+    spread = ", with 95 % intervals, on folds mean ± standard deviation" if both else spread
+    tables = [_table(result, f"linear probe ({result['protocol']}): top-1 %{spread}", _accuracy)]
+    first = rows[0]
+    if "knn" in first:
+        tables.append(_table(result, f"{first['knn']['k']} nearest neighbours, weighted cosine: top-1 %{spread}", lambda row: _accuracy(row["knn"])))
+    if "logme" in first:
+        tables.append(_table(result, "LogME, nats a sample (higher is better, within a data set)", lambda row: f"{row['logme']:.4f}"))
+    for place, shot in enumerate(first.get("shots", ())):
+
+        def cell(row: dict[str, Any], place: int = place) -> str:
+            return f"{row['shots'][place]['mean']:.1f} ± {row['shots'][place]['std']:.1f}"
+
+        many = f"{shot['shots']} labelled sample{'s' * (shot['shots'] > 1)} a class"
+        tables.append(_table(result, f"{many}: top-1 %, mean ± standard deviation over {shot['draws']} draws", cell))
+    if result["correlation"]:
+        tables.append(_correlations(result))
+    return tables
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The same as a page of Markdown."""
+    parts = ["# Linear probes", ""]
+    for one in result["data"]:
+        folds = f", {one['folds']} folds" if "folds" in one else ""
+        called = "" if one["short"] == one["name"] else f"{one['short']}, "
+        parts.append(f"- {called}`{one['name']}`: {one['classes']} classes, {one['train']:,} training samples{folds}, {one['test']:,} test samples")
+    for one in result["networks"]:
+        parts.append(f"- `{one['name']}`: {one['model']}, {one['parameters']:,} parameters, reads {one['modality']}")
+    parts.append(f"- maps are averaged to {result['spatial']} × {result['spatial']} positions; seed {result['seed']}")
+    for title, columns, lines in tables_of(result):
+        cells = [columns, ["---", *["---:"] * (len(columns) - 1)], *lines]
+        parts += ["", f"**{title}**", "", *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)]
+    parts += ["", *(f"![{name}]({name})" for name in (path.rpartition("/")[2] for path in result["pictures"]))]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _table(result: dict[str, Any], title: str, cell: Callable[[dict[str, Any]], str]) -> Table:
+    found = {(row["network"], row["data"], row["layer"]): cell(row) for row in result["rows"]}
+    columns = column_keys(result["rows"], [one["name"] for one in result["data"]])
+    lines = [[one["name"], *(found.get((one["name"], *column), "") for column in columns)] for one in result["networks"]]
+    short = _short(result)
+    return title, ["network", *(f"{short[data]}, {layer}" for data, layer in columns)], lines
+
+
+def column_keys(rows: list[dict[str, Any]], data: list[str]) -> list[tuple[str, str]]:
+    """(data set, layer) of every column: the maps of the network that has the most, then what comes after them."""
+    return [(name, layer) for name in data for layer in in_depth({row["layer"] for row in rows if row["data"] == name})]
+
+
+def in_depth(layers: set[str]) -> list[str]:
+    """Layers in the order of a forward pass."""
+    ends = ("embedding", "logits")
+    return sorted(layers, key=lambda layer: (ends.index(layer), 0) if layer in ends else (-1, int(layer.rpartition(".")[2])))
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return f"{row['top1']:.1f} ± {row['std']:.1f}" if "std" in row else f"{row['top1']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def _correlations(result: dict[str, Any]) -> Table:
+    found = {(one["network"], one["data"]): f"{one['mean_absolute_difference']:.4f}" for one in result["correlation"]}
+    data = [one["name"] for one in result["data"]]
+    lines = [[one["name"], *(found.get((one["name"], name), "") for name in data)] for one in result["networks"]]
+    title = f"correlations of class logits: mean absolute difference between {result['correlation'][0]['teacher']} and the network"
+    return title, ["network", *_short(result).values()], lines
+
+
+def _short(result: dict[str, Any]) -> dict[str, str]:
+    """Data set -> how a column calls it."""
+    return {one["name"]: one["short"] for one in result["data"]}

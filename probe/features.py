@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.kept import network_hash, read_fields, tensors_hash, write_fields
 from ..core.ranks import everyones, world_size
 from ..core.representation import Network, Representation
@@ -162,12 +162,16 @@ def _read(path: Path) -> Features:
     return Features(fields["values"], fields.get("targets"))
 
 
-def check_classes(train: Features, test: Features, num_classes: int | None = None) -> None:
+UNSEEN = ("refused", "wrong")
+
+
+def check_classes(train: Features, test: Features, num_classes: int | None = None, *, unseen: str = "refused") -> None:
     """Refuse what no classifier can be fitted to or measured on.
 
     Args:
         train, test: Features of one layer.
         num_classes: C, where the training split says how many classes there are: each of 0…C−1 has to occur in it.
+        unseen: ``"refused"`` or ``"wrong"``: what becomes of test samples of a class that no training sample has.
 
     Raises:
         UsageError: Samples without classes, a class without training samples, test samples of classes that no training sample
@@ -179,8 +183,10 @@ def check_classes(train: Features, test: Features, num_classes: int | None = Non
     empty = [number for number in range(num_classes or 0) if number not in known]
     if empty:
         raise UsageError(f"of {num_classes} classes {_listed(empty)} has no training sample: take more training samples, or only classes that have some")
+    if unseen not in UNSEEN:
+        raise unknown_name("unseen", unseen, UNSEEN)
     unknown = sorted(set(test.targets.unique().tolist()) - known)
-    if unknown:
+    if unknown and unseen == "refused":
         raise UsageError(
             f"the test samples have classes that no training sample has: {_listed(unknown)}; take splits of the same classes, or more training samples"
         )

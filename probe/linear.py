@@ -151,7 +151,7 @@ def fit_probe(
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if protocol != "exact" and tuple(weight_decays) != WEIGHT_DECAYS:
         raise UsageError(f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact")
-    check_classes(train, train if unseen == "wrong" and test.targets is not None else test, num_classes)
+    check_classes(train, test, num_classes, unseen=unseen)
     rows = labelled_part(len(train.targets), train.targets, label_fraction, seed)
     classes = int(train.targets.max()) + 1
     x, y = train.values[rows].to(device), train.targets[rows].to(device)

@@ -13,7 +13,7 @@ from ..core.run import Run, write_text
 from ..report.comparison import Contestant, draw_comparison
 from .assemble import open_split
 from .measure import measure_run
-from .run import train_run
+from .run import train_unfinished
 
 TEACHER, UNTAUGHT, KD, CRD = "teacher", "student, untaught", "student, KD", "student, CRD + KD"
 
@@ -34,10 +34,8 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
     out.mkdir(parents=True, exist_ok=True)
     configs = _configs(out, [*overrides, f"seed={seed}"])
     rows, contestants = [], []
-    for number, (name, config) in enumerate(configs.items(), 1):
-        say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
-        if not Run(config.out).student.is_file():
-            train_run(config)
+    train_unfinished(configs, say)
+    for name, config in configs.items():
         history = Run(config.out).history()
         measured = measure_run(config.out, [])[0]
         rows.append({"name": f"{name} ({config.student.model})", "run": config.out, "parameters": measured["parameters"], "top1": measured["top1"],

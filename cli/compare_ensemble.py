@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import RunConfig, load_config
-from ..core.run import Run, write_text
+from ..core.run import write_text
 from .diversity import measure_diversity
 from .measure import measure_run
-from .run import train_run
+from .run import train_unfinished
 
 
 def compare_ensemble(out: Path, teacher: Path, alone: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
@@ -30,10 +30,7 @@ def compare_ensemble(out: Path, teacher: Path, alone: Path, seed: int, overrides
         teachers in per cent, ``seed``, ``images`` and ``picture``. Also in ``comparison.json``.
     """
     configs = _configs(out, teacher, seed, overrides)
-    for number, (name, config) in enumerate(configs.items(), 1):
-        say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
-        if not Run(config.out).student.is_file():
-            train_run(config)
+    train_unfinished(configs, say)
     found = measure_diversity(configs[STUDENT].out, say=say)
     student = configs[STUDENT].student.model
     rows = [_row(f"teacher ({network['model']})", network) for network in found["networks"]]

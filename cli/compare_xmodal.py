@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import RunConfig, load_config
-from ..core.run import Run, write_text
+from ..core.run import write_text
 from .measure import measure_runs
-from .run import train_run
+from .run import train_unfinished
 
 NAMES = {"random": "depth, untaught", "scratch": "depth, from its labels alone", "hint": "depth, hint", "crd": "depth, CRD", "teacher": "the teacher, on RGB"}
 
@@ -30,10 +30,7 @@ def compare_xmodal(out: Path, teacher: Path, seed: int, overrides: list[str], *,
         where it does not apply), ``seed``, ``images`` and ``picture``. Also in ``comparison.json``.
     """
     configs = _configs(out, teacher, [*overrides, f"seed={seed}"])
-    for number, (name, config) in enumerate(configs.items(), 1):
-        say(f"{number}/{len(configs)} {NAMES[name]}: {config.student.model} in {config.out}")
-        if not Run(config.out).student.is_file():
-            train_run(config)
+    train_unfinished({NAMES[name]: config for name, config in configs.items()}, say)
     runs = [config.out for config in configs.values()]
     measured = measure_runs(runs, [], baselines=("random", "scratch", "teacher"), picture=out / "predictions.png", say=say)
     found: dict[str, dict[str, Any]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,75 +54,46 @@ def demo(
     if as_json:
         print(json.dumps(results))
         return
-    _show(results["compression"])
-    _show_ensemble(results["ensemble"])
-    _show_xmodal(results["rgb_to_depth"])
-    _show_probe(results["probe"])
+    found = results["compression"]
+    columns = {"parameters": _number("parameters", ","), "top-1 %": _number("top1", ".2f")}
+    columns |= {"of the way to the teacher": _number("way", ".0%"), "s": _number("seconds", ".0f")}
+    _show(found, columns, f"{found['images']:,} test images: differences below {found['noise']:.1f} points may be chance")
+    found = results["ensemble"]
+    columns = {"top-1 %": _number("top1", ".2f"), "NLL, nats": _number("nll", ".3f"), "calibration error %": _number("ece")}
+    _show(found, columns, f"{found['images']:,} test images; the teachers disagree about {found['disagreement']:.1f} % of them")
+    found = results["rgb_to_depth"]
+    columns = {"mIoU %": _number("miou"), "pixels %": _number("pixel_accuracy"), "main object, linear probe %": _number("top1")}
+    _show(found, columns, f"{found['images']:,} test frames; all frozen under a linear head but the one from its labels")
+    found = results["probe"]
+    columns = {"top-1 %": _number("top1"), "95 % interval": lambda row: f"{row['low']:.1f} to {row['high']:.1f}"}
+    _show(found, columns, f"{found['train_images']:,} labelled frames to learn from, {found['images']:,} to test on")
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], columns: dict[str, Callable[[dict[str, Any]], str]], note: str) -> None:
+    """A result's rows as a table, then what its figures are worth and where its picture is.
+
+    Args:
+        result: Has ``title``, ``rows``, each with a ``name``, and ``seed``.
+        columns: Head of a column after the network's -> what it says of a row.
+        note: Behind the seed.
+    """
     from rich.table import Table
 
     from .tables import table_console
 
     console = table_console()
     table = Table(title=result["title"], title_justify="left")
-    for column in ("network", "parameters", "top-1 %", "of the way to the teacher", "s"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    table.add_column("network")
+    for column in columns:
+        table.add_column(column, justify="right")
     for row in result["rows"]:
-        way = "" if row["way"] is None else f"{100 * row['way']:.0f} %"
-        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['top1']:.2f}", way, f"{row['seconds']:.0f}")
+        table.add_row(row["name"], *(say(row) for say in columns.values()))
     console.print(table)
-    console.print(
-        f"one seed ({result['seed']}), {result['images']:,} test images: differences below {result['noise']:.1f} points may be chance", highlight=False
-    )
-    console.print(f"picture: {result['picture']}", highlight=False)
+    console.print(f"one seed ({result['seed']}), {note}", highlight=False)
+    if "picture" in result:
+        console.print(f"picture: {result['picture']}", highlight=False)
 
 
-def _show_ensemble(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from .tables import table_console
-
-    console = table_console()
-    table = Table(title=result["title"], title_justify="left")
-    for column in ("network", "top-1 %", "NLL, nats", "calibration error %"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    for row in result["rows"]:
-        table.add_row(row["name"], *("" if row[key] is None else f"{row[key]:{form}}" for key, form in (("top1", ".2f"), ("nll", ".3f"), ("ece", ".1f"))))
-    console.print(table)
-    console.print(
-        f"one seed ({result['seed']}), {result['images']:,} test images; the teachers disagree about {result['disagreement']:.1f} % of them", highlight=False
-    )
-    console.print(f"picture: {result['picture']}", highlight=False)
-
-
-def _show_xmodal(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from .tables import table_console
-
-    console = table_console()
-    table = Table(title=result["title"], title_justify="left")
-    for column in ("network", "mIoU %", "pixels %", "main object, linear probe %"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    for row in result["rows"]:
-        table.add_row(row["name"], *("" if row[key] is None else f"{row[key]:.1f}" for key in ("miou", "pixel_accuracy", "top1")))
-    console.print(table)
-    console.print(f"one seed ({result['seed']}), {result['images']:,} test frames; all frozen under a linear head but the one from its labels", highlight=False)
-    console.print(f"picture: {result['picture']}", highlight=False)
-
-
-def _show_probe(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from .tables import table_console
-
-    console = table_console()
-    table = Table(title=result["title"], title_justify="left")
-    for column in ("network", "top-1 %", "95 % interval"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    for row in result["rows"]:
-        table.add_row(row["name"], f"{row['top1']:.1f}", f"{row['low']:.1f} to {row['high']:.1f}")
-    console.print(table)
-    console.print(f"one seed ({result['seed']}), {result['train_images']:,} labelled frames to learn from, {result['images']:,} to test on", highlight=False)
+def _number(key: str, form: str = ".1f") -> Callable[[dict[str, Any]], str]:
+    """A row's value as text; nothing where there is none."""
+    return lambda row: "" if row[key] is None else f"{row[key]:{form}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.config import RunConfig, to_yaml
@@ -41,6 +42,18 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
     save_student(parts.transfer.student, run.student)
     save_adaptors(parts.transfer, run.adaptors)
     return result.last
+
+
+def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None]) -> None:
+    """Train several configs, one after the other; those whose run has a student already are kept.
+
+    Args:
+        configs: By the name that ``say`` is told when one begins.
+    """
+    for number, (name, config) in enumerate(configs.items(), 1):
+        say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
+        if not Run(config.out).student.is_file():
+            train_run(config)
 
 
 def _start_trackers(parts: Assembly, config: RunConfig) -> None:

@@ -53,7 +53,17 @@ class Rule(nn.Module, ABC):
     def forward(
         self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
     ) -> Tensor:
-        """Return the scalar loss; ``teachers`` has None where a teacher did not look."""
+        """Combine the losses of a batch.
+
+        Args:
+            objectives: One for each of the n teachers.
+            student: What the student said, (B, …).
+            teachers: What each teacher said, (B, …); None where it did not look.
+            batch: With ``index`` (B,) and, if labelled, ``target`` (B,).
+
+        Returns:
+            A scalar.
+        """
 
 
 @ENSEMBLE_RULES.register("sum")

@@ -128,7 +128,7 @@ def _entry(path: Path) -> Entry:
 
 
 def _label(config: RunConfig) -> str:
-    """``CRD + KD``; with the rule that combines the teachers where it is not their sum, as ``CRD (min_norm)``."""
+    """``CRD + KD``; with the rule that combines the teachers where it is not their sum, as ``CRD (gradient)``."""
     names = sorted((entry.name, entry.rule or config.ensemble.rule) for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher)
     rules = {rule for _, rule in names}
     if len(rules) <= 1:

@@ -40,7 +40,8 @@ def ensemble(count: int, *overrides: str) -> list[str]:
 ONLY_KD = ["objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"]
 TAUGHT = "ensemble/cifar100_crd"
 OTHER_RULES = ("average", "entropy", "confidence", "gradient", "random")
-EPOCHS_10, EPOCHS_6 = (["train.epochs=10", "train.evaluate_every=5"], ["train.epochs=6", "train.evaluate_every=6"])
+EPOCHS_15, EPOCHS_10, EPOCHS_6 = ([f"train.epochs={epochs}", f"train.evaluate_every={every}"] for epochs, every in ((15, 5), (10, 5), (6, 6)))
+KEPT = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=packed"]
 
 # name -> schedule, and cell -> (config, overrides, seeds); a cell called teacher… is trained before the others.
 GRIDS = {
@@ -61,6 +62,17 @@ GRIDS = {
             "shared": (CRD, [*STUDENT, "objectives.crd.negatives=shared"], 3),
             "all": (CRD, [*STUDENT, "objectives.crd.negatives=all"], 3),
             "all_paper_bias": (CRD, [*STUDENT, "objectives.crd.negatives=all", "objectives.crd.bias=paper"], 1),
+        },
+    },
+    # Students whose representations are probed elsewhere (benchmarks/transferability.py); the teacher looks at four views of each image once.
+    "cifar100_subset_cosine": {
+        "schedule": ["train.schedule=cosine", "train.lr=0.1"],
+        "cells": {
+            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+            "untaught": ("teachers/cifar100", ["student.model=resnet8", "train.views=4", *EPOCHS_10], 3),
+            "kd": (CRD, [*STUDENT, *KEPT, *ONLY_KD, *EPOCHS_10], 3),
+            "crd": (CRD, [*STUDENT, *KEPT, *K4096, *EPOCHS_10], 3),
+            "crd_kd": (CRD, [*STUDENT, *KEPT, *K4096, "objectives.kd.weight=1", *EPOCHS_10], 3),
         },
     },
     "cifar100_subset_ensemble": {

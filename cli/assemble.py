@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
-from ..core.config import NetworkConfig, RunConfig
 from ..core.engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
+from ..core.schema import NetworkConfig, RunConfig
 from ..core.teacher_cache import TeacherMemory
 from ..core.transfer import Term, Transfer
 from ..ensemble.batched import Batched
@@ -93,7 +93,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     objective = OBJECTIVES[entry.name]
     options = objective.Options(**entry.options())
     if not objective.needs_teacher:
-        return Term(objective.build(options, settings[0]), entry.weight)
+        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
     objectives = objective.build_each(options, settings)
     name = entry.rule or config.ensemble.rule
     rule = ENSEMBLE_RULES[name]
@@ -104,7 +104,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         )
     # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
-    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings))
+    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.config import RunConfig, load_config
+from ..core.config import load_config
 from ..core.run import Run, write_text
+from ..core.schema import RunConfig
 from ..report.comparison import Contestant, draw_comparison
 from .assemble import open_split
 from .measure import measure_run

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.config import RunConfig, load_config
+from ..core.config import load_config
 from ..core.run import write_text
+from ..core.schema import RunConfig
 from .measure import measure_runs
 from .run import train_unfinished
 

@@ -10,10 +10,10 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ..core.checkpoint import load_newest
-from ..core.config import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
+from ..core.schema import NetworkConfig, RunConfig
 from .assemble import build, measure_statistics, open_split
 
 BASELINES = ("random", "scratch", "teacher")

@@ -13,11 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..core.config import NetworkConfig, RunConfig, load_config
+from ..core.config import load_config
 from ..core.errors import UsageError
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run, write_text
+from ..core.schema import NetworkConfig, RunConfig
 from ..core.seeds import members
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..report.diversity import Bar, Curve, draw_diversity

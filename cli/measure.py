@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..core.config import RunConfig, load_config, validate
+from ..core.config import load_config, validate
 from ..core.engine import evaluate
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run, write_text
+from ..core.schema import RunConfig
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment

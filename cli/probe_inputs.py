@@ -13,10 +13,11 @@ from accelerate.utils import set_seed
 from pydantic import BaseModel
 from torch import Tensor
 
-from ..core.config import NetworkConfig, dataset_options, load_config
+from ..core.config import dataset_options, load_config
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.run import Run
+from ..core.schema import NetworkConfig
 from ..core.seeds import members
 from ..core.weights import find_weights
 from ..probe.features import Features

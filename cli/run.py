@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.config import RunConfig, to_yaml
+from ..core.config import to_yaml
 from ..core.engine import fit
 from ..core.run import Run, flatten
+from ..core.schema import RunConfig
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..report.curves import draw_curves

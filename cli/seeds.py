@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ..core.config import RunConfig, to_yaml
+from ..core.config import to_yaml
 from ..core.errors import UsageError
 from ..core.run import Run
+from ..core.schema import RunConfig
 from ..core.seeds import member
 from .assemble import prepare_accelerator
 from .diversity import measure_diversity

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from .checkpoint import Position, Snapshot, checkpoints, load_newest, random_state, save_checkpoint, set_random_state
-from .config import TrainConfig
-from .errors import ContrastillError, Stopped
+from .errors import ContrastillError, Stopped, UsageError
 from .preemption import StopRequest
 from .progress import Progress
 from .representation import Network
 from .run import Run
+from .schema import TrainConfig
 from .transfer import Transfer, TransferOutput
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,11 @@ def fit(
     return _Training(transfer, train, test, config, run, accelerator, progress).fit()
 
 
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_epochs: int = 0) -> float:
     """The rate of optimiser step ``step`` (from 0): a function of the step alone, so a resumed run needs no scheduler state."""
+    step -= initial_epochs * steps_per_epoch
+    if step < 0:
+        return config.initial_lr or config.lr
     total = config.epochs * steps_per_epoch
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -123,30 +126,46 @@ class _Training:
     ) -> None:
         self.transfer, self.train, self.test = transfer.to(accelerator.device, memory_format=torch.channels_last), train, test
         self.config, self.run, self.accelerator = config, run, accelerator
-        transfer.train()
-        transfer.freeze_unread({name: value[:2] for name, value in next(iter(train.epoch(0))).items()})
+        if config.initial_epochs and not transfer.initial_epochs:
+            raise UsageError(f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out")
+        self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
+        self.epochs = self.initial_epochs + config.epochs
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not broadcast rank 0's.
         ignored = [name for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()] if name.startswith("teachers.")]
         ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(transfer, ignored)
-        self.model, self.optimizer = accelerator.prepare(transfer, _optimizer(transfer, config))
         self.position = Position()
+        self.model: nn.Module | None = None
         self.running: dict[str, Tensor] = {}
         self.stop = StopRequest()
-        self.progress = Progress(config.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process)
+        self.progress = Progress(self.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process)
+
+    @property
+    def stage(self) -> str:
+        """Of the epoch under way; after the last one still the training proper."""
+        return "initial" if self.position.epoch < self.initial_epochs else "main"
+
+    def _begin_stage(self) -> None:
+        """Wrap the model and make an optimiser for what learns in the stage that the position is in."""
+        self.transfer.train()
+        self.transfer.enter(self.stage, {name: value[:2] for name, value in next(iter(self.train.epoch(0))).items()})
+        if self.model is not None:  # of the stage before
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.accelerator.free_memory()
+        self.model, self.optimizer = self.accelerator.prepare(self.transfer, _optimizer(self.transfer, self.config))
 
     def fit(self) -> FitResult:
         history = self._resume()
         with self.progress, self.stop:
             self.progress.start_at(self.position.epoch, self.position.batch)
-            while self.position.epoch < self.config.epochs:
+            while self.position.epoch < self.epochs:
                 history.append(self._epoch())
         return FitResult(last=history[-1] if history else {}, history=history)
 
     def _epoch(self) -> dict[str, Any]:
         """One epoch from the position on: its batches, its row, its checkpoint."""
         began, seen = time.perf_counter(), 0
-        epoch = self.position.epoch
+        epoch, stage = self.position.epoch, self.stage
         for batch in self.train.epoch(epoch, self.position.batch):
             self._step(batch)
             seen += len(batch["index"])
@@ -160,13 +179,17 @@ class _Training:
         row = {"epoch": epoch, "step": self.position.step, "lr": self.optimizer.param_groups[0]["lr"], **self._means()}
         seconds = time.perf_counter() - began
         row |= {"seconds": round(seconds, 3), "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1)}
-        last = epoch + 1 == self.config.epochs
-        if self.test is not None and (last or (epoch + 1) % self.config.evaluate_every == 0):
+        last = epoch + 1 == self.epochs
+        if stage == "initial":
+            row["stage"] = stage
+        elif self.test is not None and (last or (epoch + 1) % self.config.evaluate_every == 0):
             row |= evaluate(self.transfer.student, self.test, self.accelerator)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
-        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+        self.accelerator.log({name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"])
         self.position.epoch, self.position.batch, self.running = epoch + 1, 0, {}
+        if self.stage != stage:
+            self._begin_stage()
         if last or (epoch + 1) % self.config.checkpoint_every == 0:
             self._save()
         self.progress.end_epoch(row)
@@ -175,7 +198,8 @@ class _Training:
     def _step(self, batch: dict[str, Tensor]) -> None:
         """One optimiser step; nothing here waits for the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.position.step, len(self.train))
+            group["lr"] = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
+        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / self.config.epochs
         with self.accelerator.autocast():
             output: TransferOutput = self.model(batch)
         self.accelerator.backward(output.loss)
@@ -214,7 +238,7 @@ class _Training:
     def _check_finite(self) -> None:
         """Stop before anything that is no number is written."""
         if self.running and (bad := int(self.running["bad_step"].item())):
-            terms = [name for name in self.transfer.terms if not math.isfinite(self.running[name].item())]
+            terms = [name for name in self.transfer.terms if name in self.running and not math.isfinite(self.running[name].item())]
             raise ContrastillError(
                 f"the loss is not a finite number since step {bad} (epoch {self.position.epoch}, objective {' and '.join(terms) or 'weights'}): "
                 f"lower train.lr={self.config.lr} or the objective's weight; {self._kept()}"
@@ -242,6 +266,8 @@ class _Training:
     def _resume(self) -> list[dict[str, Any]]:
         """Go on from the newest checkpoint, if there is one; returns the rows of the epochs done."""
         snapshot = load_newest(self.run.checkpoints) if self.run else None
+        self.position = self.position if snapshot is None else snapshot.position
+        self._begin_stage()
         if snapshot is None:
             if self.run and self.accelerator.is_main_process:
                 self.run.rewind(0)
@@ -251,7 +277,6 @@ class _Training:
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
         set_random_state(snapshot.random)
-        self.position = snapshot.position
         self.running = {name: value.to(self.accelerator.device) for name, value in snapshot.running.items()}
         if self.accelerator.is_main_process:
             self.run.rewind(self.position.epoch)

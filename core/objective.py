@@ -48,6 +48,9 @@ class Objective(nn.Module, ABC):
         needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
         needs_teacher: Whether it compares with a teacher at all.
         default_weight: The published weight of this term in the loss.
+        default_warmup: The published share of the training over which that weight rises linearly from 0.
+        initial_epochs: The published length of the initial stage before the training proper; 0 for an objective that has none.
+        only_initial: Whether that stage is all there is of it.
         joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the teacher's place.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
     """
@@ -56,6 +59,9 @@ class Objective(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = True
     default_weight: ClassVar[float] = 1.0
+    default_warmup: ClassVar[float] = 0.0
+    initial_epochs: ClassVar[int] = 0
+    only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -75,6 +81,17 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of this batch; ``teacher`` is None only if ``needs_teacher`` is False."""
+
+    def initial(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
+        """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is said."""
+        return self(student, teacher, batch)
+
+    def enter(self, stage: str) -> None:
+        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: an objective whose own parameters learn in one of them alone freezes them in the other."""
+
+    def student_needs(self, stage: str) -> frozenset[str]:
+        """What it reads of the student in a stage; nothing where its own parameters learn from the teacher alone."""
+        return self.needs
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         """Return the loss of each sample (B,), whose mean ``forward`` returns; overridden where the loss decomposes.

@@ -12,7 +12,7 @@ from .registry import PRETRAINED
 from .run import Run
 
 if TYPE_CHECKING:
-    from .config import NetworkConfig
+    from .schema import NetworkConfig
 
 _PREFIX = "seed-"
 

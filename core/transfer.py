@@ -48,13 +48,16 @@ class Term(nn.Module):
             objective that reads no teacher, or all of them at once.
         weight: Its weight in the loss; left out, the objective's published one.
         rule: How n losses become one; left out, the paper's sum.
+        warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published one.
     """
 
-    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None, rule: Rule | None = None) -> None:
+    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None, rule: Rule | None = None, warmup: float | None = None) -> None:
         super().__init__()
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
+        self.warmup = first.default_warmup if warmup is None else warmup
+        self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
         self.needs = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
@@ -72,6 +75,18 @@ class Term(nn.Module):
         if self.joint:
             return self.objectives[0](student, teachers, batch)
         return self.rule(self.objectives, student, teachers, batch)
+
+    def initial(self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
+        return sum(objective.initial(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers or [None], strict=True))
+
+    def weight_at(self, share: float) -> float:
+        """Its weight when ``share`` of the training proper is done."""
+        return self.weight * min(1.0, share / self.warmup) if self.warmup else self.weight
+
+    def in_stage(self, stage: str) -> bool:
+        """Whether it is part of the loss in a stage."""
+        return self.initial_epochs > 0 if stage == "initial" else not self.only_initial
 
     def logs(self) -> dict[str, Tensor]:
         """What objectives and rule report, the teacher's number in the name where there are several."""
@@ -119,21 +134,48 @@ class Transfer(nn.Module):
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
             if term.needs_teacher and not term.joint and len(term.objectives) != len(teachers):
                 raise UsageError(f"objective {name} was built for {len(term.objectives)} teachers, and there are {len(teachers)}")
-        self.student_needs = frozenset().union(*(term.needs for term in self.terms.values()))
+        if not any(term.in_stage("main") for term in self.terms.values()):
+            raise UsageError(f"{' and '.join(self.terms)} have an initial stage only: add an objective for the training after it, such as cross_entropy")
+        self.initial_epochs = max(term.initial_epochs for term in self.terms.values())
+        self.progress = 1.0
+        self._unread: list[nn.Parameter] = []
+        self._set_stage("main")
         self.teacher_needs = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
         self.look: Look = look or in_turn
 
     def forward(self, batch: Mapping[str, Tensor]) -> TransferOutput:
         """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
         teachers = self.teachers_say(batch)
-        student = self.student(batch, self.student_needs)
-        losses = {name: term(student, teachers, batch) for name, term in self.terms.items()}
+        student = self.student(batch, self.student_needs) if self.student_needs else Representation()
+        main = self.stage == "main"
+        active = {name: term for name, term in self.terms.items() if term.in_stage(self.stage)}
+        losses = {name: (term if main else term.initial)(student, teachers, batch) for name, term in active.items()}
         return TransferOutput(
-            loss=sum(self.terms[name].weight * loss for name, loss in losses.items()),
+            loss=sum((active[name].weight_at(self.progress) if main else 1.0) * loss for name, loss in losses.items()),
             terms={name: loss.detach() for name, loss in losses.items()},
             student=student,
-            logs={f"{name}/{what}": value for name, term in self.terms.items() for what, value in term.logs().items()},
+            logs={f"{name}/{what}": value for name, term in active.items() for what, value in term.logs().items()},
         )
+
+    def enter(self, stage: str, batch: Mapping[str, Tensor]) -> None:
+        """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`).
+
+        Args:
+            stage: ``"initial"``, for objectives that have such a stage, or ``"main"``, the training proper.
+            batch: A batch of any size, as ``forward`` takes it.
+        """
+        for parameter in self._unread:
+            parameter.requires_grad_(True)
+        self._set_stage(stage)
+        for term in self.terms.values():
+            for objective in term.objectives:
+                objective.enter(stage)
+        self.freeze_unread(batch)
+
+    def _set_stage(self, stage: str) -> None:
+        self.stage = stage
+        active = [term for term in self.terms.values() if term.in_stage(stage)]
+        self.student_needs = frozenset().union(*(objective.student_needs(stage) for term in active for objective in term.objectives))
 
     def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
         """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else by looking.
@@ -178,15 +220,18 @@ class Transfer(nn.Module):
         Returns:
             Names of the parameters it froze, as the student's own module calls them.
         """
-        training = self.student.training
-        with torch.random.fork_rng(), torch.enable_grad():
-            said = self.student.eval()(batch, self.student_needs)
-        self.student.train(training)
-        read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
         parameters = [(name, p) for name, p in self.student.module.named_parameters() if p.requires_grad]
-        gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
-        unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
-        for _, parameter in unread:
+        unread = parameters
+        if self.student_needs:
+            training = self.student.training
+            with torch.random.fork_rng(), torch.enable_grad():
+                said = self.student.eval()(batch, self.student_needs)
+            self.student.train(training)
+            read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
+            gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
+            unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
+        self._unread = [parameter for _, parameter in unread]
+        for parameter in self._unread:
             parameter.requires_grad_(False)
         return [name for name, _ in unread]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ..core.config import RunConfig, load_config
+from ..core.config import load_config
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten
+from ..core.schema import RunConfig
 from ..report.teachers import Panel, Point
 
 _KEYS = 3  # settings that a label names

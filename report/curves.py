@@ -8,7 +8,7 @@ from typing import Any
 
 from .figure import COLOURS, figure
 
-_NOT_TERMS = ("epoch", "step", "lr", "loss", "top1", "top5", "seconds", "samples_per_second")
+_NOT_TERMS = ("stage", "epoch", "step", "lr", "loss", "top1", "top5", "seconds", "samples_per_second")
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
@@ -18,7 +18,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
         history: Rows of metrics.jsonl; not empty.
         path: The PNG to write.
     """
-    terms = [name for name in history[0] if name not in _NOT_TERMS and "/" not in name]
+    # An initial stage has terms of its own.
+    terms = [name for name in dict.fromkeys(name for row in history for name in row) if name not in _NOT_TERMS and "/" not in name]
     measured = [row for row in history if "top1" in row]
     with figure(path, 10.5, 3.2) as drawn:
         loss, accuracy, rate = drawn.subplots(1, 3)

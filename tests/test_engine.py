@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from contrastill.core.checkpoint import checkpoints, load_checkpoint, load_newest
-from contrastill.core.config import TrainConfig
 from contrastill.core.engine import evaluate, fit, learning_rate
 from contrastill.core.errors import ContrastillError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
+from contrastill.core.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from contrastill.cli.assemble import build
-from contrastill.core.config import NetworkConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Preprocess, describe
+from contrastill.core.schema import NetworkConfig
 from contrastill.core.weights import save_state_dict
 from contrastill.models.build import build_network, load_student, save_student
 

@@ -6,12 +6,12 @@ import psutil
 import pytest
 import torch
 
-from contrastill.core.config import TrainConfig
 from contrastill.core.engine import fit
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
+from contrastill.core.schema import TrainConfig
 from contrastill.core.teacher_cache import TeacherMemory
 from contrastill.core.transfer import Term, Transfer, teacher_fields
 from contrastill.datasets.in_memory import TensorSplit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -27,7 +28,8 @@ class Registry(Mapping[str, T]):
         self._packages = packages
         self._entries: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
-        self._discovered = False
+        self._lock = threading.RLock()
+        self._discovering = self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: enter the decorated class or function under ``name``."""
@@ -79,12 +81,16 @@ class Registry(Mapping[str, T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        # Relative to this package's parent, so that the tree works under whatever name it was installed.
-        for name in self._packages:
-            package = importlib.import_module(f"..{name}", __package__)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{package.__name__}.{module.name}")
+        with self._lock:  # the modules that are imported may look names up themselves; other threads wait until all are there
+            if self._discovering:
+                return
+            self._discovering = True
+            # Relative to this package's parent, so that the tree works under whatever name it was installed.
+            for name in self._packages:
+                package = importlib.import_module(f"..{name}", __package__)
+                for module in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{package.__name__}.{module.name}")
+            self._discovered = True
 
 
 OBJECTIVES: Registry[type] = Registry("objective", "objectives", "xmodal", "ensemble")

@@ -1,5 +1,8 @@
 """Configs: overrides, defaults, and errors that name the key, the value and what is allowed."""
 
+import subprocess
+import sys
+
 import pytest
 
 from contrastill.core.config import load_config, shipped_configs, to_yaml, validate
@@ -89,3 +92,16 @@ def test_unknown_config_and_broken_yaml(tmp_path):
 def test_validate_takes_plain_values():
     config = validate({"out": "runs/x", "data": {"name": "packed", "path": "x.h5"}, "student": {"model": "resnet8"}, "objectives": {"cross_entropy": {}}})
     assert config.train.batch_size == 64 and config.objectives["cross_entropy"].weight == 1.0
+
+
+def test_several_threads_may_look_names_up_first():
+    program = """
+import threading
+from contrastill.core.registry import DATASETS
+found = []
+threads = [threading.Thread(target=lambda: found.append(DATASETS["packed"].__name__)) for _ in range(4)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(found)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.stdout.strip() == str(["Packed"] * 4), answer.stderr

@@ -1,0 +1,76 @@
+"""Neuron selectivity transfer (Huang & Wang, 2017)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..core.nce import normalise
+from ..core.objective import Objective, Options, Setting
+from ..core.registry import OBJECTIVES
+from ..core.representation import Representation
+from .maps import Pairs, from_the_end, map_pairs, meet
+from .precision import full_precision
+
+
+@OBJECTIVES.register("nst")
+class NST(Objective):
+    """Σ over pairs of maps of the squared maximum mean discrepancy between the channels of the two sides, kernel (aᵀb)² (Huang & Wang, 2017).
+
+    A channel is its activations over positions, at length 1, so the number of channels may differ; maps of different sizes are averaged to the
+    smaller one. A channel that is 0 everywhere stays 0.
+
+    Args:
+        pairs: (student's map, teacher's map) places.
+
+    Shape:
+        - student.maps, teacher.maps: (B, C_i, H_i, W_i), any channels - returns a scalar.
+
+    Raises:
+        UsageError: (``build``) A side has no maps, or not those named.
+
+    Example:
+        >>> student, teacher = (Representation(maps=(torch.randn(2, *shape),)) for shape in ((3, 8, 8), (6, 4, 4)))
+        >>> NST(pairs=((0, 0),))(student, teacher, {}).shape
+        torch.Size([])
+    """
+
+    class Options(Options):
+        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three of each")
+
+    needs = frozenset({"maps"})
+    default_weight = 50.0
+
+    def __init__(self, pairs: Pairs) -> None:
+        super().__init__()
+        self.pairs = pairs
+
+    @classmethod
+    def build(cls, options: Options, setting: Setting) -> NST:
+        return cls(map_pairs("nst", options.pairs, setting, default=from_the_end(setting, 3)))
+
+    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        return self.per_sample(student, teacher, batch).mean()
+
+    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        losses = []
+        for ours, theirs in self.pairs:
+            with full_precision(student.maps[ours], teacher.maps[theirs]) as maps:
+                losses.append(discrepancy(*(normalise(features.flatten(2))[0] for features in meet(*maps))))
+        return torch.stack(losses).sum(0)
+
+
+def discrepancy(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Squared MMD, kernel (aᵀb)², between the rows of two sets: (B, C, N) and (B, C', N) -> (B,)."""
+    (channels, length), others = ours.shape[1:], theirs.shape[1]
+    # The mean of (aᵀb)² over all a and b is ⟨mean aaᵀ, mean bbᵀ⟩, so the discrepancy is the distance of two N×N matrices; with
+    # few channels of many positions the products between channels are less work. Both count multiplications, over N.
+    if length * (channels + others) <= channels**2 + others**2 + channels * others:
+        return (ours.mT @ ours / channels - theirs.mT @ theirs / others).square().sum((1, 2))
+    return mean_kernel(ours, ours) + mean_kernel(theirs, theirs) - 2 * mean_kernel(ours, theirs)
+
+
+def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
+    """Mean of (aᵀb)² over the rows of both: (B, C, N) and (B, C', N) -> (B,)."""
+    return (one @ other.mT).square().mean((1, 2))

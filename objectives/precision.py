@@ -1,0 +1,25 @@
+"""Where an objective must not lose digits: autocast off, and everything in float32 at least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors in float32 at least, within a block that autocast does not reach.
+
+    Args:
+        tensors: One or more of any shape, all on one device.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), full_precision(torch.ones(2, 2, dtype=torch.bfloat16)) as (ones,):
+        ...     (ones @ ones).dtype
+        torch.float32
+    """
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)

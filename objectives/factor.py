@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.nce import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .maps import map_pairs, meet
+from .precision import full_precision
 
 
 @OBJECTIVES.register("factor")
@@ -32,6 +33,7 @@ class Factor(Objective):
         UsageError: A side has no maps, or not those named.
 
     Example:
+        >>> import torch
         >>> ours, theirs = (Representation(maps=(torch.rand(2, dim, 4, 4),)) for dim in (3, 8))
         >>> factor = Factor(3, 8, pair=(0, 0))
         >>> factor.initial(ours, theirs, {}).shape, factor(ours, theirs, {}).shape
@@ -87,4 +89,5 @@ def _convolutions(*dims: int) -> nn.Sequential:
 
 def _unit(factor: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C·H·W) of length 1, in float32 at least."""
-    return F.normalize(factor.flatten(1).to(torch.promote_types(factor.dtype, torch.float32)), dim=1)
+    with full_precision(factor.flatten(1)) as (rows,):
+        return normalise(rows)[0]

@@ -11,6 +11,7 @@ from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .maps import meet
+from .precision import full_precision
 
 
 @OBJECTIVES.register("fsp")
@@ -72,7 +73,7 @@ def flow(maps: tuple[Tensor, ...]) -> list[Tensor]:
     """FSP matrices (B, C_i, C_{i+1}) of each map with the next, in float32 at least."""
     found = []
     for one, other in zip(maps, maps[1:], strict=False):
-        one, other = meet(one, other)
-        first, second = (value.flatten(2).to(torch.promote_types(value.dtype, torch.float32)) for value in (one, other))
-        found.append(first @ second.transpose(1, 2) / first.shape[2])
+        with full_precision(one, other) as maps:
+            first, second = (value.flatten(2) for value in meet(*maps))
+            found.append(first @ second.mT / first.shape[2])
     return found

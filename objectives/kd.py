@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
+from .logits import check_classes, divergence, log_probabilities
 
 
 @OBJECTIVES.register("kd")
 class KD(Objective):
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al., 2015).
 
+    With ``standardize`` each sample's logits have mean 0 and deviation 1 before the temperature, on either side, so that the
+    student need not match how large the teacher's are (logit standardization: Sun et al., CVPR 2024).
+
     Args:
         temperature: T; 4 in the CRD paper's table.
+        standardize: Whether logits are standardised.
 
     Shape:
         - student.logits, teacher.logits: (B, C) - returns a scalar.
 
     Raises:
-        UsageError: Teacher and student have different numbers of classes.
+        UsageError: (``build``) Teacher and student have different numbers of classes.
 
     Example:
         >>> import torch
@@ -34,27 +38,31 @@ class KD(Objective):
 
     class Options(Options):
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
+        standardize: bool = Field(False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side")
 
     default_weight = 0.9
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(self, temperature: float = 4.0, standardize: bool = False) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.standardize = temperature, standardize
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> KD:
-        if setting.student.num_classes != setting.teacher.num_classes:
-            raise UsageError(
-                f"objective kd compares logits, but the teacher has {setting.teacher.num_classes} classes and the student "
-                f"{setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use an objective that reads embeddings, such as crd"
-            )
+        check_classes("kd", setting)
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         return self.per_sample(student, teacher, batch).mean()
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        # Under autocast log_softmax and kl_div run in float32 of themselves: half precision loses the small probabilities KD is about.
-        log_student = F.log_softmax(student.logits / self.temperature, dim=1)
-        log_teacher = F.log_softmax(teacher.logits / self.temperature, dim=1)
-        return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1) * self.temperature**2
+        ours, theirs = student.logits, teacher.logits
+        if self.standardize:
+            ours, theirs = standardised(ours), standardised(theirs)
+        return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * self.temperature**2
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each sample's logits (B, C) with mean 0 and deviation 1 over the classes, in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    deviation, mean = torch.std_mean(logits, dim=1, correction=0, keepdim=True)
+    return (logits - mean) / (deviation + 1e-7)

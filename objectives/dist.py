@@ -1,0 +1,65 @@
+"""DIST: correlation in the place of divergence (Huang et al., NeurIPS 2022)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from ..core.nce import normalise
+from ..core.objective import Objective, Options, Setting
+from ..core.registry import OBJECTIVES
+from ..core.representation import Representation
+from .logits import check_classes, log_probabilities
+
+
+@OBJECTIVES.register("dist")
+class DIST(Objective):
+    """τ² · (β · inter + γ · intra), each 1 − the mean Pearson correlation of both sides' softmax(logits / τ) (Huang et al., NeurIPS 2022).
+
+    **inter** correlates what a sample's classes get (rows), **intra** what a class gets over the batch (columns). The student need not
+    match the probabilities, only how they lie to one another, which a stronger teacher leaves it more room for. Defaults are those of CIFAR-100.
+
+    Args:
+        beta: β, factor of the inter-class part.
+        gamma: γ, factor of the intra-class part.
+        temperature: τ.
+
+    Shape:
+        - student.logits, teacher.logits: (B, C) - returns a scalar.
+
+    Raises:
+        UsageError: (``build``) Teacher and student have different numbers of classes.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.randn(4, 5)
+        >>> abs(DIST()(Representation(logits=logits), Representation(logits=logits), {}).item()) < 1e-4
+        True
+    """
+
+    class Options(Options):
+        beta: float = Field(2.0, ge=0, description="factor of the correlation between classes, of each sample")
+        gamma: float = Field(2.0, ge=0, description="factor of the correlation between samples, of each class")
+        temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
+
+    default_weight = 1.0
+
+    def __init__(self, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.beta, self.gamma, self.temperature = beta, gamma, temperature
+
+    @classmethod
+    def build(cls, options: Options, setting: Setting) -> DIST:
+        check_classes("dist", setting)
+        return cls(**dict(options))
+
+    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        ours, theirs = (log_probabilities(side.logits, self.temperature).exp() for side in (student, teacher))
+        inter, intra = pearson_distance(ours, theirs), pearson_distance(ours.T, theirs.T)
+        return (self.beta * inter + self.gamma * intra) * self.temperature**2
+
+
+def pearson_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    """1 − the mean over rows of the correlation of two (N, D); a row that is constant on a side correlates with nothing, without a gradient."""
+    ours, theirs = (normalise(side - side.mean(1, keepdim=True))[0] for side in (ours, theirs))
+    return 1 - (ours * theirs).sum(1).mean()

@@ -1,0 +1,42 @@
+"""What objectives on logits share: whether both sides name the same classes, probabilities at a temperature, and their divergence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.errors import UsageError
+from ..core.objective import Setting
+
+
+def check_classes(objective: str, setting: Setting) -> None:
+    """Refuse two sides whose logits cannot be compared one by one.
+
+    Args:
+        objective: Its name, for the message.
+        setting: With the number of classes of both sides.
+
+    Raises:
+        UsageError: Teacher and student have different numbers of classes.
+    """
+    if setting.student.num_classes != setting.teacher.num_classes:
+        raise UsageError(
+            f"objective {objective} compares logits, but the teacher has {setting.teacher.num_classes} classes and the student "
+            f"{setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use an objective that reads embeddings, such as crd"
+        )
+
+
+def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / T) over dimension 1, in float32 at least: half precision loses the small probabilities that distillation is about.
+
+    Args:
+        logits: (B, C).
+        temperature: T.
+    """
+    return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=1)
+
+
+def divergence(log_teacher: Tensor, log_student: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of each row: two (B, C) log-probabilities give (B,)."""
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)

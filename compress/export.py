@@ -1,0 +1,202 @@
+"""A run's student as a file that runs without this package: ONNX, or torch's exported program; compared with PyTorch before it is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..models.build import load_student
+from .exported import INPUT, OUTPUT, Takes, answering, pair, quiet, reason, require
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+"""Format -> what its files end in."""
+
+TOLERANCE = 1e-4
+"""How far logits may be from PyTorch's, as a part of the largest of them or of 1."""
+
+_BATCHES = (1, 7)
+_OLDEST_OPSET = 18  # of torch's exporter; it leaves a file of an older one silently at this
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported student.
+
+    Attributes:
+        path: The file.
+        format: ``onnx`` or ``torch``.
+        takes: What it is given.
+        num_classes: Length of the logits.
+        bytes: Size of the file.
+        opset: Of ONNX; None for torch.
+        difference: Largest difference of a logit from PyTorch's; None if it was not checked.
+        real_images: Whether the check had images of a data set; else they were random.
+    """
+
+    path: Path
+    format: str
+    takes: Takes
+    num_classes: int
+    bytes: int
+    opset: int | None
+    difference: float | None
+    real_images: bool
+
+
+def export_student(
+    run: str | os.PathLike,
+    path: str | os.PathLike,
+    *,
+    format: str = "onnx",
+    opset: int | None = None,
+    dynamic: bool = True,
+    with_preprocess: bool = False,
+    size: int | tuple[int, int] | None = None,
+    images: Tensor | None = None,
+    check: bool = True,
+) -> Export:
+    """Write a run's student as a file whose input is ``images`` and whose output is ``logits``; a failed export leaves nothing.
+
+    Args:
+        run: A run folder, or the ``student.safetensors`` in one.
+        path: The file; one that is there already stays until the new one has been checked.
+        format: ``onnx``, or ``torch`` for an ``ExportedProgram``, which ``torch.export.load`` reads.
+        opset: Version of ONNX's operators; None is the exporter's choice.
+        dynamic: Whether batches may have any length; else an image at a time.
+        with_preprocess: Whether the file takes uint8 images and has the normalisation and the resizing inside.
+        size: Side, or (height, width), of the images that it takes; None is the student's own resolution, else that of ``images``. A
+            student with a resolution of its own takes no other, unless the resizing is inside.
+        images: (N, C, H, W), N ≥ 1, as a data set hands them out, for the check; None: random ones.
+        check: Whether to load the file again and compare its logits with PyTorch's, in batches of 1 and 7.
+
+    Raises:
+        UsageError: No such run, format, folder or opset; a size that nothing says; a package that is missing.
+        ContrastillError: The student cannot be exported, or the file's answers are not PyTorch's.
+
+    Example:
+        >>> import tempfile
+        >>> from contrastill.models.build import build_network, save_student
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> save_student(build_network("resnet8", num_classes=3), folder / "student.safetensors")
+        >>> made = export_student(folder, folder / "student.pt2", format="torch", size=16)
+        >>> torch.export.load(made.path).module()(torch.zeros(5, 3, 16, 16)).shape
+        torch.Size([5, 3])
+    """
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if opset is not None and format != "onnx":
+        raise UsageError(f"opset={opset} is of ONNX: leave it out, or export with format=onnx")
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder: make it, or choose another for {path.name}")
+    if format == "onnx":
+        require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
+        _check_opset(opset)
+    student = load_student(run)
+    takes = _takes(student, images, size, with_preprocess, dynamic)
+    module = (nn.Sequential(_Preprocessing(takes), student) if with_preprocess else student).eval().requires_grad_(False)
+    inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
+    with torch.no_grad():
+        num_classes = module(inputs[:1]).shape[1]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with quiet():
+            used = _write(module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format, opset, dynamic)
+        difference = _difference(module, answering(temporary, format, takes), inputs) if check else None
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Export(path, format, takes, num_classes, path.stat().st_size, used, difference, check and images is not None)
+
+
+class _Preprocessing(nn.Module):
+    """Preprocess of uint8 images as a module, so that its numbers go into the file; resizing is left out where nothing changes."""
+
+    def __init__(self, takes: Takes) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        own = pair(takes.preprocess.resolution)
+        self.resolution = own if own != takes.shape[1:] else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = torch.addcmul(self.shift, images.float(), self.scale)
+        return images if self.resolution is None else F.interpolate(images, size=self.resolution, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _takes(student: nn.Module, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool) -> Takes:
+    """What the file is to be given, by what is known of it."""
+    own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
+    side = pair(size) or there or own if inside else own or pair(size) or there
+    if side is None:
+        raise UsageError(f"{type(student).__name__} takes images of any size: say which the file is for with size (--size), such as 32")
+    return Takes((len(student.preprocess.mean), *side), student.preprocess, inside, dynamic)
+
+
+def _random(takes: Takes) -> Tensor:
+    """Inputs for the check: noise."""
+    generator, shape = torch.Generator().manual_seed(0), (max(_BATCHES), *takes.shape)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8) if takes.inside else torch.randn(shape, generator=generator)
+
+
+def _check_opset(opset: int | None) -> None:
+    from onnx.defs import onnx_opset_version
+
+    if opset is not None and not _OLDEST_OPSET <= opset <= onnx_opset_version():
+        raise _no_opset(opset)
+
+
+def _no_opset(opset: int) -> UsageError:
+    from onnx.defs import onnx_opset_version
+
+    return UsageError(f"opset {opset} cannot be exported: choose one of {_OLDEST_OPSET} to {onnx_opset_version()}, or leave it out")
+
+
+def _write(module: nn.Module, name: str, example: Tensor, path: Path, format: str, opset: int | None, dynamic: bool) -> int | None:
+    """Export to the file; returns the opset that it has."""
+    try:
+        shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+        program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+        if format == "torch":
+            with open(path, "wb") as file:
+                torch.export.save(program, file)
+            return None
+        named = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": ({0: "batch"},) if dynamic else None}
+        made = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
+        used = made.model.opset_imports[""]
+        if opset in (None, used):
+            made.save(str(path), external_data=False)
+    except Exception as error:  # the exporters raise what they like, of any network that they cannot do
+        raise ContrastillError(f"{name} cannot be exported to {format}: {reason(error)}") from error
+    if opset not in (None, used):  # the exporter only warns, and writes another
+        raise _no_opset(opset)
+    return used
+
+
+def _difference(module: nn.Module, answer: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
+    """Largest difference of a logit over the batches.
+
+    Raises:
+        ContrastillError: It is more than rounding makes of it.
+    """
+    largest = 0.0
+    for length in _BATCHES:
+        with torch.no_grad():
+            expected = module(inputs[:length])
+        try:
+            found = answer(inputs[:length])
+        except Exception as error:  # of the runtime, for a length of batch that was fixed in the export
+            raise ContrastillError(f"the exported file does not run on a batch of {length}: {reason(error)}; --fixed may help") from error
+        difference, allowed = float((found - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= allowed:  # so that NaN is refused too
+            raise ContrastillError(f"the exported file's logits differ from PyTorch's by {difference:.2g} (allowed: {allowed:.2g}): nothing was written")
+        largest = max(largest, difference)
+    return largest

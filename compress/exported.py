@@ -1,0 +1,131 @@
+"""An exported student as it is used: what it is given, how it answers, how often it is right."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.errors import ContrastillError, UsageError
+from ..core.representation import Preprocess
+
+INPUT, OUTPUT = "images", "logits"
+"""Names in an ONNX file."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What an exported student is given.
+
+    Attributes:
+        shape: (C, H, W) of an image.
+        preprocess: That of the student.
+        inside: Whether the file does it itself, on uint8 images; else it takes normalised float32 images.
+        dynamic: Whether batches may have any length; else an image at a time.
+    """
+
+    shape: tuple[int, int, int]
+    preprocess: Preprocess
+    inside: bool
+    dynamic: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Make the file's input of images (B, C, H', W') as a data set hands them out: (B, C, H, W).
+
+        Raises:
+            UsageError: The file does the preprocessing, and the images are not uint8.
+        """
+        if not self.inside:
+            return replace(self.preprocess, resolution=self.shape[1:])(images).contiguous()
+        if images.dtype != torch.uint8:
+            raise UsageError(f"the preprocessing can be inside the file for uint8 images only, and these are {images.dtype}: leave out --with-preprocess")
+        if images.shape[1:] != self.shape:
+            images = F.interpolate(images.float(), size=self.shape[1:], mode="bilinear", align_corners=False, antialias=True).round().clamp(0, 255).byte()
+        return images.contiguous()
+
+
+def answering(path: str | os.PathLike, format: str, takes: Takes) -> Callable[[Tensor], Tensor]:
+    """An exported file as a function from its input (B, C, H, W) to logits (B, classes); one of fixed length is given an image at a time.
+
+    Raises:
+        ContrastillError: It cannot be loaded.
+    """
+    try:
+        with quiet():
+            answer = _onnx(path) if format == "onnx" else _torch(path)
+    except Exception as error:  # of the runtime, for files that it cannot read or run
+        raise ContrastillError(f"the exported file cannot be loaded again: {reason(error)}") from error
+    return answer if takes.dynamic else lambda inputs: torch.cat([answer(image) for image in inputs.split(1)])
+
+
+def accuracy(path: str | os.PathLike, format: str, takes: Takes, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Top-1 accuracy of an exported student, in per cent.
+
+    Args:
+        path: The file.
+        format: ``onnx`` or ``torch``.
+        takes: What it is given.
+        batches: Images (B, C, H, W) as a data set hands them out, and their classes (B,).
+    """
+    answer, right, count = answering(path, format, takes), 0, 0
+    for images, targets in batches:
+        right += int((answer(takes(images)).argmax(1) == targets).sum())
+        count += len(targets)
+    return 100 * right / count
+
+
+def require(*packages: str) -> None:
+    """Complain about packages of the extra ``export`` that are missing."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"this needs {' and '.join(missing)}: pip install contrastill[export]")
+
+
+def pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error goes back to: the exporters wrap it in advice to their own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' own reports: what matters of them is in the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        # Beside what is logged, torch prints graphs that it gave up on.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _onnx(path: str | os.PathLike) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(session.run(None, {INPUT: inputs.numpy()})[0])
+
+
+def _torch(path: str | os.PathLike) -> Callable[[Tensor], Tensor]:
+    with open(path, "rb") as file:
+        module = torch.export.load(file).module()
+    return torch.no_grad()(module.forward)

@@ -1,0 +1,178 @@
+"""What a network costs, against numbers worked out by hand, and `contrastill cost` as a user runs it."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from contrastill.cli.main import main
+from contrastill.compress.cost import network_cost, network_costs
+from contrastill.core.config import load_config, to_yaml
+from contrastill.core.errors import UsageError
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.weights import save_state_dict
+from contrastill.models.build import build_network, save_student
+
+CONFIG = """
+out: {out}
+data: {{name: rooms, size: 16, train_samples: 24, test_samples: 12}}
+teachers: [{{model: resnet14, weights: {teacher}}}]
+student: {{model: resnet8}}
+objectives: {{kd: {{weight: 1}}}}
+"""
+
+
+def as_network(module, channels=3, resolution=None):
+    return Network(module, taps=Taps(), preprocess=Preprocess((0.5,) * channels, (0.25,) * channels, resolution))
+
+
+def small():
+    """8 filters of 3×3 over 3 channels, stride 2, then 4 grouped, then 10 classes."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 5, groups=4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+
+
+def test_parameters_and_operations_by_hand():
+    cost = network_cost(as_network(small()), (16, 24), batch_size=5, rounds=2)
+    assert cost.parameters == (3 * 8 * 9 + 8) + (8 + 8) + (2 * 8 * 25 + 8) + (8 * 10 + 10)
+    first = 8 * 12 * 8 * (3 * 9)  # 8×12 positions of 8 filters
+    second = 4 * 8 * 8 * (2 * 25)
+    assert cost.flops == 2 * (first + second + 8 * 10)  # of one image, whatever the batch
+    assert cost.input_shape == (3, 16, 24) and cost.batch_size == 5
+
+
+class Attention(nn.Module):
+    def __init__(self, fused):
+        super().__init__()
+        self.qkv, self.out, self.fused = nn.Linear(16, 48), nn.Linear(16, 2), fused
+
+    def forward(self, images):
+        tokens = images.flatten(2)  # (B, 4, 16)
+        q, k, v = (part[:, None] for part in self.qkv(tokens).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v) if self.fused else (q @ k.mT / 4).softmax(-1) @ v
+        return self.out(mixed[:, 0].mean(1))
+
+
+def test_fused_attention_counts_as_its_products_do():
+    plain, fused = (network_cost(as_network(Attention(kind), channels=4), 4, rounds=1).flops for kind in (False, True))
+    assert plain == fused == 2 * (4 * 16 * 48 + 2 * 4 * 4 * 16 + 16 * 2)
+
+
+def test_a_transformer_layer_counts_in_eval_mode_too():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, batch_first=True)
+
+        def forward(self, images):
+            return self.layer(images.flatten(2)).mean(1)
+
+    tokens, width, hidden = 4, 16, 32
+    by_hand = tokens * width * 3 * width + 2 * tokens * tokens * width + tokens * width * width + 2 * tokens * width * hidden
+    assert network_cost(as_network(Tokens(), channels=4), 4, rounds=1).flops == 2 * by_hand
+
+
+def test_bytes_are_those_of_the_file_in_32_bits(tmp_path):
+    module = small().double()
+    save_state_dict(small().state_dict(), tmp_path / "weights.safetensors")
+    assert network_cost(as_network(module), 16, rounds=1).bytes == (tmp_path / "weights.safetensors").stat().st_size
+
+
+class Recording(nn.Module):
+    def __init__(self, name, log):
+        super().__init__()
+        self.name, self.log, self.layer = name, log, nn.Linear(12, 2)
+
+    def __deepcopy__(self, memo):
+        return Recording(self.name, self.log)
+
+    def forward(self, images):
+        self.log.append((self.name, len(images), self.training, torch.is_grad_enabled()))
+        return self.layer(images.flatten(1))
+
+
+def test_networks_take_turns_in_eval_mode_and_stay_as_they_are():
+    log = []
+    networks = [as_network(Recording(name, log)) for name in "ab"]
+    threads = torch.get_num_threads()
+    costs = network_costs(networks, [2, 2], batch_size=6, rounds=4, threads=1)
+    timed = [entry for entry in log if entry[1] == 6]
+    assert [name for name, *_ in timed] == ["a", "b"] * (len(timed) // 2) and len(timed) > 2 * 4
+    assert not any(training or grad for _, _, training, grad in timed)
+    assert all(network.training and all(p.requires_grad for p in network.parameters()) for network in networks)
+    assert [cost.threads for cost in costs] == [1, 1] and torch.get_num_threads() == threads
+    for cost in costs:
+        low, high = cost.latency_quartiles_ms
+        assert 0 < low <= cost.latency_ms <= high and cost.images_per_second == pytest.approx(6000 / cost.latency_ms)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (16, {"device": "toaster"}, "device toaster"),
+        (16, {"device": "meta"}, "device meta"),
+        (16, {"rounds": 0}, "rounds=0"),
+        (16, {"batch_size": -1}, "batch_size=-1"),
+        (4, {}, "cannot take images of"),
+    ],
+)
+def test_what_cannot_be_measured(size, options, message):
+    with pytest.raises(UsageError, match=message):
+        network_cost(as_network(small()), size, **{"rounds": 1, **options})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run with a teacher, and one with a resolution of its own whose teacher's weights are gone; weights are random, a cost asks for none else."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("teacher", "kd", "alone"):
+        (folder / name).mkdir()
+    save_student(build_network("resnet14", num_classes=12), folder / "teacher" / "student.safetensors")
+    (folder / "made.yaml").write_text(CONFIG.format(out=folder / "kd", teacher=folder / "teacher"))
+    for name, changes in {"kd": [], "alone": [f"teachers.0.weights={folder / 'nowhere'}"]}.items():
+        save_student(build_network("resnet8", num_classes=12, resolution=24 if name == "alone" else None), folder / name / "student.safetensors")
+        (folder / name / "config.yaml").write_text(to_yaml(load_config(str(folder / "made.yaml"), changes)))
+    return folder
+
+
+def test_a_run_is_beside_its_teacher(runs, capsys):
+    arguments = ["cost", "resnet8", str(runs / "kd"), str(runs / "alone"), "--size", "16", "--rounds", "2", "--device", "cpu", "--batch-size", "3"]
+    assert main([*arguments, "--json"]) == 0
+    said = capsys.readouterr()
+    plain, student, teacher, alone = json.loads(said.out)
+    assert [row["role"] for row in (plain, student, teacher, alone)] == ["network", "student", "teacher", "student"]
+    assert teacher["network"] == f"{runs / 'kd'}:teacher" and teacher["model"] == "resnet14"
+    assert plain["parameters"] == student["parameters"]  # as many classes as the run's
+    assert "of_teacher" not in alone and f"the teacher of {runs / 'alone'} is left out" in said.err
+    assert student["of_teacher"]["flops"] == student["flops"] / teacher["flops"] < 1
+    assert student["of_teacher"]["latency"] == student["latency_ms"] / teacher["latency_ms"]
+    assert student["input_shape"] == [3, 16, 16] and student["batch_size"] == 3
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "share of the teacher's" in " ".join(table.split())
+    assert f"{student['flops'] / 1e6:,.1f}  {100 * student['of_teacher']['flops']:.1f} %" in table
+
+
+def test_the_size_is_the_network_s_own_or_the_data_s(runs, capsys):
+    assert main(["cost", str(runs / "kd"), str(runs / "alone"), "--rounds", "1", "--json"]) == 0
+    assert [row["input_shape"] for row in json.loads(capsys.readouterr().out)] == [[3, 16, 16], [3, 16, 16], [3, 24, 24]]
+    assert main(["cost", str(runs / "kd"), str(runs / "alone"), "--rounds", "1", "--size", "20", "--json"]) == 0
+    assert [row["input_shape"] for row in json.loads(capsys.readouterr().out)] == [[3, 20, 20], [3, 20, 20], [3, 24, 24]]
+    assert main(["cost", "resnet8", "--rounds", "1"]) == 2
+    assert "give --size" in capsys.readouterr().err
+
+
+def test_what_is_no_network(runs, capsys):
+    assert main(["cost", str(runs)]) == 2
+    assert "is no run" in capsys.readouterr().err
+    assert main(["cost", "resnet7", "--size", "32"]) == 2
+    assert "resnet7" in capsys.readouterr().err

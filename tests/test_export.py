@@ -1,0 +1,218 @@
+"""Exported students answer as PyTorch does, and a failed export leaves nothing; `contrastill export` as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import contrastill
+from contrastill.cli.main import main
+from contrastill.compress import export as exporting
+from contrastill.compress import exported
+from contrastill.compress.export import export_student
+from contrastill.compress.exported import accuracy, answering
+from contrastill.core.config import load_config, to_yaml, validate
+from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.registry import MODELS
+from contrastill.core.representation import Preprocess, Taps
+from contrastill.datasets.rooms import Rooms
+from contrastill.models.build import build_network, save_student
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install contrastill[export]")
+
+ROOMS = ["data.size=16", "data.train_samples=48", "data.test_samples=36"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A student of an epoch on rooms."""
+    out = tmp_path_factory.mktemp("runs") / "student"
+    arguments = ["student.model=resnet8", "train.epochs=1", "train.lr=0.02", "train.batch_size=16", "-q", f"out={out}"]
+    assert main(["train", "teachers/rooms", *ROOMS, *arguments]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    """The run's test images and their classes."""
+    split = Rooms(Rooms.Options(size=16, train_samples=48, test_samples=36)).open("test")
+    return next(iter(split.loader(batch_size=36, device="cpu", train=False).epoch(0)))
+
+
+@pytest.fixture(scope="module")
+def report(run, tmp_path_factory):
+    """What the command says of an ONNX file and its 8 bits; the file is shared by the tests."""
+    import contextlib
+    import io
+
+    path = tmp_path_factory.mktemp("exports") / "kept.onnx"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["export", str(run), "--out", str(path), "--int8", "--opset", "18", "--json"]) == 0
+    return json.loads(said.getvalue())
+
+
+def by_hand(run, images):
+    student = contrastill.load_student(run)
+    with torch.no_grad():
+        return student(student.preprocess(images))
+
+
+def test_onnx_answers_as_pytorch_for_any_batch(run, rooms, report):
+    import onnx
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(report["path"], providers=["CPUExecutionProvider"])
+    student = contrastill.load_student(run)
+    for length in (1, 3, 36):
+        (logits,) = session.run(["logits"], {"images": student.preprocess(rooms["rgb"][:length]).numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), by_hand(run, rooms["rgb"][:length]), rtol=1e-4, atol=1e-5)
+    graph = onnx.load(report["path"])
+    assert {entry.domain: entry.version for entry in graph.opset_import}[""] == report["opset"] == 18
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_the_report_says_what_was_compared(run, report):
+    assert report["real_images"] and 0 <= report["difference"] <= 1e-4 and report["format"] == "onnx"
+    assert report["bytes"] == Path(report["path"]).stat().st_size
+    assert report["input"] == {"shape": ["batch", 3, 16, 16], "dtype": "float32"}
+    assert report["mean"] == list(contrastill.load_student(run).preprocess.mean)
+
+
+def test_eight_bits_are_smaller_and_both_accuracies_are_counted(run, rooms, report):
+    int8 = report["int8"]
+    assert int8["bytes"] < report["bytes"] / 2 and int8["path"].endswith("kept.int8.onnx")
+    right = (by_hand(run, rooms["rgb"]).argmax(1) == rooms["target"]).double().mean()
+    assert int8["top1_fp32"] == pytest.approx(100 * float(right)) and int8["images"] == 36
+    takes = exporting._takes(contrastill.load_student(run), rooms["rgb"], None, False, True)
+    assert int8["top1"] == pytest.approx(accuracy(int8["path"], "onnx", takes, [(rooms["rgb"], rooms["target"])]))
+    logits = answering(int8["path"], "onnx", takes)(takes(rooms["rgb"]))
+    assert 0 < (logits - by_hand(run, rooms["rgb"])).abs().max() < 0.5 * by_hand(run, rooms["rgb"]).abs().max()
+
+
+def test_torch_answers_as_pytorch_with_the_preprocessing_inside(run, rooms, tmp_path, capsys):
+    assert main(["export", str(run), "--format", "torch", "--with-preprocess", "--out", str(tmp_path / "a.pt2")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "input: images (batch, 3, 16, 16) uint8" in said and "real images of the test split" in said
+    module = torch.export.load(tmp_path / "a.pt2").module()
+    for length in (1, 3):
+        torch.testing.assert_close(module(rooms["rgb"][:length]), by_hand(run, rooms["rgb"][:length]), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_with_resizing_inside_and_batches_of_one(tmp_path):
+    save_student(build_network("resnet8", num_classes=5, resolution=16), tmp_path / "student.safetensors")
+    made = export_student(tmp_path, tmp_path / "b.onnx", with_preprocess=True, dynamic=False, size=(24, 40))
+    assert made.takes.shape == (3, 24, 40) and made.num_classes == 5 and not made.real_images and made.difference < 1e-4
+    images = torch.randint(256, (3, 3, 24, 40), dtype=torch.uint8)
+    torch.testing.assert_close(answering(made.path, "onnx", made.takes)(images), by_hand(tmp_path, images), rtol=1e-3, atol=1e-4)
+    import onnx
+
+    assert onnx.load(made.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+@MODELS.register("test_deciding")
+class Deciding(nn.Module):
+    """Takes another way by what it sees: no graph can hold that."""
+
+    def __init__(self, num_classes=2, in_chans=3):
+        super().__init__()
+        self.fc = nn.Linear(in_chans, num_classes)
+        self.taps, self.preprocess = Taps("input:fc"), Preprocess((0.5,) * in_chans, (0.25,) * in_chans)
+
+    def forward(self, images):
+        pooled = images.mean((2, 3))
+        return self.fc(pooled if pooled.sum().item() > 0 else -pooled)
+
+
+@MODELS.register("test_eigen")
+class Eigen(Deciding):
+    """Has an operation that ONNX lacks."""
+
+    def forward(self, images):
+        pooled = images.mean((2, 3))
+        return self.fc(pooled) + torch.linalg.eigvals(pooled.unsqueeze(2) * pooled.unsqueeze(1)).real.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("name", "format"), [("test_deciding", "torch"), ("test_eigen", "onnx")])
+def test_a_network_that_cannot_be_exported(name, format, tmp_path, capfd):
+    out = tmp_path / "run"
+    out.mkdir()
+    (tmp_path / "made.yaml").write_text(
+        f"out: {out}\ndata: {{name: rooms, size: 8, train_samples: 4, test_samples: 4}}\nstudent: {{model: {name}}}\nobjectives: {{cross_entropy: {{}}}}"
+    )
+    (out / "config.yaml").write_text(to_yaml(load_config(str(tmp_path / "made.yaml"))))
+    save_student(build_network(name, num_classes=2), out / "student.safetensors")
+    assert main(["export", str(out), "--format", format]) == 1
+    said = capfd.readouterr()
+    assert f"cannot be exported to {format}" in said.err and "Traceback" not in said.err and len(said.err.strip().splitlines()) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "student.safetensors"]
+
+
+@pytest.mark.parametrize("opset", [3, 17, 999])
+def test_an_opset_that_cannot_be(run, tmp_path, capsys, opset):
+    assert main(["export", str(run), "--opset", str(opset), "--out", str(tmp_path / "c.onnx")]) == 2
+    assert f"opset {opset} cannot be exported: choose one of 18 to " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [0.01, float("nan")])
+def test_an_answer_that_differs_leaves_the_file_that_was_there(run, tmp_path, monkeypatch, error):
+    (tmp_path / "d.pt2").write_bytes(b"an older one")
+    student = contrastill.load_student(run)
+    monkeypatch.setattr(exporting, "_write", lambda module, name, example, path, *rest: path.write_bytes(b"a new one"))
+    monkeypatch.setattr(exporting, "answering", lambda *arguments: torch.no_grad()(lambda inputs: student(inputs) + error))
+    with pytest.raises(ContrastillError, match="differ from PyTorch's"):
+        export_student(run, tmp_path / "d.pt2", format="torch", size=16)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.pt2"] and (tmp_path / "d.pt2").read_bytes() == b"an older one"
+
+
+def test_a_file_that_cannot_be_loaded_again_leaves_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_write", lambda module, name, example, path, *rest: path.write_bytes(b"no such thing"))
+    with pytest.raises(ContrastillError, match="cannot be loaded again"):
+        export_student(run, tmp_path / "e.pt2", format="torch", size=16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(exported, "find_spec", lambda name: None if name == "onnxscript" else True)
+    with pytest.raises(UsageError, match=r"needs onnxscript: pip install contrastill\[export\]"):
+        export_student(run, tmp_path / "f.onnx", size=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "onxx"], "did you mean onnx"),
+        (["--format", "torch", "--int8"], "--int8 is for ONNX"),
+        (["--format", "torch", "--opset", "18"], "opset=18 is of ONNX"),
+        (["--out", "no/such/folder/g.onnx"], "is no folder"),
+        (["--data", "nowhere.h5"], "nowhere.h5"),
+    ],
+)
+def test_what_is_refused(run, capsys, arguments, message):
+    assert main(["export", str(run), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_its_data_images_are_random_and_eight_bits_are_refused(run, tmp_path, capsys):
+    out = tmp_path / "gone"
+    out.mkdir()
+    kept = load_config(str(run / "config.yaml")).model_dump(mode="json")
+    kept["data"] = {"name": "packed", "path": str(tmp_path / "gone.h5")}
+    (out / "config.yaml").write_text(to_yaml(validate(kept)))
+    (out / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes())
+    assert main(["export", str(out), "--format", "torch"]) == 2
+    assert "--size" in capsys.readouterr().err
+    assert main(["export", str(out), "--format", "torch", "--size", "16"]) == 0
+    said = capsys.readouterr()
+    assert "compared with PyTorch on random images" in said.out and "takes random images" in said.err
+    assert main(["export", str(out), "--int8", "--size", "16"]) == 2
+    assert "--int8 calibrates and measures on the run's data, which cannot be had" in capsys.readouterr().err
+    assert not (out / "student.onnx").exists()
+
+
+def test_what_is_no_run(tmp_path, capsys):
+    assert main(["export", str(tmp_path)]) == 2
+    assert "is no run" in capsys.readouterr().err

@@ -76,6 +76,8 @@ def export(
         raise UsageError(
             f"--with-preprocess is for uint8 images, and without its data it is not known whether {modality} is such: give --data, or leave it out"
         )
+    if int8:
+        opened.check_classes(run)
     path = Path(out) if out else Path(run) / f"student{FORMATS[format]}"
     options = {"format": format, "opset": opset, "dynamic": dynamic, "with_preprocess": with_preprocess, "check": check}
     made = export_student(run, path, images=images, size=size or (data_size(config, modality) if images is None else None), **options)
@@ -127,6 +129,16 @@ class _Data:
                 raise UsageError(f"--int8 needs train and test, and {self.what} has no {name} split: name others with --data")
         return self._splits[name]
 
+    def check_classes(self, run: str) -> None:
+        """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test split."""
+        from ..core.errors import UsageError
+        from .probe_inputs import network_named
+
+        split, own = self.split("test"), network_named(run).build(0, seed=0).network.recipe["num_classes"]
+        if split.targets is None or split.num_classes != own:
+            has = "no classes" if split.targets is None else f"{split.num_classes} classes"
+            raise UsageError(f"--int8 measures accuracies, and {self.what} has {has}, the student {own}: name other data with --data")
+
     def first(self, count: int) -> Any | None:
         """Some test images (N, C, H, W), or None."""
         return None if self.split("test") is None else next(iter(self._loader("test", count).epoch(0)))[self.modality]
@@ -151,12 +163,7 @@ def _int8(made: Export, data: _Data) -> dict[str, Any]:
     """Quantise, and measure both."""
     from ..compress.exported import accuracy
     from ..compress.quantize import quantize
-    from ..core.errors import UsageError
 
-    known = data.split("test").num_classes
-    if data.split("test").targets is None or known != made.num_classes:
-        has = "no classes" if known is None else f"{known} classes"
-        raise UsageError(f"--int8 measures accuracies, and {data.what} has {has}, the student {made.num_classes}: name other data with --data")
     path = made.path.with_suffix(f".int8{made.path.suffix}")
     size = quantize(made, path, data.spread())
     fp32, int8 = (accuracy(file, made.format, made.takes, data.labelled()) for file in (made.path, path))

@@ -102,7 +102,7 @@ def network_costs(
         >>> from contrastill.models.build import build_network
         >>> big, small = network_costs([build_network(name, num_classes=10) for name in ("resnet20", "resnet8")], [32, 32], rounds=2)
         >>> round(small.relative_to(big)["parameters"], 3)
-        0.287
+        0.286
     """
     for name, value in (("batch_size", batch_size), ("rounds", rounds), ("threads", 1 if threads is None else threads)):
         if value < 1:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from .checkpoint import Position, Snapshot, checkpoints, load_newest, random_state, save_checkpoint, set_random_state
+from .compiled import compiled
 from .errors import ContrastillError, Stopped, UsageError
 from .preemption import StopRequest
 from .progress import Progress
@@ -156,7 +158,7 @@ class _Training:
 
     def fit(self) -> FitResult:
         history = self._resume()
-        with self.progress, self.stop:
+        with self.progress, self.stop, compiled(self.transfer) if self.config.compile else nullcontext():
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())

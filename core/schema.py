@@ -83,6 +83,7 @@ class TrainConfig(Section):
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    compile: bool = Field(False, description="compile student and teachers with torch.compile")
     evaluate_every: int = Field(1, gt=0, description="epochs between evaluations on the test split; the last epoch always is")
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
     checkpoint_every_steps: int | None = Field(None, gt=0, description="also a checkpoint after so many steps, for long epochs")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..core.errors import ContrastillError, UsageError
 from .camera import Camera
 from .file_views import FileViews, jitter
-from .file_workers import Damaged, Images, Pairs, SampleReader, prepare_worker
+from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker
+from .images import DamagedImage
 from .in_memory import Batch, check_shares, shares
 from .joint_views import JointViews
 from .views import epoch_order
+
+log = logging.getLogger(__name__)
 
 
 class _ReadSplit:
@@ -42,11 +47,10 @@ class _ReadSplit:
 
 
 class FileSplit(_ReadSplit):
-    """One split of a data set of image files.
+    """One split of a data set of images that are read when they are needed.
 
     Args:
-        root: The folder that ``files`` are in.
-        files: Paths below ``root``; a sample's index is its place here.
+        pictures: Opens the picture of a sample by its index.
         targets: int64 (N,), classes in 0..len(classes)-1.
         classes: Names of the classes.
         views: How a picture becomes a square.
@@ -61,8 +65,7 @@ class FileSplit(_ReadSplit):
 
     def __init__(
         self,
-        root: Path,
-        files: Sequence[str],
+        pictures: PictureSource,
         targets: Tensor,
         classes: list[str],
         *,
@@ -71,17 +74,20 @@ class FileSplit(_ReadSplit):
         color_jitter: float = 0.0,
         workers: int = 0,
     ) -> None:
-        self.root, self.targets, self.classes, self.num_classes = root, targets, classes, len(classes)
-        # One block of bytes, so that a million names are neither pickled nor counted one by one in every worker.
-        self.files = np.array([os.fsencode(name) for name in files])
+        self.pictures, self.targets, self.classes, self.num_classes = pictures, targets, classes, len(classes)
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
-        self.num_samples = len(files)
+        self.num_samples = len(targets)
         self.modalities = {"rgb": (3, views.size, views.size)}
         self.camera: Camera | None = None
         self.semantic_classes: list[str] | None = None
 
+    @property
+    def files(self) -> np.ndarray:
+        """What each picture is called, bytes (N,)."""
+        return self.pictures.files
+
     def reader(self, seed: int) -> Dataset:
-        return Images(os.fsencode(self.root), self.files, self.views, seed)
+        return Images(self.pictures, self.views, seed)
 
 
 class PairSplit(_ReadSplit):
@@ -298,3 +304,34 @@ def default_workers() -> int:
     """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def sound_rows(pictures: PictureSource, root: Path) -> list[int]:
+    """The rows of those that are not damaged: all are read once, the same in every process.
+
+    Args:
+        pictures: All of a split.
+        root: Where they are, for what is said.
+
+    Raises:
+        UsageError: There is none.
+    """
+    files = pictures.files
+
+    def is_sound(row: int) -> bool:
+        try:
+            pictures.open(row).pixels()
+        except DamagedImage:
+            return False
+        return True
+
+    log.info("reading all %d images of %s once, as data.skip_damaged asks", len(files), root)
+    with ThreadPoolExecutor(max_workers=default_workers()) as pool:
+        sound = list(pool.map(is_sound, range(len(files))))
+    damaged = [os.fsdecode(name) for name, readable in zip(files, sound, strict=True) if not readable]
+    if damaged:
+        shown = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
+        log.warning("left out %d of %d images of %s, which are damaged: %s", len(damaged), len(files), root, shown)
+    if len(damaged) == len(files):
+        raise UsageError(f"all {len(files)} images of {root} are damaged, the first being {damaged[0]}")
+    return [row for row, readable in enumerate(sound) if readable]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,11 +48,46 @@ class SampleReader(Protocol):
         ...
 
 
-class Images(Dataset):
-    """Reads batches of image files, in a worker or in the training's own process."""
+class PictureSource(Protocol):
+    """Opens the pictures of a :class:`FileSplit`; it is pickled into workers, and opens what it reads from in each of them.
 
-    def __init__(self, root: bytes, files: np.ndarray, views: FileViews, seed: int) -> None:
-        self.root, self.files, self.views, self.seed = root, files, views, seed
+    Attributes:
+        files: (N,) bytes, what each picture is called.
+    """
+
+    @property
+    def files(self) -> np.ndarray: ...
+
+    def open(self, row: int) -> Picture:
+        """The picture of a sample, its header read.
+
+        Raises:
+            DamagedImage: It cannot be read.
+        """
+        ...
+
+
+class PictureFiles:
+    """Opens pictures by their paths.
+
+    Args:
+        root: The folder that ``files`` are in.
+        files: Paths below ``root``; a sample's index is its place here.
+    """
+
+    def __init__(self, root: str | os.PathLike, files: Sequence[str]) -> None:
+        # One block of bytes, so that a million names are neither pickled nor counted one by one in every worker.
+        self.root, self.files = os.fsencode(root), np.array([os.fsencode(name) for name in files])
+
+    def open(self, row: int) -> Picture:
+        return Picture(os.fsdecode(os.path.join(self.root, self.files[row])))
+
+
+class Images(Dataset):
+    """Reads batches of pictures, in a worker or in the training's own process."""
+
+    def __init__(self, pictures: PictureSource, views: FileViews, seed: int) -> None:
+        self.pictures, self.views, self.seed = pictures, views, seed
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
         """rgb uint8 (B, size, size, 3): the given views of the given rows, or for view None their centres."""
@@ -59,7 +95,7 @@ class Images(Dataset):
         out = torch.empty((len(rows), self.views.size, self.views.size, 3), dtype=torch.uint8)
         try:
             for place, row, drawn in zip(out, rows.tolist(), _draws(self.views, self.seed, view, rows), strict=True):
-                picture = Picture(os.fsdecode(os.path.join(self.root, self.files[row])))
+                picture = self.pictures.open(row)
                 place.copy_(self.views.plain(picture) if drawn is None else self.views.view(picture, drawn, transform_seed(self.seed, view, row)))
         except DamagedImage as error:
             return Damaged(f"{error.path} cannot be read as an image ({error.reason}): {WAY_OUT}")

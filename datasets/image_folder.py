@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -14,12 +12,11 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit, default_workers
+from .file_loader import FileSplit, default_workers, sound_rows
 from .file_views import FileViews
-from .images import IMAGE_SUFFIXES, DamagedImage, Picture
+from .file_workers import PictureFiles
+from .images import IMAGE_SUFFIXES
 from .view_options import ViewOptions
-
-log = logging.getLogger(__name__)
 
 SPLITS = {"train": ("train",), "test": ("test", "val")}
 # What says that a folder of folders is something else: other data sets, and runs with their figures.
@@ -73,14 +70,13 @@ class ImageFolder:
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         if options.skip_damaged:
-            files = self._readable(files)
+            files = [files[row] for row in sound_rows(PictureFiles(self.root, [name for name, _ in files]), self.root)]
         views = FileViews(options.size, options.crop, options.scale, options.flip, options.transforms if training else [])
         if views.transforms:
             # Complains here, not in a worker.
             _ = views.compose
         return FileSplit(
-            self.root,
-            [name for name, _ in files],
+            PictureFiles(self.root, [name for name, _ in files]),
             torch.tensor([target for _, target in files], dtype=torch.int64),
             classes,
             views=views,
@@ -132,19 +128,6 @@ class ImageFolder:
             raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
         return files
 
-    def _readable(self, files: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        """Those that are not damaged: all are read once, the same in every process."""
-        log.info("reading all %d images of %s once, as data.skip_damaged asks", len(files), self.root)
-        with ThreadPoolExecutor(max_workers=default_workers()) as pool:
-            sound = list(pool.map(_is_sound, (self.root / name for name, _ in files)))
-        damaged = [name for (name, _), readable in zip(files, sound, strict=True) if not readable]
-        if damaged:
-            shown = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
-            log.warning("left out %d of %d images of %s, which are damaged: %s", len(damaged), len(files), self.root, shown)
-        if len(damaged) == len(files):
-            raise UsageError(f"all {len(files)} images of {self.root} are damaged, the first being {damaged[0]}")
-        return [file for file, readable in zip(files, sound, strict=True) if readable]
-
 
 def test_folder(root: Path) -> Path:
     """What lies beside the folder train."""
@@ -173,11 +156,3 @@ def _holds_images(folder: Path) -> bool:
 def held_share(name: str) -> float:
     """A number in [0, 1) that a path always has, whatever the machine."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=6).digest(), "big") / 2**48
-
-
-def _is_sound(path: Path) -> bool:
-    try:
-        Picture(path).pixels()
-    except DamagedImage:
-        return False
-    return True

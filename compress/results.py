@@ -1,0 +1,270 @@
+"""Results of a benchmark: one row a finished training, and the numbers of the table that they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from ..core.registry import OBJECTIVES
+from .benchmark import STUDENT, TEACHER, Benchmark, rank
+from .published import Figure, published
+
+# Settings that change nothing in what is learnt.
+_HOUSEKEEPING = ("train.evaluate_every", "train.checkpoint_every", "train.checkpoint_every_steps", "train.keep_checkpoints", "trackers", "evaluation")
+
+Line = tuple[str, tuple[str, str] | None]
+"""A row of the table: the objective, and (key, value) of an ablation or None."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference: in points, its standard error, and over how many seeds."""
+
+    mean: float
+    error: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of the table.
+
+    Attributes:
+        mean: Top-1 of the last epoch over the seeds, per cent.
+        std: Standard deviation over them (of a sample, n − 1); None for a single one.
+        seeds: How many they are.
+        published: The published figure, if there is one.
+        against: Paired differences to ``student`` and ``kd``, where those are there.
+    """
+
+    mean: float
+    std: float | None
+    seeds: int
+    published: Figure | None
+    against: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table: columns, rows, cells by (row, pair), and what is to be said below."""
+
+    pairs: list[str]
+    lines: list[Line]
+    entries: dict[tuple[Line, str], Entry]
+    comparable: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def key_of(row: Mapping[str, Any]) -> tuple:
+    """What no two rows share; a later row replaces an earlier one."""
+    return row["pair"], row["objective"], tuple(row["vary"]) if row["vary"] else None, row["seed"]
+
+
+def read_rows(path: Path) -> dict[tuple, dict[str, Any]]:
+    """Rows by :func:`key_of`; a line that was cut off is left out."""
+    rows: dict[tuple, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[key_of(row)] = row
+    return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Write a row behind the others, on a line of its own even where the last one was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def pack_bits(right: np.ndarray) -> str:
+    """(N,) bool as hexadecimal digits, eight a pair of them.
+
+    Example:
+        >>> pack_bits(np.array([True, False, True]))
+        'a0'
+    """
+    return np.packbits(right).tobytes().hex()
+
+
+def bits_of(row: Mapping[str, Any]) -> np.ndarray:
+    """(N,) floats, 1 for each test image that the row's network gets right."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), dtype=np.uint8))[: row["images"]].astype(float)
+
+
+def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> Difference | None:
+    """Difference of two lists of results on the same test images and seeds.
+
+    Its error has two parts, of images (each one's difference, meaned over the seeds) and of seeds (each one's difference, meaned over the images); the
+    larger is taken.
+
+    Args:
+        rows: By seed.
+        others: What is taken away, by seed.
+
+    Returns:
+        None where no seed is in both, or the images are not as many.
+    """
+    seeds = [seed for seed in sorted(rows.keys() & others.keys()) if rows[seed]["images"] == others[seed]["images"]]
+    if not seeds or len({rows[seed]["images"] for seed in seeds}) > 1:
+        return None
+    difference = 100 * np.stack([bits_of(rows[seed]) - bits_of(others[seed]) for seed in seeds])  # (seeds, images)
+    images = difference.shape[1]
+    over_images = difference.mean(0).std(ddof=1) / np.sqrt(images) if images > 1 else 0.0
+    over_seeds = difference.mean(1).std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
+    return Difference(float(difference.mean()), float(max(over_images, over_seeds)), len(seeds))
+
+
+def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summary:
+    """The numbers of the table.
+
+    Args:
+        rows: Finished trainings; those of students and teachers alone belong to every pair that has them.
+        benchmark: Says which figures were published, and on how many images.
+    """
+    rows = list(rows)
+    places = {f"{teacher}:{student}": place for place, (teacher, student) in enumerate(benchmark.pairs)}
+    pairs = sorted(dict.fromkeys(row["pair"] for row in rows if ":" in row["pair"]), key=lambda pair: places.get(pair, len(places)))
+    if not pairs:  # nothing but students yet
+        students = {row["pair"] for row in rows if row["objective"] == STUDENT}
+        pairs = [pair for pair in places if pair.partition(":")[2] in students] or sorted(f":{student}" for student in students)
+    cells: dict[tuple[Line, str], dict[int, Mapping[str, Any]]] = {}
+    for pair in pairs:
+        teacher, _, student = pair.partition(":")
+        for row in rows:
+            if row["pair"] == {STUDENT: student, TEACHER: teacher}.get(row["objective"], pair):
+                line = row["objective"], tuple(row["vary"]) if row["vary"] else None
+                cells.setdefault((line, pair), {})[row["seed"]] = row
+    entries = {(line, pair): _entry(cells, line, pair) for line, pair in cells}
+    lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: (rank(line[0]), line[0], line[1] is not None))
+    reasons = _reasons(rows, benchmark)
+    notes = []
+    if reasons:
+        notes.append(f"published figures do not compare with these, which had {', '.join(reasons)}")
+    figures = {entry.published: None for entry in entries.values() if entry.published}
+    for source in dict.fromkeys(figure.source for figure in figures):
+        said = next((figure.note for figure in figures if figure.source == source and figure.note), "")
+        notes.append(f"published: {source}{f' ({said})' if said else ''}")
+    return Summary(pairs, lines, entries, not reasons, notes)
+
+
+def label(line: Line) -> str:
+    """A row's name.
+
+    Example:
+        >>> label(("crd", ("objectives.crd.num_negatives", "64")))
+        'crd, num_negatives=64'
+    """
+    objective, vary = line
+    return objective if vary is None else f"{objective}, {short(vary[0], objective)}={vary[1]}"
+
+
+def short(key: str, objective: str) -> str:
+    """A setting without what its objective says already."""
+    return key.removeprefix(f"objectives.{objective}.").removeprefix("objectives.").removeprefix("train.")
+
+
+def _entry(cells: Mapping[tuple[Line, str], Mapping[int, Mapping[str, Any]]], line: Line, pair: str) -> Entry:
+    mine = cells[line, pair]
+    top1 = [row["top1"] for row in mine.values()]
+    against = {}
+    for baseline in (STUDENT, "kd"):
+        # Where an ablation changes the baseline too, the one with the same value.
+        others = cells.get(((baseline, line[1]), pair)) or cells.get(((baseline, None), pair))
+        if others and line[0] not in (baseline, TEACHER, STUDENT) and (found := paired(mine, others)):
+            against[baseline] = found
+    return Entry(fmean(top1), stdev(top1) if len(top1) > 1 else None, len(top1), _published(line, mine, pair), against)
+
+
+def _published(line: Line, rows: Mapping[int, Mapping[str, Any]], pair: str) -> Figure | None:
+    """The figure of this objective with the options it has; none for options that nobody published."""
+    given = [*next(iter(rows.values()))["given"], *(["=".join(line[1])] if line[1] else [])]
+    options = [one for one in given if one.startswith("objectives.") and not _is_default(one)]
+    teacher, _, student = pair.partition(":")
+    return published(teacher, student, line[0], options[0] if options else "") if len(options) < 2 else None
+
+
+def _is_default(override: str) -> bool:
+    """Whether an objective's option was given the value that it has anyway."""
+    key, _, value = override.partition("=")
+    _, name, *option = key.split(".")
+    fields = OBJECTIVES[name].Options.model_fields if name in OBJECTIVES else {}
+    return len(option) == 1 and option[0] in fields and str(fields[option[0]].default).lower() == value.lower()
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[str]:
+    """What sets these trainings apart from the published ones."""
+    given = dict.fromkeys(one for row in rows for one in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])])
+    reasons = [one for one in given if not one.startswith("objectives.") and not one.split("=")[0].startswith(_HOUSEKEEPING)]
+    for name, place, wanted in (("train_images", 0, "training"), ("images", 1, "test")):
+        counts = sorted({row[name] for row in rows if row[name] is not None} - {benchmark.images[place]})
+        if counts:
+            reasons.append(f"{' or '.join(f'{count:,}' for count in counts)} {wanted} images instead of {benchmark.images[place]:,}")
+    return reasons
+
+
+def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The table of accuracies and that of differences: title, columns, lines of texts."""
+    pairs = summary.pairs if pairs is None else pairs
+    columns = [pair.replace(":", " → ", 1) if pair.partition(":")[0] else pair[1:] for pair in pairs]
+    accuracy, difference = [], []
+    for line in summary.lines:
+        found = [summary.entries.get((line, pair)) for pair in pairs]
+        if any(found):
+            accuracy.append([label(line), *("" if entry is None else _accuracy(entry) for entry in found)])
+        if any(entry and entry.against for entry in found):
+            difference.append([label(line), *("" if entry is None else _differences(entry) for entry in found)])
+    made = [("top-1 of the last epoch, %: mean ± standard deviation (seeds)", ["objectives", *columns], accuracy)]
+    if difference:
+        made.append(("points to the untaught student and to KD: mean ± standard error, paired by test image and seed", ["objectives", *columns], difference))
+    return made
+
+
+def _accuracy(entry: Entry) -> str:
+    spread = "" if entry.std is None else f" ± {entry.std:.2f}"
+    figure = entry.published
+    said = "" if figure is None else f", published {figure.top1:.2f}{'†' if figure.note else ''}"
+    return f"{entry.mean:.2f}{spread} ({entry.seeds}){said}"
+
+
+def _differences(entry: Entry) -> str:
+    return ", ".join(f"{one.mean:+.2f} ± {one.error:.2f} to {baseline}" for baseline, one in entry.against.items())
+
+
+def markdown(summary: Summary) -> str:
+    """The tables and what is to be said below them, as Markdown."""
+    parts = []
+    for title, columns, lines in tables_of(summary):
+        rows = [columns, ["---"] * len(columns), *lines]
+        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows))
+    notes = "\n".join(f"- {note[0].upper()}{note[1:]}." for note in summary.notes)
+    return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
+
+
+def as_json(summary: Summary) -> list[dict[str, Any]]:
+    """The cells, one after the other."""
+    return [
+        {
+            "pair": pair,
+            "objective": line[0],
+            "vary": list(line[1]) if line[1] else None,
+            "top1": entry.mean,
+            "std": entry.std,
+            "n": entry.seeds,
+            "published": None if entry.published is None else entry.published._asdict(),
+            "against": {baseline: vars(one) for baseline, one in entry.against.items()},
+        }
+        for (line, pair), entry in summary.entries.items()
+    ]

@@ -1,0 +1,304 @@
+"""Runs the trainings of a benchmark, each in a process of its own, and turns each finished run into a row of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.config import load_config, to_yaml
+from ..core.errors import ContrastillError, Stopped, UsageError
+from ..core.registry import DATASETS
+from ..core.run import Run
+from ..core.schema import DataConfig
+from ..models.build import build_network
+from .benchmark import TEACHER, Training
+from .results import append_row, key_of, pack_bits, read_rows
+
+_POLL_SECONDS = 0.2
+
+
+def finished(run: Run) -> bool:
+    """Whether a training has ended: its student and its last epoch's accuracy are there."""
+    history = run.history()
+    return run.student.is_file() and bool(history) and "top1" in history[-1]
+
+
+def check(trainings: Sequence[Training]) -> None:
+    """Read every config before anything is trained, and hold it against what is in its folder already.
+
+    Raises:
+        UsageError: A key, a name or a value that is not allowed, or a folder that holds a run with other settings.
+    """
+    for training in trainings:
+        there = Run(training.out).config.is_file()
+        if training.seed == 0 or there:
+            config = load_config(training.config, training.overrides)
+        if there:
+            Run(training.out).claim(to_yaml(config))
+
+
+class Grid:
+    """Trainings side by side.
+
+    Args:
+        trainings: In the order to begin them; a student waits for its teacher.
+        results: File of rows.
+        jobs: Trainings at a time.
+        threads: Of each on the CPU; None shares the cores out.
+        say: Told a line of progress.
+
+    Attributes:
+        failed: Name of each training that failed, and the last line of its error.
+    """
+
+    def __init__(self, trainings: Sequence[Training], results: Path, *, jobs: int = 1, threads: int | None = None, say: Callable[[str], None] = print) -> None:
+        self.results, self.say, self.jobs = results, say, jobs
+        self.failed: dict[str, str] = {}
+        self._environment = _environment(jobs, threads)
+        self._devices = _devices()
+        self._running: dict[int, tuple[Training, subprocess.Popen]] = {}
+        self._rows = read_rows(results)
+        self._waiting = [training for training in trainings if not finished(Run(training.out))]
+        self._unread = [training for training in trainings if finished(Run(training.out)) and training.key not in self._rows]
+        self._total, self._old = len(trainings), len(trainings) - len(self._waiting)
+        self._left, self._began, self._done = len(self._waiting), time.monotonic(), 0
+
+    def run(self) -> None:
+        """Train what is missing and write the row of each; nothing is raised for a training that fails.
+
+        Raises:
+            Stopped: Asked to stop; the trainings under way were told so, and wrote a checkpoint each.
+        """
+        self.say(
+            f"{self._total} training{'s' * (self._total > 1)}, {self._old} finished before"
+            + (f", {self.jobs} at a time" if self._waiting and self.jobs > 1 else "")
+        )
+        for training in self._unread:  # their row was lost, or never written
+            self._read(training)
+        with _stopping():
+            try:
+                while self._waiting or self._running:
+                    self._begin()
+                    ended = self._ended()
+                    self._begin()  # what comes next trains while these are measured
+                    for training, code in ended:
+                        self._end(training, code)
+                    if not ended:
+                        time.sleep(_POLL_SECONDS)
+            finally:
+                self._stop()
+
+    def _begin(self) -> None:
+        """Start trainings in the free places."""
+        for training in list(self._waiting):
+            place = next((place for place in range(self.jobs) if place not in self._running), None)
+            if place is None:
+                return
+            if training.after and not Run(training.after).student.is_file():
+                if any(one.out == training.after for one in [*self._waiting, *(other for other, _ in self._running.values())]):
+                    continue
+                self.failed[training.name] = f"its teacher in {training.after} was not trained"
+                self._waiting.remove(training)
+                self._left -= 1
+                continue
+            self._waiting.remove(training)
+            self._running[place] = training, self._start(training, place)
+
+    def _start(self, training: Training, place: int) -> subprocess.Popen:
+        training.out.parent.mkdir(parents=True, exist_ok=True)
+        environment = dict(self._environment)
+        if self._devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
+        command = [sys.executable, "-m", "contrastill", "train", training.config, *training.overrides, "-q"]
+        with open(_log(training), "ab") as log:
+            # In a session of its own: Ctrl-C on the terminal reaches this process alone, which then passes it on once.
+            return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def _ended(self) -> list[tuple[Training, int]]:
+        found = [(place, training, process.returncode) for place, (training, process) in self._running.items() if process.poll() is not None]
+        for place, _, _ in found:
+            del self._running[place]
+        return [(training, code) for _, training, code in found]
+
+    def _end(self, training: Training, code: int) -> None:
+        self._done, self._left = self._done + 1, self._left - 1
+        if code:
+            self.failed[training.name] = _last_line(_log(training)) or f"exit code {code}"
+            self.say(f"failed: {training.name}: {self.failed[training.name]}")
+        else:
+            row = self._read(training)
+            if row is not None:
+                self.say(f"{training.name}: {row['top1']:.2f} % in {row['seconds']:.0f} s; {self._outlook()}")
+
+    def _read(self, training: Training) -> dict[str, Any] | None:
+        """Measure a finished run and write its row."""
+        try:
+            row = row_of(training)
+        except ContrastillError as error:
+            self.failed[training.name] = str(error)
+            return None
+        append_row(self.results, row)
+        self._rows[key_of(row)] = row
+        return row
+
+    def _outlook(self) -> str:
+        """How many trainings are to come, and roughly how long they take."""
+        if not self._left:
+            return "none left"
+        seconds = (time.monotonic() - self._began) / self._done * self._left
+        rough = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{self._left} left, about {rough}"
+
+    def _stop(self) -> None:
+        """Ask what still runs to stop, and wait until it has saved itself."""
+        for _, process in self._running.values():
+            process.terminate()
+        try:
+            for _, process in self._running.values():
+                process.wait()
+        except Stopped:  # asked a second time
+            for _, process in self._running.values():
+                process.kill()
+                process.wait()
+            raise
+
+
+def row_of(training: Training) -> dict[str, Any]:
+    """The row of a finished run.
+
+    Raises:
+        ContrastillError: Its test split has no classes, or a file is damaged.
+    """
+    run = Run(training.out)
+    config, history = load_config(str(run.config)), run.history()
+    if not history or "top1" not in history[-1]:
+        raise ContrastillError(f"{training.out} has no top-1 of its last epoch: a benchmark needs a test split with classes")
+    right = correct(config.student.model, training.out, config.data)
+    return {
+        "pair": training.pair,
+        "objective": training.objective,
+        "vary": list(training.vary) if training.vary else None,
+        "seed": training.seed,
+        "overrides": list(training.settings),
+        "given": list(training.given),
+        "top1": history[-1]["top1"],
+        "epochs": history[-1]["epoch"] + 1,
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "samples_per_second": history[-1]["samples_per_second"],
+        "train_images": _count(_key(config.data)),
+        "images": len(right),
+        "correct": pack_bits(right),
+    }
+
+
+def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] | None:
+    """The row of a teacher that was there already; None where its classes are not the data's.
+
+    Args:
+        name: The network.
+        weights: Its run or file.
+        training: One that it teaches; says which data.
+    """
+    config = load_config(training.config, training.overrides)
+    try:
+        right = correct(name, weights, config.data)
+    except UsageError:
+        return None
+    row = {"pair": name, "objective": TEACHER, "vary": None, "seed": 0, "overrides": [], "given": [], "top1": 100 * float(right.mean())}
+    unknown = dict.fromkeys(("epochs", "seconds", "samples_per_second", "train_images"))
+    return {**row, **unknown, "images": len(right), "correct": pack_bits(right)}
+
+
+@torch.no_grad()
+def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndarray:
+    """(N,) bool: which test images a network gets right.
+
+    Raises:
+        UsageError: The data has no labelled test split, or the network other classes.
+    """
+    split = _open(_key(data), "test")
+    if split is None or split.targets is None:
+        raise UsageError(f"{data.path} has no test split with classes, and a benchmark needs one")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build_network(model, weights=weights).freeze().to(device)
+    if network.recipe["num_classes"] != split.num_classes:
+        raise UsageError(f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has {split.num_classes}")
+    right = []
+    for batch in split.loader(batch_size=500, device=device, train=False).epoch(0):
+        right.append((network(batch, frozenset({"logits"})).logits.argmax(1) == batch["target"]).cpu())
+    return torch.cat(right).numpy()
+
+
+def _key(data: DataConfig) -> str:
+    return json.dumps(data.model_dump(mode="json"), sort_keys=True)
+
+
+@lru_cache(maxsize=2)
+def _open(key: str, name: str) -> Any:
+    """A split of the data that a :class:`DataConfig`, as JSON, describes."""
+    values = json.loads(key)
+    dataset = DATASETS[values.pop("name")]
+    return dataset(dataset.Options(**{name: value for name, value in values.items() if name in dataset.Options.model_fields})).open(name)
+
+
+@lru_cache(maxsize=64)
+def _count(key: str) -> int:
+    return _open.__wrapped__(key, "train").num_samples
+
+
+def _log(training: Training) -> Path:
+    return training.out.with_name(f"{training.out.name}.log")
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("contrastill: ") if lines else ""
+
+
+def _devices() -> list[str]:
+    """The GPUs to deal out, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(torch.cuda.device_count())] if visible is None else [name.strip() for name in visible.split(",")]
+    return names[: torch.cuda.device_count()]
+
+
+def _environment(jobs: int, threads: int | None) -> Mapping[str, str]:
+    """The trainings' environment: so many threads each, which do not spin while they wait for work."""
+    mine = dict(os.environ)
+    if threads is not None or "OMP_NUM_THREADS" not in mine:
+        mine["OMP_NUM_THREADS"] = str(
+            threads or max(1, len(os.sched_getaffinity(0)) // jobs if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) // jobs)
+        )
+    mine.setdefault("OMP_WAIT_POLICY", "passive")
+    return mine
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Within it Ctrl-C, SIGTERM and a terminal that goes away end the work by an exception."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped("stopped: the same command goes on from the last checkpoints and trains what is missing", number)
+
+    wanted = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
+    try:
+        before = {number: signal.signal(number, stop) for number in wanted}
+    except ValueError:  # signals reach the main thread alone
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+"""Pictures in tar files, opened by their places there: nothing is unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .images import _ORIENTATION, DamagedImage, Picture, reason_of
+from .tar_index import TarIndex
+
+# Descriptors are few (1024 by default), shards may be thousands, and every worker has its own.
+_OPEN = 64
+
+
+class TarPictures:
+    """Opens the pictures of a split by their places in tar files.
+
+    Args:
+        shards: The tars.
+        index: Of the samples.
+    """
+
+    def __init__(self, shards: Sequence[Path], index: TarIndex) -> None:
+        # Blocks of bytes and of numbers, so that a million samples are neither pickled nor counted one by one in every worker.
+        self.shards, self.index = np.array([os.fsencode(shard) for shard in shards]), index
+        self._open: OrderedDict[int, _Tar] = OrderedDict()
+
+    @property
+    def files(self) -> np.ndarray:
+        """``SHARD/MEMBER`` of each sample, bytes (N,)."""
+        names = np.array([os.path.basename(shard) + b"/" for shard in self.shards.tolist()])
+        return np.char.add(names[self.index.shard], self.index.files)
+
+    def open(self, row: int) -> Picture:
+        """The sample's picture, its header read.
+
+        Raises:
+            DamagedImage: It cannot be read; the error names shard and member.
+        """
+        shard, offset, size = (int(values[row]) for values in (self.index.shard, self.index.offset, self.index.size))
+        name = os.path.join(os.fsdecode(self.shards[shard]), os.fsdecode(self.index.files[row]))
+        try:
+            tar = self._tar(shard)
+            encoded = os.pread(tar.descriptor, size, offset)
+        except OSError as error:
+            raise DamagedImage(name, reason_of(error)) from error
+        return _MemberPicture(name, encoded)
+
+    def _tar(self, shard: int) -> _Tar:
+        """The tar, open in this process; of many, those that were asked for last."""
+        tar = self._open.pop(shard, None) or _Tar(os.open(self.shards[shard], os.O_RDONLY))
+        self._open[shard] = tar
+        if len(self._open) > _OPEN:
+            self._open.popitem(last=False)
+        return tar
+
+    def __getstate__(self) -> dict:
+        """Without the open files: each worker has its own."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+
+class _Tar:
+    """An open descriptor, closed when the last one that reads from it lets go: another thread may be reading still."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class _MemberPicture(Picture):
+    """A picture of bytes that were read already."""
+
+    def __init__(self, name: str, encoded: bytes) -> None:
+        self.path, self._bytes = name, encoded
+        try:
+            self._image = Image.open(io.BytesIO(encoded))
+            self._orientation = 1 if self._image.format == "TIFF" else self._image.getexif().get(_ORIENTATION, 1)
+        except Exception as error:
+            raise DamagedImage(name, reason_of(error)) from error
+        width, height = self._image.size
+        self.height, self.width = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)

@@ -1,0 +1,161 @@
+"""``webdataset``: images in WebDataset's tar shards, each read by its place in its tar; nothing is unpacked."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from ..core.errors import UsageError
+from ..core.registry import DATASETS
+from .file_loader import FileSplit, default_workers, sound_rows
+from .file_views import FileViews
+from .image_folder import OTHERS, SPLITS
+from .tar_index import TarIndex, tar_index
+from .tar_pictures import TarPictures
+from .view_options import ViewOptions
+
+_LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, test/*.tar or val/*.tar beside it"
+
+
+@DATASETS.register("webdataset")
+class WebDataset:
+    """Images in WebDataset's tar shards: the files of one key are one sample, ``KEY.jpg`` beside ``KEY.cls``, the class as text, or ``KEY.json`` with ``label``.
+
+    WebDataset itself streams its shards and mixes what it has in a buffer. Here the headers are read once, into an index kept beside the shards, and from
+    then on any sample is read by its place. So ``index`` is a row that never changes, the place in the order of shard names and of members in each; every
+    epoch is a permutation of all samples, and views, ranks and resuming are those of ``image_folder``. It asks for a disk or file system with fast
+    seeks; shards behind HTTP or in an object store have to be copied to one first.
+
+    Raises:
+        UsageError: No such folder or shard, a class that the training split does not have.
+        ContrastillError: A tar is cut off or damaged, a key lacks its class or its image.
+    """
+
+    class Options(ViewOptions):
+        path: str = Field(description="the folder that holds the shards")
+        train: str | None = Field(
+            None,
+            description="shards to train on, below path: a folder, or a pattern such as train-{000000..000146}.tar or train-*.tar; null: train*.tar or train/*.tar",
+        )
+        test: str | None = Field(None, description="shards to test on, as train; null: test*.tar, test/*.tar, val*.tar or val/*.tar")
+        num_classes: int | None = Field(None, gt=0, description="how many classes there are; null: as many as the training split names")
+        cache: str | None = Field(None, description="folder to keep the index in where that of the shards cannot be written to")
+        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        skip_damaged: bool = Field(False, description="read all images once at the start and leave out those that are damaged; false: stop at one")
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.root = Path(options.path).expanduser()
+
+    @staticmethod
+    def recognises(path: str) -> bool:
+        """Whether ``path`` is a folder with shards to train on."""
+        root = Path(path)
+        return root.is_dir() and not any((root / name).exists() for name in OTHERS) and bool(_usual(root, SPLITS["train"]))
+
+    def open(self, split: str) -> FileSplit:
+        """Find the samples of ``"train"`` or ``"test"``; no image is opened but for skip_damaged. Only ``"train"`` is ever augmented."""
+        if split not in SPLITS:
+            raise UsageError(f"webdataset has no split {split!r}: it has train, test")
+        if not self.root.is_dir():
+            raise UsageError(f"{self.root} {'is a file, not a folder of shards' if self.root.exists() else 'does not exist'}: set data.path")
+        options, training = self.options, split == "train"
+        shards, index = self._index(split)
+        classes = self._classes(split, shards, index)
+        if options.limit is not None and options.limit < len(index):
+            index = index.take([place * len(index) // options.limit for place in range(options.limit)])
+        pictures = TarPictures(shards, index)
+        if options.skip_damaged:
+            index = index.take(sound_rows(pictures, self.root))
+            pictures = TarPictures(shards, index)
+        views = FileViews(options.size, options.crop, options.scale, options.flip, options.transforms if training else [])
+        if views.transforms:
+            # Complains here, not in a worker.
+            _ = views.compose
+        return FileSplit(
+            pictures,
+            torch.from_numpy(index.target),
+            classes,
+            views=views,
+            augmented=training,
+            color_jitter=options.color_jitter,
+            workers=default_workers() if options.workers is None else options.workers,
+        )
+
+    def _index(self, split: str) -> tuple[list[Path], TarIndex]:
+        asked = self.options.train if split == "train" else self.options.test
+        shards = _usual(self.root, SPLITS[split]) if asked is None else _asked(self.root, asked, split)
+        if not shards:
+            where = f"no shards to {split} on" if asked is None else f"no shards {asked}"
+            raise UsageError(f"{self.root} has {where}: {_LAYOUT}, or name others with data.{split}=")
+        cache = None if self.options.cache is None else Path(self.options.cache).expanduser()
+        index = tar_index(shards, cache)
+        if not len(index):
+            raise UsageError(
+                f"{shards[0]}{' and the others' if len(shards) > 1 else ''} to {split} on hold no samples: each is KEY.jpg with KEY.cls or KEY.json"
+            )
+        return shards, index
+
+    def _classes(self, split: str, shards: Sequence[Path], index: TarIndex) -> list[str]:
+        """Their names, which are their numbers."""
+        count = self.options.num_classes
+        if count is None:
+            count = int((index if split == "train" else self._index("train")[1]).target.max()) + 1
+        outside = np.flatnonzero(index.target >= count)
+        if len(outside):
+            row = int(outside[0])
+            known = f"data.num_classes is {count}" if self.options.num_classes else f"the shards to train on end at class {count - 1}"
+            name = f"{shards[index.shard[row]]}: {os.fsdecode(index.files[row])}"
+            raise UsageError(f"{name} is of class {index.target[row]}, and {known}: set data.num_classes, or correct the class")
+        return [str(number) for number in range(count)]
+
+
+def _usual(root: Path, names: Sequence[str]) -> list[Path]:
+    """The shards of the first of these names that has any: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``."""
+    for name in names:
+        found = sorted((root / name).glob("*.tar")) if (root / name).is_dir() else sorted(root.glob(f"{name}*.tar"))
+        if found:
+            return found
+    return []
+
+
+def _asked(root: Path, pattern: str, split: str) -> list[Path]:
+    """The shards that ``data.train`` or ``data.test`` names, in the order of their names."""
+    found: set[Path] = set()
+    for name in braces(os.path.expanduser(pattern)):
+        where = os.path.join(glob.escape(str(root)), name)
+        paths = [Path(path) for path in glob.glob(where)] if glob.has_magic(name) else [root / name]
+        for path in paths:
+            if not path.exists():
+                raise UsageError(f"{path} does not exist: data.{split}={pattern} names it")
+            found |= set(path.glob("*.tar")) if path.is_dir() else {path}
+    return sorted(found)
+
+
+def braces(pattern: str) -> Iterator[str]:
+    """The names a pattern stands for: ``{08..11}`` is 08, 09, 10, 11 and ``{a,b}`` is a, b, as in a shell.
+
+    Example:
+        >>> list(braces("{a,b}-{08..10}.tar"))
+        ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
+    """
+    parts = []
+    for text in re.split(r"(\{[^{}]*\})", pattern):
+        if between := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", text):
+            first, last = between.groups()
+            width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+            step = 1 if int(first) <= int(last) else -1
+            parts.append([f"{number:0{width}}" for number in range(int(first), int(last) + step, step)])
+        elif text.startswith("{") and "," in text:
+            parts.append(text[1:-1].split(","))
+        else:
+            parts.append([text])
+    yield from map("".join, itertools.product(*parts))

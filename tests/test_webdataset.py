@@ -1,0 +1,284 @@
+"""WebDataset shards: the same batches as of the same files in folders, an index that is kept and made anew, and shards that are damaged."""
+
+import io
+import json
+import logging
+import os
+import pickle
+import re
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from contrastill.core.config import validate
+from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.registry import DATASETS
+from contrastill.datasets import tar_index, tar_pictures
+from contrastill.datasets.webdataset import braces
+
+
+def _jpeg(seed, height=30, width=40):
+    """A smooth random picture."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    held = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(held, format="JPEG")
+    return held.getvalue()
+
+
+def _tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def _sample(key, target, seed=0):
+    return [(f"{key}.jpg", _jpeg(seed)), (f"{key}.cls", str(target).encode())]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """2 classes × 11 training and 3 test pictures, as folders and as shards, in which the second class says its classes by .json."""
+    folder, shards = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("shards")
+    for split, count in (("train", 11), ("val", 3)):
+        members = []
+        for target, name in enumerate(("n01", "n02")):
+            for k in range(count):
+                content, key = _jpeg(100 * target + k + 50 * (split == "val"), 30 + k % 3), f"{name}_{k:02}"
+                path = folder / split / name / f"{key}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                said = (f"{key}.cls", f"{target}\n".encode()) if target == 0 else (f"{key}.json", json.dumps({"label": target}).encode())
+                # The order within a key is the writer's.
+                members.append([(f"{key}.jpg", content), said][:: 1 - 2 * (k % 2)])
+        cut = 9 if split == "train" else 2
+        for number, part in enumerate((members[:cut], members[cut:])):
+            _tar(shards / f"{split}-{number:06}.tar", [member for sample in part for member in sample])
+    return folder, shards
+
+
+def _data(path, name="webdataset", **options):
+    dataset = DATASETS[name]
+    return dataset(dataset.Options(**{"path": str(path), "size": 16, "workers": 0, **options}))
+
+
+def _loader(path, name="webdataset", split="train", *, batch_size=8, train=True, rank=0, world=1, **options):
+    return _data(path, name, **options).open(split).loader(batch_size=batch_size, device="cpu", seed=3, train=train, rank=rank, world=world)
+
+
+def _same(batches, others):
+    batches, others = list(batches), list(others)
+    return len(batches) == len(others) and all(
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(batches, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 7}, {"color_jitter": 0.5, "crop": "padded"}])
+def test_batches_are_those_of_the_same_files_in_folders(both, options):
+    folder, shards = both
+    one, other = _data(folder, "image_folder", **options).open("train"), _data(shards, **options).open("train")
+    assert torch.equal(one.targets, other.targets) and one.num_samples == other.num_samples and other.num_classes == 2
+    assert [os.path.basename(name) for name in other.files.tolist()] == [os.path.basename(name) for name in one.files.tolist()]
+    assert other.files[0].startswith(b"train-000000.tar/n01_00")
+    for epoch in (0, 2):
+        assert _same(_loader(folder, "image_folder", **options).epoch(epoch), _loader(shards, **options).epoch(epoch))
+    assert _same(_loader(folder, "image_folder", "test", train=False, **options).epoch(0), _loader(shards, split="test", train=False, **options).epoch(0))
+
+
+def test_workers_ranks_and_resuming_change_no_byte(both):
+    folder, shards = both
+    whole = list(_loader(folder, "image_folder").epoch(2))
+    workers = _loader(shards, workers=2)
+    assert _same(workers.epoch(2), whole) and _same(workers.epoch(2, start=1), whole[1:])
+    ranks = [_loader(shards, rank=rank, world=2).epoch(2) for rank in range(2)]
+    assert _same(({name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in zip(*ranks, strict=True)), whole)
+
+
+def test_open_tars_are_few_and_are_not_pickled(both, monkeypatch):
+    monkeypatch.setattr(tar_pictures, "_OPEN", 1)
+    pictures = _data(both[1]).open("train").pictures
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    for row in (0, 21, 0, 21):
+        pictures.open(row).pixels()
+    assert len(pictures._open) == 1 and (before is None or len(os.listdir("/proc/self/fd")) == before + 1)
+    other = pickle.loads(pickle.dumps(pictures))
+    assert not other._open and torch.equal(other.open(4).pixels(), pictures.open(4).pixels())
+
+
+def test_the_index_is_kept_and_made_anew_when_it_is_stale(tmp_path, monkeypatch):
+    shard = _tar(tmp_path / "train-0.tar", _sample("a", 0) + _sample("b", 1))
+    read = []
+    members = tar_index._members
+    monkeypatch.setattr(tar_index, "_members", lambda path: read.append(path) or members(path))
+
+    def opened():
+        read.clear()
+        return _data(tmp_path).open("train"), len(read)
+
+    assert opened()[1] == 1 and opened()[1] == 0
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".h5", ".tar"]
+    # As large as before, but newer.
+    stat = shard.stat()
+    _tar(shard, _sample("c", 1) + _sample("d", 0))
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    split, count = opened()
+    assert shard.stat().st_size == stat.st_size and count == 1 and split.targets.tolist() == [1, 0] and split.files[0] == b"train-0.tar/c.jpg"
+    # One shard more; what is kept of fewer is another file.
+    _tar(tmp_path / "train-1.tar", _sample("a", 0))
+    split, count = opened()
+    assert count == 2 and split.num_samples == 3 and opened()[1] == 0
+    for path in tmp_path.glob("*.h5"):
+        path.write_bytes(path.read_bytes()[:300])
+    assert opened()[1] == 2 and opened()[1] == 0
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch, caplog):
+    _tar(tmp_path / "shards" / "train-0.tar", _sample("a", 0))
+    write = tar_index._write
+
+    def refuse(path, *rest):
+        if path.parent == tmp_path / "shards":
+            raise PermissionError("Read-only file system")
+        write(path, *rest)
+
+    monkeypatch.setattr(tar_index, "_write", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert _data(tmp_path / "shards", cache=str(tmp_path / "cache" / "deep")).open("train").num_samples == 1
+        assert not caplog.text and len(list((tmp_path / "cache" / "deep").iterdir())) == 1
+        monkeypatch.setattr(tar_index, "_members", lambda path: pytest.fail("it was kept"))
+        assert _data(tmp_path / "shards", cache=str(tmp_path / "cache" / "deep")).open("train").num_samples == 1
+        monkeypatch.undo()
+        monkeypatch.setattr(tar_index, "_write", refuse)
+        with caplog.at_level(logging.WARNING):
+            assert _data(tmp_path / "shards").open("train").num_samples == 1
+    assert "could not be kept (Read-only file system)" in caplog.text and "data.cache" in caplog.text
+
+
+def test_which_shards(tmp_path):
+    for name in ("a/x-08.tar", "a/x-09.tar", "a/x-10.tar", "b/y.tar", "train/0.tar", "val/0.tar", "test-0.tar"):
+        _tar(tmp_path / name, _sample(name.replace("/", "_").removesuffix(".tar"), 0))
+
+    def files(split="train", **options):
+        return [os.fsdecode(name) for name in _data(tmp_path, **options).open(split).files]
+
+    assert files() == ["0.tar/train_0.jpg"] and files("test") == ["test-0.tar/test-0.jpg"]
+    assert files(train="a/x-{08..10}.tar") == ["x-08.tar/a_x-08.jpg", "x-09.tar/a_x-09.jpg", "x-10.tar/a_x-10.jpg"]
+    assert files(train="{b/y,a/x-09}.tar") == ["x-09.tar/a_x-09.jpg", "y.tar/b_y.jpg"]
+    assert len(files(train="a")) == len(files(train="a/*-*.tar")) == 3 and files("test", test=str(tmp_path / "b" / "y.tar")) == ["y.tar/b_y.jpg"]
+    for options, says in (
+        ({"train": "a/x-{08..11}.tar"}, "x-11.tar does not exist: data.train=a/x-{08..11}.tar"),
+        ({"train": "z*.tar"}, "has no shards z*.tar"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(says)):
+            files(**options)
+    assert list(braces("s{2..0}")) == ["s2", "s1", "s0"] and list(braces("plain.tar")) == ["plain.tar"]
+
+
+def test_what_belongs_to_a_sample(tmp_path):
+    members = [("./deep/a.CLS", b"1"), ("./deep/a.jpg", _jpeg(0)), ("./deep/a.json", b'{"label": 7}'), ("deep/a.txt", b"a dog"), ("deep/a.seg.png", b"")]
+    members += [("._a.jpg", b"no"), ("__meta__.json", b"{}"), ("b.jpg", _jpeg(1)), ("b.json", b'{"label": 0}')]
+    _tar(tmp_path / "train.tar", members)
+    split = _data(tmp_path).open("train")
+    assert (
+        split.targets.tolist() == [1, 0]
+        and split.classes == ["0", "1"]
+        and [name for name in split.files.tolist()] == [b"train.tar/./deep/a.jpg", b"train.tar/b.jpg"]
+    )
+    assert _data(tmp_path, num_classes=5).open("train").num_classes == 5
+
+
+@pytest.mark.parametrize(
+    "members,says",
+    [
+        ([("a.jpg", b"")], "the key a has no class: add a.cls"),
+        ([("a.jpg", b""), ("a.json", b'{"caption": 1}')], "the key a has no class"),
+        ([("a.cls", b"0")], "the key a has a class and no image"),
+        ([("a.jpg", b""), ("a.png", b"")], "two images of the key a, a.jpg and a.png"),
+        ([("a.jpg", b""), ("a.cls", b"dog")], "a.cls says 'dog', which is no class"),
+        ([("a.jpg", b""), ("a.cls", b"-1")], "a.cls says '-1'"),
+        ([("a.jpg", b""), ("a.json", b'{"label": 0.5}')], "which is no class"),
+        ([("a.jpg", b""), ("a.json", b"{")], "which is no class"),
+    ],
+)
+def test_refusals_name_shard_and_key(tmp_path, members, says):
+    path = _tar(tmp_path / "train-0.tar", members)
+    with pytest.raises(ContrastillError, match=re.escape(says)) as caught:
+        _data(tmp_path).open("train")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_damaged_tars(tmp_path):
+    path = _tar(tmp_path / "train-0.tar", _sample("a", 0) + _sample("b", 1))
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        second = tar.getmember("b.jpg")
+    for content, says in (
+        (whole[: second.offset_data + 100], "unexpected end of data"),
+        (whole[: second.offset + 100], "truncated|unexpected end"),
+        (whole[: second.offset], "truncated, no end of archive"),
+        (whole[: second.offset] + b"x" * 512 + whole[second.offset + 512 :], "damaged header"),
+        (b"\x1f\x8b" + whole[2:], "."),
+        (b"", "empty"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ContrastillError, match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({says}).*\): copy it again") as caught:
+            _data(tmp_path).open("train")
+        assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named_by_shard_and_member(tmp_path, workers, caplog):
+    path = _tar(tmp_path / "train-0.tar", [*_sample("a", 0), ("b.jpg", _jpeg(1)[:200]), ("b.cls", b"0"), ("c.jpg", b"text"), ("c.cls", b"0")])
+    with pytest.raises(
+        ContrastillError, match=re.escape(str(path)) + r"/[bc]\.jpg cannot be read as an image \(.+\): remove it, or set data.skip_damaged=true"
+    ):
+        list(_loader(tmp_path, workers=workers).epoch(0))
+    with caplog.at_level(logging.WARNING):
+        split = _data(tmp_path, skip_damaged=True).open("train")
+    assert split.num_samples == 1 and f"left out 2 of 3 images of {tmp_path}, which are damaged: train-0.tar/b.jpg, train-0.tar/c.jpg" in caplog.text
+    loader = _loader(tmp_path)
+    path.unlink()
+    with pytest.raises(ContrastillError, match="cannot be read as an image .*No such file"):
+        list(loader.epoch(0))
+
+
+def test_classes_and_splits_that_are_not_there(tmp_path):
+    _tar(tmp_path / "train-0.tar", _sample("a", 0) + _sample("b", 1))
+    with pytest.raises(UsageError, match="no shards to test on: the layout is"):
+        _data(tmp_path).open("test")
+    _tar(tmp_path / "val-0.tar", _sample("a", 2))
+    with pytest.raises(UsageError, match=r"val-0.tar: a.jpg is of class 2, and the shards to train on end at class 1: set data.num_classes"):
+        _data(tmp_path).open("test")
+    assert _data(tmp_path, num_classes=3).open("test").targets.tolist() == [2]
+    with pytest.raises(UsageError, match="b.jpg is of class 1, and data.num_classes is 1"):
+        _data(tmp_path, num_classes=1).open("train")
+    _tar(tmp_path / "train-0.tar", [("readme.txt", b"nothing")])
+    with pytest.raises(UsageError, match="hold no samples: each is KEY.jpg"):
+        _data(tmp_path).open("train")
+    for path, split, says in (
+        (tmp_path / "none", "train", "does not exist"),
+        (tmp_path / "val-0.tar", "train", "is a file"),
+        (tmp_path, "val", "no split 'val'"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            _data(path).open(split)
+
+
+def test_recognises_its_own_and_no_other(tmp_path, both):
+    folder, shards = both
+    recognises = DATASETS["webdataset"].recognises
+    assert recognises(str(shards)) and not recognises(str(folder)) and not recognises(str(tmp_path))
+    assert not DATASETS["image_folder"].recognises(str(shards))
+    # A tar left beside the folder that was made of it.
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    _tar(tmp_path / "train.tar", [])
+    assert not recognises(str(tmp_path))
+    config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}, "data": {"path": str(shards)}}
+    assert validate(config).data.name == "webdataset"

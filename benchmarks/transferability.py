@@ -1,4 +1,4 @@
-"""What the students of `grid.py cifar100_subset_cosine` and their teacher are worth on other data: linear probes of every layer; a resumable grid.
+"""What the students of `grid.py cifar100_subset_cosine` and their teacher are worth on other data: linear probes, of the first seed of every layer; a resumable grid.
 
     python benchmarks/transferability.py --runs runs/grid --data tiny-imagenet-100
     python benchmarks/transferability.py --table
@@ -47,7 +47,7 @@ def measure(network: Any, train: Any, test: Any, protocol: str, layers: tuple[st
 
 
 def probe_runs(runs: Path, data: str, size: int) -> None:
-    """Probe every run that is there and not measured yet: the protocol of CRD on the embedding, the exact one on every layer."""
+    """Probe every run that is there and not measured yet: the protocol of CRD on the embedding, the exact one too, of the first seed on every layer."""
     from contrastill.core.registry import DATASETS
     from contrastill.models.build import build_network
 
@@ -60,7 +60,7 @@ def probe_runs(runs: Path, data: str, size: int) -> None:
             if not (run / "student.safetensors").exists():
                 continue
             network = build_network("resnet20" if cell == "teacher" else "resnet8", weights=str(run)).freeze()
-            for protocol, layers in (("crd", ("embedding",)), ("exact", LAYERS)):
+            for protocol, layers in (("crd", ("embedding",)), ("exact", ("embedding",) if seed else LAYERS)):
                 if (cell, seed, protocol) not in done:
                     for row in measure(network, train, test, protocol, layers, seed):
                         _append(RESULTS, {"cell": cell, "seed": seed, "data": Path(data).name, **row})

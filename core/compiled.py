@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
-from .representation import _INPUT, _NHWC, Network, Representation, _module_of
+from .representation import INPUT, NHWC, Network, Representation, module_of
 from .transfer import Transfer, in_turn
 
 
@@ -51,20 +51,13 @@ def compiled(transfer: Transfer) -> Iterator[None]:
 
 def _forward(network: Network, functions: dict[frozenset[str], _Compiled], batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
     """As :meth:`Network.forward`, by a compiled function for each set of needs."""
-    asked = network._parts(needs)
+    asked = network.parts(needs)
     if asked not in functions:
         functions[asked] = _Compiled(network.module, network.taps.names(asked), "logits" in asked and network.taps.logits is None)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not network._frozen):
         images = network.preprocess(batch[network.modality])
         output, tapped = functions[asked](images)
-        said = Representation()
-        if "logits" in asked:
-            said.logits = network._logits(output, tapped, needs is not None)
-        if "embedding" in asked:
-            said.embedding = network._embedding(tapped[network.taps.embedding])
-        if "maps" in asked:
-            said.maps = tuple(network._map(name, tapped[name], images) for name in network.taps.maps)
-        return said
+        return network.read(asked, output, tapped, images, required=needs is not None)
 
 
 class _Compiled:
@@ -83,7 +76,7 @@ class _Compiled:
     def __init__(self, module: nn.Module, names: list[str], output: bool) -> None:
         self._module, self._names, self._output = module, names, output
         self._seen: dict[str, Tensor] = {}
-        self._hooks = {name: partial(self._see_input if name.startswith(_INPUT) else self._see_output, name) for name in names}
+        self._hooks = {name: partial(self._see_input if name.startswith(INPUT) else self._see_output, name) for name in names}
         self._function = torch.compile(self._look)
 
     def __call__(self, images: Tensor) -> tuple[object, dict[str, Tensor]]:
@@ -100,7 +93,7 @@ class _Compiled:
             self._seen.clear()
             for handle in handles:
                 handle.remove()
-        turned = (value.permute(0, 3, 1, 2) if name.startswith(_NHWC) and value.ndim == 4 else value for name, value in zip(self._names, values, strict=True))
+        turned = (value.permute(0, 3, 1, 2) if name.startswith(NHWC) and value.ndim == 4 else value for name, value in zip(self._names, values, strict=True))
         return output, dict(zip(self._names, turned, strict=True))
 
     def _look(self, images: Tensor) -> tuple[object, list[Tensor]]:
@@ -108,8 +101,8 @@ class _Compiled:
         return output if self._output else None, [self._seen[name] for name in self._names]
 
     def _register(self, name: str) -> torch.utils.hooks.RemovableHandle:
-        module, hook = self._module.get_submodule(_module_of(name)), self._hooks[name]
-        return module.register_forward_pre_hook(hook, with_kwargs=True) if name.startswith(_INPUT) else module.register_forward_hook(hook)
+        module, hook = self._module.get_submodule(module_of(name)), self._hooks[name]
+        return module.register_forward_pre_hook(hook, with_kwargs=True) if name.startswith(INPUT) else module.register_forward_hook(hook)
 
     def _see_input(self, name: str, _: nn.Module, args: tuple, kwargs: dict) -> None:
         self._seen[name] = [*args, *kwargs.values()][0]

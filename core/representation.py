@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .errors import ContrastillError, UsageError, unknown_name
 
 PARTS = ("logits", "embedding", "maps")
-_INPUT, _NHWC = "input:", "nhwc:"
+INPUT, NHWC = "input:", "nhwc:"
 
 
 @dataclass
@@ -157,8 +157,8 @@ class Network(nn.Module):
         super().__init__()
         known = [name for name, _ in module.named_modules() if name]
         for name in taps.names():
-            if _module_of(name) not in known:
-                raise unknown_name(f"in {type(module).__name__}, the module", _module_of(name), known)
+            if module_of(name) not in known:
+                raise unknown_name(f"in {type(module).__name__}, the module", module_of(name), known)
         self.module = module
         self.taps = taps
         self.preprocess = preprocess
@@ -180,20 +180,35 @@ class Network(nn.Module):
         """
         if self.modality not in batch:
             raise UsageError(f"the batch has no {self.modality}, which {self._name} reads: it has {', '.join(sorted(batch))}")
-        asked = self._parts(needs)
+        asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with _Tapping(self.module, self.taps.names(asked), self._name) as tapped:
                 images = self.preprocess(batch[self.modality])
                 output = self.module(images)
             tapped.check()
-            said = Representation()
-            if "logits" in asked:
-                said.logits = self._logits(output, tapped, needs is not None)
-            if "embedding" in asked:
-                said.embedding = self._embedding(tapped[self.taps.embedding])
-            if "maps" in asked:
-                said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
-            return said
+            return self.read(asked, output, tapped, images, required=needs is not None)
+
+    def read(self, asked: Collection[str], output: object, tapped: Mapping[str, Tensor] | _Tapping, images: Tensor, *, required: bool) -> Representation:
+        """The representation in what the module returned and its taps gave.
+
+        Args:
+            asked: Parts that are tapped, see :meth:`parts`.
+            output: What the module returned.
+            tapped: What each tap gave, by its name.
+            images: What the module was given, (B, C, H, W).
+            required: Whether logits that are none are an error.
+
+        Raises:
+            UsageError: A tapped tensor has another shape than its part of a representation.
+        """
+        said = Representation()
+        if "logits" in asked:
+            said.logits = self._logits(output, tapped, required)
+        if "embedding" in asked:
+            said.embedding = self._embedding(tapped[self.taps.embedding])
+        if "maps" in asked:
+            said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
+        return said
 
     def map_classes(self, classes: Sequence[int]) -> Network:
         """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns itself.
@@ -218,7 +233,7 @@ class Network(nn.Module):
     def _name(self) -> str:
         return type(self.module).__name__
 
-    def _parts(self, needs: Collection[str] | None) -> frozenset[str]:
+    def parts(self, needs: Collection[str] | None) -> frozenset[str]:
         """The parts to read; refuses what has no tap."""
         tapped = {"logits": True, "embedding": self.taps.embedding is not None, "maps": bool(self.taps.maps)}
         if needs is None:
@@ -266,8 +281,8 @@ class _Tapping:
 
     def __enter__(self) -> _Tapping:
         for name in self._names:
-            module = self._module.get_submodule(_module_of(name))
-            if name.startswith(_INPUT):
+            module = self._module.get_submodule(module_of(name))
+            if name.startswith(INPUT):
                 handle = module.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True)
             else:
                 handle = module.register_forward_hook(lambda _, args, output, name=name: self._see(name, output))
@@ -280,7 +295,7 @@ class _Tapping:
 
     def __getitem__(self, name: str) -> Tensor:
         value = self._seen[name]
-        return value.permute(0, 3, 1, 2) if name.startswith(_NHWC) and value.ndim == 4 else value
+        return value.permute(0, 3, 1, 2) if name.startswith(NHWC) and value.ndim == 4 else value
 
     def _see(self, name: str, value: object) -> None:
         if name in self._seen:
@@ -299,8 +314,8 @@ class _Tapping:
                 raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
 
 
-def _module_of(tap: str) -> str:
-    return tap.removeprefix(_INPUT).removeprefix(_NHWC)
+def module_of(tap: str) -> str:
+    return tap.removeprefix(INPUT).removeprefix(NHWC)
 
 
 def _version(value: Tensor) -> int:

@@ -39,6 +39,10 @@ class Picture:
     Greyscale, palettes and CMYK become RGB, 16 bits 8, an alpha channel is left out, and EXIF's rotation is applied. Of an
     animation it is the first frame.
 
+    Args:
+        path: The file, or where its bytes are from, for messages.
+        encoded: Its bytes, where they have been read already.
+
     Attributes:
         height, width: Pixels, upright.
 
@@ -46,10 +50,10 @@ class Picture:
         DamagedImage: It is no image, or holds too many pixels to be believed.
     """
 
-    def __init__(self, path: str | PathLike) -> None:
+    def __init__(self, path: str | PathLike, encoded: bytes | None = None) -> None:
         self.path = path
         try:
-            self._bytes = Path(path).read_bytes()
+            self._bytes = Path(path).read_bytes() if encoded is None else encoded
             self._image = Image.open(io.BytesIO(self._bytes))
             # Pillow turns a TIFF itself.
             self._orientation = 1 if self._image.format == "TIFF" else self._image.getexif().get(_ORIENTATION, 1)

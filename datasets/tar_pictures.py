@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from .images import _ORIENTATION, DamagedImage, Picture, reason_of
+from .images import DamagedImage, Picture, reason_of
 from .tar_index import TarIndex
 
 # Descriptors are few (1024 by default), shards may be thousands, and every worker has its own.
@@ -50,7 +48,7 @@ class TarPictures:
             encoded = os.pread(tar.descriptor, size, offset)
         except OSError as error:
             raise DamagedImage(name, reason_of(error)) from error
-        return _MemberPicture(name, encoded)
+        return Picture(name, encoded)
 
     def _tar(self, shard: int) -> _Tar:
         """The tar, open in this process; of many, those that were asked for last."""
@@ -73,17 +71,3 @@ class _Tar:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
-
-
-class _MemberPicture(Picture):
-    """A picture of bytes that were read already."""
-
-    def __init__(self, name: str, encoded: bytes) -> None:
-        self.path, self._bytes = name, encoded
-        try:
-            self._image = Image.open(io.BytesIO(encoded))
-            self._orientation = 1 if self._image.format == "TIFF" else self._image.getexif().get(_ORIENTATION, 1)
-        except Exception as error:
-            raise DamagedImage(name, reason_of(error)) from error
-        width, height = self._image.size
-        self.height, self.width = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)

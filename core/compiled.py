@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
-from .representation import INPUT, NHWC, Network, Representation, module_of
+from .representation import Network, Representation
+from .tapping import INPUT, NHWC, module_of
 from .transfer import Transfer, in_turn
 
 

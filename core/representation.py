@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import ContrastillError, UsageError, unknown_name
+from .errors import UsageError, unknown_name
+from .tapping import Tapping, module_of
 
 PARTS = ("logits", "embedding", "maps")
-INPUT, NHWC = "input:", "nhwc:"
 
 
 @dataclass
@@ -182,13 +182,13 @@ class Network(nn.Module):
             raise UsageError(f"the batch has no {self.modality}, which {self._name} reads: it has {', '.join(sorted(batch))}")
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            with _Tapping(self.module, self.taps.names(asked), self._name) as tapped:
+            with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
                 images = self.preprocess(batch[self.modality])
                 output = self.module(images)
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)
 
-    def read(self, asked: Collection[str], output: object, tapped: Mapping[str, Tensor] | _Tapping, images: Tensor, *, required: bool) -> Representation:
+    def read(self, asked: Collection[str], output: object, tapped: Mapping[str, Tensor] | Tapping, images: Tensor, *, required: bool) -> Representation:
         """The representation in what the module returned and its taps gave.
 
         Args:
@@ -245,7 +245,7 @@ class Network(nn.Module):
                 raise UsageError(f"{self._name} has no tap for its {part}: name the module that gives it, as {part}=…")
         return frozenset(needs)
 
-    def _logits(self, output: object, tapped: _Tapping, required: bool) -> Tensor | None:
+    def _logits(self, output: object, tapped: Tapping, required: bool) -> Tensor | None:
         logits = output if self.taps.logits is None else tapped[self.taps.logits]
         if isinstance(logits, Tensor):
             return logits if self.classes is None else logits[:, self.classes]
@@ -268,59 +268,6 @@ class Network(nn.Module):
         if value.ndim != 4:
             raise UsageError(f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W) or (B, N, C)")
         return value
-
-
-class _Tapping:
-    """Hooks on a module for the length of one forward pass, and the tensors they saw."""
-
-    def __init__(self, module: nn.Module, names: list[str], network: str) -> None:
-        self._module, self._names, self._network = module, names, network
-        self._seen: dict[str, Tensor] = {}
-        self._versions: dict[str, int] = {}
-        self._handles: list = []
-
-    def __enter__(self) -> _Tapping:
-        for name in self._names:
-            module = self._module.get_submodule(module_of(name))
-            if name.startswith(INPUT):
-                handle = module.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(lambda _, args, output, name=name: self._see(name, output))
-            self._handles.append(handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def __getitem__(self, name: str) -> Tensor:
-        value = self._seen[name]
-        return value.permute(0, 3, 1, 2) if name.startswith(NHWC) and value.ndim == 4 else value
-
-    def _see(self, name: str, value: object) -> None:
-        if name in self._seen:
-            raise ContrastillError(f"the tapped module {name} of {self._network} runs twice in one forward: tap one that runs once")
-        if not isinstance(value, Tensor):
-            raise UsageError(f"the tap {name} of {self._network} gives a {type(value).__name__}, not a tensor: tap a module inside it")
-        self._seen[name] = value
-        self._versions[name] = _version(value)
-
-    def check(self) -> None:
-        """Raise if a tapped module did not run, or if what it gave was overwritten, as by an in-place ReLU."""
-        for name in self._names:
-            if name not in self._seen:
-                raise ContrastillError(f"the tapped module {name} of {self._network} did not run in this forward: tap one that does")
-            if _version(self._seen[name]) != self._versions[name]:
-                raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
-
-
-def module_of(tap: str) -> str:
-    return tap.removeprefix(INPUT).removeprefix(NHWC)
-
-
-def _version(value: Tensor) -> int:
-    """How often a tensor was changed in place; inference tensors don't count."""
-    return 0 if value.is_inference() else value._version
 
 
 @dataclass(frozen=True)

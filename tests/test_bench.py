@@ -247,7 +247,7 @@ def test_a_grid_is_trained_and_measured(grid):
         ("resnet8:resnet8", "crd", None, 0),
     }
     for found in rows.values():
-        assert found["images"] == 40 and found["train_images"] == 60 and found["epochs"] == 1 and found["seconds"] > 0 and found["given"] == ["train.epochs=1"]
+        assert found["images"] == 40 and found["train_images"] == 60 and found["epochs"] == 1 and found["seconds"] >= 0 and found["given"] == ["train.epochs=1"]
         assert 100 * bits_of(found).mean() == pytest.approx(found["top1"])
     answer = json.loads(printed)
     assert {(cell["objective"], cell["n"]) for cell in answer["table"]} == {(name, 1) for name in ("teacher", "student", "kd", "crd")}

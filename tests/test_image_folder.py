@@ -178,7 +178,8 @@ def test_workers_can_be_spawned(root, monkeypatch):
 def test_workers_heed_the_signals_of_their_own_process_alone(root):
     loader = _loader(root, workers=2, batch_size=1)
     batches = loader.epoch(1)
-    taken = [next(batches)]
+    # One of each worker: both have begun and minded their signals.
+    taken = [next(batches), next(batches)]
     workers = list(loader._data._iterator._workers)
     helper = "import os, signal, sys\nfor pid in sys.argv[1:]:\n    os.kill(int(pid), signal.SIGTERM); os.kill(int(pid), signal.SIGINT)"
     subprocess.run([sys.executable, "-c", helper, *(str(worker.pid) for worker in workers)], check=True)

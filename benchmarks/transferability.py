@@ -116,6 +116,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The accuracies by layer of each cell's first seed, with their intervals over test images."""
+    from contrastill.report.probe import Line, Panel, draw_lines
+
+    lines = []
+    for cell in CELLS:
+        here = {row["layer"]: row for row in rows if (row["cell"], row["seed"], row["protocol"]) == (cell, 0, "exact")}
+        if set(LAYERS) <= set(here):
+            lines.append(Line(cell, *([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))))
+    draw_lines([Panel(rows[0]["data"], LAYERS, lines)], path, title="linear probes of every layer; bars: 95 % intervals", xlabel="layer")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"))
@@ -123,12 +135,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="side in pixels of the images that are probed")
     parser.add_argument("--anchor", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the table and measure nothing")
+    parser.add_argument("--picture", type=Path, help="draw the accuracies by layer there")
     arguments = parser.parse_args()
     if arguments.anchor:
         return probe_anchor(arguments.data)
     if not arguments.table:
         probe_runs(arguments.runs, arguments.data, arguments.size)
     print(table(rows_of(RESULTS)))
+    if arguments.picture:
+        draw(rows_of(RESULTS), arguments.picture)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,10 +38,10 @@ class Setting:
     seed: int
 
 
-class Objective(nn.Module, ABC):
+class Objective(nn.Module):
     """A term of the loss. Its parameters train with the student and are left out of the exported student.
 
-    A new objective is one file with one subclass registered in ``OBJECTIVES``.
+    A new objective is one file with one subclass registered in ``OBJECTIVES``; it defines ``per_sample`` where its loss is a mean over samples, else ``forward``.
 
     Attributes:
         needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
@@ -78,9 +77,12 @@ class Objective(nn.Module, ABC):
         """One for each teacher; an objective that reads them all at once overrides it and returns a single one."""
         return [cls.build(options, setting) for setting in settings]
 
-    @abstractmethod
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scalar loss of this batch; ``teacher`` is None only if ``needs_teacher`` is False."""
+        """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or what a loss that does not decompose says instead.
+
+        ``teacher`` is None only if ``needs_teacher`` is False.
+        """
+        return self.per_sample(student, teacher, batch).mean()
 
     def initial(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is said."""
@@ -94,7 +96,7 @@ class Objective(nn.Module, ABC):
         return self.needs
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        """Return the loss of each sample (B,), whose mean ``forward`` returns; overridden where the loss decomposes.
+        """Return the loss of each sample (B,); overridden where the loss is their mean.
 
         Raises:
             UsageError: It does not.

@@ -94,9 +94,6 @@ class Agglomerate(Objective):
         adaptor = Adaptor(summary, dense, **options.model_dump(include={"hidden", "balance", "pair", "estimate_steps"}))
         return cls(adaptor, **options.model_dump(include={"summary_weight", "dense_weight", "cosine_share"}))
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         parts = {}
         if self.adaptor.summary is not None:

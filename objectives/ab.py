@@ -60,9 +60,6 @@ class AB(Objective):
         dims = [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs]
         return cls(dims, pairs, options.margin)
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for depth, ((ours, theirs), connector) in enumerate(zip(self.pairs, self.connectors, strict=True), 1):

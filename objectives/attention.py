@@ -49,9 +49,6 @@ class Attention(Objective):
     def build(cls, options: Options, setting: Setting) -> Attention:
         return cls(map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3)))
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for ours, theirs in self.pairs:

@@ -63,9 +63,6 @@ class CRD(Objective):
         dims = [setting.teacher.embedding_dim for setting in settings]
         return [SharedCRD(SharedCRDLoss(first.student.embedding_dim, dims, **_of_loss(options, first)))]
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
         self.logs = self.loss.logs

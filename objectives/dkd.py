@@ -54,9 +54,6 @@ class DKD(Objective):
         check_classes("dkd", setting)
         return cls(**dict(options))
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "dkd")
         ours, theirs = (decoupled(log_probabilities(side.logits, self.temperature), target) for side in (student, teacher))

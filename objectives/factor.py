@@ -73,9 +73,6 @@ class Factor(Objective):
         features = teacher.maps[self.pair[1]]
         return F.mse_loss(self.decoder(self.paraphraser(features)), features)
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         ours, theirs = meet(self.translator(student.maps[self.pair[0]]), self.paraphraser(teacher.maps[self.pair[1]]))
         return (_unit(ours) - _unit(theirs)).abs().mean(1)

@@ -63,9 +63,6 @@ class FitNet(Objective):
         (pair,) = map_pairs("fitnet", None if options.pair is None else (options.pair,), setting, default=middle)
         return cls(setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize)
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if self.pair is None:
             ours, theirs = student.embedding, teacher.embedding

@@ -61,9 +61,6 @@ class FSP(Objective):
             )
         return cls(count)
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         flows = zip(flow(student.maps[-self.count :]), flow(teacher.maps[-self.count :]), strict=True)
         return torch.stack([(ours - theirs).square().mean((1, 2)) for ours, theirs in flows]).sum(0)

@@ -92,9 +92,6 @@ class InfoNCE(Objective):
         origin = options.negatives_from or ("other_sample" if setting.targets is None else "other_class")
         return cls(*embedding_dims("infonce", setting), **{**dict(options), "negatives_from": origin})
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each sample (B,), half from either direction; in training the teacher's embeddings then enter the queue."""
         kind = batch_targets(batch, "infonce") if self.negatives_from == "other_class" else batch["index"]

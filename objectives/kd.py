@@ -51,9 +51,6 @@ class KD(Objective):
         check_classes("kd", setting)
         return cls(**dict(options))
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         ours, theirs = student.logits, teacher.logits
         if self.standardize:

@@ -50,9 +50,6 @@ class NST(Objective):
     def build(cls, options: Options, setting: Setting) -> NST:
         return cls(map_pairs("nst", options.pairs, setting, default=from_the_end(setting, 3)))
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for ours, theirs in self.pairs:

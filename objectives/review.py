@@ -72,9 +72,6 @@ class Review(Objective):
         dims = [[side.map_shapes[pair[place]][0] for pair in pairs] + [embeddings[place]] for place, side in sides]
         return cls(*dims, pairs)
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each sample (B,); in training BatchNorm mixes the samples, so one alone would have another loss."""
         if self.training and len(student.embedding) < 2:

@@ -59,9 +59,6 @@ class VID(Objective):
         pairs = map_pairs("vid", options.pairs, setting, default=from_the_end(setting, 3))
         return cls([(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs], pairs)
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = [predict(*meet(student.maps[ours], teacher.maps[theirs])) for predict, (ours, theirs) in zip(self.predictions, self.pairs, strict=True)]
         return torch.stack(losses).sum(0)

@@ -50,9 +50,6 @@ class WTTM(Objective):
         check_classes("wttm", setting)
         return cls(**dict(options))
 
-    def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        return self.per_sample(student, teacher, batch).mean()
-
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         powers = log_probabilities(teacher.logits) / self.temperature
         log_sum = powers.logsumexp(1, keepdim=True)

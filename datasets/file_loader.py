@@ -22,6 +22,7 @@ from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, p
 from .images import DamagedImage
 from .in_memory import Batch, check_shares, shares
 from .joint_views import JointViews
+from .view_options import ViewOptions
 from .views import epoch_order
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,16 @@ class FileSplit(_ReadSplit):
         self.modalities = {"rgb": (3, views.size, views.size)}
         self.camera: Camera | None = None
         self.semantic_classes: list[str] | None = None
+
+    @classmethod
+    def asked_for(cls, pictures: PictureSource, targets: Tensor, classes: list[str], options: ViewOptions, size: int, *, training: bool) -> FileSplit:
+        """The split with the views and workers that a data set's options ask for; only a training split is ever augmented."""
+        views = FileViews(size, options.crop, options.scale, options.flip, options.transforms if training else [])
+        if views.transforms:
+            # Complains here, not in a worker.
+            _ = views.compose
+        workers = default_workers() if options.workers is None else options.workers
+        return cls(pictures, targets, classes, views=views, augmented=training, color_jitter=options.color_jitter, workers=workers)
 
     @property
     def files(self) -> np.ndarray:

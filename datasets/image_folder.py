@@ -12,8 +12,7 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit, default_workers, sound_rows
-from .file_views import FileViews
+from .file_loader import FileSplit, sound_rows
 from .file_workers import PictureFiles
 from .images import IMAGE_SUFFIXES
 from .view_options import ViewOptions
@@ -65,25 +64,14 @@ class ImageFolder:
             raise UsageError(f"image_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
             raise UsageError(f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: set data.path")
-        options, training = self.options, split == "train"
+        options = self.options
         classes, files = self._list(split)
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         if options.skip_damaged:
             files = [files[row] for row in sound_rows(PictureFiles(self.root, [name for name, _ in files]), self.root)]
-        views = FileViews(options.size, options.crop, options.scale, options.flip, options.transforms if training else [])
-        if views.transforms:
-            # Complains here, not in a worker.
-            _ = views.compose
-        return FileSplit(
-            PictureFiles(self.root, [name for name, _ in files]),
-            torch.tensor([target for _, target in files], dtype=torch.int64),
-            classes,
-            views=views,
-            augmented=training,
-            color_jitter=options.color_jitter,
-            workers=default_workers() if options.workers is None else options.workers,
-        )
+        pictures, targets = PictureFiles(self.root, [name for name, _ in files]), torch.tensor([target for _, target in files], dtype=torch.int64)
+        return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
 
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         """The classes, and the split's (path below the root, class), sorted by class, then path."""

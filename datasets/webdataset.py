@@ -15,8 +15,7 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit, default_workers, sound_rows
-from .file_views import FileViews
+from .file_loader import FileSplit, sound_rows
 from .image_folder import OTHERS, SPLITS
 from .tar_index import TarIndex, tar_index
 from .tar_pictures import TarPictures
@@ -67,7 +66,7 @@ class WebDataset:
             raise UsageError(f"webdataset has no split {split!r}: it has train, test")
         if not self.root.is_dir():
             raise UsageError(f"{self.root} {'is a file, not a folder of shards' if self.root.exists() else 'does not exist'}: set data.path")
-        options, training = self.options, split == "train"
+        options = self.options
         shards, index = self._index(split)
         classes = self._classes(split, shards, index)
         if options.limit is not None and options.limit < len(index):
@@ -76,19 +75,7 @@ class WebDataset:
         if options.skip_damaged:
             index = index.take(sound_rows(pictures, self.root))
             pictures = TarPictures(shards, index)
-        views = FileViews(options.size, options.crop, options.scale, options.flip, options.transforms if training else [])
-        if views.transforms:
-            # Complains here, not in a worker.
-            _ = views.compose
-        return FileSplit(
-            pictures,
-            torch.from_numpy(index.target),
-            classes,
-            views=views,
-            augmented=training,
-            color_jitter=options.color_jitter,
-            workers=default_workers() if options.workers is None else options.workers,
-        )
+        return FileSplit.asked_for(pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train")
 
     def _index(self, split: str) -> tuple[list[Path], TarIndex]:
         asked = self.options.train if split == "train" else self.options.test

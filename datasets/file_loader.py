@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..core.errors import ContrastillError, UsageError
 from .camera import Camera
 from .file_views import FileViews, jitter
-from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker
+from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker, sigterm_blocked
 from .images import DamagedImage
 from .in_memory import Batch, check_shares, shares
 from .joint_views import JointViews
@@ -292,7 +292,8 @@ class FileLoader:
             # OpenCV's threads do not live on in a fork, and setNumThreads there would wait for their end for ever.
             cv2.setNumThreads(1)
         try:
-            return iter(self._data)
+            with sigterm_blocked():
+                return iter(self._data)
         finally:
             if self._workers:
                 cv2.setNumThreads(threads)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,6 +138,19 @@ class Pairs(Dataset):
 
 def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.ndarray) -> list[list[float] | None]:
     return [None] * len(rows) if view is None else views.draws(seed, view, torch.from_numpy(rows))
+
+
+@contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """SIGTERM waits: a worker that is started meanwhile has it blocked in all its threads, those too that a library starts before :func:`prepare_worker` is called."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare_worker(_: int) -> None:

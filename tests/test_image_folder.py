@@ -176,6 +176,7 @@ def test_workers_can_be_spawned(root, monkeypatch):
 
 
 def test_workers_heed_the_signals_of_their_own_process_alone(root):
+    torch.set_num_threads(torch.get_num_threads())  # from then on torch starts a thread in each fork, before anything else runs there
     loader = _loader(root, workers=2, batch_size=1)
     batches = loader.epoch(1)
     # One of each worker: both have begun and minded their signals.

@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .errors import UsageError, unknown_name
-from .memory_bank import Assembler, MemoryBank, check_index
+from .held import HeldWrites
+from .memory_bank import MemoryBank, check_index
 from .nce import Criterion, Critic, NegativeSums, Workspace, normalise
 from .negatives import MODES, ORIGINS, RULES, Groups
+from .ranks import rank, world_size
 from .rows import given_sums
+from .sharding import Alone, Shard, Together
 
 log = logging.getLogger(__name__)
 
+PLACEMENTS, MEMORIES = ("replicated", "sharded"), ("device", "host")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # `auto` takes all rows up to this many rows per negative.
 ALL_ROWS_PER_NEGATIVE = 8
 
@@ -33,7 +39,7 @@ class Embedding(nn.Linear):
         return super().forward(features)
 
 
-class CRDLoss(nn.Module):
+class CRDLoss(HeldWrites):
     """Contrastive representation distillation (Tian et al., ICLR 2020, eq. 17–18).
 
     Each sample's student embedding is scored against the teacher's bank and its teacher embedding against the student's;
@@ -56,6 +62,10 @@ class CRDLoss(nn.Module):
             eq. 18 as printed; or a number. The default was decided by measurement: at K = 1024 and one short schedule ``"paper"``
             ended 6 points lower (docs/results.md).
         seed: Of the rows, of their order and of every draw.
+        bank_placement: ``"replicated"``: each process holds all rows. ``"sharded"``: each holds M/n of them and scores everyone's anchors against these;
+            every process must then call the loss, and ask for its state, together.
+        bank_dtype: Of the rows: ``"fp32"``, ``"fp16"`` or ``"bf16"``. What is written to them is worked out in float32.
+        bank_memory: ``"device"``, or ``"host"``: pinned memory of the host, copied over as it is scored, for banks larger than a GPU; each step then waits for the device.
 
     Attributes:
         embed_student, embed_teacher: The linear maps with normalisation; they train with the student.
@@ -98,8 +108,18 @@ class CRDLoss(nn.Module):
         bank_momentum: float = 0.5,
         bias: Literal["released", "paper"] | float = "released",
         seed: int = 0,
+        bank_placement: Literal["replicated", "sharded"] = "replicated",
+        bank_dtype: Literal["fp32", "fp16", "bf16"] = "fp32",
+        bank_memory: Literal["device", "host"] = "device",
     ) -> None:
         super().__init__()
+        for name, value, allowed in (
+            ("bank_placement", bank_placement, PLACEMENTS),
+            ("bank_dtype", bank_dtype, DTYPES),
+            ("bank_memory", bank_memory, MEMORIES),
+        ):
+            if value not in allowed:
+                raise unknown_name(name, value, allowed)
         num_samples = _count_samples(targets, num_samples)
         origin = negatives_from or ("other_sample" if targets is None else "other_class")
         if origin not in ORIGINS:
@@ -125,9 +145,11 @@ class CRDLoss(nn.Module):
             self.negatives, self.negatives_reason = choose(num_samples, num_negatives or min(16384, groups.eligible))
             log.info("CRD negatives %s", self.negatives_reason)
         rule = RULES[self.negatives]
-        self.rule = rule(groups, num_negatives, self.seed)
+        shard = Shard(rank(), world_size()) if bank_placement == "sharded" else Shard()
+        self.rule = rule(groups, num_negatives, self.seed, shard)
         self.num_negatives = self.rule.num_negatives
-        self.bank = MemoryBank(num_samples, embed_dim, place=rule.order(groups, self.seed), seed=self.seed)
+        self._of_bank = {"seed": self.seed, "shard": shard, "dtype": DTYPES[bank_dtype], "on_host": bank_memory == "host"}
+        self.bank = self._new_bank(rule.order(groups, self.seed), ("student", "teacher"))
         self.bias = critic_bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
         ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
         if ceiling < 0.5:
@@ -136,8 +158,8 @@ class CRDLoss(nn.Module):
                 "lower the temperature, or use bias='paper'",
                 stacklevel=2,
             )
-        self.draws = 0
-        self._assemble, self._workspace = Assembler(), Workspace()
+        self.draws, self._drew = 0, False
+        self._workspace = Workspace()
         self.logs: dict[str, Tensor] = {}
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -148,26 +170,43 @@ class CRDLoss(nn.Module):
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))
-        batch = self.rule.anchors(index, self.bank.places(index))
+        exchange = self._exchange(index)
+        batch = self.rule.anchors(exchange.index, self.bank.places(exchange.index))
         bank = self.bank.rows.detach()
         critic = Critic(self.temperature, self.bias, self.bank.radius)
-        positives = bank.index_select(1, batch.place)
+        positives = self.bank.read(batch.place, index.device)
 
         def negatives(sums: NegativeSums) -> Tensor | None:
             if rows is not None:
                 return given_sums(bank, rows, self.bank.place, sums)
             return self.rule(batch, bank, sums, self.draws)
 
-        sides, anchors = Criterion.apply(projected, positives, critic, self._workspace, negatives)
+        sides, anchors = Criterion.apply(projected, positives, critic, self._workspace, exchange, negatives)
         if self.training:
-            self.draws += rows is None
-            index, embeddings = self._assemble(index, anchors.flip(0))
-            self.bank.update(self.bank.places(index), embeddings, self.bank_momentum)
+            self._drew |= rows is None
+            self.write(index, anchors.flip(0))
         with torch.no_grad():
             name = "mi_bound" if self.negatives_from == "other_sample" else "score"
             bound = math.log(self.num_negatives) - sides.detach().mean(1)
             self.logs = {f"{name}_student": bound[1], f"{name}_teacher": bound[0]}
         return sides.sum(0)
+
+    def _new_bank(self, place: Tensor | None, sides: Sequence[str]) -> MemoryBank:
+        return MemoryBank(self.num_samples, self.embed_dim, place=place, sides=sides, **self._of_bank)
+
+    def _exchange(self, index: Tensor, teachers: int = 1) -> Alone | Together:
+        """Which processes score the anchors of these samples, which are ``teachers`` times a batch."""
+        if self.bank.shard.world == 1:
+            return Alone(index)
+        return Together(index, teachers * self._pass_room.of(len(index) // teachers, index.device))
+
+    def _write(self, index: Tensor, rows: Tensor) -> None:
+        self.draws, self._drew = self.draws + self._drew, False
+        self.bank.update(index, rows, self.bank_momentum)
+
+    def discard(self) -> None:
+        super().discard()
+        self._drew = False
 
     def _check(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None) -> None:
         for name, features, layer in (("student", student, self.embed_student), ("teacher", teacher, self.embed_teacher)):
@@ -180,6 +219,8 @@ class CRDLoss(nn.Module):
             if rows.shape != (len(index), self.num_negatives):
                 raise UsageError(f"rows must be (B, K) = {(len(index), self.num_negatives)}, not {tuple(rows.shape)}")
             check_index(rows, self.num_samples, "rows: row")
+            if self.bank.shard.world > 1:
+                raise UsageError("rows given by hand are scored where all rows are: leave them out, or take bank_placement='replicated'")
 
     @property
     def rank_buffers(self) -> tuple[str, ...]:

@@ -1,21 +1,26 @@
-"""The memory bank: one row per training sample for each side, in one place."""
+"""The memory bank: one row per training sample for each side, in one place or dealt out to the processes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from .errors import UsageError
+from .ranks import gather_in_order
+from .sharding import Shard
+
+# Rows that are drawn or copied at a time, so that no copy of a bank is made on the way.
+_BLOCK = 2**16
 
 
 class MemoryBank(nn.Module):
     """A bank of M rows for each side, drawn from U(−s, s) with s = 1/√(D/3), so that a row's norm is about 1.
 
-    Inside, rows may lie in any order (negatives that are neighbours cost no gather); outside it is always
-    sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders.
+    Inside, rows may lie in any order (negatives that are neighbours cost no gather) and on several processes; outside it is always
+    sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders and numbers of processes.
 
     Args:
         num_samples: M, rows of each bank.
@@ -23,28 +28,49 @@ class MemoryBank(nn.Module):
         place: (M,) int64, where each sample's row lies inside; None keeps sample order.
         seed: Of the initial rows, which are the same whatever the order inside.
         sides: Their names, S of them; each is an attribute and a key of the state_dict.
+        shard: Which of the rows this process holds.
+        dtype: Of the rows. What is written is worked out in float32 at least.
+        on_host: Whether rows stay in the host's memory, pinned where there is a GPU, and are copied over as they are scored.
 
     Attributes:
-        rows: (S, M, D): the student's bank, then the teacher's, in inner order.
+        rows: (S, m, D): the student's bank, then the teacher's, in inner order; m is M, or the rows of this process.
         radius: An upper bound of the rows' norms, kept by every update; it bounds the scores.
     """
 
-    def __init__(self, num_samples: int, dim: int, *, place: Tensor | None = None, seed: int = 0, sides: Sequence[str] = ("student", "teacher")) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        dim: int,
+        *,
+        place: Tensor | None = None,
+        seed: int = 0,
+        sides: Sequence[str] = ("student", "teacher"),
+        shard: Shard | None = None,
+        dtype: torch.dtype = torch.float32,
+        on_host: bool = False,
+    ) -> None:
         super().__init__()
-        self.sides = tuple(sides)
+        self.sides, self.num_samples, self.shard = tuple(sides), num_samples, shard or Shard()
+        held = self.shard.below(num_samples)
+        # One row more, for what is written to samples that another process holds: nothing need be asked of the device to leave them out.
+        memory = torch.empty(len(self.sides), held + 1, dim, dtype=dtype, pin_memory=on_host and torch.cuda.is_available())
+        memory[:, held:] = 0
+        if on_host:
+            self.memory = memory  # no buffer: it does not move with the module
+        else:
+            self.register_buffer("memory", memory, persistent=False)
+        self.register_buffer("place", place, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         limit = 1 / math.sqrt(dim / 3)
-        rows = torch.empty(len(self.sides), num_samples, dim)
-        for side in rows:
-            drawn = torch.empty(num_samples, dim).uniform_(-limit, limit, generator=generator)
-            if place is None:
-                side.copy_(drawn)
-            else:
-                side[place] = drawn
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("place", place, persistent=False)
-        self.radius = 1.0
-        self._bound_norms()
+        self.radius = 0.0
+        for side in self.rows:
+            for start, stop in _blocks(num_samples):
+                drawn = torch.empty(stop - start, dim).uniform_(-limit, limit, generator=generator)
+                self._put(side, torch.arange(start, stop), drawn)
+
+    @property
+    def rows(self) -> Tensor:
+        return self.memory[:, :-1]
 
     @property
     def student(self) -> Tensor:
@@ -57,37 +83,65 @@ class MemoryBank(nn.Module):
         return self.side("teacher")
 
     def side(self, name: str) -> Tensor:
-        """(M, D) copy of one side's rows, in sample order."""
+        """(M, D) copy of one side's rows, in sample order; of a bank that is dealt out, every process must ask."""
         rows = self.rows[self.sides.index(name)].detach()
-        return rows.clone() if self.place is None else rows[self.place]
+        if self.shard.world == 1:
+            return rows.clone() if self.place is None else rows[self.place.to(rows.device)]
+        whole = torch.empty(self.num_samples, rows.shape[1], dtype=rows.dtype)
+        for start, stop in _blocks(self.num_samples):
+            low, high = self.shard.span(start, stop)
+            # Shares of a block differ by a row at most.
+            share = rows.new_zeros(-(-(stop - start) // self.shard.world), rows.shape[1])
+            share[: high - low] = rows[low:high]
+            parts = gather_in_order(share).view(self.shard.world, *share.shape)
+            for rank, part in enumerate(parts):
+                other = Shard(rank, self.shard.world)
+                low, high = other.span(start, stop)
+                whole[other.places(low, high, whole.device)] = part[: high - low].to(whole.device)
+        return whole if self.place is None else whole[self.place.to(whole.device)]
 
     def places(self, index: Tensor) -> Tensor:
         """Where samples' rows lie inside."""
         return index if self.place is None else self.place[index]
 
+    def read(self, place: Tensor, device: torch.device) -> Tensor:
+        """(S, B, D) rows at places (B,), on ``device``: zeros for those of other processes, so that a sum over processes is the row."""
+        at = self.shard.below(place).clamp(max=self.rows.shape[1])
+        found = self.memory.index_select(1, at.to(self.memory.device)).to(device)
+        return found if self.shard.world == 1 else found * self.shard.holds(place)[:, None]
+
     @torch.no_grad()
-    def update(self, place: Tensor, embeddings: Tensor, momentum: float) -> None:
+    def update(self, index: Tensor, embeddings: Tensor, momentum: float) -> None:
         """Rows ← normalise(momentum · row + (1 − momentum) · embedding).
 
         Of samples that appear twice the last one counts, on every device: all their positions write the same value.
 
         Args:
-            place: (B,) int64 places of the rows, inner order.
+            index: (B,) int64 samples; ~index, below zero, for a copy of a sample.
             embeddings: (S, B, D), the student's, then the teacher's; normalised.
             momentum: Share of its old value that a row keeps.
         """
+        place = self.places(torch.where(index < 0, ~index, index)).to(self.memory.device)
         ordered, origin = torch.sort(place, stable=True)
         last = origin[torch.searchsorted(ordered, place, right=True) - 1]
-        old = self.rows.index_select(1, place)
-        new = torch.lerp(embeddings.index_select(1, last).to(old.dtype), old, momentum)
+        at = torch.where(self.shard.holds(place), self.shard.below(place), self.rows.shape[1])
+        old = self.memory.index_select(1, at).to(torch.promote_types(self.memory.dtype, torch.float32))
+        new = torch.lerp(embeddings.to(old).index_select(1, last), old, momentum)
         norm = torch.linalg.vector_norm(new, dim=2, keepdim=True)
         # Opposite vectors cancel out: such a row stays as it was instead of turning into NaN.
         new = torch.where(norm > 1e-6, new / norm.clamp_min(1e-6), old)
-        self.rows.index_copy_(1, place, new)
+        self.memory.index_copy_(1, at, new.to(self.memory.dtype))
 
-    def _bound_norms(self) -> None:
-        widest = torch.linalg.vector_norm(self.rows, dim=2, dtype=torch.promote_types(self.rows.dtype, torch.float32)).max()
-        self.radius = max(1.0, float(widest)) * 1.001
+    @torch.no_grad()
+    def _put(self, side: Tensor, index: Tensor, values: Tensor) -> None:
+        """Set rows of one side, those that this process holds; the bound of the norms is of all of them, as all processes must take the same branches."""
+        place = self.places(index.to(index.device if self.place is None else self.place.device))
+        widest = float(torch.linalg.vector_norm(values, dim=1, dtype=torch.promote_types(values.dtype, torch.float32)).max())
+        self.radius = max(self.radius, max(1.0, widest) * (1.001 + torch.finfo(side.dtype).eps))
+        if self.shard.world > 1:
+            mine = self.shard.holds(place)
+            place, values = self.shard.below(place[mine]), values[mine.to(values.device)]
+        side.index_copy_(0, place.to(side.device), values.to(side))
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -95,7 +149,7 @@ class MemoryBank(nn.Module):
             destination[prefix + name] = self.side(name)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
-        expected = tuple(self.rows.shape[1:])
+        expected, self.radius = (self.num_samples, self.memory.shape[2]), 0.0
         for side, name in enumerate(self.sides):
             key = prefix + name
             if key not in state_dict:
@@ -105,49 +159,16 @@ class MemoryBank(nn.Module):
             if tuple(given.shape) != expected:
                 error_msgs.append(f"{key} has shape {tuple(given.shape)}, this bank {expected}")
                 continue
-            with torch.no_grad():
-                given = given.to(self.rows)
-                if self.place is None:
-                    self.rows[side].copy_(given)
-                else:
-                    self.rows[side].index_copy_(0, self.place, given)
+            for start, stop in _blocks(self.num_samples):
+                self._put(self.rows[side], torch.arange(start, stop), given[start:stop])
         if strict:
             own = {prefix + name for name in self.sides}
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
-        self._bound_norms()
 
 
-class Assembler:
-    """Collects what every rank writes, so that banks stay bit-identical: one all-gather a step, in rank order.
-
-    Shares of the last, short batch may differ in size, so the message has a fixed capacity, agreed upon once (and again
-    if a batch outgrows it, which happens on all ranks together when the first batch was a short one).
-    """
-
-    def __init__(self) -> None:
-        self.capacity = 0
-
-    def __call__(self, index: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (index, embeddings) of all ranks: (B,) and (S, B, D) in, (n,) and (S, n, D) out, in rank order.
-
-        A short share is filled up with copies of its first sample, in front: what is written stays the same.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-            return index, embeddings
-        if len(index) > self.capacity:
-            size = torch.tensor([len(index)], device=index.device)
-            distributed.all_reduce(size, op=distributed.ReduceOp.MAX)
-            self.capacity = int(size)
-        fill = self.capacity - len(index)
-        index = torch.cat((index[:1].expand(fill), index)).to(torch.int64)
-        embeddings = torch.cat((embeddings[:, :1].expand(-1, fill, -1), embeddings), 1)
-        # As bytes: row numbers beyond 2^24 would not survive as float32.
-        sides = embeddings.contiguous().view(torch.uint8)
-        packed = torch.cat((*sides, index[:, None].view(torch.uint8)), 1)
-        everyone = packed.new_empty(distributed.get_world_size() * len(packed), packed.shape[1])
-        distributed.all_gather_into_tensor(everyone, packed)
-        *sides, index = everyone.split((*(side.shape[1] for side in sides), 8), 1)
-        return index.contiguous().view(torch.int64)[:, 0], torch.stack(sides).view(embeddings.dtype)
+def _blocks(count: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, _BLOCK):
+        yield start, min(start + _BLOCK, count)
 
 
 def check_index(index: Tensor, num_samples: int, what: str) -> None:

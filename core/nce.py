@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from .sharding import Alone, Together
+
 # Scores of a chunk, (2, B, n), are touched by five kernels in a row: on a CPU they should stay in the L2 caches.
 CPU_CELLS = 2**20
 CUDA_CELLS = 2**23
@@ -134,6 +136,9 @@ class NegativeSums:
             exclude: Sets to zero, in place, what it is given at the rows that are no negatives: (2, B, n).
             counts: (B, n), how often each row counts.
         """
+        if rows.device != self.scaled.device or (rows.dtype != self.dtype and rows.device.type == "cpu"):
+            # From the host's memory; and a CPU multiplies half precision in software, many times slower than it converts.
+            rows = self.buffer("rows", *rows.shape, dtype=self.dtype if self.scaled.device.type == "cpu" else rows.dtype).copy_(rows, non_blocking=True)
         same = rows.dtype == self.dtype
         scores = self.buffer("scores", *self.sums.shape, rows.shape[1])
         if same:
@@ -215,30 +220,37 @@ class Criterion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, projected: Tensor, positives: Tensor, critic: Critic, workspace: Workspace, negatives: Callable[[NegativeSums], Tensor | None]
+        ctx,
+        projected: Tensor,
+        positives: Tensor,
+        critic: Critic,
+        workspace: Workspace,
+        exchange: Alone | Together,
+        negatives: Callable[[NegativeSums], Tensor | None],
     ) -> tuple[Tensor, Tensor]:
         """Return the (2, B) losses and the (2, B, D) anchors, which are the normalised ``projected``.
 
         Args:
             projected: (2, B, D), what is scored against bank 0, then against bank 1, before normalisation.
-            positives: (2, B, D), each anchor's own row in that bank.
+            positives: (2, B, D), each anchor's own row in that bank; of everyone's anchors and those rows that are here, where the bank is dealt out.
             critic: τ, b and the scores' range.
             workspace: Where scores lie meanwhile.
+            exchange: Which processes score an anchor.
             negatives: Adds every chunk of negatives to a NegativeSums; returns (B,) what an anchor's sum is multiplied
                 with, or None for 1.
         """
         with torch.autocast(projected.device.type, enabled=False):
             wanted = ctx.needs_input_grad[0]
             anchors, norm = normalise(projected)
-            sums = NegativeSums(anchors, critic, wanted, workspace)
+            sums = NegativeSums(exchange.gather(anchors), critic, wanted, workspace)
             weight = negatives(sums)
-            positives = positives.to(sums.dtype)
-            # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
-            short = critic.bias - (sums.scaled * positives).sum(2)
             total = sums.finish() if weight is None else sums.finish() * weight
+            slope = sums.gradient if weight is None or not wanted else sums.gradient.mul_(weight[:, None])
+            total, slope, positives = exchange.scatter(total, slope, positives.to(sums.dtype))
+            # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
+            short = critic.bias - (anchors / critic.temperature * positives).sum(2)
             loss = softplus(short, threshold=LINEAR) + total
             if wanted:
-                slope = sums.gradient if weight is None else sums.gradient.mul_(weight[:, None])
                 slope = torch.addcmul(slope, positives, short.sigmoid_().unsqueeze(2), value=-1)
                 # Of a normalised vector only what is at right angles to it changes.
                 slope.sub_(anchors * (anchors * slope).sum(2, keepdim=True))
@@ -251,7 +263,7 @@ class Criterion(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
         (slope,) = ctx.saved_tensors
-        return slope * grad.to(slope.dtype)[:, :, None], None, None, None, None
+        return slope * grad.to(slope.dtype)[:, :, None], None, None, None, None, None
 
 
 def pair_loss(ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, critic: Critic, num_negatives: float) -> Tensor:

@@ -13,6 +13,7 @@ from .errors import UsageError
 from .hashing import hash64, mix, shifted
 from .nce import NegativeSums
 from .rows import BLOCK, affords_every_row, gathered_sums, mark, masked_sums
+from .sharding import Shard
 
 MODES = ("auto", "all", "shared", "sampled")
 ORIGINS = ("other_class", "other_sample")
@@ -82,6 +83,7 @@ class Negatives(nn.Module, ABC):
         groups: Who is no negative of whom.
         num_negatives: K, or None for min(16384, the smallest number of eligible rows).
         seed: Of the bank's order, where it is random, and of every draw.
+        shard: Which of the bank's rows this process holds.
 
     Attributes:
         num_negatives: K.
@@ -93,8 +95,9 @@ class Negatives(nn.Module, ABC):
     mode = ""
     can_weigh = False
 
-    def __init__(self, groups: Groups, num_negatives: int | None, seed: int) -> None:
+    def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:
         super().__init__()
+        self.shard = shard or Shard()
         if num_negatives is not None and num_negatives > groups.eligible and not self.can_weigh:
             raise UsageError(
                 f"num_negatives={num_negatives} is more than the {groups.eligible} eligible rows of some anchor: "
@@ -121,11 +124,11 @@ class Negatives(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> Tensor | None:
-        """Add this batch's negatives to ``sums``.
+        """Add those of this batch's negatives that this process holds to ``sums``.
 
         Args:
             anchors: The batch.
-            rows: (2, M, D), the banks.
+            rows: (2, m, D), the banks, or the part of them that is here.
             sums: What takes them.
             draw: Number of the draw: everything random is a function of (seed, draw, index).
 
@@ -151,17 +154,18 @@ class AllRows(Negatives):
 
     def forward(self, anchors: Anchors, rows: Tensor, sums: NegativeSums, draw: int) -> Tensor:
         on_cpu = rows.device.type == "cpu"
+        begin, end = self.shard.below(anchors.start), self.shard.below(anchors.start + anchors.size)
         # Slices on the host are a hundred small writes; elsewhere asking for them would synchronise.
-        slices = list(zip(anchors.start.tolist(), (anchors.start + anchors.size).tolist(), strict=True)) if on_cpu else []
-        begin, end = anchors.start[:, None], (anchors.start + anchors.size)[:, None]
+        slices = list(zip(begin.tolist(), end.tolist(), strict=True)) if on_cpu else []
+        begin, end = begin[:, None], end[:, None]
 
         def exclude(cells: Tensor, start: int, stop: int) -> None:
             if on_cpu:
                 return zero_slices(cells, slices, start, stop)
-            place = torch.arange(start, stop, device=cells.device)
-            cells.mul_((place < begin) | (place >= end))
+            row = torch.arange(start, stop, device=cells.device)
+            cells.mul_((row < begin) | (row >= end))
 
-        for start, stop in sums.spans(0, self.num_samples):
+        for start, stop in sums.spans(0, rows.shape[1]):
             sums.add(rows[:, start:stop], exclude=partial(exclude, start=start, stop=stop))
         return self.num_negatives / (self.num_samples - anchors.size).to(sums.dtype)
 
@@ -175,12 +179,13 @@ class SharedWindow(Negatives):
 
     mode = "shared"
 
-    def __init__(self, groups: Groups, num_negatives: int | None, seed: int) -> None:
-        super().__init__(groups, num_negatives, seed)
+    def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:
+        super().__init__(groups, num_negatives, seed, shard)
         placed = None
         if groups.label is not None:
             placed = torch.empty_like(groups.label)
             placed[self.order(groups, seed)] = groups.label
+            placed = placed[self.shard.rank :: self.shard.world].contiguous()
         self.register_buffer("label_at", placed, persistent=False)
 
     @staticmethod
@@ -191,14 +196,16 @@ class SharedWindow(Negatives):
         offset = mix(self.seed, 2, draw) % self.num_samples
         end = offset + self.num_negatives
         for low, high in ((offset, min(end, self.num_samples)), (0, max(0, end - self.num_samples))):
-            for start, stop in sums.spans(low, high):
+            for start, stop in sums.spans(*self.shard.span(low, high)):
                 sums.add(rows[:, start:stop], exclude=partial(self._exclude, anchors=anchors, start=start, stop=stop, sums=sums))
         return self.num_samples / (self.num_samples - anchors.size).to(sums.dtype)
 
     def _exclude(self, cells: Tensor, anchors: Anchors, start: int, stop: int, sums: NegativeSums) -> None:
         """Set (2, B, n), the rows [start, stop), to zero in place where a row is of the anchor's group."""
         if self.label_at is None:
-            at, own = torch.arange(stop - start, device=cells.device), anchors.place - start
+            # Relative to the first of them: float32 cannot tell large places apart.
+            first = start * self.shard.world + self.shard.rank
+            at, own = self.shard.places(start, stop, cells.device) - first, anchors.place - first
         else:
             at, own = self.label_at[start:stop], anchors.label
         # A comparison that writes 0 and 1 in the scores' dtype is vectorised on a CPU; masked_fill is not.
@@ -217,8 +224,8 @@ class SampledRows(Negatives):
 
     mode = "sampled"
 
-    def __init__(self, groups: Groups, num_negatives: int | None, seed: int) -> None:
-        super().__init__(groups, num_negatives, seed)
+    def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:
+        super().__init__(groups, num_negatives, seed, shard)
         eligible = groups.num_samples - groups.size
         self.circles: list[int] = []
         for size in eligible.unique().tolist():
@@ -231,7 +238,7 @@ class SampledRows(Negatives):
         picks = self._picks(draw, rows.device)
         turns = self._turns(anchors, draw)
         if not affords_every_row(self.num_samples, self.num_negatives):
-            gathered_sums(rows, lambda low, high: self._places(anchors, picks, turns, low, high), len(anchors), sums)
+            gathered_sums(rows, lambda low, high: self._places(anchors, picks, turns, low, high), len(anchors), sums, self.shard)
             return
         mask = sums.buffer("mask", len(anchors), self.num_samples, dtype=torch.uint8).zero_()
         if rows.device.type == "cpu":
@@ -240,7 +247,7 @@ class SampledRows(Negatives):
             step = max(1, BLOCK // self.num_negatives)
             for low in range(0, len(anchors), step):
                 mark(mask[low : low + step], self._places(anchors, picks, turns, low, low + step))
-        masked_sums(rows, mask, sums)
+        masked_sums(rows, mask[:, self.shard.rank :: self.shard.world], sums)
 
     def draw(self, anchors: Anchors, draw: int) -> Tensor:
         """The places (B, K) of draw number ``draw``."""

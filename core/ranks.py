@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
+from .errors import UsageError
+
+
+# Their older names are deprecated in the newest torch, the newer ones unknown to older ones.
+_all_gather = getattr(distributed, "all_gather_single", None) or getattr(distributed, "all_gather_into_tensor", None)
+_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or getattr(distributed, "reduce_scatter_tensor", None)
+
 
 def world_size() -> int:
     """How many processes work together; 1 where none were set up to."""
@@ -30,11 +37,58 @@ def everyones(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
     if world == 1:
         return rows
     shapes = torch.empty(world, 2, dtype=torch.int64, device=device)
-    distributed.all_gather_into_tensor(shapes, torch.tensor([rows.shape], device=device))
+    _all_gather(shapes, torch.tensor([rows.shape], device=device))
     counts, (most, width) = shapes[:, 0].tolist(), shapes.amax(0).tolist()
     # The backends gather equal shares: shorter ones are filled up.
     share = torch.zeros(most, width, dtype=rows.dtype, device=device)
     share[: rows.shape[0], : rows.shape[1]] = rows.to(device)
     gathered = torch.empty(world * most, width, dtype=rows.dtype, device=device)
-    distributed.all_gather_into_tensor(gathered, share)
+    _all_gather(gathered, share)
     return torch.cat([part[:count] for part, count in zip(gathered.split(most), counts, strict=True)] if most else [gathered]).to(rows.device)
+
+
+def rank() -> int:
+    """The number of this process; 0 where it is alone."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def gather_in_order(share: Tensor) -> Tensor:
+    """The equal shares (n, …) of all processes, one rank after the other: (world · n, …)."""
+    share = share.contiguous()
+    everyone = share.new_empty(world_size() * len(share), *share.shape[1:])
+    _all_gather(everyone, share)
+    return everyone
+
+
+def scatter_sum(shares: Tensor) -> Tensor:
+    """Of (world · n, …) on every rank, the sum over ranks of the own n rows: (n, …)."""
+    own = shares.new_empty(len(shares) // world_size(), *shares.shape[1:])
+    _reduce_scatter(own, shares.contiguous())
+    return own
+
+
+class Capacity:
+    """How much room a message needs on every rank, as shares of a short batch differ in size.
+
+    Args:
+        told: The most rows a rank may have; left out, the ranks agree upon it at every message, which waits for the device.
+    """
+
+    def __init__(self, told: int | None = None) -> None:
+        self.told = told
+
+    def of(self, count: int, device: torch.device) -> int:
+        """Room for ``count`` rows of this rank and for what the others have.
+
+        Raises:
+            UsageError: There are more than was told.
+        """
+        if self.told is None:
+            most = torch.tensor([count], device=device)
+            distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+            return int(most)
+        if count > self.told:
+            raise UsageError(
+                f"a rank has {count} samples in a step that was to have {self.told} at most: all shares of a batch must be of one size, the last one shorter"
+            )
+        return self.told

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .crd import CRDLoss, Embedding
 from .errors import UsageError
-from .memory_bank import MemoryBank, check_index
-from .nce import Criterion, Critic, Workspace
+from .memory_bank import check_index
+from .nce import Criterion, Critic
 
 
 class SharedCRDLoss(CRDLoss):
@@ -51,36 +51,34 @@ class SharedCRDLoss(CRDLoss):
         super().__init__(student_dim, teacher_dims[0], **options)
         self.embed_teacher = nn.ModuleList([self.embed_teacher, *(Embedding(dim, self.embed_dim) for dim in teacher_dims[1:])])
         sides = ("student", *(f"teacher.{number}" for number in range(len(teacher_dims))))
-        self.bank = MemoryBank(self.num_samples, self.embed_dim, place=self.bank.place, seed=self.seed, sides=sides)
-        self._workspaces = (Workspace(), Workspace())
+        self.bank = self._new_bank(self.bank.place, sides)
 
     def per_sample(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None) -> Tensor:
         count = len(self.embed_teacher)
         self._check_all(student, teachers, index)
-        place, bank = self.bank.places(index), self.bank.rows.detach()
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         ours = self.embed_student.project(student).expand(count, -1, -1)
         theirs = torch.cat([embed.project(teacher) for embed, teacher in zip(self.embed_teacher, teachers, strict=True)])[None]
         # All teachers' anchors against the student's bank, (1, n·B, D); the student's anchors against each teacher's, (n, B, D).
-        of_teachers, teacher_anchors = self._score(theirs, index.repeat(count), place.repeat(count), bank[:1], critic, 0)
-        of_student, student_anchors = self._score(ours, index, place, bank[1:], critic, 1)
+        of_teachers, teacher_anchors = self._score(theirs, index.repeat(count), slice(0, 1), critic, count)
+        of_student, student_anchors = self._score(ours, index, slice(1, None), critic, 1)
         of_teachers = of_teachers.view(count, -1)
         if self.training:
-            self.draws += 1
+            self._drew = True
             embeddings = torch.cat((student_anchors[:1], teacher_anchors.view(count, len(index), -1)))
-            index, embeddings = self._assemble(index, embeddings)
-            self.bank.update(self.bank.places(index), embeddings, self.bank_momentum)
+            self.write(index, embeddings)
         with torch.no_grad():
             name = "mi_bound" if self.negatives_from == "other_sample" else "score"
             bounds = {side: math.log(self.num_negatives) - value.detach().mean(1) for side, value in (("student", of_student), ("teacher", of_teachers))}
             self.logs = {f"{name}_{side}.{number}": value for side, values in bounds.items() for number, value in enumerate(values)}
         return of_student.sum(0) + of_teachers.sum(0)
 
-    def _score(self, projected: Tensor, index: Tensor, place: Tensor, bank: Tensor, critic: Critic, side: int) -> tuple[Tensor, Tensor]:
-        """Losses (S, b) and anchors (S, b, D) of ``projected`` (S, b, D) against banks (S, M, D)."""
-        batch = self.rule.anchors(index, place)
-        positives = bank.index_select(1, batch.place)
-        return Criterion.apply(projected, positives, critic, self._workspaces[side], lambda sums: self.rule(batch, bank, sums, self.draws))
+    def _score(self, projected: Tensor, index: Tensor, sides: slice, critic: Critic, teachers: int) -> tuple[Tensor, Tensor]:
+        """Losses (S, b) and anchors (S, b, D) of ``projected`` (S, b, D), ``teachers`` times a batch, against the banks of these sides."""
+        exchange = self._exchange(index, teachers)
+        batch = self.rule.anchors(exchange.index, self.bank.places(exchange.index))
+        positives, bank = self.bank.read(batch.place, index.device)[sides], self.bank.rows[sides].detach()
+        return Criterion.apply(projected, positives, critic, self._workspace, exchange, lambda sums: self.rule(batch, bank, sums, self.draws))
 
     def _check_all(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor) -> None:
         if len(teachers) != len(self.embed_teacher):

@@ -40,6 +40,9 @@ class CRD(Objective):
     class Options(CriticOptions):
         negatives: Literal["auto", "all", "shared", "sampled"] = Field("auto", description="which rows are scored as negatives")
         bank_momentum: float = Field(0.5, ge=0, lt=1, description="share of its old value a bank's row keeps")
+        bank_placement: Literal["replicated", "sharded"] = Field("replicated", description="all of the bank's rows on each process, or dealt out to them")
+        bank_dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the bank's rows")
+        bank_memory: Literal["device", "host"] = Field("device", description="where the rows are; host: pinned, for a bank larger than a GPU's memory")
         student_side: Literal["separate", "shared"] = Field(
             "separate", description="with several teachers: an embedding and a bank of the student for each, or one for all, which takes less time and memory"
         )

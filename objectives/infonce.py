@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..core.crd import Embedding
 from ..core.errors import UsageError
-from ..core.memory_bank import Assembler
+from ..core.held import HeldWrites
 from ..core.objective import Objective, Options, Setting, batch_targets
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -120,7 +120,7 @@ class InfoNCE(Objective):
         return sum((count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)) / 2
 
 
-class Queue(nn.Module):
+class Queue(HeldWrites):
     """The last Q embeddings and their kinds, first in, first out; equal on all ranks, which write what all of them saw, in rank order.
 
     Args:
@@ -145,20 +145,23 @@ class Queue(nn.Module):
         self.register_buffer("rows", torch.zeros(size, dim))
         self.register_buffer("kind", torch.full((size,), EMPTY))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self._assemble = Assembler()
 
     def after(self, rows: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
         """The given rows (B, D) and kinds (B,), then the queue's: (B + Q, D) and (B + Q,). They are copies: a later push does not reach them."""
         return torch.cat((rows, self.rows.to(rows.dtype))), torch.cat((kind, self.kind))
 
-    @torch.no_grad()
     def push(self, rows: Tensor, kind: Tensor) -> None:
         """Write rows (B, D) and kinds (B,) over the oldest; of more than Q rows the last Q."""
-        # Where a rank's share is short, its first row enters more than once: shares must be of one size to be gathered.
-        kind, (rows,) = self._assemble(kind, rows[None])
-        size = len(self.rows)
-        last = torch.arange(max(0, len(rows) - size), len(rows), device=rows.device)
-        slots = (self.pointer + last) % size
-        self.rows.index_copy_(0, slots, rows[last].to(self.rows.dtype))
-        self.kind.index_copy_(0, slots, kind[last].to(self.kind.dtype))
-        self.pointer.copy_((self.pointer + len(rows)) % size)
+        self.write(kind, rows[None])
+
+    def _write(self, index: Tensor, rows: Tensor) -> None:
+        # Copies that fill up a short share go first, so that what is real stays in order; counted back from the end, they fall before the pointer.
+        real = index >= 0
+        order = torch.argsort(real, stable=True)[-len(self.rows) :]
+        count = real.sum()
+        step = torch.arange(-len(order), 0, device=order.device) + count
+        slots = (self.pointer + step) % len(self.rows)
+        keep = step < 0
+        self.rows.index_copy_(0, slots, torch.where(keep[:, None], self.rows[slots], rows[0, order].to(self.rows.dtype)))
+        self.kind.index_copy_(0, slots, torch.where(keep, self.kind[slots], index[order].to(self.kind.dtype)))
+        self.pointer.copy_((self.pointer + count) % len(self.rows))

@@ -145,7 +145,7 @@ def test_deepcopy_after_a_step_is_independent(mode):
 
 def test_every_buffer_is_named_for_ddp():
     crd = build("sampled")
-    assert {"bank.rows", "bank.place", "rule.label"} <= set(crd.rank_buffers) == {name for name, _ in crd.named_buffers()}
+    assert {"bank.memory", "bank.place", "rule.label"} <= set(crd.rank_buffers) == {name for name, _ in crd.named_buffers()}
 
 
 RANK = """

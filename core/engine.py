@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,12 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from .checkpoint import Position, Snapshot, checkpoints, load_newest, random_state, save_checkpoint, set_random_state
+from .accumulation import batch_samples, chunks
+from .bad_loss import POLICIES
+from .checkpoint import Position, Snapshot, load_newest, random_state, save_checkpoint, set_random_state
 from .compiled import compiled
-from .errors import ContrastillError, Stopped, UsageError
+from .errors import Stopped, UsageError
+from .learning_rate import learning_rate
 from .preemption import StopRequest
 from .progress import Progress
-from .representation import Network
+from .representation import Network, Representation
 from .run import Run
 from .schema import TrainConfig
 from .transfer import Transfer, TransferOutput
@@ -31,7 +33,8 @@ log = logging.getLogger(__name__)
 class Loader(Protocol):
     """What the loop asks of data: the batches of an epoch, from any batch on.
 
-    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one.
+    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one. With several processes each is
+    handed its share of every batch; in training a share that would be empty is the batch's last sample with a field ``filler``, and counts for nothing.
     """
 
     num_samples: int
@@ -67,6 +70,9 @@ def fit(
 ) -> FitResult:
     """Train the student and the objectives' heads; go on from the newest checkpoint if ``run`` has one.
 
+    However many processes and passes (``config.accumulation_steps``) a batch is dealt out to, the loss is the mean over the whole batch, as long
+    as the objectives are means over samples and the student has no statistics of its batch.
+
     Args:
         transfer: Teachers, student, objectives.
         train: Training batches.
@@ -77,27 +83,11 @@ def fit(
         progress: Whether to draw a bar, or on something that is no terminal a line an epoch.
 
     Raises:
-        ContrastillError: The loss stopped being a number, or the checkpoint does not fit.
+        ContrastillError: The loss stopped being a number (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
     accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
     return _Training(transfer, train, test, config, run, accelerator, progress).fit()
-
-
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_epochs: int = 0) -> float:
-    """The rate of optimiser step ``step`` (from 0): a function of the step alone, so a resumed run needs no scheduler state."""
-    step -= initial_epochs * steps_per_epoch
-    if step < 0:
-        return config.initial_lr or config.lr
-    total = config.epochs * steps_per_epoch
-    warmup = config.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    if config.schedule == "step":
-        return config.lr * config.gamma ** sum(step >= round(milestone * total) for milestone in config.milestones)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-    return config.lr
 
 
 @torch.no_grad()
@@ -114,7 +104,8 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
                 for k in (1, 5)
                 if k < logits.shape[1]
             }
-        for metric in metrics.values():
+        # A rank's share of the last batch may be empty, which torchmetrics cannot take.
+        for metric in metrics.values() if len(logits) else ():
             metric.update(logits, batch["target"])
     network.train(training)
     return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
@@ -139,6 +130,7 @@ class _Training:
         self.position = Position()
         self.model: nn.Module | None = None
         self.running: dict[str, Tensor] = {}
+        self.bad = POLICIES[config.on_nan](transfer, train, config, run, accelerator)
         self.stop = StopRequest()
         self.progress = Progress(self.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process)
 
@@ -150,7 +142,10 @@ class _Training:
     def _begin_stage(self) -> None:
         """Wrap the model and make an optimiser for what learns in the stage that the position is in."""
         self.transfer.train()
-        self.transfer.enter(self.stage, {name: value[:2] for name, value in next(iter(self.train.epoch(0))).items()})
+        first = next(iter(self.train.epoch(0)))
+        self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
+        share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
+        self.transfer.hold(max(share, self.config.accumulation_steps), self.config.accumulation_steps)
         if self.model is not None:  # of the stage before
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
@@ -178,7 +173,7 @@ class _Training:
                 self._save()
             if asked:
                 raise self._stopped()
-        row = {"epoch": epoch, "step": self.position.step, "lr": self.optimizer.param_groups[0]["lr"], **self._means()}
+        row = {"epoch": epoch, "step": self.position.step, "lr": self.optimizer.param_groups[0]["lr"], **self._means(), **self.bad.row()}
         seconds = time.perf_counter() - began
         row |= {"seconds": round(seconds, 3), "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1)}
         last = epoch + 1 == self.epochs
@@ -198,57 +193,54 @@ class _Training:
         return row
 
     def _step(self, batch: dict[str, Tensor]) -> None:
-        """One optimiser step; nothing here waits for the device."""
+        """One optimiser step; nothing here waits for the device but ``on_nan=skip``."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
         self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / self.config.epochs
-        with self.accelerator.autocast():
-            output: TransferOutput = self.model(batch)
-        self.accelerator.backward(output.loss)
-        self.optimizer.step()
+        self.bad.begin()
+        passes = self._backward(batch)
+        if self.bad.accepts(self.position, batch, [{"loss": one.loss, **one.terms} for one, _ in passes]):
+            self.optimizer.step()
+            self.transfer.commit()
+            self._accumulate(passes)
+        else:
+            self.transfer.discard()
         self.optimizer.zero_grad(set_to_none=True)
-        self._accumulate(output, len(batch["index"]))
         self.position.batch += 1
         self.position.step += 1
 
-    def _accumulate(self, output: TransferOutput, size: int) -> None:
-        """Add the batch to the epoch's sums, on the device; remember the first step whose loss was no number."""
-        loss = output.loss.detach()
-        scalars = {"loss": loss, **output.terms, **output.logs}
-        if not self.running:
-            zero = torch.zeros((), dtype=torch.float64, device=loss.device)
-            self.running = {name: zero.clone() for name in ("samples", "bad_step", *scalars)}
-        for name, value in scalars.items():
-            self.running[name] += value * size
-        self.running["samples"] += size
-        first_bad = ~torch.isfinite(loss) & (self.running["bad_step"] == 0)
-        self.running["bad_step"] += torch.where(first_bad, float(self.position.step + 1), 0.0)
+    def _backward(self, batch: dict[str, Tensor]) -> list[tuple[TransferOutput, int]]:
+        """Add up the gradient of the batch's mean loss over all ranks; what each pass came to, and how many samples count in it."""
+        parts = chunks(batch, self.config.accumulation_steps)
+        # DDP takes the mean of the ranks' gradients where their sum is meant.
+        share = self.accelerator.num_processes / batch_samples(sum(size for _, size in parts), self.accelerator.device)
+        passes = []
+        for number, (chunk, size) in enumerate(parts, start=1):
+            # Gradients are exchanged once, with the last pass.
+            with self.accelerator.no_sync(self.model) if number < len(parts) else nullcontext():
+                with self.accelerator.autocast():
+                    output: TransferOutput = self.model(chunk)
+                self.accelerator.backward(output.loss * (size * share))
+            # Maps and graph are not kept till the last pass is done.
+            passes.append((replace(output, loss=output.loss.detach(), student=Representation()), size))
+        return passes
+
+    def _accumulate(self, passes: list[tuple[TransferOutput, int]]) -> None:
+        """Add a batch to the epoch's sums, on the device."""
+        for output, size in passes:
+            zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
+            sums = {name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()}
+            for name, value in {**sums, "samples": size}.items():
+                self.running[name] = self.running.get(name, zero) + value
 
     def _means(self) -> dict[str, float]:
-        """Means of the epoch under way over all ranks.
-
-        Raises:
-            ContrastillError: The loss was not a number at some step.
-        """
-        self._check_finite()
-        sums = self.accelerator.reduce(
-            torch.stack([*self.running.values()]).float() if self.accelerator.device.type == "mps" else torch.stack([*self.running.values()]), "sum"
-        )
+        """Means of the epoch under way over all ranks; stops where the loss was no number."""
+        self.bad.check()
+        sums = torch.stack([*self.running.values()])
+        sums = self.accelerator.reduce(sums.float() if self.accelerator.device.type == "mps" else sums, "sum")
         values = dict(zip(self.running, sums.tolist(), strict=True))
-        return {name: value / values["samples"] for name, value in values.items() if name not in ("samples", "bad_step")}
-
-    def _check_finite(self) -> None:
-        """Stop before anything that is no number is written."""
-        if self.running and (bad := int(self.running["bad_step"].item())):
-            terms = [name for name in self.transfer.terms if name in self.running and not math.isfinite(self.running[name].item())]
-            raise ContrastillError(
-                f"the loss is not a finite number since step {bad} (epoch {self.position.epoch}, objective {' and '.join(terms) or 'weights'}): "
-                f"lower train.lr={self.config.lr} or the objective's weight; {self._kept()}"
-            )
-
-    def _kept(self) -> str:
-        found = checkpoints(self.run.checkpoints) if self.run else []
-        return f"{found[-1]} is from before" if found else "no checkpoint was written yet"
+        samples = values.pop("samples")
+        return {name: value / samples for name, value in values.items()}
 
     def _stopped(self) -> Stopped:
         """The error that says where a training was stopped and how it goes on."""
@@ -258,11 +250,15 @@ class _Training:
 
     def _save(self) -> None:
         """Write a checkpoint (the main process alone)."""
-        self._check_finite()
-        if self.run is None or not self.accelerator.is_main_process:
+        self.bad.check()
+        if self.run is None:
+            return
+        # Asked for on all processes: rows of a bank that are dealt out come together.
+        trained = self.transfer.trained_state()
+        if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-        snapshot = Snapshot(self.position, self.transfer.trained_state(), self.optimizer.state_dict(), self.running, random_state(), scaler)
+        snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), self.running, random_state(), scaler)
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
 
     def _resume(self) -> list[dict[str, Any]]:
@@ -270,6 +266,7 @@ class _Training:
         snapshot = load_newest(self.run.checkpoints) if self.run else None
         self.position = self.position if snapshot is None else snapshot.position
         self._begin_stage()
+        self.bad.resume(self.position)
         if snapshot is None:
             if self.run and self.accelerator.is_main_process:
                 self.run.rewind(0)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.crd import Embedding
@@ -21,6 +21,8 @@ from .precision import full_precision
 
 # The kind of a slot that was never written: no class and no sample has this number.
 EMPTY = torch.iinfo(torch.int64).min
+# The kind of a sample of which nothing is known but that it is another than all the rest.
+UNKNOWN = torch.iinfo(torch.int64).max
 
 
 @OBJECTIVES.register("infonce")
@@ -29,6 +31,7 @@ class InfoNCE(Objective):
 
     Negatives are the other samples of the batch (of this process); with ``negatives="queue"`` the student's embedding also meets earlier
     embeddings of the teacher, first in, first out (as in MoCo: He et al., CVPR 2020). They were made by the linear map as it was then.
+    Neither needs to know how many samples there are: with other_sample it also takes batches of a stream without ``index``, each sample a new one.
 
     Args:
         student_dim: Length of the student's embedding.
@@ -44,7 +47,7 @@ class InfoNCE(Objective):
             information, where negatives are other samples.
 
     Shape:
-        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - batch["index"], or batch["target"] with other_class: (B,) int64
+        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - batch["index"] if there is one, or batch["target"] with other_class: (B,) int64
         - returns a scalar.
 
     Raises:
@@ -94,7 +97,7 @@ class InfoNCE(Objective):
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each sample (B,), half from either direction; in training the teacher's embeddings then enter the queue."""
-        kind = batch_targets(batch, "infonce") if self.negatives_from == "other_class" else batch["index"]
+        kind = batch_targets(batch, "infonce") if self.negatives_from == "other_class" else _samples(batch, len(student.embedding))
         if self.queue is None and len(kind) < 2:
             raise UsageError("objective infonce takes its negatives from the batch, and this one has one sample: use another train.batch_size")
         # Under autocast the product would lose the digits that 1/τ magnifies.
@@ -102,7 +105,7 @@ class InfoNCE(Objective):
             candidates, kinds = (theirs, kind) if self.queue is None else self.queue.after(theirs, kind)
             scores = ours @ candidates.T / self.temperature
         # (B, B + Q); a sample is no negative of its kind, nor of itself if it is in the batch twice.
-        excluded = (kind[:, None] == kinds) | (kinds == EMPTY)
+        excluded = ((kind[:, None] == kinds) & (kinds != UNKNOWN)) | (kinds == EMPTY)
         excluded.diagonal().fill_(False)
         scores = scores.masked_fill(excluded, -math.inf)
         size = len(kind)
@@ -118,6 +121,13 @@ class InfoNCE(Objective):
     def _bound(excluded: Tensor, there: Tensor, back: Tensor) -> Tensor:
         counts = (~excluded).sum(1), (~excluded[:, : len(back)]).sum(0)
         return sum((count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)) / 2
+
+
+def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
+    """(B,) which sample each is, as far as the batch says."""
+    if "index" in batch:
+        return batch["index"]
+    return torch.full((count,), UNKNOWN, device=next(iter(batch.values())).device if batch else None)
 
 
 class Queue(HeldWrites):

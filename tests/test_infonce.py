@@ -199,3 +199,23 @@ def test_ranks_keep_one_queue_equal_to_that_of_one_process(tmp_path):
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert all(torch.equal(state[name], value) for name, value in queue.state_dict().items())
+
+
+def test_a_stream_without_an_index_takes_each_sample_for_a_new_one():
+    streamed, indexed = (built(None, negatives="queue", queue_size=6) for _ in range(2))
+    for step in range(3):
+        student, teacher, _ = batch_of([0, 1, 2, 3], step)
+        found = streamed(student, teacher, {"rgb": torch.zeros(4, 3, 2, 2)})
+        expected = indexed(student, teacher, {"index": torch.arange(4) + 4 * step})
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert torch.equal(streamed.queue.rows, indexed.queue.rows)
+
+
+def test_copies_that_fill_up_a_share_do_not_enter_the_queue():
+    queue, plain = Queue(5, 1), Queue(5, 1)
+    for batch in ([0, ~0, 1], [~2, 2, 3, 4], [~5, 5], [6, 7, ~6, 8, 9, 10, 11]):
+        kind = torch.tensor(batch)
+        queue._write(kind, torch.where(kind < 0, 99, kind).double()[None, :, None])
+        real = kind[kind >= 0]
+        plain.push(real.double()[:, None], real)
+    assert queue.kind.tolist() == plain.kind.tolist() and torch.equal(queue.rows, plain.rows) and queue.pointer == plain.pointer

@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import bench, cost, data, demo, ensemble, evaluate, export, probe, train
+from . import bench, cache, cost, data, demo, ensemble, evaluate, export, probe, train
 
 app = typer.Typer(
     name="contrastill",
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 demo.add_to(app)
 train.add_to(app)
+cache.add_to(app)
 evaluate.add_to(app)
 probe.add_to(app)
 ensemble.add_to(app)
@@ -48,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         result = get_command(app).main(args=arguments, prog_name="contrastill", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        print("contrastill: stopped; a training goes on from its last checkpoint when the same command is given again", file=sys.stderr)
+        print(
+            "contrastill: stopped; a training goes on from its last checkpoint, a cache with what it lacks, when the same command is given again",
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .errors import UsageError
-from .kept import network_hash, read_fields, tensors_hash, write_fields
-from .transfer import Transfer, teacher_fields
+from .cache_files import FileRows, MemoryRows
+from .errors import ContrastillError, UsageError
+from .looking import Key, Looking, ViewLoader, width
+from .packing import packings
+from .ranks import everyones, rank, world_size
+from .schema import CacheConfig
+from .teacher_files import TeacherFiles
+from .transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -22,44 +27,56 @@ log = logging.getLogger(__name__)
 _SHARE = 0.6
 
 
-class ViewLoader(Protocol):
-    """A loader whose views come again."""
-
-    num_samples: int
-    views: int
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
-
-    def in_order(self, view: int) -> Iterator[dict[str, Tensor]]: ...
-
-
 class TeacherMemory:
-    """A loader that puts the teachers' words beside each batch, from memory.
+    """A loader that puts the teachers' words beside each batch: from memory, or from a folder.
 
-    A view is looked at as a whole, in the order of the samples, when its first epoch begins: what is kept does not depend on
-    where a training was stopped and resumed. It lies in float32 on the device the teachers are on.
+    A view is looked at as a whole, in the order of the samples and without autocast, before its first epoch: what is kept does not depend on where
+    a training was stopped and resumed, on its batch size from 256 on, or on how many processes look (each looks at its share). It equals what a live
+    teacher says up to the rounding that another composition of the batch brings, 1e-5 relative in float32. How it is kept, see :class:`~.packing.Packing`.
 
-    With a folder, what a teacher says about a view is also written there, and read by every later run in which the same teacher
-    looks at the same view: file ``TEACHER/view-DATA.h5``, named by hashes of the teacher's weights, taps and preprocessing and of the view's first batch.
+    Without a folder it lies in memory, on the device of the batches where it fits there. With one it is also written there (:class:`~.teacher_files.TeacherFiles`),
+    and read by every later run in which the same teachers look at the same views; where all views of it take more than 0.6 of the memory that is free, it stays
+    on the disk and each process reads the rows of its batches. A folder that ``contrastill cache`` wrote is complete, or refused.
 
     Args:
         loader: Batches whose ``view`` numbers come again after ``loader.views`` epochs.
         transfer: Whose teachers are asked for what its objectives read.
         folder: Where to keep what was said between runs.
+        keep: How it is kept; left out, whole and in float32.
+        told: What data and views depend on, by the name of its key in a config: explains why a folder does not fit.
+        filling: The folder is about to be filled by ``contrastill cache``: that it is not complete is no error.
 
     Raises:
-        UsageError: It would take more memory than there is.
+        UsageError: It would take more memory than there is, or the folder was written by ``contrastill cache`` for something else.
         ContrastillError: A file in the folder is damaged.
     """
 
-    def __init__(self, loader: ViewLoader, transfer: Transfer, folder: str | os.PathLike | None = None) -> None:
-        self._loader, self._transfer = loader, transfer
-        self._folder = None if folder is None else Path(folder)
-        self._kept: dict[int, dict[str, Tensor]] = {}
+    def __init__(
+        self,
+        loader: ViewLoader,
+        transfer: Transfer,
+        folder: str | os.PathLike | None = None,
+        keep: CacheConfig | None = None,
+        told: Mapping[str, Any] | None = None,
+        *,
+        filling: bool = False,
+    ) -> None:
+        keep = keep or CacheConfig()
+        self._loader, self._transfer, self._packings = loader, transfer, packings(keep)
+        self._looking, self._needs = Looking(loader, transfer), transfer.teacher_needs
+        self._kept: dict[int, dict[Key, MemoryRows | FileRows]] = {}
+        self._place: torch.device | None = None
+        self.files: TeacherFiles | None = None
+        self.complete = False
+        if folder is not None:
+            parts = self._needs | (self._cheap() if keep.parts is None else frozenset(keep.parts))
+            self.files = TeacherFiles(Path(folder), self._looking, self._packings, parts, told or {}, filling=filling)
+            self._check_folder()
 
     def __getattr__(self, name: str) -> Any:
+        # Asked only for what is not found here; a copy that is being made has no loader yet.
+        if name == "_loader":
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
     def __len__(self) -> int:
@@ -69,52 +86,80 @@ class TeacherMemory:
         """The loader's batches of epoch ``k``, each with what :func:`~.transfer.teacher_fields` names."""
         view = k % self._loader.views
         if view not in self._kept:
-            self._kept[view] = self._look(view)
-        kept = self._kept[view]
+            self._kept[view] = self._look(view) if self.files is None else self._from_files(view)
+            log.info("what the teachers say about view %d of %d is there", view + 1, self._loader.views)
         for batch in self._loader.epoch(k, start):
-            yield batch | {name: values[batch["index"]] for name, values in kept.items()}
+            fields = {}
+            for (number, part), rows in self._kept[view].items():
+                said = self._packings[part].unpack(rows.at(batch["index"]), rows.num_classes)
+                fields |= {f"teachers.{number}.{name}": values for name, values in said.items()}
+            yield batch | fields
 
-    def _look(self, view: int) -> dict[str, Tensor]:
-        """What the teachers say about view ``view`` of all samples, by field: (M, …)."""
-        teachers = list(self._transfer.teachers)
-        if self._folder is None:
-            kept = self._ask(view, range(len(teachers)), self._transfer.teacher_needs)
-        else:
-            kept = self._from_files(view)
-        log.info("the teachers looked at view %d of %d", view + 1, self._loader.views)
-        return kept
+    def fill(self, advance: Callable[[int], None] = lambda count: None) -> int:
+        """Write what is missing in the folder, this process its share; what was written before stays.
 
-    @torch.no_grad()
-    def _ask(self, view: int, numbers: Sequence[int], needs: Collection[str]) -> dict[str, Tensor]:
-        """What some of the teachers say about a view, asked now."""
-        kept: dict[str, Tensor] = {}
-        for batch in self._loader.in_order(view):
-            said = self._transfer.look([self._transfer.teachers[number] for number in numbers], batch, needs)
-            for name, values in teacher_fields(dict(zip(numbers, said, strict=True))).items():
-                if name not in kept:
-                    kept[name] = torch.empty(self._loader.num_samples, *values.shape[1:], device=values.device)
-                    self._check(kept)
-                kept[name][batch["index"]] = values.float()
-        return kept
+        Args:
+            advance: Told how many samples of a view more are done.
 
-    def _from_files(self, view: int) -> dict[str, Tensor]:
-        """What all teachers say about a view: read where it is on the disk, else asked and written."""
-        needs = self._transfer.teacher_needs
-        first = next(iter(self._loader.in_order(view)))
-        files = [self._folder / network_hash(teacher, needs) / f"view-{_data_hash(first, teacher.modality, self._loader.num_samples)}.h5"
-                 for teacher in self._transfer.teachers]  # fmt: skip
-        missing = [number for number, file in enumerate(files) if not file.is_file()]
-        said = self._ask(view, missing, needs | self._cheap()) if missing else {}
-        for number in missing:
-            prefix = f"teachers.{number}."
-            write_fields(files[number], {name.removeprefix(prefix): values for name, values in said.items() if name.startswith(prefix)})
-        read = {part for part in needs if part != "maps"}
-        kept: dict[str, Tensor] = {}
-        for number, file in enumerate(files):
-            fields = _read(file, lambda name: name in read or ("maps" in needs and name.startswith("maps.")))
-            kept |= {f"teachers.{number}.{name}": values.to(first["index"].device) for name, values in fields.items()}
-            self._check(kept)
-        return kept
+        Returns:
+            How many files all processes wrote.
+        """
+        self.files.seal()
+        written = sum(self.files.fill(view, advance) for view in range(self._loader.views))
+        self.files.wait(range(self._loader.views))
+        return int(everyones(torch.tensor([[written]]), self._loader.device).sum())
+
+    def let_go(self) -> None:
+        """Let go of the weights of the teachers, which are not asked any more: where the folder was complete from the start."""
+        for teacher in self._transfer.teachers:
+            teacher.module = _Silent()
+
+    def _check_folder(self) -> None:
+        """Find out before the training whether the folder holds everything, and that what it holds can be read."""
+        if refusal := self.files.refusal(self._needs):
+            raise refusal
+        # Agreed upon, as from here on the processes fill the folder together or not at all.
+        lacking = torch.tensor([[bool(self.files.missing(self._needs))]], dtype=torch.uint8)
+        self.complete = not everyones(lacking, self._loader.device).any()
+        if self.complete:
+            for view in range(self._loader.views):
+                self.files.open(view, self._needs)
+
+    def _look(self, view: int) -> dict[Key, MemoryRows]:
+        """What the teachers say about a view, asked now: each process looks at every n-th batch, and gets what the others were told."""
+        count, size = self._loader.num_samples, self._looking.batch
+        batches = torch.arange(count).split(size)
+        keys = [(number, part) for number in range(len(self._transfer.teachers)) for part in sorted(self._needs)]
+        # A process that has no batch looks at one as well, to know what to expect of the others.
+        mine = batches[rank() :: world_size()] or batches[:1]
+        said = self._looking.said(view, torch.cat(mine), keys)
+        kept: dict[Key, dict[str, Tensor]] = {key: {} for key in keys}
+        widths: dict[Key, int] = {}
+        fields: dict[Key, dict[str, Tensor]] = {}
+        for first in range(0, count, size * world_size()):
+            own = min(max(count - first - size * rank(), 0), size)
+            if own or not fields:
+                values = next(said)
+                widths = {key: width(value) for key, value in values.items()}
+                fields = {key: self._packings[key[1]].pack(value) for key, value in values.items()}
+            if not first:
+                place = self._placed(sum(value.nbytes / len(value) for each in fields.values() for value in each.values()))
+            for key, each in fields.items():
+                for name, value in each.items():
+                    rows = _gathered(value[:own])
+                    if not first:
+                        kept[key][name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=place)
+                    kept[key][name][first : first + len(rows)] = rows
+        return {key: MemoryRows(values, widths[key]) for key, values in kept.items()}
+
+    def _from_files(self, view: int) -> dict[Key, MemoryRows | FileRows]:
+        """What the teachers say about a view: from the folder, where it is written first if it is not there."""
+        if not self.complete:
+            self.files.fill(view)
+            self.files.wait([view])
+        rows = self.files.open(view, self._needs)
+        place = self._placed(sum(each.nbytes for each in rows.values()) / self._loader.num_samples)
+        return rows if place is None else {key: each.loaded(place) for key, each in rows.items()}
 
     def _cheap(self) -> frozenset[str]:
         """What is kept although nothing reads it in this run, as the next one's objectives may: logits and embedding, where every teacher has them."""
@@ -125,23 +170,38 @@ class TeacherMemory:
         }
         return frozenset(part for part, everywhere in there.items() if everywhere)
 
-    def _check(self, kept: Mapping[str, Tensor]) -> None:
-        """Refuse what would not fit before an hour is spent on it."""
-        if self._kept or next(iter(kept.values())).device.type != "cpu":
-            return
-        needed = self._loader.views * sum(values.nbytes for values in kept.values())
-        free = psutil.virtual_memory().available
-        if needed > _SHARE * free:
+    def _placed(self, each: float) -> torch.device | None:
+        """Where all views fit, ``each`` bytes a sample: the batches' device, the CPU's memory, or None, the folder. Decided once, before an hour is spent on it."""
+        if self._kept:
+            return self._place
+        needed = self._loader.views * self._loader.num_samples * each
+        device = self._loader.device
+        self._place = next((place for place in (device, torch.device("cpu")) if needed <= _SHARE * _free(place)), None)
+        if self._place is None and self.files is None:
             raise UsageError(
-                f"what the teachers say about train.views={self._loader.views} views takes {needed / 1e9:.1f} GB or more, and {free / 1e9:.1f} GB are free: "
-                "take fewer views, or name fewer maps with teachers.0.maps=[…]"
+                f"what the teachers say about train.views={self._loader.views} views takes {needed / 1e9:.1f} GB, and {_free(torch.device('cpu')) / 1e9:.1f} GB "
+                "are free: take fewer views, or name fewer maps with teachers.0.maps=[…], set cache.precision=fp16, or name a folder with train.teacher_cache"
             )
+        return self._place
 
 
-def _data_hash(batch: Mapping[str, Tensor], modality: str, count: int) -> str:
-    """16 digits that stand for a view of a data set: of its size and its first batch, whose augmentation is a function of seed and view."""
-    return tensors_hash(f"{modality} {count}", [batch["index"], batch[modality]])
+class _Silent(nn.Module):
+    """In the place of a teacher whose every word is known."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise ContrastillError("a teacher was asked about a batch although all it says was to come from train.teacher_cache: leave out train.teacher_cache")
 
 
-def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    return read_fields(path, wanted, "what a teacher said in an earlier run", "the teacher looks again")
+def _free(device: torch.device) -> float:
+    """Bytes of memory that are free for this process: its share of the machine's, or of its accelerator's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    """The rows (n, …) of all processes, one rank after the other; as bytes, which every backend takes."""
+    if world_size() == 1:
+        return rows
+    flat = rows.reshape(len(rows), rows.shape[1:].numel())
+    return everyones(flat.contiguous().view(torch.uint8), rows.device).view(rows.dtype).view(-1, *rows.shape[1:])

@@ -2,23 +2,34 @@
 
 from types import SimpleNamespace
 
+import h5py
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
+from contrastill.core import cache_files
+from contrastill.core.cache_files import FileRows, MemoryRows
 from contrastill.core.engine import fit
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.kept import whole_file
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
-from contrastill.core.schema import TrainConfig
+from contrastill.core.schema import CacheConfig, TrainConfig
 from contrastill.core.teacher_cache import TeacherMemory
 from contrastill.core.transfer import Term, Transfer, teacher_fields
+from contrastill.datasets.image_folder import ImageFolder
 from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.views import PaddedImages, draw_views
 from contrastill.models.build import build_network
 from contrastill.objectives.attention import Attention
 from contrastill.objectives.crd import CRD
+from contrastill.objectives.kd import KD
+from contrastill.xmodal.derive import DerivedLoader
+
+OPTIONS = {CRD: CRD.Options(embed_dim=8, num_negatives=16, bias=3.0)}
 
 
 def split(count=48):
@@ -27,15 +38,20 @@ def split(count=48):
     return TensorSplit({"rgb": images}, targets=torch.arange(count) % 4, num_classes=4, flip=True)
 
 
-def transfer(data):
+def transfer(data, *objectives):
     torch.manual_seed(3)
     teachers, student = [build_network("resnet14", num_classes=4), build_network("resnet8", num_classes=4)], build_network("resnet8", num_classes=4)
     specs = [describe(network, {"rgb": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}) for network in (*teachers, student)]
     settings = [Setting(specs[-1], spec, data.num_samples, data.targets, 0) for spec in specs[:-1]]
     terms = {
-        "crd": Term([CRD.build(CRD.Options(embed_dim=8, num_negatives=16, bias=3.0), setting) for setting in settings]),
+        "crd": Term([CRD.build(OPTIONS[CRD], setting) for setting in settings]),
         "attention": Term([Attention.build(Attention.Options(pairs=((1, 1), (3, 3))), setting) for setting in settings]),
     }
+    if objectives:
+        terms = {
+            objective.__name__: Term([objective.build(OPTIONS.get(objective, objective.Options()), setting) for setting in settings])
+            for objective in objectives
+        }
     return Transfer(teachers, student, terms)
 
 
@@ -98,44 +114,175 @@ def test_more_than_there_is_room_for_is_refused(monkeypatch):
 
 
 def files_of(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.h5"))
 
 
-def test_a_folder_is_read_by_every_later_run_with_the_same_teachers_and_views(tmp_path, monkeypatch):
+def same_batches(one, other):
+    for batch, same in zip(one, other, strict=True):
+        assert batch.keys() == same.keys()
+        assert all(torch.equal(batch[field], same[field]) for field in batch)
+
+
+@pytest.fixture
+def short_files(monkeypatch):
+    """Files of 32 samples, so that 48 are in two."""
+    monkeypatch.setattr(cache_files, "ROWS", 32)
+
+
+def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monkeypatch, short_files):
     data = split()
-    loader = data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2)
     made = transfer(data)
-    plain, kept = TeacherMemory(loader, made), TeacherMemory(loader, made, tmp_path)
-    epochs = {name: [list(memory.epoch(k)) for k in range(2)] for name, memory in (("plain", plain), ("kept", kept))}
+    epochs = {}
+    for name, folder in (("memory", None), ("first", tmp_path)):
+        memory = TeacherMemory(loader(data), made, folder)
+        epochs[name] = [list(memory.epoch(k)) for k in range(2)]
     found = files_of(tmp_path)
-    assert len(found) == 4 and len({name.split("/")[0] for name in found}) == 2  # a folder a teacher, a file a view
-    looks = []
-    monkeypatch.setattr(made, "look", lambda *_: looks.append(1))
-    again = [list(TeacherMemory(loader, made, tmp_path).epoch(k)) for k in range(2)]
-    assert not looks and files_of(tmp_path) == found
-    for name in ("kept", "plain"):
-        for one, other in zip(epochs[name], again, strict=True):
-            for batch, same in zip(one, other, strict=True):
-                assert batch.keys() == same.keys()
-                assert all(torch.equal(batch[field], same[field]) for field in batch)
+    # Two teachers, three parts, two views; of each two files.
+    assert len({name.split("/")[0] for name in found}) == 12 and len(found) == 24
+    monkeypatch.setattr(made, "look", lambda *_: pytest.fail("a teacher was asked"))
+    later = TeacherMemory(loader(data), made, tmp_path)
+    assert later.complete and files_of(tmp_path) == found
+    # Where memory is short, each batch's rows are read from the files.
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
+    lazy = TeacherMemory(loader(data), made, tmp_path)
+    for memory, kind in ((later, MemoryRows), (lazy, FileRows)):
+        if kind is MemoryRows:
+            monkeypatch.undo()
+            monkeypatch.setattr(cache_files, "ROWS", 32)
+        else:
+            monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
+        for k in range(2):
+            again = list(memory.epoch(k))
+            same_batches(epochs["memory"][k], again)
+            same_batches(epochs["first"][k], again)
+        assert all(isinstance(rows, kind) for kept in memory._kept.values() for rows in kept.values())
 
 
-def test_another_seed_and_other_weights_are_looked_at_anew(tmp_path):
+def test_what_is_kept_does_not_depend_on_the_batch_size_beyond_its_power_of_two(tmp_path):
+    data = split()
+    made = transfer(data)
+    said = [next(TeacherMemory(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made).epoch(0)) for size in (16, 31)]
+    same = {int(index): place for place, index in enumerate(said[0]["index"])}
+    rows = [(place, same[int(index)]) for place, index in enumerate(said[1]["index"]) if int(index) in same]
+    assert rows
+    for place, other in rows:
+        assert torch.equal(said[1]["teachers.0.embedding"][place], said[0]["teachers.0.embedding"][other])
+
+
+def test_another_seed_other_weights_and_more_views_are_looked_at_and_the_rest_is_read(tmp_path):
     data, made = split(), transfer(split())
-    next(TeacherMemory(data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2), made, tmp_path).epoch(0))
-    next(TeacherMemory(data.loader(batch_size=16, device="cpu", seed=2, train=True, views=2), made, tmp_path).epoch(0))
-    assert len(files_of(tmp_path)) == 4
+
+    def files_after(seed, views, epochs=1):
+        memory = TeacherMemory(data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), made, tmp_path)
+        for k in range(epochs):
+            next(memory.epoch(k))
+        return len(files_of(tmp_path))
+
+    assert files_after(1, 2) == 6  # two teachers, three parts
+    assert files_after(2, 2) == 12
     with torch.no_grad():
         next(made.teachers[1].parameters()).add_(0.5)
-    next(TeacherMemory(data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2), made, tmp_path).epoch(0))
-    assert len(files_of(tmp_path)) == 5
+    assert files_after(1, 2) == 15
+    assert files_after(1, 3, epochs=2) == 21  # the first view is there, the second is new
+    made.teachers[0].compute_in("bf16")
+    assert files_after(1, 2) == 24
+
+
+def test_a_part_more_is_added_to_what_is_there(tmp_path):
+    data = split()
+    made = transfer(data)
+    made.teacher_needs = frozenset({"embedding"})
+    next(TeacherMemory(loader(data), made, tmp_path).epoch(0))
+    before = files_of(tmp_path)
+    assert {name.split("-")[0] for name in before} == {"embedding", "logits"}  # logits come for nothing
+    looked = []
+    plain = made.look
+    made.look = lambda teachers, batch, needs: looked.append(needs) or plain(teachers, batch, needs)
+    made.teacher_needs = frozenset({"embedding", "maps"})
+    batch = next(TeacherMemory(loader(data), made, tmp_path).epoch(0))
+    assert set(looked) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path)) and "teachers.1.maps.3" in batch
 
 
 def test_a_damaged_file_is_named(tmp_path):
     data, made = split(), transfer(split())
-    loader = data.loader(batch_size=16, device="cpu", seed=1, train=True, views=2)
-    next(TeacherMemory(loader, made, tmp_path).epoch(0))
+    next(TeacherMemory(loader(data, views=1), made, tmp_path).epoch(0))
     path = tmp_path / files_of(tmp_path)[0]
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ContrastillError, match="is damaged: remove it"):
-        next(TeacherMemory(loader, made, tmp_path).epoch(0))
+    whole = path.read_bytes()
+    for cut in (whole[:1000], whole[:-200], b""):
+        path.write_bytes(cut)
+        with pytest.raises(ContrastillError, match=f"{path.name}.* is damaged: remove it, and the teacher looks again"):
+            TeacherMemory(loader(data, views=1), made, tmp_path)
+    path.unlink()
+    next(TeacherMemory(loader(data, views=1), made, tmp_path).epoch(0))
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path):
+    data, made = split(), transfer(split())
+    next(TeacherMemory(loader(data, views=1), made, tmp_path).epoch(0))
+    one, other = (tmp_path / name for name in files_of(tmp_path) if name.startswith("embedding"))
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(ContrastillError, match="it is of another teacher or view"):
+        TeacherMemory(loader(data, views=1), made, tmp_path)
+
+
+def test_rows_are_the_views_of_their_samples(tmp_path):
+    """Each row is what the teacher says of that very view: cut here pixel by pixel from the sample, by the draws of (seed, view, index)."""
+    data, made = split(), transfer(split())
+    memory = TeacherMemory(loader(data), made, tmp_path)
+    for epoch in (0, 1, 2):
+        for batch in memory.epoch(epoch):
+            draws = draw_views(5, epoch % 2, batch["index"], padding=2, flip=True)
+            images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
+            for place, index in enumerate(batch["index"].tolist()):
+                for y in range(16):
+                    for x in range(16):
+                        across = 15 - x if draws.flip[place] else x
+                        images[place, :, y, x] = data.images["rgb"].storage[index, y + draws.dy[place], across + draws.dx[place]]
+            said = made.teachers[1]({"rgb": images}, frozenset({"embedding"})).embedding
+            torch.testing.assert_close(batch["teachers.1.embedding"], said, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, short_files, workers):
+    """A teacher of luminance on a folder of images that are cropped by workers: what comes from the folder is what it says of each batch as it is handed out."""
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "images" / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
+    folder = ImageFolder(ImageFolder.Options(path=str(tmp_path / "images"), size=16, workers=workers)).open("train")
+    data = DerivedLoader(folder.loader(batch_size=16, device="cpu", seed=5, train=True, views=2), {"luminance"}, None)
+    statistics = {"mean": (0.5,), "std": (0.25,), "modality": "luminance"}
+    teacher, student = (build_network(name, num_classes=2, **statistics) for name in ("resnet14", "resnet8"))
+    made = Transfer([teacher], student, {"kd": KD()})
+    for epoch in range(3):
+        # A new one each time: it fills a view, fills the other, reads the first.
+        memory = TeacherMemory(data, made, tmp_path / "said")
+        for batch in memory.epoch(epoch):
+            torch.testing.assert_close(batch["teachers.0.logits"], made.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5)
+    assert memory.complete and len(files_of(tmp_path / "said")) == 2 * 2 * 2  # logits and embedding, two views, two files
+
+
+def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path):
+    path = tmp_path / "said.h5"
+    with whole_file(path) as slow:
+        slow["values"] = [1, 2]
+        with whole_file(path) as quick:
+            quick["values"] = [1, 2]
+        assert [one.name for one in tmp_path.iterdir()] == ["said.h5"]
+    with h5py.File(path) as file:
+        assert file["values"][()].tolist() == [1, 2]
+    assert [one.name for one in tmp_path.iterdir()] == ["said.h5"]
+
+
+def test_a_training_from_float16_and_the_largest_logits(tmp_path):
+    """The loss of an epoch is that in float32, to 1e-3 in float16; with all logits but one, which gets all of the rest's mass, nothing is lost."""
+    data = split()
+    losses = []
+    for keep in (CacheConfig(), CacheConfig(logits=3), CacheConfig(precision="fp16"), CacheConfig(precision="fp16", logits=3)):
+        made = transfer(data, KD)
+        memory = TeacherMemory(loader(data), made, tmp_path, keep)
+        losses.append(fit(made, memory, None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"])
+    assert [abs(loss / losses[0] - 1) < bound for loss, bound in zip(losses[1:], (1e-4, 1e-3, 1e-3), strict=True)] == [True] * 3, losses
+    assert len(set(losses)) == 4

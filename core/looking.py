@@ -1,0 +1,89 @@
+"""Teachers look at the views of all samples, in the order of the samples and in batches of one size, so that what they say depends on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .transfer import Transfer, teacher_fields
+
+Key = tuple[int, str]
+"""A teacher's number and a part of what it says."""
+
+# Samples a teacher is shown at once, at most; without gradients more gain nothing.
+_AT_ONCE = 256
+
+
+class ViewLoader(Protocol):
+    """A loader whose views come again.
+
+    ``in_order(view, rows, batch_size)`` yields the samples ``rows``, or without them all by their index, in one view, the same on every rank.
+    """
+
+    num_samples: int
+    batch_size: int
+    views: int
+    device: torch.device
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
+
+    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[dict[str, Tensor]]: ...
+
+
+class Looking:
+    """Asks the teachers of a transfer about views.
+
+    Batches begin at multiples of one power of two, whichever samples are asked for and whichever process asks, so that every way to keep what
+    was said holds the same bits.
+
+    Args:
+        loader: Its batches are on the teachers' device.
+        transfer: Whose teachers look.
+
+    Attributes:
+        batch: Samples in a batch: the largest power of two that is no more than the loader's batch and 256.
+    """
+
+    def __init__(self, loader: ViewLoader, transfer: Transfer) -> None:
+        self.loader, self.transfer = loader, transfer
+        self.batch = 1 << (min(loader.batch_size, _AT_ONCE).bit_length() - 1)
+
+    @torch.no_grad()
+    def said(self, view: int, rows: Tensor, keys: Collection[Key]) -> Iterator[dict[Key, dict[str, Tensor]]]:
+        """What teachers say of a view of some samples, batch by batch.
+
+        Args:
+            view: Number of the view.
+            rows: Of the samples, (n,): whole batches, but for the last one of the set.
+            keys: Whose and which parts.
+
+        Yields:
+            Of each key the fields ``logits``, ``embedding`` or ``maps.0``, ``maps.1`` …, each (B, …).
+        """
+        numbers, needs = sorted({number for number, _ in keys}), frozenset(part for _, part in keys)
+        teachers = [self.transfer.teachers[number] for number in numbers]
+        for batch in self.loader.in_order(view, rows, self.batch):
+            fields = teacher_fields(dict(zip(numbers, self.transfer.look(teachers, batch, needs), strict=True)))
+            yield {key: _of(fields, key) for key in keys}
+
+    def glimpse(self, view: int, count: int) -> dict[str, Tensor]:
+        """A batch of ``count`` samples, evenly spaced over the set, in a view."""
+        count = min(count, self.loader.num_samples)
+        return next(iter(self.loader.in_order(view, torch.arange(count) * self.loader.num_samples // count, count)))
+
+
+def _of(fields: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+    """The fields of one teacher's part, by their names without the teacher's number."""
+    number, part = key
+    own = {name.removeprefix(f"teachers.{number}."): values for name, values in fields.items() if name.startswith(f"teachers.{number}.{part}")}
+    return {name: values for name, values in own.items() if name.partition(".")[0] == part}
+
+
+def width(values: dict[str, Tensor]) -> int:
+    """C of logits; 0 of other parts."""
+    return values["logits"].shape[1] if "logits" in values else 0

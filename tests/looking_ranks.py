@@ -1,0 +1,91 @@
+"""What several processes keep of what teachers say, and what a student learns from it; run by test_teacher_cache_ranks.py, alone or under torchrun.
+
+    python tests/looking_ranks.py FOLDER
+
+Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and how many samples the teacher was shown for each)
+and FOLDER/RANK.safetensors, the student's and the bank's state and the losses of each epoch.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+
+from contrastill.core import cache_files
+from contrastill.core.engine import fit
+from contrastill.core.objective import Setting
+from contrastill.core.representation import describe
+from contrastill.core.schema import TrainConfig
+from contrastill.core.teacher_cache import TeacherMemory
+from contrastill.core.transfer import Term, Transfer
+from contrastill.datasets.in_memory import TensorSplit
+from contrastill.datasets.views import PaddedImages
+from contrastill.models.build import build_network
+from contrastill.objectives.crd import CRD
+from contrastill.objectives.kd import KD
+
+
+def split():
+    images = PaddedImages.zeros(48, 16, 16, 3, dtype=torch.uint8, padding=2)
+    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return TensorSplit({"rgb": images}, targets=torch.arange(48) % 4, num_classes=4, flip=True)
+
+
+def transfer(data):
+    """Of a student that has no statistics of its batch, so that the batch may be dealt out."""
+    torch.manual_seed(3)
+    teacher, student = (build_network(name, num_classes=4) for name in ("resnet14", "resnet8"))
+    for parent in list(student.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.GroupNorm(4, child.num_features))
+    specs = [describe(network, {"rgb": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}) for network in (student, teacher)]
+    setting = Setting(*specs, data.num_samples, data.targets, 0)
+    options = CRD.Options(embed_dim=8, num_negatives=16, bias=3.0)
+    return Transfer([teacher], student, {"kd": Term([KD.build(KD.Options(), setting)]), "crd": Term([CRD.build(options, setting)])})
+
+
+def digest_of(memory):
+    """One hash of all that is kept."""
+    digest = hashlib.sha256()
+    for _, kept in sorted(memory._kept.items()):
+        for _, rows in sorted(kept.items()):
+            for name, values in sorted(rows.fields.items()):
+                digest.update(name.encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main(folder):
+    # Three files, as there are three batches.
+    cache_files.ROWS = 16
+    accelerator, data, found, looks = Accelerator(cpu=True), split(), [], []
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+
+    def memory_of(made, where):
+        return TeacherMemory(data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where)
+
+    made = transfer(data)
+    made.teachers[0].register_forward_hook(lambda module, args, said: looks.append(len(said.embedding)))
+    for where in (None, folder / "said"):
+        looks.clear()
+        memory = memory_of(made, where)
+        for k in range(2):
+            next(memory.epoch(k))
+        found.append((digest_of(memory), sum(looks)))
+    made = transfer(data)
+    memory = memory_of(made, folder / "said")
+    memory.let_go()
+    result = fit(made, memory, None, TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16), accelerator=accelerator, progress=False)
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in made.trained_state().items()}
+    state |= {f"loss of epoch {row['epoch']}": torch.tensor(row["loss"]) for row in result.history}
+    (folder / f"{share['rank']}.json").write_text(json.dumps(found))
+    save_file(state, folder / f"{share['rank']}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

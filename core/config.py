@@ -26,9 +26,9 @@ def configs_folder() -> Path:
 
 
 def shipped_configs() -> list[str]:
-    """Names of the shipped configs: ``compression/cifar100_crd``."""
-    root = configs_folder()
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    """Names of the shipped configs of runs: ``compression/cifar100_crd``; those in accelerate/ are for ``accelerate launch``."""
+    names = (path.relative_to(configs_folder()).with_suffix("") for path in configs_folder().rglob("*.yaml"))
+    return sorted(str(name) for name in names if name.parts[0] != "accelerate")
 
 
 def find_config(name: str) -> Path:
@@ -70,7 +70,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
         if missing:
             raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
         values = OmegaConf.to_container(tree, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")

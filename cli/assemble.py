@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.folding import fold_batchnorm
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.schema import NetworkConfig, RunConfig
 from ..core.teacher_cache import TeacherMemory
+from ..core.teacher_files import known_spec
 from ..core.transfer import Term, Transfer
 from ..ensemble.batched import Batched
 from ..models.build import build_network
@@ -26,16 +30,24 @@ from ..xmodal.derive import DerivedLoader, check
 
 @dataclass
 class Assembly:
-    """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its logits."""
+    """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its logits.
+
+    ``splits`` are the opened splits of the data by name, None where it has no such split.
+    """
 
     transfer: Transfer
     train: Loader
     test: Loader | None
     accelerator: Accelerator
+    splits: Mapping[str, Any]
 
 
-def assemble(config: RunConfig) -> Assembly:
+def assemble(config: RunConfig, *, filling: bool = False) -> Assembly:
     """Build what a config describes.
+
+    Args:
+        config: Of a run.
+        filling: Whether the folder of its teacher cache is about to be filled: what it lacks is no error then.
 
     Raises:
         UsageError: The parts do not fit: a modality the data lacks, labels it lacks, weights of another network.
@@ -60,7 +72,11 @@ def assemble(config: RunConfig) -> Assembly:
         name: value[:2].cpu() for name, value in next(iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))).items()
     }
     student_spec = describe(student, batch)
-    teacher_specs = [describe(teacher, batch) for teacher in teachers]
+    teacher_specs = [known_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers]
+    for teacher in teachers:
+        if config.train.fold_teachers:
+            fold_batchnorm(teacher, batch)
+        teacher.compute_in(config.train.teacher_precision)
 
     def setting(teacher: RepresentationSpec | None) -> Setting:
         return Setting(student_spec, teacher, splits["train"].num_samples, splits["train"].targets, config.seed)
@@ -74,8 +90,12 @@ def assemble(config: RunConfig) -> Assembly:
         if student.recipe["num_classes"] == splits["test"].num_classes:
             test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
     if config.train.views and transfer.teacher_needs:
-        train = TeacherMemory(train, transfer, config.train.teacher_cache)
-    return Assembly(transfer, train, test, accelerator)
+        told = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
+        told |= {f"data.{name}": value for name, value in config.data.options().items()}
+        train = TeacherMemory(train, transfer, config.train.teacher_cache, config.cache, told, filling=filling)
+        if train.complete and not filling:
+            train.let_go()
+    return Assembly(transfer, train, test, accelerator, splits)
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
@@ -111,7 +131,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
     """Device, precision and trackers as the config asks for; nothing is written before a training starts its trackers.
 
     Raises:
-        UsageError: A tracker that Accelerate does not know or that is not installed.
+        UsageError: A tracker that Accelerate does not know or that is not installed; several processes without a GPU.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
@@ -123,7 +143,15 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
             raise UsageError(f"tracker {name!r} is not installed: pip install {name}, or take it out of trackers")
     project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers"))
     precision = "no" if config.train.precision == "fp32" else config.train.precision
-    return Accelerator(mixed_precision=precision, log_with=list(config.trackers) or None, project_config=project)
+    waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
+    accelerator = Accelerator(mixed_precision=precision, log_with=list(config.trackers) or None, project_config=project, kwargs_handlers=[waiting])
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and accelerator.num_processes == 1:
+        # Each would train alone, all in one folder.
+        raise UsageError(
+            f"a launcher started {started} processes, and there is no GPU for them: start one, or set ACCELERATE_USE_CPU=true to share out the CPU"
+        )
+    return accelerator
 
 
 def open_split(config: RunConfig, name: str) -> Any:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.config import to_yaml
 from ..core.engine import fit
+from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten
 from ..core.schema import RunConfig
+from ..datasets.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..report.curves import draw_curves
 from .assemble import Assembly, assemble
+from .processes import others_may_end
+
+log = logging.getLogger(__name__)
 
 
 def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | None:
@@ -22,26 +28,29 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
         The last epoch's row of metrics.jsonl; None on a process that is not the main one.
 
     Raises:
-        UsageError: The config does not fit the data or the folder holds another run.
-        ContrastillError: The training failed or was stopped; what was written before stays.
+        UsageError: The config does not fit the data or the folder holds another run, or one of other data.
+        ContrastillError: The training failed or was stopped, or another of its processes was; what was written before stays.
     """
-    parts = assemble(config)
-    accelerator, run = parts.accelerator, Run(config.out)
-    if accelerator.is_main_process:
-        run.claim(to_yaml(config))
-    accelerator.wait_for_everyone()
-    _start_trackers(parts, config)
-    try:
-        result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
-    finally:
-        accelerator.end_training()
-        # Of a training that was stopped too: what there is of its curves is what one wants to see.
-        if accelerator.is_main_process and (history := run.history()):
-            draw_curves(history, run.curves)
+    run = Run(config.out)
+    with others_may_end(config.train.timeout_minutes):
+        parts = assemble(config)
+        accelerator = parts.accelerator
+        if accelerator.is_main_process:
+            run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})
+        accelerator.wait_for_everyone()
+        _start_trackers(parts, config)
+        try:
+            result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
+        finally:
+            accelerator.end_training()
+            # Of a training that was stopped too: what there is of its curves is what one wants to see.
+            if accelerator.is_main_process:
+                _draw(run)
     if not accelerator.is_main_process:
         return None
-    save_student(parts.transfer.student, run.student)
-    save_adaptors(parts.transfer, run.adaptors)
+    with run.room_for(run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())):
+        save_student(parts.transfer.student, run.student)
+        save_adaptors(parts.transfer, run.adaptors)
     return result.last
 
 
@@ -55,6 +64,17 @@ def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None
         say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
         if not Run(config.out).student.is_file():
             train_run(config)
+
+
+def _draw(run: Run) -> None:
+    """The curves of what has been trained; a figure that the disk has no room for is no reason to fail."""
+    try:
+        with run.room_for(run.curves.name):
+            if history := run.history():
+                draw_curves(history, run.curves)
+    except FullDisk as error:
+        run.curves.unlink(missing_ok=True)
+        log.warning("%s", error)
 
 
 def _start_trackers(parts: Assembly, config: RunConfig) -> None:

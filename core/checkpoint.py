@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import ContrastillError
+from .full_disk import room_for
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,31 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         folder: The run's ``checkpoints``.
         snapshot: What to write.
         keep: How many of the newest to keep.
+
+    Raises:
+        FullDisk: There is no room for it; those before are as they were.
     """
     final = folder / f"step-{snapshot.position.step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    for leftover in folder.glob(".step-*.tmp"):  # of a save that a kill cut off: its room is needed now
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with room_for(f"checkpoint {final.name}", folder, folder, _bytes(snapshot)):
+            temporary.mkdir(parents=True)
+            _write(temporary, snapshot)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write(temporary: Path, snapshot: Snapshot) -> None:
+    """The files of a checkpoint, on the disk when it returns."""
     optimizer_tensors, optimizer_rest = _split_tensors(snapshot.optimizer)
     for name, tensors in (("model", snapshot.model), ("optimizer", optimizer_tensors), ("running", snapshot.running), ("random", snapshot.random)):
         save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
@@ -95,15 +116,12 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     (temporary / "digests.json").write_text(json.dumps(digests), encoding="utf-8")
     for path in temporary.iterdir():
         _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    _sync(folder)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    for leftover in folder.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    return final
+
+
+def _bytes(snapshot: Snapshot) -> int:
+    """About how large it is on the disk."""
+    optimizer, _ = _split_tensors(snapshot.optimizer)
+    return sum(value.nbytes for tensors in (snapshot.model, optimizer, snapshot.running, snapshot.random) for value in tensors.values())
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -157,6 +157,7 @@ class _Training:
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())
+        self.transfer.release()
         return FitResult(last=history[-1] if history else {}, history=history)
 
     def _epoch(self) -> dict[str, Any]:

@@ -35,6 +35,10 @@ class HeldWrites(nn.Module, ABC):
         """
         self.held, self._pass_room, self._step_room = True, Capacity(-(-samples // passes)), Capacity(samples)
 
+    def release(self) -> None:
+        """Write by itself again, at the end of each forward pass."""
+        self.held, self._pass_room, self._step_room = False, Capacity(), Capacity()
+
     def write(self, index: Tensor, rows: Tensor) -> None:
         """Take what is to be written: index (B,) int64 and rows (S, B, D)."""
         self._waiting.append((index, rows.detach()))

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM (as schedulers send before they take a machine away) and Ctrl-C."""
+"""Being asked to stop: SIGTERM and SIGUSR1, as schedulers send before they take a machine away, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch import distributed
 
 # Ranks that step together must stop together; asking all of them costs a wait for the device, so not at every step.
 AGREE_EVERY_STEPS = 16
+# SLURM sends what ``--signal`` names ahead of the time limit, by custom SIGUSR1, and SIGTERM at a preemption. Windows has no SIGUSR1.
+STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:
-    """Within it, the first SIGTERM or Ctrl-C is only noted, so that the step under way can end and be saved; the second acts at once.
+    """Within it, the first SIGTERM, SIGUSR1 or Ctrl-C is only noted, so that the step under way can end and be saved; the second acts at once.
 
     Signals reach the main thread alone: entered in another thread, it notes nothing.
 
@@ -30,7 +32,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {number: signal.signal(number, self._note) for number in STOPS}
         return self
 
     def __exit__(self, *_: object) -> None:

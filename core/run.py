@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .full_disk import room_for
+
+# Nothing of what a run comes to depends on these: it may be resumed with others, and errors ask for that.
+FREE = ("data.workers", "data.skip_corrupted", "train.timeout_minutes", "train.keep_checkpoints")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file beside and rename it: it is there whole, or as it was before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Run:
@@ -35,22 +44,49 @@ class Run:
         self.student = self.path / "student.safetensors"
         self.adaptors = self.path / "adaptors.safetensors"
         self.curves = self.path / "curves.png"
+        self.data = self.checkpoints / "data.json"
 
-    def claim(self, config_yaml: str) -> None:
-        """Make the folder this config's, or find that it is already.
+    def claim(self, config_yaml: str, data: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Make the folder this config's and this data's, or find that it is already.
+
+        Args:
+            config_yaml: The resolved config.
+            data: Facts that tell the data of each split from others; None: they are not looked at.
 
         Raises:
-            UsageError: It holds a run with another config, which is left as it is.
+            UsageError: It holds a run with another config or of other data, which is left as it is.
         """
         if self.config.exists():
             changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
             if changed:
                 raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, config_yaml)
+        if data is not None and self.data.exists():
+            self._check_data(data)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.room_for(self.config.name, len(config_yaml)):
+            if not self.config.exists() or self.config.read_text(encoding="utf-8") != config_yaml:
+                write_text(self.config, config_yaml)
+            if data is not None and not self.data.exists():
+                self.checkpoints.mkdir(exist_ok=True)
+                write_text(self.data, json.dumps(data, indent=1) + "\n")
         for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut off
             leftover.unlink()
+
+    def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Complain where the data are not those that the run began with."""
+        try:
+            before = flatten(json.loads(self.data.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.data}, which tells the data of this run from others, is damaged: remove it to go on with those given now") from error
+        now = flatten(dict(data))
+        for key in [*before, *now]:
+            if before.get(key) != now.get(key):
+                split, _, fact = key.partition(".")
+                counts = f" ({before.get(key)}, now {now.get(key)})" if fact in ("samples", "classes", "modalities") else ""
+                raise UsageError(
+                    f"the data changed since {self.path} began: {fact} of {split or 'the data'} differ{counts}; resume it with the data it began with, "
+                    f"choose another out=…, or remove {self.data} to go on with these all the same"
+                )
 
     def history(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line that was cut off is left out."""
@@ -68,12 +104,30 @@ class Run:
         """Forget the rows from ``epoch`` on: they were written after the checkpoint that a run goes on from."""
         kept = [row for row in self.history() if row["epoch"] < epoch]
         if self.metrics.exists():
-            write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            with self.room_for(self.metrics.name, len(text)):
+                write_text(self.metrics, text)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append a row to metrics.jsonl: the whole line, or nothing.
+
+        Raises:
+            FullDisk: There is no room for it.
+        """
+        line = (json.dumps(row) + "\n").encode()
+        # Without a buffer, so that what could not be written is not tried again when the file is closed.
+        with self.room_for(f"a row of {self.metrics.name}", len(line)), open(self.metrics, "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(before)
+                raise
+
+    def room_for(self, what: str, needed: int | None = None) -> AbstractContextManager[None]:
+        """:func:`~.full_disk.room_for` something in this folder."""
+        return room_for(what, self.path, self.checkpoints, needed)
 
 
 def _changed_lines(old: str, new: str) -> str:
@@ -82,7 +136,7 @@ def _changed_lines(old: str, new: str) -> str:
 
     before, after = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
     for key in [*before, *after]:
-        if before.get(key) != after.get(key):
+        if key not in FREE and before.get(key) != after.get(key):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return ""
 

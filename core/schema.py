@@ -73,6 +73,17 @@ class TrainConfig(Section):
     )
     initial_lr: float | None = Field(None, gt=0, description="learning rate of the initial stage, which is constant; left out: lr")
     batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
+    accumulation_steps: int = Field(
+        1,
+        gt=0,
+        description="backward passes an optimiser step is split into, to save memory; the same result, but for BatchNorm's statistics and for objectives that "
+        "compare the samples of a batch with each other, such as similarity or rkd: they see the samples of one pass",
+    )
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what is done where the loss is no finite number: stop, and name the batch in bad_batch.json; or skip the optimiser step, also for its "
+        "gradient's sake, with a line in skipped_batches.jsonl (waits for the device once a step)",
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of student and heads")
     lr: float = Field(0.05, gt=0, description="learning rate at the start")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
@@ -83,18 +94,27 @@ class TrainConfig(Section):
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    teacher_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="of the teachers' forward pass alone (autocast); left out: as precision, and fp32 where what teachers said is kept"
+    )
+    fold_teachers: bool = Field(
+        False, description="fold each BatchNorm of a teacher into the convolution before it: less time, the same answers to 1e-4 of the largest value (checked)"
+    )
     compile: bool = Field(False, description="compile student and teachers with torch.compile")
     evaluate_every: int = Field(1, gt=0, description="epochs between evaluations on the test split; the last epoch always is")
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
     checkpoint_every_steps: int | None = Field(None, gt=0, description="also a checkpoint after so many steps, for long epochs")
+    timeout_minutes: float = Field(30.0, gt=0, le=100_000, description="how long the processes of a training wait for one that says nothing before they give up")
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
     views: int | None = Field(
         None,
         gt=0,
-        description="different views of each sample; the teachers look at each once and what they said is kept in memory. Left out: a new view each epoch",
+        description="different views of each sample; the teachers look at each once and what they said is kept, see cache. Left out: a new view each epoch",
     )
 
-    teacher_cache: str | None = Field(None, description="folder in which what the teachers said about each view is kept for further runs; needs views")
+    teacher_cache: str | None = Field(
+        None, description="folder in which what the teachers said about each view is kept for further runs, or that contrastill cache wrote; needs views"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
@@ -103,6 +123,19 @@ class TrainConfig(Section):
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]")
         return self
+
+
+class CacheConfig(Section):
+    """How what the teachers said about each view is kept, in memory or in the folder ``train.teacher_cache``."""
+
+    logits: Literal["all"] | PositiveInt = Field(
+        "all", description="all logits, or so many of the largest of each sample; the others then share their mass evenly"
+    )
+    precision: Literal["fp32", "fp16"] = Field("fp32", description="in which values are kept; of logits in fp16 the log-probabilities")
+    parts: tuple[Literal["logits", "embedding", "maps"], ...] | None = Field(
+        None,
+        description="what a folder keeps beside what the objectives read, for the objectives of other runs; left out: logits and embedding, where all teachers have them",
+    )
 
 
 class EvaluationConfig(Section):
@@ -137,6 +170,7 @@ class RunConfig(Section):
     ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
     trackers: list[str] = Field(default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb")
     train: TrainConfig = Field(default_factory=TrainConfig)
+    cache: CacheConfig = Field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     @model_validator(mode="before")

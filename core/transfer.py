@@ -213,6 +213,11 @@ class Transfer(nn.Module):
         for module in self._writers():
             module.discard()
 
+    def release(self) -> None:
+        """From now on banks and queues are written at the end of each forward pass again."""
+        for module in self._writers():
+            module.release()
+
     def _writers(self) -> list[HeldWrites]:
         return [module for module in self.terms.modules() if isinstance(module, HeldWrites)]
 

@@ -103,7 +103,7 @@ def _numpy(path: Path, _: str) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         if "allow_pickle" in str(error):
             raise ContrastillError(f"{path} holds Python objects, which may run code when they are loaded: save plain numbers with numpy.save") from error
-        raise ContrastillError(f"{path} cannot be read as an array ({reason_of(error)}): repair or remove it") from error
+        raise DamagedImage(path, reason_of(error), kind="an array") from error
     if not isinstance(values, np.ndarray):
         raise ContrastillError(f"{path} is an archive of arrays: save one array a file with numpy.save")
     return values

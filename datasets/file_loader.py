@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.errors import ContrastillError, UsageError
 from .camera import Camera
+from .corrupted import CorruptedLog, Mended
 from .file_views import FileViews, jitter
 from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker, sigterm_blocked
-from .images import DamagedImage
-from .in_memory import Batch, check_shares, shares
+from .in_memory import Batch, check_shares, filled, marks, shares
 from .joint_views import JointViews
 from .view_options import ViewOptions
 from .views import epoch_order
-
-log = logging.getLogger(__name__)
 
 
 class _ReadSplit:
@@ -58,6 +54,7 @@ class FileSplit(_ReadSplit):
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
         color_jitter: Strength of the jitter of training views; 0 hands out uint8.
         workers: Processes that read; 0 reads in this one.
+        skip_corrupted: Whether the next sample stands in for one that cannot be read.
 
     Attributes:
         num_samples: N.
@@ -74,10 +71,11 @@ class FileSplit(_ReadSplit):
         augmented: bool,
         color_jitter: float = 0.0,
         workers: int = 0,
+        skip_corrupted: bool = False,
     ) -> None:
         self.pictures, self.targets, self.classes, self.num_classes = pictures, targets, classes, len(classes)
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
-        self.num_samples = len(targets)
+        self.num_samples, self.skip_corrupted = len(targets), skip_corrupted
         self.modalities = {"rgb": (3, views.size, views.size)}
         self.camera: Camera | None = None
         self.semantic_classes: list[str] | None = None
@@ -90,15 +88,20 @@ class FileSplit(_ReadSplit):
             # Complains here, not in a worker.
             _ = views.compose
         workers = default_workers() if options.workers is None else options.workers
-        return cls(pictures, targets, classes, views=views, augmented=training, color_jitter=options.color_jitter, workers=workers)
+        skip = options.skip_corrupted
+        return cls(pictures, targets, classes, views=views, augmented=training, color_jitter=options.color_jitter, workers=workers, skip_corrupted=skip)
 
     @property
     def files(self) -> np.ndarray:
         """What each picture is called, bytes (N,)."""
         return self.pictures.files
 
+    def listing(self) -> str:
+        """Stands for the names and sizes of all files."""
+        return self.pictures.listing()
+
     def reader(self, seed: int) -> Dataset:
-        return Images(self.pictures, self.views, seed)
+        return Images(self.pictures, self.views, seed, self.num_samples if self.skip_corrupted else None)
 
 
 class PairSplit(_ReadSplit):
@@ -117,6 +120,7 @@ class PairSplit(_ReadSplit):
         color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
         workers: Processes that read; 0 reads in this one.
         modalities: What is handed out of what is read; None: all.
+        skip_corrupted: Whether the next sample stands in for one that cannot be read.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a view.
@@ -140,6 +144,7 @@ class PairSplit(_ReadSplit):
         color_jitter: float = 0.0,
         workers: int = 0,
         modalities: Sequence[str] | None = None,
+        skip_corrupted: bool = False,
     ) -> None:
         names = tuple(reader.modalities if modalities is None else modalities)
         missed = [name for name in names if name not in reader.modalities]
@@ -148,6 +153,7 @@ class PairSplit(_ReadSplit):
         size = views.size or reader.modalities[names[0]][1:]
         if None in size:
             raise UsageError("the frames differ in size: set data.size=[HEIGHT,WIDTH]")
+        self.skip_corrupted = skip_corrupted
         self.samples, self.num_samples, self.views = reader, num_samples, replace(views, size=tuple(size), modalities=names)
         if views.transforms:
             # Complains here, not in a worker.
@@ -158,8 +164,12 @@ class PairSplit(_ReadSplit):
         self.augmented, self.color_jitter, self.workers = augmented, color_jitter if "rgb" in names else 0.0, workers
         self.modalities = {name: (reader.modalities[name][0], *size) for name in names}
 
+    def listing(self) -> str:
+        """Stands for the names and sizes of all files."""
+        return self.samples.listing()
+
     def reader(self, seed: int) -> Dataset:
-        return Pairs(self.samples, self.views, self.camera and self.camera.intrinsics, seed)
+        return Pairs(self.samples, self.views, self.camera and self.camera.intrinsics, seed, self.num_samples if self.skip_corrupted else None)
 
 
 class FileLoader:
@@ -193,6 +203,7 @@ class FileLoader:
         self._targets = None if split.targets is None else split.targets.to(device)
         self._reader = split.reader(seed)
         self._workers = split.workers
+        self._corrupted = CorruptedLog(split.num_samples)
         self._requests = _Requests()
         self._data: DataLoader | None = None
         self._turn: object | None = None
@@ -211,7 +222,8 @@ class FileLoader:
         Yields:
             A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1]; ``semantics`` uint8,
             others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,); where the split knows its
-            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4); ``view`` int64 (B,) if views come again.
+            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4); ``view`` int64 (B,) if views come again;
+            ``filler``, all true, on a training share that stands for an empty one.
 
         Raises:
             ContrastillError: A file is damaged, or a worker was killed.
@@ -219,23 +231,31 @@ class FileLoader:
         order = epoch_order(self.seed, k, self.num_samples) if self.train else torch.arange(self.num_samples)
         yield from self._batches(order, k, self.rank, self.world, start)
 
-    def in_order(self, view: int) -> Iterator[Batch]:
-        """All training samples in the order of their index, in view ``view``: on every rank the same batches."""
-        yield from self._batches(torch.arange(self.num_samples), view, 0, 1, 0)
+    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
+        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the same batches."""
+        yield from self._batches(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
 
-    def _batches(self, order: Tensor, k: int, rank: int, world: int, start: int) -> Iterator[Batch]:
+    def _batches(self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None) -> Iterator[Batch]:
         k = k % self.views if self.views else k
         view = k if self._augmented else None
-        while start < len(self):
+        batch_size = batch_size or self.batch_size
+        while start * batch_size < len(order):
             turn = self._turn = object()
-            batches = [order[rows] for rows in shares(self.num_samples, self.batch_size, rank, world, start)]
-            for index, read in zip(batches, self._read(batches, view), strict=True):
+            dealt = list(shares(len(order), batch_size, rank, world, start))
+            taken = [filled(share) if self.train else share for share in dealt]
+            batches = [order[rows] for rows in taken]
+            fillers = [rows != share for rows, share in zip(taken, dealt, strict=True)]
+            for index, filler, read in zip(batches, fillers, self._read(batches, view), strict=True):
+                if isinstance(read, Mended):
+                    self._corrupted.add(read.corrupted)
+                    index, read = read.rows, read.batch
                 batch = self._batch(read, index, k)
-                yield {**batch, "view": torch.full_like(batch["index"], k)} if self.views else batch
+                yield batch | marks(batch["index"], k if self.views else None, filler=filler)
                 start += 1
                 if self._turn is not turn:
                     # Another epoch took the workers over in the meantime: ask again for the rest.
                     break
+        self._corrupted.end_epoch()
 
     def _batch(self, read: Batch, index: Tensor, k: int) -> Batch:
         """From what was read, images (B, H, W, C), to what is handed out."""
@@ -271,15 +291,20 @@ class FileLoader:
             # What a dead worker had sent cannot always be picked up: then it is a broken connection that is seen first.
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
                 raise
-            self._data = None
+            self._stop()
             said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
-            raise ContrastillError(f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory") from error
+            raise ContrastillError(
+                f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory; "
+                "the same command goes on from the last checkpoint"
+            ) from error
 
     def _stop(self) -> None:
         """End the workers now: where an error's traceback holds on to them they would end when garbage is collected, seconds later."""
         shutdown = getattr(getattr(self._data, "_iterator", None), "_shutdown_workers", None)
         if shutdown is not None:
-            shutdown()
+            # The end of a further worker is told by a signal amid this, with the error of the one that was killed; all are ended nonetheless.
+            with suppress(RuntimeError):
+                shutdown()
         self._data = None
 
     def _started(self) -> Iterator[Batch | Damaged]:
@@ -316,34 +341,3 @@ def default_workers() -> int:
     """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-def sound_rows(pictures: PictureSource, root: Path) -> list[int]:
-    """The rows of those that are not damaged: all are read once, the same in every process.
-
-    Args:
-        pictures: All of a split.
-        root: Where they are, for what is said.
-
-    Raises:
-        UsageError: There is none.
-    """
-    files = pictures.files
-
-    def is_sound(row: int) -> bool:
-        try:
-            pictures.open(row).pixels()
-        except DamagedImage:
-            return False
-        return True
-
-    log.info("reading all %d images of %s once, as data.skip_damaged asks", len(files), root)
-    with ThreadPoolExecutor(max_workers=default_workers()) as pool:
-        sound = list(pool.map(is_sound, range(len(files))))
-    damaged = [os.fsdecode(name) for name, readable in zip(files, sound, strict=True) if not readable]
-    if damaged:
-        shown = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
-        log.warning("left out %d of %d images of %s, which are damaged: %s", len(damaged), len(files), root, shown)
-    if len(damaged) == len(files):
-        raise UsageError(f"all {len(files)} images of {root} are damaged, the first being {damaged[0]}")
-    return [row for row, readable in enumerate(sound) if readable]

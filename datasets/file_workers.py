@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +16,16 @@ from torch.utils.data import Dataset
 
 from ..core.errors import ContrastillError
 from .camera import view_camera
+from .corrupted import Mended, StandIns
 from .file_views import LABELS, FileViews, transform_seed
+from .fingerprint import file_sizes, listing_hash
 from .images import DamagedImage, Picture
 from .in_memory import Batch
 from .joint_views import JointViews
 
 WAY_OUT = "remove it, or set data.skip_damaged=true"
+# What reaches all processes of a job at once, and is the training's to heed.
+_FOR_THE_TRAINING = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,13 @@ class SampleReader(Protocol):
         """rgb uint8 (H, W, 3), others (H, W) or (H, W, C), all of one height and width.
 
         Raises:
-            ContrastillError: It cannot be read; the message is what the user is told.
+            DamagedSample: It cannot be read; the message is what the user is told.
+            ContrastillError: It is not what the data set's other samples are.
         """
+        ...
+
+    def listing(self) -> str:
+        """Stands for the names and sizes of all files."""
         ...
 
 
@@ -67,6 +76,10 @@ class PictureSource(Protocol):
         """
         ...
 
+    def listing(self) -> str:
+        """Stands for the names and sizes of all files."""
+        ...
+
 
 class PictureFiles:
     """Opens pictures by their paths.
@@ -83,57 +96,114 @@ class PictureFiles:
     def open(self, row: int) -> Picture:
         return Picture(os.fsdecode(os.path.join(self.root, self.files[row])))
 
+    def listing(self) -> str:
+        return listing_hash(self.files, file_sizes(self.root, self.files))
+
 
 class Images(Dataset):
-    """Reads batches of pictures, in a worker or in the training's own process."""
+    """Reads batches of pictures, in a worker or in the training's own process.
 
-    def __init__(self, pictures: PictureSource, views: FileViews, seed: int) -> None:
-        self.pictures, self.views, self.seed = pictures, views, seed
+    Args:
+        skip_among: How many samples there are, the next of which stands in for a corrupted one; None: that is an error.
+    """
 
-    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
+    def __init__(self, pictures: PictureSource, views: FileViews, seed: int, skip_among: int | None = None) -> None:
+        self.pictures, self.views, self.seed, self.skip_among = pictures, views, seed, skip_among
+
+    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Mended | Damaged:
         """rgb uint8 (B, size, size, 3): the given views of the given rows, or for view None their centres."""
         view, rows = request
         out = torch.empty((len(rows), self.views.size, self.views.size, 3), dtype=torch.uint8)
+
+        def read(row: int, drawn: list[float] | None) -> torch.Tensor:
+            picture = self.pictures.open(row)
+            return self.views.plain(picture) if drawn is None else self.views.view(picture, drawn, transform_seed(self.seed, view, row))
+
         try:
-            for place, row, drawn in zip(out, rows.tolist(), _draws(self.views, self.seed, view, rows), strict=True):
-                picture = self.pictures.open(row)
-                place.copy_(self.views.plain(picture) if drawn is None else self.views.view(picture, drawn, transform_seed(self.seed, view, row)))
+            mended = _read_all(read, self.views, self.seed, view, rows, self.skip_among, lambda place, seen: out[place].copy_(seen))
         except DamagedImage as error:
             return Damaged(f"{error.path} cannot be read as an image ({error.reason}): {WAY_OUT}")
-        return {"rgb": out}
+        except ContrastillError as error:
+            return Damaged(str(error))
+        return mended({"rgb": out})
 
 
 class Pairs(Dataset):
-    """Reads batches of aligned modalities, in a worker or in the training's own process."""
+    """Reads batches of aligned modalities, in a worker or in the training's own process.
 
-    def __init__(self, samples: SampleReader, views: JointViews, intrinsics: tuple[float, float, float, float] | None, seed: int) -> None:
-        self.samples, self.views, self.intrinsics, self.seed = samples, views, intrinsics, seed
+    Args:
+        skip_among: As :class:`Images` takes it.
+    """
 
-    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
+    def __init__(
+        self, samples: SampleReader, views: JointViews, intrinsics: tuple[float, float, float, float] | None, seed: int, skip_among: int | None = None
+    ) -> None:
+        self.samples, self.views, self.intrinsics, self.seed, self.skip_among = samples, views, intrinsics, seed, skip_among
+
+    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Mended | Damaged:
         """Each modality (B, H, W, C): the given views of the given rows, or for view None the plain ones; ``camera`` (B, 4) if it is known."""
         view, rows = request
         channels = {name: self.samples.modalities[name][0] for name in self.views.modalities}
         whole = {"rgb": torch.uint8, LABELS: torch.uint8}
         out = {name: torch.empty((len(rows), *self.views.size, count), dtype=whole.get(name, torch.float32)) for name, count in channels.items()}
         places = []
+
+        def read(row: int, drawn: list[float] | None) -> tuple[dict, Any]:
+            stored = self.samples.read(row)
+            sample = {name: stored[name] for name in out}
+            if drawn is None:
+                return self.views.plain(sample), self.views.whole(*sample[self.views.modalities[0]].shape[:2])
+            return self.views.view(sample, drawn, transform_seed(self.seed, view, row))
+
+        def keep(place: int, said: tuple[dict, Any]) -> None:
+            seen, where = said
+            places.append((where.top, where.left, where.height, where.width, where.flip))
+            for name, values in seen.items():
+                out[name][place].copy_(values)
+
         try:
-            for place, (row, drawn) in enumerate(zip(rows.tolist(), _draws(self.views, self.seed, view, rows), strict=True)):
-                read = self.samples.read(row)
-                sample = {name: read[name] for name in out}
-                if drawn is None:
-                    seen, where = self.views.plain(sample), self.views.whole(*sample[self.views.modalities[0]].shape[:2])
-                else:
-                    seen, where = self.views.view(sample, drawn, transform_seed(self.seed, view, row))
-                places.append((where.top, where.left, where.height, where.width, where.flip))
-                for name, values in seen.items():
-                    out[name][place].copy_(values)
+            mended = _read_all(read, self.views, self.seed, view, rows, self.skip_among, keep)
         except ContrastillError as error:
             return Damaged(str(error))
         if self.intrinsics is None or (view is not None and self.views.moves):
-            return out
+            return mended(out)
         top, left, height, width, flip = torch.tensor(places, dtype=torch.float32).reshape(-1, 5).T
         camera = view_camera(self.intrinsics, top=top, left=left, height=height, width=width, size=self.views.size, flip=flip.bool())
-        return {**out, "camera": camera}
+        return mended({**out, "camera": camera})
+
+
+def _read_all(
+    read: Callable[[int, list[float] | None], Any],
+    views: FileViews | JointViews,
+    seed: int,
+    view: int | None,
+    rows: np.ndarray,
+    skip_among: int | None,
+    keep: Callable[[int, Any], object],
+) -> Callable[[Batch], Batch | Mended]:
+    """Read the rows of a batch, with stand-ins for corrupted ones where they are skipped.
+
+    Args:
+        read: From a row and its draws to what is kept of it.
+        keep: Told a place in the batch and what was read for it.
+
+    Returns:
+        What makes the finished batch say which samples it holds, if others than those that were asked for.
+    """
+    draws = _draws(views, seed, view, rows)
+    stand_ins = None if skip_among is None else StandIns(skip_among)
+    held = rows.copy()
+    for place, (row, drawn) in enumerate(zip(rows.tolist(), draws, strict=True)):
+        if stand_ins is None:
+            keep(place, read(row, drawn))
+            continue
+
+        def own(other: int, row: int = row, drawn: list[float] | None = drawn) -> Any:
+            return read(other, drawn if other == row else _draws(views, seed, view, np.array([other]))[0])
+
+        held[place], said = stand_ins.read(row, own)
+        keep(place, said)
+    return lambda batch: Mended(batch, torch.from_numpy(held), stand_ins.corrupted) if stand_ins and stand_ins.corrupted else batch
 
 
 def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.ndarray) -> list[list[float] | None]:
@@ -142,11 +212,11 @@ def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.
 
 @contextmanager
 def sigterm_blocked() -> Iterator[None]:
-    """SIGTERM waits: a worker that is started meanwhile has it blocked in all its threads, those too that a library starts before :func:`prepare_worker` is called."""
+    """SIGTERM and SIGUSR1 wait: a worker started meanwhile has them blocked in all its threads, those too that a library starts before :func:`prepare_worker` is called."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_TRAINING)
     try:
         yield
     finally:
@@ -154,14 +224,14 @@ def sigterm_blocked() -> Iterator[None]:
 
 
 def prepare_worker(_: int) -> None:
-    """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM go to all processes of a group."""
+    """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM or SIGUSR1 go to all processes of a group."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if hasattr(signal, "sigtimedwait"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_TRAINING)
         threading.Thread(target=_await_the_end, daemon=True).start()
 
 

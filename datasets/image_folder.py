@@ -12,7 +12,8 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit, sound_rows
+from .corrupted import sound_rows
+from .file_loader import FileSplit, default_workers
 from .file_workers import PictureFiles
 from .images import IMAGE_SUFFIXES
 from .view_options import ViewOptions
@@ -69,7 +70,7 @@ class ImageFolder:
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         if options.skip_damaged:
-            files = [files[row] for row in sound_rows(PictureFiles(self.root, [name for name, _ in files]), self.root)]
+            files = [files[row] for row in sound_rows(PictureFiles(self.root, [name for name, _ in files]), self.root, default_workers())]
         pictures, targets = PictureFiles(self.root, [name for name, _ in files]), torch.tensor([target for _, target in files], dtype=torch.int64)
         return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
 

@@ -20,17 +20,23 @@ _JPEG_END = b"\xff\xd9"
 REDUCTIONS = (8, 4, 2)
 
 
-class DamagedImage(ContrastillError):
+class DamagedSample(ContrastillError):
+    """One sample of a data set cannot be read; the others may be."""
+
+
+class DamagedImage(DamagedSample):
     """A file that cannot be read as an image.
 
     Attributes:
         path: The file.
         reason: What the decoder said.
+        way_out: What can be done.
+        kind: What it should have been.
     """
 
-    def __init__(self, path: str | PathLike, reason: object, way_out: str = "repair or remove it") -> None:
-        self.path, self.reason = Path(path), str(reason)
-        super().__init__(f"{path} cannot be read as an image ({self.reason}): {way_out}")
+    def __init__(self, path: str | PathLike, reason: object, way_out: str = "repair or remove it", kind: str = "an image") -> None:
+        self.path, self.reason, self.way_out, self.kind = Path(path), str(reason), way_out, kind
+        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {way_out}")
 
 
 class Picture:

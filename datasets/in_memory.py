@@ -98,7 +98,7 @@ class TensorLoader:
     """The batches of a :class:`TensorSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
 
     ``len()`` is the number of batches of an epoch, the last, shorter one among them. Where that one has fewer samples
-    than there are ranks, the last ranks' share of it is empty.
+    than there are ranks, the last ranks' share of it is empty; in training it is a ``filler``, see :func:`filled`.
 
     Raises:
         UsageError: batch_size is smaller than the number of ranks.
@@ -128,7 +128,8 @@ class TensorLoader:
 
         Yields:
             A dict of each modality (B, C, H, W), ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,); ``camera``
-            float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are known; ``view`` int64 (B,) if views come again.
+            float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are known; ``view`` int64 (B,) if views come again;
+            ``filler``, all true, on a share that stands for an empty one.
         """
         if not self.train:
             for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
@@ -138,19 +139,20 @@ class TensorLoader:
             return
         yield from self._training(epoch_order(self.seed, k, self.num_samples), k, self.rank, self.world, start)
 
-    def in_order(self, view: int) -> Iterator[Batch]:
-        """All training samples in the order of their index, in view ``view``: on every rank the same batches."""
-        yield from self._training(torch.arange(self.num_samples), view, 0, 1, 0)
+    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
+        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the same batches."""
+        yield from self._training(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
 
-    def _training(self, order: Tensor, k: int, rank: int, world: int, start: int) -> Iterator[Batch]:
+    def _training(self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None) -> Iterator[Batch]:
         view = k % self.views if self.views else k
         # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
         draws = draw_views(self.seed, view, order, padding=self._padding, flip=self._flip).to(self.device)
         order = order.to(self.device, non_blocking=True)
-        for rows in shares(self.num_samples, self.batch_size, rank, world, start):
+        for share in shares(len(order), batch_size or self.batch_size, rank, world, start):
+            rows = filled(share)
             index = order[rows]
             batch = self._batch(self._views(index, draws[rows]), index, index, self._cameras(draws[rows], self._padding))
-            yield {**batch, "view": torch.full_like(index, view)} if self.views else batch
+            yield batch | marks(index, view if self.views else None, filler=rows != share)
 
     def _views(self, index: Tensor, draws: Draws) -> Batch:
         if not self._padding and not self._flip:
@@ -188,3 +190,21 @@ def shares(num_samples: int, batch_size: int, rank: int, world: int, start: int 
         share, longer = divmod(min(batch_size, num_samples - first), world)
         begin = first + rank * share + min(rank, longer)
         yield slice(begin, begin + share + (rank < longer))
+
+
+def filled(share: slice) -> slice:
+    """The share itself, or in the place of an empty one the last sample of the batch, as in training every rank takes part in each step.
+
+    Of all samples it is the one whose row in a bank may be written once more: by the last rank, and with the value it has by then.
+
+    Example:
+        >>> [filled(share) for rank in range(3) for share in shares(2, 4, rank, 3)]
+        [slice(0, 1, None), slice(1, 2, None), slice(1, 2, None)]
+    """
+    return share if share.start < share.stop else slice(share.start - 1, share.stop)
+
+
+def marks(index: Tensor, view: int | None, *, filler: bool) -> Batch:
+    """Fields (B,) of a training batch: ``view``, the number of a view that comes again; ``filler`` on one that stands for an empty share."""
+    fields = {} if view is None else {"view": torch.full_like(index, view)}
+    return {**fields, "filler": torch.ones_like(index, dtype=torch.bool)} if filler else fields

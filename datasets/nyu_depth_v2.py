@@ -91,6 +91,7 @@ class NyuDepthV2:
             augmented=training,
             color_jitter=options.color_jitter,
             workers=default_workers() if options.workers is None else options.workers,
+            skip_corrupted=options.skip_corrupted,
         )
 
     def _file(self) -> Path:

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 
 from ..core.errors import ContrastillError, UsageError
+from .fingerprint import listing_hash
+from .images import DamagedSample
 from .nyu_classes import RAW_LABELS
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
@@ -59,7 +61,7 @@ class NyuReader:
         try:
             stored = {name: self._opened()[field][frame] for name, field in self.fields.items()}
         except (OSError, RuntimeError, KeyError) as error:
-            raise _damaged(self.path, error, f"frame {frame} of ") from error
+            raise DamagedSample(str(_damaged(self.path, error, f"frame {frame} of "))) from error
         return {name: self._upright(name, values, frame) for name, values in stored.items()}
 
     def _upright(self, name: str, values: np.ndarray, frame: int) -> np.ndarray:
@@ -73,6 +75,9 @@ class NyuReader:
         elif name == "depth":
             values = values.astype(np.float32, copy=False)
         return np.ascontiguousarray(values.T)
+
+    def listing(self) -> str:
+        return listing_hash(np.asarray(self.frames), [os.path.getsize(self.path)])
 
     def _opened(self) -> h5py.File:
         if self._owner != os.getpid():

@@ -17,7 +17,9 @@ from .array_files import SUFFIXES, read_pair
 from .camera import Camera, Unit, warn_of_unit
 from .file_loader import PairSplit, default_workers
 from .file_views import LABELS
+from .fingerprint import file_sizes, listing_hash
 from .image_folder import OTHERS, SPLITS, folders_in, held_share, test_folder, walk
+from .images import DamagedImage
 from .joint_views import JointViews
 from .view_options import ViewOptions
 
@@ -84,7 +86,11 @@ class PairedFolder:
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(where, files, None if names is None else len(names) - 1)
-        looked = reader.look([place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))], sizes=self._sizes_matter())
+        looked = reader.look(
+            [place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))],
+            sizes=self._sizes_matter(),
+            skip_corrupted=options.skip_corrupted,
+        )
         size = (options.size, options.size) if isinstance(options.size, int) else options.size
         return PairSplit(
             reader,
@@ -95,6 +101,7 @@ class PairedFolder:
             augmented=training,
             color_jitter=options.color_jitter,
             workers=default_workers() if options.workers is None else options.workers,
+            skip_corrupted=options.skip_corrupted,
         )
 
     def _sizes_matter(self) -> str | None:
@@ -183,21 +190,39 @@ class FolderReader:
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
 
-    def look(self, rows: Sequence[int], *, sizes: str | None) -> list[dict[str, np.ndarray]]:
+    def look(self, rows: Sequence[int], *, sizes: str | None, skip_corrupted: bool) -> list[dict[str, np.ndarray]]:
         """Read some samples, the first of which says what all are like.
 
         Args:
             sizes: Why frames of another size are refused, and the way out; None: they may differ.
+            skip_corrupted: Whether those that cannot be read are passed over, as long as there are others.
         """
-        first = read_pair(self._paths(rows[0]))
-        size = next(iter(first.values())).shape[:2] if sizes else (None, None)
-        self.modalities, self._sizes = {name: (_channels(values), *size) for name, values in first.items()}, sizes
-        return [self.read(row) for row in rows]
+        looked: list[dict[str, np.ndarray]] = []
+        for row in rows:
+            try:
+                sample = self._stored(row)
+            except DamagedImage:
+                if not skip_corrupted or (row == rows[-1] and not looked):
+                    raise
+                continue
+            if not looked:
+                size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
+                self.modalities, self._sizes = {name: (_channels(values), *size) for name, values in sample.items()}, sizes
+            looked.append(self._checked(row, sample))
+        return looked
 
     def read(self, row: int) -> dict[str, np.ndarray]:
         """The files of a sample, checked against what the first is like."""
+        return self._checked(row, self._stored(row))
+
+    def _stored(self, row: int) -> dict[str, np.ndarray]:
+        try:
+            return read_pair(self._paths(row))
+        except DamagedImage as error:
+            raise DamagedImage(error.path, error.reason, f"{error.way_out}, or set data.skip_corrupted=true", error.kind) from error
+
+    def _checked(self, row: int, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         paths = self._paths(row)
-        sample = read_pair(paths)
         for name, values in sample.items():
             channels, height, width = self.modalities[name]
             if _channels(values) != channels:
@@ -207,6 +232,9 @@ class FolderReader:
         if self.highest_label is not None and sample[LABELS].max() > self.highest_label:
             raise ContrastillError(f"{paths[LABELS]} holds the label {sample[LABELS].max()}, and classes.txt names {self.highest_label}: add the missing names")
         return sample
+
+    def listing(self) -> str:
+        return "-".join(listing_hash(names, file_sizes(self.root, names)) for names in self.files.values())
 
     def _paths(self, row: int) -> dict[str, Path]:
         return {name: Path(os.fsdecode(os.path.join(self.root, paths[row]))) for name, paths in self.files.items()}

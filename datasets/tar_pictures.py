@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .fingerprint import listing_hash
 from .images import DamagedImage, Picture, reason_of
 from .tar_index import TarIndex
 
@@ -49,6 +50,9 @@ class TarPictures:
         except OSError as error:
             raise DamagedImage(name, reason_of(error)) from error
         return Picture(name, encoded)
+
+    def listing(self) -> str:
+        return listing_hash(self.files, self.index.size)
 
     def _tar(self, shard: int) -> _Tar:
         """The tar, open in this process; of many, those that were asked for last."""

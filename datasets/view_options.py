@@ -21,6 +21,9 @@ class ViewOptions(BaseModel):
     transforms: list[dict[str, Any]] = Field(
         default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: GaussianBlur, p: 0.2}"
     )
+    skip_corrupted: bool = Field(
+        False, description="the next sample stands in for one whose file is corrupted, up to 1 % of all; each is named once; false: stop at one"
+    )
     workers: int | None = Field(None, ge=0, description="processes that read; 0: the training's own; null: one a CPU, at most 8")
     limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
 

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit, sound_rows
+from .corrupted import sound_rows
+from .file_loader import FileSplit, default_workers
 from .image_folder import OTHERS, SPLITS
 from .tar_index import TarIndex, tar_index
 from .tar_pictures import TarPictures
@@ -73,7 +74,7 @@ class WebDataset:
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)
         if options.skip_damaged:
-            index = index.take(sound_rows(pictures, self.root))
+            index = index.take(sound_rows(pictures, self.root, default_workers()))
             pictures = TarPictures(shards, index)
         return FileSplit.asked_for(pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train")
 

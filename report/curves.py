@@ -8,7 +8,7 @@ from typing import Any
 
 from .figure import COLOURS, figure
 
-_NOT_TERMS = ("stage", "epoch", "step", "lr", "loss", "top1", "top5", "seconds", "samples_per_second")
+_NOT_TERMS = ("stage", "epoch", "step", "lr", "loss", "top1", "top5", "seconds", "samples_per_second", "skipped")
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from contrastill.core.checkpoint import checkpoints, load_checkpoint, load_newest
-from contrastill.core.engine import evaluate, fit, learning_rate
+from contrastill.core.engine import evaluate, fit
 from contrastill.core.errors import ContrastillError
+from contrastill.core.learning_rate import learning_rate
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe

@@ -211,7 +211,7 @@ def installed(tmp_path_factory):
 def test_the_wheel_holds_the_package_and_nothing_else(installed):
     _, wheel = installed
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    shipped = {path for path in files() if path.parts[0] == "configs" and path.suffix == ".yaml"}
+    shipped = {path for path in files() if path.parts[0] == "configs" and path.suffix in (".yaml", ".sbatch")}
     assert held == {f"contrastill/{path.as_posix()}" for path in [*package_files(), *shipped]}
     assert any(name.endswith("/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
 

@@ -114,9 +114,9 @@ class DerivedLoader:
         """The batches ``start``, ``start + 1``, … of epoch ``k``."""
         return (derive(batch, self.wanted, self.camera) for batch in self.loader.epoch(k, start))
 
-    def in_order(self, view: int) -> Iterator[Batch]:
-        """All training samples in the order of their index, in view ``view``."""
-        return (derive(batch, self.wanted, self.camera) for batch in self.loader.in_order(view))
+    def in_order(self, view: int, *rows: Any) -> Iterator[Batch]:
+        """Training samples in view ``view``, all of them or those that the loader's own method is told."""
+        return (derive(batch, self.wanted, self.camera) for batch in self.loader.in_order(view, *rows))
 
 
 def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str | None:

@@ -1,0 +1,37 @@
+"""Several processes that train together: what is said when one of them is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import distributed
+
+from ..core.errors import ContrastillError
+
+# What the backends say is a plain RuntimeError in places.
+_BACKENDS = ("gloo", "nccl", "processgroup", "connection closed by peer", "connection reset")
+
+
+@contextmanager
+def others_may_end(timeout_minutes: float) -> Iterator[None]:
+    """Within it, the error of a process whose partner is gone or silent becomes one sentence.
+
+    Args:
+        timeout_minutes: How long the others are waited for.
+
+    Raises:
+        ContrastillError: Another process ended, or said nothing for so long.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).lower()
+        if not isinstance(error, distributed.DistError) and not any(name in said for name in _BACKENDS):
+            raise
+        silent = "timeout" in said or "timed out" in said
+        what = f"said nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
+        way = "raise it if a process may be busy for so long, or find out" if silent else "its own output says"
+        raise ContrastillError(
+            f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint"
+        ) from error

@@ -32,6 +32,4 @@ def others_may_end(timeout_minutes: float) -> Iterator[None]:
         silent = "timeout" in said or "timed out" in said
         what = f"said nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
         way = "raise it if a process may be busy for so long, or find out" if silent else "its own output says"
-        raise ContrastillError(
-            f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint"
-        ) from error
+        raise ContrastillError(f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint") from error

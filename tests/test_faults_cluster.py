@@ -30,8 +30,8 @@ def command(tmp_path_factory):
         for split, count in (("train", 48), ("test", 16)):
             file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
             file[f"{split}/target"] = np.arange(count) % 4
-    return ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=12", "train.batch_size=16",
-            "train.checkpoint_every_steps=2", "train.evaluate_every=12", "-q"]  # fmt: skip
+    return ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=3", "train.batch_size=16",
+            "train.checkpoint_every_steps=2", "train.evaluate_every=3", "-q"]  # fmt: skip
 
 
 def test_other_errors_are_not_put_down_to_another_process():

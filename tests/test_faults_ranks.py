@@ -38,8 +38,8 @@ def command(tmp_path_factory):
         for split, count in (("train", 48), ("test", 16)):
             file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
             file[f"{split}/target"] = np.arange(count) % 4
-    return ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=12", "train.batch_size=16",
-            "train.checkpoint_every_steps=2", "train.evaluate_every=12", "-q"]  # fmt: skip
+    return ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=3", "train.batch_size=16",
+            "train.checkpoint_every_steps=2", "train.evaluate_every=3", "-q"]  # fmt: skip
 
 
 def start(rank, port, arguments, number=0):
@@ -66,7 +66,7 @@ def test_a_killed_process_stops_the_other_and_one_alone_goes_on(command, tmp_pat
     assert checkpoints(out / "checkpoints")[-1].name == "step-00000004"
     # Another number of processes: batches are shared out anew, and a position is in batches of all.
     assert main([*command, f"out={out}"]) == 0
-    assert [row["epoch"] for row in Run(out).history()] == list(range(12)) and Run(out).history()[-1]["step"] == 36
+    assert [row["epoch"] for row in Run(out).history()] == list(range(3)) and Run(out).history()[-1]["step"] == 9
 
 
 def test_a_process_that_hangs_is_given_up_after_the_timeout(command, tmp_path):

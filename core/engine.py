@@ -237,11 +237,17 @@ class _Training:
     def _means(self) -> dict[str, float]:
         """Means of the epoch under way over all ranks; stops where the loss was no number."""
         self.bad.check()
-        sums = torch.stack([*self.running.values()])
-        sums = self.accelerator.reduce(sums.float() if self.accelerator.device.type == "mps" else sums, "sum")
-        values = dict(zip(self.running, sums.tolist(), strict=True))
+        values = {name: value.item() for name, value in self._sums().items()}
         samples = values.pop("samples")
         return {name: value / samples for name, value in values.items()}
+
+    def _sums(self) -> dict[str, Tensor]:
+        """The sums of the epoch under way over all ranks."""
+        if not self.running:
+            return {}
+        sums = torch.stack([*self.running.values()])
+        sums = self.accelerator.reduce(sums.float() if self.accelerator.device.type == "mps" else sums, "sum")
+        return dict(zip(self.running, sums.unbind(), strict=True))
 
     def _stopped(self) -> Stopped:
         """The error that says where a training was stopped and how it goes on."""
@@ -255,11 +261,11 @@ class _Training:
         if self.run is None:
             return
         # Asked for on all processes: rows of a bank that are dealt out come together.
-        trained = self.transfer.trained_state()
+        trained, running = self.transfer.trained_state(), self._sums()
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-        snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), self.running, random_state(), scaler)
+        snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random_state(), scaler)
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
 
     def _resume(self) -> list[dict[str, Any]]:
@@ -277,8 +283,10 @@ class _Training:
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
         set_random_state(snapshot.random)
-        self.running = {name: value.to(self.accelerator.device) for name, value in snapshot.running.items()}
-        if self.accelerator.is_main_process:
+        # They are of all ranks together: the main one goes on from them, the others from nothing.
+        here = self.accelerator.is_main_process
+        self.running = {name: (value if here else torch.zeros_like(value)).to(self.accelerator.device) for name, value in snapshot.running.items()}
+        if here:
             self.run.rewind(self.position.epoch)
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)

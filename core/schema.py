@@ -104,7 +104,9 @@ class TrainConfig(Section):
     evaluate_every: int = Field(1, gt=0, description="epochs between evaluations on the test split; the last epoch always is")
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
     checkpoint_every_steps: int | None = Field(None, gt=0, description="also a checkpoint after so many steps, for long epochs")
-    timeout_minutes: float = Field(30.0, gt=0, le=100_000, description="how long the processes of a training wait for one that says nothing before they give up")
+    timeout_minutes: float = Field(
+        30.0, gt=0, le=100_000, description="how long the processes of a training wait for one that says nothing before they give up"
+    )
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
     views: int | None = Field(
         None,

@@ -1,22 +1,18 @@
-"""Corrupted files in a data set: replaced while a training reads (``data.skip_corrupted``), or looked for at its start (``data.skip_damaged``)."""
+"""Corrupted files in a data set, left out while a training reads (``data.skip_corrupted``)."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
-from ..core.errors import ContrastillError, UsageError
-from .images import DamagedImage, DamagedSample
+from ..core.errors import ContrastillError
+from .images import DamagedSample
 
 if TYPE_CHECKING:
-    from .file_workers import PictureSource
     from .in_memory import Batch
 
 log = logging.getLogger(__name__)
@@ -54,7 +50,7 @@ class StandIns:
     Example:
         >>> def read(row):
         ...     if row in (1, 2):
-        ...         raise DamagedImage(f"{row}.png", "it is truncated")
+        ...         raise DamagedSample(f"{row}.png is truncated")
         ...     return row
         >>> stand_ins = StandIns(500)
         >>> [stand_ins.read(row, read) for row in (0, 1, 2)], sorted(stand_ins.corrupted)
@@ -111,35 +107,3 @@ def check_share(corrupted: dict[int, str], count: int) -> None:
             f"{len(corrupted)} of {count} samples are corrupted, more than the {MOST:.0%} that data.skip_corrupted leaves out: copy the data again; "
             f"the first is {next(iter(corrupted.values()))}"
         )
-
-
-def sound_rows(pictures: PictureSource, root: Path, workers: int) -> list[int]:
-    """The rows of those that are not damaged: all are read once, the same in every process.
-
-    Args:
-        pictures: All of a split.
-        root: Where they are, for what is said.
-        workers: Threads that read.
-
-    Raises:
-        UsageError: There is none.
-    """
-    files = pictures.files
-
-    def is_sound(row: int) -> bool:
-        try:
-            pictures.open(row).pixels()
-        except DamagedImage:
-            return False
-        return True
-
-    log.info("reading all %d images of %s once, as data.skip_damaged asks", len(files), root)
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        sound = list(pool.map(is_sound, range(len(files))))
-    damaged = [os.fsdecode(name) for name, readable in zip(files, sound, strict=True) if not readable]
-    if damaged:
-        shown = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
-        log.warning("left out %d of %d images of %s, which are damaged: %s", len(damaged), len(files), root, shown)
-    if len(damaged) == len(files):
-        raise UsageError(f"all {len(files)} images of {root} are damaged, the first being {damaged[0]}")
-    return [row for row, readable in enumerate(sound) if readable]

@@ -23,7 +23,7 @@ from .images import DamagedImage, Picture
 from .in_memory import Batch
 from .joint_views import JointViews
 
-WAY_OUT = "remove it, or set data.skip_damaged=true"
+WAY_OUT = "remove it, or set data.skip_corrupted=true"
 # What reaches all processes of a job at once, and is the training's to heed.
 _FOR_THE_TRAINING = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 

@@ -12,8 +12,7 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .corrupted import sound_rows
-from .file_loader import FileSplit, default_workers
+from .file_loader import FileSplit
 from .file_workers import PictureFiles
 from .images import IMAGE_SUFFIXES
 from .view_options import ViewOptions
@@ -39,7 +38,6 @@ class ImageFolder:
         path: str = Field(description="the folder")
         size: int = Field(224, gt=0, description="side in pixels of the images handed out")
         test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images held out for testing where there are no folders train and test")
-        skip_damaged: bool = Field(False, description="read all images once at the start and leave out those that are damaged; false: stop at one")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -60,7 +58,7 @@ class ImageFolder:
         return len(folders) > 1 and all(_holds_images(root / name) and not any((root / name / other).exists() for other in OTHERS) for name in folders[:8])
 
     def open(self, split: str) -> FileSplit:
-        """List ``"train"`` or ``"test"``; no image is opened but for skip_damaged. Only ``"train"`` is ever augmented."""
+        """List ``"train"`` or ``"test"``; no image is opened. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"image_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
@@ -69,8 +67,6 @@ class ImageFolder:
         classes, files = self._list(split)
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
-        if options.skip_damaged:
-            files = [files[row] for row in sound_rows(PictureFiles(self.root, [name for name, _ in files]), self.root, default_workers())]
         pictures, targets = PictureFiles(self.root, [name for name, _ in files]), torch.tensor([target for _, target in files], dtype=torch.int64)
         return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
 

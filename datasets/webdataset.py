@@ -15,8 +15,7 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .corrupted import sound_rows
-from .file_loader import FileSplit, default_workers
+from .file_loader import FileSplit
 from .image_folder import OTHERS, SPLITS
 from .tar_index import TarIndex, tar_index
 from .tar_pictures import TarPictures
@@ -49,7 +48,6 @@ class WebDataset:
         num_classes: int | None = Field(None, gt=0, description="how many classes there are; null: as many as the training split names")
         cache: str | None = Field(None, description="folder to keep the index in where that of the shards cannot be written to")
         size: int = Field(224, gt=0, description="side in pixels of the images handed out")
-        skip_damaged: bool = Field(False, description="read all images once at the start and leave out those that are damaged; false: stop at one")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -62,7 +60,7 @@ class WebDataset:
         return root.is_dir() and not any((root / name).exists() for name in OTHERS) and bool(_usual(root, SPLITS["train"]))
 
     def open(self, split: str) -> FileSplit:
-        """Find the samples of ``"train"`` or ``"test"``; no image is opened but for skip_damaged. Only ``"train"`` is ever augmented."""
+        """Find the samples of ``"train"`` or ``"test"``; no image is opened. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"webdataset has no split {split!r}: it has train, test")
         if not self.root.is_dir():
@@ -73,9 +71,6 @@ class WebDataset:
         if options.limit is not None and options.limit < len(index):
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)
-        if options.skip_damaged:
-            index = index.take(sound_rows(pictures, self.root, default_workers()))
-            pictures = TarPictures(shards, index)
         return FileSplit.asked_for(pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train")
 
     def _index(self, split: str) -> tuple[list[Path], TarIndex]:

@@ -1,6 +1,5 @@
 """Folders of images: layouts, damaged files, and views that are the same in any worker, rank or resumed epoch."""
 
-import logging
 import os
 import re
 import signal
@@ -257,24 +256,11 @@ def test_damage_stops_a_training_in_one_sentence(tmp_path, workers):
     with pytest.raises(ContrastillError) as caught:
         list(loader.epoch(0))
     said = (
-        "(?i)" + re.escape(str(root / "train" / "dog" / "4.jpg")) + r" cannot be read as an image \(.*truncated.*\): remove it, or set data.skip_damaged=true"
+        "(?i)" + re.escape(str(root / "train" / "dog" / "4.jpg")) + r" cannot be read as an image \(.*truncated.*\): remove it, or set data.skip_corrupted=true"
     )
     assert re.fullmatch(said, str(caught.value)) and caught.value.exit_code == 1
     _save(root / "train" / "dog" / "4.jpg")
     assert sum(len(batch["index"]) for batch in loader.epoch(0)) == 11
-
-
-def test_damaged_files_can_be_left_out(tmp_path, caplog):
-    root = _damaged_folder(tmp_path)
-    with caplog.at_level(logging.INFO):
-        split = _data(root, skip_damaged=True).open("train")
-    assert f"left out 2 of 12 images of {root}, which are damaged: train/cat/2.jpg, train/dog/4.jpg" in caplog.text
-    assert split.num_samples == 10 and split.targets.tolist() == [0] * 5 + [1] * 5
-    assert sum(len(batch["index"]) for batch in split.loader(batch_size=4, device="cpu", train=True).epoch(0)) == 10
-    for path in (root / "test").rglob("*.jpg"):
-        _damage(path, "none")
-    with pytest.raises(UsageError, match="all 12 images of .* are damaged, the first being test/cat/0.jpg"):
-        _data(root, skip_damaged=True).open("test")
 
 
 def test_what_counts_as_an_image(tmp_path):

@@ -40,6 +40,7 @@ def measure(case: dict, rank: int, folder: str, rounds: int) -> None:
     import time
 
     import torch
+
     from contrastill.core.crd import CRDLoss
 
     if case["n"] > 1:

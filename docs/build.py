@@ -38,11 +38,13 @@ def on_config(config):
 
 
 class Docstrings(griffe.Extension):
-    """Turns Sphinx's roles into code and the heading ``Example`` into the one that Google style knows; a pydantic field's description is its docstring."""
+    """Turns Sphinx's roles into code and the heading ``Example`` into the one that Google style knows; of a pydantic field it shows default and description."""
 
     def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **_: object) -> None:
         value = getattr(node, "value", None)
         if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field":
+            given = [argument for argument in attr.value.arguments if not isinstance(argument, griffe.ExprKeyword)]
+            attr.value = given[0] if given else None
             for keyword in value.keywords:
                 if keyword.arg == "description" and isinstance(keyword.value, ast.Constant):
                     attr.docstring = griffe.Docstring(keyword.value.value, parent=attr)

@@ -1,6 +1,7 @@
 # The environment is .venv in this folder. Every target makes it first where it is missing or pyproject.toml is newer.
 #   make demo                                       the main job on rendered data, no download
 #   make test ARGS="-k crd"                         some of the tests
+#   make docs                                       the documentation site, into site/
 #   make setup TORCH="torch==2.14.1 torchvision==0.29.1"   another torch than the newest
 #   make setup PYTHON=python3.12                    another interpreter than python3
 
@@ -10,6 +11,8 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_DOCS := .venv-docs
+BIN_DOCS := $(VENV_DOCS)/bin
 STAMP := $(VENV)/.set-up
 # Without --no-compile pip spends minutes on bytecode of modules that nothing here imports.
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
@@ -20,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Bytecode is kept: without it every process of a test would compile torch and its friends again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint format docs clean
 
 setup: $(STAMP)
 
@@ -45,7 +48,14 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site's tools have an environment of their own, as they read the sources and need neither torch nor the rest.
+docs:
+	@$(BIN_DOCS)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV_DOCS)
+	@$(BIN_DOCS)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"]))' > $(VENV_DOCS)/docs.txt
+	$(BIN_DOCS)/python -m pip install $(PIP_FLAGS) --requirement $(VENV_DOCS)/docs.txt
+	$(BIN_DOCS)/python -m mkdocs build --strict $(ARGS)
+
 # The environment stays: remove .venv by hand to start from nothing.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(VENV_DOCS)/*' -prune -exec rm -rf {} +

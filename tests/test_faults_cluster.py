@@ -7,8 +7,6 @@ import subprocess
 from datetime import timedelta
 from multiprocessing import get_context
 
-import h5py
-import numpy as np
 import pytest
 
 from contrastill.cli import assemble
@@ -22,18 +20,6 @@ from contrastill.datasets import file_workers
 SBATCH = configs_folder() / "slurm" / "train.sbatch"
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "four.h5"
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for split, count in (("train", 48), ("test", 16)):
-            file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-            file[f"{split}/target"] = np.arange(count) % 4
-    return ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=3", "train.batch_size=16",
-            "train.checkpoint_every_steps=2", "train.evaluate_every=3", "-q"]  # fmt: skip
-
-
 def test_other_errors_are_not_put_down_to_another_process():
     for error in (RuntimeError("shapes do not fit"), ContrastillError("gloo"), ValueError("nccl")):
         with pytest.raises(type(error)) as caught, others_may_end(30):
@@ -41,7 +27,7 @@ def test_other_errors_are_not_put_down_to_another_process():
         assert caught.value is error
 
 
-def test_sigusr1_saves_and_exits_with_138(command, tmp_path, monkeypatch, capsys):
+def test_sigusr1_saves_and_exits_with_138(short_training, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     from contrastill.core import engine
 
@@ -54,7 +40,7 @@ def test_sigusr1_saves_and_exits_with_138(command, tmp_path, monkeypatch, capsys
             os.kill(os.getpid(), signal.SIGUSR1)
 
     monkeypatch.setattr(engine._Training, "_step", signalled)
-    assert main([*command, f"out={out}"]) == 128 + signal.SIGUSR1 == 138
+    assert main([*short_training, f"out={out}"]) == 128 + signal.SIGUSR1 == 138
     assert "stopped by SIGUSR1 after epoch 1, batch 2" in capsys.readouterr().err
     assert checkpoints(out / "checkpoints")[-1].name == "step-00000005"
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

@@ -6,10 +6,6 @@ import socket
 import subprocess
 import sys
 
-import h5py
-import numpy as np
-import pytest
-
 from contrastill.cli.main import main
 from contrastill.core.checkpoint import checkpoints
 from contrastill.core.run import Run
@@ -30,18 +26,6 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "four.h5"
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for split, count in (("train", 48), ("test", 16)):
-            file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-            file[f"{split}/target"] = np.arange(count) % 4
-    return ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=3", "train.batch_size=16",
-            "train.checkpoint_every_steps=2", "train.evaluate_every=3", "-q"]  # fmt: skip
-
-
 def start(rank, port, arguments, number=0):
     """One of two processes that know of each other as under SLURM: no launcher ends the one when the other dies."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank),
@@ -56,22 +40,22 @@ def free_port():
         return one.getsockname()[1]
 
 
-def test_a_killed_process_stops_the_other_and_one_alone_goes_on(command, tmp_path, capsys):
+def test_a_killed_process_stops_the_other_and_one_alone_goes_on(short_training, tmp_path, capsys):
     out, port = tmp_path / "two", free_port()
-    processes = [start(rank, port, [*command, f"out={out}"], signal.SIGKILL if rank else 0) for rank in (0, 1)]
+    processes = [start(rank, port, [*short_training, f"out={out}"], signal.SIGKILL if rank else 0) for rank in (0, 1)]
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert processes[1].returncode == -signal.SIGKILL
     assert processes[0].returncode == 1 and "Traceback" not in said[0]
     assert "contrastill: another process of this training ended: its own output says why; the same command goes on from" in said[0]
     assert checkpoints(out / "checkpoints")[-1].name == "step-00000004"
     # Another number of processes: batches are shared out anew, and a position is in batches of all.
-    assert main([*command, f"out={out}"]) == 0
+    assert main([*short_training, f"out={out}"]) == 0
     assert [row["epoch"] for row in Run(out).history()] == list(range(3)) and Run(out).history()[-1]["step"] == 9
 
 
-def test_a_process_that_hangs_is_given_up_after_the_timeout(command, tmp_path):
+def test_a_process_that_hangs_is_given_up_after_the_timeout(short_training, tmp_path):
     port = free_port()
-    processes = [start(rank, port, [*command, f"out={tmp_path / 'two'}", "train.timeout_minutes=0.1"], signal.SIGSTOP if rank else 0) for rank in (0, 1)]
+    processes = [start(rank, port, [*short_training, f"out={tmp_path / 'two'}", "train.timeout_minutes=0.1"], signal.SIGSTOP if rank else 0) for rank in (0, 1)]
     said = processes[0].communicate(timeout=120)[1]
     processes[1].kill()
     processes[1].communicate()

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -21,23 +19,12 @@ TIMES = ("seconds", "samples_per_second")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "four.h5"
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for split, count in (("train", 48), ("test", 16)):
-            file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-            file[f"{split}/target"] = np.arange(count) % 4
-    return path
-
-
-@pytest.fixture(scope="module")
-def command(data, tmp_path_factory):
+def command(four_classes, tmp_path_factory):
     """A training of 3 epochs of 3 batches, a checkpoint every 2 steps, with CRD's banks and draws; and a run of it that was never killed."""
     folder = tmp_path_factory.mktemp("runs")
     teacher = str(folder / "teacher")
-    assert main(["train", "teachers/cifar100", f"data.path={data}", "student.model=resnet8", "train.epochs=1", f"out={teacher}", "-q"]) == 0
-    arguments = ["train", "compression/cifar100_crd", f"data.path={data}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher}", "student.model=resnet8",
+    assert main(["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", f"out={teacher}", "-q"]) == 0
+    arguments = ["train", "compression/cifar100_crd", f"data.path={four_classes}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher}", "student.model=resnet8",
                  "objectives.crd.negatives=sampled", "objectives.crd.num_negatives=8", "train.epochs=3", "train.batch_size=16", "train.checkpoint_every_steps=2"]  # fmt: skip
     # A subprocess too: the number of threads may change bits.
     assert subprocess.run([sys.executable, "-m", "contrastill", *arguments, f"out={folder / 'whole'}", "-q"], env=ENVIRONMENT, cwd=folder).returncode == 0

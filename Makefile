@@ -20,6 +20,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 # Threads that wait by spinning take the cores from the tests' other processes.
 export OMP_WAIT_POLICY := passive
 export NO_ALBUMENTATIONS_UPDATE := 1
+export NO_MKDOCS_2_WARNING := 1
 # Bytecode is kept: without it every process of a test would compile torch and its friends again.
 export PYTHONDONTWRITEBYTECODE :=
 

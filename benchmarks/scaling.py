@@ -96,7 +96,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
     styles = {"shared": ("#0072b2", "o"), "sampled": ("#d55e00", "s"), "all": ("#009e73", "^"), "replicated": ("#0072b2", "o"), "sharded": ("#cc79a7", "D")}
     names = {"M": "rows M", "K": "negatives K", "B": "batch B", "n": "processes n"}
-    figure, axes = plt.subplots(2, 4, figsize=(15, 6.4), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(15, 6.4), sharey="row", layout="constrained")
     for column, (key, label) in enumerate(names.items()):
         by = "placement" if key == "n" else "negatives"
         cases = [BASE | case for case in CASES[key]]

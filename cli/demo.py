@@ -12,11 +12,11 @@ import typer
 
 HELP = """
 Try everything with no download: rooms are rendered, a teacher is trained on them, and students with and without it: small ones that
-see what it sees, one with a second teacher beside the first, and some that see depth alone.
+see what it sees, one with a second teacher beside the first, some that see depth alone, and some that see colour alone, taught by one that sees lightness alone.
 
 Takes a few minutes on two cores. Stopped, it goes on where it was when it is given again. OUT holds a run for each network,
-comparison.png and comparison.json, and the same of the other transfers under ensemble and rgb_to_depth; under probe, what the
-representations are worth on rooms they have not seen.
+comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth and luminance_to_chrominance; under
+probe, what the representations are worth on rooms they have not seen.
 
 Examples:
 
@@ -40,7 +40,7 @@ def demo(
     from .compare import compare_compression
     from .compare_ensemble import compare_ensemble
     from .compare_probe import compare_probe
-    from .compare_xmodal import compare_xmodal
+    from .compare_xmodal import compare_colour, compare_depth
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)
@@ -48,7 +48,8 @@ def demo(
     folder = Path(out)
     results = {"compression": compare_compression(folder, seed, overrides or [], say=say)}
     results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], say=say)
-    results["rgb_to_depth"] = compare_xmodal(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], say=say)
+    results["rgb_to_depth"] = compare_depth(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], say=say)
+    results["luminance_to_chrominance"] = compare_colour(folder / "luminance_to_chrominance", seed, overrides or [], say=say)
     runs = {row["name"].rpartition(" (")[0]: Path(row["run"]) for row in results["compression"]["rows"]}
     results["probe"] = compare_probe(folder / "probe", runs, seed, say=say)
     if as_json:
@@ -64,6 +65,8 @@ def demo(
     found = results["rgb_to_depth"]
     columns = {"mIoU %": _number("miou"), "pixels %": _number("pixel_accuracy"), "main object, linear probe %": _number("top1")}
     _show(found, columns, f"{found['images']:,} test frames; all frozen under a linear head but the one from its labels")
+    found = results["luminance_to_chrominance"]
+    _show(found, {"main object, linear probe %": _number("top1")}, f"{found['images']:,} test images; all frozen")
     found = results["probe"]
     columns = {"top-1 %": _number("top1"), "95 % interval": lambda row: f"{row['low']:.1f} to {row['high']:.1f}"}
     _show(found, columns, f"{found['train_images']:,} labelled frames to learn from, {found['images']:,} to test on")

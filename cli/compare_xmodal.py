@@ -10,10 +10,10 @@ from typing import Any
 from ..core.config import load_config
 from ..core.run import write_text
 from ..core.schema import RunConfig
-from .measure import Measured, measure_runs
+from .measure import measure_runs
 from .run import train_unfinished
 
-HINT = ["objectives.fitnet.weight=1", "objectives.fitnet.pair=[-1,-1]", "objectives.fitnet.standardize=true"]
+BASELINES = ("random", "scratch", "teacher")
 
 
 def compare_depth(out: Path, teacher: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
@@ -30,17 +30,21 @@ def compare_depth(out: Path, teacher: Path, seed: int, overrides: list[str], *, 
         ``title``, ``rows`` (``name``, ``run``, ``miou``, ``pixel_accuracy``, ``top1`` of a linear probe for the main object, in per cent; None
         where it does not apply), ``seed``, ``images`` and ``picture``. Also in ``comparison.json``.
     """
-    names = {"random": "depth, untaught", "scratch": "depth, from its labels alone", "hint": "depth, hint", "crd": "depth, CRD", "teacher": "the teacher, on RGB"}
-    configs = _taught("xmodal/rooms_rgb_to_depth_crd", ["objectives.dense_crd=null", *HINT], out, teacher, seed, overrides)
-    train_unfinished({names[name]: config for name, config in configs.items()}, say)
-    runs = [config.out for config in configs.values()]
-    measured = measure_runs(runs, [], baselines=("random", "scratch", "teacher"), picture=out / "predictions.png", say=say)
-    title = "RGB → depth on rendered rooms: what a depth network learns from an RGB teacher without a label"
-    return _written(out, {"title": title, **_rows(measured, names), "seed": seed, "picture": str(measured.picture)})
+    names = {
+        "random": "depth, untaught",
+        "scratch": "depth, from its labels alone",
+        "hint": "depth, hint",
+        "crd": "depth, CRD",
+        "teacher": "the teacher, on RGB",
+    }
+    hint = ["objectives.dense_crd=null", "objectives.fitnet.weight=1", "objectives.fitnet.pair=[-1,-1]", "objectives.fitnet.standardize=true"]
+    common = ["xmodal/rooms_rgb_to_depth_crd", f"teachers.0.weights={teacher}"]
+    configs = {name: _config(out / name, [*common, *own], seed, overrides) for name, own in {"hint": hint, "crd": []}.items()}
+    return _compared("RGB → depth on rendered rooms: what a depth network learns from an RGB teacher without a label", out, names, configs, seed, say)
 
 
 def compare_colour(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train a network that sees lightness alone; teach one that sees colour alone twice without labels, by a hint and by CRD; probe each frozen one.
+    """Train a network that sees lightness alone, teach one that sees colour alone by dense CRD without labels, and measure it as the depth networks are.
 
     Args:
         out: The folder; finished runs in it are kept.
@@ -49,26 +53,27 @@ def compare_colour(out: Path, seed: int, overrides: list[str], *, say: Callable[
         say: Told what begins.
 
     Returns:
-        ``title``, ``rows`` (``name``, ``run``, ``top1`` of a linear probe for the main object in per cent), ``seed`` and ``images``. Also in ``comparison.json``.
+        As :func:`compare_depth`.
     """
-    names = {"random": "colour, untaught", "hint": "colour, hint", "crd": "colour, CRD", "teacher": "the teacher, on lightness"}
-    teacher = load_config("teachers/rooms", ["student.modality=luminance", *overrides, f"seed={seed}", f"out={out / 'teacher'}"])
+    names = {"random": "colour, untaught", "scratch": "colour, from its labels alone", "crd": "colour, CRD", "teacher": "the teacher, on lightness"}
+    taught = _config(out / "crd", ["xmodal/rooms_luminance_to_chrominance_crd", f"teachers.0.weights={out / 'teacher'}"], seed, overrides)
+    frames = f"data.train_samples={taught.data.options()['train_samples']}"
+    teacher = _config(out / "teacher", ["teachers/rooms", "student.modality=luminance", frames], seed, overrides)
     train_unfinished({names["teacher"]: teacher}, say)
-    configs = _taught("xmodal/rooms_luminance_to_chrominance_crd", ["objectives.crd=null", *HINT], out, Path(teacher.out), seed, overrides)
+    return _compared(
+        "L → ab on rendered rooms: what a network that sees colour alone learns from one that sees lightness", out, names, {"crd": taught}, seed, say
+    )
+
+
+def _config(out: Path, arguments: list[str], seed: int, overrides: list[str]) -> RunConfig:
+    config, *own = arguments
+    return load_config(config, [*own, *overrides, f"seed={seed}", f"out={out}"])
+
+
+def _compared(title: str, out: Path, names: dict[str, str], configs: dict[str, RunConfig], seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train what is to be taught, measure it beside its baselines, and write the comparison; ``names`` holds all of them, in the order to show."""
     train_unfinished({names[name]: config for name, config in configs.items()}, say)
-    measured = measure_runs([config.out for config in configs.values()], [], baselines=("random", "teacher"), say=say)
-    title = "L → ab on rendered rooms: what a network that sees colour alone learns from one that sees lightness alone, without a label"
-    return _written(out, {"title": title, **_rows(measured, names), "seed": seed})
-
-
-def _taught(config: str, hint: list[str], out: Path, teacher: Path, seed: int, overrides: list[str]) -> dict[str, RunConfig]:
-    """The students' trainings by name."""
-    common = [f"teachers.0.weights={teacher}", *overrides, f"seed={seed}"]
-    return {name: load_config(config, [*own, *common, f"out={out / name}"]) for name, own in {"hint": hint, "crd": []}.items()}
-
-
-def _rows(measured: Measured, names: dict[str, str]) -> dict[str, Any]:
-    """What was measured, a row a network, in the order of ``names``."""
+    measured = measure_runs([config.out for config in configs.values()], [], baselines=BASELINES, picture=out / "predictions.png", say=say)
     found: dict[str, dict[str, Any]] = {}
     for row in measured.rows:
         name = Path(row["run"]).name if row["role"] == "student" else row["role"]
@@ -76,9 +81,7 @@ def _rows(measured: Measured, names: dict[str, str]) -> dict[str, Any]:
         entry |= {key: row[key] for key in ("miou", "pixel_accuracy") if key in row}
         if "layers" in row:
             entry["top1"] = row["layers"]["embedding"]["top1"]
-    return {"rows": [found[name] for name in names], "images": measured.rows[0]["images"]}
-
-
-def _written(out: Path, result: dict[str, Any]) -> dict[str, Any]:
+    rows = [found[name] for name in names]
+    result = {"title": title, "rows": rows, "seed": seed, "images": measured.rows[0]["images"], "picture": str(measured.picture)}
     write_text(out / "comparison.json", json.dumps(result, indent=1) + "\n")
     return result

@@ -62,11 +62,9 @@ def demo(
     found = results["ensemble"]
     columns = {"top-1 %": _number("top1", ".2f"), "NLL, nats": _number("nll", ".3f"), "calibration error %": _number("ece")}
     _show(found, columns, f"{found['images']:,} test images; the teachers disagree about {found['disagreement']:.1f} % of them")
-    found = results["rgb_to_depth"]
     columns = {"mIoU %": _number("miou"), "pixels %": _number("pixel_accuracy"), "main object, linear probe %": _number("top1")}
-    _show(found, columns, f"{found['images']:,} test frames; all frozen under a linear head but the one from its labels")
-    found = results["luminance_to_chrominance"]
-    _show(found, {"main object, linear probe %": _number("top1")}, f"{found['images']:,} test images; all frozen")
+    for across in ("rgb_to_depth", "luminance_to_chrominance"):
+        _show(results[across], columns, f"{results[across]['images']:,} test frames; all frozen under a linear head but the one from its labels")
     found = results["probe"]
     columns = {"top-1 %": _number("top1"), "95 % interval": lambda row: f"{row['low']:.1f} to {row['high']:.1f}"}
     _show(found, columns, f"{found['train_images']:,} labelled frames to learn from, {found['images']:,} to test on")

@@ -14,6 +14,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
     results = json.loads(capsys.readouterr().out)
     result, across, together, elsewhere = results["compression"], results["rgb_to_depth"], results["ensemble"], results["probe"]
+    colour = results["luminance_to_chrominance"]
     teacher, untaught, *taught = result["rows"]
     assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
     assert all(row["parameters"] == untaught["parameters"] and 0 <= row["top1"] <= 100 for row in taught)
@@ -22,6 +23,13 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         assert picture.width > 1000 and len(set(picture.convert("RGB").resize((220, 124)).get_flattened_data())) > 500
     assert [row["name"].split(" (")[0] for row in across["rows"]][::4] == ["depth, untaught", "the teacher, on RGB"] and len(across["rows"]) == 5
     assert all(0 < row["miou"] < 100 for row in across["rows"]) and json.loads((out / "rgb_to_depth" / "comparison.json").read_text()) == across
+    assert [row["name"].split(" (")[0] for row in colour["rows"]] == [
+        "colour, untaught",
+        "colour, from its labels alone",
+        "colour, CRD",
+        "the teacher, on lightness",
+    ]
+    assert all(0 < row["miou"] < 100 for row in colour["rows"]) and json.loads((out / "luminance_to_chrominance" / "comparison.json").read_text()) == colour
     with Image.open(across["picture"]) as picture:
         assert picture.width > 800
     names = [
@@ -45,6 +53,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert (
         "student of both (resnet8)" in said
         and "depth, CRD (resnet8)" in said
+        and "colour, CRD (resnet8)" in said
         and "student, CRD + KD (resnet8)" in said
         and "one seed (0), 64 test images" in said
         and "rooms they have not seen" in said

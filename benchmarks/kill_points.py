@@ -33,9 +33,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive
 
 def call(at: int, arguments: list[str]) -> int:
     """Run a command in this process and kill it before the ``at``-th call of a function of `core`; 0: say how many there were."""
+    import contrastill
     from contrastill.cli.main import main
 
-    folder, calls = str(ROOT / "core") + os.sep, 0
+    # As its modules are named, which may be through a link to this checkout.
+    folder, calls = os.path.join(os.path.dirname(contrastill.__file__), "core") + os.sep, 0
 
     def count(frame, event, _):
         nonlocal calls

@@ -10,34 +10,57 @@ from torch import Tensor, nn
 from .ranks import Capacity, gather_in_order, world_size
 
 
-class HeldWrites(nn.Module, ABC):
-    """A module that, in training mode, writes rows of its own (a bank, a queue) after it has read them.
+class HeldState(nn.Module, ABC):
+    """A module whose state moves on, in training mode, once an optimiser step.
 
-    By itself it writes at the end of each forward pass. Held, it only collects, and :meth:`commit` writes all of it at once: so the passes of
-    one optimiser step all read what the step before left, as a single pass over the whole batch does.
+    By itself it moves at the end of each forward pass. Held, it waits for :meth:`commit`: so the passes of one optimiser step all find what the
+    step before left, as a single pass over the whole batch does.
 
     Attributes:
-        held: Whether writes wait for :meth:`commit`.
+        held: Whether the state waits for :meth:`commit`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.held = False
-        self._pass_room, self._step_room = Capacity(), Capacity()
-        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def hold(self, samples: int, passes: int = 1) -> None:
-        """From now on write on :meth:`commit` alone.
+        """From now on move on :meth:`commit` alone.
 
         Args:
             samples: The most samples a rank sees in an optimiser step; told, the ranks need not agree upon it at every step.
             passes: Forward passes these are split into.
         """
-        self.held, self._pass_room, self._step_room = True, Capacity(-(-samples // passes)), Capacity(samples)
+        self.held = True
 
     def release(self) -> None:
-        """Write by itself again, at the end of each forward pass."""
-        self.held, self._pass_room, self._step_room = False, Capacity(), Capacity()
+        """Move by itself again, at the end of each forward pass."""
+        self.held = False
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Move on, where a pass in training mode was made since the last time."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Stay, as if the passes since the last time had not been made."""
+
+
+class HeldWrites(HeldState):
+    """A module that, in training mode, writes rows of its own (a bank, a queue) after it has read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pass_room, self._step_room = Capacity(), Capacity()
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def hold(self, samples: int, passes: int = 1) -> None:
+        super().hold(samples, passes)
+        self._pass_room, self._step_room = Capacity(-(-samples // passes)), Capacity(samples)
+
+    def release(self) -> None:
+        super().release()
+        self._pass_room, self._step_room = Capacity(), Capacity()
 
     def write(self, index: Tensor, rows: Tensor) -> None:
         """Take what is to be written: index (B,) int64 and rows (S, B, D)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
-from .held import HeldWrites
+from .held import HeldState
 from .objective import Objective
 from .representation import Network, Representation
 from .rule import Rule, Sum
@@ -194,32 +194,32 @@ class Transfer(nn.Module):
         return [one if number in read else None for number, one in enumerate(said)]
 
     def hold(self, samples: int, passes: int = 1) -> None:
-        """From now on banks and queues are written by :meth:`commit` alone, not at the end of each forward pass.
+        """From now on banks, queues and draws move on by :meth:`commit` alone, not at the end of each forward pass.
 
         Args:
             samples: The most samples a rank sees in an optimiser step.
             passes: Forward passes these are split into.
         """
-        for module in self._writers():
+        for module in self._held_states():
             module.hold(samples, passes)
 
     def commit(self) -> None:
-        """Write what the forward passes since the last commit left for banks and queues: once after each optimiser step, on every rank."""
-        for module in self._writers():
+        """Write what the forward passes since the last commit left for banks and queues, and move draws on: once after each optimiser step, on every rank."""
+        for module in self._held_states():
             module.commit()
 
     def discard(self) -> None:
         """Forget what waits to be written: for an optimiser step that is not made."""
-        for module in self._writers():
+        for module in self._held_states():
             module.discard()
 
     def release(self) -> None:
-        """From now on banks and queues are written at the end of each forward pass again."""
-        for module in self._writers():
+        """From now on banks, queues and draws move on at the end of each forward pass again."""
+        for module in self._held_states():
             module.release()
 
-    def _writers(self) -> list[HeldWrites]:
-        return [module for module in self.terms.modules() if isinstance(module, HeldWrites)]
+    def _held_states(self) -> list[HeldState]:
+        return [module for module in self.terms.modules() if isinstance(module, HeldState)]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: student, heads, banks and generators, but not the frozen teachers."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 from ..core.hashing import mix
+from ..core.held import HeldState
 from ..core.objective import Objective, Options, Setting, batch_targets
 from ..core.registry import ENSEMBLE_RULES
 from ..core.representation import Representation
@@ -170,7 +171,7 @@ def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
 
 
 @ENSEMBLE_RULES.register("random")
-class Random(Rule):
+class Random(Rule, HeldState):
     """One teacher a step, drawn evenly: L(T_i, S). The others need not look, so that a step costs what it costs with one teacher.
 
     The draw is a function of (seed, step), the same on every process, and goes on where it was in a resumed run.
@@ -181,7 +182,7 @@ class Random(Rule):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.seed, self.steps = seed, 0
+        self.seed, self.steps, self._due = seed, 0, False
 
     @classmethod
     def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Random:
@@ -196,8 +197,17 @@ class Random(Rule):
         # DDP waits for a gradient of every head, and an optimiser's momentum should not depend on the number of processes.
         others = [parameter.sum() for place, objective in enumerate(objectives) if place != number for parameter in objective.parameters()]
         self.weights = F.one_hot(torch.tensor(number), len(objectives)).to(loss.device, torch.float32)
-        self.steps += self.training
+        self._due = self.training
+        if not self.held:
+            self.commit()
         return loss + 0 * sum(others) if others else loss
+
+    def commit(self) -> None:
+        self.steps += self._due
+        self.discard()
+
+    def discard(self) -> None:
+        self._due = False
 
     def get_extra_state(self) -> Tensor:
         """Number of the next draw."""

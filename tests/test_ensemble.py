@@ -118,6 +118,36 @@ def test_with_random_only_the_teacher_that_is_drawn_looks():
     assert int(kept["terms.kd.rule._extra_state"]) == 12
 
 
+def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of():
+    networks = [Network(Counting(float(number)), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)) for number in range(4)]
+    rule = Random(seed=1)
+    transfer = Transfer(networks[:3], networks[3], {"kd": Term([KD() for _ in range(3)], 1.0, rule)}).train()
+    batch = {"rgb": torch.rand(4, 3, 16, 16), "index": torch.arange(4)}
+    alone = []
+    for _ in range(8):
+        transfer(batch)
+        alone.append(int(rule.weights.argmax()))
+    rule.steps, drawn = 0, []
+    transfer.hold(samples=4, passes=2)
+    for step in range(8):
+        passes = []
+        for _ in range(2):
+            transfer(batch)
+            passes.append(int(rule.weights.argmax()))
+        assert passes[0] == passes[1]
+        if step == 3:  # not made: the same draw is due again
+            transfer.discard()
+            assert rule.steps == 3
+            transfer(batch)
+        drawn.append(passes[0])
+        transfer.commit()
+    transfer.commit()  # no pass since: no draw
+    assert drawn == alone and rule.steps == 8 and len(set(drawn)) == 3
+    transfer.release()
+    transfer(batch)
+    assert rule.steps == 9
+
+
 # What does not fit
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .errors import ContrastillError
 from .full_disk import room_for
+from .ranks import everyones, rank
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Snapshot:
         model: Student, objective heads, banks and their generators.
         optimizer: ``optimizer.state_dict()``.
         running: Sums of the epoch under way, for its row in metrics.jsonl.
-        random: torch's generator states: ``cpu`` and, per CUDA device, ``cuda.0`` …, of every rank.
+        random: torch's generator states, see :func:`everyones_random_state`.
         scaler: Gradient scaler's state, for fp16.
     """
 
@@ -59,19 +60,28 @@ class Snapshot:
 
 
 def random_state() -> dict[str, Tensor]:
-    """States of torch's global generators in this process (dropout and the like)."""
+    """States of torch's global generators in this process (dropout and the like): (1, n) bytes of ``cpu`` and, where there is one, of its ``cuda`` device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states |= {f"cuda.{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {name: state[None] for name, state in states.items()}
+
+
+def everyones_random_state(device: torch.device) -> dict[str, Tensor]:
+    """:func:`random_state` of all ranks, a row each: they part where shares of a batch differ in size. To be called on every rank."""
+    return {name: everyones(state, device) for name, state in random_state().items()}
 
 
 def set_random_state(states: dict[str, Tensor]) -> None:
-    """Put back what :func:`random_state` gave; states of devices that are not there are passed over."""
-    torch.set_rng_state(states["cpu"].cpu())
-    for name, state in states.items():
-        if name.startswith("cuda.") and int(name[5:]) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state.cpu(), int(name[5:]))
+    """Put back this rank's row of what :func:`random_state` or :func:`everyones_random_state` gave.
+
+    The first row stands for ranks that were not there; states of devices that are not there are passed over.
+    """
+    # torch reads from the beginning of a tensor's storage, whatever part of it the tensor is.
+    own = {name: state[rank() if rank() < len(state) else 0].cpu().clone() for name, state in states.items()}
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
 
 
 def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
@@ -85,7 +95,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     Raises:
         FullDisk: There is no room for it; those before are as they were.
     """
-    final = folder / f"step-{snapshot.position.step:08d}"
+    final = folder / _name(snapshot.position)
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     for leftover in folder.glob(".step-*.tmp"):  # of a save that a kill cut off: its room is needed now
         shutil.rmtree(leftover, ignore_errors=True)
@@ -99,9 +109,19 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
             _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    prune(folder, snapshot.position, keep)
     return final
+
+
+def prune(folder: Path, position: Position, keep: int) -> None:
+    """Remove what is older than the ``keep`` newest up to ``position``, which is known to be whole; what is newer may be damaged, and stays."""
+    whole = [path for path in checkpoints(folder) if path.name <= _name(position)]
+    for old in whole[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(position: Position) -> str:
+    return f"step-{position.step:08d}"
 
 
 def _write(temporary: Path, snapshot: Snapshot) -> None:

@@ -16,12 +16,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from .accumulation import batch_samples, chunks
 from .bad_loss import POLICIES
-from .checkpoint import Position, Snapshot, load_newest, random_state, save_checkpoint, set_random_state
+from .checkpoint import Position, Snapshot, everyones_random_state, load_newest, prune, save_checkpoint, set_random_state
 from .compiled import compiled
-from .errors import Stopped, UsageError
+from .errors import ContrastillError, Stopped, UsageError
 from .learning_rate import learning_rate
 from .preemption import StopRequest
 from .progress import Progress
+from .ranks import everyones
 from .representation import Network, Representation
 from .run import Run
 from .schema import TrainConfig
@@ -261,17 +262,19 @@ class _Training:
         if self.run is None:
             return
         # Asked for on all processes: rows of a bank that are dealt out come together.
-        trained, running = self.transfer.trained_state(), self._sums()
+        trained, running, random = self.transfer.trained_state(), self._sums(), everyones_random_state(self.accelerator.device)
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-        snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random_state(), scaler)
+        snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random, scaler)
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
 
     def _resume(self) -> list[dict[str, Any]]:
         """Go on from the newest checkpoint, if there is one; returns the rows of the epochs done."""
+        self.accelerator.wait_for_everyone()  # a training before this one in the same processes may still be saving
         snapshot = load_newest(self.run.checkpoints) if self.run else None
         self.position = self.position if snapshot is None else snapshot.position
+        self._check_same_start()
         self._begin_stage()
         self.bad.resume(self.position)
         if snapshot is None:
@@ -288,9 +291,19 @@ class _Training:
         self.running = {name: (value if here else torch.zeros_like(value)).to(self.accelerator.device) for name, value in snapshot.running.items()}
         if here:
             self.run.rewind(self.position.epoch)
+            prune(self.run.checkpoints, self.position, self.config.keep_checkpoints)  # a kill may have come between a save and this
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
         return self.run.history()
+
+    def _check_same_start(self) -> None:
+        """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
+        steps = everyones(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
+        if len({*steps}) > 1:
+            found = ", ".join(f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps))
+            raise ContrastillError(
+                f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… on a disk that all of them share"
+            )
 
 
 def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:

@@ -85,6 +85,9 @@ def network(seed):
 
 def build(case):
     teacher, student = network(7), network(1)
+    if case.get("dropout"):
+        student.module.insert(4, nn.Dropout(0.3))
+        student = Network(student.module, taps=Taps(embedding="6"), preprocess=student.preprocess)
     terms = {"cross_entropy": Term(CrossEntropy(), 1.0), "kd": Term(KD(), 0.9)}
     if case["mode"]:
         spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
@@ -101,8 +104,8 @@ def banks(transfer):
 
 def config(case, **options):
     policy = "skip" if case.get("poisoned") else "stop"
-    return TrainConfig(epochs=EPOCHS, batch_size=BATCH, lr=LR, weight_decay=1e-2, schedule="constant", on_nan=policy,
-                       **{"accumulation_steps": case["accumulation"], **options})  # fmt: skip
+    return TrainConfig(batch_size=BATCH, lr=LR, weight_decay=1e-2, schedule="constant", on_nan=policy,
+                       **{"epochs": EPOCHS, "accumulation_steps": case["accumulation"], **options})  # fmt: skip
 
 
 def trained(case, accelerator, run=None, **options):
@@ -160,6 +163,16 @@ def rank_main(folder):
     for name, case in CASES.items():
         (folder / name).mkdir(exist_ok=True)
         results[name] = trained(case, accelerator, Run(folder / name))
+    # Stopped between two epochs: draws of dropout go on on each rank from where that rank was, and shares of the batches before differed in size.
+    dropping = {"mode": None, "samples": 15, "accumulation": 1, "dropout": True}
+    for name, epochs in {"whole": [EPOCHS], "resumed": [1, EPOCHS]}.items():
+        (folder / name).mkdir(exist_ok=True)
+        for last in epochs:
+            results[name] = trained(dropping, accelerator, Run(folder / name), epochs=last)
+    try:  # each process has a disk of its own, and only the first finds its checkpoint
+        trained(dropping, accelerator, Run(folder / "whole" if accelerator.is_main_process else folder / "elsewhere"))
+    except ContrastillError as error:
+        results["elsewhere"] = str(error)
     poisoned = {**CASES["skip"], "samples": 15}
     try:
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -200,6 +213,10 @@ def test_processes_train_as_one_does(tmp_path, processes):
         assert all(torch.equal(kept.model[key], value) for key, value in ranks[0][name]["state"].items())
         alone = trained(case, Accelerator(cpu=True), accumulation_steps=1)
         assert [row["top1"] for row in alone["rows"]] == [row["top1"] for row in ranks[0][name]["rows"]]
+    for rank in ranks:
+        for key, value in rank["whole"]["state"].items():  # from three on DDP adds gradients up in another order in its first step, which is 1e-16
+            torch.testing.assert_close(rank["resumed"]["state"][key], value, rtol=1e-12, atol=1e-12)
+        assert f"find different checkpoints in {tmp_path}" in rank["elsewhere"] and "(process 0: step 6, 1: none" in rank["elsewhere"]
     assert [row["skipped"] for row in ranks[0]["skip"]["rows"]] == [1, 1]
     # Only one rank saw the loss that was no number, and all of them stop and say the same.
     number, indices = bad_batch(15)

@@ -155,7 +155,7 @@ def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
     drawn = (
         picture(shown, f"{name}: RGB, depth, truth and predictions of test frames") if shown.is_file() and not (folder / "comparison.json").is_file() else None
     )
-    return join(element("h3", f"Measured of {name}"), made, drawn) if made or drawn else None
+    return join(element("h3", f"Evaluation of {name}"), made, drawn) if made or drawn else None
 
 
 def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:

@@ -79,8 +79,7 @@ def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
             given[f"objectives.{rest.split('.')[0]}"] = None
     # An objective or teacher that is new brings its defaults: what differs from them is said in the next round.
     new = {head for key in given if (head := _head(key)) and not any(other.startswith(f"{head}.") for other in there)}
-    first = {head: ("weight" if head.startswith("objectives.") else "model") for head in new}
-    return {key: value for key, value in given.items() if _head(key) not in new or key == f"{_head(key)}.{first[_head(key)]}"}
+    return {key: value for key, value in given.items() if _head(key) not in new or _names(key, value)}
 
 
 _ABSENT = object()
@@ -95,6 +94,12 @@ def _head(key: str) -> str | None:
     """``objectives.kd`` of objectives.kd.weight, ``teachers.1`` of teachers.1.model."""
     parts = key.split(".")
     return ".".join(parts[:2]) if parts[0] in ("objectives", "teachers") and len(parts) > 2 else None
+
+
+def _names(key: str, value: Any) -> bool:
+    """Whether it is what brings an objective or teacher in: its weight, and its name where it stands under another; its model."""
+    section, label, last = key.split(".", 2)
+    return last == "model" if section == "teachers" else last == "weight" or (last == "name" and value != label)
 
 
 def _order(entry: tuple[str, Any]) -> tuple:

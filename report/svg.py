@@ -160,7 +160,7 @@ def _class(style: int) -> str:
 
 
 def _dash(style: int) -> str | None:
-    return _DASHES[(style // _STYLES + style % 2) % len(_DASHES)]
+    return _DASHES[(style // _STYLES + style % _STYLES % 2) % len(_DASHES)]
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..compress.benchmark import STUDENT, TEACHER, weights
@@ -12,6 +14,7 @@ from ..compress.published import PAIRS, Figure, published
 from ..core.config import load_config
 from ..core.registry import OBJECTIVES
 from ..core.schema import RunConfig
+from ..core.weights import STUDENT as STUDENT_FILE
 from ..report.compared import Score, score, way
 from ..report.markup import is_number, join, number
 from ..report.page import Section
@@ -62,9 +65,9 @@ class Compared:
         """Its first teacher, where it is one of the runs and was tested on the same data, or was evaluated beside the student."""
         if group.config is None or len(group.config.teachers) != 1:
             return None
-        for other in self.groups:
-            if is_teacher(other, group.config) and metric in self.scores[other.name] and _same_test(other.config, group.config) and metric == "top1":
-                return self.scores[other.name][metric]
+        other = teacher_of(self.groups, group.config)
+        if other is not None and metric == "top1" and metric in self.scores[other.name] and _same_test(other.config, group.config):
+            return self.scores[other.name][metric]
         return self._baseline(group, "teacher", metric)
 
     def _baseline(self, group: Group, role: str, metric: str) -> Score | None:
@@ -77,13 +80,7 @@ class Compared:
         return score(values[:1])
 
 
-_COLUMNS = {
-    "top1": "top-1, %",
-    "top5": "top-5, %",
-    "miou": "mIoU, %",
-    "pixel_accuracy": "pixels right, %",
-    "probe": "linear probe, %",
-}
+_COLUMNS = {"top1": "top-1, %", "miou": "mIoU, %", "probe": "linear probe, %"}
 
 
 def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
@@ -131,18 +128,20 @@ def _row(group: Group, compared: Compared) -> dict[str, Any]:
     }
 
 
-def is_teacher(group: Group, config: RunConfig) -> bool:
-    """Whether a group is what a run's teachers were loaded from; a folder that was moved is known by its end."""
-    places = {str(run.path.resolve()) for run in group.runs} | {str(group.path.resolve())}
-    for teacher in config.teachers:
-        if teacher.weights and group.config is not None and group.config.student.model == teacher.model:
-            weights_ = teacher.weights.removesuffix("/student.safetensors").rstrip("/")
-            if any(place == weights_ or place.endswith("/" + weights_.removeprefix("./")) for place in places):
-                return True
-            moved = "/".join(weights_.split("/")[-1:])
-            if any(place.split("/")[-1] == moved for place in places) and not moved.startswith("seed-"):
-                return True
-    return False
+def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
+    """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one whose path ends most alike."""
+    teacher = config.teachers[0]
+    wanted = Path(teacher.weights or "").parts
+    wanted = wanted[:-1] if wanted and wanted[-1] == STUDENT_FILE else wanted
+
+    def alike(group: Group) -> int:
+        if group.config is None or (group.config.student.model, group.config.student.modality) != (teacher.model, teacher.modality):
+            return 0
+        places = [path.resolve().parts for path in (group.path, *(run.path for run in group.runs))]
+        return max(len(os.path.commonprefix([place[::-1], wanted[::-1]])) for place in places)
+
+    best = max(groups, key=alike)
+    return best if alike(best) else None
 
 
 def _published(group: Group) -> tuple[Figure | None, list[str]]:

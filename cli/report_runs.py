@@ -128,7 +128,10 @@ def find(paths: Sequence[str]) -> Found:
                 group.runs.append(_read(folder))
     if not groups:
         raise UsageError(f"{', '.join(paths)} hold{'s' * (len(paths) == 1)} results and no run: name the runs too, or the folder above them")
-    return Found(root, [part for group in groups.values() for part in _alike(group)], list(folders.values()))
+    made = [part for group in groups.values() for part in _alike(group)]
+    if len(paths) == 1:  # else the order is the user's
+        made.sort(key=lambda group: (len(group.path.parts), group.path.parent, bool(group.config and group.config.teachers)))
+    return Found(root, made, list(folders.values()))
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

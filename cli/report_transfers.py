@@ -67,8 +67,8 @@ def _detail(group: Group, *, alone: bool) -> Markup:
     config = group.config
     if config is None:
         return join(problems)
-    parts = [element("p", sentence(config)), _flow(config), _networks(config), _objectives(config), _settings(config)]
-    return join(problems, parts if alone else folded(f"{group.name}: {kind(config)}, in full", *parts))
+    parts = [_flow(config), _networks(config), _objectives(config), _settings(config)]
+    return join(problems, [element("p", sentence(config)), *parts] if alone else folded(f"{group.name}: {sentence(config)}", *parts))
 
 
 def _flow(config: RunConfig) -> Markup:

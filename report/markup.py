@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import Any
 
-_VOID = frozenset({"br", "col", "hr", "img", "input", "link", "meta"})
+_VOID = frozenset({"br", "col", "hr", "img", "input", "link", "meta", "wbr"})
 
 
 class Markup(str):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .markup import Markup, element, is_number, number
+from .markup import Markup, element, is_number, join, number
 from .svg import Chart, draw, swatch
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -46,13 +47,22 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *
     ]
     body = [
         element(
-            "tr", element("th", row[0].shown, scope="row", data_value=row[0].value), [_cell(cell, numeric[place]) for place, cell in enumerate(row) if place]
+            "tr",
+            element("th", _breakable(row[0].shown), scope="row", data_value=row[0].value),
+            [_cell(cell, numeric[place]) for place, cell in enumerate(row) if place],
         )
         for row in rows
     ]
     made = element("table", element("caption", caption), element("thead", element("tr", head)), element("tbody", body), class_="sortable")
     box = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
     return element("div", box, [element("p", said, class_="small") for said in notes], class_="table")
+
+
+def _breakable(name: Any) -> Any:
+    """A name that may go on in the next line behind a slash or an underscore."""
+    if isinstance(name, Markup) or not isinstance(name, str):
+        return name
+    return join([element("wbr") if part is None else part for piece in re.split(r"(?<=[/_])", name) for part in (piece, None)][:-1])
 
 
 def _cell(cell: Cell, numeric: bool) -> Markup:

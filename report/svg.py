@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .markup import Markup, element, number
 
 _WIDTH, _HEIGHT = 460, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
 _STYLES = 7  # colours, then the same with other dashes
 _DASHES = (None, "7 4", "2 3", "9 3 2 3")
 _DECADES = 1.0
@@ -170,7 +170,9 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
         >>> _ticks(0.3, 9.2)
         [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
     """
-    span = (high - low) or max(abs(high), 1.0) * 0.1
+    if high == low:  # in the middle of something
+        low, high = low - max(abs(low), 1.0) * 0.05, high + max(abs(high), 1.0) * 0.05
+    span = high - low
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor * count >= span)
     first = math.floor(low / step + 1e-9)

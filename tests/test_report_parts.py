@@ -39,7 +39,7 @@ class Balanced(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "br", "input", "hr"):
+        if tag not in ("meta", "link", "img", "br", "input", "hr", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

@@ -50,14 +50,14 @@ def cost(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the CPU within an operation.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on standard output.")] = False,
 ) -> None:
-    rows = _rows(networks, size, classes, {"batch_size": batch_size, "rounds": rounds, "device": device, "threads": threads})
+    rows = cost_rows(networks, size, classes, {"batch_size": batch_size, "rounds": rounds, "device": device, "threads": threads})
     if as_json:
         print(json.dumps(rows))
     else:
         _show(rows)
 
 
-def _rows(texts: list[str], size: int | None, classes: int | None, options: dict[str, Any]) -> list[dict[str, Any]]:
+def cost_rows(texts: list[str], size: int | None, classes: int | None, options: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each network, in the order of the command line; a teacher's is after its student's."""
     from dataclasses import asdict
 

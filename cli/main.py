@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import bench, cache, cost, data, demo, ensemble, evaluate, export, probe, train
+from . import bench, cache, cost, data, demo, ensemble, evaluate, export, probe, report, train
 
 app = typer.Typer(
     name="contrastill",
@@ -25,6 +25,7 @@ train.add_to(app)
 cache.add_to(app)
 evaluate.add_to(app)
 probe.add_to(app)
+report.add_to(app)
 ensemble.add_to(app)
 bench.add_to(app)
 cost.add_to(app)

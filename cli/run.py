@@ -11,6 +11,7 @@ from ..core.engine import fit
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten
 from ..core.schema import RunConfig
+from ..core.versions import versions
 from ..datasets.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
@@ -37,6 +38,7 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
         accelerator = parts.accelerator
         if accelerator.is_main_process:
             run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})
+            run.record(versions())
         accelerator.wait_for_everyone()
         _start_trackers(parts, config)
         try:

@@ -1,4 +1,4 @@
-"""A run's folder: config.yaml, metrics.jsonl, checkpoints/, student.safetensors, curves.png."""
+"""A run's folder: config.yaml, versions.json, metrics.jsonl, checkpoints/, student.safetensors, curves.png."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Run:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.safetensors"
@@ -71,6 +72,21 @@ class Run:
                 write_text(self.data, json.dumps(data, indent=1) + "\n")
         for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut off
             leftover.unlink()
+
+    def record(self, versions: Mapping[str, str]) -> None:
+        """Keep what the run is made with in versions.json: an entry, and another one where it goes on with other versions.
+
+        Args:
+            versions: As :func:`~.versions.versions` gives them.
+        """
+        try:
+            known = json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            known = []
+        if known and {**known[-1], "date": None} == {**versions, "date": None}:
+            return
+        with self.room_for(self.versions.name):
+            write_text(self.versions, json.dumps([*known, versions], indent=1) + "\n")
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Complain where the data are not those that the run began with."""

@@ -50,7 +50,7 @@ def test_teacher_then_student(packed, teacher, tmp_path, capsys):
     assert main(student_command(packed, teacher, out, "objectives.kd.weight=1", "--json")) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["epoch"] == 1 and answer["out"] == str(out) and {"cross_entropy", "kd", "crd", "loss", "top1"} <= set(answer)
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "student.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "student.safetensors", "versions.json"]
     student = contrastill.load_student(out)
     trained = load_newest(out / "checkpoints").model
     for name, value in student.state_dict().items():

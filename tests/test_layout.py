@@ -212,6 +212,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(installed):
     _, wheel = installed
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     shipped = {path for path in files() if path.parts[0] == "configs" and path.suffix in (".yaml", ".sbatch")}
+    shipped |= {path for path in files() if path.parts[0] == "report" and path.suffix in (".css", ".js")}
     assert held == {f"contrastill/{path.as_posix()}" for path in [*package_files(), *shipped]}
     assert any(name.endswith("/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
 

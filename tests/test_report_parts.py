@@ -1,0 +1,209 @@
+"""The pieces of the report page: escaping, numbers, means and spreads, charts, pictures, the command that makes a run again."""
+
+import html.parser
+import json
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+from contrastill.core.command import command_of
+from contrastill.core.config import load_config
+from contrastill.core.errors import UsageError
+from contrastill.core.run import Run
+from contrastill.core.versions import versions
+from contrastill.probe.projection import principal_axes
+from contrastill.report.compared import score, way
+from contrastill.report.markup import Markup, element, is_number, join, number
+from contrastill.report.page import Section, page
+from contrastill.report.page_parts import Cell, figure, measured, picture, table
+from contrastill.report.scatter import Scatter, scatter
+from contrastill.report.svg import Chart, Series, draw
+
+HOSTILE = '<script>alert("1")</script>&\'"'
+
+
+def chart(series, **options):
+    return Chart("Loss", "epoch", "loss", series, **options)
+
+
+class Balanced(html.parser.HTMLParser):
+    """Complains about elements that are closed in another order than they were opened; collects the tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br", "input", "hr", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+# Markup
+
+
+def test_every_text_and_attribute_is_escaped():
+    made = element("p", HOSTILE, element("b", HOSTILE), [HOSTILE, None], title=HOSTILE, hidden=True, class_=None)
+    assert "<script" not in made and made.count("&lt;script&gt;") == 4
+    ((_, paragraph), *rest) = Balanced(made).tags
+    assert paragraph == {"title": HOSTILE, "hidden": None} and [tag for tag, _ in rest] == ["b"]
+    assert join(Markup("<i>x</i>"), "<i>") == "<i>x</i>&lt;i&gt;"
+
+
+def test_hostile_names_stay_text_in_tables_charts_and_pages():
+    series = [Series(HOSTILE, [(1, 2.0), (2, 1.0)])]
+    body = join(table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, measured(1.0)]], notes=[HOSTILE]), figure(chart(series, places=[HOSTILE] * 3)),
+                scatter(Scatter(HOSTILE, [[0, 0], [1, 1]], [0, 1], [HOSTILE, "b"])))  # fmt: skip
+    text = page(HOSTILE, element("p", HOSTILE), [Section("a", HOSTILE, body)], HOSTILE)
+    tags = Balanced(text).tags
+    assert [tag for tag, _ in tags].count("script") == 1 and "alert" not in "".join(tag for tag, _ in tags)
+    values = next(attrs["data-values"] for tag, attrs in tags if tag == "svg" and "data-values" in attrs)
+    assert json.loads(values)[0]["name"] == HOSTILE
+    assert not any(name in attrs for _, attrs in tags for name in ("onclick", "onload", "onerror"))
+
+
+def test_a_page_refers_to_nothing_outside_itself():
+    text = page("t", Markup(""), [Section("a", "A", element("p", "x"))], "m")
+    for tag, attrs in Balanced(text).tags:
+        for name in ("src", "href"):
+            assert attrs.get(name, "#").startswith(("#", "data:")), (tag, attrs)
+    assert "@import" not in text and "url(" not in text
+    assert any(attrs.get("content", "").startswith("default-src 'none'") for tag, attrs in Balanced(text).tags if tag == "meta")
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "said"),
+    [
+        (1.005, ".1f", "1.0"),
+        (-2.0, "+.2f", "−2.00"),
+        (None, ".2f", "–"),
+        (float("inf"), ".2f", "–"),
+        ("7", ".2f", "–"),
+        (True, ".2f", "–"),
+        (1e-7, "g", "1e-07"),
+    ],
+)
+def test_numbers_as_text(value, form, said):
+    assert number(value, form) == said
+
+
+def test_what_is_no_number_sorts_last():
+    made = table("t", ["name", "x"], [["a", measured(None)], ["b", measured(2.0)], ["c", Cell("three", 3)]])
+    assert [attrs.get("data-value") for tag, attrs in Balanced(made).tags if tag == "td"] == [None, "2.0", "3"]
+    assert [attrs.get("class") for tag, attrs in Balanced(made).tags if tag == "th" and attrs.get("scope") == "col"] == [None, "number"]
+
+
+# Scores
+
+
+def test_mean_and_spread_are_numpys():
+    values = np.random.default_rng(0).normal(70, 3, 5)
+    found = score([*values])
+    assert found.mean == pytest.approx(values.mean(), abs=1e-12) and found.std == pytest.approx(values.std(ddof=1), abs=1e-12) and found.seeds == 5
+    assert str(found) == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    assert score([3.0]).std is None and str(score([3.0])) == "3.00" and score([]) is None
+
+
+def test_the_way_to_the_teacher():
+    assert way(score([73.0]), score([70.0]), score([80.0])) == pytest.approx(0.3)
+    assert way(score([69.0]), score([70.0]), score([80.0])) == pytest.approx(-0.1)
+    assert way(score([73.0]), score([70.0]), score([70.0])) is None and way(score([73.0]), None, score([80.0])) is None
+
+
+# Charts
+
+
+@pytest.mark.parametrize(
+    "points",
+    [[(1, 1.0)], [(1, 0.0), (2, 0.0)], [(1, -3.0), (2, 5.0)], [(n, 10.0**-n) for n in range(1, 6)], [(n, 1 / n) for n in range(1, 241)], [(1, 5.0), (2, 5.0)]],
+    ids=["one", "zeros", "negative", "decades", "long", "constant"],
+)
+def test_lines_stay_inside_the_picture_and_ticks_are_text(points):
+    tags = Balanced(draw(chart([Series("a", points, [0.1] * len(points), 3)]))).tags
+    for attrs in (attrs for tag, attrs in tags if tag in ("polyline", "polygon")):
+        for place in attrs["points"].split():
+            x, y = map(float, place.split(","))
+            assert -6 <= x <= 466 and -6 <= y <= 296
+    assert sum(tag == "text" for tag, _ in tags) >= 5
+    assert sum("marker" in attrs.get("class", "") for _, attrs in tags) <= 26
+
+
+def test_what_a_pointer_reads_is_what_was_drawn():
+    points = [(1, 2.123456789), (2, 1.5)]
+    tags = Balanced(draw(chart([Series("a", points)]))).tags
+    assert json.loads(tags[0][1]["data-values"])[0]["points"] == [[1, 2.12346], [2, 1.5]]
+
+
+def test_styles_differ_beyond_the_colours():
+    looks = set()
+    for style in range(28):
+        made = draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)]))
+        tags = Balanced(made).tags
+        line = next(attrs for tag, attrs in tags if tag == "polyline")
+        group = next(attrs["class"] for tag, attrs in tags if tag == "g")
+        looks.add((group, line.get("stroke-dasharray")))
+    assert len(looks) == 28
+
+
+def test_a_damaged_picture_is_a_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cut off")
+    assert "damaged" in picture(tmp_path / "a.png", "a") and "not there" in picture(tmp_path / "b.png", "b")
+
+
+# Projection
+
+
+def test_principal_axes_are_those_of_the_covariance():
+    values = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(torch.tensor([5.0, 3, 1, 1, 0.5, 0.1]).double())
+    found = principal_axes(values.float())
+    lengths, axes = np.linalg.eigh(np.cov(values.numpy(), rowvar=False))
+    assert np.allclose(found.shares.numpy(), lengths[::-1][:2] / lengths.sum(), atol=1e-5)
+    expected = (values.numpy() - values.numpy().mean(0)) @ axes[:, ::-1][:, :2]
+    assert np.allclose(np.abs(found.points.numpy()), np.abs(expected), atol=1e-4)
+
+
+def test_projections_of_little_and_of_nothing():
+    found = principal_axes(torch.ones(5, 3))
+    assert found.points.abs().max() < 1e-12 and found.shares.tolist() == [0.0, 0.0]
+    assert principal_axes(torch.arange(4.0)[:, None]).points.shape == (4, 2)
+    with pytest.raises(UsageError, match="not finite"):
+        principal_axes(torch.tensor([[1.0, float("nan")], [0.0, 0.0]]))
+    with pytest.raises(UsageError, match="at least two"):
+        principal_axes(torch.ones(1, 3))
+
+
+# Making a run again
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("teachers/rooms", ["student.model=resnet8", "seed=3"]),
+        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5,0.6]", "train.weight_decay=1e-5"]),
+        ("compression/rooms_crd", ["teachers.1.model=resnet14", "teachers.1.weights=a b/it's", "ensemble.rule=average", "objectives.crd=null"]),
+        ("compression/cifar100_crd", ["data.name=packed", "data.path=not there.h5", "teachers.0.weights=t.pth", "student.resolution=[24,32]"]),
+        ("xmodal/rooms_rgb_to_depth_crd", ["objectives.dense_crd=null", "objectives.hint={name: fitnet, weight: 1, pair: [-1, -1]}"]),
+    ],
+)  # fmt: skip
+def test_the_command_leads_to_the_same_config(name, overrides):
+    config = load_config(name, [*overrides, "out=runs/again"])
+    contrastill, train, found, *given = shlex.split(command_of(config))
+    assert (contrastill, train) == ("contrastill", "train") and load_config(found, given) == config
+    assert len(given) <= len(overrides) + 4
+
+
+def test_versions_are_kept_once_and_again_when_they_change(tmp_path):
+    run, now = Run(tmp_path), versions()
+    run.record(now)
+    run.record({**now, "date": "later"})
+    assert json.loads(run.versions.read_text()) == [now] and now["torch"] == torch.__version__
+    run.record({**now, "torch": "9.9"})
+    assert [one["torch"] for one in json.loads(run.versions.read_text())] == [now["torch"], "9.9"]
+    assert is_number(1.0) and not is_number(None)

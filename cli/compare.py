@@ -19,7 +19,7 @@ from .run import train_unfinished
 TEACHER, UNTAUGHT, KD, CRD = "teacher", "student, untaught", "student, KD", "student, CRD + KD"
 
 
-def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True) -> dict[str, Any]:
     """The demo of compression: a teacher, an untaught student and taught ones, all on rendered rooms.
 
     Args:
@@ -27,6 +27,7 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
         seed: Of every training; the students start from the same weights.
         overrides: ``key=value`` for every training.
         say: Told what begins.
+        progress: Whether to show each training's.
 
     Returns:
         ``title``, ``rows`` (``name``, ``run``, ``parameters``, ``top1``, ``way`` from the untaught student to the teacher, ``seconds``),
@@ -35,7 +36,7 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
     out.mkdir(parents=True, exist_ok=True)
     configs = _configs(out, [*overrides, f"seed={seed}"])
     rows, contestants = [], []
-    train_unfinished(configs, say)
+    train_unfinished(configs, say, progress)
     for name, config in configs.items():
         history = Run(config.out).history()
         measured = measure_run(config.out, [])[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..core.config import RunConfig
@@ -48,7 +49,8 @@ def cost(
     classes: Annotated[int | None, typer.Option("--classes", min=1, help=_CLASSES)] = None,
     device: Annotated[str | None, typer.Option("--device", help="Where to time, such as cpu or cuda:0; left out: the accelerator, if there is one.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the CPU within an operation.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the rows as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     rows = _rows(networks, size, classes, {"batch_size": batch_size, "rounds": rounds, "device": device, "threads": threads})
     if as_json:
@@ -109,7 +111,7 @@ def _teacher(name: NetworkName) -> Any | None:
     try:
         return replace(name, teacher=0).build(0, seed=0)
     except ContrastillError as error:
-        print(f"the teacher of {name.text} is left out: {error}", file=sys.stderr)
+        say(f"the teacher of {name.text} is left out: {error}")
         return None
 
 

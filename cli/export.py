@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..compress.export import Export
@@ -55,7 +56,8 @@ def export(
     data: Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA)] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Compare the file with PyTorch.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the report as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..compress.export import FORMATS, export_student
     from ..core.config import load_config
@@ -123,7 +125,7 @@ class _Data:
                     raise UsageError(f"--int8 calibrates and measures on {self.what}, which cannot be had: {error}; name others with --data") from error
                 if self.required:
                     raise
-                print(f"the check takes random images: {error}", file=sys.stderr)
+                say(f"the check takes random images: {error}")
                 self._splits[name] = None
             if self.needed and self._splits[name] is None:
                 raise UsageError(f"--int8 needs train and test, and {self.what} has no {name} split: name others with --data")

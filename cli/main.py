@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import bench, cache, cost, data, demo, ensemble, evaluate, export, probe, train
+from . import bench, cache, cost, data, demo, doctor, ensemble, evaluate, export, probe, train
 
 app = typer.Typer(
     name="contrastill",
@@ -30,6 +30,7 @@ bench.add_to(app)
 cost.add_to(app)
 export.add_to(app)
 data.add_to(app)
+doctor.add_to(app)
 
 
 @app.callback()

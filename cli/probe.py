@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import Quiet, json_option, progress
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .probe_inputs import NetworkName
     from .probing import Wanted
 
@@ -62,7 +65,8 @@ def probe(
     cache: Annotated[str | None, typer.Option("--cache", metavar="FOLDER", help="Keep features there for the next time; left out: in memory.")] = None,
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/probe",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of held-out parts, draws and random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print probe.json on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print probe.json on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..core.errors import UsageError, unknown_name
     from ..probe.linear import PROTOCOLS
@@ -90,7 +94,7 @@ def probe(
         cache,
         seed,
     )
-    result = _probe(named, sources, wanted, out)
+    result = _probe(named, sources, wanted, out, progress(quiet))
     if result is None:
         return
     if as_json:
@@ -108,7 +112,7 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str) -> dict[str, Any] | None:
+def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Measure, write and draw; None on a process that is not the main one."""
     from pathlib import Path
 
@@ -126,7 +130,7 @@ def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: st
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made a folder: {error.strerror}") from error
     accelerator = Accelerator()
-    found = probe_networks(named, sources, wanted, accelerator=accelerator, say=lambda text: print(text, file=sys.stderr))
+    found = probe_networks(named, sources, wanted, accelerator=accelerator, say=say)
     if not accelerator.is_main_process:
         return None
     result = {

@@ -193,14 +193,14 @@ def data_named(text: str) -> DataName:
     dataset = DATASETS[name]
     known = dataset.Options.model_fields
     if path is None and "path" in known and known["path"].is_required():
-        raise UsageError(f"--data {text}: {name} is read from a file or folder; write --data {name}:PATH")
+        raise UsageError(f"{text}: {name} is read from a file or folder; write {name}:PATH")
     if path is not None and "path" not in known:
-        raise UsageError(f"--data {text}: {name} is not read from a file or folder; write --data {name}")
+        raise UsageError(f"{text}: {name} is not read from a file or folder; write {name}")
     folds, classes = "fold=all" in given, None
     if folds and not hasattr(dataset, "folds"):
-        raise UsageError(f"--data {text}: {name} has no official folds, as stl10 has; leave out fold=all")
+        raise UsageError(f"{text}: {name} has no official folds, as stl10 has; leave out fold=all")
     if folds and any(option.startswith("limit=") for option in given):
-        raise UsageError(f"--data {text}: folds are of the whole training split; leave out limit or fold=all")
+        raise UsageError(f"{text}: folds are of the whole training split; leave out limit or fold=all")
     if "classes" not in known:
         asked = [option.partition("=")[2] for option in given if option.startswith("classes=")]
         classes = _listed(asked[-1]) if asked else None
@@ -228,13 +228,13 @@ def _located(head: str) -> tuple[str, str | None]:
         found = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(head)]
         if len(found) != 1:
             why = f"could be {' or '.join(found)}" if found else "is of no known layout"
-            raise UsageError(f"--data {head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
+            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
         return found[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:
-        raise UsageError(f"--data {head} is neither a file nor a folder nor NAME:PATH, with NAME one of {', '.join(DATASETS)}")
+        raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH, with NAME one of {', '.join(DATASETS)}")
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     if not Path(path).expanduser().exists():
-        raise UsageError(f"--data {head}: {path} does not exist")
+        raise UsageError(f"{head}: {path} does not exist")
     return name, path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cache(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for any key of the config: cache.logits=8 objectives.kd.weight=1.")] = None,
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.", autocompletion=completion.config_names)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value for any key of the config: cache.logits=8 objectives.kd.weight=1.", autocompletion=completion.overrides),
+    ] = None,
     views: Annotated[int | None, typer.Option("--views", min=1, help="Views of each sample; the same as train.views=.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="The folder to write to; the same as train.teacher_cache=.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many views and bytes it would be, and how much of it is there; write nothing.")] = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cost(
-    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.")],
+    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks)],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch that is timed.")] = 1,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed forwards of each network.")] = 30,

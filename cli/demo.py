@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, progress
 
 HELP = """
@@ -35,7 +36,9 @@ def add_to(app: typer.Typer) -> None:
 def demo(
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/demo",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the networks, the order and the views.")] = 0,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every training, such as train.epochs=3.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value for every training, such as train.epochs=3.", autocompletion=completion.overrides)
+    ] = None,
     as_json: Annotated[bool, json_option("Print the comparison as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, say
 
 DIVERSITY = """
@@ -51,8 +52,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def diversity(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A run that has teachers, or a folder of seeds.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes of its config, such as data.path=…")] = None,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A run that has teachers, or a folder of seeds.", autocompletion=completion.runs)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes of its config, such as data.path=…", autocompletion=completion.overrides)
+    ] = None,
     as_json: Annotated[bool, json_option("Print the numbers as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -68,7 +71,7 @@ def diversity(
 
 
 def figure(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.", autocompletion=completion.runs)],
     out: Annotated[str, typer.Option("--out", help="The PNG to write.")] = "teachers.png",
     as_json: Annotated[bool, json_option("Print the points as JSON on standard output.")] = False,
     quiet: Quiet = False,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, progress
 
 HELP = """
@@ -41,7 +42,12 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", help="Run folders; key=value overrides of their configs, such as data.path=…")
+        list[str],
+        typer.Argument(
+            metavar="RUN... [KEY=VALUE...]",
+            help="Run folders; key=value overrides of their configs, such as data.path=…",
+            autocompletion=completion.runs_and_overrides,
+        ),
     ],
     teachers: Annotated[bool, typer.Option("--teachers", help="Measure each run's teachers as well.")] = False,
     baselines: Annotated[str, typer.Option("--baselines", metavar="NAME,NAME…", help=_BASELINES)] = "",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.", autocompletion=completion.runs)],
     format: Annotated[str, typer.Option("--format", help="onnx, or torch for an ExportedProgram (.pt2).")] = "onnx",
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help=_OUT)] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="Version of ONNX's operators; left out: the exporter's choice.")] = None,

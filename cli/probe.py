@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, progress
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def probe(
-    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.")],
+    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks)],
     data: Annotated[list[str], typer.Option("--data", metavar="DATA", help="NAME:PATH[,key=value…]; may be given several times.")],
     layers: Annotated[str, typer.Option("--layers", metavar="LAYER,…", help=_LAYERS)] = "embedding",
     spatial: Annotated[int, typer.Option("--spatial", min=1, help="Maps are averaged to so many positions a side.")] = 1,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import completion
 from .options import Quiet, json_option, progress, say
 
 EXAMPLES = """
@@ -36,8 +37,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.")] = None,
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.", autocompletion=completion.config_names)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.", autocompletion=completion.overrides)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config, print it resolved, build nothing.")] = False,
     as_json: Annotated[bool, json_option("Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs.")] = False,
     quiet: Quiet = False,

@@ -63,7 +63,7 @@ def export(
     from ..compress.export import FORMATS, export_student
     from ..core.config import load_config
     from ..core.errors import UsageError, unknown_name
-    from ..core.run import Run
+    from ..core.run import Run, no_run
     from .cost import data_size
 
     if format not in FORMATS:
@@ -71,7 +71,7 @@ def export(
     if int8 and format != "onnx":
         raise UsageError("--int8 is for ONNX: leave it out, or export with --format onnx")
     if not Run(run).config.is_file():
-        raise UsageError(f"{run} is no run: it has no config.yaml; name the folder that a training wrote (its out=…)")
+        raise no_run(run)
     config = load_config(str(Run(run).config))
     opened = _Data(config, data, needed=int8)
     modality, images = config.student.modality, opened.first(7) if check or int8 else None

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ..core.config import dataset_options, load_config
-from ..core.errors import UsageError, unknown_name
+from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS, PRETRAINED, model_builder
-from ..core.run import Run
+from ..core.run import Run, runs_beside
 from ..core.schema import NetworkConfig
 from ..core.seeds import members
 from ..core.weights import find_weights
@@ -82,7 +82,8 @@ def network_named(text: str) -> NetworkName:
     try:
         model_builder(model, weights or None)
     except UsageError as error:
-        raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {error}") from error
+        hint = nearest(text, runs_beside(text), str(error))
+        raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {hint}") from error
     if weights not in ("", PRETRAINED):
         find_weights(weights)
     return NetworkName(text, entry=NetworkConfig(model=model, weights=weights or None))
@@ -232,9 +233,10 @@ def _located(head: str) -> tuple[str, str | None]:
         return found[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:
-        raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH, with NAME one of {', '.join(DATASETS)}")
+        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}")
+        raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH: {hint}")
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     if not Path(path).expanduser().exists():
-        raise UsageError(f"{head}: {path} does not exist")
+        raise UsageError(f"{head}: {path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
     return name, path

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
 
 # Nothing of what a run comes to depends on these: it may be resumed with others, and errors ask for that.
@@ -62,7 +62,10 @@ class Run:
                 raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
         if data is not None and self.data.exists():
             self._check_data(data)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"out={self.path} cannot be made a folder ({error.strerror}): choose another out=…") from error
         with self.room_for(self.config.name, len(config_yaml)):
             if not self.config.exists() or self.config.read_text(encoding="utf-8") != config_yaml:
                 write_text(self.config, config_yaml)
@@ -128,6 +131,17 @@ class Run:
     def room_for(self, what: str, needed: int | None = None) -> AbstractContextManager[None]:
         """:func:`~.full_disk.room_for` something in this folder."""
         return room_for(what, self.path, self.checkpoints, needed)
+
+
+def no_run(path: str | os.PathLike[str]) -> UsageError:
+    """The error for a folder that is no run; suggests runs beside it."""
+    hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
+    return UsageError(f"{path} is no run: it has no config.yaml; {hint}")
+
+
+def runs_beside(path: str | os.PathLike[str]) -> list[str]:
+    """The runs in the folder in which ``path`` is looked for."""
+    return [name for name in names_beside(path) if Run(name).config.is_file()]
 
 
 def _changed_lines(old: str, new: str) -> str:

@@ -77,6 +77,7 @@ def bench(
 
     from ..compress.benchmark import BENCHMARKS, Request, parse_objectives, parse_pairs
     from ..core.errors import ContrastillError, UsageError, unknown_name
+    from ..core.run import writable_folder
 
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", benchmark, BENCHMARKS)
@@ -92,6 +93,7 @@ def bench(
         if data is None:
             raise UsageError("--data is not set: name a packed .h5 file, or the folder that holds cifar-100-python")
         request = Request(chosen, data, folder, networks, named, seeds, given or (), teacher_given or (), _varied(vary, networks), teachers)
+        writable_folder(folder)
         failed = _train(request, jobs, threads, progress(quiet))
     summary = _summary(chosen, folder, [":".join(pair) for pair in networks] if table else [], named if table else [])
     written = _write(summary, folder, markdown)
@@ -168,13 +170,13 @@ def _write(summary: Summary, folder: Path, markdown: str | None) -> list[str]:
     from pathlib import Path
 
     from ..compress import results
-    from ..core.run import write_text
+    from ..core.run import writable_folder, write_text
     from ..report.benchmark import draw_ablation, draw_table
 
     text = results.markdown(summary)
     files = [folder / "table.md", *([Path(markdown)] if markdown else [])]
     for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        writable_folder(file.parent)
         write_text(file, text)
     titles = {pair: pair.replace(":", " → ", 1) for pair in summary.pairs}
     drawn = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import load_config
-from ..core.run import Run, write_text
+from ..core.run import Run, writable_folder, write_text
 from ..core.schema import RunConfig
 from ..report.comparison import Contestant, draw_comparison
 from .assemble import open_split
@@ -33,7 +33,7 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
         ``title``, ``rows`` (``name``, ``run``, ``parameters``, ``top1``, ``way`` from the untaught student to the teacher, ``seconds``),
         ``seed``, ``images``, ``noise`` (two standard errors of a difference, points) and ``picture``.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
     configs = _configs(out, [*overrides, f"seed={seed}"])
     rows, contestants = [], []
     train_unfinished(configs, say, progress)

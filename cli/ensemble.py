@@ -79,6 +79,7 @@ def figure(
     from pathlib import Path
 
     from ..core.errors import UsageError
+    from ..core.run import writable_folder
     from ..ensemble.figure_data import gather
     from ..report.teachers import draw_teachers
 
@@ -86,7 +87,7 @@ def figure(
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {out} is no PNG: give a name that ends in .png")
     panels = gather(runs, warn=say)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(path.parent)
     draw_teachers(panels, path)
     rows = [row for panel in panels for row in _rows(panel)]
     if as_json:

@@ -115,21 +115,15 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Measure, write and draw; None on a process that is not the main one."""
-    from pathlib import Path
 
     from accelerate import Accelerator
 
-    from ..core.errors import UsageError
-    from ..core.run import write_text
+    from ..core.run import writable_folder, write_text
     from .probe_pictures import draw_all
     from .probe_tables import markdown
     from .probing import probe_networks
 
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be made a folder: {error.strerror}") from error
+    folder = writable_folder(out)
     accelerator = Accelerator()
     found = probe_networks(named, sources, wanted, accelerator=accelerator, say=say)
     if not accelerator.is_main_process:

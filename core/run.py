@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -27,6 +28,22 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made where it is not there yet.
+
+    Raises:
+        UsageError: It cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written to as a folder ({error.strerror}): choose another") from error
+    return path
 
 
 class Run:
@@ -62,10 +79,7 @@ class Run:
                 raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
         if data is not None and self.data.exists():
             self._check_data(data)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"out={self.path} cannot be made a folder ({error.strerror}): choose another out=…") from error
+        writable_folder(self.path)
         with self.room_for(self.config.name, len(config_yaml)):
             if not self.config.exists() or self.config.read_text(encoding="utf-8") != config_yaml:
                 write_text(self.config, config_yaml)

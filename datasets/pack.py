@@ -115,7 +115,8 @@ def write_packed(source: PackSource, out: str | Path, *, force: bool = False, ad
         if not isinstance(error, BlockingIOError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ContrastillError(f"{out} cannot be written: {error}") from error
+            why = os.strerror(error.errno) if error.errno else error
+            raise ContrastillError(f"{out} cannot be written ({why}): make room, or choose another place") from error
         raise
 
 

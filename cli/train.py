@@ -63,7 +63,17 @@ def train(
         print(json.dumps({"out": resolved.out, **row}))
     elif not quiet:
         top1 = f", top-1 of the last epoch {row['top1']:.2f} %" if "top1" in row else ""
-        say(f"done: {resolved.out}{top1}")
+        say(f"done: {resolved.out}{top1}\n{_whats_next(resolved.out)}")
+
+
+def _whats_next(out: str) -> str:
+    """What lies in a run's folder, and what is done with it."""
+    from shlex import quote
+
+    return (
+        f"in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), config.yaml (all settings)\n"
+        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export {quote(out)}"
+    )
 
 
 def _train_seeds(config: Any, as_json: bool, quiet: bool) -> None:

@@ -14,7 +14,7 @@ from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
 
 # Nothing of what a run comes to depends on these: it may be resumed with others, and errors ask for that.
-FREE = ("data.workers", "data.skip_corrupted", "train.timeout_minutes", "train.keep_checkpoints")
+FREE = ("out", "data.workers", "data.skip_corrupted", "train.timeout_minutes", "train.keep_checkpoints")
 
 
 def write_text(path: Path, text: str) -> None:

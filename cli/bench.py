@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import Quiet, json_option, progress
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ..compress.benchmark import Request, Training
@@ -68,12 +70,14 @@ def bench(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each training on a CPU; left out: the cores are shared out.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Show what is finished (of --pairs and --objectives, if given) and train nothing.")] = False,
     markdown: Annotated[str | None, typer.Option("--markdown", metavar="FILE", help="Write the table there too.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table's numbers as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the table's numbers as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from pathlib import Path
 
     from ..compress.benchmark import BENCHMARKS, Request, parse_objectives, parse_pairs
     from ..core.errors import ContrastillError, UsageError, unknown_name
+    from ..core.run import writable_folder
 
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", benchmark, BENCHMARKS)
@@ -89,7 +93,8 @@ def bench(
         if data is None:
             raise UsageError("--data is not set: name a packed .h5 file, or the folder that holds cifar-100-python")
         request = Request(chosen, data, folder, networks, named, seeds, given or (), teacher_given or (), _varied(vary, networks), teachers)
-        failed = _train(request, jobs, threads)
+        writable_folder(folder)
+        failed = _train(request, jobs, threads, progress(quiet))
     summary = _summary(chosen, folder, [":".join(pair) for pair in networks] if table else [], named if table else [])
     written = _write(summary, folder, markdown)
     if as_json:
@@ -118,7 +123,7 @@ def _varied(text: str | None, pairs: list[Any]) -> tuple[str, list[str]] | None:
     return key, found
 
 
-def _train(request: Request, jobs: int, threads: int | None) -> dict[str, str]:
+def _train(request: Request, jobs: int, threads: int | None, say: Callable[[str], None]) -> dict[str, str]:
     """Train what is missing; name and error of what failed."""
     from ..compress.benchmark import trainings
     from ..compress.run_grid import Grid, check
@@ -126,13 +131,13 @@ def _train(request: Request, jobs: int, threads: int | None) -> dict[str, str]:
     asked = trainings(request)
     check(asked)
     results = request.out / "results.jsonl"
-    grid = Grid(asked, results, jobs=jobs, threads=threads, say=_say)
-    _measure_teachers(request, asked, results)
+    grid = Grid(asked, results, jobs=jobs, threads=threads, say=say)
+    _measure_teachers(request, asked, results, say)
     grid.run()
     return grid.failed
 
 
-def _measure_teachers(request: Request, asked: list[Training], results: Path) -> None:
+def _measure_teachers(request: Request, asked: list[Training], results: Path, say: Callable[[str], None]) -> None:
     """Write the rows of teachers that were there already."""
     from ..compress.benchmark import TEACHER
     from ..compress.results import append_row, read_rows
@@ -140,7 +145,7 @@ def _measure_teachers(request: Request, asked: list[Training], results: Path) ->
 
     rows = read_rows(results)
     for name, weights in request.teacher_files.items():
-        _say(f"teacher {name}: {weights}")
+        say(f"teacher {name}: {weights}")
         taught = next((one for one in asked if one.pair.startswith(f"{name}:")), None)
         if taught and (name, TEACHER, None, 0) not in rows and (row := teacher_row(name, weights, taught)):
             append_row(results, row)
@@ -165,13 +170,13 @@ def _write(summary: Summary, folder: Path, markdown: str | None) -> list[str]:
     from pathlib import Path
 
     from ..compress import results
-    from ..core.run import write_text
+    from ..core.run import writable_folder, write_text
     from ..report.benchmark import draw_ablation, draw_table
 
     text = results.markdown(summary)
     files = [folder / "table.md", *([Path(markdown)] if markdown else [])]
     for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        writable_folder(file.parent)
         write_text(file, text)
     titles = {pair: pair.replace(":", " → ", 1) for pair in summary.pairs}
     drawn = {
@@ -231,7 +236,3 @@ def _show(summary: Summary, written: list[str]) -> None:
             console.print(table)
     for note in [*summary.notes, *(f"written: {path}" for path in written)]:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

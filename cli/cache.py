@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from . import completion
+from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..core.schema import RunConfig
@@ -40,13 +42,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cache(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for any key of the config: cache.logits=8 objectives.kd.weight=1.")] = None,
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.", autocompletion=completion.config_names)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value for any key of the config: cache.logits=8 objectives.kd.weight=1.", autocompletion=completion.overrides),
+    ] = None,
     views: Annotated[int | None, typer.Option("--views", min=1, help="Views of each sample; the same as train.views=.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="The folder to write to; the same as train.teacher_cache=.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many views and bytes it would be, and how much of it is there; write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, json_option("Print what was written as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..core.config import load_config
     from ..core.errors import UsageError
@@ -64,8 +69,11 @@ def cache(
     # As in a training, so that the numbers are the same.
     parts.transfer.teachers.to(device, memory_format=_channels_last())
     plan = _plan(resolved, parts.train)
-    if main and not (quiet or as_json):
-        print(_sentence(plan), file=sys.stderr)
+    if main and not as_json:
+        if dry_run:
+            print(_sentence(plan))
+        elif not quiet:
+            say(_sentence(plan))
     if not dry_run:
         plan["written"] = _fill(parts.train, quiet=quiet or not main)
     if main:
@@ -141,4 +149,4 @@ def _end(plan: dict[str, Any], *, dry_run: bool, as_json: bool, quiet: bool) -> 
     if as_json:
         print(json.dumps(plan))
     elif not (quiet or dry_run):
-        print(f"done: {plan['out']}, {plan['written']:,} files written; train with {plan['train_with']}", file=sys.stderr)
+        say(f"done: {plan['out']}, {plan['written']:,} files written; train with {plan['train_with']}")

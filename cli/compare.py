@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import load_config
-from ..core.run import Run, write_text
+from ..core.run import Run, writable_folder, write_text
 from ..core.schema import RunConfig
 from ..report.comparison import Contestant, draw_comparison
 from .assemble import open_split
@@ -19,7 +19,7 @@ from .run import train_unfinished
 TEACHER, UNTAUGHT, KD, CRD = "teacher", "student, untaught", "student, KD", "student, CRD + KD"
 
 
-def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True) -> dict[str, Any]:
     """The demo of compression: a teacher, an untaught student and taught ones, all on rendered rooms.
 
     Args:
@@ -27,15 +27,16 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
         seed: Of every training; the students start from the same weights.
         overrides: ``key=value`` for every training.
         say: Told what begins.
+        progress: Whether to show each training's.
 
     Returns:
         ``title``, ``rows`` (``name``, ``run``, ``parameters``, ``top1``, ``way`` from the untaught student to the teacher, ``seconds``),
         ``seed``, ``images``, ``noise`` (two standard errors of a difference, points) and ``picture``.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
     configs = _configs(out, [*overrides, f"seed={seed}"])
     rows, contestants = [], []
-    train_unfinished(configs, say)
+    train_unfinished(configs, say, progress)
     for name, config in configs.items():
         history = Run(config.out).history()
         measured = measure_run(config.out, [])[0]

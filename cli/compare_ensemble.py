@@ -15,7 +15,9 @@ from .measure import measure_run
 from .run import train_unfinished
 
 
-def compare_ensemble(out: Path, teacher: Path, alone: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_ensemble(
+    out: Path, teacher: Path, alone: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True
+) -> dict[str, Any]:
     """Train a second teacher of another architecture, then a student of both, and measure them beside the two teachers' mean.
 
     Args:
@@ -25,13 +27,14 @@ def compare_ensemble(out: Path, teacher: Path, alone: Path, seed: int, overrides
         seed: Of the student; the second teacher has the next one.
         overrides: ``key=value`` for every training.
         say: Told what begins.
+        progress: Whether to show each training's.
 
     Returns:
         ``title``, ``rows`` (``name``, ``top1`` in per cent, ``nll`` in nats, ``ece`` in per cent; None where it was not measured), ``disagreement`` of the two
         teachers in per cent, ``seed``, ``images`` and ``picture``. Also in ``comparison.json``.
     """
     configs = _configs(out, teacher, seed, overrides)
-    train_unfinished(configs, say)
+    train_unfinished(configs, say, progress)
     found = measure_diversity(configs[STUDENT].out, say=say)
     student = configs[STUDENT].student.model
     rows = [_row(f"teacher ({network['model']})", network) for network in found["networks"]]

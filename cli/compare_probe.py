@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..core.config import dataset_options, load_config
-from ..core.run import Run, write_text
+from ..core.run import Run, writable_folder, write_text
 from .probe_inputs import DataName, NetworkName
 from .probing import Wanted, probe_networks
 
@@ -30,7 +30,7 @@ def compare_probe(out: Path, runs: Mapping[str, Path], seed: int, *, say: Callab
         ``title``, ``rows`` (``name``, ``run``, ``top1`` in per cent, ``low`` and ``high`` of its 95 % interval), ``seed``, ``train_images`` and ``images``.
         Also in ``comparison.json``.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
     trained_on = load_config(str(Run(next(iter(runs.values()))).config)).data.options()
     own = {key: trained_on[key] for key in ("size", "scene_seed")}
     options = dataset_options("rooms", {**FRAMES, "size": own["size"], "scene_seed": own["scene_seed"] + 1, "crop_padding": 0, "flip": False})

@@ -16,7 +16,7 @@ from .run import train_unfinished
 BASELINES = ("random", "scratch", "teacher")
 
 
-def compare_depth(out: Path, teacher: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_depth(out: Path, teacher: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True) -> dict[str, Any]:
     """Teach a depth network twice without labels, by a hint and by dense CRD; then train a segmentation head on each frozen one.
 
     Args:
@@ -25,6 +25,7 @@ def compare_depth(out: Path, teacher: Path, seed: int, overrides: list[str], *, 
         seed: Of every training.
         overrides: ``key=value`` for every training.
         say: Told what begins.
+        progress: Whether to show each training's.
 
     Returns:
         ``title``, ``rows`` (``name``, ``run``, ``miou``, ``pixel_accuracy``, ``top1`` of a linear probe for the main object, in per cent; None
@@ -40,10 +41,10 @@ def compare_depth(out: Path, teacher: Path, seed: int, overrides: list[str], *, 
     hint = ["objectives.dense_crd=null", "objectives.fitnet.weight=1", "objectives.fitnet.pair=[-1,-1]", "objectives.fitnet.standardize=true"]
     common = ["xmodal/rooms_rgb_to_depth_crd", f"teachers.0.weights={teacher}"]
     configs = {name: _config(out / name, [*common, *own], seed, overrides) for name, own in {"hint": hint, "crd": []}.items()}
-    return _compared("RGB → depth on rendered rooms: what a depth network learns from an RGB teacher without a label", out, names, configs, seed, say)
+    return _compared("RGB → depth on rendered rooms: what a depth network learns from an RGB teacher without a label", out, names, configs, seed, say, progress)
 
 
-def compare_colour(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_colour(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True) -> dict[str, Any]:
     """Train a network that sees lightness alone, teach one that sees colour alone by dense CRD without labels, and measure it as the depth networks are.
 
     Args:
@@ -51,6 +52,7 @@ def compare_colour(out: Path, seed: int, overrides: list[str], *, say: Callable[
         seed: Of every training.
         overrides: ``key=value`` for every training.
         say: Told what begins.
+        progress: Whether to show each training's.
 
     Returns:
         As :func:`compare_depth`.
@@ -59,9 +61,9 @@ def compare_colour(out: Path, seed: int, overrides: list[str], *, say: Callable[
     taught = _config(out / "crd", ["xmodal/rooms_luminance_to_chrominance_crd", f"teachers.0.weights={out / 'teacher'}"], seed, overrides)
     frames = f"data.train_samples={taught.data.options()['train_samples']}"
     teacher = _config(out / "teacher", ["teachers/rooms", "student.modality=luminance", frames], seed, overrides)
-    train_unfinished({names["teacher"]: teacher}, say)
+    train_unfinished({names["teacher"]: teacher}, say, progress)
     return _compared(
-        "L → ab on rendered rooms: what a network that sees colour alone learns from one that sees lightness", out, names, {"crd": taught}, seed, say
+        "L → ab on rendered rooms: what a network that sees colour alone learns from one that sees lightness", out, names, {"crd": taught}, seed, say, progress
     )
 
 
@@ -70,9 +72,11 @@ def _config(out: Path, arguments: list[str], seed: int, overrides: list[str]) ->
     return load_config(config, [*own, *overrides, f"seed={seed}", f"out={out}"])
 
 
-def _compared(title: str, out: Path, names: dict[str, str], configs: dict[str, RunConfig], seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _compared(
+    title: str, out: Path, names: dict[str, str], configs: dict[str, RunConfig], seed: int, say: Callable[[str], None], progress: bool
+) -> dict[str, Any]:
     """Train what is to be taught, measure it beside its baselines, and write the comparison; ``names`` holds all of them, in the order to show."""
-    train_unfinished({names[name]: config for name, config in configs.items()}, say)
+    train_unfinished({names[name]: config for name, config in configs.items()}, say, progress)
     measured = measure_runs([config.out for config in configs.values()], [], baselines=BASELINES, picture=out / "predictions.png", say=say)
     found: dict[str, dict[str, Any]] = {}
     for row in measured.rows:

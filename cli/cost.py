@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from . import completion
+from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..core.config import RunConfig
@@ -41,14 +43,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cost(
-    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.")],
+    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks)],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch that is timed.")] = 1,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed forwards of each network.")] = 30,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help=_CLASSES)] = None,
     device: Annotated[str | None, typer.Option("--device", help="Where to time, such as cpu or cuda:0; left out: the accelerator, if there is one.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the CPU within an operation.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the rows as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     rows = cost_rows(networks, size, classes, {"batch_size": batch_size, "rounds": rounds, "device": device, "threads": threads})
     if as_json:
@@ -109,7 +112,7 @@ def _teacher(name: NetworkName) -> Any | None:
     try:
         return replace(name, teacher=0).build(0, seed=0)
     except ContrastillError as error:
-        print(f"the teacher of {name.text} is left out: {error}", file=sys.stderr)
+        say(f"the teacher of {name.text} is left out: {error}")
         return None
 
 

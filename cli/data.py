@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
+
+from .options import Quiet, json_option, say
 
 PACK = """
 Pack a data set into one HDF5 file, which trainings keep whole in memory.
@@ -26,11 +27,15 @@ Examples:
 """
 
 INFO = """
-Say what a packed file holds: splits, fields, shapes, ranges, samples a class. It is read to the end, so that damage shows.
+Say what data hold: splits, fields, shapes, samples a class; of a packed file the ranges of values too, as it is read to the end, so that damage shows.
+
+DATA is a packed file, a folder whose layout is known, or NAME:PATH[,key=value…], such as stl10:FOLDER,fold=0. Of a folder one sample of each split is read.
 
 Examples:
 
     contrastill data info cifar100.h5
+
+    contrastill data info flowers
 
     contrastill data info cifar100.h5 --json
 """
@@ -52,7 +57,8 @@ def pack(
     size: Annotated[int | None, typer.Option("--size", min=1, help="Side in pixels that a folder's images are resized to: centre square, bicubic.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set into PATH first, if it can be and is not there.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, json_option("Print what was written as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..datasets.pack import check_out, source_of, write_packed
 
@@ -62,24 +68,89 @@ def pack(
     with _progress(quiet) as progress:
         task = progress.add_task(path.name, total=sum(counts.values()))
         write_packed(described, path, force=force, advance=lambda count: progress.advance(task, count))
-    if not quiet:
+    if as_json:
+        print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "samples": counts, "classes": described.classes}))
+    elif not quiet:
         samples = ", ".join(f"{name} {count}" for name, count in counts.items())
         classes = f", {len(described.classes)} classes" if described.classes else ""
-        print(f"done: {path} ({samples}{classes}, {path.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+        say(f"done: {path} ({samples}{classes}, {path.stat().st_size / 1e6:.1f} MB)")
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="A packed HDF5 file.")],
-    target: Annotated[str, typer.Option("--target", help="The field of classes.")] = "target",
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON on standard output.")] = False,
+    source: Annotated[str, typer.Argument(metavar="DATA", help="A packed HDF5 file, a folder, or NAME:PATH.")],
+    target: Annotated[str, typer.Option("--target", help="The field of classes, of a packed file.")] = "target",
+    as_json: Annotated[bool, json_option("Print it as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    from ..datasets.inspect_packed import describe_packed
-
-    described = describe_packed(path, target=target)
+    described = describe(source, target=target)
     if as_json:
         print(json.dumps(described))
     else:
         _show(described)
+
+
+def describe(source: str, *, target: str = "target") -> dict[str, Any]:
+    """What is in data, as plain values: of a packed file what :func:`~contrastill.datasets.inspect_packed.describe_packed` says, of others the same keys.
+
+    Raises:
+        UsageError: There are no such data, or of no known layout.
+        ContrastillError: They are damaged.
+    """
+    from pathlib import Path
+
+    from ..datasets.hdf5 import SUFFIXES
+
+    if Path(source).suffix.lower() in SUFFIXES and ":" not in source:
+        from ..datasets.inspect_packed import describe_packed
+
+        return describe_packed(source, target=target)
+    from ..core.registry import DATASETS
+    from .probe_inputs import data_named
+
+    named = data_named(source)
+    dataset = DATASETS[named.name](named.options)
+    splits = {name: split for name in ("train", "test") if (split := dataset.open(name)) is not None}
+    first = next(iter(splits.values()))
+    camera = getattr(first, "camera", None)
+    return {
+        "path": source,
+        "bytes": None,
+        "classes": first.classes,
+        "semantic_classes": getattr(first, "semantic_classes", None),
+        "depth_unit": camera and camera.unit,
+        "intrinsics": camera and camera.intrinsics and list(camera.intrinsics),
+        "splits": {name: {"samples": split.num_samples, "fields": _fields(split)} for name, split in splits.items()},
+    }
+
+
+def _fields(split: Any) -> dict[str, Any]:
+    """The fields of an open split; a sample is read, so that a folder that cannot be shows."""
+    from .assemble import open_loader
+
+    batch = next(iter(open_loader(split, [*split.modalities], batch_size=1, train=False, device="cpu").epoch(0)))
+    fields: dict[str, Any] = {}
+    for name in split.modalities:
+        channels, height, width = batch[name].shape[1:]
+        fields[name] = {"shape": [split.num_samples, height, width, channels], "dtype": str(batch[name].dtype).removeprefix("torch.")}
+    if split.targets is not None:
+        counts = split.targets.unique(return_counts=True)[1]
+        fields["target"] = {
+            "shape": [split.num_samples],
+            "dtype": "int64",
+            "classes": len(counts),
+            "per_class": {"min": int(counts.min()), "max": int(counts.max())},
+        }
+    return fields
+
+
+def in_words(described: dict[str, Any]) -> str:
+    """What data hold, in a line."""
+    splits = []
+    for name, held in described["splits"].items():
+        images = [f"{field} {'×'.join(map(str, value['shape'][1:]))}" for field, value in held["fields"].items() if len(value["shape"]) > 1]
+        classes = [f"{value['classes']} classes" for value in held["fields"].values() if "classes" in value]
+        splits.append(f"{name} {held['samples']}" + (f" ({', '.join([*images, *classes])})" if images or classes else ""))
+    return ", ".join(splits) or "no splits"
 
 
 def _progress(quiet: bool) -> Any:
@@ -91,11 +162,13 @@ def _progress(quiet: bool) -> Any:
 
 
 def _show(described: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from .tables import table_console
 
-    table = Table(title=f"{described['path']}, {described['bytes'] / 1e6:.1f} MB", title_justify="left")
+    size = "" if described["bytes"] is None else f", {described['bytes'] / 1e6:.1f} MB"
+    table = Table(title=escape(f"{described['path']}{size}"), title_justify="left")
     for column in ("split", "field", "shape", "dtype", "values", "samples a class"):
         table.add_column(column, overflow="fold")
     for split, held in described["splits"].items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from . import completion
+from .options import Quiet, json_option, progress
 
 HELP = """
 Try everything with no download: rooms are rendered, a teacher is trained on them, and students with and without it: small ones that
@@ -34,24 +36,24 @@ def add_to(app: typer.Typer) -> None:
 def demo(
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/demo",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the networks, the order and the views.")] = 0,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every training, such as train.epochs=3.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on standard output.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value for every training, such as train.epochs=3.", autocompletion=completion.overrides)
+    ] = None,
+    as_json: Annotated[bool, json_option("Print the comparison as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from .compare import compare_compression
     from .compare_ensemble import compare_ensemble
     from .compare_probe import compare_probe
     from .compare_xmodal import compare_colour, compare_depth
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    folder = Path(out)
-    results = {"compression": compare_compression(folder, seed, overrides or [], say=say)}
-    results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], say=say)
-    results["rgb_to_depth"] = compare_depth(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], say=say)
-    results["luminance_to_chrominance"] = compare_colour(folder / "luminance_to_chrominance", seed, overrides or [], say=say)
+    folder, told = Path(out), {"say": progress(quiet), "progress": not quiet}
+    results = {"compression": compare_compression(folder, seed, overrides or [], **told)}
+    results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], **told)
+    results["rgb_to_depth"] = compare_depth(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], **told)
+    results["luminance_to_chrominance"] = compare_colour(folder / "luminance_to_chrominance", seed, overrides or [], **told)
     runs = {row["name"].rpartition(" (")[0]: Path(row["run"]) for row in results["compression"]["rows"]}
-    results["probe"] = compare_probe(folder / "probe", runs, seed, say=say)
+    results["probe"] = compare_probe(folder / "probe", runs, seed, say=told["say"])
     if as_json:
         print(json.dumps(results))
         return

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..core.config import load_config
-from ..core.errors import UsageError
+from ..core.errors import UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run, write_text
@@ -86,7 +86,8 @@ def _finished(folder: Path, say: Callable[[str], None]) -> list[Path]:
     """The finished runs of a folder of seeds."""
     runs = members(folder)
     if not runs:
-        raise UsageError(f"{folder} is neither a run nor a folder of seeds: name what contrastill train wrote (its out=…)")
+        hint = nearest(str(folder), names_beside(folder), "name what contrastill train wrote (its out=…)")
+        raise UsageError(f"{folder} is neither a run nor a folder of seeds: {hint}")
     done = [run for run in runs if Run(run).student.is_file()]
     if not done:
         raise UsageError(f"none of the {len(runs)} runs in {folder} has ended: give the training time, or start it again")

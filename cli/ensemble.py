@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
+
+from . import completion
+from .options import Quiet, json_option, say
 
 DIVERSITY = """
 Measure how far apart networks are and what they are worth together: the ceiling of a student that is to replace them.
@@ -50,13 +52,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def diversity(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A run that has teachers, or a folder of seeds.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes of its config, such as data.path=…")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on standard output.")] = False,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A run that has teachers, or a folder of seeds.", autocompletion=completion.runs)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes of its config, such as data.path=…", autocompletion=completion.overrides)
+    ] = None,
+    as_json: Annotated[bool, json_option("Print the numbers as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from .diversity import measure_diversity
 
-    found = measure_diversity(path, overrides or [], say=_say)
+    found = measure_diversity(path, overrides or [], say=say)
     if found is None:
         return
     if as_json:
@@ -66,31 +71,29 @@ def diversity(
 
 
 def figure(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.", autocompletion=completion.runs)],
     out: Annotated[str, typer.Option("--out", help="The PNG to write.")] = "teachers.png",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the points as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from pathlib import Path
 
     from ..core.errors import UsageError
+    from ..core.run import writable_folder
     from ..ensemble.figure_data import gather
     from ..report.teachers import draw_teachers
 
     path = Path(out)
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {out} is no PNG: give a name that ends in .png")
-    panels = gather(runs, warn=_say)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    panels = gather(runs, warn=say)
+    writable_folder(path.parent)
     draw_teachers(panels, path)
     rows = [row for panel in panels for row in _rows(panel)]
     if as_json:
         print(json.dumps({"points": rows, "picture": str(path)}))
     else:
         _show_figure(rows, str(path))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _show_diversity(found: dict[str, Any]) -> None:

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from . import completion
+from .options import Quiet, json_option, progress
+
 HELP = """
 Measure a run's student on the test split of its data, or of other data.
 
@@ -39,11 +42,17 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="RUN... [KEY=VALUE...]", help="Run folders; key=value overrides of their configs, such as data.path=…")
+        list[str],
+        typer.Argument(
+            metavar="RUN... [KEY=VALUE...]",
+            help="Run folders; key=value overrides of their configs, such as data.path=…",
+            autocompletion=completion.runs_and_overrides,
+        ),
     ],
     teachers: Annotated[bool, typer.Option("--teachers", help="Measure each run's teachers as well.")] = False,
     baselines: Annotated[str, typer.Option("--baselines", metavar="NAME,NAME…", help=_BASELINES)] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the rows as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..core.errors import UsageError
     from .measure import measure_runs
@@ -53,12 +62,12 @@ def evaluate(
     if not runs:
         raise UsageError("name at least one run folder, such as runs/crd")
     names = [name.strip() for name in baselines.split(",") if name.strip()]
-    measured = measure_runs(runs, overrides, teachers=teachers, baselines=names, say=lambda text: print(text, file=sys.stderr))
+    measured = measure_runs(runs, overrides, teachers=teachers, baselines=names, say=progress(quiet))
     if as_json:
         print(json.dumps(measured.rows))
     else:
         _show(measured.rows)
-    if measured.picture is not None:
+    if measured.picture is not None and not (as_json and quiet):
         print(f"picture: {measured.picture}", file=sys.stderr if as_json else sys.stdout)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from . import completion
+from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..compress.export import Export
@@ -45,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.", autocompletion=completion.runs)],
     format: Annotated[str, typer.Option("--format", help="onnx, or torch for an ExportedProgram (.pt2).")] = "onnx",
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help=_OUT)] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="Version of ONNX's operators; left out: the exporter's choice.")] = None,
@@ -55,12 +57,13 @@ def export(
     data: Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA)] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Compare the file with PyTorch.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print the report as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..compress.export import FORMATS, export_student
     from ..core.config import load_config
     from ..core.errors import UsageError, unknown_name
-    from ..core.run import Run
+    from ..core.run import Run, no_run
     from .cost import data_size
 
     if format not in FORMATS:
@@ -68,7 +71,7 @@ def export(
     if int8 and format != "onnx":
         raise UsageError("--int8 is for ONNX: leave it out, or export with --format onnx")
     if not Run(run).config.is_file():
-        raise UsageError(f"{run} is no run: it has no config.yaml; name the folder that a training wrote (its out=…)")
+        raise no_run(run)
     config = load_config(str(Run(run).config))
     opened = _Data(config, data, needed=int8)
     modality, images = config.student.modality, opened.first(7) if check or int8 else None
@@ -123,7 +126,7 @@ class _Data:
                     raise UsageError(f"--int8 calibrates and measures on {self.what}, which cannot be had: {error}; name others with --data") from error
                 if self.required:
                     raise
-                print(f"the check takes random images: {error}", file=sys.stderr)
+                say(f"the check takes random images: {error}")
                 self._splits[name] = None
             if self.needed and self._splits[name] is None:
                 raise UsageError(f"--int8 needs train and test, and {self.what} has no {name} split: name others with --data")

@@ -9,11 +9,12 @@ import typer
 from typer.main import get_command
 
 from ..core.errors import ContrastillError
-from . import bench, cache, cost, data, demo, ensemble, evaluate, export, probe, report, train
+from . import bench, cache, cost, data, demo, doctor, ensemble, evaluate, export, probe, report, train
 
 app = typer.Typer(
     name="contrastill",
     help="Transfer what networks know: from a big one to a small one, from many into one, from one modality to another.",
+    epilog="--debug, with any command, shows where an error came from. contrastill doctor says whether all that is needed is there.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=True,
@@ -31,6 +32,7 @@ bench.add_to(app)
 cost.add_to(app)
 export.add_to(app)
 data.add_to(app)
+doctor.add_to(app)
 
 
 @app.callback()

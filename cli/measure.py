@@ -14,7 +14,7 @@ from typing import Any
 from ..core.config import load_config, validate
 from ..core.engine import evaluate
 from ..core.errors import UsageError, unknown_name
-from ..core.run import Run, write_text
+from ..core.run import Run, no_run, write_text
 from ..core.schema import RunConfig
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
@@ -111,7 +111,7 @@ class _Measuring:
 
     def __init__(self, run: Run, overrides: list[str], *, name: str, gallery: Gallery, say: Callable[[str], None]) -> None:
         if not run.config.is_file():
-            raise UsageError(f"{run.path} is no run: it has no config.yaml; name the folder that a training wrote (its out=…)")
+            raise no_run(run.path)
         self.run, self.name, self.gallery, self.say = run, name, gallery, say
         self.config = load_config(str(run.config), overrides)
         self.options = self.config.evaluation

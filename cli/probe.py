@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
+from .options import Quiet, json_option, progress
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .probe_inputs import NetworkName
     from .probing import Wanted
 
@@ -49,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def probe(
-    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.")],
+    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks)],
     data: Annotated[list[str], typer.Option("--data", metavar="DATA", help="NAME:PATH[,key=value…]; may be given several times.")],
     layers: Annotated[str, typer.Option("--layers", metavar="LAYER,…", help=_LAYERS)] = "embedding",
     spatial: Annotated[int, typer.Option("--spatial", min=1, help="Maps are averaged to so many positions a side.")] = 1,
@@ -62,7 +66,8 @@ def probe(
     cache: Annotated[str | None, typer.Option("--cache", metavar="FOLDER", help="Keep features there for the next time; left out: in memory.")] = None,
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/probe",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of held-out parts, draws and random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print probe.json on standard output.")] = False,
+    as_json: Annotated[bool, json_option("Print probe.json on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..core.errors import UsageError, unknown_name
     from ..probe.linear import PROTOCOLS
@@ -90,7 +95,7 @@ def probe(
         cache,
         seed,
     )
-    result = _probe(named, sources, wanted, out)
+    result = _probe(named, sources, wanted, out, progress(quiet))
     if result is None:
         return
     if as_json:
@@ -108,25 +113,19 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str) -> dict[str, Any] | None:
+def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Measure, write and draw; None on a process that is not the main one."""
-    from pathlib import Path
 
     from accelerate import Accelerator
 
-    from ..core.errors import UsageError
-    from ..core.run import write_text
+    from ..core.run import writable_folder, write_text
     from .probe_pictures import draw_all
     from .probe_tables import markdown
     from .probing import probe_networks
 
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be made a folder: {error.strerror}") from error
+    folder = writable_folder(out)
     accelerator = Accelerator()
-    found = probe_networks(named, sources, wanted, accelerator=accelerator, say=lambda text: print(text, file=sys.stderr))
+    found = probe_networks(named, sources, wanted, accelerator=accelerator, say=say)
     if not accelerator.is_main_process:
         return None
     result = {

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ..core.config import dataset_options, load_config
-from ..core.errors import UsageError, unknown_name
+from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS, PRETRAINED, model_builder
-from ..core.run import Run
+from ..core.run import Run, runs_beside
 from ..core.schema import NetworkConfig
 from ..core.seeds import members
 from ..core.weights import find_weights
@@ -82,7 +82,8 @@ def network_named(text: str) -> NetworkName:
     try:
         model_builder(model, weights or None)
     except UsageError as error:
-        raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {error}") from error
+        hint = nearest(text, runs_beside(text), str(error))
+        raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {hint}") from error
     if weights not in ("", PRETRAINED):
         find_weights(weights)
     return NetworkName(text, entry=NetworkConfig(model=model, weights=weights or None))
@@ -193,14 +194,14 @@ def data_named(text: str) -> DataName:
     dataset = DATASETS[name]
     known = dataset.Options.model_fields
     if path is None and "path" in known and known["path"].is_required():
-        raise UsageError(f"--data {text}: {name} is read from a file or folder; write --data {name}:PATH")
+        raise UsageError(f"{text}: {name} is read from a file or folder; write {name}:PATH")
     if path is not None and "path" not in known:
-        raise UsageError(f"--data {text}: {name} is not read from a file or folder; write --data {name}")
+        raise UsageError(f"{text}: {name} is not read from a file or folder; write {name}")
     folds, classes = "fold=all" in given, None
     if folds and not hasattr(dataset, "folds"):
-        raise UsageError(f"--data {text}: {name} has no official folds, as stl10 has; leave out fold=all")
+        raise UsageError(f"{text}: {name} has no official folds, as stl10 has; leave out fold=all")
     if folds and any(option.startswith("limit=") for option in given):
-        raise UsageError(f"--data {text}: folds are of the whole training split; leave out limit or fold=all")
+        raise UsageError(f"{text}: folds are of the whole training split; leave out limit or fold=all")
     if "classes" not in known:
         asked = [option.partition("=")[2] for option in given if option.startswith("classes=")]
         classes = _listed(asked[-1]) if asked else None
@@ -228,13 +229,14 @@ def _located(head: str) -> tuple[str, str | None]:
         found = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(head)]
         if len(found) != 1:
             why = f"could be {' or '.join(found)}" if found else "is of no known layout"
-            raise UsageError(f"--data {head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
+            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
         return found[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:
-        raise UsageError(f"--data {head} is neither a file nor a folder nor NAME:PATH, with NAME one of {', '.join(DATASETS)}")
+        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}")
+        raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH: {hint}")
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     if not Path(path).expanduser().exists():
-        raise UsageError(f"--data {head}: {path} does not exist")
+        raise UsageError(f"{head}: {path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
     return name, path

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, nearest
 from ..core.representation import describe
 from ..probe.cka import linear_cka
 from ..probe.class_correlation import CorrelationDifference, correlation_difference
@@ -161,7 +161,8 @@ class _On:
             there = self.layers[text]
             for layer in wanted.layers or ():
                 if layer not in there:
-                    raise UsageError(f"{text} has no layer {layer}: it has {', '.join(there)}")
+                    hint = nearest(layer, there, f"it has {', '.join(there)}")
+                    raise UsageError(f"{text} has no layer {layer}: {hint}")
         if wanted.correlation is not None:
             for text in (*self.networks, wanted.correlation.text):
                 if "logits" not in self.layers[text]:

@@ -56,16 +56,17 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
     return result.last
 
 
-def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None]) -> None:
+def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None], progress: bool = True) -> None:
     """Train several configs, one after the other; those whose run has a student already are kept.
 
     Args:
         configs: By the name that ``say`` is told when one begins.
+        progress: Whether to show each training's.
     """
     for number, (name, config) in enumerate(configs.items(), 1):
         say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
         if not Run(config.out).student.is_file():
-            train_run(config)
+            train_run(config, progress=progress)
 
 
 def _draw(run: Run) -> None:

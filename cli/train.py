@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
+
+from . import completion
+from .options import Quiet, json_option, progress, say
 
 EXAMPLES = """
 Examples:
@@ -35,13 +37,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.")] = None,
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.", autocompletion=completion.config_names)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.", autocompletion=completion.overrides)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config, print it resolved, build nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, json_option("Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     from ..core.config import load_config, to_yaml
 
@@ -61,16 +63,26 @@ def train(
         print(json.dumps({"out": resolved.out, **row}))
     elif not quiet:
         top1 = f", top-1 of the last epoch {row['top1']:.2f} %" if "top1" in row else ""
-        print(f"done: {resolved.out}{top1}", file=sys.stderr)
+        say(f"done: {resolved.out}{top1}\n{_whats_next(resolved.out)}")
+
+
+def _whats_next(out: str) -> str:
+    """What lies in a run's folder, and what is done with it."""
+    from shlex import quote
+
+    return (
+        f"in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), config.yaml (all settings)\n"
+        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export {quote(out)}"
+    )
 
 
 def _train_seeds(config: Any, as_json: bool, quiet: bool) -> None:
     from .seeds import summary, train_seeds
 
-    result = train_seeds(config, progress=not quiet, say=lambda text: None if quiet else print(text, file=sys.stderr))
+    result = train_seeds(config, progress=not quiet, say=progress(quiet))
     if result is None:
         return
     if as_json:
         print(json.dumps(result))
     elif not quiet:
-        print(f"done: {summary(result)}", file=sys.stderr)
+        say(f"done: {summary(result)}")

@@ -107,6 +107,10 @@ def export_student(
         num_classes = module(inputs[:1]).shape[1]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}): choose another place with out (--out)") from error
+    try:
         with quiet():
             used = _write(module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format, opset, dynamic)
         difference = _difference(module, answering(temporary, format, takes), inputs) if check else None

@@ -7,16 +7,16 @@ objective, dataset or network: each registered class brings the schema of its ow
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .errors import UsageError
+from .errors import UsageError, names_beside, nearest
 from .registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, model_builder
-from .schema import OpenSection, RunConfig
+from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .seeds import each_seed
 
 
@@ -41,8 +41,7 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = shipped_configs()
-    close = get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"the shipped ones are {', '.join(known)}"
+    hint = nearest(name, [*known, *(path for path in names_beside(name) if path.endswith((".yaml", ".yml")))], f"the shipped ones are {', '.join(known)}")
     raise UsageError(f"config {name!r} is neither a file nor a shipped config: {hint}")
 
 
@@ -142,18 +141,18 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     for label, entry in config.objectives.items():
         entry.name = entry.name or label
         objective = OBJECTIVES[entry.name]
-        _keep(entry, _checked(objective.Options, entry.options(), f"objectives.{label}."))
+        _keep(entry, _checked(objective.Options, entry.options(), f"objectives.{label}.", ObjectiveConfig))
         entry.weight = objective.default_weight if entry.weight is None else entry.weight
         entry.warmup = objective.default_warmup if entry.warmup is None else entry.warmup
         if entry.rule is not None:
             ENSEMBLE_RULES[entry.rule]
         if objective.needs_teacher and not config.teachers:
             raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
-    _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble."))
+    _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig))
     config.data.name = config.data.name or _recognise(config.data.path)
     dataset = DATASETS[config.data.name]
     given = {"path": config.data.path} if config.data.path is not None else {}
-    _keep(config.data, _checked(dataset.Options, {**given, **config.data.options()}, "data."))
+    _keep(config.data, _checked(dataset.Options, {**given, **config.data.options()}, "data.", DataConfig))
     for network in [*config.teachers, config.student]:
         model_builder(network.model, network.weights)
     return config
@@ -170,7 +169,7 @@ def _recognise(path: str | None) -> str:
     if path is None:
         raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
     if not os.path.exists(path):
-        raise UsageError(f"data.path={path} does not exist")
+        raise UsageError(f"data.path={path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
     names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
     if len(names) != 1:
         found = f"could be {' or '.join(names)}" if names else "is of no known layout"
@@ -178,21 +177,33 @@ def _recognise(path: str | None) -> str:
     return names[0]
 
 
-def _checked(schema: type[BaseModel], values: Any, prefix: str) -> Any:
-    """Validate against a schema; pydantic's first error becomes one sentence."""
+def _checked(schema: type[BaseModel], values: Any, prefix: str, section: type[BaseModel] | None = None) -> Any:
+    """Validate against a schema; pydantic's first error becomes one sentence.
+
+    Args:
+        schema: Of the whole config, or of a registered class's own options.
+        values: What is checked.
+        prefix: Where in the config they stand, with a dot behind.
+        section: Of options, the open section that they stand in, whose keys are known there too.
+    """
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A key with a slip of the pen often leaves the right one missing.
+        first = sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing")[0]
     key = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _keys_at(schema, first["loc"][:-1])
-        close = get_close_matches(str(first["loc"][-1]), known, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known here are {', '.join(known) or 'no keys'}"
+        name = str(first["loc"][-1])
+        known = sorted({*_keys_at(schema, first["loc"][:-1]), *(section.model_fields if section else ())})
+        elsewhere = [f"{one}.{name}" for one, field in RunConfig.model_fields.items() if name in getattr(field.annotation, "model_fields", {})]
+        hint = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(name, known, f"known here are {', '.join(known) or 'no keys'}")
         raise UsageError(f"{key} is not a key of the config: {hint}")
     if first["type"] == "missing":
         raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
     said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        allowed = re.findall("'([^']+)'", first["ctx"]["expected"])
+        said = f"{said}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
     raise UsageError(f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {said[0].lower()}{said[1:]}")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 
 
 class ContrastillError(Exception):
@@ -29,6 +32,21 @@ class Stopped(ContrastillError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist: suggests the nearest ones, else lists them all."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known) or 'none'}."
+    hint = nearest(name, known, f"there are {', '.join(known) or 'none'}.")
     return UsageError(f"{kind} {name!r} does not exist: {hint}")
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """``did you mean A or B?`` with the names that are most like this one; ``otherwise`` where none is."""
+    close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def names_beside(path: str | os.PathLike) -> list[str]:
+    """What lies in the folder in which ``path`` is looked for, written as ``path`` is; of a folder with very many a part."""
+    folder = Path(path).expanduser().parent
+    try:
+        with os.scandir(folder) as entries:
+            return [os.path.join(os.path.dirname(path), entry.name) for entry in islice(entries, 2000) if not entry.name.startswith(".")]
+    except (OSError, ValueError):
+        return []

@@ -84,7 +84,9 @@ def whole_file(path: Path) -> Iterator[h5py.File]:
             leftover.unlink(missing_ok=True)
     except OSError as error:
         if not (isinstance(error, FileNotFoundError) and path.is_file()):
-            raise ContrastillError(f"{path} cannot be written ({error}): make room or choose another folder; the files that are there are whole") from error
+            raise ContrastillError(
+                f"{path} cannot be written ({error.strerror or error}): make room or choose another folder; the files that are there are whole"
+            ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

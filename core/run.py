@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -9,11 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
 
 # Nothing of what a run comes to depends on these: it may be resumed with others, and errors ask for that.
-FREE = ("data.workers", "data.skip_corrupted", "train.timeout_minutes", "train.keep_checkpoints")
+FREE = ("out", "data.workers", "data.skip_corrupted", "train.timeout_minutes", "train.keep_checkpoints")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,6 +28,22 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made where it is not there yet.
+
+    Raises:
+        UsageError: It cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written to as a folder ({error.strerror}): choose another") from error
+    return path
 
 
 class Run:
@@ -63,7 +80,7 @@ class Run:
                 raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
         if data is not None and self.data.exists():
             self._check_data(data)
-        self.path.mkdir(parents=True, exist_ok=True)
+        writable_folder(self.path)
         with self.room_for(self.config.name, len(config_yaml)):
             if not self.config.exists() or self.config.read_text(encoding="utf-8") != config_yaml:
                 write_text(self.config, config_yaml)
@@ -144,6 +161,17 @@ class Run:
     def room_for(self, what: str, needed: int | None = None) -> AbstractContextManager[None]:
         """:func:`~.full_disk.room_for` something in this folder."""
         return room_for(what, self.path, self.checkpoints, needed)
+
+
+def no_run(path: str | os.PathLike[str]) -> UsageError:
+    """The error for a folder that is no run; suggests runs beside it."""
+    hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
+    return UsageError(f"{path} is no run: it has no config.yaml; {hint}")
+
+
+def runs_beside(path: str | os.PathLike[str]) -> list[str]:
+    """The runs in the folder in which ``path`` is looked for."""
+    return [name for name in names_beside(path) if Run(name).config.is_file()]
 
 
 def _changed_lines(old: str, new: str) -> str:

@@ -19,7 +19,7 @@ from .looking import Key, Looking, width
 from .packing import Packing
 from .ranks import everyones, rank, world_size
 from .representation import Network, RepresentationSpec, describe
-from .run import write_text
+from .run import writable_folder, write_text
 
 SEAL = "cache.json"
 # Of a view, by which data, seed and augmentation are told from others.
@@ -185,7 +185,7 @@ class TeacherFiles:
     def _write_seal(self) -> None:
         shown = self._looking.glimpse(0, 2)
         specs = {_spec_key(teacher, shown): asdict(describe(teacher, shown)) for teacher in self._teachers}
-        self.root.mkdir(parents=True, exist_ok=True)
+        writable_folder(self.root)
         write_text(self.root / SEAL, json.dumps({"written_by": "contrastill cache", "specs": _sealed_specs(self.root) | specs}, indent=1) + "\n")
 
 

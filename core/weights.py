@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .errors import ContrastillError, UsageError
+from .errors import ContrastillError, UsageError, names_beside, nearest
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def find_weights(path: str | os.PathLike) -> Path:
             raise UsageError(f"weights {path} is a folder without {STUDENT}: name a finished run, or a file")
         return path / STUDENT
     if not path.is_file():
-        raise UsageError(f"weights {path} do not exist: name a run folder, a .safetensors file or a .pth checkpoint")
+        hint = nearest(str(path), ["pretrained", *names_beside(path)], "name a run folder, a .safetensors file or a .pth checkpoint")
+        raise UsageError(f"weights {path} do not exist: {hint}")
     return path
 
 
@@ -89,6 +90,7 @@ def load_into(
     name: str | None = None,
     classifiers: Sequence[str] = (),
     new_classifier: bool = False,
+    of: str | None = None,
 ) -> None:
     """Load a state dict into a module; every name and every shape must fit.
 
@@ -100,6 +102,7 @@ def load_into(
         classifiers: Names of the module's layers that give the logits.
         new_classifier: Where nothing but the classifiers is missing or of another length, they stay as they are and
             the rest is loaded; this is logged.
+        of: The network that the file says it is of.
 
     Raises:
         UsageError: It is of another network; the first differences are named, and the number of classes if it is that.
@@ -119,8 +122,10 @@ def load_into(
         found = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         differences = "; ".join(f"{kind} {_first(names)}" for kind, names in found if names)
         classes = classes_in(state, classifiers)
-        hint = f": they have {classes} classes, set num_classes={classes}" if only_classifier and misfits and classes else ""
-        raise UsageError(f"weights {path} do not fit {name}: {differences}{hint}")
+        hint = (
+            f"they have {classes} classes, set num_classes={classes}" if only_classifier and misfits and classes else f"they are of {of or 'another network'}"
+        )
+        raise UsageError(f"weights {path} do not fit {name}: {differences}: {hint}")
     module.load_state_dict(state, strict=False)
 
 

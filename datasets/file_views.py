@@ -127,6 +127,8 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
     for given in transforms:
         arguments = dict(given)
         name = arguments.pop("name", None)
+        if name is None:
+            raise UsageError(f"data.transforms: {given} has no name: write {{name: HorizontalFlip, p: 0.5}}")
         if name not in known:
             raise unknown_name("transform of albumentations", str(name), known)
         try:

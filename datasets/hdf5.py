@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -24,7 +24,9 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UsageError(f"{path} {'is a folder, not a packed HDF5 file' if path.is_dir() else 'does not exist'}")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a packed HDF5 file: contrastill data pack makes one")
+        raise UsageError(f"{path} does not exist: {nearest(str(path), names_beside(path), 'name a packed HDF5 file that is there')}")
     try:
         with h5py.File(path, "r") as file:
             yield file

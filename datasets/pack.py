@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..core.config import dataset_options
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS
 from .hdf5 import SUFFIXES
 from .images import IMAGE_SUFFIXES, read_square
@@ -77,13 +77,14 @@ def source_of(source: str, *, size: int | None = None, download: bool = False, o
     splits = list(dict.fromkeys(splits)) or list(SPLITS)
     strange = [split for split in splits if split not in SPLITS]
     if strange:
-        raise UsageError(f"--split {strange[0]} does not exist: there are {', '.join(SPLITS)}")
+        raise unknown_name("--split", strange[0], SPLITS)
     name, colon, path = source.partition(":")
     if colon and not Path(source).exists():
         return _registered(name, path, size, download, options, splits)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"{source} is neither a folder nor NAME:PATH with NAME one of {', '.join(DATASETS)}")
+        hint = nearest(source, [*(f"{name}:PATH" for name in DATASETS), *names_beside(source)], f"NAME is one of {', '.join(DATASETS)}")
+        raise UsageError(f"{source} is neither a folder nor NAME:PATH: {hint}")
     if download:
         raise UsageError("--download is for NAME:PATH, such as cifar100:data")
     if options:
@@ -114,7 +115,8 @@ def write_packed(source: PackSource, out: str | Path, *, force: bool = False, ad
         if not isinstance(error, BlockingIOError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ContrastillError(f"{out} cannot be written: {error}") from error
+            why = os.strerror(error.errno) if error.errno else error
+            raise ContrastillError(f"{out} cannot be written ({why}): make room, or choose another place") from error
         raise
 
 

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config import load_config
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten
 from ..core.schema import RunConfig
@@ -70,7 +70,8 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
     for path in paths:
         found = _runs(Path(path), _DEPTH)
         if not found:
-            raise UsageError(f"{path} is no run and holds none: name the folders that trainings wrote (their out=…)")
+            hint = nearest(str(path), names_beside(path), "name the folders that trainings wrote (their out=…)")
+            raise UsageError(f"{path} is no run and holds none: {hint}")
         runs |= {run.resolve(): run for run in found}
     entries, why = [], []
     for run in runs.values():

@@ -9,12 +9,11 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, nearest
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +23,9 @@ PATIENCE = 8.0
 
 def unknown_network(library: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that the library does not have; it has too many to list."""
-    close = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(f'{library}/{near}' for near in close)}?" if close else f"{library}'s list_models() says what there is"
-    return UsageError(f"model '{library}/{name}' does not exist: {hint}")
+    text = f"{library}/{name}"
+    hint = nearest(text, (f"{library}/{one}" for one in known), f"{library}'s list_models() says what there is")
+    return UsageError(f"model {text!r} does not exist: {hint}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
 from ..core.kept import network_hash, read_fields, tensors_hash, write_fields
 from ..core.ranks import everyones, world_size
 from ..core.representation import Network, Representation
@@ -208,7 +208,8 @@ def _part(layer: str) -> str:
     part, dot, number = layer.partition(".")
     if layer in ("embedding", "logits") or (part == "maps" and dot and number.isdecimal()):
         return part
-    raise UsageError(f"layer {layer!r} is none of a representation's: give embedding, logits, or maps.0, maps.1, …")
+    hint = nearest(layer, ("embedding", "logits", "maps.0"), "give embedding, logits, or maps.0, maps.1, …")
+    raise UsageError(f"layer {layer!r} is none of a representation's: {hint}")
 
 
 def _vector(said: Representation, layer: str, spatial: int) -> Tensor:

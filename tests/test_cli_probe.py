@@ -211,7 +211,7 @@ def test_how_networks_and_data_are_written(runs, packed):
         (["resnet8"], "room", [], 2, "neither a file nor a folder nor NAME:PATH"),
         (["resnet8"], "romms:x", [], 2, "did you mean rooms"),
         (["resnet8"], "cifar100:nowhere", [], 2, "nowhere does not exist"),
-        (["resnet8"], "stl10", [], 2, "write --data stl10:PATH"),
+        (["resnet8"], "stl10", [], 2, "write stl10:PATH"),
         (["resnet8"], "rooms,sise=8", [], 2, "did you mean size"),
         (["resnet8"], "rooms,fold=all", [], 2, "no official folds"),
         (["resnet8"], "{packed}/unlabelled.h5", [], 2, "has no classes: a probe needs labelled data"),

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -90,20 +89,7 @@ def test_a_text_without_room_stays_as_it_was(tmp_path, monkeypatch):
     assert _everything(tmp_path) == ["config.yaml"] and (tmp_path / "config.yaml").read_text() == "old"
 
 
-@contextmanager
-def files_up_to(limit):
-    """A limit on the size of files, as `ulimit -f` sets it."""
-    resource = pytest.importorskip("resource", reason="Windows has no limit on the size of files")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores SIGXFSZ from its start: writing fails with EFBIG.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_training_without_room_says_so_and_goes_on_with_room(packed, tmp_path, capsys, monkeypatch):
+def test_a_training_without_room_says_so_and_goes_on_with_room(packed, files_up_to, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     command = ["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", "train.epochs=1", "train.batch_size=16", f"out={out}", "-q"]
 

@@ -18,7 +18,7 @@ see what it sees, one with a second teacher beside the first, some that see dept
 
 Takes a few minutes on two cores. Stopped, it goes on where it was when it is given again. OUT holds a run for each network,
 comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth and luminance_to_chrominance; under
-probe, what the representations are worth on rooms they have not seen.
+probe, what the representations are worth on rooms they have not seen. report.html is a page about all of it.
 
 Examples:
 
@@ -46,6 +46,7 @@ def demo(
     from .compare_ensemble import compare_ensemble
     from .compare_probe import compare_probe
     from .compare_xmodal import compare_colour, compare_depth
+    from .report import write_report
 
     folder, told = Path(out), {"say": progress(quiet), "progress": not quiet}
     results = {"compression": compare_compression(folder, seed, overrides or [], **told)}
@@ -54,8 +55,9 @@ def demo(
     results["luminance_to_chrominance"] = compare_colour(folder / "luminance_to_chrominance", seed, overrides or [], **told)
     runs = {row["name"].rpartition(" (")[0]: Path(row["run"]) for row in results["compression"]["rows"]}
     results["probe"] = compare_probe(folder / "probe", runs, seed, say=told["say"])
+    page = write_report([out], maps=True, say=told["say"])[0]
     if as_json:
-        print(json.dumps(results))
+        print(json.dumps({**results, "report": str(page)}))
         return
     found = results["compression"]
     columns = {"parameters": _number("parameters", ","), "top-1 %": _number("top1", ".2f")}
@@ -70,6 +72,7 @@ def demo(
     found = results["probe"]
     columns = {"top-1 %": _number("top1"), "95 % interval": lambda row: f"{row['low']:.1f} to {row['high']:.1f}"}
     _show(found, columns, f"{found['train_images']:,} labelled frames to learn from, {found['images']:,} to test on")
+    print(f"\nAll of it on one page, for a browser: {page.resolve()}")
 
 
 def _show(result: dict[str, Any], columns: dict[str, Callable[[dict[str, Any]], str]], note: str) -> None:

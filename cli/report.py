@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .options import Quiet, json_option, progress
 
 HELP = """
 Write one HTML page about runs: what was transferred to what, curves, a table of results, costs, and the commands that make it again.
@@ -34,11 +37,38 @@ def report(
     opened: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Also time a forward of each network.")] = False,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Also map each student's embeddings of a few hundred test samples.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the page's path and the table's numbers as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, json_option("Print the page's path and the table's numbers as JSON on standard output.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    from pathlib import Path
+    path, found, rows = write_report(runs, out, latency=latency, maps=embeddings, say=progress(quiet))
+    if as_json:
+        print(json.dumps({"report": str(path), "runs": found, "rows": rows}))
+    else:
+        print(f"report: {path}")
+    if opened:
+        import webbrowser
 
+        webbrowser.open(path.resolve().as_uri())
+
+
+def write_report(
+    runs: list[str], out: str | None = None, *, latency: bool = False, maps: bool = False, say: Callable[[str], None]
+) -> tuple[Path, int, list[dict[str, Any]]]:
+    """Write the page about runs, whole or not at all.
+
+    Args:
+        runs: Run folders, or folders of them.
+        out: The page; None is ``report.html`` in the one folder, or in the one common to all.
+        latency: Whether to time a forward of each network.
+        maps: Whether to map embeddings.
+        say: Told what begins.
+
+    Returns:
+        The page, how many runs it is about, and the numbers of its table.
+
+    Raises:
+        UsageError: There is no run, or the page cannot be written there.
+    """
     from ..core.errors import UsageError
     from ..core.run import write_text
     from .report_runs import find
@@ -47,20 +77,13 @@ def report(
     path = Path(out) if out else (Path(runs[0]) if len(runs) == 1 else found.root) / "report.html"
     if path.is_dir():
         raise UsageError(f"--out {out} is a folder: name a file, such as {path / 'report.html'}")
-    text, rows = _page(found, latency, embeddings, say=lambda said: None if quiet else print(said, file=sys.stderr))
+    text, rows = _page(found, latency, maps, say=say)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): name another file with --out") from error
-    if as_json:
-        print(json.dumps({"report": str(path), "runs": sum(len(group.runs) for group in found.groups), "rows": rows}))
-    elif not quiet:
-        print(f"report: {path}")
-    if opened:
-        import webbrowser
-
-        webbrowser.open(path.resolve().as_uri())
+    return path, sum(len(group.runs) for group in found.groups), rows
 
 
 def _page(found: Any, latency: bool, maps: bool, *, say: Any) -> tuple[str, list[dict[str, Any]]]:

@@ -47,6 +47,8 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert [(row["name"], row["run"]) for row in elsewhere["rows"]] == [(row["name"], row["run"]) for row in result["rows"]]
     assert all(row["low"] < row["top1"] < row["high"] for row in elsewhere["rows"]) and (elsewhere["train_images"], elsewhere["images"]) == (600, 400)
     assert json.loads((out / "probe" / "comparison.json").read_text()) == elsewhere
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert results["report"] == str(out / "report.html") and all(found["title"].split(" on ")[0] in page for found in (across, colour, together))
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     said = capsys.readouterr().out
@@ -57,5 +59,6 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         and "student, CRD + KD (resnet8)" in said
         and "one seed (0), 64 test images" in said
         and "rooms they have not seen" in said
+        and said.endswith(f"for a browser: {out / 'report.html'}\n")
     )
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written

@@ -113,7 +113,7 @@ def _teachers(found: Found) -> Markup | None:
     if not any(len(run.config.teachers) > 1 for run in finished):
         return None
     try:
-        panels = gather([run.path for run in finished])
+        panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
     except ContrastillError as error:
         return warning(f"The error against the number of teachers is left out: {error}.")
     parts, rows = [], []

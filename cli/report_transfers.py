@@ -58,7 +58,7 @@ def sentence(config: RunConfig) -> str:
     if not config.teachers:
         return f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of {config.data.name} without a teacher."
     taught = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
-    who = _listed([f"{teacher.model}, which reads {teacher.modality}" for teacher in config.teachers])
+    who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
     return f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, {'with' if labels else 'without'} the labels of {config.data.name}."
 
 
@@ -183,7 +183,7 @@ def _spoken(label: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{'; '.join(names[:-1])} and {names[-1]}" if names else "nothing"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
 
 
 def _said(value: Any) -> str:

@@ -53,7 +53,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *
         )
         for row in rows
     ]
-    made = element("table", element("caption", caption), element("thead", element("tr", head)), element("tbody", body), class_="sortable")
+    made = element("table", element("caption", element("span", caption)), element("thead", element("tr", head)), element("tbody", body), class_="sortable")
     box = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
     return element("div", box, [element("p", said, class_="small") for said in notes], class_="table")
 
@@ -107,7 +107,7 @@ def picture(path: Path, alt: str) -> Markup:
     if not found.startswith(_PNG) or b"IEND" not in found[-16:]:
         return warning(f"The picture {path.name} is damaged or too large to be shown.")
     source = f"data:image/png;base64,{base64.b64encode(found).decode()}"
-    return element("figure", element("img", src=source, alt=alt, loading="lazy", decoding="async"), element("figcaption", alt), class_="picture")
+    return element("figure", element("img", src=source, alt=alt), element("figcaption", alt), class_="picture")
 
 
 def warning(text: str) -> Markup:

@@ -14,6 +14,7 @@ from .svg import Chart, draw, swatch
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 12_000_000  # bytes of a picture
+_LONG = 40  # letters of a cell that gets more room
 _ROWS = 60  # epochs in the table under a chart
 
 
@@ -66,7 +67,8 @@ def _breakable(name: Any) -> Any:
 
 
 def _cell(cell: Cell, numeric: bool) -> Markup:
-    return element("td", cell.shown, data_value=cell.value, class_="number" if numeric else None)
+    long = len(str(cell.shown)) > _LONG
+    return element("td", cell.shown, data_value=cell.value, class_="number" if numeric else "long" if long else None)
 
 
 def measured(value: Any, form: str = ".2f", unit: str = "") -> Cell:

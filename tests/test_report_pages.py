@@ -3,12 +3,16 @@
 import html.parser
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from contrastill.cli.main import main
+from contrastill.cli.report_compared import teacher_of
+from contrastill.cli.report_runs import Group, Trained
 from contrastill.compress.published import published
+from contrastill.core.config import load_config
 
 
 class Page(html.parser.HTMLParser):
@@ -119,7 +123,7 @@ def test_curves_hold_the_rows_of_metrics_jsonl(page, runs):
 def test_networks_costs_and_evaluations(page):
     told = {row["run"]: row for row in page.table("The trainings")}
     assert told["taught"]["teachers"] == "resnet14 on rgb" and told["taught"]["transfer"] == "compression" and told["untaught"]["seeds"] == "2 (0, 1)"
-    assert "resnet8 reads rgb and learns from resnet14 (reads rgb), by crd and kd, with the labels of packed." in page.text
+    assert "resnet8 reads rgb and learns from resnet14 (reads rgb), by crd and kd, with the labels of four.h5 (packed)." in page.text
     costs = page.table("What the networks cost")
     assert [(row["role"], row["network"]) for row in costs] == [
         ("student", "resnet14"),
@@ -184,6 +188,20 @@ def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["published"] == published("resnet56", "resnet20", "crd+kd").top1
     assert "48 train images instead of 50,000" in row["note"] and "2 epochs instead of 240" in row["note"]
+
+
+def test_a_teacher_is_found_where_the_folders_were_moved():
+    taught = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher"])
+    teacher = load_config("teachers/rooms")
+
+    def group(path, config):
+        return Group(path, Path(path), [Trained(Path(path), config, [], True)])
+
+    far = group("/new/demo/luminance/teacher", load_config("teachers/rooms", ["student.modality=luminance"]))
+    alike, other = group("/new/other/teacher", teacher), group("/new/demo/untaught", load_config("teachers/rooms", ["student.model=resnet8"]))
+    there = group("/new/demo/teacher", teacher)
+    assert teacher_of([far, alike, other, there], taught) is there and teacher_of([far, alike, other], taught) is alike
+    assert teacher_of([far, other], taught) is None
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def draw_all(found: Probed, networks: Sequence[NetworkName], data: Sequence[Data
     others += [found.apart[0].teacher] if found.apart else []
     known = {name.text for name in networks}
     every = [*networks, *(NetworkName(text) for text in dict.fromkeys(others) if text not in known)]
-    short = short_names(every, _short_network) | {one["name"]: one["short"] for one in found.data}
+    short = short_names(every, short_network) | {one["name"]: one["short"] for one in found.data}
     drawn = []
     layers = [panel for name in data if (panel := _layers(found.rows, name.text, networks, short)) is not None]
     if layers:
@@ -46,7 +46,7 @@ def draw_all(found: Probed, networks: Sequence[NetworkName], data: Sequence[Data
     return drawn
 
 
-def _short_network(name: NetworkName) -> str:
+def short_network(name: NetworkName) -> str:
     """The last part of a run's path, with what it is of the run; a name of a network as it is."""
     path, colon, role = name.text.rpartition(":")
     run = Path(path if colon else name.text)

@@ -34,7 +34,7 @@ def costs(found: Found, *, latency: bool) -> Section:
             continue
         seen.add(kind)
         try:
-            rows += [_cost(row, found.name(run.path), latency) for row in cost_rows(names, None, None, {"rounds": 30 if latency else 1, "device": None})]
+            rows += [_cost(row, group.name, latency) for row in cost_rows(names, None, None, {"rounds": 30 if latency else 1, "device": None})]
         except (ContrastillError, OSError, RuntimeError) as error:
             notes.append(warning(f"{group.name}: its networks are not counted: {' '.join(str(error).split())}"))
     columns = ["run", "role", "network", "input", "parameters", "MFLOPs an image", "MB"]

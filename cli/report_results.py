@@ -113,7 +113,7 @@ def _teachers(found: Found) -> Markup | None:
     if not any(len(run.config.teachers) > 1 for run in finished):
         return None
     try:
-        panels = gather([run.path for run in finished])
+        panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
     except ContrastillError as error:
         return warning(f"The error against the number of teachers is left out: {error}.")
     parts, rows = [], []
@@ -186,6 +186,7 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     held = read_json(folder / "probe.json", problems)
     if held is None:
         return None
+    _shorten(held)
     parts = [element("h3", f"Probes in {name}")]
     charts = []
     for data in held["data"]:
@@ -197,13 +198,26 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     for title, columns, lines in tables_of(held):
         parts.append(table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines]))
     alts = {
-        "probe_layers": "Linear probes of every layer",
         "probe_shots": "Accuracy against labelled samples a class",
         "cka": "How alike the layers are (CKA)",
         "correlation": "Correlations between class logits: teacher minus student",
     }
     parts += [picture(folder / f"{stem}.png", f"{name}: {alt}") for stem, alt in alts.items() if (folder / f"{stem}.png").is_file()]
     return join(parts)
+
+
+def _shorten(held: dict[str, Any]) -> None:
+    """Networks by the last part of their run's path, as the pictures call them."""
+    from .probe_inputs import NetworkName, short_names
+    from .probe_pictures import short_network
+
+    entries = [*held["rows"], *held["correlation"], *held["cka"]]
+    texts = [one["name"] for one in held["networks"]] + [one[key] for one in entries for key in ("network", "teacher", "other") if key in one]
+    short = short_names([NetworkName(text) for text in dict.fromkeys(texts)], short_network)
+    for one in held["networks"]:
+        one["name"] = short[one["name"]]
+    for one in entries:
+        one |= {key: short[one[key]] for key in ("network", "teacher", "other") if key in one}
 
 
 def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -30,7 +32,7 @@ def transfers(found: Found) -> Section:
             rows.append([group.name, "not known", None, None, None, None, None, Cell(str(len(group.runs)), len(group.runs))])
         else:
             objectives = ", ".join(f"{label} × {entry.weight:g}" for label, entry in config.objectives.items())
-            cells = [kind(config), teachers_of(config), _network(config.student), objectives, config.data.name, measured(config.train.epochs, "d")]
+            cells = [kind(config), teachers_of(config), _network(config.student), objectives, data_of(config), measured(config.train.epochs, "d")]
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
         details.append(_detail(group, alone=len(found.groups) == 1))
     columns = ["run", "transfer", "teachers", "student", "objectives × weight", "data", "epochs", "seeds"]
@@ -46,6 +48,11 @@ def kind(config: RunConfig) -> str:
     return "ensemble" if len(config.teachers) > 1 else "compression"
 
 
+def data_of(config: RunConfig) -> str:
+    """The data in few words: the file or folder, and what kind it is."""
+    return f"{Path(config.data.path).name} ({config.data.name})" if config.data.path else config.data.name
+
+
 def teachers_of(config: RunConfig) -> str:
     """Teachers in few words: alike ones are counted."""
     names = [_network(teacher) for teacher in config.teachers]
@@ -56,10 +63,10 @@ def sentence(config: RunConfig) -> str:
     """The transfer in one sentence."""
     student, labels = config.student, _learns_labels(config)
     if not config.teachers:
-        return f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of {config.data.name} without a teacher."
+        return f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of {data_of(config)} without a teacher."
     taught = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
-    who = _listed([f"{teacher.model}, which reads {teacher.modality}" for teacher in config.teachers])
-    return f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, {'with' if labels else 'without'} the labels of {config.data.name}."
+    who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
+    return f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, {'with' if labels else 'without'} the labels of {data_of(config)}."
 
 
 def _detail(group: Group, *, alone: bool) -> Markup:
@@ -75,7 +82,7 @@ def _flow(config: RunConfig) -> Markup:
     """Teachers, objectives and student from left to right."""
     teachers = [element("div", element("b", one.model), element("span", f"teacher, reads {one.modality}"), class_="node teacher") for one in config.teachers]
     if _learns_labels(config):
-        teachers.append(element("div", element("b", "labels"), element("span", f"of {config.data.name}"), class_="node"))
+        teachers.append(element("div", element("b", "labels"), element("span", f"of {data_of(config)}"), class_="node"))
     objectives = [
         element("div", element("b", label), element("span", f"weight {entry.weight:g}{_rising(entry.warmup)}"), class_="node objective")
         for label, entry in config.objectives.items()
@@ -141,7 +148,8 @@ def _charts(groups: Sequence[Group]) -> Markup:
 def _chart(key: str, groups: Sequence[Group], styles: dict[str, int]) -> Chart:
     series = [one for group in groups if (one := _series(key, group, styles[group.name])).points]
     label = _LABELS.get(key, key)
-    return Chart(label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key, "epoch", label, series)
+    title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
+    return Chart(title, "epoch", label, series, limits=(0, 100) if key.startswith("top") else (-inf, inf))
 
 
 def _series(key: str, group: Group, style: int) -> Series:
@@ -183,7 +191,7 @@ def _spoken(label: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{'; '.join(names[:-1])} and {names[-1]}" if names else "nothing"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
 
 
 def _said(value: Any) -> str:

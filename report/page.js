@@ -46,8 +46,8 @@
 
   // Charts: the values at the pointer, or at the place that the arrow keys chose.
   const NS = "http://www.w3.org/2000/svg";
-  for (const box of document.querySelectorAll(".chart-box")) {
-    const svg = box.querySelector("svg.chart");
+  for (const svg of document.querySelectorAll("svg.chart")) {
+    const box = svg.closest("figure");
     const plot = box.querySelector(".plot");
     const series = JSON.parse(svg.dataset.values);
     const axis = JSON.parse(svg.dataset.axis);

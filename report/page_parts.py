@@ -14,6 +14,7 @@ from .svg import Chart, draw, swatch
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 12_000_000  # bytes of a picture
+_LONG = 40  # letters of a cell that gets more room
 _ROWS = 60  # epochs in the table under a chart
 
 
@@ -53,7 +54,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *
         )
         for row in rows
     ]
-    made = element("table", element("caption", caption), element("thead", element("tr", head)), element("tbody", body), class_="sortable")
+    made = element("table", element("caption", element("span", caption)), element("thead", element("tr", head)), element("tbody", body), class_="sortable")
     box = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
     return element("div", box, [element("p", said, class_="small") for said in notes], class_="table")
 
@@ -66,7 +67,8 @@ def _breakable(name: Any) -> Any:
 
 
 def _cell(cell: Cell, numeric: bool) -> Markup:
-    return element("td", cell.shown, data_value=cell.value, class_="number" if numeric else None)
+    long = len(str(cell.shown)) > _LONG
+    return element("td", cell.shown, data_value=cell.value, class_="number" if numeric else "long" if long else None)
 
 
 def measured(value: Any, form: str = ".2f", unit: str = "") -> Cell:
@@ -107,7 +109,7 @@ def picture(path: Path, alt: str) -> Markup:
     if not found.startswith(_PNG) or b"IEND" not in found[-16:]:
         return warning(f"The picture {path.name} is damaged or too large to be shown.")
     source = f"data:image/png;base64,{base64.b64encode(found).decode()}"
-    return element("figure", element("img", src=source, alt=alt, loading="lazy", decoding="async"), element("figcaption", alt), class_="picture")
+    return element("figure", element("img", src=source, alt=alt), element("figcaption", alt), class_="picture")
 
 
 def warning(text: str) -> Markup:

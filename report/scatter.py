@@ -37,14 +37,14 @@ def scatter(shown: Scatter) -> Markup:
     style = {one: place for place, one in enumerate(sorted(one for one, _ in counts.most_common(_SHOWN)))}
     low = [min(point[axis] for point in shown.points) for axis in (0, 1)]
     # One scale for both axes: a map that is stretched would show distances that are not there.
-    span = max(max(point[axis] for point in shown.points) - low[axis] for axis in (0, 1)) or 1.0
-    scale = (_SIDE - 2 * _EDGE) / span
+    spans = [max(point[axis] for point in shown.points) - low[axis] for axis in (0, 1)]
+    scale = (_SIDE - 2 * _EDGE) / (max(spans) or 1.0)
+    height = round(spans[1] * scale) + 2 * _EDGE
     dots = {one: [] for one in [None, *style]}
     for (x, y), one in zip(shown.points, shown.classes, strict=True):
-        where = round(_EDGE + (x - low[0]) * scale, 1), round(_SIDE - _EDGE - (y - low[1]) * scale, 1)
+        where = round(_EDGE + (x - low[0]) * scale, 1), round(height - _EDGE - (y - low[1]) * scale, 1)
         dots[one if one in style else None].append(where)
     groups = [_group(places, style.get(one), _name(shown, one, counts)) for one, places in dots.items() if places]
-    height = _SIDE
     svg = element("svg", element("title", shown.title), groups, viewBox=f"0 0 {_SIDE} {height}", role="img", class_="map")
     keys = [
         element("li", _swatch(style.get(one)), element("span", _name(shown, one, counts)))

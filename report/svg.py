@@ -42,6 +42,7 @@ class Chart:
         xlabel, ylabel: What the axes are.
         series: The lines.
         places: Names of the places 0, 1, … along the x axis; None: numbers.
+        limits: What y cannot go beyond, such as 0 and 100 per cent; the band of a spread ends there.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Chart:
     ylabel: str
     series: Sequence[Series]
     places: Sequence[str] | None = None
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 def draw(chart: Chart) -> Markup:
@@ -87,7 +89,9 @@ class _Axes:
         highs = [y + s for one in chart.series for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)]
         ys = [y for one in chart.series for _, y in one.points]
         self.log = min(ys) > 0 and math.log10(max(ys) / min(ys)) > _DECADES
-        low, high = (min(ys), max(ys)) if self.log else (min(lows), max(highs))
+        low, high = (min(ys), max(ys)) if self.log else (max(min(lows), chart.limits[0]), min(max(highs), chart.limits[1]))
+        if chart.places:  # room for their names
+            xs = [-0.4, len(chart.places) - 0.6]
         self.x0, self.x1 = (min(xs) - 0.5, max(xs) + 0.5) if min(xs) == max(xs) else (min(xs), max(xs))
         self.ticks_y = _decades(low, high) if self.log else _ticks(low, high)
         self.y0, self.y1 = (min(low, self.ticks_y[0]), max(high, self.ticks_y[-1]))
@@ -100,7 +104,7 @@ class _Axes:
     def y(self, value: float) -> float:
         scale = math.log10 if self.log else float
         low, high = scale(self.y0), scale(self.y1)
-        value = max(value, self.y0) if self.log else value
+        value = min(max(value, self.y0), self.y1)
         return round(_HEIGHT - _BOTTOM - (scale(value) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
     def described(self) -> dict[str, float | bool]:

@@ -1,0 +1,231 @@
+"""`contrastill report` on real short runs: what the page says equals the runs' files, damage is said in its place, wrong usage is one sentence."""
+
+import html.parser
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contrastill.cli.main import main
+from contrastill.cli.report_compared import teacher_of
+from contrastill.cli.report_runs import Group, Trained
+from contrastill.compress.published import published
+from contrastill.core.config import load_config
+
+
+class Page(html.parser.HTMLParser):
+    """The tables, headings, pictures and text of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tables, self.headings, self.text, self.open, self.attributes = {}, [], "", [], []
+        self.feed(self.source)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes.append((tag, dict(attrs)))
+        if tag in ("meta", "link", "img", "wbr"):
+            return
+        self.open.append(tag)
+        if tag == "table":
+            self.rows, self.caption = [], ""
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag in ("h1", "h2", "h3"):
+            self.headings.append((int(tag[1]), ""))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "table":
+            self.tables[self.caption] = [dict(zip(self.rows[0], row, strict=True)) for row in self.rows[1:]]
+
+    def handle_data(self, data):
+        if {"script", "style"} & {*self.open}:
+            return
+        self.text += data
+        if "caption" in self.open:
+            self.caption += data
+        elif {"td", "th"} & {*self.open}:
+            self.rows[-1][-1] += data
+        elif self.open and self.open[-1] in ("h1", "h2", "h3"):
+            self.headings[-1] = (self.headings[-1][0], self.headings[-1][1] + data)
+
+    def table(self, begin):
+        return next(rows for caption, rows in self.tables.items() if caption.startswith(begin))
+
+
+def train(*arguments):
+    assert main(["train", *map(str, arguments), "train.batch_size=16", "-q"]) == 0
+
+
+@pytest.fixture(scope="module")
+def runs(four_classes, tmp_path_factory):
+    """A teacher, an untaught student with two seeds, a student of the teacher, and an evaluation of it."""
+    out = tmp_path_factory.mktemp("runs") / "all"
+    data = f"data.path={four_classes}"
+    train("teachers/cifar100", data, "student.model=resnet14", "train.epochs=2", f"out={out}/teacher")
+    train("teachers/cifar100", data, "student.model=resnet8", "train.epochs=2", "seeds=2", f"out={out}/untaught")
+    taught = ["compression/cifar100_crd", data, "student.model=resnet8", "train.epochs=2", "teachers.0.model=resnet14", f"teachers.0.weights={out}/teacher"]
+    train(*taught, "objectives.crd.num_negatives=16", "objectives.kd.weight=1", f"out={out}/taught")
+    assert main(["evaluate", f"{out}/taught", "--teachers", "--json"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    assert main(["report", str(runs), "--embeddings", "--latency", "-q"]) == 0
+    return Page(runs / "report.html")
+
+
+def history(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_chapters_are_in_order_and_named_in_the_contents(page):
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    titles = [title for level, title in page.headings if level == 2]
+    assert titles == ["Contents", "What was transferred to what", "What they came to", "How the trainings went", "Ensembles", "Segmentation and probes of the runs",
+                      "Cost of teacher and student", "Maps of the embeddings", "How to make it again"]  # fmt: skip
+    anchors = {attrs["id"] for _, attrs in page.attributes if "id" in attrs}
+    links = {attrs["href"][1:] for tag, attrs in page.attributes if tag == "a"}
+    assert links <= anchors and len(anchors) == len([1 for _, attrs in page.attributes if "id" in attrs])
+
+
+def test_the_figures_are_those_of_the_runs(page, runs):
+    rows = {row["run"]: row for row in page.table("Results of the last epoch")}
+    assert [*rows] == ["teacher", "untaught", "taught"]
+    top1 = {name: [history(run)[-1]["top1"] for run in folders] for name, folders in
+            {"teacher": [runs / "teacher"], "taught": [runs / "taught"], "untaught": [runs / "untaught/seed-0", runs / "untaught/seed-1"]}.items()}  # fmt: skip
+    for name in ("teacher", "taught"):
+        assert rows[name]["top-1, %"] == f"{top1[name][0]:.2f}" and rows[name]["seeds"] == "1"
+    values = np.array(top1["untaught"])
+    assert rows["untaught"]["top-1, %"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" and rows["untaught"]["seeds"] == "2"
+    assert rows["taught"]["points to untaught"] == f"{top1['taught'][0] - values.mean():+.2f}".replace("-", "−")
+    assert "published" not in "".join(rows["taught"])  # the data has four classes
+
+
+def test_curves_hold_the_rows_of_metrics_jsonl(page, runs):
+    drawn = [json.loads(attrs["data-values"]) for tag, attrs in page.attributes if tag == "svg" and "data-values" in attrs]
+    names = {one["name"]: one["points"] for one in drawn[0]}
+    assert [round(value, 3) for _, value in names["taught"]] == [round(row["top1"], 3) for row in history(runs / "taught") if "top1" in row]
+    loss = {one["name"]: one["points"] for one in drawn[1]}
+    both = [[row["loss"] for row in history(runs / f"untaught/seed-{seed}")] for seed in (0, 1)]
+    assert [value for _, value in loss["untaught"]] == pytest.approx(np.mean(both, axis=0).tolist(), rel=1e-5)
+    assert [epoch for epoch, _ in loss["untaught"]] == [1, 2]
+
+
+def test_networks_costs_and_evaluations(page):
+    told = {row["run"]: row for row in page.table("The trainings")}
+    assert told["taught"]["teachers"] == "resnet14 on rgb" and told["taught"]["transfer"] == "compression" and told["untaught"]["seeds"] == "2 (0, 1)"
+    assert "resnet8 reads rgb and learns from resnet14 (reads rgb), by crd and kd, with the labels of four.h5 (packed)." in page.text
+    costs = page.table("What the networks cost")
+    assert [(row["role"], row["network"]) for row in costs] == [
+        ("student", "resnet14"),
+        ("student", "resnet8"),
+        ("student", "resnet8"),
+        ("teacher", "resnet14"),
+    ]
+    assert costs[2]["parameters"].endswith("%)") and float(costs[2]["latency of one image, ms"].split()[0]) > 0
+    assert {row["network"] for row in page.table("taught: measured on its test split")} == {"student resnet8", "teacher resnet14"}
+
+
+def test_the_commands_and_versions(page, runs):
+    import torch
+
+    assert f"contrastill train teachers/cifar100 data.path={runs.parent.parent}"[:40] in page.text
+    assert f"out={runs}/untaught seeds=2" in page.text and "objectives.kd.weight=1.0" in page.text
+    assert {row["torch"] for row in page.table("untaught: versions")} == {torch.__version__} and len(page.table("untaught: versions")) == 2
+    assert sum(attrs.get("class") == "map" for tag, attrs in page.attributes if tag == "svg") == 3
+
+
+def test_one_run_and_answers_in_json(runs, tmp_path, capsys):
+    out = tmp_path / "new" / "one.html"
+    assert main(["report", str(runs / "taught"), "--out", str(out), "--json", "--quiet"]) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["report"] == str(out) and answer["runs"] == 1 and not said.err
+    assert answer["rows"][0]["top1"]["mean"] == history(runs / "taught")[-1]["top1"]
+    # What is not among the runs is known from the evaluation beside the student.
+    assert answer["rows"][0]["untaught"] is None and answer["rows"][0]["name"] == "taught"
+    one = Page(out)
+    assert one.headings[0] == (1, "Report on taught") and "Networks" in one.tables and not [path for path in out.parent.iterdir() if path != out]
+
+
+def test_damage_is_said_in_its_place(runs, tmp_path):
+    hurt = tmp_path / "<b>hurt"
+    shutil.copytree(runs, hurt, ignore=shutil.ignore_patterns("report.html"))
+    lines = (hurt / "taught/metrics.jsonl").read_text().splitlines()
+    (hurt / "taught/metrics.jsonl").write_text("\n".join(['{"epoch": ', lines[1], '{"cut']))
+    (hurt / "taught/evaluation.json").write_text('{"rows": [{"role": 1}]}')
+    (hurt / "untaught/seed-0/student.safetensors").unlink()
+    (hurt / "untaught/seed-1/student.safetensors").write_bytes(b"no weights")
+    (hurt / "teacher/config.yaml").write_text("student: [")
+    (hurt / "comparison.json").write_text("[]")
+    assert main(["report", str(hurt), "--embeddings", "-q"]) == 0
+    found = Page(hurt / "report.html")
+    assert "Line 1 of metrics.jsonl cannot be read and is left out" in found.text and "There is no student.safetensors" in found.text
+    assert "config.yaml cannot be read" in found.text and "what was written there cannot be read" in found.text and "weights" in found.text
+    assert "<b>hurt" in found.text and "<b>hurt" not in found.source
+    rows = {row["run"]: row for row in found.table("Results of the last epoch")}
+    assert rows["taught"]["top-1, %"] == f"{json.loads(lines[1])['top1']:.2f}"
+
+
+def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(runs / "taught", out)
+    text = (out / "config.yaml").read_text().replace("model: resnet14", "model: resnet56").replace("model: resnet8", "model: resnet20")
+    (out / "config.yaml").write_text(text.replace("num_negatives: 16\n", "num_negatives: null\n"))
+    facts = json.loads((out / "checkpoints/data.json").read_text())
+    facts["train"]["classes"] = facts["test"]["classes"] = 100
+    (out / "checkpoints/data.json").write_text(json.dumps(facts))
+    assert main(["report", str(out), "--json", "-q"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["published"] == published("resnet56", "resnet20", "crd+kd").top1
+    assert "48 train images instead of 50,000" in row["note"] and "2 epochs instead of 240" in row["note"]
+
+
+def test_a_teacher_is_found_where_the_folders_were_moved():
+    taught = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher"])
+    teacher = load_config("teachers/rooms")
+
+    def group(path, config):
+        return Group(path, Path(path), [Trained(Path(path), config, [], True)])
+
+    far = group("/new/demo/luminance/teacher", load_config("teachers/rooms", ["student.modality=luminance"]))
+    alike, other = group("/new/other/teacher", teacher), group("/new/demo/untaught", load_config("teachers/rooms", ["student.model=resnet8"]))
+    there = group("/new/demo/teacher", teacher)
+    assert teacher_of([far, alike, other, there], taught) is there and teacher_of([far, alike, other], taught) is alike
+    assert teacher_of([far, other], taught) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (None, ["{}/nothing"], "is no folder"),
+        ("empty", ["{}/empty"], "holds no run"),
+        ("comparison.json", ["{}"], "results and no run"),
+        (None, [], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(tmp_path, capsys, make, arguments, message):
+    if make == "empty":
+        (tmp_path / make).mkdir()
+    elif make:
+        (tmp_path / make).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["report", *(argument.format(tmp_path) for argument in arguments)]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_page_that_cannot_be_written(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path, tmp_path / "file" / "page.html"):
+        assert main(["report", str(runs / "teacher"), "--out", str(out), "-q"]) == 2
+        assert "--out" in capsys.readouterr().err and (tmp_path / "file").read_text() == "x"

@@ -161,8 +161,8 @@ class _On:
             there = self.layers[text]
             for layer in wanted.layers or ():
                 if layer not in there:
-                    hint = nearest(layer, there, f"it has {', '.join(there)}")
-                    raise UsageError(f"{text} has no layer {layer}: {hint}")
+                    near = nearest(layer, {"embedding", "logits"} & {*there}, "")
+                    raise UsageError(f"{text} has no layer {layer}: it has {', '.join(there)}{'; ' if near else ''}{near}")
         if wanted.correlation is not None:
             for text in (*self.networks, wanted.correlation.text):
                 if "logits" not in self.layers[text]:

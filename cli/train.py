@@ -72,7 +72,7 @@ def _whats_next(out: str) -> str:
 
     return (
         f"in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), config.yaml (all settings)\n"
-        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export {quote(out)}"
+        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export {quote(out)} · contrastill report {quote(out)}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -79,6 +80,8 @@ class _Compiled:
         self._seen: dict[str, Tensor] = {}
         self._hooks = {name: partial(self._see_input if name.startswith(INPUT) else self._see_output, name) for name in names}
         self._function = torch.compile(self._look)
+        # Said where CUDA's compiler is installed and no GPU is there, which is nothing to a network that runs on the processor.
+        logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_of_cuda)
 
     def __call__(self, images: Tensor) -> tuple[object, dict[str, Tensor]]:
         """What the module returns, or None, and what each tap gave."""
@@ -110,6 +113,10 @@ class _Compiled:
 
     def _see_output(self, name: str, _: nn.Module, args: tuple, output: Tensor) -> None:
         self._seen[name] = output
+
+
+def _is_not_of_cuda(record: logging.LogRecord) -> bool:
+    return "No CUDA runtime is found" not in record.getMessage()
 
 
 def _refusal(error: RuntimeError) -> str | None:

@@ -17,7 +17,7 @@ from ..core.errors import ContrastillError, UsageError
 from .camera import Camera
 from .corrupted import CorruptedLog, Mended
 from .file_views import FileViews, jitter
-from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker, sigterm_blocked
+from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker, sigterm_blocked, unwarned
 from .in_memory import Batch, check_shares, filled, marks, shares
 from .joint_views import JointViews
 from .view_options import ViewOptions
@@ -269,17 +269,18 @@ class FileLoader:
     def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
         """What was read of these samples, in order."""
         if self._data is None:
-            self._data = DataLoader(
-                self._reader,
-                batch_size=None,
-                sampler=self._requests,
-                num_workers=self._workers,
-                persistent_workers=self._workers > 0,
-                worker_init_fn=prepare_worker,
-                pin_memory=self.device.type == "cuda",
-                # Of its own: DataLoader draws a number at the start of each pass, and the global generator's state is the training's.
-                generator=torch.Generator(),
-            )
+            with unwarned():
+                self._data = DataLoader(
+                    self._reader,
+                    batch_size=None,
+                    sampler=self._requests,
+                    num_workers=self._workers,
+                    persistent_workers=self._workers > 0,
+                    worker_init_fn=prepare_worker,
+                    pin_memory=self.device.type == "cuda",
+                    # Of its own: DataLoader draws a number at the start of each pass, and the global generator's state is the training's.
+                    generator=torch.Generator(),
+                )
         self._requests.pending = [(view, index.numpy()) for index in batches]
         try:
             for read in self._started():
@@ -317,7 +318,7 @@ class FileLoader:
             # OpenCV's threads do not live on in a fork, and setNumThreads there would wait for their end for ever.
             cv2.setNumThreads(1)
         try:
-            with sigterm_blocked():
+            with sigterm_blocked(), unwarned():
                 return iter(self._data)
         finally:
             if self._workers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from os import PathLike
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ..core.errors import ContrastillError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _ORIENTATION = 274  # the EXIF tag
+# Of a photograph only its orientation is asked for, and pixels beside a damaged tag are as good as others.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")
 _JPEG_END = b"\xff\xd9"
 # What libjpeg can shrink an image by while it decodes it.
 REDUCTIONS = (8, 4, 2)

@@ -157,7 +157,7 @@ def test_a_split_alone(folder, tmp_path, capsys):
     assert main(["data", "pack", str(folder), str(out), "--split", "test", "--quiet"]) == 0
     assert list(_info(out, capsys)["splits"]) == ["test"]
     assert main(["data", "pack", str(folder), str(out), "--split", "val", "--force"]) == 2
-    assert "--split val does not exist: there are train, test" in capsys.readouterr().err
+    assert "--split 'val' does not exist: there are test, train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_wrong_options(folder, tmp_path, capsys, monkeypatch, source, options, s
 @pytest.mark.parametrize(
     "source,out,says",
     [
-        ("nowhere", "x.h5", "nowhere is neither a folder nor NAME:PATH with NAME one of cifar100"),
+        ("nowhere", "x.h5", "nowhere is neither a folder nor NAME:PATH: NAME is one of cifar100"),
         ("cifar10:data", "x.h5", "dataset 'cifar10' does not exist: did you mean cifar100"),
         ("pets/val", "x.h5", "has no folder train"),
         ("pets", "x.txt", "should be called .h5"),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -72,6 +73,13 @@ def test_the_help_of_all_names_every_command_and_debug(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(words[0] in shown for words in COMMANDS) and "--debug" in shown
+
+
+def test_the_documentation_lists_every_command():
+    root = Path(__file__).resolve().parent.parent
+    page, readme = ((root / name).read_text(encoding="utf-8") for name in ("docs/guides/command_line.md", "README.md"))
+    for words in COMMANDS:
+        assert f"`contrastill {' '.join(words)}`" in page and f"`{words[0]}`" in readme
 
 
 @pytest.mark.parametrize(("words", "near"), [(["trian"], "train"), (["data", "inof"], "info"), (["doctr"], "doctor")])

@@ -19,7 +19,7 @@ from ..core.folding import fold_batchnorm
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
-from ..core.schema import NetworkConfig, RunConfig
+from ..core.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.teacher_cache import TeacherMemory
 from ..core.teacher_files import known_spec
 from ..core.transfer import Term, Transfer
@@ -42,11 +42,12 @@ class Assembly:
     splits: Mapping[str, Any]
 
 
-def assemble(config: RunConfig, *, filling: bool = False) -> Assembly:
+def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, filling: bool = False) -> Assembly:
     """Build what a config describes.
 
     Args:
         config: Of a run.
+        splits: What :func:`open_splits` gave, where the data are open already.
         filling: Whether the folder of its teacher cache is about to be filled: what it lacks is no error then.
 
     Raises:
@@ -55,7 +56,7 @@ def assemble(config: RunConfig, *, filling: bool = False) -> Assembly:
     """
     accelerator = prepare_accelerator(config)
     networks = [*config.teachers, config.student]
-    splits = {name: open_split(config, name) for name in ("train", "test")}
+    splits = splits or open_splits(config.data)
     for network in networks:
         check_modality(network, splits["train"])
     shares = {"device": accelerator.device, "seed": config.seed, "rank": accelerator.process_index, "world": accelerator.num_processes}
@@ -156,11 +157,20 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
 
 def open_split(config: RunConfig, name: str) -> Any:
     """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
-    dataset = DATASETS[config.data.name]
-    options = config.data.options()
+    return _open_data(config.data).open(name)
+
+
+def open_splits(data: DataConfig) -> dict[str, Any]:
+    """Both splits of a config's data by their names."""
+    return {name: _open_data(data).open(name) for name in ("train", "test")}
+
+
+def _open_data(data: DataConfig) -> Any:
+    dataset = DATASETS[data.name]
+    options = data.options()
     if "path" in dataset.Options.model_fields:
-        options["path"] = config.data.path
-    return dataset(dataset.Options(**options)).open(name)
+        options["path"] = data.path
+    return dataset(dataset.Options(**options))
 
 
 def open_loader(split: Any, modalities: Collection[str], **options: Any) -> Loader:

@@ -22,8 +22,13 @@ from .processes import others_may_end
 log = logging.getLogger(__name__)
 
 
-def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | None:
+def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, progress: bool = True) -> dict[str, Any] | None:
     """Train what a config describes in its run folder, going on where an earlier call was stopped.
+
+    Args:
+        config: Of the run.
+        splits: Of its data, where they are open already.
+        progress: Whether to show it.
 
     Returns:
         The last epoch's row of metrics.jsonl; None on a process that is not the main one.
@@ -34,7 +39,7 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
     """
     run = Run(config.out)
     with others_may_end(config.train.timeout_minutes):
-        parts = assemble(config)
+        parts = assemble(config, splits=splits)
         accelerator = parts.accelerator
         if accelerator.is_main_process:
             run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})

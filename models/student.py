@@ -138,7 +138,7 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
     lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
     if trained is not None:
         taught = f"taught by {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
-        objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in trained["objectives"].items())
+        objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
         measured = ", ".join(f"{name.replace('top', 'top-')} {value:.2f} %" for name, value in trained["measured"].items())
         lines += [
             f"A student {taught}, made by contrastill.",
@@ -149,7 +149,7 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
             f"| data | {trained['data']} |",
             f"| training | {trained['epochs']} epochs, seed {trained['seed']} |",
             f"| measured on the test split after the last epoch | {measured or 'nothing'} |",
-            f"| versions | {', '.join(f'{name} {version}' for name, version in trained['versions'].items())} |",
+            f"| versions | {', '.join(f'{name} {version}' for name, version in sorted(trained['versions'].items()))} |",
             "",
         ]
     return "\n".join(

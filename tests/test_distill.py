@@ -124,7 +124,7 @@ def test_a_call_leaves_the_generators_and_what_it_was_given_as_they_were(tmp_pat
 def test_own_networks_and_datasets(own):
     assert type(own.student) is Tiny and not own.student.training and own.metrics["top1"] >= 0
     entry = own.config.student
-    assert entry.model.endswith("test_distill.Tiny") and entry.embedding == "input:head" and entry.num_classes == 4 and entry.maps == ("features.2",)
+    assert entry.model.endswith("test_distill.Tiny") and entry.embedding == "input:head" and entry.num_classes == 4 and entry.maps == ("drop",)
     assert set(own.config.objectives) == {"cross_entropy", "crd", "kd"}
     assert own.student.taps.embedding == "input:head" and own.student.preprocess(1) == 2
     assert same(own.student, contrastill.load_student(own.out, module=Tiny()))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.engine import Loader
@@ -144,6 +145,11 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
             raise UsageError(f"tracker {name!r} is not installed: pip install {name}, or take it out of trackers")
     project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers"))
     precision = "no" if config.train.precision == "fp32" else config.train.precision
+    if is_initialized() and AcceleratorState().mixed_precision != precision:
+        raise UsageError(
+            f"train.precision={config.train.precision}, but this process has an Accelerator with mixed_precision={AcceleratorState().mixed_precision!r} already: "
+            "make both the same"
+        )
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
     accelerator = Accelerator(mixed_precision=precision, log_with=list(config.trackers) or None, project_config=project, kwargs_handlers=[waiting])
     started = int(os.environ.get("WORLD_SIZE", 1))

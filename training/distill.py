@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..core.checkpoint import random_state, set_random_state
@@ -207,7 +206,6 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
 
 
 def _result(config: RunConfig) -> Distilled:
-    """What the run's folder holds, on every process when the main one has written it."""
-    PartialState().wait_for_everyone()
+    """What the run's folder holds, on every process."""
     run = Run(config.out)
     return Distilled(load_student(run.path), run.history()[-1], run.path, run, config)

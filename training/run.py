@@ -17,7 +17,7 @@ from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..report.curves import draw_curves
 from .assemble import Assembly, assemble
-from .processes import others_may_end
+from .processes import others_may_end, parting
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
         ContrastillError: The training failed or was stopped, or another of its processes was; what was written before stays.
     """
     run = Run(config.out)
-    with others_may_end(config.train.timeout_minutes):
+    with others_may_end(config.train.timeout_minutes), parting():
         parts = assemble(config, splits=splits)
         accelerator = parts.accelerator
         if accelerator.is_main_process:
@@ -49,16 +49,18 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
         try:
             result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
         finally:
-            accelerator.end_training()
+            for tracker in accelerator.trackers:
+                tracker.finish()
             # Of a training that was stopped too: what there is of its curves is what one wants to see.
             if accelerator.is_main_process:
                 _draw(run)
-    if not accelerator.is_main_process:
-        return None
-    with run.room_for(run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())):
-        save_student(parts.transfer.student, run.student)
-        save_adaptors(parts.transfer, run.adaptors)
-    return result.last
+        if accelerator.is_main_process:
+            with run.room_for(run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())):
+                save_student(parts.transfer.student, run.student)
+                save_adaptors(parts.transfer, run.adaptors)
+        # Whoever trained it may read it.
+        accelerator.wait_for_everyone()
+    return result.last if accelerator.is_main_process else None
 
 
 def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None], progress: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,14 +39,17 @@ def others_may_end(timeout_minutes: float) -> Iterator[None]:
 
 @contextmanager
 def parting() -> Iterator[None]:
-    """Within it, a training: what Accelerate keeps of it in the process ends with it, so that the next may have other processes or another precision.
+    """Within it, a training: what Accelerate keeps of it in the process ends with it, so that the next may have another precision.
 
-    What was there before, as by an Accelerator of the caller's own, stays.
+    What was there before, as by an Accelerator of the caller's own, stays; and where there are several processes their group, which is made once, and ends
+    when the process does.
     """
     there = is_initialized()
     try:
         yield
     finally:
         if not there and is_initialized():
-            PartialState().destroy_process_group()
-            AcceleratorState._reset_state(reset_partial_state=True)
+            if PartialState().use_distributed:
+                atexit.register(PartialState().destroy_process_group)
+            else:
+                AcceleratorState._reset_state(reset_partial_state=True)

@@ -80,8 +80,8 @@ def distill(
         out: The run's folder.
         objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these. None is CRD of weight 0.8; where there are
             labels also cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's or your own, not a published
-            network) KD of weight 1. These are the weights of the paper's combination (Tian et al., ICLR 2020), which is first of what was measured over
-            three seeds: 40.9 % against 38.2 % of KD alone and 33.1 % untaught (docs/results.md).
+            network) KD of weight 1. These are the weights of the paper's combination (Tian et al., ICLR 2020); over three seeds on real images it gave 40.9 %
+            top-1 against 38.2 % of KD alone and 33.1 % untaught, as much within the spread as the best of all objectives (docs/results.md).
         epochs: Passes over the training samples; None is the paper's 240.
         seed: Of weights, order, views and negatives.
         teacher_modality, student_modality: What they read: ``rgb``, ``depth`` or another that the data has or that is made from it; None is rgb,

@@ -11,7 +11,7 @@ _OFFERS = {
     "Network": ("core.representation", "Network"),
     "Preprocess": ("core.representation", "Preprocess"),
     "Representation": ("core.representation", "Representation"),
-    "Student": ("models.student", "Student"),
+    "Student": ("training.student", "Student"),
     "Taps": ("core.representation", "Taps"),
     "Transfer": ("core.transfer", "Transfer"),
     "distill": ("training.distill", "distill"),

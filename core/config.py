@@ -100,12 +100,21 @@ def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        tree = OmegaConf.create(dict(values))
+        tree = OmegaConf.create(_plain(values))
         for key, value in overrides.items():
-            _put(tree, key, value)
+            _put(tree, key, _plain(value))
     except OmegaConfBaseException as error:
         raise UsageError(f"the values given are no config: {str(error).splitlines()[0]}") from error
     return OmegaConf.to_container(tree)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and paths as a file of YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> BaseModel:

@@ -91,8 +91,8 @@ def distill(
         overrides: Further keys of the config: those of ``train`` by their own names (``batch_size=256, lr=0.1, precision="bf16"``), a whole section as a
             dict (``ensemble={"rule": "entropy"}``), any other by its dotted key (``**{"objectives.crd.num_negatives": 4096}``).
 
-    A module of your own sees the values that your dataset hands out, or images of whole numbers as values in [0, 1], unless ``mean`` and ``std`` say otherwise; networks
-    known by name normalise on their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
+    A module of your own sees the values that your dataset hands out, or images of whole numbers as values in [0, 1] (one of timm's: normalised as it says itself), unless
+    ``mean`` and ``std`` say otherwise; networks known by name normalise on their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
 
     Raises:
         UsageError: Something that does not exist, or that does not fit the rest; nothing is written then.

@@ -15,7 +15,7 @@ from ..core.registry import short_name
 from ..core.representation import Preprocess
 from ..core.run import Run
 from ..core.weights import find_weights, save_state_dict
-from .build import fill, make, read_recipe, tuples
+from ..models.build import fill, make, read_recipe, tuples
 
 _WEIGHTS = "model.safetensors"
 

@@ -125,7 +125,7 @@ def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file:
         module = builder(**options)
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
-    written = _recipe(file) if file.suffix == ".safetensors" else None
+    written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, names_beside, nearest
 from ..core.kept import tensors_hash
 from ..core.registry import DATASETS, MODELS, PRETRAINED, own_name
 from ..core.representation import Network, Preprocess, Taps
@@ -132,7 +132,10 @@ def _check_name(name: str, role: str) -> None:
     try:
         _ = MODELS[name]
     except UsageError as error:
-        raise UsageError(f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {error}") from error
+        # What looks like a path has its like in the folder, else among the networks.
+        beside = names_beside(name)
+        hint = nearest(name, beside, "") if os.sep in name and beside else ""
+        raise UsageError(f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}") from error
 
 
 def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +119,8 @@ def _trained(run: Run) -> dict[str, Any] | None:
         "epochs": history[-1]["epoch"] + 1,
         "seed": config["seed"],
         "measured": {name: history[-1][name] for name in ("top1", "top5") if name in history[-1]},
-        "versions": {name: _version(name) for name in ("contrastill", "torch", "timm", "torchvision")},
+        "versions": run.made_with(),
     }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:

@@ -33,13 +33,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from classic_loop import ClassicDataset, ClassicLoop  # noqa: E402
 
-from contrastill.cli.assemble import assemble, open_split  # noqa: E402
-from contrastill.cli.run import train_run  # noqa: E402
 from contrastill.core.config import load_config  # noqa: E402
 from contrastill.core.engine import evaluate  # noqa: E402
 from contrastill.core.run import Run  # noqa: E402
 from contrastill.core.schema import RunConfig  # noqa: E402
 from contrastill.datasets.views import epoch_order  # noqa: E402
+from contrastill.training.assemble import assemble, open_split  # noqa: E402
+from contrastill.training.run import train_run  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SETTING = ("data", "limit", "epochs", "lr", "num_negatives", "seed", "threads")

@@ -56,7 +56,7 @@ def cache(
     from ..core.config import load_config
     from ..core.errors import UsageError
     from ..core.teacher_cache import TeacherMemory
-    from .assemble import assemble
+    from ..training.assemble import assemble
 
     resolved = load_config(config, [*(overrides or []), *([f"train.views={views}"] if views else [])])
     resolved.train.teacher_cache = out or resolved.train.teacher_cache

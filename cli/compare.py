@@ -12,9 +12,9 @@ from ..core.config import load_config
 from ..core.run import Run, writable_folder, write_text
 from ..core.schema import RunConfig
 from ..report.comparison import Contestant, draw_comparison
-from .assemble import open_split
+from ..training.assemble import open_split
+from ..training.run import train_unfinished
 from .measure import measure_run
-from .run import train_unfinished
 
 TEACHER, UNTAUGHT, KD, CRD = "teacher", "student, untaught", "student, KD", "student, CRD + KD"
 

@@ -10,9 +10,9 @@ from typing import Any
 from ..core.config import load_config
 from ..core.run import write_text
 from ..core.schema import RunConfig
+from ..training.run import train_unfinished
 from .diversity import measure_diversity
 from .measure import measure_run
-from .run import train_unfinished
 
 
 def compare_ensemble(

@@ -10,8 +10,8 @@ from typing import Any
 from ..core.config import load_config
 from ..core.run import write_text
 from ..core.schema import RunConfig
+from ..training.run import train_unfinished
 from .measure import measure_runs
-from .run import train_unfinished
 
 BASELINES = ("random", "scratch", "teacher")
 

@@ -14,7 +14,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.schema import NetworkConfig, RunConfig
-from .assemble import build, measure_statistics, open_split
+from ..training.assemble import build, measure_statistics, open_split
 
 BASELINES = ("random", "scratch", "teacher")
 """The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""

@@ -133,7 +133,7 @@ def input_size(text: str, network: Network, config: RunConfig | None, size: int 
 def data_size(config: RunConfig | None, modality: str) -> int | tuple[int, int] | None:
     """Of the images of a run's data: by the config, else by the data themselves; None where they are not at hand."""
     from ..core.errors import ContrastillError
-    from .assemble import open_loader, open_split
+    from ..training.assemble import open_loader, open_split
 
     if config is None:
         return None

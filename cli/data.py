@@ -125,7 +125,7 @@ def describe(source: str, *, target: str = "target") -> dict[str, Any]:
 
 def _fields(split: Any) -> dict[str, Any]:
     """The fields of an open split; a sample is read, so that a folder that cannot be shows."""
-    from .assemble import open_loader
+    from ..training.assemble import open_loader
 
     batch = next(iter(open_loader(split, [*split.modalities], batch_size=1, train=False, device="cpu").epoch(0)))
     fields: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from ..core.schema import NetworkConfig, RunConfig
 from ..core.seeds import members
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..report.diversity import Bar, Curve, draw_diversity
-from .assemble import check_modality, open_loader, open_split, prepare_accelerator
+from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
 from .contenders import Contenders
 from .measure import evaluation_data
 

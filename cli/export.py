@@ -101,7 +101,7 @@ class _Data:
     """
 
     def __init__(self, config: RunConfig, named: str | None, *, needed: bool) -> None:
-        from .assemble import open_split
+        from ..training.assemble import open_split
         from .probe_inputs import data_named
 
         if named is None:
@@ -157,7 +157,7 @@ class _Data:
         return ((batch[self.modality], batch["target"]) for batch in self._loader("test", 64).epoch(0))
 
     def _loader(self, name: str, batch_size: int) -> Any:
-        from .assemble import open_loader
+        from ..training.assemble import open_loader
 
         return open_loader(self.split(name), [self.modality], batch_size=batch_size, train=False, device="cpu")
 

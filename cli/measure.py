@@ -19,7 +19,7 @@ from ..core.schema import RunConfig
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
-from .assemble import check_modality, open_loader, open_split, prepare_accelerator
+from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
 from .contenders import BASELINES, Contender, Contenders
 from .gallery import Gallery
 

@@ -21,7 +21,7 @@ from ..core.schema import NetworkConfig
 from ..core.seeds import members
 from ..core.weights import find_weights
 from ..probe.features import Features
-from .assemble import build
+from ..training.assemble import build
 from .contenders import Contender, Contenders
 
 _TEACHER = re.compile(r"(?P<run>.+):(?:teacher|teachers\.(?P<number>\d+))")

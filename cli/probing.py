@@ -18,7 +18,7 @@ from ..probe.few_shot import few_shot
 from ..probe.linear import fit_probe
 from ..probe.logme import logme
 from ..probe.neighbours import knn
-from .assemble import check_modality, open_loader
+from ..training.assemble import check_modality, open_loader
 from .contenders import Contender
 from .probe_inputs import DataName, NetworkName, OpenData, short_names
 

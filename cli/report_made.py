@@ -97,7 +97,7 @@ def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int
 
     from ..core.run import Run
     from ..probe.projection import principal_axes
-    from .assemble import check_modality, open_loader, open_split
+    from ..training.assemble import check_modality, open_loader, open_split
     from .contenders import Contenders
     from .measure import evaluation_data
 

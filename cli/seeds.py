@@ -12,9 +12,9 @@ from ..core.errors import UsageError
 from ..core.run import Run
 from ..core.schema import RunConfig
 from ..core.seeds import member
-from .assemble import prepare_accelerator
+from ..training.assemble import prepare_accelerator
+from ..training.run import train_run
 from .diversity import measure_diversity
-from .run import train_run
 
 
 def train_seeds(config: RunConfig, *, progress: bool = True, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:

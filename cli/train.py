@@ -54,7 +54,7 @@ def train(
     if resolved.seeds:
         _train_seeds(resolved, as_json, quiet)
         return
-    from .run import train_run
+    from ..training.run import train_run
 
     row = train_run(resolved, progress=not quiet)
     if row is None:

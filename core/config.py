@@ -77,6 +77,46 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
     return validate(values)
 
 
+def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+    """A config from values in Python; nothing is built.
+
+    Args:
+        values: A tree as a file would have it.
+        overrides: Values by dotted keys, on top of it: ``{"train.epochs": 10}``.
+
+    Raises:
+        UsageError: An unknown key or name, a value that is not allowed or not set.
+    """
+    return validate(_with_values(values, overrides))
+
+
+def make_data_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> DataConfig:
+    """The section ``data`` alone, see :func:`make_config`; keys of ``overrides`` are those below ``data``."""
+    return _validate_data(_checked(DataConfig, _with_values(values, overrides), "data."))
+
+
+def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        tree = OmegaConf.create(_plain(values))
+        for key, value in overrides.items():
+            _put(tree, key, _plain(value))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"the values given are no config: {str(error).splitlines()[0]}") from error
+    return OmegaConf.to_container(tree)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and paths as a file of YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> BaseModel:
     """The validated options of a registered data set, for commands that need no whole config.
 
@@ -107,16 +147,21 @@ def _dotted(key: str) -> str:
 
 def _override(tree: Any, override: str) -> None:
     """Apply one ``key.path=value`` in place; merging a dotlist would fail on lists, so it is an update."""
-    from omegaconf import ListConfig, OmegaConf
-    from yaml import safe_load
+    from omegaconf import OmegaConf
 
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
+    # YAML 1.1 takes 5e-4 for a string, OmegaConf's own loader does not.
+    _put(tree, key, OmegaConf.create(f"value: {text}")["value"] if text else None)
+
+
+def _put(tree: Any, key: str, value: Any) -> None:
+    """Set a dotted key in place; a list grows by its next number."""
+    from omegaconf import ListConfig, OmegaConf
+
     parent, _, last = key.rpartition(".")
     holder = OmegaConf.select(tree, parent) if parent else tree
-    # YAML 1.1 takes 5e-4 for a string, OmegaConf's own loader does not.
-    value = OmegaConf.create(f"value: {text}")["value"] if text else safe_load("null")
     if isinstance(holder, ListConfig):
         if not last.isdigit() or int(last) > len(holder):
             raise UsageError(f"{key} is not in the config: {parent} is a list of {len(holder)}, numbered from 0, and {parent}.{len(holder)} adds one")
@@ -124,7 +169,7 @@ def _override(tree: Any, override: str) -> None:
             holder.append(value)
             return
     elif parent and parent.rpartition(".")[2].isdigit() and holder is None:
-        _override(tree, f"{parent}={{}}")
+        _put(tree, parent, {})
     OmegaConf.update(tree, key, value, merge=False, force_add=True)
 
 
@@ -149,13 +194,18 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         if objective.needs_teacher and not config.teachers:
             raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
     _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig))
-    config.data.name = config.data.name or _recognise(config.data.path)
-    dataset = DATASETS[config.data.name]
-    given = {"path": config.data.path} if config.data.path is not None else {}
-    _keep(config.data, _checked(dataset.Options, {**given, **config.data.options()}, "data.", DataConfig))
+    _validate_data(config.data)
     for network in [*config.teachers, config.student]:
         model_builder(network.model, network.weights)
     return config
+
+
+def _validate_data(data: DataConfig) -> DataConfig:
+    """The same section with its name, found by the path where it is not given, and all options of that data set."""
+    data.name = data.name or _recognise(data.path)
+    given = {"path": data.path} if data.path is not None else {}
+    _keep(data, _checked(DATASETS[data.name].Options, {**given, **data.options()}, "data.", DataConfig))
+    return data
 
 
 def _keep(section: OpenSection, options: BaseModel) -> None:

@@ -109,6 +109,27 @@ class Objective(nn.Module):
         return cls.per_sample is not Objective.per_sample
 
 
+def check_labels(objective: str, setting: Setting) -> None:
+    """Refuse data whose classes the student's logits cannot be compared with.
+
+    Args:
+        objective: Its name, for the message.
+        setting: With the labels and the length of the student's logits.
+
+    Raises:
+        UsageError: The data has no labels, or more classes than the student.
+    """
+    if setting.targets is None:
+        raise _unlabelled(objective)
+    classes, own = int(setting.targets.max()) + 1, setting.student.num_classes
+    if own is not None and classes > own:
+        raise UsageError(f"objective {objective} compares logits with labels, but the student has {own} classes and the data {classes}: give it {classes}")
+
+
+def _unlabelled(objective: str) -> UsageError:
+    return UsageError(f"objective {objective} needs labels, and this data has none: take the objective out of the config")
+
+
 def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:
     """The batch's classes (B,), or a clear refusal.
 
@@ -116,5 +137,5 @@ def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:
         UsageError: The data has no labels.
     """
     if "target" not in batch:
-        raise UsageError(f"objective {objective} needs labels, and this data has none: take the objective out of the config")
+        raise _unlabelled(objective)
     return batch["target"]

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from .errors import UsageError, unknown_name
@@ -28,6 +29,7 @@ class Registry(Mapping[str, T]):
         self._packages = packages
         self._entries: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
+        self._lent: dict[str, T] = {}
         self._lock = threading.RLock()
         self._discovering = self._discovered = False
 
@@ -55,7 +57,23 @@ class Registry(Mapping[str, T]):
 
         return enter
 
+    @contextmanager
+    def lend(self, name: str, entry: T) -> Iterator[None]:
+        """Within it, :func:`own_name` stands for an object that was made in Python; afterwards the name is refused, as no config can make it."""
+        self._lent[name] = entry
+        try:
+            yield
+        finally:
+            self._lent.pop(name, None)  # two equal ones have one name
+
     def __getitem__(self, name: str) -> T:
+        if name.startswith(OWN):
+            if name in self._lent:
+                return self._lent[name]
+            raise UsageError(
+                f"{self.kind} {name.removeprefix(OWN)!r} was an object in Python, which no config can make: hand it to contrastill.distill again "
+                f"(a trained student to contrastill.load_student, as module=…), or register a {self.kind} of your own, as docs/guides/own.md shows"
+            )
         self._discover()
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._families:
@@ -91,6 +109,21 @@ class Registry(Mapping[str, T]):
                 for module in pkgutil.iter_modules(package.__path__):
                     importlib.import_module(f"{package.__name__}.{module.name}")
             self._discovered = True
+
+
+OWN = "python:"
+"""Begins the name that a config calls an object by which was made in Python."""
+
+
+def own_name(thing: object, *, mark: str = "") -> str:
+    """What a config calls an object that was made in Python: its class, and what tells it from others of that class."""
+    kind = type(thing)
+    return f"{OWN}{kind.__module__}.{kind.__qualname__}{mark and '@'}{mark}"
+
+
+def short_name(name: str) -> str:
+    """The name, of an object made in Python the class alone."""
+    return name.removeprefix(OWN).rpartition("@")[0].rpartition(".")[2] or name.rpartition(".")[2] if name.startswith(OWN) else name
 
 
 OBJECTIVES: Registry[type] = Registry("objective", "objectives", "xmodal", "ensemble")

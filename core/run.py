@@ -96,14 +96,21 @@ class Run:
         Args:
             versions: As :func:`~.versions.versions` gives them.
         """
-        try:
-            known = json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            known = []
+        known = self._versions()
         if known and {**known[-1], "date": None} == {**versions, "date": None}:
             return
         with self.room_for(self.versions.name):
             write_text(self.versions, json.dumps([*known, versions], indent=1) + "\n")
+
+    def made_with(self) -> dict[str, str]:
+        """The last entry of versions.json; empty where there is none."""
+        return (self._versions() or [{}])[-1]
+
+    def _versions(self) -> list[dict[str, str]]:
+        try:
+            return json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return []
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Complain where the data are not those that the run began with."""

@@ -24,8 +24,8 @@ from .view_options import ViewOptions
 from .views import epoch_order
 
 
-class _ReadSplit:
-    """What the splits below have in common."""
+class ReadSplit:
+    """What splits whose samples are read by their rows have in common."""
 
     def loader(
         self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
@@ -43,7 +43,7 @@ class _ReadSplit:
         return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
 
 
-class FileSplit(_ReadSplit):
+class FileSplit(ReadSplit):
     """One split of a data set of images that are read when they are needed.
 
     Args:
@@ -104,7 +104,7 @@ class FileSplit(_ReadSplit):
         return Images(self.pictures, self.views, seed, self.num_samples if self.skip_corrupted else None)
 
 
-class PairSplit(_ReadSplit):
+class PairSplit(ReadSplit):
     """One split of aligned modalities that are read when they are needed.
 
     Args:

@@ -92,10 +92,11 @@ def build_network(
         module = builder(**options)
     if file is not None:
         module = _loaded(module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb"))
-    own = _preprocess(module, made, file)
+    source = _source(module, builder)
+    own = _preprocess(source, made, file)
     network = Network(
         module,
-        taps=Taps(embedding or module.taps.embedding, module.taps.maps if maps is None else tuple(maps), module.taps.logits),
+        taps=Taps(embedding or source.taps.embedding, source.taps.maps if maps is None else tuple(maps), source.taps.logits),
         preprocess=Preprocess(
             tuple(own_mean or own.mean),
             tuple(own_std or own.std),
@@ -103,8 +104,13 @@ def build_network(
         ),
         modality=modality,
     )
-    network.recipe = {"model": name, **options, "num_classes": _num_logits(module, options)}
+    network.recipe = {"model": name, **options, "num_classes": options.get("num_classes", _num_logits(module, source))}
     return network
+
+
+def _source(module: nn.Module, builder: Callable) -> Any:
+    """What carries taps, preprocessing and the names of the classifiers: the module, or what stands for the builder of one that was made elsewhere."""
+    return builder if hasattr(builder, "taps") else module
 
 
 def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file: Path, name: str, new_classifier: bool, new_stem: bool) -> nn.Module:
@@ -112,14 +118,14 @@ def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file:
     state, own = load_state_dict(file), module.state_dict()
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(builder, "convert"):
         state = _converted(builder, module, state)
-    classifiers = _classifiers(module)
+    classifiers = _classifiers(_source(module, builder))
     classes = classes_in(state, classifiers)
     if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
         options["num_classes"] = classes
         module = builder(**options)
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
-    written = _recipe(file) if file.suffix == ".safetensors" else None
+    written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module
@@ -141,24 +147,23 @@ def _converted(builder: Callable, module: nn.Module, state: dict[str, Tensor]) -
         return state
 
 
-def _classifiers(module: nn.Module) -> tuple[str, ...]:
+def _classifiers(source: Any) -> tuple[str, ...]:
     """The layers that give the logits: what the adapters say, else where the embedding goes in."""
-    embedding = module.taps.embedding or ""
-    return getattr(module, "classifiers", (embedding.removeprefix("input:"),) if embedding.startswith("input:") else ())
+    embedding = source.taps.embedding or ""
+    return getattr(source, "classifiers", (embedding.removeprefix("input:"),) if embedding.startswith("input:") else ())
 
 
-def _num_logits(module: nn.Module, options: dict[str, Any]) -> int | None:
-    """Length of the logits, given or as the network has it."""
-    own = getattr(module, "num_logits", None) or classes_in(module.state_dict(), _classifiers(module))
-    return options.get("num_classes", own)
+def _num_logits(module: nn.Module, source: Any) -> int | None:
+    """Length of the logits as the network has it."""
+    return getattr(source, "num_logits", None) or classes_in(module.state_dict(), _classifiers(source))
 
 
-def _preprocess(module: nn.Module, made: dict[str, Any], file: Path | None) -> Preprocess:
+def _preprocess(source: Any, made: dict[str, Any], file: Path | None) -> Preprocess:
     """That of the run the weights are from; else the network's own, with its published size for a file from elsewhere."""
     if made:
         return Preprocess(**made["preprocess"])
-    own: Preprocess = module.preprocess
-    return own if file is None else replace(own, resolution=own.resolution or getattr(module, "published_resolution", None))
+    own: Preprocess = source.preprocess
+    return own if file is None else replace(own, resolution=own.resolution or getattr(source, "published_resolution", None))
 
 
 def save_student(network: Network, path: str | os.PathLike) -> None:
@@ -178,7 +183,7 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
     save_state_dict(network.module.state_dict(), path, metadata={_METADATA: json.dumps(made)})
 
 
-def load_student(run: str | os.PathLike) -> nn.Module:
+def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 
     Its input is normalised images; ``module.preprocess`` does that as in the training, ``module.taps`` says where its
@@ -186,36 +191,48 @@ def load_student(run: str | os.PathLike) -> nn.Module:
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
+        module: For a student of a class of your own, which contrastill cannot make: one of that class, which is filled with the weights.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or its network is of a class that only you can make, or ``module`` is of another.
         ContrastillError: The file is damaged, or was not written by a run.
     """
     path = find_weights(run)
-    made = _recipe(path)
+    made = read_recipe(path)
     if made is None:
         raise ContrastillError(f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name")
-    module = MODELS[made["model"]](**{key: made[key] for key in _OPTIONS if key in made})
-    load_weights(module, path, name=made["model"])
-    module.preprocess = Preprocess(**made["preprocess"])
-    module.taps = Taps(**made["taps"])
+    return fill(make(made) if module is None else module, made, path)
+
+
+def make(recipe: Mapping[str, Any]) -> nn.Module:
+    """The untaught module that a recipe describes."""
+    return MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe})
+
+
+def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
+    """Load a student's weights into its module, and say there how it sees and where its representation is; in eval mode."""
+    load_weights(module, path, name=recipe["model"])
+    for name, value in (("preprocess", Preprocess(**recipe["preprocess"])), ("taps", Taps(**recipe["taps"]))):
+        # A class of somebody's own may use the name for something else.
+        if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
+            setattr(module, name, value)
     return module.eval()
 
 
-def _recipe(path: os.PathLike) -> dict[str, Any] | None:
-    """What :func:`save_student` wrote in a file's header, or None."""
+def read_recipe(path: os.PathLike) -> dict[str, Any] | None:
+    """How the student in a file is made, sees and is tapped, as :func:`save_student` wrote it in the header; None where it did not."""
     header = read_metadata(path).get(_METADATA)
-    return None if header is None else _tuples(json.loads(header))
+    return None if header is None else tuples(json.loads(header))
 
 
 def _recipe_of(file: Path | None, name: str) -> dict[str, Any]:
     """The same where the file is a student of this network, else nothing."""
-    made = _recipe(file) if file is not None and file.suffix == ".safetensors" else None
+    made = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
     return made if made is not None and made["model"] == name else {}
 
 
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+def tuples(value: Any) -> Any:
+    """A recipe's lists, as JSON has them, as the tuples they were."""
     if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
+        return {key: tuples(inner) for key, inner in value.items()}
     return tuple(value) if isinstance(value, list) else value

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.objective import Objective, Options, batch_targets
+from ..core.objective import Objective, Options, Setting, batch_targets, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 
@@ -22,7 +22,7 @@ class CrossEntropy(Objective):
         - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
 
     Raises:
-        UsageError: The batch has no ``target``.
+        UsageError: The batch has no ``target``; (``build``) the data has no labels, or more classes than the student.
 
     Example:
         >>> import torch
@@ -39,6 +39,11 @@ class CrossEntropy(Objective):
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+
+    @classmethod
+    def build(cls, options: Options, setting: Setting) -> CrossEntropy:
+        check_labels("cross_entropy", setting)
+        return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(student.logits, batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing)

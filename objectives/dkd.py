@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.objective import Objective, Options, Setting, batch_targets
+from ..core.objective import Objective, Options, Setting, batch_targets, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .logits import check_classes, divergence, log_probabilities
@@ -28,7 +28,7 @@ class DKD(Objective):
         - student.logits, teacher.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
 
     Raises:
-        UsageError: The batch has no ``target``; (``build``) teacher and student have different numbers of classes.
+        UsageError: The batch has no ``target``; (``build``) the data has no labels, or teacher and student have different numbers of classes.
 
     Example:
         >>> student, teacher = (Representation(logits=torch.randn(2, 5)) for _ in range(2))
@@ -52,6 +52,7 @@ class DKD(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DKD:
         check_classes("dkd", setting)
+        check_labels("dkd", setting)
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 import contrastill
-from contrastill.cli.assemble import assemble
 from contrastill.cli.main import main
 from contrastill.core.config import load_config, validate
 from contrastill.core.errors import ContrastillError, UsageError
@@ -19,6 +18,7 @@ from contrastill.core.run import Run
 from contrastill.core.weights import load_state_dict, save_state_dict
 from contrastill.ensemble.adaptors import Adaptor, load_adaptors, save_adaptors
 from contrastill.ensemble.agglomerate import Agglomerate
+from contrastill.training.assemble import assemble
 
 STUDENT, TEACHER = RepresentationSpec(10, 5, ((3, 8, 8), (4, 6, 4))), RepresentationSpec(None, 8, ((12, 3, 4),))
 

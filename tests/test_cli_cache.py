@@ -69,7 +69,7 @@ def equal(one, other):
 
 def forbid_teachers(monkeypatch):
     """From now on whoever asks a teacher fails: of the networks built for a run all but the last, the student."""
-    from contrastill.cli import assemble
+    from contrastill.training import assemble
 
     build = assemble.build
 
@@ -215,9 +215,9 @@ def test_a_stale_folder_is_refused_with_what_differs(packed, said, tmp_path, cap
 
 
 def test_other_weights_and_other_data_are_refused(packed, said, tmp_path, capsys):
-    from contrastill.cli.assemble import build
     from contrastill.core.config import load_config
     from contrastill.models.build import save_student
+    from contrastill.training.assemble import build
 
     torch.manual_seed(9)
     save_student(build(load_config(settings(packed)[0], settings(packed)[1:]).teachers[0], 4), tmp_path / "other.safetensors")

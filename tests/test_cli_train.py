@@ -58,8 +58,8 @@ def test_teacher_then_student(packed, teacher, tmp_path, capsys):
 
 
 def test_the_same_seed_gives_every_objective_the_same_untaught_student(packed, teacher):
-    from contrastill.cli.assemble import assemble
     from contrastill.core.config import load_config
+    from contrastill.training.assemble import assemble
 
     overrides = [argument for argument in student_command(packed, teacher, "unused")[2:] if "=" in argument]
     crd = assemble(load_config("compression/cifar100_crd", overrides)).transfer

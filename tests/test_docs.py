@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), ROOT / "README.md"])
 FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
-EXECUTED = ["docs/guides/own.md", "docs/theory.md"]
+EXECUTED = ["docs/guides/one_call.md", "docs/guides/own.md", "docs/theory.md"]
 """Pages whose Python runs from top to bottom."""
 
 

@@ -9,13 +9,13 @@ from multiprocessing import get_context
 
 import pytest
 
-from contrastill.cli import assemble
 from contrastill.cli.main import main
-from contrastill.cli.processes import others_may_end
 from contrastill.core.checkpoint import checkpoints
 from contrastill.core.config import configs_folder
 from contrastill.core.errors import ContrastillError
 from contrastill.datasets import file_workers
+from contrastill.training import assemble
+from contrastill.training.processes import others_may_end
 
 SBATCH = configs_folder() / "slurm" / "train.sbatch"
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from contrastill.cli.assemble import assemble
 from contrastill.core.config import load_config
 from contrastill.core.folding import TOLERANCE, fold_batchnorm
 from contrastill.core.kept import network_hash
@@ -16,6 +15,7 @@ from contrastill.core.transfer import Term, Transfer
 from contrastill.ensemble.batched import Batched
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
+from contrastill.training.assemble import assemble
 
 # How many BatchNorms fold, of how many: of pre-activation networks and DenseNet only those between two convolutions can.
 FAMILIES = {

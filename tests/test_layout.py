@@ -22,7 +22,7 @@ HEAVY = {"torch", "torchvision", "kornia", "albumentations", "timm", "h5py", "ac
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 # Later folders may import earlier ones, never the other way; those of one line do not import each other.
-LAYERS = [["core"], ["datasets", "models", "objectives"], ["probe", "report"], ["compress", "ensemble", "xmodal"], ["cli"]]
+LAYERS = [["core"], ["datasets", "models", "objectives"], ["probe", "report"], ["compress", "ensemble", "xmodal"], ["training"], ["cli"]]
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 
 

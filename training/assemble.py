@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.engine import Loader
@@ -19,7 +20,7 @@ from ..core.folding import fold_batchnorm
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
-from ..core.schema import NetworkConfig, RunConfig
+from ..core.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.teacher_cache import TeacherMemory
 from ..core.teacher_files import known_spec
 from ..core.transfer import Term, Transfer
@@ -42,11 +43,12 @@ class Assembly:
     splits: Mapping[str, Any]
 
 
-def assemble(config: RunConfig, *, filling: bool = False) -> Assembly:
+def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, filling: bool = False) -> Assembly:
     """Build what a config describes.
 
     Args:
         config: Of a run.
+        splits: What :func:`open_splits` gave, where the data are open already.
         filling: Whether the folder of its teacher cache is about to be filled: what it lacks is no error then.
 
     Raises:
@@ -55,7 +57,7 @@ def assemble(config: RunConfig, *, filling: bool = False) -> Assembly:
     """
     accelerator = prepare_accelerator(config)
     networks = [*config.teachers, config.student]
-    splits = {name: open_split(config, name) for name in ("train", "test")}
+    splits = splits or open_splits(config.data)
     for network in networks:
         check_modality(network, splits["train"])
     shares = {"device": accelerator.device, "seed": config.seed, "rank": accelerator.process_index, "world": accelerator.num_processes}
@@ -143,6 +145,11 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
             raise UsageError(f"tracker {name!r} is not installed: pip install {name}, or take it out of trackers")
     project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers"))
     precision = "no" if config.train.precision == "fp32" else config.train.precision
+    if is_initialized() and AcceleratorState().mixed_precision != precision:
+        raise UsageError(
+            f"train.precision={config.train.precision}, but this process has an Accelerator with mixed_precision={AcceleratorState().mixed_precision!r} already: "
+            "make both the same"
+        )
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
     accelerator = Accelerator(mixed_precision=precision, log_with=list(config.trackers) or None, project_config=project, kwargs_handlers=[waiting])
     started = int(os.environ.get("WORLD_SIZE", 1))
@@ -156,11 +163,20 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
 
 def open_split(config: RunConfig, name: str) -> Any:
     """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
-    dataset = DATASETS[config.data.name]
-    options = config.data.options()
+    return _open_data(config.data).open(name)
+
+
+def open_splits(data: DataConfig) -> dict[str, Any]:
+    """Both splits of a config's data by their names."""
+    return {name: _open_data(data).open(name) for name in ("train", "test")}
+
+
+def _open_data(data: DataConfig) -> Any:
+    dataset = DATASETS[data.name]
+    options = data.options()
     if "path" in dataset.Options.model_fields:
-        options["path"] = config.data.path
-    return dataset(dataset.Options(**options)).open(name)
+        options["path"] = data.path
+    return dataset(dataset.Options(**options))
 
 
 def open_loader(split: Any, modalities: Collection[str], **options: Any) -> Loader:

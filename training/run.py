@@ -17,13 +17,18 @@ from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..report.curves import draw_curves
 from .assemble import Assembly, assemble
-from .processes import others_may_end
+from .processes import others_may_end, parting
 
 log = logging.getLogger(__name__)
 
 
-def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | None:
+def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, progress: bool = True) -> dict[str, Any] | None:
     """Train what a config describes in its run folder, going on where an earlier call was stopped.
+
+    Args:
+        config: Of the run.
+        splits: Of its data, where they are open already.
+        progress: Whether to show it.
 
     Returns:
         The last epoch's row of metrics.jsonl; None on a process that is not the main one.
@@ -33,8 +38,8 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
         ContrastillError: The training failed or was stopped, or another of its processes was; what was written before stays.
     """
     run = Run(config.out)
-    with others_may_end(config.train.timeout_minutes):
-        parts = assemble(config)
+    with others_may_end(config.train.timeout_minutes), parting():
+        parts = assemble(config, splits=splits)
         accelerator = parts.accelerator
         if accelerator.is_main_process:
             run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})
@@ -44,16 +49,18 @@ def train_run(config: RunConfig, *, progress: bool = True) -> dict[str, Any] | N
         try:
             result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
         finally:
-            accelerator.end_training()
+            for tracker in accelerator.trackers:
+                tracker.finish()
             # Of a training that was stopped too: what there is of its curves is what one wants to see.
             if accelerator.is_main_process:
                 _draw(run)
-    if not accelerator.is_main_process:
-        return None
-    with run.room_for(run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())):
-        save_student(parts.transfer.student, run.student)
-        save_adaptors(parts.transfer, run.adaptors)
-    return result.last
+        if accelerator.is_main_process:
+            with run.room_for(run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())):
+                save_student(parts.transfer.student, run.student)
+                save_adaptors(parts.transfer, run.adaptors)
+        # Whoever trained it may read it.
+        accelerator.wait_for_everyone()
+    return result.last if accelerator.is_main_process else None
 
 
 def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None], progress: bool = True) -> None:

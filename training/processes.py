@@ -1,10 +1,12 @@
-"""Several processes that train together: what is said when one of them is gone."""
+"""Several processes that train together: how they part, and what is said when one of them is gone."""
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from accelerate.state import AcceleratorState, PartialState, is_initialized
 from torch import distributed
 
 from ..core.errors import ContrastillError
@@ -33,3 +35,21 @@ def others_may_end(timeout_minutes: float) -> Iterator[None]:
         what = f"said nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
         way = "raise it if a process may be busy for so long, or find out" if silent else "its own output says"
         raise ContrastillError(f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint") from error
+
+
+@contextmanager
+def parting() -> Iterator[None]:
+    """Within it, a training: what Accelerate keeps of it in the process ends with it, so that the next may have another precision.
+
+    What was there before, as by an Accelerator of the caller's own, stays; and where there are several processes their group, which is made once, and ends
+    when the process does.
+    """
+    there = is_initialized()
+    try:
+        yield
+    finally:
+        if not there and is_initialized():
+            if PartialState().use_distributed:
+                atexit.register(PartialState().destroy_process_group)
+            else:
+                AcceleratorState._reset_state(reset_partial_state=True)

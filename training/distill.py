@@ -1,0 +1,211 @@
+"""The one call: teachers, a student and data in, a trained student out; what ``contrastill train`` does with a config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.checkpoint import random_state, set_random_state
+from ..core.config import make_config, make_data_config
+from ..core.errors import UsageError, unknown_name
+from ..core.registry import OBJECTIVES, OWN, short_name
+from ..core.run import Run
+from ..core.schema import NetworkConfig, RunConfig, TrainConfig
+from ..datasets.own import OwnSplit
+from ..models.build import load_student
+from .assemble import check_modality, open_loader, open_splits
+from .handed import Handed, networks
+from .run import train_run
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a training came to.
+
+    Attributes:
+        student: The trained network, as :func:`~contrastill.load_student` gives it.
+        metrics: The last epoch's row of metrics.jsonl: ``loss``, each objective, ``top1`` in per cent, …
+        out: The run's folder.
+        paths: Its files: ``paths.config``, ``paths.metrics``, ``paths.student``, ``paths.curves`` …
+        config: What was trained, resolved; of names and paths alone, ``contrastill train OUT/config.yaml`` repeats it.
+    """
+
+    student: nn.Module
+    metrics: dict[str, Any]
+    out: Path
+    paths: Run
+    config: RunConfig
+
+    def __str__(self) -> str:
+        teachers = " and ".join(short_name(teacher.model) for teacher in self.config.teachers) or "the labels"
+        top1 = f"top-1 {self.metrics['top1']:.2f} %" if "top1" in self.metrics else f"loss {self.metrics['loss']:.4g}"
+        epochs = self.metrics["epoch"] + 1
+        objectives = ", ".join(f"{name} {entry.weight:g}" for name, entry in self.config.objectives.items())
+        return f"{short_name(self.config.student.model)} taught by {teachers} ({objectives}): {top1} after {epochs} epoch{'s' * (epochs > 1)}, in {self.out}"
+
+
+def distill(
+    teacher: Any,
+    student: Any,
+    data: Any,
+    *,
+    out: str | os.PathLike,
+    objectives: str | Sequence[str] | Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    teacher_modality: str | None = None,
+    student_modality: str | None = None,
+    embedding: str | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Distilled:
+    """Train a student from its teachers: the twin of ``contrastill train``, by the same config, the same code and to the same bits.
+
+    Called again after it was stopped or killed, it goes on from the last checkpoint in ``out``. Under ``accelerate launch`` all processes call it.
+    What is given stays as it is: modules are copied, and torch's global generators are put back.
+
+    Args:
+        teacher: A network's name (``"timm/resnet50"``, with its published weights), the folder or file of a run, any ``nn.Module`` or
+            :class:`~contrastill.Network`, or several of these in a list, an ensemble. A dict says more, by the keys of a config's ``teachers``:
+            ``{"model": module, "modality": "depth", "embedding": "input:fc", "mean": …, "std": …}``. None: the student learns from labels alone.
+        student: The same for the network to train; by its name it is untaught.
+        data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section ``data``; or a map-style ``Dataset`` of
+            ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of one (for its batch size and workers), or ``(train, test)``.
+        out: The run's folder.
+        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these. None is CRD of weight 0.8; where there are
+            labels also cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's or your own, not a published
+            network) KD of weight 1. These are the weights of the paper's combination (Tian et al., ICLR 2020); over three seeds on real images it gave 40.9 %
+            top-1 against 38.2 % of KD alone and 33.1 % untaught, as much within the spread as the best of all objectives (docs/results.md).
+        epochs: Passes over the training samples; None is the paper's 240.
+        seed: Of weights, order, views and negatives.
+        teacher_modality, student_modality: What they read: ``rgb``, ``depth`` or another that the data has or that is made from it; None is rgb,
+            of a run's network the modality it was trained on.
+        embedding: The student's module whose output is the embedding, or ``"input:MODULE"``. None is the input of its last linear layer.
+        quiet: No progress.
+        overrides: Further keys of the config: those of ``train`` by their own names (``batch_size=256, lr=0.1, precision="bf16"``), a whole section as a
+            dict (``ensemble={"rule": "entropy"}``), any other by its dotted key (``**{"objectives.crd.num_negatives": 4096}``).
+
+    A module of your own sees the values that your dataset hands out, or images of whole numbers as values in [0, 1] (one of timm's: normalised as it says itself), unless
+    ``mean`` and ``std`` say otherwise; networks known by name normalise on their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
+
+    Raises:
+        UsageError: Something that does not exist, or that does not fit the rest; nothing is written then.
+        ContrastillError: The training failed or was stopped; what was written before stays.
+
+    Example:
+        >>> import tempfile, torch
+        >>> images, labels = torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8), torch.arange(32) % 4
+        >>> net = lambda width: nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+        >>> data = torch.utils.data.TensorDataset(images, labels)
+        >>> result = distill(net(16), net(8), (data, data), out=tempfile.mkdtemp(), epochs=1, quiet=True)
+        >>> sorted(result.config.objectives), result.student(torch.rand(2, 3, 16, 16)).shape
+        (['crd', 'cross_entropy', 'kd'], torch.Size([2, 4]))
+    """
+    given = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
+    before = random_state()
+    try:
+        with ExitStack() as lent:
+            handed = Handed(lent)
+            options = {key.removeprefix("data."): value for key, value in given.items() if key.startswith("data.")}
+            section = make_data_config(handed.data(data), options)
+            splits = open_splits(section)
+            read = _Batches(splits["train"])
+            teachers = [handed.network(one, "teacher", teacher_modality, read) for one in networks(teacher)]
+            learner = handed.network(student, "student", student_modality, read) | ({} if embedding is None else {"embedding": embedding})
+            _check_scale([*teachers, learner], read)
+            chosen = _objectives(objectives) if objectives is not None else default_objectives(teachers, splits["train"])
+            tree = {"out": str(out), "seed": seed, "data": section.model_dump(mode="json"), "teachers": teachers, "student": learner, "objectives": chosen}
+            config = make_config({**tree, "train": handed.train}, given)
+            if config.seeds:
+                raise UsageError("seeds is of the command contrastill train: call distill once for each seed, with an out of its own")
+            train_run(config, splits=splits, progress=not quiet)
+            return _result(config)
+    finally:
+        set_random_state(before)
+
+
+def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
+    """What is trained where no objective is named, see :func:`distill`.
+
+    Args:
+        teachers: Their entries in a config.
+        split: The training split.
+    """
+    labelled = split.targets is not None
+    if not teachers and not labelled:
+        raise UsageError("there is neither a teacher nor a label to learn from: give a teacher, or data with labels")
+    chosen: dict[str, Any] = {"cross_entropy": {"weight": 1.0}} if labelled else {}
+    if teachers:
+        chosen["crd"] = {"weight": 0.8}
+        if labelled and all(_classes_of(teacher) == split.num_classes for teacher in teachers):
+            chosen["kd"] = {"weight": 1.0}
+    return chosen
+
+
+def _classes_of(entry: Mapping[str, Any]) -> int | None:
+    """How many of the data's classes a teacher tells apart, as far as that is known."""
+    if entry.get("class_map") is not None:
+        return len(entry["class_map"])
+    return entry.get("num_classes")
+
+
+def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``objectives``; names are looked up now, so that a wrong one is told of as such."""
+    names = [given] if isinstance(given, str) else list(given)
+    entries = dict(given) if isinstance(given, Mapping) else {name: {} for name in names}
+    for name, entry in entries.items():
+        _ = OBJECTIVES[entry.get("name", name) if isinstance(entry, Mapping) else name]
+    return {name: entry if isinstance(entry, Mapping) else {"weight": entry} for name, entry in entries.items()}
+
+
+def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords as dotted keys of a config."""
+    named = {"out", "seed", "data", "teachers", "student", "objectives"}
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if key in TrainConfig.model_fields:
+            found[f"train.{key}"] = value
+        elif "." not in key and (key not in RunConfig.model_fields or key in named):
+            raise unknown_name("keyword of distill", key, {*TrainConfig.model_fields, *RunConfig.model_fields} - named)
+        elif isinstance(value, Mapping) and "." not in key:
+            found |= {f"{key}.{inner}": one for inner, one in value.items()}
+        else:
+            found[key] = value
+    return found
+
+
+class _Batches:
+    """Two samples of a split with a modality, stored or derived: what networks that are not made by name are measured with."""
+
+    def __init__(self, split: Any) -> None:
+        self.split = split
+
+    def __call__(self, modality: str, who: str) -> Tensor:
+        """(2, C, H, W), on the CPU; ``who`` is to read it."""
+        check_modality(NetworkConfig(model=who, modality=modality), self.split)
+        return next(iter(open_loader(self.split, [modality], batch_size=2, train=False, device="cpu").epoch(0)))[modality]
+
+
+def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
+    """Complain about colours that somebody normalised already where a network is to do so again."""
+    named = [entry for entry in entries if not entry["model"].startswith(OWN) and entry.get("modality", "rgb") == "rgb" and entry.get("mean") is None]
+    if not named or not isinstance(read.split, OwnSplit):
+        return
+    images = read("rgb", named[0]["model"])
+    if images.is_floating_point() and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
+        raise UsageError(
+            f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {named[0]['model']} normalises images in [0, 1] (or uint8) itself: "
+            "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of each network to keep it"
+        )
+
+
+def _result(config: RunConfig) -> Distilled:
+    """What the run's folder holds, on every process."""
+    run = Run(config.out)
+    return Distilled(load_student(run.path), run.history()[-1], run.path, run, config)

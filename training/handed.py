@@ -1,0 +1,154 @@
+"""What is handed to a call in Python, as the entries of a config: names, paths, and objects under names that stand for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from ..core.errors import UsageError, names_beside, nearest
+from ..core.kept import tensors_hash
+from ..core.registry import DATASETS, MODELS, PRETRAINED, own_name
+from ..core.representation import Network, Preprocess, Taps
+from ..core.seeds import members
+from ..core.weights import find_weights
+from ..datasets.own import OwnData
+from ..models.build import read_recipe
+from ..models.own import OwnNetwork, given_parts
+
+
+@dataclass
+class Handed:
+    """The objects of a call, lent to the registries for as long as the call lasts.
+
+    Args:
+        lent: Ends with the call.
+
+    Attributes:
+        train: What a DataLoader that was handed over says of the section ``train``.
+    """
+
+    lent: ExitStack
+    train: dict[str, Any] = field(default_factory=dict)
+
+    def data(self, given: Any) -> dict[str, Any]:
+        """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a pair of either for training and testing.
+
+        Raises:
+            UsageError: It is none of these.
+        """
+        if isinstance(given, Mapping):
+            return dict(given)
+        if isinstance(given, (str, os.PathLike)):
+            return {"name": str(given)} if not os.path.exists(given) and str(given) in DATASETS else {"path": str(given)}
+        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, None)
+        if len(pair) != 2:
+            raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
+        options: dict[str, Any] = {}
+        if isinstance(pair[0], DataLoader):
+            options = {"workers": pair[0].num_workers}
+            self.train = {"batch_size": pair[0].batch_size}
+        train, test = (_dataset(one) for one in pair)
+        name = own_name(train)
+        self.lent.enter_context(DATASETS.lend(name, OwnData(train, test)))
+        return {"name": name, **options}
+
+    def network(self, given: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
+        """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an entry.
+
+        Args:
+            given: Of a dict ``model`` may be a name, a path of a run or a module.
+            role: ``"teacher"`` or ``"student"``.
+            modality: What it reads; None: what it was made for, else rgb.
+            batch: Gives a small batch in which a modality is, by its name.
+
+        Raises:
+            UsageError: No such network or path, or a module that fails on this data.
+        """
+        entry = dict(given) if isinstance(given, Mapping) else {"model": given}
+        if "model" not in entry:
+            raise UsageError(f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'")
+        model = entry.pop("model")
+        if modality is not None:
+            entry.setdefault("modality", modality)
+        if isinstance(model, nn.Module):
+            return self._module(model, entry, role, batch)
+        if not isinstance(model, (str, os.PathLike)):
+            raise UsageError(f"{role} is a {type(model).__name__}: name a network, the folder of a run, or hand over a module")
+        if os.path.exists(model):
+            return _of_run(model, role) | entry
+        _check_name(str(model), role)
+        return {"model": str(model), **({"weights": PRETRAINED} if role == "teacher" and not isinstance(given, Mapping) else {}), **entry}
+
+    def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
+        if entry.get("weights") is not None:
+            raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
+        module, taps, preprocess, modality = given_parts(given)
+        entry.setdefault("modality", modality or "rgb")
+        images = batch(entry["modality"], type(module).__name__)
+        preprocess = preprocess or _preprocess_of(module, images)
+        preprocess = Preprocess(
+            tuple(entry.get("mean") or preprocess.mean), tuple(entry.get("std") or preprocess.std), entry.get("resolution") or preprocess.resolution
+        )
+        taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
+        Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
+        own = OwnNetwork(module, taps, preprocess, tuple(preprocess(images).shape[1:]))
+        # Of a student it is the class alone: one that is made anew to go on with a training has other weights until they are loaded.
+        name = own_name(module, mark=tensors_hash("", [*module.state_dict().values()])[:8] if role == "teacher" else "")
+        self.lent.enter_context(MODELS.lend(name, own))
+        kept = {"mean": preprocess.mean, "std": preprocess.std, "resolution": preprocess.resolution, "embedding": own.taps.embedding, "maps": own.taps.maps}
+        return {"model": name, "num_classes": own.num_logits, **entry, **kept}
+
+
+def _dataset(given: Any) -> Any:
+    """What a DataLoader reads, or the dataset itself."""
+    if isinstance(given, DataLoader):
+        if not isinstance(given.dataset, IterableDataset) and type(given.sampler) not in (RandomSampler, SequentialSampler):
+            raise UsageError(
+                f"the DataLoader's {type(given.sampler).__name__} cannot be kept, as the order is a function of (seed, epoch): hand over its dataset"
+            )
+        return given.dataset
+    return given
+
+
+def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:
+    """The entry of a network that a run trained, or of a folder of such runs."""
+    first = next(iter(members(path)), Path(path))
+    file = find_weights(first)
+    made = read_recipe(file) if file.suffix == ".safetensors" else None
+    if made is None:
+        raise UsageError(f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, 'weights': {str(path)!r}}}")
+    # A student that starts from a run gets the data's classes.
+    return {"model": made["model"], "weights": str(path), "modality": made["modality"], "num_classes": made["num_classes"] if role == "teacher" else None}
+
+
+def _check_name(name: str, role: str) -> None:
+    try:
+        _ = MODELS[name]
+    except UsageError as error:
+        # What looks like a path has its like in the folder, else among the networks.
+        beside = names_beside(name)
+        hint = nearest(name, beside, "") if os.sep in name and beside else ""
+        raise UsageError(f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}") from error
+
+
+def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:
+    """Of a module that says nothing of its own: values as the data has them, images of whole numbers in [0, 1]."""
+    config = getattr(module, "pretrained_cfg", None)  # what timm's modules say of themselves
+    channels = images.shape[1]
+    if isinstance(config, Mapping) and len(config.get("mean") or ()) == channels and not images.is_floating_point():
+        return Preprocess(tuple(config["mean"]), tuple(config["std"]))
+    return Preprocess((0.0,) * channels, (1.0,) * channels)
+
+
+def networks(given: Any) -> Sequence[Any]:
+    """Teachers as a sequence of single ones."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, (list, tuple)) else (given,)

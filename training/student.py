@@ -1,0 +1,149 @@
+"""A run's student as Hugging Face's Hub keeps models: weights in safetensors, config.json, a card made from the run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from torch import Tensor, nn
+
+from ..core.errors import ContrastillError
+from ..core.registry import short_name
+from ..core.representation import Preprocess
+from ..core.run import Run
+from ..core.weights import find_weights, save_state_dict
+from ..models.build import fill, make, read_recipe, tuples
+
+_WEIGHTS = "model.safetensors"
+
+
+class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=["knowledge-distillation"]):
+    """A student with its normalisation inside: it takes images as they are, and goes to and from a folder or the Hub.
+
+    ``save_pretrained(folder)`` writes ``model.safetensors`` (under the network's own names), ``config.json`` and a card, ``README.md``; ``push_to_hub("you/name")``
+    uploads the same; ``Student.from_pretrained(folder or "you/name")`` gives the same student, to the same bits. Nothing is pickled.
+
+    Args:
+        recipe: Name of the network, its classes, channels and modality, its normalisation and where its representation is.
+        trained: What the card says of the training.
+        module: Of a class of your own, which contrastill cannot make; None: the network is made by its name.
+
+    Attributes:
+        module: The network itself, whose input is normalised images.
+        preprocess: Its normalisation.
+
+    Shape:
+        - images: (B, C, H, W) of the student's modality, uint8, or float in [0, 1] or in the modality's own unit - returns logits (B, num_classes).
+
+    Raises:
+        UsageError: The network is of a class that only you can make, and ``module`` is left out.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from contrastill.models.build import build_network, save_student
+        >>> run, folder = Path(tempfile.mkdtemp()), tempfile.mkdtemp()
+        >>> save_student(build_network("resnet8", num_classes=3), run / "student.safetensors")
+        >>> student, images = Student.from_run(run), torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+        >>> _ = student.save_pretrained(folder)
+        >>> torch.equal(Student.from_pretrained(folder)(images), student(images))
+        True
+    """
+
+    def __init__(self, recipe: dict, trained: dict | None = None, module: nn.Module | None = None) -> None:
+        super().__init__()
+        # What config.json holds; a module is no part of it.
+        self._hub_mixin_config = {"recipe": recipe, "trained": trained}
+        self.recipe, self.trained = tuples(recipe), trained
+        self.module = make(self.recipe) if module is None else module
+        self.preprocess = Preprocess(**self.recipe["preprocess"])
+        self.eval()
+
+    @classmethod
+    def from_run(cls, run: str | os.PathLike, *, module: nn.Module | None = None) -> Student:
+        """The student that a run trained, in eval mode on the CPU.
+
+        Args:
+            run: A run folder, or the ``student.safetensors`` in one.
+            module: As :func:`~contrastill.load_student` takes it.
+
+        Raises:
+            UsageError: There is no such file, or it fits another network.
+            ContrastillError: The file is damaged, or was not written by a run.
+        """
+        path = find_weights(run)
+        recipe = read_recipe(path)
+        if recipe is None:
+            raise ContrastillError(f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name")
+        student = cls(recipe, _trained(Run(path.parent)), module)
+        fill(student.module, recipe, path)
+        return student
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(self.preprocess(images))
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card: what was transferred, what was measured, with which versions."""
+        return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}")
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_state_dict(self.module.state_dict(), save_directory / _WEIGHTS)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool, local_files_only: bool, token: Any, **made: Any):
+        if os.path.isdir(model_id):
+            path = Path(model_id) / _WEIGHTS
+        else:
+            chosen = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only, "token": token}
+            path = Path(hf_hub_download(model_id, _WEIGHTS, **chosen))
+        if "recipe" not in made:
+            raise ContrastillError(f"{model_id} has no config.json of a student: only what Student.save_pretrained wrote can be loaded")
+        student = cls(**made)
+        fill(student.module, student.recipe, path)
+        return student
+
+
+def _trained(run: Run) -> dict[str, Any] | None:
+    """What a run's folder says of its training; None where there is no more than the weights."""
+    history = run.history()
+    if not run.config.is_file() or not history:
+        return None
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(OmegaConf.load(run.config))
+    return {
+        "teachers": [f"{short_name(teacher['model'])} ({teacher['modality']})" for teacher in config["teachers"]],
+        "objectives": {name: entry["weight"] for name, entry in config["objectives"].items()},
+        "data": short_name(config["data"]["name"]),
+        "epochs": history[-1]["epoch"] + 1,
+        "seed": config["seed"],
+        "measured": {name: history[-1][name] for name in ("top1", "top5") if name in history[-1]},
+        "versions": run.made_with(),
+    }
+
+
+def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
+    """The card's text below its header."""
+    name, preprocess = short_name(recipe["model"]), recipe["preprocess"]
+    seen = f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std {list(preprocess['std'])} inside"
+    lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
+    if trained is not None:
+        taught = f"taught by {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
+        objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
+        measured = ", ".join(f"{name.replace('top', 'top-')} {value:.2f} %" for name, value in trained["measured"].items())
+        lines += [
+            f"A student {taught}, made by contrastill.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| objectives | {objectives} |",
+            f"| data | {trained['data']} |",
+            f"| training | {trained['epochs']} epochs, seed {trained['seed']} |",
+            f"| measured on the test split after the last epoch | {measured or 'nothing'} |",
+            f"| versions | {', '.join(f'{name} {version}' for name, version in sorted(trained['versions'].items()))} |",
+            "",
+        ]
+    return "\n".join(
+        [*lines, "```python", "import contrastill", "", 'student = contrastill.Student.from_pretrained("…")', "logits = student(images)", "```", ""]
+    )

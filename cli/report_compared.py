@@ -51,14 +51,14 @@ class Compared:
         return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
 
     def untaught(self, group: Group, metric: str) -> Score | None:
-        """The same student without a teacher, on the same data."""
+        """The same student without a teacher, on the same data for as long."""
         if group.config is None or not group.config.teachers:
             return None
-        alone = [other for other in self.groups if other.config is not None and not other.config.teachers and metric in self.scores[other.name]]
-        # Of several the one that was trained as long.
-        for other in sorted(alone, key=lambda one: one.config.train.epochs != group.config.train.epochs):
-            if _student(other.config) == _student(group.config) and _data(other.config) == _data(group.config):
-                return self.scores[other.name][metric]
+        wanted = _alone(group.config)
+        alone = (other for other in self.groups if other.config is not None and not other.config.teachers and metric in self.scores[other.name])
+        found = next((other for other in alone if _alone(other.config) == wanted), None)
+        if found is not None:
+            return self.scores[found.name][metric]
         return self._baseline(group, "random", metric)
 
     def teacher(self, group: Group, metric: str) -> Score | None:
@@ -87,7 +87,7 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
     """The table, and its numbers."""
     rows = [_row(group, compared) for group in found.groups]
     there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
-    extra = {"untaught": "points to untaught", "way": "of the way to the teacher", "published": "published top-1, %", "seconds": "training, s"}
+    extra = {"untaught": "points to untaught", "way": "of the way to the teacher, %", "published": "published top-1, %", "seconds": "training, s"}
     extra = {key: title for key, title in extra.items() if any(row[key] is not None for row in rows)}
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     lines = []
@@ -95,9 +95,10 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
         cells: list[Any] = [row["name"], row["networks"], Cell(str(row["n"]), row["n"])]
         cells += [_score(row["scores"].get(key)) for key in there]
         for key in extra:
-            mark = "".join(" *" for _ in [0] if key == "published" and row["note"])
-            form = {"untaught": "+.2f", "way": ".0%", "published": ".2f", "seconds": ".0f"}[key]
-            cells.append(Cell(number(row[key], form) + (mark if row[key] is not None else ""), row[key]))
+            mark = " *" if key == "published" and row["note"] else ""
+            form = {"untaught": "+.2f", "way": ".0f", "published": ".2f", "seconds": ".0f"}[key]
+            value = 100 * row[key] if key == "way" and row[key] is not None else row[key]
+            cells.append(Cell(number(value, form) + (mark if row[key] is not None else ""), row[key]))
         lines.append(cells)
     columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
     caption = "Results of the last epoch: mean ± standard deviation over seeds"
@@ -219,6 +220,10 @@ def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
         if isinstance(layers, dict) and isinstance(layers.get("embedding"), dict) and is_number(layers["embedding"].get("top1")):
             found["probe"] = layers["embedding"]["top1"]
     return found
+
+
+def _alone(config: RunConfig) -> tuple[Any, ...]:
+    return _student(config), _data(config), config.train.epochs
 
 
 def _student(config: RunConfig) -> tuple[str, str]:

@@ -249,5 +249,7 @@ def _benchmark(folder: Path, name: str, problems: list[str]) -> Markup | None:
     for title, columns, lines in tables_of(summary):
         parts.append(table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines]))
     parts.append(element("ul", [element("li", f"{note[0].upper()}{note[1:]}.") for note in summary.notes]))
-    parts += [picture(path, f"{name}: {path.stem.replace('_', ' ')}") for path in sorted(folder.glob("*.png"))]
+    if (folder / "table.png").is_file():
+        parts.append(picture(folder / "table.png", f"{name}: top-1 by objective and pair"))
+    parts += [picture(path, f"{name}: top-1 against {path.stem.removeprefix('vary_')}") for path in sorted(folder.glob("vary_*.png"))]
     return join(parts)

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from contrastill.cli.main import main
 from contrastill.report.markup import element, join
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import copyable, figure, folded, measured, table, warning
@@ -110,16 +111,28 @@ def test_charts_are_read_by_pointer_and_keys(look):
     assert found["pointed"].startswith("epoch 30") and "arrow keys" in found["before"] and found["texts"] > 8
 
 
-@pytest.mark.parametrize("width", [390, 320, 1280])
-def test_no_page_scrolls_sideways(look, width):
-    found = look("""
+WIDE = """
         for (const one of document.querySelectorAll("details")) one.open = true;
         const wide = [...document.querySelectorAll("body *")].filter((one) => !one.closest(".scroll, .skip, svg") && one.getBoundingClientRect().right > window.innerWidth + 1);
         return { page: document.documentElement.scrollWidth, window: window.innerWidth, wide: wide.map((one) => one.tagName + "." + one.className),
                  table: document.querySelector(".scroll").scrollWidth > document.querySelector(".scroll").clientWidth };
-    """, width=width)  # fmt: skip
+"""
+
+
+@pytest.mark.parametrize("width", [390, 320, 1280])
+def test_no_page_scrolls_sideways(look, width):
+    found = look(WIDE, width=width)
     assert found["page"] <= found["window"] == width and found["wide"] == []
     assert found["table"] == (width < 1000)
+
+
+def test_the_page_of_a_real_run(look, short_training, tmp_path):
+    assert main([*short_training, f"out={tmp_path}/run"]) == 0 and main(["report", f"{tmp_path}/run", "--embeddings", "-q"]) == 0
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    found = look(WIDE, width=390, text=text)
+    assert found["page"] <= found["window"] == 390 and found["wide"] == []
+    there = look("return ['.flow', 'svg.map', 'svg.chart', 'table.sortable', '.command'].map((name) => document.querySelectorAll(name).length)", text=text)
+    assert there[:2] == [1, 1] and there[2] >= 3 and there[3] >= 8 and there[4] == 1
 
 
 COLOURS = """

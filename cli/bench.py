@@ -77,7 +77,6 @@ def bench(
 
     from ..compress.benchmark import BENCHMARKS, Request, parse_objectives, parse_pairs
     from ..core.errors import ContrastillError, UsageError, unknown_name
-    from ..core.run import writable_folder
 
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", benchmark, BENCHMARKS)
@@ -93,7 +92,6 @@ def bench(
         if data is None:
             raise UsageError("--data is not set: name a packed .h5 file, or the folder that holds cifar-100-python")
         request = Request(chosen, data, folder, networks, named, seeds, given or (), teacher_given or (), _varied(vary, networks), teachers)
-        writable_folder(folder)
         failed = _train(request, jobs, threads, progress(quiet))
     summary = _summary(chosen, folder, [":".join(pair) for pair in networks] if table else [], named if table else [])
     written = _write(summary, folder, markdown)
@@ -127,10 +125,11 @@ def _train(request: Request, jobs: int, threads: int | None, say: Callable[[str]
     """Train what is missing; name and error of what failed."""
     from ..compress.benchmark import trainings
     from ..compress.run_grid import Grid, check
+    from ..core.run import writable_folder
 
     asked = trainings(request)
     check(asked)
-    results = request.out / "results.jsonl"
+    results = writable_folder(request.out) / "results.jsonl"
     grid = Grid(asked, results, jobs=jobs, threads=threads, say=say)
     _measure_teachers(request, asked, results, say)
     grid.run()

@@ -108,7 +108,7 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
     folder = tmp_path / "said"
     arguments = ["cache", *settings(packed), "--views", "2", "--out", str(folder)]
     assert main([*arguments, "--dry-run"]) == 0 and not folder.exists()
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "2 views of 96 samples, 1 teacher: embedding (fp32), logits (fp32)" in said and "0.1 MB in 12 files" in said
     assert main([*arguments, "--dry-run", "--json", "cache.logits=2", "cache.precision=fp16", "cache.parts=[maps]"]) == 0 and not folder.exists()
     plan = json.loads(capsys.readouterr().out)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -220,7 +221,7 @@ class Criterion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         projected: Tensor,
         positives: Tensor,
         critic: Critic,
@@ -261,7 +262,7 @@ class Criterion(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple:
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype)[:, :, None], None, None, None, None, None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -50,9 +50,7 @@ class Rule(nn.Module, ABC):
         return range(count)
 
     @abstractmethod
-    def forward(
-        self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
-    ) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         """Combine the losses of a batch.
 
         Args:
@@ -70,7 +68,7 @@ class Rule(nn.Module, ABC):
 class Sum(Rule):
     """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks of its own."""
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         self.weights = torch.ones(len(losses), device=losses[0].device)
         return sum(losses)

@@ -40,7 +40,7 @@ class Average(Rule):
             )
         return cls()
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         first = objectives[0]
         if len(teachers) == 1:
             return first(student, teachers[0], batch)
@@ -73,7 +73,7 @@ class Weighted(Rule):
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         """Weights (n, B) of the samples, from what each teacher answers, n times (B, C_i)."""
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         if len(teachers) == 1:
             return objectives[0](student, teachers[0], batch)
         losses = torch.stack([objective.per_sample(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)])
@@ -143,7 +143,7 @@ class Gradient(Rule):
         super().__init__()
         self.cap = cap
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         if len(losses) == 1:
             return losses[0]
@@ -191,7 +191,7 @@ class Random(Rule, HeldState):
     def chosen(self, count: int) -> Sequence[int]:
         return (mix(self.seed, _DRAW, self.steps) % count,)
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         (number,) = self.chosen(len(objectives))
         loss = objectives[number](student, teachers[number], batch)
         # DDP waits for a gradient of every head, and an optimiser's momentum should not depend on the number of processes.

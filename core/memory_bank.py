@@ -37,6 +37,9 @@ class MemoryBank(nn.Module):
         radius: An upper bound of the rows' norms, kept by every update; it bounds the scores.
     """
 
+    memory: Tensor
+    place: Tensor | None
+
     def __init__(
         self,
         num_samples: int,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from .objective import Objective, Options, Setting
@@ -23,7 +26,7 @@ class Rule(nn.Module, ABC):
         weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has none to tell.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[BaseModel]] = Options
     teacher_needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:
@@ -31,7 +34,7 @@ class Rule(nn.Module, ABC):
         self.weights: Tensor | None = None
 
     @classmethod
-    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Rule:
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         """Build for one term of the loss.
 
         Args:
@@ -71,4 +74,4 @@ class Sum(Rule):
     def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         self.weights = torch.ones(len(losses), device=losses[0].device)
-        return sum(losses)
+        return reduce(add, losses)

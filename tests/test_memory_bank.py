@@ -143,11 +143,6 @@ def test_deepcopy_after_a_step_is_independent(mode):
     assert torch.equal(crd.bank.student, kept) and not torch.equal(twin.bank.student, kept)
 
 
-def test_every_buffer_is_named_for_ddp():
-    crd = build("sampled")
-    assert {"bank.memory", "bank.place", "rule.label"} <= set(crd.rank_buffers) == {name for name, _ in crd.named_buffers()}
-
-
 RANK = """
 import os, sys, torch
 from contrastill.core.crd import CRDLoss

@@ -31,5 +31,15 @@ def test_format():
     check("ruff", "format", "--check", ".")
 
 
+def test_files_have_one_reason():
+    """A file of more than 350 lines has two."""
+    written = [
+        path for path in ROOT.rglob("*.py") if not any(part.startswith(".") or part in ("build", "tests", "runs") for part in path.relative_to(ROOT).parts)
+    ]
+    assert len(written) > 100
+    lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in written}
+    assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
+
+
 def test_types(sources_under_their_name):
     check("mypy")

@@ -95,7 +95,7 @@ def make_data_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     return _validate_data(_checked(DataConfig, _with_values(values, overrides), "data."))
 
 
-def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

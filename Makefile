@@ -24,7 +24,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Bytecode is kept: without it every process of a test would compile torch and its friends again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test lint format docs clean
+.PHONY: setup demo test lint types format docs clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: setup
+	$(BIN)/python -m pytest tests/test_style.py -k types
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -58,5 +61,5 @@ docs:
 
 # The environment stays: remove .venv by hand to start from nothing.
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(VENV_DOCS)/*' -prune -exec rm -rf {} +

@@ -10,16 +10,13 @@ compared image by image.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from cells import called, fill, parser, rows_of
 
 HERE = Path(__file__).resolve().parent
 STUDENT = ["teachers.0.model=resnet20", "teachers.0.weights={runs}/teacher-0", "student.model=resnet8"]
@@ -89,14 +86,6 @@ GRIDS = {
 }
 
 
-def rows_of(path: Path) -> dict[tuple[str, int], dict]:
-    """Finished rows by cell and seed."""
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {(row["cell"], row["seed"]): row for row in rows}
-
-
 def correct_bits(run: Path, data: str) -> np.ndarray:
     """(N,) bool: which test images the run's student gets right."""
     import torch
@@ -126,12 +115,8 @@ def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: 
     run = runs / f"{cell}-{seed}"
     overrides = [override.format(runs=runs) for override in overrides]
     command = ["contrastill", "train", config, f"data.path={data}", *overrides, *grid["schedule"], f"seed={seed}", f"out={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     began = time.perf_counter()
-    answer = subprocess.run([sys.executable, "-m", *command, "--json"], env=environment, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, check=False)
-    if answer.returncode:
-        raise SystemExit(f"{cell}, seed {seed}: exit code {answer.returncode}")
-    last = json.loads(answer.stdout.splitlines()[-1])
+    last = json.loads(called([*command, "--json"], threads).splitlines()[-1])
     bits = correct_bits(run, data)
     shown = " ".join(command).replace(f"{runs}/", "runs/").replace(data, Path(data).name)
     return {
@@ -180,35 +165,22 @@ def table(name: str, rows: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("grid", choices=GRIDS)
-    parser.add_argument("--data", default=os.environ.get("CONTRASTILL_DATA", "../shared/data") + "/cifar100_subset.h5")
-    parser.add_argument("--runs", default="runs/grid")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each training")
-    parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
-    parser.add_argument("--cells", nargs="*", help="only these")
-    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
-    arguments = parser.parse_args()
+    known = parser(__doc__, GRIDS, "runs/grid")
+    known.add_argument("--data", default=os.environ.get("CONTRASTILL_DATA", "../shared/data") + "/cifar100_subset.h5")
+    arguments = known.parse_args()
     results = HERE / "results" / f"{arguments.grid}.jsonl"
-    results.parent.mkdir(exist_ok=True)
-    runs = Path(arguments.runs).resolve()
-    data = str(Path(arguments.data).resolve())
-    if not arguments.table:
-        cells = {cell: entry for cell, entry in GRIDS[arguments.grid]["cells"].items() if not arguments.cells or cell in arguments.cells}
-        # One seed of everything before the second of anything.
-        jobs = [(cell, seed) for seed in range(arguments.seeds) for cell, (_, _, seeds) in cells.items() if seed < seeds]
-
-        def work(job: tuple[str, int]) -> None:
-            if job not in rows_of(results):
-                row = train_cell(arguments.grid, *job, data, runs, arguments.threads)
-                with open(results, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(f"{row['cell']}-{row['seed']}: {row['top1']:.2f} % in {row['wall_seconds']:.0f} s", flush=True)
-
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            for first in (True, False):  # the teachers, then their students
-                list(pool.map(work, [job for job in jobs if job[0].startswith("teacher") == first]))
+    runs, data = Path(arguments.runs).resolve(), str(Path(arguments.data).resolve())
+    cells = {cell: min(seeds, arguments.seeds) for cell, (_, _, seeds) in GRIDS[arguments.grid]["cells"].items()}
+    for first in (True, False):  # the teachers, then their students
+        wanted = {cell: seeds for cell, seeds in cells.items() if cell.startswith("teacher") == first and cell in (arguments.cells or cells)}
+        if not arguments.table:
+            fill(
+                results,
+                wanted,
+                lambda cell, seed: train_cell(arguments.grid, cell, seed, data, runs, arguments.threads),
+                lambda row: f"{row['top1']:.2f} % in {row['wall_seconds']:.0f} s",
+                jobs=arguments.jobs,
+            )
     print(table(arguments.grid, rows_of(results)))
 
 

@@ -10,16 +10,14 @@ A cell is one `contrastill train`, then one `contrastill evaluate`; a row holds 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from cells import called, fill, parser, rows_of
 
 HERE = Path(__file__).resolve().parent
 DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
@@ -60,24 +58,6 @@ GRIDS = {
         },
     },
 }
-
-
-def rows_of(path: Path) -> dict[tuple[str, int], dict]:
-    """Finished rows by cell and seed."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {(row["cell"], row["seed"]): row for row in rows}
-
-
-def called(command: list[str], threads: int, log: Path) -> str:
-    """What a command of the package prints; it ends the grid where it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-    with open(log, "a", encoding="utf-8") as errors:
-        answer = subprocess.run(
-            [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parent, check=False
-        )
-    if answer.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {answer.returncode}, see {log}")
-    return answer.stdout
 
 
 def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, runs: Path, threads: int) -> dict:
@@ -144,17 +124,10 @@ def teacher_of(data: str | None, runs: Path, threads: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("grid", choices=GRIDS)
-    parser.add_argument("--data")
-    parser.add_argument("--teacher-data", help="folder of TinyImageNet, for the teacher of lab")
-    parser.add_argument("--runs", default="runs/xmodal")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each")
-    parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
-    parser.add_argument("--cells", nargs="*", help="only these")
-    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
-    arguments = parser.parse_args()
+    known = parser(__doc__, GRIDS, "runs/xmodal")
+    known.add_argument("--data")
+    known.add_argument("--teacher-data", help="folder of TinyImageNet, for the teacher of lab")
+    arguments = known.parse_args()
     results = HERE / "results" / f"xmodal_{arguments.grid}.jsonl"
     if not arguments.table:
         runs = Path(arguments.runs).resolve() / arguments.grid
@@ -162,21 +135,15 @@ def main() -> None:
         grid = GRIDS[arguments.grid]
         data = str(Path(arguments.data or f"{DATA}/{grid['data']}").resolve())
         if not Path(data).is_file():
-            sys.exit(f"{data} does not exist: name the file with --data")
+            raise SystemExit(f"{data} does not exist: name the file with --data")
         teacher = teacher_of(arguments.teacher_data, runs, arguments.threads) if arguments.grid == "lab" else None
-        cells = {cell: entry for cell, entry in grid["cells"].items() if not arguments.cells or cell in arguments.cells}
-        # One seed of everything before the second of anything.
-        jobs = [(cell, seed) for seed in range(arguments.seeds) for cell, (_, seeds, _) in cells.items() if seed < seeds]
-
-        def work(job: tuple[str, int]) -> None:
-            if job not in rows_of(results):
-                row = run_cell(arguments.grid, *job, data, teacher, runs, arguments.threads)
-                with open(results, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(f"{row['cell']}-{row['seed']}: trained in {row['train_seconds']:.0f} s", flush=True)
-
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(work, jobs))
+        fill(
+            results,
+            {cell: min(seeds, arguments.seeds) for cell, (_, seeds, _) in grid["cells"].items() if cell in (arguments.cells or grid["cells"])},
+            lambda cell, seed: run_cell(arguments.grid, cell, seed, data, teacher, runs, arguments.threads),
+            lambda row: f"trained in {row['train_seconds']:.0f} s",
+            jobs=arguments.jobs,
+        )
     print(table(arguments.grid, rows_of(results)))
 
 

@@ -67,7 +67,8 @@ def cache(
     main = parts.accelerator.is_main_process
     device = parts.accelerator.device
     # As in a training, so that the numbers are the same.
-    parts.transfer.teachers.to(device, memory_format=_channels_last())
+    for teacher in parts.transfer.teachers:
+        teacher.to(device).to(memory_format=_channels_last())
     plan = _plan(resolved, parts.train)
     if main and not as_json:
         if dry_run:

@@ -144,7 +144,8 @@ def data_size(config: RunConfig | None, modality: str) -> int | tuple[int, int] 
         batch = next(iter(open_loader(split, [modality], batch_size=1, train=False, device="cpu").epoch(0)))
     except ContrastillError:
         return None
-    return tuple(batch[modality].shape[2:])
+    height, width = batch[modality].shape[2:]
+    return height, width
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

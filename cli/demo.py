@@ -48,14 +48,15 @@ def demo(
     from .compare_xmodal import compare_colour, compare_depth
     from .report import write_report
 
-    folder, told = Path(out), {"say": progress(quiet), "progress": not quiet}
+    folder, say = Path(out), progress(quiet)
+    told: dict[str, Any] = {"say": say, "progress": not quiet}
     results = {"compression": compare_compression(folder, seed, overrides or [], **told)}
     results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], **told)
     results["rgb_to_depth"] = compare_depth(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], **told)
     results["luminance_to_chrominance"] = compare_colour(folder / "luminance_to_chrominance", seed, overrides or [], **told)
     runs = {row["name"].rpartition(" (")[0]: Path(row["run"]) for row in results["compression"]["rows"]}
-    results["probe"] = compare_probe(folder / "probe", runs, seed, say=told["say"])
-    page = write_report([out], maps=True, say=told["say"])[0]
+    results["probe"] = compare_probe(folder / "probe", runs, seed, say=say)
+    page = write_report([out], maps=True, say=say)[0]
     if as_json:
         print(json.dumps({**results, "report": str(page)}))
         return

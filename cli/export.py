@@ -82,7 +82,7 @@ def export(
     if int8:
         opened.check_classes(run)
     path = Path(out) if out else Path(run) / f"student{FORMATS[format]}"
-    options = {"format": format, "opset": opset, "dynamic": dynamic, "with_preprocess": with_preprocess, "check": check}
+    options: dict[str, Any] = {"format": format, "opset": opset, "dynamic": dynamic, "with_preprocess": with_preprocess, "check": check}
     made = export_student(run, path, images=images, size=size or (data_size(config, modality) if images is None else None), **options)
     report = _report(made)
     if int8:

@@ -67,4 +67,4 @@ def main(argv: list[str] | None = None) -> int:
         known = isinstance(error, ContrastillError)
         sentence = " ".join(str(error).split()) if known else f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
         print(f"contrastill: {sentence}", file=sys.stderr)
-        return error.exit_code if known else 1
+        return error.exit_code if isinstance(error, ContrastillError) else 1

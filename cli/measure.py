@@ -73,7 +73,8 @@ def measure_runs(
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
-    gallery, seen, rows = Gallery(), set(), []
+    gallery, rows = Gallery(), []
+    seen: set[str] = set()
     common = os.path.commonpath([os.path.abspath(path) for path in paths])
     for path in paths:
         name = "student" if len(paths) == 1 else os.path.relpath(path, common)
@@ -152,7 +153,7 @@ class _Measuring:
     def _segmentation(self, contender: Contender) -> Iterator[dict[str, Any]]:
         mode = {"student": self.options.mode, "scratch": "scratch"}.get(contender.role, "frozen")
         train, test = (self._source(split, contender) for split in (self.train, self.test))
-        shares = {"head": self.options.head, "epochs": self.options.epochs, "batch_size": self.options.batch_size, "lr": self.options.lr}
+        shares: dict[str, Any] = {"head": self.options.head, "epochs": self.options.epochs, "batch_size": self.options.batch_size, "lr": self.options.lr}
         best: tuple[float, Any, float] | None = None
         for fraction in self.options.label_fractions:
             self.say(f"{self.run.path}: segmentation, {contender.role} {contender.model}, {mode}, {100 * fraction:g} % of the labels")

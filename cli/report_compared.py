@@ -148,7 +148,7 @@ def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
 def _published(group: Group) -> tuple[Figure | None, list[str]]:
     """The published figure of a training, and what sets the training apart from it."""
     config = group.config
-    facts = next((found for run in group.runs if (found := run.read_json("checkpoints/data.json"))), {})
+    facts: Any = next((found for run in group.runs if (found := run.read_json("checkpoints/data.json"))), {})
     if not isinstance(facts, dict) or len(config.teachers) > 1 or _fact(facts, "train", "classes") not in (100, None):
         return None, []
     student, objectives = config.student.model, _objectives(config)
@@ -191,9 +191,9 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
     if config.train.epochs != 240:
         reasons.append(f"{config.train.epochs} epochs instead of 240")
     if objectives:
-        wanted = weights(objectives, config.student.model)
+        usual = weights(objectives, config.student.model)
         own = {entry.name: entry.weight for entry in config.objectives.values()}
-        reasons += [f"a weight of {own.get(name, 0):g} instead of {weight:g} for {name}" for name, weight in wanted.items() if own.get(name) != weight]
+        reasons += [f"a weight of {own.get(name, 0):g} instead of {weight:g} for {name}" for name, weight in usual.items() if own.get(name) != weight]
     return reasons
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,9 @@ def export_student(
 class _Preprocessing(nn.Module):
     """Preprocess of uint8 images as a module, so that its numbers go into the file; resizing is left out where nothing changes."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, takes: Takes) -> None:
         super().__init__()
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
@@ -136,7 +140,7 @@ class _Preprocessing(nn.Module):
         return images if self.resolution is None else F.interpolate(images, size=self.resolution, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _takes(student: nn.Module, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool) -> Takes:
+def _takes(student: Any, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool) -> Takes:
     """What the file is to be given, by what is known of it."""
     own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
     side = pair(size) or there or own if inside else own or pair(size) or there
@@ -173,7 +177,7 @@ def _write(module: nn.Module, name: str, example: Tensor, path: Path, format: st
             with open(path, "wb") as file:
                 torch.export.save(program, file)
             return None
-        named = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": ({0: "batch"},) if dynamic else None}
+        named: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": ({0: "batch"},) if dynamic else None}
         made = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
         used = made.model.opset_imports[""]
         if opset in (None, used):

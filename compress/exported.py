@@ -91,7 +91,7 @@ def require(*packages: str) -> None:
 
 
 def pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    return None if size is None else (size, size) if isinstance(size, int) else size
 
 
 def reason(error: BaseException) -> str:

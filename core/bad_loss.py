@@ -105,7 +105,7 @@ class SkipBad:
 
     def __init__(self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator) -> None:
         self._transfer, self._config, self._accelerator = transfer, config, accelerator
-        self._batches, self._file = len(loader), run and run.path / "skipped_batches.jsonl"
+        self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._skipped = 0
         self._before: _Unheld | None = None
 
@@ -178,8 +178,9 @@ class _Unheld:
     """What forward passes change at once: buffers, counters and torch's generators. What a HeldWrites writes waits, and needs no copy."""
 
     def __init__(self, transfer: Transfer) -> None:
-        held = {id(part) for module in transfer.terms.modules() if isinstance(module, HeldWrites) for part in module.modules()}
-        modules = [module for root in (transfer.student, transfer.terms) for module in root.modules() if id(module) not in held]
+        trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
+        held = {id(part) for module in trained if isinstance(module, HeldWrites) for part in module.modules()}
+        modules = [module for module in trained if id(module) not in held]
         self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
         counting = [module for module in modules if type(module).get_extra_state is not torch.nn.Module.get_extra_state]
         self._counters = [(module, module.get_extra_state()) for module in counting]

@@ -128,10 +128,10 @@ class Entry:
             def put(first: int, fields: Mapping[str, Tensor], num_classes: int) -> None:
                 file.attrs["num_classes"] = num_classes
                 for name, values in fields.items():
-                    values = values.cpu().numpy()
+                    array = values.cpu().numpy()
                     if name not in file:
-                        file.create_dataset(name, (count, *values.shape[1:]), values.dtype)
-                    file[name][first : first + len(values)] = values
+                        file.create_dataset(name, (count, *array.shape[1:]), array.dtype)
+                    file[name][first : first + len(array)] = array
 
             yield put
 

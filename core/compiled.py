@@ -44,7 +44,7 @@ def compiled(transfer: Transfer) -> Iterator[None]:
     try:
         for network in networks:
             # Only the method is another: nn.Module's call, state_dict and DDP go on as ever.
-            network.forward = partial(_forward, network, {})
+            network.forward = partial(_forward, network, {})  # type: ignore[method-assign]
         yield
     finally:
         for network in networks:

@@ -74,7 +74,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
     if not isinstance(values, dict):
         raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
-    return validate(values)
+    return validate({str(key): value for key, value in values.items()})
 
 
 def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
@@ -95,7 +95,7 @@ def make_data_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     return _validate_data(_checked(DataConfig, _with_values(values, overrides), "data."))
 
 
-def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -153,7 +153,7 @@ def _override(tree: Any, override: str) -> None:
     if not equals or not key:
         raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
     # YAML 1.1 takes 5e-4 for a string, OmegaConf's own loader does not.
-    _put(tree, key, OmegaConf.create(f"value: {text}")["value"] if text else None)
+    _put(tree, key, OmegaConf.create(f"value: {text}").value if text else None)
 
 
 def _put(tree: Any, key: str, value: Any) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,8 @@ class CRDLoss(HeldWrites):
         self.embed_student = Embedding(student_dim, embed_dim)
         self.embed_teacher = Embedding(teacher_dim, embed_dim)
         groups = Groups(targets if origin == "other_class" else None, num_samples)
-        self.negatives, self.negatives_reason = negatives, f"{negatives}: asked for"
+        self.negatives: str = negatives
+        self.negatives_reason = f"{negatives}: asked for"
         if negatives == "auto":
             self.negatives, self.negatives_reason = choose(num_samples, num_negatives or min(16384, groups.eligible))
             log.info("CRD negatives %s", self.negatives_reason)
@@ -148,7 +149,7 @@ class CRDLoss(HeldWrites):
         shard = Shard(rank(), world_size()) if bank_placement == "sharded" else Shard()
         self.rule = rule(groups, num_negatives, self.seed, shard)
         self.num_negatives = self.rule.num_negatives
-        self._of_bank = {"seed": self.seed, "shard": shard, "dtype": DTYPES[bank_dtype], "on_host": bank_memory == "host"}
+        self._of_bank: dict[str, Any] = {"seed": self.seed, "shard": shard, "dtype": DTYPES[bank_dtype], "on_host": bank_memory == "host"}
         self.bank = self._new_bank(rule.order(groups, self.seed), ("student", "teacher"))
         self.bias = critic_bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
         ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
@@ -178,7 +179,8 @@ class CRDLoss(HeldWrites):
 
         def negatives(sums: NegativeSums) -> Tensor | None:
             if rows is not None:
-                return given_sums(bank, rows, self.bank.place, sums)
+                given_sums(bank, rows, self.bank.place, sums)
+                return None
             return self.rule(batch, bank, sums, self.draws)
 
         sides, anchors = Criterion.apply(projected, positives, critic, self._workspace, exchange, negatives)
@@ -221,11 +223,6 @@ class CRDLoss(HeldWrites):
             check_index(rows, self.num_samples, "rows: row")
             if self.bank.shard.world > 1:
                 raise UsageError("rows given by hand are scored where all rows are: leave them out, or take bank_placement='replicated'")
-
-    @property
-    def rank_buffers(self) -> tuple[str, ...]:
-        """Names of the buffers that DistributedDataParallel must neither broadcast nor reduce: the ranks keep them equal."""
-        return tuple(name for name, _ in self.named_buffers())
 
     def get_extra_state(self) -> Tensor:
         """Seed and number of the next draw: all that the draws depend on."""

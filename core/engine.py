@@ -94,7 +94,8 @@ def fit(
 @torch.no_grad()
 def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
     """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back."""
-    training, metrics = network.training, {}
+    training = network.training
+    metrics: dict[str, MulticlassAccuracy] = {}
     network.eval()
     for batch in loader.epoch(0):
         with accelerator.autocast():
@@ -118,7 +119,7 @@ class _Training:
     def __init__(
         self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool
     ) -> None:
-        self.transfer, self.train, self.test = transfer.to(accelerator.device, memory_format=torch.channels_last), train, test
+        self.transfer, self.train, self.test = transfer.to(accelerator.device).to(memory_format=torch.channels_last), train, test
         self.config, self.run, self.accelerator = config, run, accelerator
         if config.initial_epochs and not transfer.initial_epochs:
             raise UsageError(f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out")
@@ -231,7 +232,7 @@ class _Training:
         """Add a batch to the epoch's sums, on the device."""
         for output, size in passes:
             zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
-            sums = {name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()}
+            sums: dict[str, Any] = {name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()}
             for name, value in {**sums, "samples": size}.items():
                 self.running[name] = self.running.get(name, zero) + value
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +69,8 @@ class _Pair:
 
     root: nn.Module
     norm_name: str
-    convolution: nn.Module
-    norm: nn.Module
+    convolution: Any
+    norm: Any
 
     def fold(self) -> None:
         convolution, norm = self.convolution, self.norm

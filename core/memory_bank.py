@@ -37,6 +37,9 @@ class MemoryBank(nn.Module):
         radius: An upper bound of the rows' norms, kept by every update; it bounds the scores.
     """
 
+    memory: Tensor
+    place: Tensor | None
+
     def __init__(
         self,
         num_samples: int,
@@ -148,7 +151,16 @@ class MemoryBank(nn.Module):
         for name in self.sides:
             destination[prefix + name] = self.side(name)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         expected, self.radius = (self.num_samples, self.memory.shape[2]), 0.0
         for side, name in enumerate(self.sides):
             key = prefix + name

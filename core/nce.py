@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ class NegativeSums:
         """(B, n) uninitialised memory, the same at every call."""
         return self.buffer("scratch", self.sums.shape[1], columns)
 
-    def add(self, rows: Tensor, exclude: Callable[[Tensor], None] | None = None, counts: Tensor | None = None) -> None:
+    def add(self, rows: Tensor, exclude: Callable[[Tensor], object] | None = None, counts: Tensor | None = None) -> None:
         """Add the rows (2, n, D) of one chunk.
 
         Args:
@@ -155,7 +156,7 @@ class NegativeSums:
         else:
             self.gradient.add_(torch.bmm(weights.to(rows.dtype), rows), alpha=share)
 
-    def _narrow(self, scores: Tensor, exclude: Callable[[Tensor], None] | None, counts: Tensor | None) -> tuple[Tensor, float]:
+    def _narrow(self, scores: Tensor, exclude: Callable[[Tensor], object] | None, counts: Tensor | None) -> tuple[Tensor, float]:
         """Add the values of scores whose exp is finite; return what the rows are weighted with, up to a number."""
         columns = scores.shape[2]
         group = 1 if counts is not None else self.group
@@ -178,7 +179,7 @@ class NegativeSums:
             self.sums += (values if counts is None else values.mul_(counts)).sum(2)
         return scores, share
 
-    def _wide(self, scores: Tensor, exclude: Callable[[Tensor], None] | None, counts: Tensor | None) -> tuple[Tensor, float]:
+    def _wide(self, scores: Tensor, exclude: Callable[[Tensor], object] | None, counts: Tensor | None) -> tuple[Tensor, float]:
         """The same where exp would overflow: softplus(x) = x beyond its threshold, and sigmoid saturates."""
         scores.sub_(self.critic.bias)
         values, weights = softplus(scores, threshold=LINEAR), scores.sigmoid_()
@@ -220,7 +221,7 @@ class Criterion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         projected: Tensor,
         positives: Tensor,
         critic: Critic,
@@ -261,7 +262,7 @@ class Criterion(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple:
         (slope,) = ctx.saved_tensors
         return slope * grad.to(slope.dtype)[:, :, None], None, None, None, None, None
 

@@ -94,6 +94,9 @@ class Negatives(nn.Module, ABC):
 
     mode = ""
     can_weigh = False
+    label: Tensor | None
+    group_size: Tensor
+    group_start: Tensor
 
     def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:
         super().__init__()
@@ -178,6 +181,7 @@ class SharedWindow(Negatives):
     """
 
     mode = "shared"
+    label_at: Tensor | None
 
     def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:
         super().__init__(groups, num_negatives, seed, shard)
@@ -223,6 +227,7 @@ class SampledRows(Negatives):
     """
 
     mode = "sampled"
+    circle: Tensor
 
     def __init__(self, groups: Groups, num_negatives: int | None, seed: int, shard: Shard | None = None) -> None:
         super().__init__(groups, num_negatives, seed, shard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ class Objective(nn.Module):
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
     """
 
-    Options: ClassVar[type[Options]] = Options
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    Options: ClassVar[type[BaseModel]] = Options
+    needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = True
     default_weight: ClassVar[float] = 1.0
     default_warmup: ClassVar[float] = 0.0
@@ -68,12 +68,12 @@ class Objective(nn.Module):
         self.logs: dict[str, Tensor] = {}
 
     @classmethod
-    def build(cls, options: Options, setting: Setting) -> Objective:
+    def build(cls, options: Any, setting: Setting) -> Objective:
         """Build from validated options; override where something of ``setting`` is needed."""
         return cls(**dict(options))
 
     @classmethod
-    def build_each(cls, options: Options, settings: Sequence[Setting]) -> list[Objective]:
+    def build_each(cls, options: Any, settings: Sequence[Setting]) -> list[Objective]:
         """One for each teacher; an objective that reads them all at once overrides it and returns a single one."""
         return [cls.build(options, setting) for setting in settings]
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import distributed
@@ -27,7 +28,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
     def __enter__(self) -> StopRequest:

@@ -8,9 +8,13 @@ import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from .objective import Objective
+    from .rule import Rule
 
 T = TypeVar("T")
 
@@ -126,11 +130,11 @@ def short_name(name: str) -> str:
     return name.removeprefix(OWN).rpartition("@")[0].rpartition(".")[2] or name.rpartition(".")[2] if name.startswith(OWN) else name
 
 
-OBJECTIVES: Registry[type] = Registry("objective", "objectives", "xmodal", "ensemble")
-ENSEMBLE_RULES: Registry[type] = Registry("rule of an ensemble", "ensemble")
-DATASETS: Registry[type] = Registry("dataset", "datasets")
-MODELS: Registry[Callable] = Registry("model", "models")
-MODALITIES: Registry = Registry("modality", "xmodal")
+OBJECTIVES: Registry[type[Objective]] = Registry("objective", "objectives", "xmodal", "ensemble")
+ENSEMBLE_RULES: Registry[type[Rule]] = Registry("rule of an ensemble", "ensemble")
+DATASETS: Registry[Any] = Registry("dataset", "datasets")
+MODELS: Registry[Callable[..., Any]] = Registry("model", "models")
+MODALITIES: Registry[Any] = Registry("modality", "xmodal")
 
 PRETRAINED = "pretrained"
 """In the place of a file of weights: those that a network's library publishes."""

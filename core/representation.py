@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +136,9 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device
     with torch.inference_mode(False):  # a tensor that is born in inference mode could not be used in training later
         scale = [1 / (unit * s) for s in std]
         shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        tensors = [torch.tensor(values * max(1, repeats), dtype=torch.float32, device=device) for values in (scale, shift)]
-        return tuple(tensors) if repeats else tuple(values.view(-1, 1, 1) for values in tensors)
+        shape = (-1,) if repeats else (-1, 1, 1)
+        by, at = (torch.tensor(values * max(1, repeats), dtype=torch.float32, device=device).view(shape) for values in (scale, shift))
+        return by, at
 
 
 class Network(nn.Module):
@@ -170,7 +172,9 @@ class Network(nn.Module):
         self.taps = taps
         self.preprocess = preprocess
         self.modality = modality
+        self.classes: Tensor | None
         self.register_buffer("classes", None, persistent=False)
+        self.recipe: dict[str, Any] = {}
         self._frozen = False
         self.precision: torch.dtype | None = None
 
@@ -275,7 +279,7 @@ class Network(nn.Module):
                 raise UsageError(f"{self._name} has no tap for its {part}: name the module that gives it, as {part}=…")
         return frozenset(needs)
 
-    def _logits(self, output: object, tapped: Tapping, required: bool) -> Tensor | None:
+    def _logits(self, output: object, tapped: Mapping[str, Tensor] | Tapping, required: bool) -> Tensor | None:
         logits = output if self.taps.logits is None else tapped[self.taps.logits]
         if isinstance(logits, Tensor):
             return logits if self.classes is None else logits[:, self.classes]
@@ -306,7 +310,7 @@ class RepresentationSpec:
 
     num_classes: int | None
     embedding_dim: int | None
-    map_shapes: tuple[tuple[int, int, int], ...]
+    map_shapes: tuple[tuple[int, ...], ...]
 
 
 @contextmanager

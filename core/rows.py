@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def masked_sums(rows: Tensor, mask: Tensor, sums: NegativeSums, repeated: bool =
         if repeated:
             sums.add(rows[:, start:stop], counts=part)
         else:
-            sums.add(rows[:, start:stop], exclude=lambda cells, part=part: cells.mul_(part))
+            sums.add(rows[:, start:stop], exclude=partial(Tensor.mul_, other=part))
 
 
 def mark(mask: Tensor, places: Tensor) -> None:

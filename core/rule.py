@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from .objective import Objective, Options, Setting
@@ -23,7 +26,7 @@ class Rule(nn.Module, ABC):
         weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has none to tell.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[BaseModel]] = Options
     teacher_needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:
@@ -31,7 +34,7 @@ class Rule(nn.Module, ABC):
         self.weights: Tensor | None = None
 
     @classmethod
-    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Rule:
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         """Build for one term of the loss.
 
         Args:
@@ -50,9 +53,7 @@ class Rule(nn.Module, ABC):
         return range(count)
 
     @abstractmethod
-    def forward(
-        self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
-    ) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         """Combine the losses of a batch.
 
         Args:
@@ -70,7 +71,7 @@ class Rule(nn.Module, ABC):
 class Sum(Rule):
     """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks of its own."""
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         self.weights = torch.ones(len(losses), device=losses[0].device)
-        return sum(losses)
+        return reduce(add, losses)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .ranks import gather_in_order, scatter_sum
+
+Place = TypeVar("Place", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Shard:
     rank: int = 0
     world: int = 1
 
-    def below(self, place):
+    def below(self, place: Place) -> Place:
         """How many of its rows lie below a place, or below each of a tensor of places: the first of its rows at or behind it."""
         return (place - self.rank + self.world - 1) // self.world
 

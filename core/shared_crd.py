@@ -45,15 +45,20 @@ class SharedCRDLoss(CRDLoss):
         torch.Size([])
     """
 
+    embed_teacher: Sequence[Embedding]  # type: ignore[assignment]  # one for each teacher
+
     def __init__(self, student_dim: int, teacher_dims: Sequence[int], **options: Any) -> None:
         if not teacher_dims:
             raise UsageError("teacher_dims is empty: give the length of each teacher's embedding")
         super().__init__(student_dim, teacher_dims[0], **options)
-        self.embed_teacher = nn.ModuleList([self.embed_teacher, *(Embedding(dim, self.embed_dim) for dim in teacher_dims[1:])])
+        first: Any = self.embed_teacher
+        self.embed_teacher = nn.ModuleList([first, *(Embedding(dim, self.embed_dim) for dim in teacher_dims[1:])])  # type: ignore[assignment]
         sides = ("student", *(f"teacher.{number}" for number in range(len(teacher_dims))))
         self.bank = self._new_bank(self.bank.place, sides)
 
-    def per_sample(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None) -> Tensor:
+    def per_sample(  # type: ignore[override]  # of all teachers
+        self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None
+    ) -> Tensor:
         count = len(self.embed_teacher)
         self._check_all(student, teachers, index)
         critic = Critic(self.temperature, self.bias, self.bank.radius)

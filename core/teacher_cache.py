@@ -89,7 +89,7 @@ class TeacherMemory:
             self._kept[view] = self._look(view) if self.files is None else self._from_files(view)
             log.info("what the teachers say about view %d of %d is there", view + 1, self._loader.views)
         for batch in self._loader.epoch(k, start):
-            fields = {}
+            fields: dict[str, Tensor] = {}
             for (number, part), rows in self._kept[view].items():
                 said = self._packings[part].unpack(rows.at(batch["index"]), rows.num_classes)
                 fields |= {f"teachers.{number}.{name}": values for name, values in said.items()}
@@ -125,7 +125,7 @@ class TeacherMemory:
             for view in range(self._loader.views):
                 self.files.open(view, self._needs)
 
-    def _look(self, view: int) -> dict[Key, MemoryRows]:
+    def _look(self, view: int) -> dict[Key, MemoryRows | FileRows]:
         """What the teachers say about a view, asked now: each process looks at every n-th batch, and gets what the others were told."""
         count, size = self._loader.num_samples, self._looking.batch
         batches = torch.arange(count).split(size)
@@ -159,14 +159,14 @@ class TeacherMemory:
             self.files.wait([view])
         rows = self.files.open(view, self._needs)
         place = self._placed(sum(each.nbytes for each in rows.values()) / self._loader.num_samples)
-        return rows if place is None else {key: each.loaded(place) for key, each in rows.items()}
+        return {key: each if place is None else each.loaded(place) for key, each in rows.items()}
 
     def _cheap(self) -> frozenset[str]:
         """What is kept although nothing reads it in this run, as the next one's objectives may: logits and embedding, where every teacher has them."""
         teachers = self._transfer.teachers
         there = {
             "embedding": all(teacher.taps.embedding for teacher in teachers),
-            "logits": all(getattr(teacher, "recipe", {}).get("num_classes") for teacher in teachers),
+            "logits": all(teacher.recipe.get("num_classes") for teacher in teachers),
         }
         return frozenset(part for part, everywhere in there.items() if everywhere)
 

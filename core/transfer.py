@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -52,17 +54,20 @@ class Term(nn.Module):
         warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published one.
     """
 
+    objectives: Sequence[Objective]
+
     def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None, rule: Rule | None = None, warmup: float | None = None) -> None:
         super().__init__()
-        self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)
+        # torch's lists and dictionaries of modules do not say of which.
+        self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
         self.warmup = first.default_warmup if warmup is None else warmup
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
-        self.needs = frozenset().union(*(objective.needs for objective in self.objectives))
+        self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
-        self.teacher_needs = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
+        self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
 
     def chosen(self, count: int) -> Sequence[int]:
         """Which of ``count`` teachers this step reads."""
@@ -77,9 +82,9 @@ class Term(nn.Module):
             return self.objectives[0](student, teachers, batch)
         return self.rule(self.objectives, student, teachers, batch)
 
-    def initial(self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]) -> Tensor:
+    def initial(self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
-        return sum(objective.initial(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers or [None], strict=True))
+        return reduce(add, (objective.initial(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers or [None], strict=True)))
 
     def weight_at(self, share: float) -> float:
         """Its weight when ``share`` of the training proper is done."""
@@ -123,13 +128,18 @@ class Transfer(nn.Module):
         >>> transfer(batch).loss.backward()
     """
 
+    teachers: Sequence[Network]
+    terms: Mapping[str, Term]
+
     def __init__(self, teachers: Sequence[Network], student: Network, objectives: Mapping[str, Term | Objective], *, look: Look | None = None) -> None:
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
-        self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)
+        self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)  # type: ignore[assignment]
         self.student = student
-        self.terms = nn.ModuleDict({name: term if isinstance(term, Term) else Term(term) for name, term in objectives.items()})
+        self.terms = nn.ModuleDict(  # type: ignore[assignment]
+            {name: term if isinstance(term, Term) else Term(term) for name, term in objectives.items()}
+        )
         for name, term in self.terms.items():
             if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
@@ -141,10 +151,10 @@ class Transfer(nn.Module):
         self.progress = 1.0
         self._unread: list[nn.Parameter] = []
         self._set_stage("main")
-        self.teacher_needs = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
+        self.teacher_needs: frozenset[str] = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
         self.look: Look = look or in_turn
 
-    def forward(self, batch: Mapping[str, Tensor]) -> TransferOutput:
+    def forward(self, batch: dict[str, Tensor]) -> TransferOutput:
         """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
         teachers = self.teachers_say(batch)
         student = self.student(batch, self.student_needs) if self.student_needs else Representation()
@@ -152,7 +162,7 @@ class Transfer(nn.Module):
         active = {name: term for name, term in self.terms.items() if term.in_stage(self.stage)}
         losses = {name: (term if main else term.initial)(student, teachers, batch) for name, term in active.items()}
         return TransferOutput(
-            loss=sum((active[name].weight_at(self.progress) if main else 1.0) * loss for name, loss in losses.items()),
+            loss=reduce(add, ((active[name].weight_at(self.progress) if main else 1.0) * loss for name, loss in losses.items())),
             terms={name: loss.detach() for name, loss in losses.items()},
             student=student,
             logs={f"{name}/{what}": value for name, term in active.items() for what, value in term.logs().items()},
@@ -176,7 +186,7 @@ class Transfer(nn.Module):
     def _set_stage(self, stage: str) -> None:
         self.stage = stage
         active = [term for term in self.terms.values() if term.in_stage(stage)]
-        self.student_needs = frozenset().union(*(objective.student_needs(stage) for term in active for objective in term.objectives))
+        self.student_needs: frozenset[str] = frozenset().union(*(objective.student_needs(stage) for term in active for objective in term.objectives))
 
     def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
         """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else by looking.
@@ -219,7 +229,7 @@ class Transfer(nn.Module):
             module.release()
 
     def _held_states(self) -> list[HeldState]:
-        return [module for module in self.terms.modules() if isinstance(module, HeldState)]
+        return [module for term in self.terms.values() for module in term.modules() if isinstance(module, HeldState)]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: student, heads, banks and generators, but not the frozen teachers."""
@@ -231,7 +241,7 @@ class Transfer(nn.Module):
         Raises:
             ContrastillError: The state is of another transfer; the message names the first difference.
         """
-        own = {f"teachers.{name}": value for name, value in self.teachers.state_dict().items()}
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("teachers.")}
         try:
             self.load_state_dict({**own, **state}, strict=True)
         except RuntimeError as error:
@@ -267,7 +277,7 @@ class Transfer(nn.Module):
 
 def teacher_fields(said: Mapping[int, Representation]) -> dict[str, Tensor]:
     """What teachers said, by their numbers, as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``, ``teachers.0.maps.0`` …"""
-    fields = {}
+    fields: dict[str, Tensor] = {}
     for number, one in said.items():
         fields |= {f"teachers.{number}.{part}": value for part in ("logits", "embedding") if (value := getattr(one, part)) is not None}
         fields |= {f"teachers.{number}.maps.{place}": value for place, value in enumerate(one.maps)}

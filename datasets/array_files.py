@@ -70,9 +70,10 @@ def _labels(path: Path, values: np.ndarray) -> np.ndarray:
 
 def _image(path: Path, modality: str) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            _refuse_deep_colour(path, image)
-            image.load()
+        with Image.open(path) as opened:
+            _refuse_deep_colour(path, opened)
+            opened.load()
+            image: Image.Image = opened
             # A label map's palette is for looking at it: its values are the numbers of the colours.
             if image.mode == "P" and modality != LABELS:
                 image = image.convert("RGB")

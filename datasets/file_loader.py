@@ -1,179 +1,48 @@
-"""Splits whose samples are read when they are needed, and the loader whose worker processes read them and cut out their views."""
+"""The loader whose worker processes read samples when they are needed and cut out their views."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..core.errors import ContrastillError, UsageError
-from .camera import Camera
+from ..core.errors import ContrastillError
 from .corrupted import CorruptedLog, Mended
-from .file_views import FileViews, jitter
-from .file_workers import Damaged, Images, Pairs, PictureSource, SampleReader, prepare_worker, sigterm_blocked, unwarned
+from .file_views import jitter
+from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
 from .in_memory import Batch, check_shares, filled, marks, shares
-from .joint_views import JointViews
-from .view_options import ViewOptions
 from .views import epoch_order
 
 
-class ReadSplit:
-    """What splits whose samples are read by their rows have in common."""
-
-    def loader(
-        self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
-    ) -> FileLoader:
-        """Batches of this split.
-
-        Args:
-            batch_size: Samples in a batch, over all ranks together.
-            device: Where the batches are.
-            seed: Of the order and of the views.
-            train: Shuffled and augmented; otherwise in order, each view a plain one.
-            rank, world: Which contiguous share of each batch this process takes, of how many.
-            views: Different views of each sample, after which they come again; None: a new one each epoch.
-        """
-        return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
-
-
-class FileSplit(ReadSplit):
-    """One split of a data set of images that are read when they are needed.
-
-    Args:
-        pictures: Opens the picture of a sample by its index.
-        targets: int64 (N,), classes in 0..len(classes)-1.
-        classes: Names of the classes.
-        views: How a picture becomes a square.
-        augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views; 0 hands out uint8.
-        workers: Processes that read; 0 reads in this one.
-        skip_corrupted: Whether the next sample stands in for one that cannot be read.
+class Readable(Protocol):
+    """A split whose samples are read by worker processes.
 
     Attributes:
         num_samples: N.
-        modalities: Modality -> shape (C, H, W) of one sample.
-    """
-
-    def __init__(
-        self,
-        pictures: PictureSource,
-        targets: Tensor,
-        classes: list[str],
-        *,
-        views: FileViews,
-        augmented: bool,
-        color_jitter: float = 0.0,
-        workers: int = 0,
-        skip_corrupted: bool = False,
-    ) -> None:
-        self.pictures, self.targets, self.classes, self.num_classes = pictures, targets, classes, len(classes)
-        self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
-        self.num_samples, self.skip_corrupted = len(targets), skip_corrupted
-        self.modalities = {"rgb": (3, views.size, views.size)}
-        self.camera: Camera | None = None
-        self.semantic_classes: list[str] | None = None
-
-    @classmethod
-    def asked_for(cls, pictures: PictureSource, targets: Tensor, classes: list[str], options: ViewOptions, size: int, *, training: bool) -> FileSplit:
-        """The split with the views and workers that a data set's options ask for; only a training split is ever augmented."""
-        views = FileViews(size, options.crop, options.scale, options.flip, options.transforms if training else [])
-        if views.transforms:
-            # Complains here, not in a worker.
-            _ = views.compose
-        workers = default_workers() if options.workers is None else options.workers
-        skip = options.skip_corrupted
-        return cls(pictures, targets, classes, views=views, augmented=training, color_jitter=options.color_jitter, workers=workers, skip_corrupted=skip)
-
-    @property
-    def files(self) -> np.ndarray:
-        """What each picture is called, bytes (N,)."""
-        return self.pictures.files
-
-    def listing(self) -> str:
-        """Stands for the names and sizes of all files."""
-        return self.pictures.listing()
-
-    def reader(self, seed: int) -> Dataset:
-        return Images(self.pictures, self.views, seed, self.num_samples if self.skip_corrupted else None)
-
-
-class PairSplit(ReadSplit):
-    """One split of aligned modalities that are read when they are needed.
-
-    Args:
-        reader: Reads a sample by its index.
-        num_samples: N.
-        views: How a sample becomes a view; its size None: as stored.
-        targets: int64 (N,), classes in 0..num_classes-1; None for an unlabelled set.
-        num_classes: Of the data set, not of this split; None: as many as there are names.
-        classes: Their names.
-        camera: Of a stored frame.
-        semantic_classes: Names of the values of the label map, the first being ``unlabelled``.
-        augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
+        targets: int64 (N,), or None without labels.
+        augmented: Whether training views are drawn.
+        color_jitter: Strength of the jitter of training views.
         workers: Processes that read; 0 reads in this one.
-        modalities: What is handed out of what is read; None: all.
-        skip_corrupted: Whether the next sample stands in for one that cannot be read.
-
-    Attributes:
-        modalities: Modality -> shape (C, H, W) of a view.
-
-    Raises:
-        UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that albumentations does not take.
     """
 
-    def __init__(
-        self,
-        reader: SampleReader,
-        num_samples: int,
-        views: JointViews,
-        *,
-        targets: Tensor | None = None,
-        num_classes: int | None = None,
-        classes: list[str] | None = None,
-        camera: Camera | None = None,
-        semantic_classes: list[str] | None = None,
-        augmented: bool,
-        color_jitter: float = 0.0,
-        workers: int = 0,
-        modalities: Sequence[str] | None = None,
-        skip_corrupted: bool = False,
-    ) -> None:
-        names = tuple(reader.modalities if modalities is None else modalities)
-        missed = [name for name in names if name not in reader.modalities]
-        if missed:
-            raise UsageError(f"there is no modality {missed[0]!r}: there are {', '.join(reader.modalities)}")
-        size = views.size or reader.modalities[names[0]][1:]
-        if None in size:
-            raise UsageError("the frames differ in size: set data.size=[HEIGHT,WIDTH]")
-        self.skip_corrupted = skip_corrupted
-        self.samples, self.num_samples, self.views = reader, num_samples, replace(views, size=tuple(size), modalities=names)
-        if views.transforms:
-            # Complains here, not in a worker.
-            _ = self.views.compose
-        self.targets, self.classes = targets, classes
-        self.num_classes = len(classes) if num_classes is None and classes is not None else num_classes
-        self.camera, self.semantic_classes = camera, semantic_classes
-        self.augmented, self.color_jitter, self.workers = augmented, color_jitter if "rgb" in names else 0.0, workers
-        self.modalities = {name: (reader.modalities[name][0], *size) for name in names}
+    num_samples: int
+    targets: Tensor | None
+    augmented: bool
+    color_jitter: float
+    workers: int
 
-    def listing(self) -> str:
-        """Stands for the names and sizes of all files."""
-        return self.samples.listing()
-
-    def reader(self, seed: int) -> Dataset:
-        return Pairs(self.samples, self.views, self.camera and self.camera.intrinsics, seed, self.num_samples if self.skip_corrupted else None)
+    def reader(self, seed: int) -> Dataset: ...
 
 
 class FileLoader:
-    """The batches of a :class:`FileSplit` or :class:`PairSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
+    """The batches of a split; what they hold depends on nothing but (seed, epoch) and their place in it.
 
     The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once: the
     one that is asked takes the workers over, at the cost of what they had read ahead.
@@ -184,7 +53,7 @@ class FileLoader:
 
     def __init__(
         self,
-        split: FileSplit | PairSplit,
+        split: Readable,
         *,
         batch_size: int,
         device: torch.device,

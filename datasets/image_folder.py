@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit
+from .file_splits import FileSplit
 from .file_workers import PictureFiles
 from .images import IMAGE_SUFFIXES
 from .view_options import ViewOptions
@@ -20,6 +20,11 @@ from .view_options import ViewOptions
 SPLITS = {"train": ("train",), "test": ("test", "val")}
 # What says that a folder of folders is something else: other data sets, and runs with their figures.
 OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
+
+
+def is_free(folder: Path) -> bool:
+    """Whether it is a folder, and nothing in it says that it is something else."""
+    return folder.is_dir() and not any((folder / name).exists() for name in OTHERS)
 
 
 @DATASETS.register("image_folder")
@@ -47,15 +52,13 @@ class ImageFolder:
     def recognises(path: str) -> bool:
         """Whether ``path`` is a folder of this layout, and of none that another data set knows: this one asks the least of a folder."""
         root = Path(path)
-        if not root.is_dir() or any((root / name).exists() for name in OTHERS):
-            return False
-        if any(other.recognises(path) for name, other in DATASETS.items() if name != "image_folder" and hasattr(other, "recognises")):
+        if not is_free(root) or any(other.recognises(path) for name, other in DATASETS.items() if name != "image_folder" and hasattr(other, "recognises")):
             return False
         folders = folders_in(root)
         if "train" in folders:
             return any(name in folders for name in SPLITS["test"]) and any(_holds_images(root / "train" / name) for name in folders_in(root / "train"))
         # A few say enough: a folder may have thousands.
-        return len(folders) > 1 and all(_holds_images(root / name) and not any((root / name / other).exists() for other in OTHERS) for name in folders[:8])
+        return len(folders) > 1 and all(is_free(root / name) and _holds_images(root / name) for name in folders[:8])
 
     def open(self, split: str) -> FileSplit:
         """List ``"train"`` or ``"test"``; no image is opened. Only ``"train"`` is ever augmented."""

@@ -12,7 +12,8 @@ from pydantic import Field, PositiveInt, field_validator
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .camera import Camera
-from .file_loader import PairSplit, default_workers
+from .file_loader import default_workers
+from .file_splits import PairSplit
 from .joint_views import JointViews
 from .nyu_classes import lookup, names
 from .nyu_mat import FILE, PAGE, SPLITS, NyuReader, frame_size, num_frames, open_mat, read_splits, scene_types
@@ -69,7 +70,7 @@ class NyuDepthV2:
             raise UsageError(f"nyu_depth_v2 has no split {split!r}: it has train, test")
         options, training, path = self.options, split == "train", self._file()
         stored = {"rgb": "images", "depth": "rawDepths" if options.raw_depth else "depths", "semantics": "labels"}
-        fields = {name: stored[name] for name in options.modalities}
+        fields: dict[str, str] = {name: stored[name] for name in options.modalities}
         with open_mat(path) as file:
             # First what is wrong with the big file, then what its partner lacks.
             frame_size(file, fields.values())

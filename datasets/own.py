@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..core.errors import ContrastillError, UsageError
 from ..core.hashing import mix
 from .camera import Camera, Unit
-from .file_loader import ReadSplit
+from .file_splits import ReadSplit
 from .file_views import LABELS
 from .file_workers import Damaged
 from .in_memory import Batch

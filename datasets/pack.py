@@ -227,7 +227,8 @@ def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSourc
     for name, where in ((name, where) for name, where in there.items() if name in names):
         files = _files(where, classes)
         if side is None:
-            side = read_square(files[0][0]).shape[1::-1]
+            height, width = read_square(files[0][0]).shape[:2]
+            side = (width, height)
         splits[name] = SplitSource(len(files), _decoded(files, size, side))
     if not splits:
         raise UsageError(f"{folder} has no folder {' or '.join(names)}")

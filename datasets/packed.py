@@ -89,7 +89,10 @@ class Packed:
         dtype = group[self.options.fields["depth"]].dtype
         unit = self.options.depth_unit or (None if kept is None else str(kept)) or {"uint16": "mm", "uint8": "relative"}.get(dtype.name, "m")
         intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
-        return Camera(unit, None if intrinsics is None else tuple(float(value) for value in intrinsics))
+        if intrinsics is None:
+            return Camera(unit)
+        fx, fy, cx, cy = map(float, intrinsics)
+        return Camera(unit, (fx, fy, cx, cy))
 
     def _group(self, file: h5py.File, split: str) -> h5py.Group:
         name = self.options.splits.get(split)
@@ -148,7 +151,7 @@ class Packed:
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
         if dtype is None:
             raise UsageError(f"{location(group, name)} is {field.dtype}: images are uint8, maps {', '.join(_IMAGE_DTYPES)}")
-        height, width, channels = *shape[:2], shape[2] if len(shape) == 3 else 1
+        height, width, channels = shape if len(shape) == 3 else (*shape, 1)
         kept = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(kept, height, width, channels, dtype=dtype, padding=padding)
         # In pieces, so that no second copy of the whole split is ever in memory.

@@ -15,10 +15,11 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .array_files import SUFFIXES, read_pair
 from .camera import Camera, Unit, warn_of_unit
-from .file_loader import PairSplit, default_workers
+from .file_loader import default_workers
+from .file_splits import PairSplit
 from .file_views import LABELS
 from .fingerprint import file_sizes, listing_hash
-from .image_folder import OTHERS, SPLITS, folders_in, held_share, test_folder, walk
+from .image_folder import SPLITS, folders_in, held_share, is_free, test_folder, walk
 from .images import DamagedImage
 from .joint_views import JointViews
 from .view_options import ViewOptions
@@ -63,7 +64,7 @@ class PairedFolder:
     def recognises(path: str) -> bool:
         """Whether ``path`` holds a folder ``rgb`` or ``depth`` and others with files of the same names."""
         root = Path(path)
-        if not root.is_dir() or any((root / name).exists() for name in OTHERS):
+        if not is_free(root):
             return False
         where = root / "train" if (root / "train").is_dir() else root
         first, *others = [name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None] or [""]

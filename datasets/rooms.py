@@ -62,7 +62,7 @@ class Rooms:
         count = options.train_samples if training else options.test_samples
         fields, targets = _rendered(options.scene_seed, _SPLITS[split], count, options.size)
         padding = options.crop_padding if training else 0
-        images = {}
+        images: dict[str, PaddedImages] = {}
         for modality in options.modalities:
             values = fields[modality].reshape(count, options.size, options.size, -1)
             images[modality] = PaddedImages.zeros(*values.shape, dtype=torch.from_numpy(values[:0]).dtype, padding=padding)

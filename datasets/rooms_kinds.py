@@ -6,8 +6,9 @@ elsewhere. All of M objects of one kind are made at once: a number below is an a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,8 @@ class Builder:
     """
 
     def __init__(self, objects: np.ndarray, uniform: np.ndarray) -> None:
-        self.objects, self.parts, self._uniform, self._next = objects, [], uniform, 0
+        self.objects, self._uniform, self._next = objects, uniform, 0
+        self.parts: list[Primitives] = []
 
     def draw(self, low: float, high: float) -> np.ndarray:
         """The next random number, between ``low`` and ``high``."""
@@ -63,25 +65,35 @@ class Builder:
     def chance(self, probability: float) -> np.ndarray:
         return self.draw(0, 1) < probability
 
-    def box(self, x: Number, y: Number, z: Number, a: Number, b: Number, c: Number, **more) -> None:
+    def box(self, x: Number, y: Number, z: Number, a: Number, b: Number, c: Number, **more: Any) -> None:
         """A box around (x, y, z) of half sizes (a, b, c)."""
         self._add(BOX, (x, y, z), (a, b, c), **more)
 
-    def ball(self, x: Number, y: Number, z: Number, a: Number, b: Number, c: Number, **more) -> None:
+    def ball(self, x: Number, y: Number, z: Number, a: Number, b: Number, c: Number, **more: Any) -> None:
         self._add(BALL, (x, y, z), (a, b, c), **more)
 
-    def column(self, x: Number, y: Number, low: Number, high: Number, radius: Number, **more) -> None:
+    def column(self, x: Number, y: Number, low: Number, high: Number, radius: Number, **more: Any) -> None:
         """An upright cylinder or, with ``taper``, frustum from height ``low`` to ``high``."""
         self._add(FRUSTUM, (x, y, (low + high) / 2), (radius, radius, (high - low) / 2), **more)
 
-    def bar(self, start: tuple[Number, ...], end: tuple[Number, ...], radius: Number, **more) -> None:
+    def bar(self, start: tuple[Number, ...], end: tuple[Number, ...], radius: Number, **more: Any) -> None:
         """A round bar from point to point; not along y."""
         along = [b - a for a, b in zip(start, end, strict=True)]
         length = np.sqrt(along[0] * along[0] + along[1] * along[1] + along[2] * along[2])
         centre = tuple((a + b) / 2 for a, b in zip(start, end, strict=True))
         self._add(FRUSTUM, centre, (radius, radius, length / 2), axis=along, **more)
 
-    def _add(self, shape: int, centre, half, *, slot: int = 0, taper: Number = 1.0, axis=(0.0, 0.0, 1.0), where: np.ndarray | None = None) -> None:
+    def _add(
+        self,
+        shape: int,
+        centre: Sequence[Number],
+        half: Sequence[Number],
+        *,
+        slot: int = 0,
+        taper: Number = 1.0,
+        axis: Sequence[Number] = (0.0, 0.0, 1.0),
+        where: np.ndarray | None = None,
+    ) -> None:
         """``axis``: direction of the primitive's z; ``where``: bool (M,), the objects that have it."""
         count = len(self.objects)
         kept = slice(None) if where is None else where

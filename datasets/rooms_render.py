@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .rooms_kinds import BALL, BOX, KINDS, SLOTS
+from .rooms_kinds import BALL, BOX, KINDS, SLOTS, Primitives
 from .rooms_scene import FOCAL, OBJECTS, SHELL, Scene, classes_of, draw_scene
 from .rooms_shade import Points, add_rgb_noise, measured, shade
 
@@ -228,7 +228,7 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
     _describe(scene, hits, at, who, meeting)
 
 
-def _covers(parts, axes: np.ndarray, away: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
+def _covers(parts: Primitives, axes: np.ndarray, away: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
     """The rectangle of pixels that each primitive's box may cover: left, right, top, bottom, the second ones exclusive."""
     half = parts.half.copy()
     half[:, :2] *= np.maximum(1.0, parts.taper)[:, None]

@@ -18,7 +18,6 @@ from .rooms_kinds import DRAWS, KINDS, SLOTS, Primitives, make
 _SCENE, _CLASS = 101, 102
 OBJECTS = 5  # in a room at most, the main one first
 SHELL = 3  # surfaces of the room: floor, walls, ceiling
-SURFACES = SHELL + OBJECTS * SLOTS  # of a frame
 FOCAL = 0.9  # focal length in units of the image's side: a field of view of 58°
 _FRAME_DRAWS, _SURFACE_DRAWS = 128, 16
 _PER_OBJECT = DRAWS + SLOTS * _SURFACE_DRAWS + 8
@@ -39,8 +38,8 @@ class Scene:
         gain: (N, 3), exposure and white balance.
         noise: (N,), standard deviation of the noise of rgb, in full scale.
         ellipsoid: (N, OBJECTS, 8), of each object: middle (3), half sizes (3), cosine and sine of its yaw.
-        colours: (N, SURFACES, 2, 3), linear rgb.
-        texture: (N, SURFACES, 4), kind of pattern, cells a metre along both axes, offset.
+        colours: (N, SHELL + OBJECTS · SLOTS, 2, 3), linear rgb.
+        texture: (N, SHELL + OBJECTS · SLOTS, 4), kind of pattern, cells a metre along both axes, offset.
         blobs: (N, 3, 4), elliptic holes of the depth: middle and half sizes, in units of the image's side.
         parts: the primitives in world coordinates; ``object`` counts frame · OBJECTS + object.
     """

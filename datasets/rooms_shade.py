@@ -61,7 +61,8 @@ def _unshadowed(scene: Scene, points: Points, toward: list[np.ndarray]) -> np.nd
         casts = np.flatnonzero((scene.kind[points.frame, k] >= 0) & (points.object != k))
         own = ellipsoids[points.frame[casts], k].T
         cosine, sine = own[6], own[7]
-        away, step = [], []
+        away: list[np.ndarray] = []
+        step: list[np.ndarray] = []
         for into, vector in ((away, [points.place[axis][casts] - own[axis] for axis in range(3)]), (step, [toward[axis][casts] for axis in range(3)])):
             turned = (cosine * vector[0] + sine * vector[1], cosine * vector[1] - sine * vector[0], vector[2])
             into.extend(turned[axis] / own[3 + axis] for axis in range(3))

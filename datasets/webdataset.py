@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_loader import FileSplit
-from .image_folder import OTHERS, SPLITS
+from .file_splits import FileSplit
+from .image_folder import SPLITS, is_free
 from .tar_index import TarIndex, tar_index
 from .tar_pictures import TarPictures
 from .view_options import ViewOptions
@@ -57,7 +57,7 @@ class WebDataset:
     def recognises(path: str) -> bool:
         """Whether ``path`` is a folder with shards to train on."""
         root = Path(path)
-        return root.is_dir() and not any((root / name).exists() for name in OTHERS) and bool(_usual(root, SPLITS["train"]))
+        return is_free(root) and bool(_usual(root, SPLITS["train"]))
 
     def open(self, split: str) -> FileSplit:
         """Find the samples of ``"train"`` or ``"test"``; no image is opened. Only ``"train"`` is ever augmented."""

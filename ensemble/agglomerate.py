@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import reduce
+from operator import add
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -64,7 +66,7 @@ class Agglomerate(Objective):
         )
 
         @model_validator(mode="after")
-        def _something_is_learnt(self) -> Options:
+        def _something_is_learnt(self) -> Self:
             if not self.summary and not self.dense:
                 raise ValueError("summary and dense are both false, so that nothing is learnt: leave one of them true")
             return self
@@ -102,7 +104,7 @@ class Agglomerate(Objective):
             parts["dense"] = self._dense(student.maps[self.adaptor.pair[0]], teacher.maps[self.adaptor.pair[1]])
         self.logs = {name: part.detach().mean() for name, part in parts.items()}
         weights = {"summary": self.summary_weight, "dense": self.dense_weight}
-        return sum(weights[name] * part for name, part in parts.items())
+        return reduce(add, (weights[name] * part for name, part in parts.items()))
 
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B,): the mean over positions."""

@@ -47,6 +47,13 @@ class Balance(nn.Module):
         True
     """
 
+    mean: Tensor
+    scale: Tensor
+    rotation: Tensor | None
+    count: Tensor
+    total: Tensor
+    products: Tensor
+
     def __init__(self, dim: int, kind: str = "phi_s", estimate_steps: int = 32) -> None:
         super().__init__()
         if kind not in KINDS:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
 from ..core.representation import Network, Representation
@@ -88,5 +88,5 @@ def _shape(teacher: Network) -> Hashable:
     return str(teacher.module), state, teacher.taps, teacher.preprocess, teacher.modality, _classes(teacher)
 
 
-def _classes(teacher: nn.Module) -> tuple[int, ...] | None:
+def _classes(teacher: Network) -> tuple[int, ...] | None:
     return None if teacher.classes is None else tuple(teacher.classes.tolist())

@@ -178,7 +178,7 @@ def _named(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     groups: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
         groups.setdefault(entry.label or "untaught", {}).setdefault(json.dumps(entry.settings, sort_keys=True), []).append(entry)
-    named = {}
+    named: dict[str, Any] = {}
     for label, alike in groups.items():
         every = [line[0].settings for line in alike.values()]
         keys = [key for key in {key: None for settings in every for key in settings} if len({json.dumps(settings.get(key)) for settings in every}) > 1]

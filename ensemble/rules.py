@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -32,7 +35,7 @@ class Average(Rule):
     """
 
     @classmethod
-    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Average:
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         if objective.needs != frozenset({"logits"}):
             raise UsageError(
                 f"ensemble.rule=average takes the mean of the teachers' probabilities, and objective {label} reads {' and '.join(sorted(objective.needs))}, "
@@ -40,7 +43,7 @@ class Average(Rule):
             )
         return cls()
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         first = objectives[0]
         if len(teachers) == 1:
             return first(student, teachers[0], batch)
@@ -62,7 +65,7 @@ class Weighted(Rule):
     name = ""
 
     @classmethod
-    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Weighted:
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         if len(settings) > 1 and not objective.decomposes():
             raise UsageError(
                 f"ensemble.rule={cls.name} weighs each sample, and the loss of objective {label} is no mean over samples: add objectives.{label}.rule=sum"
@@ -73,7 +76,7 @@ class Weighted(Rule):
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         """Weights (n, B) of the samples, from what each teacher answers, n times (B, C_i)."""
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         if len(teachers) == 1:
             return objectives[0](student, teachers[0], batch)
         losses = torch.stack([objective.per_sample(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)])
@@ -107,7 +110,7 @@ class Confidence(Weighted):
     name = "confidence"
 
     @classmethod
-    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Confidence:
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         if any(setting.targets is None for setting in settings):
             raise UsageError("ensemble.rule=confidence compares the teachers with the labels, and this data has none: take entropy, or sum")
         classes = int(settings[0].targets.max()) + 1
@@ -143,7 +146,7 @@ class Gradient(Rule):
         super().__init__()
         self.cap = cap
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         if len(losses) == 1:
             return losses[0]
@@ -153,7 +156,7 @@ class Gradient(Rule):
         else:
             gram = _gram([torch.autograd.grad(loss, read, retain_graph=True, allow_unused=True) for loss in losses])
             self.weights = min_norm_weights(gram, max(self.cap, 1 / len(losses)))
-        return sum(weight.to(loss.dtype) * loss for weight, loss in zip(self.weights, losses, strict=True))
+        return reduce(add, (weight.to(loss.dtype) * loss for weight, loss in zip(self.weights, losses, strict=True)))
 
 
 def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
@@ -185,13 +188,13 @@ class Random(Rule, HeldState):
         self.seed, self.steps, self._due = seed, 0, False
 
     @classmethod
-    def build(cls, options: Options, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Random:
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         return cls(settings[0].seed)
 
     def chosen(self, count: int) -> Sequence[int]:
         return (mix(self.seed, _DRAW, self.steps) % count,)
 
-    def forward(self, objectives, student, teachers, batch) -> Tensor:
+    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
         (number,) = self.chosen(len(objectives))
         loss = objectives[number](student, teachers[number], batch)
         # DDP waits for a gradient of every head, and an optimiser's momentum should not depend on the number of processes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,12 @@ def build_network(
     return network
 
 
-def _source(module: nn.Module, builder: Callable) -> Any:
+def _source(module: nn.Module, builder: Any) -> Any:
     """What carries taps, preprocessing and the names of the classifiers: the module, or what stands for the builder of one that was made elsewhere."""
     return builder if hasattr(builder, "taps") else module
 
 
-def _loaded(module: nn.Module, builder: Callable, options: dict[str, Any], file: Path, name: str, new_classifier: bool, new_stem: bool) -> nn.Module:
+def _loaded(module: nn.Module, builder: Any, options: dict[str, Any], file: Path, name: str, new_classifier: bool, new_stem: bool) -> nn.Module:
     """The module with a file's weights; built anew if only the file says how many classes it has."""
     state, own = load_state_dict(file), module.state_dict()
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(builder, "convert"):
@@ -138,7 +138,7 @@ def _with_channels(weight: Tensor, own: Tensor) -> Tensor:
     return weight.sum(1, keepdim=True).expand_as(own) / own.shape[1]
 
 
-def _converted(builder: Callable, module: nn.Module, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+def _converted(builder: Any, module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the library makes of a file in another form of its own; a file it cannot read stays as it is and is refused later."""
     try:
         return builder.convert(module, state)
@@ -176,10 +176,9 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
     Raises:
         UsageError: The network was not made by :func:`build_network`.
     """
-    recipe = getattr(network, "recipe", None)
-    if recipe is None:
+    if not network.recipe:
         raise UsageError("only a network of build_network can be saved as a student: for another module save its state_dict")
-    made = {**recipe, "modality": network.modality, "preprocess": asdict(network.preprocess), "taps": asdict(network.taps)}
+    made = {**network.recipe, "modality": network.modality, "preprocess": asdict(network.preprocess), "taps": asdict(network.taps)}
     save_state_dict(network.module.state_dict(), path, metadata={_METADATA: json.dumps(made)})
 
 

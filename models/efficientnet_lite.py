@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ def _register(size: int) -> None:
     Raises:
         ContrastillError: The wheel is not installed.
     """
-    builder.convert = _convert
+    builder.convert = _convert  # type: ignore[attr-defined]
     MODELS.register(name)(builder)
 
 
@@ -61,7 +62,7 @@ def _wheel_file(size: int) -> str:
     return getattr(wheel, f"EfficientnetLite{size}ModelFile").get_model_file_path()
 
 
-def _convert(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _convert(module: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The wheel's names in timm's, stage by stage; timm's own names stay."""
     blocks = [f"blocks.{stage}.{block}" for stage, inner in enumerate(module.blocks) for block in range(len(inner))]
     ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ def fetching(network: str) -> Iterator[None]:
 
 def pair(resolution: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a side or of both."""
-    return (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    return height, width
 
 
 def side(size: Sequence[int]) -> int | tuple[int, int]:
@@ -64,7 +66,8 @@ def side(size: Sequence[int]) -> int | tuple[int, int]:
 
 def new_classifier(module: nn.Module, name: str, num_classes: int) -> None:
     """Put an untaught layer in the place of a linear or 1×1 convolutional classifier."""
-    old = module.get_submodule(name)
+    old: Any = module.get_submodule(name)
+    new: nn.Module
     bias = old.bias is not None
     if isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, num_classes, bias=bias)
@@ -116,7 +119,7 @@ class Trace:
         self.seen: dict[str, _Seen] = {}
         self._finished = 0
         try:
-            memo = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()}
+            memo: dict[int, Tensor] = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()}
             memo |= {id(value): value.to("meta") for value in module.buffers()}
             self._run(copy.deepcopy(module, memo), torch.empty(_BATCH, *shape, device="meta"))
         except Exception as error:  # tensors that are neither parameters nor buffers, values that are asked for

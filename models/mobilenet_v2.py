@@ -72,12 +72,13 @@ class CifarMobileNetV2(nn.Module):
                 channels = wider
             self.blocks.append(stage)
         self.conv2 = _convolution(channels, LAST, 1)
-        self.classifier = nn.Sequential(nn.Linear(LAST, num_classes))
+        classifier = nn.Linear(LAST, num_classes)
+        self.classifier = nn.Sequential(classifier)
         for module in self.modules():  # BatchNorm's weights are 1 and its biases 0 already
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.classifier[0].weight, std=0.01)
-        nn.init.zeros_(self.classifier[0].bias)
+        nn.init.normal_(classifier.weight, std=0.01)
+        nn.init.zeros_(classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv2(self.blocks(self.conv1(x)))

@@ -46,7 +46,7 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         if resolution is not None and config.fixed_input_size:
             options["img_size"] = pair(resolution)
-        module = _create(name, config, {**options, "in_chans": in_chans}, pretrained)
+        module: Any = _create(name, config, {**options, "in_chans": in_chans}, pretrained)
         own = module.pretrained_cfg
         published = side(options.get("img_size", own["input_size"][1:]))
         module.preprocess = Preprocess(tuple(own["mean"]), tuple(own["std"]), published if config.fixed_input_size or pretrained else None)
@@ -59,7 +59,7 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         return module
 
     build.__doc__ = f"timm's {name}."
-    build.convert = _convert
+    build.convert = _convert  # type: ignore[attr-defined]
     return build
 
 
@@ -118,7 +118,7 @@ def _reach_hub(repository: str, filename: str | None) -> None:
     get_session().head(constants.ENDPOINT, timeout=PATIENCE)
 
 
-def _classifiers(module: nn.Module) -> tuple[str, ...]:
+def _classifiers(module: Any) -> tuple[str, ...]:
     """Names of the layers that give the logits; a distilled transformer has two."""
     found = module.get_classifier()
     parts = [*found] if isinstance(found, (Sequence, nn.ModuleList)) else [found]

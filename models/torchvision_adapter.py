@@ -14,8 +14,6 @@ from ..core.registry import MODELS
 from ..core.representation import Preprocess, Taps
 from .library import Trace, fetching, new_classifier, pair, side, unknown_network
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 # Their weights were trained on (x − 0.5) / 0.5, into which torchvision turns ImageNet's normalisation inside the network,
 # for three channels only; here it is their own normalisation. Their auxiliary classifiers are left out.
 _INCEPTIONS = ("googlenet", "inception_v3")
@@ -74,7 +72,7 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
         return module
 
     build.__doc__ = f"torchvision's {name}."
-    build.convert = _convert
+    build.convert = _convert  # type: ignore[attr-defined]
     return build
 
 
@@ -96,7 +94,7 @@ def _last(module: nn.Module, kind: type[nn.Module]) -> str | None:
 
 
 def _length(module: nn.Module, classifier: str) -> int:
-    return module.get_submodule(classifier).weight.shape[0]
+    return len(module.get_parameter(f"{classifier}.weight"))
 
 
 def _exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
@@ -104,9 +102,8 @@ def _exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
     from timm.models import adapt_input_conv
 
     name, old = next((name, inner) for name, inner in module.named_modules() if isinstance(inner, nn.Conv2d))
-    new = nn.Conv2d(
-        in_chans, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, bias=old.bias is not None, padding_mode=old.padding_mode
-    )
+    options: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    new = nn.Conv2d(in_chans, old.out_channels, bias=old.bias is not None, **options)
     with torch.no_grad():
         if pretrained:
             new.weight.copy_(adapt_input_conv(in_chans, old.weight))

@@ -50,8 +50,8 @@ class FitNet(Objective):
         super().__init__()
         self.pair = pair
         self.needs = frozenset({"embedding"} if pair is None else {"maps"})
-        self.regressor = nn.Linear(student_dim, teacher_dim) if pair is None else nn.Conv2d(student_dim, teacher_dim, 1)
-        self.scale = nn.Identity()
+        self.regressor: nn.Module = nn.Linear(student_dim, teacher_dim) if pair is None else nn.Conv2d(student_dim, teacher_dim, 1)
+        self.scale: nn.Module = nn.Identity()
         if standardize:
             self.scale = (nn.BatchNorm1d if pair is None else nn.BatchNorm2d)(teacher_dim, affine=False, track_running_stats=False)
 

@@ -120,7 +120,7 @@ class InfoNCE(Objective):
     @staticmethod
     def _bound(excluded: Tensor, there: Tensor, back: Tensor) -> Tensor:
         counts = (~excluded).sum(1), (~excluded[:, : len(back)]).sum(0)
-        return sum((count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)) / 2
+        return torch.stack([(count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)]).mean()
 
 
 def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
@@ -149,6 +149,10 @@ class Queue(HeldWrites):
         >>> queue.kind, queue.pointer
         (tensor([3, 1, 2]), tensor(1))
     """
+
+    rows: Tensor
+    kind: Tensor
+    pointer: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()

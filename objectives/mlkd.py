@@ -70,9 +70,9 @@ class MLKD(Objective):
                 p_ours, p_theirs = log_ours.exp(), log_theirs.exp()
                 instance = divergence(log_theirs, log_ours).mean() * temperature**2
                 levels.append(torch.stack((instance, gram_distance(p_ours, p_theirs, sure_samples), gram_distance(p_ours.T, p_theirs.T, sure_classes))))
-            levels = torch.stack(levels).sum(0)
-        self.logs = dict(zip(("instance", "batch", "class"), levels.detach(), strict=True))
-        return levels.sum()
+            summed = torch.stack(levels).sum(0)
+        self.logs = dict(zip(("instance", "batch", "class"), summed.detach(), strict=True))
+        return summed.sum()
 
 
 def upper_half(values: Tensor) -> Tensor:

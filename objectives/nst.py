@@ -52,9 +52,9 @@ class NST(Objective):
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
-        for ours, theirs in self.pairs:
-            with full_precision(student.maps[ours], teacher.maps[theirs]) as maps:
-                losses.append(discrepancy(*(normalise(features.flatten(2))[0] for features in meet(*maps))))
+        for own, other in self.pairs:
+            with full_precision(student.maps[own], teacher.maps[other]) as (ours, theirs):
+                losses.append(discrepancy(*(normalise(features.flatten(2))[0] for features in meet(ours, theirs))))
         return torch.stack(losses).sum(0)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from pydantic import Field
@@ -68,9 +70,9 @@ class Review(Objective):
     def build(cls, options: Options, setting: Setting) -> Review:
         pairs = map_pairs("review", options.pairs, setting, default=from_the_end(setting, 3))
         embeddings = embedding_dims("review", setting)
-        sides = enumerate((setting.student, setting.teacher))
-        dims = [[side.map_shapes[pair[place]][0] for pair in pairs] + [embeddings[place]] for place, side in sides]
-        return cls(*dims, pairs)
+        ours = [setting.student.map_shapes[place][0] for place, _ in pairs]
+        theirs = [setting.teacher.map_shapes[place][0] for _, place in pairs]
+        return cls([*ours, embeddings[0]], [*theirs, embeddings[1]], pairs)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each sample (B,); in training BatchNorm mixes the samples, so one alone would have another loss."""
@@ -149,4 +151,4 @@ def hierarchical_context(ours: Tensor, theirs: Tensor) -> Tensor:
     sizes = [(min(size, height), min(size, width)) for size in POOLED_SIZES]
     grids = [difference] + [at_size(difference, size) for size in sizes if size != (height, width)]
     weights = [0.5**level for level in range(len(grids))]
-    return sum(weight * grid.square().flatten(1).mean(1) for weight, grid in zip(weights, grids, strict=True)) / sum(weights)
+    return reduce(add, (weight * grid.square().flatten(1).mean(1) for weight, grid in zip(weights, grids, strict=True))) / sum(weights)

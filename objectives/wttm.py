@@ -35,7 +35,7 @@ class WTTM(Objective):
         tensor(True)
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
         temperature: float = Field(4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)")
         weighted: bool = Field(True, description="weigh each sample by the teacher's power sum; false is TTM")
 

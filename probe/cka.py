@@ -128,7 +128,7 @@ def _checked(x: Tensor, y: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
         raise UsageError(f"CKA needs at least {fewest} samples, and there are {len(x)}")
     if not bool(x.isfinite().all() and y.isfinite().all()):
         raise UsageError("CKA needs finite values: a layer gave NaN or infinity")
-    return tuple(_centred(value.detach().double()) for value in (x, y))
+    return _centred(x.detach().double()), _centred(y.detach().double())
 
 
 def _centred(value: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Head(nn.Module, ABC):
     rate: ClassVar[float] = 1.0
     """Factor of the learning rate that suits this head."""
 
-    def __init__(self, shapes: Sequence[tuple[int, int, int]], num_classes: int) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
         super().__init__()
         if not shapes:
             raise UsageError("segmentation needs feature maps, and the network has no tap for any: name the modules that give them, as maps=…")
@@ -50,10 +50,10 @@ class Head(nn.Module, ABC):
         return [norm(value) for norm, value in zip(self.norms, maps, strict=True)]
 
     @abstractmethod
-    def classify(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits of the pixels from maps that are standardised already."""
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         return self.classify(self.standardise(maps), size)
 
 
@@ -66,14 +66,14 @@ class LinearHead(Head):
 
     rate = 30.0
 
-    def __init__(self, shapes: Sequence[tuple[int, int, int]], num_classes: int) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
         super().__init__(shapes, num_classes)
         self.convs = nn.ModuleList(nn.Conv2d(channels, num_classes, 1, bias=number == 0) for number, (channels, _, _) in enumerate(shapes))
         # The problem is convex: it starts at 0, and a channel that says nothing in training stays silent.
         for parameter in self.convs.parameters():
             nn.init.zeros_(parameter)
 
-    def classify(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         logits = None
         said = [conv(value) for conv, value in zip(self.convs, maps, strict=True)]
         # Maps of one size are added before they are enlarged.
@@ -86,7 +86,7 @@ class LinearHead(Head):
 class UNetHead(Head):
     """A small UNet decoder: from the deepest map up, at every scale a 3×3 convolution over what came from below and the maps of this scale."""
 
-    def __init__(self, shapes: Sequence[tuple[int, int, int]], num_classes: int) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
         super().__init__(shapes, num_classes)
         self.scales = _scales(shapes)
         self.blocks = nn.ModuleList()
@@ -97,7 +97,7 @@ class UNetHead(Head):
             below = width
         self.classifier = nn.Conv2d(below, num_classes, 1)
 
-    def classify(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         x = None
         for scale, block in zip(self.scales, self.blocks, strict=True):
             here = [maps[place] for place in scale]
@@ -110,7 +110,7 @@ class UNetHead(Head):
 HEADS: dict[str, type[Head]] = {"linear": LinearHead, "unet": UNetHead}
 
 
-def _scales(shapes: Sequence[tuple[int, int, int]]) -> list[list[int]]:
+def _scales(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Places of the maps of each size, the smallest size first."""
     sizes = sorted({shape[1:] for shape in shapes})
     return [[place for place, shape in enumerate(shapes) if shape[1:] == size] for size in sizes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,11 @@ class Segmenter(nn.Module):
         self.encoder = encoder
         self.head = head
 
-    def forward(self, batch: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         return self.head(self.encoder(batch, ("maps",)).maps, size)
 
     @torch.no_grad()
-    def predict(self, batch: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def predict(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """Label maps (B, 1, height, width) uint8 in 1…C, in eval mode; the training flags are put back."""
         flags = [(module, module.training) for module in self.modules()]
         said = self.eval()(batch, size).argmax(1, keepdim=True) + 1
@@ -132,7 +132,7 @@ def segment(
     device = torch.device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(network, train, head, num_classes, labels, frozen=mode == "frozen").to(device, memory_format=torch.channels_last)
+        model = _model(network, train, head, num_classes, labels, frozen=mode == "frozen").to(device).to(memory_format=torch.channels_last)
         training = _Training(model, train, rows, labels, batch_size=min(batch_size, len(rows)), epochs=epochs, seed=seed, device=device)
         training.run(_optimizer(model, mode, lr, weight_decay), progress)
     model.eval()
@@ -189,11 +189,11 @@ class _Training:
         if self.kept is not None:
             for picked in shuffled_rows(len(self.rows), self.batch_size, self.steps, self.seed, epoch):
                 maps, target = self.kept.batch(picked, self.device)
-                yield self.model.head.classify(maps, tuple(target.shape[2:])), target
+                yield self.model.head.classify(maps, target.shape[2:]), target
             return
         loader = self.split.loader(batch_size=self.batch_size, device=self.device, seed=self.seed, train=True)
         for batch in batches_of(loader, epoch, self.rows, (self.model.encoder.modality, self.labels), self.batch_size, self.steps, self.seed):
-            yield self.model(batch, tuple(batch[self.labels].shape[2:])), batch[self.labels]
+            yield self.model(batch, batch[self.labels].shape[2:]), batch[self.labels]
 
 
 def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ def count_confusion(model: Segmenter, loader: Any, num_classes: int, labels: str
     metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
     for batch in loader.epoch(0):
         target = _targets(batch[labels], num_classes)
-        said = model.predict(batch, tuple(target.shape[1:]))[:, 0].long() - 1
+        said = model.predict(batch, target.shape[1:])[:, 0].long() - 1
         metric.to(said.device).update(said, target)
     return metric.compute().cpu().long()
 

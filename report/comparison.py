@@ -39,7 +39,7 @@ def draw_comparison(contestants: Sequence[Contestant], images: np.ndarray, label
     """
     with figure(path, 11, 6.2) as drawn:
         drawn.suptitle(title, fontsize=11)
-        above, below = drawn.subfigures(2, 1, height_ratios=(1, 1.25))
+        above, below = drawn.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.25))[:, 0]
         _samples(above, images, labels)
         bars, curves = below.subplots(1, 2, width_ratios=(1, 1.1))
         colours = {contestant.name: COLOURS[number % len(COLOURS)] for number, contestant in enumerate(contestants)}

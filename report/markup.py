@@ -39,7 +39,7 @@ def join(*children: Any) -> Markup:
         >>> join("a & b", [element("b", "c"), None])
         'a &amp; b<b>c</b>'
     """
-    parts = []
+    parts: list[str] = []
     for child in children:
         if isinstance(child, (list, tuple)):
             parts.append(join(*child))

@@ -40,7 +40,7 @@ def scatter(shown: Scatter) -> Markup:
     spans = [max(point[axis] for point in shown.points) - low[axis] for axis in (0, 1)]
     scale = (_SIDE - 2 * _EDGE) / (max(spans) or 1.0)
     height = round(spans[1] * scale) + 2 * _EDGE
-    dots = {one: [] for one in [None, *style]}
+    dots: dict[int | None, list[tuple[float, float]]] = {one: [] for one in [None, *style]}
     for (x, y), one in zip(shown.points, shown.classes, strict=True):
         where = round(_EDGE + (x - low[0]) * scale, 1), round(height - _EDGE - (y - low[1]) * scale, 1)
         dots[one if one in style else None].append(where)

@@ -88,7 +88,7 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     heading = 0.17 * (1 + max(name.count("\n") for name, _ in columns))
     with figure(path, across, count * 0.95 * _SIDE * height / width + heading + 0.2 * lines + 0.55) as drawn:
         drawn.suptitle(title, fontsize=10)
-        drawn.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+        drawn.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
         for place, axes in np.ndenumerate(drawn.subplots(count, len(columns), squeeze=False)):
             name, images = columns[place[1]]
             axes.imshow(images[place[0]], interpolation="nearest", aspect="equal")

@@ -1,5 +1,7 @@
 """What several test files begin with."""
 
+import multiprocessing
+import socket
 from contextlib import contextmanager
 
 import h5py
@@ -42,3 +44,56 @@ def files_up_to():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+_RANK = """
+import os, sys, traceback
+os.environ.update(environment)
+sys.argv[:] = arguments
+try:
+    exec(compile(script, "rank", "exec"), {"__name__": "__main__"})
+except BaseException:
+    with open(log, "w") as file:
+        traceback.print_exc(file=file)
+    raise
+"""
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """Runs a script in several processes at once: ``ranks(script, world, …)``; rank, world and what follows are its arguments.
+
+    They are forked off a process that holds torch, so that none takes seconds to load it. What a launcher sets is in the environment where there are several.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    with pytest.MonkeyPatch.context() as patch:
+        # Read as torch is loaded; without threads a fork is safe.
+        for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}.items():
+            patch.setenv(name, value)
+        if "forkserver" in methods:
+            context.set_forkserver_preload(["accelerate", "contrastill.core.engine"])
+            multiprocessing.forkserver.ensure_running()
+
+    def start(script, world, *arguments):
+        logs = tmp_path_factory.mktemp("ranks")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            launched = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        running = []
+        for rank in range(world):
+            told = {
+                "environment": {**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {},
+                "arguments": ["rank", *map(str, (rank, world, *arguments))],
+                "script": script,
+                "log": str(logs / str(rank)),
+            }
+            running.append(context.Process(target=exec, args=(_RANK, told)))
+            running[-1].start()
+        for process in running:
+            process.join(timeout=120)
+            process.kill()
+        said = "\n".join(path.read_text() for path in sorted(logs.iterdir()))
+        assert [process.exitcode for process in running] == [0] * world, said
+
+    return start

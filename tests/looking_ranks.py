@@ -1,6 +1,4 @@
-"""What several processes keep of what teachers say, and what a student learns from it; run by test_teacher_cache_ranks.py, alone or under torchrun.
-
-    python tests/looking_ranks.py FOLDER
+"""What several processes keep of what teachers say, and what a student learns from it; run by test_teacher_cache_ranks.py, by one process or by several.
 
 Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and how many samples the teacher was shown for each)
 and FOLDER/RANK.safetensors, the student's and the bank's state and the losses of each epoch.
@@ -88,4 +86,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[-1]))

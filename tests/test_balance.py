@@ -1,9 +1,5 @@
 """Hadamard matrices, and how features are brought to one scale: against numpy, over processes, across a stop."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -167,7 +163,7 @@ def test_refusals():
 RANK = """
 import sys, torch
 from contrastill.ensemble.balance import Balance
-rank, folder = int(sys.argv[1]), sys.argv[2]
+rank, folder = int(sys.argv[1]), sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 balances = torch.nn.ModuleList(Balance(12, kind, estimate_steps=3) for kind in ("phi_s", "per_channel", "none"))
 for part in torch.load(f"{folder}/features.pt", weights_only=True):
@@ -178,12 +174,10 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_ranks_keep_bit_identical_maps_equal_to_one_process(tmp_path):
+def test_ranks_keep_bit_identical_maps_equal_to_one_process(ranks, tmp_path):
     parts = [features(12, count, seed=count) for count in (41, 30, 21, 8)]
     torch.save(parts, tmp_path / "features.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    assert [rank.wait(timeout=60) for rank in ranks] == [0, 0]
+    ranks(RANK, 2, tmp_path)
     states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     for place, kind in enumerate(("phi_s", "per_channel")):

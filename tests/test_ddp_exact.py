@@ -1,8 +1,6 @@
 """Several processes and several passes a step train the student that a plain loop of one process trains, in float64 to 1e-10; each rank runs this file."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -184,11 +182,8 @@ def rank_main(folder):
     torch.distributed.destroy_process_group()
 
 
-def launched(folder, processes):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr[-4000:]
+def launched(ranks, folder, processes):
+    ranks(f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')", processes, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
@@ -200,8 +195,8 @@ def bad_batch(samples):
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_train_as_one_does(tmp_path, processes):
-    ranks = launched(tmp_path, processes)
+def test_processes_train_as_one_does(ranks, tmp_path, processes):
+    ranks = launched(ranks, tmp_path, processes)
     for name, case in CASES.items():
         expected = naive(case)
         for rank in ranks:
@@ -259,4 +254,4 @@ def test_a_training_share_is_never_empty_and_a_filler_is_the_last_sample(tmp_pat
 
 
 if __name__ == "__main__":
-    rank_main(Path(sys.argv[1]))
+    rank_main(Path(sys.argv[-1]))

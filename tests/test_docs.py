@@ -107,6 +107,25 @@ def test_what_the_reference_names_is_there_and_everything_public_is_named():
     assert {getattr(one, "__name__", one) for one in (public | registered) - named} == set()
 
 
+def commands(command, *names):
+    """All commands that do something, by their names."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *names, name)
+    if not hasattr(command, "commands"):
+        yield " ".join(names), command
+
+
+def test_what_is_public_says_what_it_is():
+    """A sentence for everything; the shapes that a criterion takes and gives; examples for a command."""
+    public = {name: getattr(contrastill, name) for name in contrastill.__all__ if name != "__version__"}
+    entered = {f"{registry.kind} {name}": entry for registry in (OBJECTIVES, DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS) for name, entry in registry.items()}
+    said = {name: getattr(one, "function", one).__doc__ or "" for name, one in (public | entered).items()}
+    assert [name for name, text in said.items() if not re.match(r"\S.+?\S[.:](?= |\n|$)", text, re.DOTALL)] == []
+    losses = ["CRDLoss", *(f"objective {name}" for name, entry in OBJECTIVES.items() if entry.needs_teacher)]
+    assert [name for name in losses if "(B, " not in said[name]] == []
+    assert [name for name, command in commands(get_command(app)) if len(command.help or "") < 40 or f"contrastill {name}" not in command.help] == []
+
+
 def test_all_shipped_configs_are_shown():
     assert re.findall(r'^--8<-- "(.+)\.yaml"$', text("docs/reference/config.md"), re.MULTILINE) == shipped_configs()
 

@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from contrastill.cli import run as run_module
 from contrastill.cli.main import main
 from contrastill.core import checkpoint
 from contrastill.core.checkpoint import Position, Snapshot, checkpoints, load_newest, save_checkpoint
 from contrastill.core.full_disk import FullDisk, room_for
 from contrastill.core.run import Run, write_text
+from contrastill.training import run as run_module
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
@@ -89,9 +89,9 @@ def test_a_text_without_room_stays_as_it_was(tmp_path, monkeypatch):
     assert _everything(tmp_path) == ["config.yaml"] and (tmp_path / "config.yaml").read_text() == "old"
 
 
-def test_a_training_without_room_says_so_and_goes_on_with_room(packed, files_up_to, tmp_path, capsys, monkeypatch):
+def test_a_training_without_room_says_so_and_goes_on_with_room(four_classes, files_up_to, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    command = ["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", "train.epochs=1", "train.batch_size=16", f"out={out}", "-q"]
+    command = ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", "train.batch_size=16", f"out={out}", "-q"]
 
     def refused(says):
         said = capsys.readouterr().err
@@ -143,17 +143,3 @@ def test_a_disk_that_is_really_full(small_disk):
     save_checkpoint(run.checkpoints, _snapshot(2, 50_000), keep=1)
     run.log({"epoch": 0})
     assert [path.name for path in checkpoints(run.checkpoints)] == ["step-00000002"] and run.history() == [{"epoch": 0}]
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    import h5py
-    import numpy as np
-
-    path = tmp_path_factory.mktemp("data") / "four.h5"
-    generator = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for split, count in (("train", 48), ("test", 16)):
-            file[f"{split}/rgb"] = generator.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-            file[f"{split}/target"] = np.arange(count) % 4
-    return path

@@ -11,7 +11,7 @@ import torch
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.datasets.camera import Camera
-from contrastill.datasets.file_loader import PairSplit
+from contrastill.datasets.file_splits import PairSplit
 from contrastill.datasets.file_views import transform_seed
 from contrastill.datasets.joint_views import JointViews
 

@@ -1,8 +1,9 @@
 """The rules that keep a repository whose root is the package from getting in anybody's way."""
 
-import ast
 import importlib.metadata
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +21,6 @@ NOT_PACKAGED = {"tests", "benchmarks", "docs", "examples"}
 GENERATED = {"build", "dist", "runs", "__pycache__"}
 HEAVY = {"torch", "torchvision", "kornia", "albumentations", "timm", "h5py", "accelerate", "torchmetrics", "datasets", "pandas", "scipy", "cv2"}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "NO_ALBUMENTATIONS_UPDATE": "1"}
-
-# Later folders may import earlier ones, never the other way; those of one line do not import each other.
-LAYERS = [["core"], ["datasets", "models", "objectives"], ["probe", "report"], ["compress", "ensemble", "xmodal"], ["training"], ["cli"]]
-LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 
 
 @cache
@@ -103,33 +100,59 @@ def test_everything_that_is_offered_is_there():
 # Imports
 
 
-def imported_folders(path):
-    """Folders of the package that a file imports from; an absolute import of contrastill is None."""
-    here = ["contrastill", *path.parent.parts]
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (None for alias in node.names if alias.name.split(".")[0] == "contrastill")
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            if node.module.split(".")[0] == "contrastill":
-                yield None
-        elif isinstance(node, ast.ImportFrom):
-            base = here[: len(here) - node.level + 1] + (node.module.split(".") if node.module else [])
-            for target in [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]:
-                yield target[1]
+@cache
+def sources():
+    """docs/imports.py, which reads and draws who imports whom."""
+    spec = importlib.util.spec_from_file_location("docs_imports", ROOT / "docs" / "imports.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("path", package_files(), ids=str)
-def test_imports_are_relative_and_go_one_way(path):
-    imported = set(imported_folders(path))
-    assert None not in imported, "inside the package imports are relative"
-    if len(path.parts) > 1 and path.parts[0] in LEVEL:
-        own = path.parts[0]
-        against = {folder for folder in imported - {own} if folder in LEVEL and LEVEL[folder] >= LEVEL[own]}
-        assert not against, f"{own} does not import {against}"
+def test_imports_are_read_off_all_sources():
+    assert sorted(sources().modules().values()) == sorted(ROOT / path for path in package_files())
+    found = {(one.importer, one.imported, one.when) for one in sources().imports()}
+    assert ("contrastill.core.crd", "contrastill.core.nce", "import") in found
+    assert ("contrastill.core.config", "contrastill.core.registry", "import") in found
+    assert any(when == "call" and importer.startswith("contrastill.cli.") for importer, _, when in found)
 
 
-def test_every_folder_has_its_place_in_the_layers():
-    assert {path.parts[0] for path in package_files() if len(path.parts) > 1} - {"configs"} <= set(LEVEL)
+def test_imports_are_relative_and_lead_to_a_module():
+    for one in sources().imports():
+        assert one.relative, f"{one.importer}: {one.imported} is imported by its full name"
+        assert one.imported in {*sources().modules(), "contrastill", "contrastill.datasets"}, f"{one.importer} imports {one.imported}"
+
+
+def test_imports_go_one_way():
+    layers = sources().LAYERS
+    level = {name: place for place, names in enumerate(layers) for name in names}
+    assert {path.parts[0] for path in package_files() if len(path.parts) > 1} - {"configs"} == set(level), "every folder has its place in the layers"
+    for one in sources().imports():
+        here, there = sources().folder(one.importer), sources().folder(one.imported)
+        if {here, there} <= level.keys() and here != there:
+            assert level[here] < level[there], f"{one.importer} does not import {one.imported}"
+
+
+def test_no_module_waits_for_itself():
+    """Modules in the order in which they can be imported; what is left over imports each other in a circle."""
+    waits = {module: set() for module in sources().modules()}
+    for one in sources().imports():
+        if one.when == "import" and one.imported in waits:
+            waits[one.importer].add(one.imported)
+    while ready := [module for module, needed in waits.items() if not needed & waits.keys()]:
+        for module in ready:
+            del waits[module]
+    assert not waits, waits
+
+
+def test_the_picture_of_the_imports_shows_their_arrows():
+    """The numbers may be those of another day, the arrows are today's."""
+
+    def arrows(text):
+        return set(re.findall(r"(\w+) imports (\w+) \d+ times", text))
+
+    drawn = (ROOT / "docs" / "pictures" / "imports.svg").read_text(encoding="utf-8")
+    assert arrows(drawn) == arrows(sources().drawing(sources().imports())), "draw it anew: python docs/imports.py"
 
 
 @pytest.mark.parametrize(

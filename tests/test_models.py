@@ -153,7 +153,7 @@ def test_a_file_without_a_name_or_a_network_without_one_is_refused(tmp_path):
     with pytest.raises(ContrastillError, match="does not say which network it is"):
         load_student(tmp_path)
     network = build_network("resnet8", num_classes=6)
-    del network.recipe
+    network.recipe.clear()
     with pytest.raises(UsageError, match="only a network of build_network"):
         save_student(network, tmp_path / "other.safetensors")
 

@@ -27,7 +27,7 @@ from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 
-ROOT = Path(contrastill.__file__).resolve().parent
+ROOT = Path(contrastill.__file__).parent
 WAITING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"}
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__"}
 COPIES = {"tensor", "as_tensor", "new_tensor", "from_numpy"}

@@ -1,9 +1,5 @@
 """A bank dealt out to several processes, in half precision, or in the host's memory, against one in one place."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -74,12 +70,6 @@ torch.distributed.destroy_process_group()
 exec(STEPS, one := {})
 
 
-def ranks(folder, world):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    running = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(world), str(folder), repr(CASES)], env=environment) for rank in range(world)]
-    assert [rank.wait(timeout=120) for rank in running] == [0] * world
-
-
 def assert_equals_one_process(expected, folder, name, world):
     found = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(world)]
     for key, value in expected.items():
@@ -98,8 +88,8 @@ def assert_equals_one_process(expected, folder, name, world):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_together_say_what_one_process_says(tmp_path, world):
-    ranks(tmp_path, world)
+def test_ranks_together_say_what_one_process_says(ranks, tmp_path, world):
+    ranks(RANK, world, tmp_path, CASES)
     for number, (mode, labelled, gathered) in enumerate(CASES):
         for several in (False, True):
             expected = one["steps"](mode, labelled, gathered, several, lambda value: value)

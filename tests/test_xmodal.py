@@ -88,16 +88,17 @@ def sensors(tmp_path_factory):
     return path
 
 
-def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(teachers, sensors, tmp_path, capsys):
-    out = tmp_path / "run"
+@pytest.fixture
+def of_sensors(teachers, sensors, tmp_path):
+    """A config of a depth student on that file, measured on its other group."""
     config = tmp_path / "sensors.yaml"
     config.write_text(
         f"""
 data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null, splits: {{train: train, test: null}}}}
 teachers: [{{model: resnet8, weights: {teachers / "rgb"}}}]
 student: {{model: conv5, modality: depth}}
-objectives: {{dense_crd: {{pairs: [[3, -1]]}}, fitnet: {{features: embedding, standardize: true}}}}
-train: {{epochs: 2, batch_size: 8, optimizer: adamw, lr: 0.001, views: 2}}
+objectives: {{dense_crd: {{}}}}
+train: {{epochs: 1, batch_size: 8}}
 evaluation:
   data: {{fields: {{rgb: rgb, depth: depth_mm, semantics: semantics}}, semantic_names: names, target: place,
          splits: {{train: labelled, test: labelled}}, blocks: 6}}
@@ -106,7 +107,15 @@ evaluation:
   batch_size: 8
 """
     )
-    train(config, f"out={out}")
+    return config
+
+
+def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(of_sensors, tmp_path, capsys):
+    out = tmp_path / "run"
+    train(
+        of_sensors, "objectives.dense_crd.pairs=[[3,-1]]", "objectives.fitnet={features: embedding, standardize: true}", "train.epochs=2", "train.optimizer=adamw",
+        "train.lr=0.001", "train.views=2", f"out={out}",
+    )  # fmt: skip
     assert "top1" not in Run(out).history()[-1]
     assert main(["evaluate", str(out), "--json"]) == 0
     segmentation, classification = json.loads(capsys.readouterr().out)
@@ -124,23 +133,13 @@ evaluation:
         (["data.splits={train: labelled, test: labelled}"], "set data.blocks"),
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_sentence(teachers, sensors, tmp_path, capsys, changes, message):
-    config = tmp_path / "sensors.yaml"
-    config.write_text(
-        f"""
-data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null, splits: {{train: train, test: null}}}}
-teachers: [{{model: resnet8, weights: {teachers / "rgb"}}}]
-student: {{model: conv5, modality: depth}}
-objectives: {{dense_crd: {{}}}}
-train: {{epochs: 1, batch_size: 8}}
-"""
-    )
-    assert main(["train", str(config), f"out={tmp_path / 'run'}", *changes]) == 2
+def test_what_cannot_be_read_is_refused_in_one_sentence(of_sensors, tmp_path, capsys, changes, message):
+    assert main(["train", str(of_sensors), f"out={tmp_path / 'run'}", *changes]) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said and not (tmp_path / "run").exists()
 
 
-def test_a_depth_of_the_wrong_unit_is_warned_of(teachers, sensors, tmp_path, caplog):
+def test_a_depth_of_the_wrong_unit_is_warned_of(sensors, caplog):
     from contrastill.datasets.packed import Packed
 
     Packed(Packed.Options(path=str(sensors), fields={"depth": "depth_mm"}, depth_unit="m", target=None)).open("train")

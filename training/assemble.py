@@ -17,6 +17,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 from ..core.engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.folding import fold_batchnorm
+from ..core.looking import ViewLoader
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
@@ -179,7 +180,7 @@ def _open_data(data: DataConfig) -> Any:
     return dataset(dataset.Options(**options))
 
 
-def open_loader(split: Any, modalities: Collection[str], **options: Any) -> Loader:
+def open_loader(split: Any, modalities: Collection[str], **options: Any) -> ViewLoader:
     """Batches of a split with these modalities, stored or derived on the device."""
     loader = split.loader(**options)
     derived = {name for name in modalities if name not in split.modalities}
@@ -205,7 +206,7 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
     """
     loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
     step = max(1, len(loader) // max(1, samples // 8))
-    count = total = square = 0
+    count = total = square = torch.zeros((), dtype=torch.float64)
     for place in range(0, len(loader), step):
         values = next(iter(loader.epoch(0, place)))[modality].double()
         values = values / 255 if split.modalities.get(modality) and values.dtype == torch.uint8 else values

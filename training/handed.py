@@ -98,7 +98,8 @@ class Handed:
         )
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
-        own = OwnNetwork(module, taps, preprocess, tuple(preprocess(images).shape[1:]))
+        channels, height, width = preprocess(images).shape[1:]
+        own = OwnNetwork(module, taps, preprocess, (channels, height, width))
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until they are loaded.
         name = own_name(module, mark=tensors_hash("", [*module.state_dict().values()])[:8] if role == "teacher" else "")
         self.lent.enter_context(MODELS.lend(name, own))

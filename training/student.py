@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
@@ -91,7 +91,9 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         save_state_dict(self.module.state_dict(), save_directory / _WEIGHTS)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool, local_files_only: bool, token: Any, **made: Any):
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool, local_files_only: bool, token: Any, **made: Any
+    ) -> Self:
         if os.path.isdir(model_id):
             path = Path(model_id) / _WEIGHTS
         else:
@@ -111,7 +113,7 @@ def _trained(run: Run) -> dict[str, Any] | None:
         return None
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_container(OmegaConf.load(run.config))
+    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
     return {
         "teachers": [f"{short_name(teacher['model'])} ({teacher['modality']})" for teacher in config["teachers"]],
         "objectives": {name: entry["weight"] for name, entry in config["objectives"].items()},

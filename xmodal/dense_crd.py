@@ -54,7 +54,7 @@ class DenseCRD(Objective):
     class Options(CriticOptions):
         pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each")
         pairing: Literal["local_local", "local_global", "both"] = Field("local_local", description="what is contrasted with what")
-        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(
+        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]  # another set of answers
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
@@ -88,7 +88,7 @@ class DenseCRD(Objective):
             scale = nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False) if standardize else nn.Identity()
             return nn.ModuleList((Embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
-        self.local = nn.ModuleList(sides(dims) for dims in local_dims)
+        self.local: Sequence[nn.ModuleList] = nn.ModuleList(sides(dims) for dims in local_dims)  # type: ignore[assignment]
         self.pooled = None if pairing == "local_local" else sides(pooled_dims)
 
     @classmethod
@@ -110,7 +110,7 @@ class DenseCRD(Objective):
             # (B·P, D): a position a row, sample by sample.
             local = [embed(features.flatten(2).transpose(1, 2).flatten(0, 1)) for embed, features in zip(sides, maps, strict=True)]
             if self.pairing != "local_global":
-                losses.append(self._local_local(*local, kin))
+                losses.append(self._local_local(local[0], local[1], kin))
             if pooled is not None:
                 losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
         return torch.stack(losses).sum()

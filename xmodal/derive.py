@@ -13,7 +13,7 @@ from ..datasets.camera import METRES, Camera
 from .modalities import SOURCES, Modality, clean_depth
 
 if TYPE_CHECKING:
-    from ..core.engine import Loader
+    from ..core.looking import ViewLoader
 
 Batch = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -97,7 +97,7 @@ class DerivedLoader:
         camera: Of the split that is loaded; None: not known.
     """
 
-    def __init__(self, loader: Loader, wanted: Collection[str], camera: Camera | None) -> None:
+    def __init__(self, loader: ViewLoader, wanted: Collection[str], camera: Camera | None) -> None:
         self.loader, self.wanted, self.camera = loader, tuple(wanted), camera
         self.num_samples = loader.num_samples
 

@@ -1,0 +1,69 @@
+"""A grid of trainings that goes on where it stopped: each finished cell is a JSON row of a file, and a second call makes only what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parser(said: str, grids: Collection[str], runs: str) -> argparse.ArgumentParser:
+    """The arguments that every grid has."""
+    made = argparse.ArgumentParser(description=said.splitlines()[0])
+    made.add_argument("grid", choices=grids)
+    made.add_argument("--runs", default=runs)
+    made.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    made.add_argument("--threads", type=int, default=1, help="threads of each")
+    made.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
+    made.add_argument("--cells", nargs="*", help="only these")
+    made.add_argument("--table", action="store_true", help="print the table and train nothing")
+    return made
+
+
+def rows_of(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Finished rows by cell and seed."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return {(row["cell"], row["seed"]): row for row in rows}
+
+
+def called(command: list[str], threads: int, log: Path | None = None) -> str:
+    """What a command of the package prints; it ends the grid where it fails. What it says on standard error goes to ``log``, if given."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    with open(log or os.devnull, "a", encoding="utf-8") as errors:
+        answer = subprocess.run(
+            [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=errors if log else None, text=True, cwd=ROOT, check=False
+        )
+    if answer.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {answer.returncode}{f', see {log}' if log else ''}")
+    return answer.stdout
+
+
+def fill(results: Path, seeds: Mapping[str, int], make: Callable[[str, int], dict[str, Any]], said: Callable[[dict[str, Any]], str], *, jobs: int) -> None:
+    """Make the rows that a file lacks.
+
+    Args:
+        results: The file of rows.
+        seeds: Cell -> how many seeds of it; one of every cell is made before the second of any.
+        make: Cell and seed -> its row.
+        said: What is printed of a row.
+        jobs: Cells at a time.
+    """
+    results.parent.mkdir(exist_ok=True)
+
+    def work(job: tuple[str, int]) -> None:
+        if job not in rows_of(results):
+            row = make(*job)
+            with open(results, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{row['cell']}-{row['seed']}: {said(row)}", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(work, [(cell, seed) for seed in range(max(seeds.values(), default=0)) for cell, most in seeds.items() if seed < most]))

@@ -8,7 +8,8 @@ one cosine schedule and one order of samples:
 
 - **classic**: benchmarks/classic_loop.py, K negatives of other classes drawn for each sample, a live teacher;
 - **live**: ``contrastill train`` with negatives=shared and a live teacher;
-- **memory**: the same, with four views of each image, at which the teacher looks once.
+- **memory**: the same, with four views of each image, at which the teacher looks once;
+- with ``--longer E`` both also over E epochs: what was saved may be spent on more of them.
 
 Each is evaluated after every epoch; evaluation, checkpoints and reading the file are outside the clock for all of them alike, the teacher's looks are inside. A finished training is a row
 of the results, and a second call trains only what is missing. Without ``--teacher`` the teacher is trained first, once.
@@ -70,10 +71,10 @@ def trained_teacher(arguments: argparse.Namespace) -> Path:
     return out
 
 
-def train_ours(arguments: argparse.Namespace, teacher: Path, name: str) -> Epochs:
+def train_ours(arguments: argparse.Namespace, teacher: Path, overrides: list[str]) -> Epochs:
     """A run of contrastill in a folder of its own, from its start: resumed, it would not know the minutes before."""
     with tempfile.TemporaryDirectory() as folder:
-        train_run(student_config(arguments, teacher, f"{folder}/run", *OURS[name]), progress=False)
+        train_run(student_config(arguments, teacher, f"{folder}/run", *overrides), progress=False)
         return [(row["seconds"], row["top1"]) for row in Run(f"{folder}/run").history()]
 
 
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, help="run folder of a resnet20; left out: trained here")
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"), help="where the teacher goes")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--longer", type=int, help="epochs of two more trainings of contrastill")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--num-negatives", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
@@ -149,7 +151,10 @@ def main() -> None:
             return
         teacher = trained_teacher(arguments)
         loops: dict[str, Callable[[], Epochs]] = {"classic": lambda: train_classic(arguments, teacher)}
-        loops |= {name: lambda name=name: train_ours(arguments, teacher, name) for name in OURS}
+        ours = dict(OURS)
+        if arguments.longer:
+            ours |= {f"{name}, {arguments.longer} epochs": [*overrides, f"train.epochs={arguments.longer}"] for name, overrides in OURS.items()}
+        loops |= {name: lambda overrides=overrides: train_ours(arguments, teacher, overrides) for name, overrides in ours.items()}
         for name in [name for name in loops if name not in rows]:
             print(f"training {name}", flush=True)
             rows[name] = loops[name]()

@@ -81,7 +81,7 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
     drawn = folder / "comparison.png"
     shown = picture(drawn, f"{held['title']}: sample images, accuracies and curves") if drawn.is_file() else None
     across = [picture(folder / one, f"{held['title']}: RGB, depth, truth and predictions of test frames") for one in _ACROSS if (folder / one).is_file()]
-    return join(element("h3", held["title"]), table(f"{name}: {held['title']}", columns, lines, notes=[" ".join(notes)]), shown, across)
+    return join(element("h3", held["title"]), table(f"The networks of {name}", columns, lines, notes=[" ".join(notes)]), shown, across)
 
 
 def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:

@@ -36,10 +36,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"{kind} {name!r} does not exist: {hint}")
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """``did you mean A or B?`` with the names that are most like this one; ``otherwise`` where none is."""
+def nearest(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    """``did you mean A or B?`` with the names that are most like this one, ``prefix`` before each; ``otherwise`` where none is."""
     close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else otherwise
+    return f"did you mean {' or '.join(prefix + one for one in close)}?" if close else otherwise
 
 
 def names_beside(path: str | os.PathLike) -> list[str]:

@@ -25,7 +25,7 @@ PATIENCE = 8.0
 def unknown_network(library: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that the library does not have; it has too many to list."""
     text = f"{library}/{name}"
-    hint = nearest(text, (f"{library}/{one}" for one in known), f"{library}'s list_models() says what there is")
+    hint = nearest(name, known, f"{library}'s list_models() says what there is", prefix=f"{library}/")
     return UsageError(f"model {text!r} does not exist: {hint}")
 
 

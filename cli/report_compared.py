@@ -62,9 +62,10 @@ class Compared:
         return self._baseline(group, "random", metric)
 
     def teacher(self, group: Group, metric: str) -> Score | None:
-        """Its first teacher, where it is one of the runs and was tested on the same data, or was evaluated beside the student."""
-        if group.config is None or len(group.config.teachers) != 1:
-            return None
+        """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same data, or was evaluated beside it."""
+        config = group.config
+        if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
+            return None  # what another modality shows may be more, or less: no end of a way
         other = teacher_of(self.groups, group.config)
         if other is not None and metric == "top1" and metric in self.scores[other.name] and _same_test(other.config, group.config):
             return self.scores[other.name][metric]
@@ -105,7 +106,8 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
     said = [f"* {note}" for note in notes]
     if "untaught" in extra:
         said.append(
-            "Points to untaught: the difference to the same student without a teacher; of the way: its share of what lies between that one and the teacher."
+            "Points to untaught: the difference to the same student without a teacher; of the way: its share of what lies between that one and a "
+            "teacher that reads the same modality."
         )
     answers = [{key: value for key, value in row.items() if key != "scores"} | {k: vars(v) for k, v in row["scores"].items()} for row in rows]
     return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers

@@ -9,6 +9,7 @@ from typing import Any
 
 from .config import find_config, load_config, shipped_configs
 from .errors import UsageError
+from .run import flatten
 from .schema import RunConfig
 
 _ROUNDS = 4
@@ -22,7 +23,7 @@ def command_of(config: RunConfig) -> str | None:
         >>> command_of(load_config("teachers/rooms", ["student.model=resnet8", "train.epochs=3", "out=runs/small"]))
         'contrastill train teachers/rooms out=runs/small student.model=resnet8 train.epochs=3'
     """
-    wanted = leaves(config.model_dump(mode="json"))
+    wanted = flatten(config.model_dump(mode="json"), plain_lists=True)
     found = [(len(overrides), name, overrides) for name in shipped_configs() if (overrides := _overrides(name, wanted)) is not None]
     if not found:
         return None
@@ -30,28 +31,15 @@ def command_of(config: RunConfig) -> str | None:
     return shlex.join(["contrastill", "train", name, *overrides])
 
 
-def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A config's values by dotted key; a list of plain values is one value, as an override gives it."""
-    if isinstance(tree, Mapping):
-        pairs = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list) and any(isinstance(value, Mapping) for value in tree):
-        pairs = [(str(place), value) for place, value in enumerate(tree)]
-    else:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in pairs:
-        flat |= leaves(value, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
 def _overrides(name: str, wanted: Mapping[str, Any]) -> list[str] | None:
     """What leads from a shipped config to the wanted values; None where nothing does."""
     given = _unset(name, wanted)
     for _ in range(_ROUNDS):
         try:
-            there = leaves(load_config(name, [f"{key}={_text(value)}" for key, value in given.items()]).model_dump(mode="json"))
+            config = load_config(name, [f"{key}={_text(value)}" for key, value in given.items()])
         except UsageError:
             return None
+        there = flatten(config.model_dump(mode="json"), plain_lists=True)
         if there == wanted:
             return [f"{key}={_text(value)}" for key, value in sorted(given.items(), key=_order)]
         given |= _differences(there, wanted)

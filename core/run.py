@@ -192,12 +192,21 @@ def _changed_lines(old: str, new: str) -> str:
     return ""
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested tree as one level of dotted keys."""
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
-    if pairs is None:
+def flatten(tree: Any, prefix: str = "", *, plain_lists: bool = False) -> dict[str, Any]:
+    """A nested tree as one level of dotted keys.
+
+    Args:
+        tree: Dicts and lists of values.
+        prefix: Before each key.
+        plain_lists: Keep a list that holds no dict as one value, as an override of a config gives it.
+    """
+    if isinstance(tree, dict):
+        pairs = list(tree.items())
+    elif isinstance(tree, list) and (not plain_lists or any(isinstance(value, dict) for value in tree)):
+        pairs = list(enumerate(tree))
+    else:
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in pairs:
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key), plain_lists=plain_lists)
     return flat

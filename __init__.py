@@ -8,6 +8,7 @@ from typing import Any
 
 _OFFERS = {
     "CRDLoss": ("core.crd", "CRDLoss"),
+    "FreshCRDLoss": ("core.fresh_crd", "FreshCRDLoss"),
     "Network": ("core.representation", "Network"),
     "Preprocess": ("core.representation", "Preprocess"),
     "Representation": ("core.representation", "Representation"),

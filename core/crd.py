@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -113,21 +113,13 @@ class CRDLoss(HeldWrites):
         bank_memory: Literal["device", "host"] = "device",
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("bank_placement", bank_placement, PLACEMENTS),
-            ("bank_dtype", bank_dtype, DTYPES),
-            ("bank_memory", bank_memory, MEMORIES),
-        ):
-            if value not in allowed:
-                raise unknown_name(name, value, allowed)
-        num_samples = _count_samples(targets, num_samples)
-        origin = negatives_from or ("other_sample" if targets is None else "other_class")
-        if origin not in ORIGINS:
-            raise unknown_name("negatives_from", origin, ORIGINS)
-        if origin == "other_class" and targets is None:
-            raise UsageError("negatives_from='other_class' needs the targets of all training samples: pass targets, or 'other_sample'")
-        if negatives not in MODES:
-            raise unknown_name("negatives", negatives, MODES)
+        check_choices(
+            negatives=(negatives, MODES),
+            bank_placement=(bank_placement, PLACEMENTS),
+            bank_dtype=(bank_dtype, DTYPES),
+            bank_memory=(bank_memory, MEMORIES),
+        )
+        num_samples, origin = count_samples(targets, num_samples), negatives_origin(negatives_from, targets)
         if not 0 <= bank_momentum < 1:
             raise UsageError(f"bank_momentum is the share of its value a row keeps, in [0, 1), not {bank_momentum}")
         if not temperature > 0:
@@ -248,9 +240,34 @@ def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:
     return "shared", f"shared: scoring all of {num_samples} rows would take {times:.0f} times a window of {num_negatives}, drawing for each anchor longer still"
 
 
-def _count_samples(targets: Tensor | None, num_samples: int | None) -> int:
+def check_choices(**choices: tuple[Any, Collection[Any]]) -> None:
+    """Refuse an option whose value is not among those it may have: name=(value, allowed)."""
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise unknown_name(name, value, allowed)
+
+
+def negatives_origin(given: str | None, targets: Tensor | None) -> str:
+    """Which samples are negatives: as asked for, else those of another class where there are classes.
+
+    Raises:
+        UsageError: There is no such choice, or classes are asked for and there are none.
+    """
+    origin = given or ("other_sample" if targets is None else "other_class")
+    check_choices(negatives_from=(origin, ORIGINS))
+    if origin == "other_class" and targets is None:
+        raise UsageError("negatives_from='other_class' needs the targets of all training samples: pass targets, or 'other_sample'")
+    return origin
+
+
+def count_samples(targets: Tensor | None, num_samples: int | None) -> int:
+    """M, from the classes of all training samples or as it is given.
+
+    Raises:
+        UsageError: Neither is given, they contradict each other, or the classes are no whole numbers.
+    """
     if targets is None and num_samples is None:
-        raise UsageError("CRDLoss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set")
+        raise UsageError("the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set")
     if targets is not None:
         if targets.ndim != 1 or targets.dtype.is_floating_point:
             raise UsageError(f"targets must be the (M,) whole-numbered classes of all training samples, not {tuple(targets.shape)} {targets.dtype}")

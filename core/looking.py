@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .transfer import Transfer, teacher_fields
+from .ranks import everyones, rank, world_size
+from .representation import Representation
+from .transfer import Transfer, teacher_fields, teacher_representation
 
 Key = tuple[int, str]
 """A teacher's number and a part of what it says."""
 
 # Samples a teacher is shown at once, at most; without gradients more gain nothing.
 _AT_ONCE = 256
+SAMPLE = 2048
+"""Samples whose outputs objectives are shown before the training."""
 
 
 class ViewLoader(Protocol):
@@ -75,6 +79,61 @@ class Looking:
         """A batch of ``count`` samples, evenly spaced over the set, in a view."""
         count = min(count, self.loader.num_samples)
         return next(iter(self.loader.in_order(view, torch.arange(count) * self.loader.num_samples // count, count)))
+
+
+class LiveOutputs:
+    """A live teacher's outputs of the first view; ``TeacherOutputs`` of :mod:`.objective`. Each process looks at its share.
+
+    Args:
+        looking: At the training samples.
+        number: The teacher's.
+    """
+
+    kept = False
+
+    def __init__(self, looking: Looking, number: int) -> None:
+        self.looking, self.number = looking, number
+
+    def sample(self, needs: Collection[str]) -> Representation:
+        """Of ``SAMPLE`` evenly spaced samples."""
+        said = [one for _, one in self._said(evenly(self.looking.loader.num_samples, SAMPLE), needs)]
+        return joined(said)
+
+    def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        """Of all samples, in their order."""
+        return self._said(torch.arange(self.looking.loader.num_samples), needs)
+
+    def _said(self, rows: Tensor, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        batches, world = rows.split(self.looking.batch), world_size()
+        keys = [(self.number, part) for part in sorted(needs)]
+        for first in range(0, len(batches), world):
+            # A process that has no batch looks at one as well, to know what to expect of the others.
+            mine = batches[min(first + rank(), len(batches) - 1)]
+            count = len(mine) if first + rank() < len(batches) else 0
+            fields = next(self.looking.said(0, mine, keys))
+            all_fields = {f"teachers.{self.number}.{name}": gathered(values[:count]) for each in fields.values() for name, values in each.items()}
+            yield torch.cat(batches[first : first + world]), teacher_representation(all_fields, self.number)
+
+
+def evenly(total: int, count: int) -> Tensor:
+    """(count,) samples, evenly spaced over ``total``; all of them where there are no more."""
+    count = min(total, count)
+    return torch.arange(count) * total // count
+
+
+def joined(parts: Sequence[Representation]) -> Representation:
+    """Representations of several batches as one."""
+    first = parts[0]
+    logits, embedding = (None if getattr(first, name) is None else torch.cat([getattr(one, name) for one in parts]) for name in ("logits", "embedding"))
+    return Representation(logits, embedding, tuple(torch.cat(maps) for maps in zip(*(one.maps for one in parts), strict=True)))
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows (n, …) of all processes, one rank after the other; as bytes, which every backend takes."""
+    if world_size() == 1:
+        return rows
+    flat = rows.reshape(len(rows), rows.shape[1:].numel())
+    return everyones(flat.contiguous().view(torch.uint8), rows.device).view(rows.dtype).view(-1, *rows.shape[1:])
 
 
 def _of(fields: dict[str, Tensor], key: Key) -> dict[str, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -36,6 +36,22 @@ class Setting:
     num_samples: int
     targets: Tensor | None
     seed: int
+
+
+class TeacherOutputs(Protocol):
+    """What a teacher says of the training samples in their first view, to those that ask before the training begins.
+
+    Attributes:
+        kept: Whether its outputs are kept for the training anyway, so that to ask for all of them costs nothing.
+    """
+
+    kept: bool
+
+    def sample(self, needs: Collection[str]) -> Representation:
+        """Of samples that are evenly spaced over the training set, two thousand at most, the same on every process."""
+
+    def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        """Of all samples, in batches: index (b,) and outputs (b, …), on every process."""
 
 
 class Objective(nn.Module):
@@ -83,6 +99,13 @@ class Objective(nn.Module):
         ``teacher`` is None only if ``needs_teacher`` is False.
         """
         return self.per_sample(student, teacher, batch).mean()
+
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        """Learn before the training what the teachers say of the training samples; called at every start of a run, also of one that goes on.
+
+        Args:
+            teachers: Its teacher's outputs, or all teachers' where it is ``joint``.
+        """
 
     def initial(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is said."""

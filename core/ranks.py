@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed
 
@@ -91,3 +93,22 @@ class Capacity:
                 f"a rank has {count} samples in a step that was to have {self.told} at most: all shares of a batch must be of one size, the last one shorter"
             )
         return self.told
+
+
+def sum_of_ranks(share: Tensor) -> Tensor:
+    """The sum over ranks of tensors of one shape, on every rank."""
+    share = share.contiguous()
+    distributed.all_reduce(share)
+    return share
+
+
+class GatherInOrder(torch.autograd.Function):
+    """:func:`gather_in_order` with a gradient: what the other ranks' losses owe to a rank's rows is added to what its own does."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor) -> Tensor:
+        return gather_in_order(share)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return scatter_sum(grad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ from torch import Tensor, nn
 
 from .cache_files import FileRows, MemoryRows
 from .errors import ContrastillError, UsageError
-from .looking import Key, Looking, ViewLoader, width
+from .looking import SAMPLE, Key, Looking, ViewLoader, evenly, gathered, width
 from .packing import packings
 from .ranks import everyones, rank, world_size
+from .representation import Representation
 from .schema import CacheConfig
 from .teacher_files import TeacherFiles
-from .transfer import Transfer
+from .transfer import Transfer, teacher_representation
 
 log = logging.getLogger(__name__)
 
 # Of the memory that is free: the rest is for the training.
 _SHARE = 0.6
+# Samples whose outputs are read at a time where all are.
+_ROWS_AT_ONCE = 4096
 
 
 class TeacherMemory:
@@ -85,15 +88,32 @@ class TeacherMemory:
     def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The loader's batches of epoch ``k``, each with what :func:`~.transfer.teacher_fields` names."""
         view = k % self._loader.views
+        self._load(view)
+        for batch in self._loader.epoch(k, start):
+            yield batch | self._fields(view, batch["index"], self._kept[view])
+
+    def first_view(self, number: int) -> KeptOutputs:
+        """What a teacher says of all samples in view 0, see :class:`~.objective.TeacherOutputs`."""
+        return KeptOutputs(self, number)
+
+    def outputs(self, number: int, index: Tensor, needs: Collection[str], view: int = 0) -> Representation:
+        """What a teacher says of a view of samples (b,), those of ``needs`` that the objectives read."""
+        self._load(view)
+        return teacher_representation(self._fields(view, index, [key for key in self._kept[view] if key[0] == number and key[1] in needs]), number)
+
+    def _load(self, view: int) -> None:
         if view not in self._kept:
             self._kept[view] = self._look(view) if self.files is None else self._from_files(view)
             log.info("what the teachers say about view %d of %d is there", view + 1, self._loader.views)
-        for batch in self._loader.epoch(k, start):
-            fields: dict[str, Tensor] = {}
-            for (number, part), rows in self._kept[view].items():
-                said = self._packings[part].unpack(rows.at(batch["index"]), rows.num_classes)
-                fields |= {f"teachers.{number}.{name}": values for name, values in said.items()}
-            yield batch | fields
+
+    def _fields(self, view: int, index: Tensor, keys: Iterable[Key]) -> dict[str, Tensor]:
+        """What :func:`~.transfer.teacher_fields` names, of samples (B,)."""
+        fields: dict[str, Tensor] = {}
+        for number, part in keys:
+            rows = self._kept[view][number, part]
+            said = self._packings[part].unpack(rows.at(index), rows.num_classes)
+            fields |= {f"teachers.{number}.{name}": values for name, values in said.items()}
+        return fields
 
     def fill(self, advance: Callable[[int], None] = lambda count: None) -> int:
         """Write what is missing in the folder, this process its share; what was written before stays.
@@ -146,7 +166,7 @@ class TeacherMemory:
                 place = self._placed(sum(value.nbytes / len(value) for each in fields.values() for value in each.values()))
             for key, each in fields.items():
                 for name, value in each.items():
-                    rows = _gathered(value[:own])
+                    rows = gathered(value[:own])
                     if not first:
                         kept[key][name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=place)
                     kept[key][name][first : first + len(rows)] = rows
@@ -185,6 +205,32 @@ class TeacherMemory:
         return self._place
 
 
+class KeptOutputs:
+    """A teacher's outputs of the first view as :class:`TeacherMemory` keeps them; ``TeacherOutputs`` of :mod:`.objective`.
+
+    Args:
+        memory: That keeps them.
+        number: The teacher's.
+    """
+
+    kept = True
+
+    def __init__(self, memory: TeacherMemory, number: int) -> None:
+        self.memory, self.number = memory, number
+
+    def sample(self, needs: Collection[str]) -> Representation:
+        """Of ``SAMPLE`` evenly spaced samples."""
+        return self._of(evenly(self.memory.num_samples, SAMPLE), needs)
+
+    def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        """Of all samples, in their order."""
+        for index in torch.arange(self.memory.num_samples).split(_ROWS_AT_ONCE):
+            yield index, self._of(index, needs)
+
+    def _of(self, index: Tensor, needs: Collection[str]) -> Representation:
+        return self.memory.outputs(self.number, index.to(self.memory.device), needs)
+
+
 class _Silent(nn.Module):
     """In the place of a teacher whose every word is known."""
 
@@ -197,11 +243,3 @@ def _free(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def _gathered(rows: Tensor) -> Tensor:
-    """The rows (n, …) of all processes, one rank after the other; as bytes, which every backend takes."""
-    if world_size() == 1:
-        return rows
-    flat = rows.reshape(len(rows), rows.shape[1:].numel())
-    return everyones(flat.contiguous().view(torch.uint8), rows.device).view(rows.dtype).view(-1, *rows.shape[1:])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
 from .held import HeldState
-from .objective import Objective
+from .objective import Objective, TeacherOutputs
 from .representation import Network, Representation
 from .rule import Rule, Sum
 
@@ -196,12 +196,23 @@ class Transfer(nn.Module):
         if not self.teacher_needs:
             return []
         count = len(self.teachers)
-        said = [_representation(batch, number) for number in range(count)]
+        said = [teacher_representation(batch, number) for number in range(count)]
         read = sorted({number for term in self.terms.values() for number in term.chosen(count)})
         asked = [number for number in read if said[number] is None]
         for number, answer in zip(asked, self.look([self.teachers[number] for number in asked], batch, self.teacher_needs), strict=True):
             said[number] = answer
         return [one if number in read else None for number, one in enumerate(said)]
+
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        """Show each objective, before the training, what its teachers say of the training samples.
+
+        Args:
+            teachers: One for each teacher, in their order.
+        """
+        for term in self.terms.values():
+            for number, objective in enumerate(term.objectives):
+                if term.needs_teacher:
+                    objective.prepare(teachers if term.joint else teachers[number : number + 1])
 
     def hold(self, samples: int, passes: int = 1) -> None:
         """From now on banks, queues and draws move on by :meth:`commit` alone, not at the end of each forward pass.
@@ -284,7 +295,7 @@ def teacher_fields(said: Mapping[int, Representation]) -> dict[str, Tensor]:
     return fields
 
 
-def _representation(batch: Mapping[str, Tensor], number: int) -> Representation | None:
+def teacher_representation(batch: Mapping[str, Tensor], number: int) -> Representation | None:
     """The inverse of :func:`teacher_fields` for one teacher; None where the batch holds nothing of it."""
     prefix = f"teachers.{number}."
     fields = {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}

@@ -1,0 +1,84 @@
+"""The map of a frozen teacher's embeddings: learned, or fixed by their own directions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .crd import Embedding
+from .errors import UsageError
+from .nce import normalise
+
+MAPS = ("learned", "whitened", "none")
+# A direction with a smaller share of the largest variance is noise of the arithmetic.
+_FLAT = 1e-6
+
+
+class TeacherMap(nn.Module):
+    """(x − mean) / deviation, perhaps in fewer directions, then a linear map and normalisation: (n, d) -> (n, D).
+
+    Embeddings after a ReLU share a large mean: without it all pairs look alike to a map that has not learnt yet. The deviation is one number, so that directions keep their weights.
+
+    Args:
+        dim: d.
+        embed_dim: D.
+        kind: ``"learned"``; ``"whitened"``: the D principal directions, each with deviation 1, zeros where d < D; ``"none"``: no map, D = d.
+        row_variance: Share of the variance that :meth:`reduce` keeps; None: all of it, and the directions as they are.
+
+    Attributes:
+        in_features: d.
+        row_dim: Length of what :meth:`reduce` gives.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    basis: Tensor | None
+    whitening: Tensor | None
+
+    def __init__(self, dim: int, embed_dim: int, *, kind: str = "learned", row_variance: float | None = None) -> None:
+        super().__init__()
+        if kind == "none" and embed_dim != dim:
+            raise UsageError(f"teacher_map='none' leaves embeddings {dim} long, not {embed_dim}")
+        self.kind, self.in_features, self.embed_dim, self.row_variance, self.row_dim = kind, dim, embed_dim, row_variance, dim
+        self.map = Embedding(dim, embed_dim) if kind == "learned" else None
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("whitening", torch.eye(dim, embed_dim) if kind == "whitened" else None)
+        self.register_buffer("basis", None, persistent=False)
+
+    @torch.no_grad()
+    def measure(self, sample: Tensor) -> None:
+        """Take mean, deviation and directions of embeddings (n, d), n ≥ 2."""
+        values = sample.double()
+        mean = values.mean(0)
+        centred = values - mean
+        scale = centred.square().mean().sqrt().clamp_min(1e-12)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+        if self.kind != "whitened" and self.row_variance is None:
+            return
+        variance, directions = torch.linalg.eigh((centred / scale).T @ (centred / scale) / len(values))
+        variance, directions = variance.flip(0).clamp_min(0), directions.flip(1)
+        # The sign of a direction is the solver's affair: the largest entry is made positive.
+        directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+        keep = variance > _FLAT * variance[0]
+        if self.kind == "whitened":
+            count = min(self.embed_dim, int(keep.sum()))
+            self.whitening.zero_()[:, :count] = (directions[:, :count] * variance[:count].rsqrt()).to(self.whitening)
+        if self.row_variance is not None:
+            share = variance.cumsum(0) / variance.sum().clamp_min(1e-12)
+            enough = int((share < self.row_variance - 1e-9).sum()) + 1
+            self.basis = directions[:, : max(1, min(enough, int(keep.sum())))].to(self.mean)
+            self.row_dim = self.basis.shape[1]
+
+    def reduce(self, values: Tensor) -> Tensor:
+        """(n, d) -> (n, row_dim): centred, with deviation 1, in the kept directions; the form in which rows are kept."""
+        values = (values.to(self.mean) - self.mean) / self.scale
+        return values if self.basis is None else values @ self.basis
+
+    def forward(self, reduced: Tensor) -> Tensor:
+        if self.map is not None:
+            weight = self.map.weight if self.basis is None else self.map.weight @ self.basis
+            return normalise(nn.functional.linear(reduced, weight, self.map.bias))[0]
+        whole = reduced if self.basis is None else reduced @ self.basis.T
+        return normalise(whole if self.whitening is None else whole @ self.whitening)[0]

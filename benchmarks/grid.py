@@ -40,6 +40,31 @@ OTHER_RULES = ("average", "entropy", "confidence", "gradient", "random")
 EPOCHS_15, EPOCHS_10, EPOCHS_6 = ([f"train.epochs={epochs}", f"train.evaluate_every={every}"] for epochs, every in ((15, 5), (10, 5), (6, 6)))
 KEPT = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=packed"]
 
+COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step", "train.lr=0.05"]
+
+
+def contrasts(views: int) -> dict[str, tuple[str, list[str], int]]:
+    """The cells that contrast with fresh rows is compared with: each beside cross-entropy of weight 1, teacher outputs of ``views`` views kept."""
+    kept = [f"train.views={views}", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
+
+    def cell(*objectives: str, seeds: int = 3) -> tuple[str, list[str], int]:
+        return (CRD, [*STUDENT, *kept, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives)], seeds)
+
+    fresh, stale = "fresh_crd={weight: 0.8}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
+    return {
+        "baseline": ("teachers/cifar100", ["student.model=resnet8", *kept[:1], "data.name=packed"], 3),
+        "fresh": cell(fresh),
+        "fresh_wttm": cell(fresh, "wttm={weight: 1}"),
+        "infonce": cell("infonce={weight: 0.8}"),
+        "crd": cell(stale),
+        "wttm": cell("wttm={weight: 1}"),
+        "dist": cell("dist={weight: 1}"),
+        "dkd": cell("dkd={weight: 1}"),
+        "crd_kd": cell(stale, "kd={weight: 1}"),
+        "kd": cell("kd={weight: 0.9}", "cross_entropy.weight=0.1"),
+    }
+
+
 # name -> schedule, and cell -> (config, overrides, seeds); a cell called teacher… is trained before the others.
 GRIDS = {
     "cifar100_subset": {

@@ -156,6 +156,8 @@ class _Training:
     def fit(self) -> FitResult:
         history = self._resume()
         with self.progress, self.stop, compiled(self.transfer) if self.config.compile else nullcontext():
+            if self.position.epoch < self.epochs:
+                self.progress.announce(_announcement(self.transfer, self.train, self.config, self.epochs))
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())
@@ -305,6 +307,12 @@ class _Training:
             raise ContrastillError(
                 f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… on a disk that all of them share"
             )
+
+
+def _announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
+    """One line: what is trained, for how long, at which rate."""
+    rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
+    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}"
 
 
 def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:

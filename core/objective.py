@@ -68,6 +68,7 @@ class Objective(nn.Module):
         only_initial: Whether that stage is all there is of it.
         joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the teacher's place.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
+        note: What :meth:`prepare` decided, for the line at the start of a run.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -82,6 +83,7 @@ class Objective(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.logs: dict[str, Tensor] = {}
+        self.note = ""
 
     @classmethod
     def build(cls, options: Any, setting: Setting) -> Objective:

@@ -51,6 +51,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def announce(self, line: str) -> None:
+        """Print what is about to be trained."""
+        if self._enabled:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
     def start_at(self, epoch: int, batch: int) -> None:
         """Say where a training goes on."""
         self._bar.update(self._task, completed=epoch * self._batches + batch, description=f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")

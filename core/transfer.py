@@ -168,6 +168,11 @@ class Transfer(nn.Module):
             logs={f"{name}/{what}": value for name, term in active.items() for what, value in term.logs().items()},
         )
 
+    def __str__(self) -> str:
+        """Its terms in one line: names, weights and what they decided before the training."""
+        notes = {name: next((objective.note for objective in term.objectives if objective.note), "") for name, term in self.terms.items()}
+        return " + ".join(f"{name} {term.weight:g}" + (f" ({notes[name]})" if notes[name] else "") for name, term in self.terms.items())
+
     def enter(self, stage: str, batch: Mapping[str, Tensor]) -> None:
         """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`).
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
+from .doubt import FULL_DOUBT, doubt_scale
 from .logits import check_classes, divergence, log_probabilities
 
 
@@ -22,6 +25,7 @@ class KD(Objective):
     Args:
         temperature: T; 4 in the CRD paper's table.
         standardize: Whether logits are standardised.
+        full_doubt: The teacher's mean doubt, 1 − its largest probability, over training samples from which on the loss counts whole; below, in proportion. 0: always whole.
 
     Shape:
         - student.logits, teacher.logits: (B, C) - returns a scalar.
@@ -39,12 +43,16 @@ class KD(Objective):
     class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
         standardize: bool = Field(False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side")
+        full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
 
     default_weight = 0.9
 
-    def __init__(self, temperature: float = 4.0, standardize: bool = False) -> None:
+    def __init__(self, temperature: float = 4.0, standardize: bool = False, full_doubt: float = 0.0) -> None:
         super().__init__()
-        self.temperature, self.standardize = temperature, standardize
+        self.temperature, self.standardize, self.full_doubt, self.scale = temperature, standardize, full_doubt, 1.0
+
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        self.scale, self.note = doubt_scale(teachers, self.full_doubt)
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> KD:
@@ -55,7 +63,7 @@ class KD(Objective):
         ours, theirs = student.logits, teacher.logits
         if self.standardize:
             ours, theirs = standardised(ours), standardised(theirs)
-        return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * self.temperature**2
+        return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (self.scale * self.temperature**2)
 
 
 def standardised(logits: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 from torch import Tensor
 
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
+from .doubt import FULL_DOUBT, doubt_scale
 from .logits import check_classes, divergence, log_probabilities
 
 
@@ -21,6 +24,7 @@ class WTTM(Objective):
     Args:
         temperature: T = 1/γ, of the teacher alone.
         weighted: Whether a sample is weighed by U; False is TTM.
+        full_doubt: As that of :class:`~contrastill.objectives.kd.KD`.
 
     Shape:
         - student.logits, teacher.logits: (B, C) - returns a scalar.
@@ -38,12 +42,16 @@ class WTTM(Objective):
     class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
         temperature: float = Field(4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)")
         weighted: bool = Field(True, description="weigh each sample by the teacher's power sum; false is TTM")
+        full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
 
     default_weight = 1.0
 
-    def __init__(self, temperature: float = 4.0, weighted: bool = True) -> None:
+    def __init__(self, temperature: float = 4.0, weighted: bool = True, full_doubt: float = 0.0) -> None:
         super().__init__()
-        self.temperature, self.weighted = temperature, weighted
+        self.temperature, self.weighted, self.full_doubt, self.scale = temperature, weighted, full_doubt, 1.0
+
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        self.scale, self.note = doubt_scale(teachers, self.full_doubt)
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> WTTM:
@@ -53,5 +61,5 @@ class WTTM(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         powers = log_probabilities(teacher.logits) / self.temperature
         log_sum = powers.logsumexp(1, keepdim=True)
-        losses = divergence(powers - log_sum, log_probabilities(student.logits))
+        losses = divergence(powers - log_sum, log_probabilities(student.logits)) * self.scale
         return losses * log_sum[:, 0].exp() if self.weighted else losses

@@ -141,7 +141,9 @@ class DenseCRD(Objective):
         if criterion == "softmax" and num_negatives is not None:
             raise UsageError("num_negatives of dense_crd weighs the negatives of criterion=nce, and softmax has no such weight: leave it out")
         if num_rows:
-            _check_rows(criterion, pairing, grids, num_samples, targets if negatives_from == "other_class" else num_samples)
+            _check_rows(criterion, pairing, grids, num_samples)
+            if negatives_from == "other_class" and targets is None:
+                raise UsageError("negatives_from='other_class' with num_rows needs the classes of all training samples: pass targets, or 'other_sample'")
         self.positions = positions
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
@@ -182,9 +184,11 @@ class DenseCRD(Objective):
         return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs}, **kept)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        if not self.rows:
+            return
         (outputs,) = teachers
-        sample = outputs.sample({"maps"}).maps if self.rows else ()
-        for rows, sides, (_, theirs), grid in zip(self.rows, self.local, self.pairs, self.grids or (), strict=False):
+        sample = outputs.sample({"maps"}).maps
+        for rows, sides, (_, theirs), grid in zip(self.rows, self.local, self.pairs, self.grids, strict=True):
             if isinstance(sides[1][0], ChannelScale):
                 sides[1][0].measure(at_size(sample[theirs], grid))
             if outputs.kept:
@@ -199,12 +203,8 @@ class DenseCRD(Objective):
             maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
             # (B·P, D): a position a row, sample by sample.
             raw = [features.flatten(2).transpose(1, 2).flatten(0, 1) for features in maps]
-            local, kept = [sides[0](raw[0])], None
-            if self.rows:
-                mapped, kept = self._with_rows(number, maps[1], raw[1], batch)
-                local.append(mapped)
-            else:
-                local.append(sides[1](raw[1]))
+            mapped, kept = self._with_rows(number, maps[1], raw[1], batch) if self.rows else (sides[1](raw[1]), None)
+            local = (sides[0](raw[0]), mapped)
             if self.pairing != "local_global":
                 losses.append(self._local_local(local[0], local[1], kin, kept))
             if pooled is not None:
@@ -221,7 +221,7 @@ class DenseCRD(Objective):
         return meet(ours, theirs, max(1, self.positions // len(ours)))
 
     def _with_rows(self, number: int, maps: Tensor, raw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, KeptRows]:
-        """The embeddings (B·P, D) of a teacher's positions, and the rows that the students' meet beside them; the positions to keep are stored."""
+        """The embeddings (B·P, D) of a teacher's positions (B·P, C), and the rows that the student's meet beside them; a few of the positions are stored."""
         store, index = self.rows[number], batch["index"]
         place, row, drawn = store.draw(self.num_rows)
         sample = store.sample_of(row)
@@ -259,7 +259,7 @@ class DenseCRD(Objective):
         return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)
 
 
-def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None, group: Any) -> None:
+def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
     """Refuse kept rows where they cannot be used."""
     if criterion != "softmax":
         raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
@@ -267,5 +267,3 @@ def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | Non
         raise UsageError("num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take local_local or both, or num_rows=0")
     if grids is None or num_samples is None:
         raise UsageError("num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and how many samples there are")
-    if group is None:
-        raise UsageError("negatives_from='other_class' with num_rows needs the targets of all training samples: pass targets, or 'other_sample'")

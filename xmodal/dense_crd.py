@@ -111,6 +111,7 @@ class DenseCRD(Objective):
         projector: Literal["linear", "mlp"] = Field("linear", description="the student's map to its embedding")
 
     needs = frozenset({"maps", "embedding"})
+    label: Tensor | None
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class DenseCRD(Objective):
                 scale = ChannelScale(dims[1]) if kept else nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False)
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
-        self.local: Sequence[nn.ModuleList] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
+        self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
         self.pooled = None if pairing == "local_local" else sides(pooled_dims)
         self.anchors: Sequence[Embedding] = nn.ModuleList(Embedding(*dims) for dims in local_dims if anchor_weight)  # type: ignore[assignment]
         self.rows: Sequence[PositionRows] = nn.ModuleList()  # type: ignore[assignment]
@@ -176,7 +177,8 @@ class DenseCRD(Objective):
         pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
         student, teacher = setting.student, setting.teacher
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
-        dims, kept = [(ours[0], theirs[0]) for ours, theirs in shapes], {}
+        dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
+        kept: dict[str, Any] = {}
         if options.num_rows:
             most = options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
             grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
@@ -189,8 +191,9 @@ class DenseCRD(Objective):
         (outputs,) = teachers
         sample = outputs.sample({"maps"}).maps
         for rows, sides, (_, theirs), grid in zip(self.rows, self.local, self.pairs, self.grids, strict=True):
-            if isinstance(sides[1][0], ChannelScale):
-                sides[1][0].measure(at_size(sample[theirs], grid))
+            scale, _ = sides[1]
+            if isinstance(scale, ChannelScale):
+                scale.measure(at_size(sample[theirs], grid))
             if outputs.kept:
                 rows.fill(rows.choose(index, at_size(said.maps[theirs], grid)) for index, said in outputs.all({"maps"}))
 
@@ -210,7 +213,8 @@ class DenseCRD(Objective):
             if pooled is not None:
                 losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
             if self.anchor_weight:
-                cosine = (self.anchors[number](raw[0]) * normalise(sides[1][0](raw[1]))[0]).sum(1)
+                scale, _ = sides[1]
+                cosine = (self.anchors[number](raw[0]) * normalise(scale(raw[1]))[0]).sum(1)
                 losses.append(self.anchor_weight * (1 - cosine.mean()))
         return torch.stack(losses).sum()
 

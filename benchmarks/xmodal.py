@@ -24,6 +24,7 @@ DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
 
 # name -> config, default data, and cell -> (overrides, seeds, baselines by seed).
 EVERY = ("random", "scratch", "teacher")
+SOFTMAX = "weight: 1, pairing: both, criterion: softmax, temperature: 0.07"
 LONG = ["train.epochs=40", "train.views=6", "train.lr=2e-3"]
 GRIDS = {
     "nyu": {
@@ -41,6 +42,9 @@ GRIDS = {
                 1,
                 (),
             ),
+            "dense_softmax": ([f"objectives.dense_crd={{{SOFTMAX}}}"], 3, ()),
+            "dense_fresh": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096}}"], 3, ()),
+            "dense_fresh_anchor": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096, anchor_weight: 1}}"], 3, ()),
             "hint (pooled), 40 epochs": (["objectives.fitnet={weight: 1, features: embedding, standardize: true}", *LONG], 3, ()),
             "hint (map), 40 epochs": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}", *LONG], 3, ()),
             "CRD dense, 40 epochs": (["objectives.dense_crd={weight: 1, pairing: both}", *LONG], 3, ()),

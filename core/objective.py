@@ -29,6 +29,7 @@ class Setting:
         num_samples: M, samples in the training split.
         targets: (M,) int64 classes of the training samples, or None if they have no labels.
         seed: The run's seed.
+        pass_samples: The most samples that a process sees in a forward pass; None where that is not known.
     """
 
     student: RepresentationSpec
@@ -36,6 +37,7 @@ class Setting:
     num_samples: int
     targets: Tensor | None
     seed: int
+    pass_samples: int | None = None
 
 
 class TeacherOutputs(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,11 +49,17 @@ def meet(student: Tensor, teacher: Tensor, most: int | None = None) -> tuple[Ten
     Args:
         most: Cells that are allowed; where there are more, height and width shrink alike.
     """
-    height, width = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    size = meeting_size(student.shape[2:], teacher.shape[2:], most)
+    return at_size(student, size), at_size(teacher, size)
+
+
+def meeting_size(student: Sequence[int], teacher: Sequence[int], most: int | None = None) -> tuple[int, int]:
+    """Height and width at which :func:`meet` compares maps of these heights and widths."""
+    height, width = (min(pair) for pair in zip(student, teacher, strict=True))
     if most is not None and height * width > most:
         share = math.sqrt(most / (height * width))
         height, width = max(1, int(height * share)), max(1, int(width * share))
-    return at_size(student, (height, width)), at_size(teacher, (height, width))
+    return height, width
 
 
 def at_size(features: Tensor, size: tuple[int, int]) -> Tensor:

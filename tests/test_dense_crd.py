@@ -9,7 +9,8 @@ from contrastill.core.errors import UsageError
 from contrastill.core.nce import Critic, pair_loss
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.xmodal.dense_crd import DenseCRD
+from contrastill.xmodal.dense_crd import DenseCRD, MLPEmbedding
+from contrastill.xmodal.position_rows import PositionRows
 
 TAU, D = 0.1, 6
 
@@ -199,3 +200,265 @@ def test_no_more_positions_than_allowed():
 def test_it_reads_what_it_needs():
     assert DenseCRD.build(DenseCRD.Options(), setting()).needs == {"maps"}
     assert DenseCRD.build(DenseCRD.Options(pairing="both"), setting()).needs == {"maps", "embedding"}
+
+
+M, P = 12, 3
+CLASSES = torch.arange(M) % 3
+
+
+class Outputs:
+    """A teacher's outputs of all samples: maps (M, 4, 4, 2)."""
+
+    def __init__(self, kept=True):
+        self.kept = kept
+        self.maps = 3 * torch.randn(M, 4, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(8)) + 5
+
+    def sample(self, needs):
+        return Representation(maps=(self.maps[::2],))
+
+    def all(self, needs):
+        for index in torch.arange(M).split(5):
+            yield index, Representation(maps=(self.maps[index],))
+
+
+def with_rows(seed=0, **options):
+    """Over 2×2 positions, of which P of each sample are kept."""
+    torch.manual_seed(3)
+    given = {"criterion": "softmax", "num_rows": 20, "row_positions": P, "embed_dim": D, "temperature": TAU, "grids": [(2, 2)], "num_samples": M, **options}
+    return DenseCRD([(5, 4)], targets=CLASSES, seed=seed, **given).double()
+
+
+def visit(dense, index, outputs=None, seed=0):
+    """A pass over samples whose teacher says what it always says."""
+    maps = (outputs or Outputs()).maps[index]
+    student = torch.randn(len(index), 5, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    batch = {"index": index, "target": CLASSES[index]}
+    return dense(Representation(maps=(student.requires_grad_(),)), Representation(maps=(maps,)), batch), student, batch
+
+
+def naive_softmax(anchors, others, is_positive, is_negative, rows=(), is_candidate=None, count=0):
+    """Mean over positive pairs, one after another."""
+    losses = []
+    for i, anchor in enumerate(anchors):
+        far = sum((anchor @ other / TAU).exp() for j, other in enumerate(others) if is_negative(i, j))
+        eligible = [row for r, row in enumerate(rows) if is_candidate(i, r)]
+        if eligible:
+            far = far + count / len(eligible) * sum((anchor @ row / TAU).exp() for row in eligible)
+        for j, other in enumerate(others):
+            if is_positive(i, j):
+                near = (anchor @ other / TAU).exp()
+                losses.append(-(near / (near + far)).log())
+    return sum(losses) / len(losses)
+
+
+def pooled_to_grid(maps):
+    """(B, C, 4, 2) at (2, 2), by hand: (B·4, C)."""
+    return torch.stack([maps[s, :, 2 * y : 2 * y + 2, x].mean(1) for s in range(len(maps)) for y in range(2) for x in range(2)])
+
+
+@pytest.mark.parametrize("negatives_from", ["other_sample", "other_position", "other_class"])
+@pytest.mark.parametrize("filled", ["ahead", "seen", "not yet"])
+def test_softmax_with_rows_is_the_naive_one(negatives_from, filled):
+    outputs = Outputs(kept=filled == "ahead")
+    dense = with_rows(negatives_from=negatives_from)
+    dense.prepare([outputs])
+    if filled == "seen":
+        visit(dense, torch.tensor([0, 4, 7, 1]), outputs)
+    store = dense.rows[0]
+    place, row, drawn = store.draw(20)
+    assert int(drawn.sum()) == {"ahead": 20, "seen": 4 * P, "not yet": 0}[filled]
+    raw, owner = store.read(place)[drawn], store.sample_of(row)[drawn]
+    index = torch.tensor([4, 9, 2])
+    ours, student, batch = visit(dense, index, outputs, seed=1)
+
+    everywhere = pooled_to_grid(outputs.maps[::2])
+    mean, deviation = everywhere.mean(0), (everywhere.var(0, unbiased=False) + 1e-5).sqrt()
+    embed = dense.local[0][1][1]
+    right, rows = (unit((values - mean) / deviation @ embed.weight.T + embed.bias) for values in (pooled_to_grid(outputs.maps[index]), raw))
+    cells = [(sample, y, x) for sample in range(3) for y in range(2) for x in range(2)]
+    left = torch.stack([dense.local[0][0](student[s, :, y, 2 * x : 2 * x + 2].mean(1)) for s, y, x in cells])
+    label, of_all = (batch["target"], CLASSES) if negatives_from == "other_class" else (index, torch.arange(M))
+
+    def is_negative(i, j):
+        (a, *at), (b, *other) = cells[i], cells[j]
+        return label[a] != label[b] or (negatives_from == "other_position" and a == b and at != other)
+
+    there = naive_softmax(left, right, lambda i, j: i == j, is_negative, rows, lambda i, r: of_all[owner[r]] != label[cells[i][0]], 20)
+    back = naive_softmax(right, left, lambda i, j: i == j, is_negative)
+    assert_same(ours, (there + back) / 2, (student, dense.local[0][0].weight, embed.weight, embed.bias))
+
+
+def test_softmax_of_positions_and_pooled_embeddings_is_the_naive_one():
+    student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 2, 2), 7)
+    torch.manual_seed(0)
+    dense = DenseCRD([(5, 4)], (3, 7), pairing="local_global", criterion="softmax", embed_dim=D, temperature=TAU).double()
+    pooled = [dense.pooled[0](student.embedding), embed_teacher(teacher.embedding, dense.pooled[1][1])]
+    flat = [one.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for one in (student, teacher)]
+    local = [dense.local[0][0](flat[0]), embed_teacher(flat[1], dense.local[0][1][1])]
+    total = 0.0
+    for positions, others in ((local[0], pooled[1]), (local[1], pooled[0])):
+        total = total + naive_softmax(positions, others, lambda i, j: i // 4 == j, lambda i, j: i // 4 != j) / 2
+        total = total + naive_softmax(others, positions, lambda j, i: i // 4 == j, lambda j, i: i // 4 != j) / 2
+    assert_same(dense(student, teacher, BATCH), total, (student.maps[0], student.embedding, dense.local[0][1][1].weight))
+
+
+def test_without_negatives_the_softmax_is_zero_and_its_gradient_too():
+    student, teacher = said(5, (5, 2, 2), 3), said(6, (4, 2, 2), 7)
+    dense = DenseCRD([(5, 4)], criterion="softmax", negatives_from="other_sample").double()
+    loss = dense(student, teacher, {"index": torch.tensor([4, 4, 4])})
+    loss.backward()
+    assert loss.abs() < 1e-12 and student.maps[0].grad.abs().max() < 1e-12
+
+
+def test_the_anchor_is_one_minus_the_cosine_and_rows_do_not_change_it():
+    student, teacher = said(1, (5, 2, 2), 3), said(2, (4, 2, 2), 7)
+    losses = []
+    for weight in (0.0, 2.5):
+        torch.manual_seed(0)
+        losses.append(DenseCRD([(5, 4)], anchor_weight=weight, criterion="softmax").double())
+    plain, anchored = losses
+    assert not plain.anchors and {name for name in anchored.state_dict() if name not in plain.state_dict()} == {"anchors.0.weight", "anchors.0.bias"}
+    anchored.load_state_dict(plain.state_dict(), strict=False)
+    ours, theirs = (one.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for one in (student, teacher))
+    linear, target = anchored.anchors[0], standardised(theirs)
+    mapped = ours @ linear.weight.T + linear.bias
+    anchor = sum(1 - (x @ y) / (x.norm() * y.norm()) for x, y in zip(mapped, target, strict=True)) / len(target)
+    assert_same(anchored(student, teacher, BATCH), plain(student, teacher, BATCH) + 2.5 * anchor, (student.maps[0],))
+
+
+def test_the_mlp_is_linear_batchnorm_relu_linear():
+    torch.manual_seed(0)
+    embed = MLPEmbedding(5, D).double()
+    features = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    first, norm, _, last = embed
+    assert first.weight.shape == (2 * D, 5)
+    norm.weight.data.uniform_(), norm.bias.data.normal_()
+    hidden = torch.relu(standardised(features @ first.weight.T) * norm.weight + norm.bias)
+    expected = unit(hidden @ last.weight.T + last.bias)
+    torch.testing.assert_close(embed(features), expected, rtol=1e-10, atol=1e-12)
+    dense = DenseCRD([(5, 4)], (3, 7), pairing="both", projector="mlp")
+    assert isinstance(dense.local[0][0], MLPEmbedding) and isinstance(dense.pooled[0], MLPEmbedding)
+    assert not isinstance(dense.local[0][1][1], MLPEmbedding)
+
+
+def test_defaults_have_no_more_state_than_before():
+    assert {*DenseCRD([(5, 4)]).state_dict()} == {f"local.0.{side}.{name}" for side in ("0", "1.1") for name in ("weight", "bias")}
+
+
+def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
+    outputs, ahead, seen = Outputs(), with_rows(), with_rows()
+    ahead.prepare([outputs])
+    seen.prepare([Outputs(kept=False)])
+    for index in torch.randperm(M).split(4):
+        visit(seen, index, outputs)
+    rows = ahead.rows[0].embeddings
+    assert torch.equal(rows, seen.rows[0].embeddings) and int(seen.rows[0].filled) == M * P
+    everywhere = pooled_to_grid(outputs.maps).view(M, 4, 4)
+    chosen = set()
+    for sample in range(M):
+        at = [int(torch.nonzero(torch.isclose(everywhere[sample], row).all(1))) for row in rows[P * sample : P * sample + P]]
+        assert len({*at}) == P
+        chosen.add(tuple(at))
+    assert len(chosen) > 4
+    assert not torch.equal(
+        PositionRows(M, P, 4, seed=1).choose(torch.arange(M), outputs.maps)[1], PositionRows(M, P, 4).choose(torch.arange(M), outputs.maps)[1]
+    )
+
+
+def test_a_sample_keeps_no_more_positions_than_its_map_has():
+    dense = with_rows(row_positions=9)
+    dense.prepare([Outputs()])
+    assert dense.rows[0].embeddings.shape == (M * 4, 4)
+    torch.testing.assert_close(dense.rows[0].embeddings.sum(0), pooled_to_grid(Outputs().maps).sum(0))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_resumed_run_goes_on_with_the_same_draws_and_rows(kept):
+    order = torch.randperm(M, generator=torch.Generator().manual_seed(1)).split(3)
+    whole, resumed = with_rows(), with_rows()
+    for dense in (whole, resumed):
+        dense.prepare([Outputs(kept)])
+    for index in order[:2]:
+        visit(whole, index)
+    state = {name: value.clone() for name, value in whole.state_dict().items()}
+    assert ("rows.0.embeddings" in state) is not kept
+    resumed.load_state_dict(state)
+    assert resumed.rows[0].draws == 2
+    for index in order[2:]:
+        assert torch.equal(visit(whole, index)[0], visit(resumed, index)[0])
+    whole.eval()
+    filled, draws = int(whole.rows[0].filled), whole.rows[0].draws
+    visit(whole, order[0])
+    assert (int(whole.rows[0].filled), whole.rows[0].draws) == (filled, draws)
+
+
+def test_rows_wait_for_the_optimiser_step():
+    dense = with_rows()
+    store = dense.rows[0]
+    for module in dense.modules():
+        if hasattr(module, "hold"):
+            module.hold(4, 2)
+    visit(dense, torch.tensor([1, 5]))
+    visit(dense, torch.tensor([0, 2]))
+    assert int(store.filled) == 0 and store.draws == 0
+    store.commit()
+    assert int(store.filled) == 4 * P and store.draws == 1
+
+
+RANK = """
+import sys, torch
+from contrastill.core.representation import Representation
+from contrastill.xmodal.dense_crd import DenseCRD
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if world > 1:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+torch.manual_seed(0)
+dense = DenseCRD([(5, 4)], criterion="softmax", num_rows=20, row_positions=3, grids=[(2, 2)], num_samples=12)
+dense.rows[0].hold(-(-5 // world))
+for step in range(2):
+    index = torch.tensor([[4, 9, 2, 0, 4], [7, 4, 1, 3, 8]])[step]
+    maps = torch.randn(12, 4, 4, 2, generator=torch.Generator().manual_seed(step))[index]
+    ours, theirs, own = (values.tensor_split(world)[rank] for values in (torch.randn(5, 5, 2, 2), maps, index))
+    dense(Representation(maps=(ours,)), Representation(maps=(theirs,)), {"index": own})
+    dense.rows[0].commit()
+store = dense.rows[0]
+torch.save({"rows": store.embeddings, "draw": torch.stack(store.draw(20)[:2])}, f"{folder}/{rank}-of-{world}.pt")
+"""
+
+
+def test_processes_keep_the_same_rows(ranks, tmp_path):
+    for world in (1, 2):
+        ranks(RANK, world, tmp_path)
+    alone, *both = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2"))
+    assert (alone["rows"].abs().sum(1) > 0).sum() == 8 * 3
+    for other in both:
+        assert all(torch.equal(alone[name], other[name]) for name in alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "nce"}, "take criterion=softmax"),
+        ({"criterion": "softmin"}, "criterion"),
+        ({"projector": "deep"}, "projector"),
+        ({"pairing": "local_global"}, "take local_local or both"),
+        ({"num_negatives": 9}, "leave it out"),
+        ({"grids": None}, "needs grids and num_samples"),
+        ({"num_samples": None}, "needs grids and num_samples"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(UsageError, match=message):
+        with_rows(**options)
+
+
+def test_rows_of_other_classes_need_the_classes():
+    with pytest.raises(UsageError, match="pass targets"):
+        DenseCRD([(5, 4)], criterion="softmax", num_rows=4, grids=[(2, 2)], num_samples=M, negatives_from="other_class")
+
+
+@pytest.mark.parametrize(("samples", "grid"), [(None, (4, 4)), (2, (3, 3)), (5, (2, 2)), (100, (1, 1))])
+def test_rows_are_kept_at_the_size_of_a_whole_batch(samples, grid):
+    given = Setting(RepresentationSpec(10, 3, ((5, 4, 8),)), RepresentationSpec(10, 7, ((4, 6, 4),)), 20, None, 0, samples)
+    dense = DenseCRD.build(DenseCRD.Options(criterion="softmax", num_rows=8, positions=20), given)
+    assert dense.grids == [grid] and dense.rows[0].num_samples == 20 * min(4, grid[0] * grid[1])

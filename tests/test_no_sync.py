@@ -173,14 +173,15 @@ def test_every_place_that_is_for_a_cpu_only_is_there_and_asks_for_the_device():
 
 
 NAMES = sorted(name for name, found in OBJECTIVES.items() if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives")
+OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight": 1, "projector": "mlp"}}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OPTIONS])
 def test_no_objective_waits_in_a_step(name):
     data = split(32)
     found = OBJECTIVES[name]
     for stage in ("initial",) * (found.initial_epochs > 0) + ("main",) * (not found.only_initial):
-        transfer = transfer_of(data, name, stage)
+        transfer = transfer_of(data, name, stage, **OPTIONS.get(name, {}))
         batches = data.loader(batch_size=16, device="cpu", train=True).epoch(0)
         transfer(next(batches)).loss.backward()
         watch = Watch()

@@ -82,7 +82,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         teacher.compute_in(config.train.teacher_precision)
 
     def setting(teacher: RepresentationSpec | None) -> Setting:
-        return Setting(student_spec, teacher, splits["train"].num_samples, splits["train"].targets, config.seed)
+        passes = accelerator.num_processes * config.train.accumulation_steps
+        return Setting(student_spec, teacher, splits["train"].num_samples, splits["train"].targets, config.seed, -(-config.train.batch_size // passes))
 
     settings = [setting(spec) for spec in teacher_specs]
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}

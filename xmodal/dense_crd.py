@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..core.crd import Embedding, critic_bias
+from ..core.crd import Embedding, check_choices, critic_bias
 from ..core.errors import UsageError
-from ..core.nce import Critic, pair_loss
-from ..core.objective import Objective, Setting, batch_targets
+from ..core.nce import Critic, normalise, pair_loss
+from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
-from ..objectives.maps import Pairs, from_the_end, map_pairs, meet
+from ..objectives.maps import Pairs, at_size, from_the_end, map_pairs, meet, meeting_size
+from .position_rows import ChannelScale, PositionRows
+from .softmax_loss import KeptRows, softmax_pair_loss
+
+CRITERIA = ("nce", "softmax")
+
+
+class MLPEmbedding(nn.Sequential):
+    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is thrown away regresses better than a linear one."""
+
+    def __init__(self, dim: int, embed_dim: int) -> None:
+        hidden = 2 * embed_dim
+        # Without running statistics: there are none that ranks could disagree on.
+        norm = nn.BatchNorm1d(hidden, track_running_stats=False)
+        super().__init__(nn.Linear(dim, hidden, bias=False), norm, nn.ReLU(), nn.Linear(hidden, embed_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return normalise(super().forward(features))[0]
+
+
+PROJECTORS: dict[str, type[nn.Module]] = {"linear": Embedding, "mlp": MLPEmbedding}
 
 
 @OBJECTIVES.register("dense_crd")
@@ -30,6 +50,14 @@ class DenseCRD(Objective):
     All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position. The teacher's
     channels are first brought to one scale, so that the loudest do not decide what its embedding sees.
 
+    With ``num_rows`` a student's position meets K further positions of the teacher in local_local, of other samples. The frozen teacher's own values are kept, which never age, and
+    are mapped in the step, with the gradient. A few positions of each sample are kept: filled ahead where the teacher's outputs are kept for the training (``train.views``), else
+    as samples come. A row is of the view in which it was kept, so a sample's own rows are never its negatives, whatever ``negatives_from`` says. Several processes keep the
+    same rows; the batch's positions are those of a process alone.
+
+    Memory and time, beside the networks and for each pair of maps, with N = B · positions of a sample (2560 at most by default), C the teacher's channels: scores of N · (N + K) numbers, a few
+    times over (N = 2560, K = 4096: 68 MB each), N · (N + K) · D multiplications three times over, and K · C · D for the rows' map; M · row_positions · C numbers of 4 bytes for the rows.
+
     Args:
         local_dims: (student's, teacher's) channels of each pair of maps.
         pooled_dims: (student's, teacher's) length of the embeddings; only local_global reads them.
@@ -42,13 +70,27 @@ class DenseCRD(Objective):
         temperature: τ.
         bias: b, as in :class:`~contrastill.CRDLoss`, with the negatives of the batch for K.
         positions: Most rows that a batch may come to, on which time and memory depend quadratically; larger maps are averaged to fewer cells.
-        standardize: Whether each of the teacher's channels has mean 0 and deviation 1 over the batch.
+        standardize: Whether each of the teacher's channels has mean 0 and deviation 1: over the batch, or with ``num_rows`` over the training set, as :meth:`prepare` measures it.
+        criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of both ways, see
+            :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and no ``bias``.
+        num_rows: K, kept positions that are drawn at each step and count as K whatever share of them is eligible; 0 for none. At most as many as are kept.
+        row_positions: Positions of a sample that are kept.
+        anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's position and y the teacher's there, standardised: the mean over
+            positions; 0 leaves it out.
+        projector: The student's map to its embedding: ``"linear"``, or ``"mlp"``: Linear, BatchNorm over the batch, ReLU, Linear, with 2·D in between.
+        grids: Height and width at which each pair of maps is compared; None is the smaller of both, as ``positions`` allows. ``num_rows`` needs one size for rows and batches.
+        num_samples: M; ``num_rows`` needs it.
+        targets: (M,) classes; ``num_rows`` and other_class need them.
+        seed: Of the rows.
+
+    Attributes:
+        rows: The :class:`~contrastill.xmodal.position_rows.PositionRows` of each pair of maps; none where ``num_rows`` is 0.
 
     Shape:
         - maps (B, C_i, H_i, W_i) and, for local_global, embeddings (B, D_i); batch["index"] (B,) - returns a scalar.
 
     Raises:
-        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample.
+        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample; options that do not go together.
     """
 
     class Options(CriticOptions):
@@ -59,9 +101,17 @@ class DenseCRD(Objective):
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
         positions: int = Field(2560, gt=0, description="most positions of a batch, all samples together; larger maps are averaged to fewer cells")
-        standardize: bool = Field(True, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch")
+        standardize: bool = Field(
+            True, description="bring each of the teacher's channels to mean 0 and deviation 1, over the batch or with num_rows over the training set"
+        )
+        criterion: Literal["nce", "softmax"] = Field("nce", description="how a positive is told from the negatives; softmax: InfoNCE")
+        num_rows: int = Field(0, ge=0, description="K, kept positions of the teacher that the student's meet at each step beside the batch's; needs softmax")
+        row_positions: int = Field(4, gt=0, description="positions of a sample that are kept for num_rows")
+        anchor_weight: float = Field(0.0, ge=0, description="weight of 1 − cosine between a linear map of the student's position and the teacher's own")
+        projector: Literal["linear", "mlp"] = Field("linear", description="the student's map to its embedding")
 
     needs = frozenset({"maps", "embedding"})
+    label: Tensor | None
 
     def __init__(
         self,
@@ -77,19 +127,48 @@ class DenseCRD(Objective):
         bias: str | float = "released",
         positions: int = 2560,
         standardize: bool = True,
+        criterion: str = "nce",
+        num_rows: int = 0,
+        row_positions: int = 4,
+        anchor_weight: float = 0.0,
+        projector: str = "linear",
+        grids: Sequence[tuple[int, int]] | None = None,
+        num_samples: int | None = None,
+        targets: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        check_choices(criterion=(criterion, CRITERIA), projector=(projector, PROJECTORS))
+        if criterion == "softmax" and num_negatives is not None:
+            raise UsageError("num_negatives of dense_crd weighs the negatives of criterion=nce, and softmax has no such weight: leave it out")
+        if num_rows:
+            _check_rows(criterion, pairing, grids, num_samples)
+            if negatives_from == "other_class" and targets is None:
+                raise UsageError("negatives_from='other_class' with num_rows needs the classes of all training samples: pass targets, or 'other_sample'")
         self.positions = positions
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
+        self.criterion, self.num_rows, self.anchor_weight, self.grids = criterion, num_rows, anchor_weight, grids
         self.needs = frozenset({"maps"} if pairing == "local_local" else {"maps", "embedding"})
+        embedding = PROJECTORS[projector]
 
-        def sides(dims: tuple[int, int]) -> nn.ModuleList:
-            scale = nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False) if standardize else nn.Identity()
-            return nn.ModuleList((Embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
+        def sides(dims: tuple[int, int], kept: bool = False) -> nn.ModuleList:
+            scale: nn.Module = nn.Identity()
+            if standardize:
+                # Rows of other batches need the scale that this batch has.
+                scale = ChannelScale(dims[1]) if kept else nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False)
+            return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
-        self.local: Sequence[nn.ModuleList] = nn.ModuleList(sides(dims) for dims in local_dims)  # type: ignore[assignment]
+        self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
         self.pooled = None if pairing == "local_local" else sides(pooled_dims)
+        self.anchors: Sequence[Embedding] = nn.ModuleList(Embedding(*dims) for dims in local_dims if anchor_weight)  # type: ignore[assignment]
+        self.rows: Sequence[PositionRows] = nn.ModuleList()  # type: ignore[assignment]
+        if num_rows:
+            self.rows = nn.ModuleList(  # type: ignore[assignment]
+                PositionRows(num_samples, min(row_positions, height * width), dims[1], seed=seed + number)
+                for number, (dims, (height, width)) in enumerate(zip(local_dims, grids, strict=True))
+            )
+            self.register_buffer("label", targets if negatives_from == "other_class" else None, persistent=False)
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DenseCRD:
@@ -97,44 +176,98 @@ class DenseCRD(Objective):
             raise UsageError("objectives.dense_crd.negatives_from=other_class needs labels, and this data has none: take other_position or other_sample")
         pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
         student, teacher = setting.student, setting.teacher
-        dims = [(student.map_shapes[ours][0], teacher.map_shapes[theirs][0]) for ours, theirs in pairs]
-        return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs})
+        shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
+        dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
+        kept: dict[str, Any] = {}
+        if options.num_rows:
+            most = options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
+            grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
+            kept = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets, "seed": setting.seed}
+        return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs}, **kept)
+
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        if not self.rows:
+            return
+        (outputs,) = teachers
+        sample = outputs.sample({"maps"}).maps
+        for rows, sides, (_, theirs), grid in zip(self.rows, self.local, self.pairs, self.grids, strict=True):
+            scale, _ = sides[1]
+            if isinstance(scale, ChannelScale):
+                scale.measure(at_size(sample[theirs], grid))
+            if outputs.kept:
+                rows.fill(rows.choose(index, at_size(said.maps[theirs], grid)) for index, said in outputs.all({"maps"}))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if len(batch["index"]) < 2:
             raise UsageError("objective dense_crd takes its negatives from the batch, and this one has one sample: use another train.batch_size")
         kin, losses = self._kin(batch), []
         pooled = None if self.pooled is None else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
-        for sides, (ours, theirs) in zip(self.local, self.pairs, strict=True):
-            maps = meet(student.maps[ours], teacher.maps[theirs], max(1, self.positions // len(batch["index"])))
+        for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
+            maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
             # (B·P, D): a position a row, sample by sample.
-            local = [embed(features.flatten(2).transpose(1, 2).flatten(0, 1)) for embed, features in zip(sides, maps, strict=True)]
+            raw = [features.flatten(2).transpose(1, 2).flatten(0, 1) for features in maps]
+            mapped, kept = self._with_rows(number, maps[1], raw[1], batch) if self.rows else (sides[1](raw[1]), None)
+            local = (sides[0](raw[0]), mapped)
             if self.pairing != "local_global":
-                losses.append(self._local_local(local[0], local[1], kin))
+                losses.append(self._local_local(local[0], local[1], kin, kept))
             if pooled is not None:
                 losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
+            if self.anchor_weight:
+                scale, _ = sides[1]
+                cosine = (self.anchors[number](raw[0]) * normalise(scale(raw[1]))[0]).sum(1)
+                losses.append(self.anchor_weight * (1 - cosine.mean()))
         return torch.stack(losses).sum()
+
+    def _meet(self, number: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps of a pair at one height and width."""
+        if self.grids is not None:
+            return at_size(ours, self.grids[number]), at_size(theirs, self.grids[number])
+        return meet(ours, theirs, max(1, self.positions // len(ours)))
+
+    def _with_rows(self, number: int, maps: Tensor, raw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, KeptRows]:
+        """The embeddings (B·P, D) of a teacher's positions (B·P, C), and the rows that the student's meet beside them; a few of the positions are stored."""
+        store, index = self.rows[number], batch["index"]
+        place, row, drawn = store.draw(self.num_rows)
+        sample = store.sample_of(row)
+        # One product for the batch's own positions and the rows.
+        mapped = self.local[number][1](torch.cat((raw, store.read(place))))
+        group, row_group = (index, sample) if self.label is None else (batch_targets(batch, "dense_crd"), self.label[sample])
+        if self.training:
+            store.store(*store.choose(index, maps))
+        return mapped[: len(raw)], KeptRows(mapped[len(raw) :], (group[:, None] == row_group) | ~drawn, len(place))
 
     def _kin(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, B) bool: pairs of samples that are no negatives of each other; a sample that is in the batch twice is its own kin."""
         label = batch_targets(batch, "dense_crd") if self.negatives_from == "other_class" else batch["index"]
         return label[:, None] == label
 
-    def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor) -> Tensor:
+    def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor, kept: KeptRows | None) -> Tensor:
         cells = len(ours) // len(kin)
         own = torch.arange(len(ours), device=ours.device)
         if self.negatives_from == "other_position":
             kin = kin & ~torch.eye(len(kin), dtype=torch.bool, device=kin.device)
         excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
         excluded.diagonal().fill_(True)
-        return self._loss(ours, theirs, (own, own), excluded)
+        return self._loss(ours, theirs, (own, own), excluded, kept)
 
     def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
         cells = len(local) // len(kin)
         own = torch.arange(len(kin), device=kin.device).repeat_interleave(cells)
         return self._loss(local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0))
 
-    def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor) -> Tensor:
+    def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, kept: KeptRows | None = None) -> Tensor:
+        if self.criterion == "softmax":
+            return softmax_pair_loss(anchors, others, positive, excluded, self.temperature, kept)
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
         return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)
+
+
+def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
+    """Refuse kept rows where they cannot be used."""
+    if criterion != "softmax":
+        raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
+    if pairing == "local_global":
+        raise UsageError("num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take local_local or both, or num_rows=0")
+    if grids is None or num_samples is None:
+        raise UsageError("num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and how many samples there are")

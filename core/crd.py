@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .embedding import Embedding
 from .errors import UsageError, unknown_name
 from .held import HeldWrites
 from .memory_bank import MemoryBank, check_index
@@ -19,24 +21,15 @@ from .negatives import MODES, ORIGINS, RULES, Groups
 from .ranks import rank, world_size
 from .rows import given_sums
 from .sharding import Alone, Shard, Together
+from .teacher_map import TeacherMap
 
 log = logging.getLogger(__name__)
 
 PLACEMENTS, MEMORIES = ("replicated", "sharded"), ("device", "host")
+INITS, TEACHER_MAPS = ("random", "teacher_outputs"), ("learned", "whitened")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # `auto` takes all rows up to this many rows per negative.
 ALL_ROWS_PER_NEGATIVE = 8
-
-
-class Embedding(nn.Linear):
-    """A linear map and L2 normalisation: (B, in) -> (B, D), in float32 at least; zero stays zero, without a NaN."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return normalise(self.project(features))[0]
-
-    def project(self, features: Tensor) -> Tensor:
-        """The linear map alone."""
-        return super().forward(features)
 
 
 class CRDLoss(HeldWrites):
@@ -57,7 +50,12 @@ class CRDLoss(HeldWrites):
             batch. ``"all"``: the expectation over all eligible rows, weighted as K. ``"auto"``: ``negatives_reason`` says.
         negatives_from: ``"other_class"``, ``"other_sample"`` or None: other_class where ``targets`` are given, else other_sample.
         temperature: τ of the critic. With ``bias="released"`` the positive's probability cannot pass .98 at 0.07, .48 at 0.1, .01 at 0.2.
-        bank_momentum: Share of its old value that a row keeps.
+        bank_momentum: Share of its old value that a row keeps. ``"visits"``: min(½, (n − 1)/n) at the n-th visit of its sample, so that the first one replaces
+            the row, whatever it began as, and the second averages both. The number of visits is part of the state.
+        bank_init: What rows begin as: ``"random"``, noise; ``"teacher_outputs"``, once :meth:`prepare` was called: the teacher's, what its map makes of its
+            embeddings before the first step; the student's, the same rows, as a positive pair is to be near.
+        teacher_map: g^T: ``"learned"``, linear; ``"whitened"``, once :meth:`prepare` was called: the D principal directions of the teacher's embeddings, each
+            with deviation 1. That is fixed: the teacher's rows never age, and the teacher's side of the loss, whose rows are the student's, trains nothing.
         bias: b: ``"released"``, log K + 1/(2Dτ²), is what the released code estimates from its first batch; ``"paper"``, log(K/M), is
             eq. 18 as printed; or a number. The default was decided by measurement: at K = 1024 and one short schedule ``"paper"``
             ended 6 points lower (docs/results.md).
@@ -68,8 +66,9 @@ class CRDLoss(HeldWrites):
         bank_memory: ``"device"``, or ``"host"``: pinned memory of the host, copied over as it is scored, for banks larger than a GPU; each step then waits for the device.
 
     Attributes:
-        embed_student, embed_teacher: The linear maps with normalisation; they train with the student.
-        bank: ``bank.student`` and ``bank.teacher``, (M, D) copies in sample order.
+        embed_student, embed_teacher: The linear maps with normalisation; they train with the student. ``embed_teacher`` is a fixed
+            :class:`~contrastill.core.teacher_map.TeacherMap` with ``teacher_map="whitened"``.
+        bank: ``bank.student`` and ``bank.teacher``, (M, D) copies in sample order; ``bank.visits``, (M,), where they are counted.
         bias: b as a float.
         negatives: The rule in use; ``negatives_reason`` says in one line which and why.
         logs: Of the last call, detached and on the device: ``mi_bound_student`` and ``mi_bound_teacher``, log K − (loss of
@@ -105,12 +104,14 @@ class CRDLoss(HeldWrites):
         negatives: Literal["auto", "all", "shared", "sampled"] = "auto",
         negatives_from: Literal["other_class", "other_sample"] | None = None,
         temperature: float = 0.07,
-        bank_momentum: float = 0.5,
+        bank_momentum: float | Literal["visits"] = 0.5,
         bias: Literal["released", "paper"] | float = "released",
         seed: int = 0,
         bank_placement: Literal["replicated", "sharded"] = "replicated",
         bank_dtype: Literal["fp32", "fp16", "bf16"] = "fp32",
         bank_memory: Literal["device", "host"] = "device",
+        bank_init: Literal["random", "teacher_outputs"] = "random",
+        teacher_map: Literal["learned", "whitened"] = "learned",
     ) -> None:
         super().__init__()
         check_choices(
@@ -118,19 +119,22 @@ class CRDLoss(HeldWrites):
             bank_placement=(bank_placement, PLACEMENTS),
             bank_dtype=(bank_dtype, DTYPES),
             bank_memory=(bank_memory, MEMORIES),
+            bank_init=(bank_init, INITS),
+            teacher_map=(teacher_map, TEACHER_MAPS),
         )
         num_samples, origin = count_samples(targets, num_samples), negatives_origin(negatives_from, targets)
-        if not 0 <= bank_momentum < 1:
-            raise UsageError(f"bank_momentum is the share of its value a row keeps, in [0, 1), not {bank_momentum}")
+        if bank_momentum != "visits" and (isinstance(bank_momentum, str) or not 0 <= bank_momentum < 1):
+            raise UsageError(f"bank_momentum is the share of its value a row keeps, in [0, 1), or 'visits', not {bank_momentum!r}")
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
         if num_negatives is not None and num_negatives < 1:
             raise UsageError(f"num_negatives must be 1 or more, not {num_negatives}")
         self.num_samples, self.embed_dim = num_samples, embed_dim
-        self.temperature, self.bank_momentum, self.seed = float(temperature), float(bank_momentum), int(seed)
+        self.temperature, self.bank_momentum, self.seed = float(temperature), bank_momentum if bank_momentum == "visits" else float(bank_momentum), int(seed)
+        self.bank_init, self.teacher_map = bank_init, teacher_map
         self.negatives_from = origin
         self.embed_student = Embedding(student_dim, embed_dim)
-        self.embed_teacher = Embedding(teacher_dim, embed_dim)
+        self.embed_teacher = self._new_teacher_map(teacher_dim)
         groups = Groups(targets if origin == "other_class" else None, num_samples)
         self.negatives: str = negatives
         self.negatives_reason = f"{negatives}: asked for"
@@ -141,7 +145,13 @@ class CRDLoss(HeldWrites):
         shard = Shard(rank(), world_size()) if bank_placement == "sharded" else Shard()
         self.rule = rule(groups, num_negatives, self.seed, shard)
         self.num_negatives = self.rule.num_negatives
-        self._of_bank: dict[str, Any] = {"seed": self.seed, "shard": shard, "dtype": DTYPES[bank_dtype], "on_host": bank_memory == "host"}
+        self._of_bank: dict[str, Any] = {
+            "seed": self.seed,
+            "shard": shard,
+            "dtype": DTYPES[bank_dtype],
+            "on_host": bank_memory == "host",
+            "count_visits": bank_momentum == "visits",
+        }
         self.bank = self._new_bank(rule.order(groups, self.seed), ("student", "teacher"))
         self.bias = critic_bias(bias, self.num_negatives, num_samples, embed_dim, self.temperature)
         ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
@@ -154,6 +164,27 @@ class CRDLoss(HeldWrites):
         self.draws, self._drew = 0, False
         self._workspace = Workspace()
         self.logs: dict[str, Tensor] = {}
+
+    def prepare(self, samples: Sequence[Tensor] = (), batches: Sequence[Iterable[tuple[Tensor, Tensor]]] = ()) -> None:
+        """Before the first step: measure the teacher's fixed map, and begin the rows as its outputs; what the options do not ask for is not looked at.
+
+        Args:
+            samples: For ``teacher_map="whitened"``, the teacher's embeddings (n, teacher_dim) of n ≥ 2 samples from all over the training set; of each teacher where there are several.
+            batches: For ``bank_init="teacher_outputs"``, index (b,) and embeddings (b, teacher_dim) until each training sample was there once, the same on every
+                process; of each teacher where there are several.
+
+        Raises:
+            UsageError: What an option asks for is not given for each teacher.
+        """
+        maps = self._teacher_maps()
+        for name, asked, given in (("samples", self.teacher_map == "whitened", samples), ("batches", self.bank_init == "teacher_outputs", batches)):
+            if asked and len(given) != len(maps):
+                raise UsageError(f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(given)}: see its arguments")
+        if self.teacher_map == "whitened":
+            for embed, sample in zip(maps, samples, strict=True):
+                embed.measure(sample)
+        if self.bank_init == "teacher_outputs":
+            self.bank.start([_mapped(embed, own) for embed, own in zip(maps, batches, strict=True)])
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
         return self.per_sample(student, teacher, index, rows).mean()
@@ -184,6 +215,12 @@ class CRDLoss(HeldWrites):
             bound = math.log(self.num_negatives) - sides.detach().mean(1)
             self.logs = {f"{name}_student": bound[1], f"{name}_teacher": bound[0]}
         return sides.sum(0)
+
+    def _new_teacher_map(self, dim: int) -> Embedding | TeacherMap:
+        return TeacherMap(dim, self.embed_dim, kind="whitened") if self.teacher_map == "whitened" else Embedding(dim, self.embed_dim)
+
+    def _teacher_maps(self) -> Sequence[Any]:
+        return [self.embed_teacher]
 
     def _new_bank(self, place: Tensor | None, sides: Sequence[str]) -> MemoryBank:
         return MemoryBank(self.num_samples, self.embed_dim, place=place, sides=sides, **self._of_bank)
@@ -223,6 +260,14 @@ class CRDLoss(HeldWrites):
     def set_extra_state(self, state: Tensor) -> None:
         self.seed, self.draws = (int(value) for value in state)
         self.rule.seed = self.seed
+
+
+@torch.no_grad()
+def _mapped(embed: Embedding | TeacherMap, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows (b, D) in place of a teacher's embeddings (b, d)."""
+    like = next(itertools.chain(embed.parameters(), embed.buffers()))
+    for index, values in batches:
+        yield index, normalise(embed.project(values.to(like)))[0]
 
 
 def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:

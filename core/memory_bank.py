@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
+from .nce import normalise
 from .ranks import gather_in_order
 from .sharding import Shard
 
@@ -31,6 +33,7 @@ class MemoryBank(nn.Module):
         shard: Which of the rows this process holds.
         dtype: Of the rows. What is written is worked out in float32 at least.
         on_host: Whether rows stay in the host's memory, pinned where there is a GPU, and are copied over as they are scored.
+        count_visits: Whether it counts how often each row was updated, as ``update(…, "visits")`` needs; the state_dict then has a key ``visits``.
 
     Attributes:
         rows: (S, m, D): the student's bank, then the teacher's, in inner order; m is M, or the rows of this process.
@@ -39,6 +42,7 @@ class MemoryBank(nn.Module):
 
     memory: Tensor
     place: Tensor | None
+    count: Tensor | None
 
     def __init__(
         self,
@@ -51,17 +55,21 @@ class MemoryBank(nn.Module):
         shard: Shard | None = None,
         dtype: torch.dtype = torch.float32,
         on_host: bool = False,
+        count_visits: bool = False,
     ) -> None:
         super().__init__()
         self.sides, self.num_samples, self.shard = tuple(sides), num_samples, shard or Shard()
         held = self.shard.below(num_samples)
         # One row more, for what is written to samples that another process holds: nothing need be asked of the device to leave them out.
-        memory = torch.empty(len(self.sides), held + 1, dim, dtype=dtype, pin_memory=on_host and torch.cuda.is_available())
+        pinned = on_host and torch.cuda.is_available()
+        memory = torch.empty(len(self.sides), held + 1, dim, dtype=dtype, pin_memory=pinned)
         memory[:, held:] = 0
-        if on_host:
-            self.memory = memory  # no buffer: it does not move with the module
-        else:
-            self.register_buffer("memory", memory, persistent=False)
+        count = torch.zeros(held + 1, dtype=torch.int32, pin_memory=pinned) if count_visits else None
+        for name, values in (("memory", memory), ("count", count)):
+            if on_host:
+                setattr(self, name, values)  # no buffer: it does not move with the module
+            else:
+                self.register_buffer(name, values, persistent=False)
         self.register_buffer("place", place, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         limit = 1 / math.sqrt(dim / 3)
@@ -87,14 +95,22 @@ class MemoryBank(nn.Module):
 
     def side(self, name: str) -> Tensor:
         """(M, D) copy of one side's rows, in sample order; of a bank that is dealt out, every process must ask."""
-        rows = self.rows[self.sides.index(name)].detach()
+        return self._whole(self.rows[self.sides.index(name)].detach())
+
+    @property
+    def visits(self) -> Tensor | None:
+        """(M,) int32 copy of the number of times each sample's rows were updated, in sample order; None where they are not counted."""
+        return None if self.count is None else self._whole(self.count[:-1])
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        """A copy of all rows of (m, …) that are kept in inner order on all processes, in sample order: (M, …)."""
         if self.shard.world == 1:
             return rows.clone() if self.place is None else rows[self.place.to(rows.device)]
-        whole = torch.empty(self.num_samples, rows.shape[1], dtype=rows.dtype)
+        whole = torch.empty(self.num_samples, *rows.shape[1:], dtype=rows.dtype)
         for start, stop in _blocks(self.num_samples):
             low, high = self.shard.span(start, stop)
             # Shares of a block differ by a row at most.
-            share = rows.new_zeros(-(-(stop - start) // self.shard.world), rows.shape[1])
+            share = rows.new_zeros(-(-(stop - start) // self.shard.world), *rows.shape[1:])
             share[: high - low] = rows[low:high]
             parts = gather_in_order(share).view(self.shard.world, *share.shape)
             for rank, part in enumerate(parts):
@@ -114,7 +130,22 @@ class MemoryBank(nn.Module):
         return found if self.shard.world == 1 else found * self.shard.holds(place)[:, None]
 
     @torch.no_grad()
-    def update(self, index: Tensor, embeddings: Tensor, momentum: float) -> None:
+    def start(self, teachers: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> None:
+        """Begin with given rows of the teachers, and for the student, as a positive pair is to be near, with theirs: of several teachers the normalised mean.
+
+        Args:
+            teachers: For each side behind the first one, index (b,) and rows (b, D) until each sample was there once; the same on every process.
+        """
+        self.radius = 0.0
+        for side, batches in zip(self.rows[1:], teachers, strict=True):
+            for index, rows in batches:
+                self._put(side, index, rows)
+        for start, stop in _blocks(self.rows.shape[1]):
+            theirs = self.rows[1:, start:stop]
+            self.rows[0, start:stop] = theirs[0] if len(theirs) == 1 else normalise(theirs.to(torch.promote_types(theirs.dtype, torch.float32)).mean(0))[0]
+
+    @torch.no_grad()
+    def update(self, index: Tensor, embeddings: Tensor, momentum: float | Literal["visits"]) -> None:
         """Rows ← normalise(momentum · row + (1 − momentum) · embedding).
 
         Of samples that appear twice the last one counts, on every device: all their positions write the same value.
@@ -122,34 +153,46 @@ class MemoryBank(nn.Module):
         Args:
             index: (B,) int64 samples; ~index, below zero, for a copy of a sample.
             embeddings: (S, B, D), the student's, then the teacher's; normalised.
-            momentum: Share of its old value that a row keeps.
+            momentum: Share of its old value that a row keeps; ``"visits"``: min(½, (n − 1)/n) at its n-th update.
         """
         place = self.places(torch.where(index < 0, ~index, index)).to(self.memory.device)
         ordered, origin = torch.sort(place, stable=True)
         last = origin[torch.searchsorted(ordered, place, right=True) - 1]
         at = torch.where(self.shard.holds(place), self.shard.below(place), self.rows.shape[1])
         old = self.memory.index_select(1, at).to(torch.promote_types(self.memory.dtype, torch.float32))
-        new = torch.lerp(embeddings.to(old).index_select(1, last), old, momentum)
+        new = torch.lerp(embeddings.to(old).index_select(1, last), old, self._visit(at).to(old)[:, None] if momentum == "visits" else momentum)
         norm = torch.linalg.vector_norm(new, dim=2, keepdim=True)
         # Opposite vectors cancel out: such a row stays as it was instead of turning into NaN.
         new = torch.where(norm > 1e-6, new / norm.clamp_min(1e-6), old)
         self.memory.index_copy_(1, at, new.to(self.memory.dtype))
 
+    def _visit(self, at: Tensor) -> Tensor:
+        """Count an update of the rows at (B,), once however often one is named, and return the share (B,) that each keeps of its old value."""
+        visits = self.count.index_select(0, at) + 1
+        self.count.index_copy_(0, at, visits)
+        return ((visits - 1) / visits).clamp(max=0.5)
+
     @torch.no_grad()
     def _put(self, side: Tensor, index: Tensor, values: Tensor) -> None:
         """Set rows of one side, those that this process holds; the bound of the norms is of all of them, as all processes must take the same branches."""
-        place = self.places(index.to(index.device if self.place is None else self.place.device))
         widest = float(torch.linalg.vector_norm(values, dim=1, dtype=torch.promote_types(values.dtype, torch.float32)).max())
         self.radius = max(self.radius, max(1.0, widest) * (1.001 + torch.finfo(side.dtype).eps))
+        self._set(side, index, values)
+
+    def _set(self, rows: Tensor, index: Tensor, values: Tensor) -> None:
+        """Set those of (m, …) that are kept in inner order and that this process holds."""
+        place = self.places(index.to(index.device if self.place is None else self.place.device))
         if self.shard.world > 1:
             mine = self.shard.holds(place)
             place, values = self.shard.below(place[mine]), values[mine.to(values.device)]
-        side.index_copy_(0, place.to(side.device), values.to(side))
+        rows.index_copy_(0, place.to(rows.device), values.to(rows))
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self.sides:
             destination[prefix + name] = self.side(name)
+        if self.count is not None:
+            destination[prefix + "visits"] = self.visits
 
     def _load_from_state_dict(
         self,
@@ -161,20 +204,23 @@ class MemoryBank(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        expected, self.radius = (self.num_samples, self.memory.shape[2]), 0.0
-        for side, name in enumerate(self.sides):
-            key = prefix + name
+        self.radius = 0.0
+        parts = {prefix + name: rows for name, rows in zip(self.sides, self.rows, strict=True)}
+        if self.count is not None:
+            parts[prefix + "visits"] = self.count[:-1]
+        for key, rows in parts.items():
             if key not in state_dict:
                 missing_keys.append(key)
                 continue
-            given = state_dict[key]
+            given, expected = state_dict[key], (self.num_samples, *rows.shape[1:])
             if tuple(given.shape) != expected:
                 error_msgs.append(f"{key} has shape {tuple(given.shape)}, this bank {expected}")
                 continue
+            put = self._put if rows.ndim == 2 else self._set
             for start, stop in _blocks(self.num_samples):
-                self._put(self.rows[side], torch.arange(start, stop), given[start:stop])
+                put(rows, torch.arange(start, stop), given[start:stop])
         if strict:
-            own = {prefix + name for name in self.sides}
+            own = {*parts}
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .crd import CRDLoss, Embedding
+from .crd import CRDLoss
+from .embedding import Embedding
 from .errors import UsageError
 from .memory_bank import check_index
 from .nce import Criterion, Critic
+from .teacher_map import TeacherMap
 
 
 class SharedCRDLoss(CRDLoss):
@@ -28,7 +30,7 @@ class SharedCRDLoss(CRDLoss):
 
     Attributes:
         embed_student: The one linear map with normalisation of the student.
-        embed_teacher: n of them.
+        embed_teacher: n of them, or of fixed maps.
         bank: ``bank.side("student")`` and ``bank.side("teacher.0")``, … (M, D) copies in sample order.
         logs: As of a CRDLoss, for each teacher.
 
@@ -45,16 +47,19 @@ class SharedCRDLoss(CRDLoss):
         torch.Size([])
     """
 
-    embed_teacher: Sequence[Embedding]  # type: ignore[assignment]  # one for each teacher
+    embed_teacher: Sequence[Embedding | TeacherMap]  # type: ignore[assignment]  # one for each teacher
 
     def __init__(self, student_dim: int, teacher_dims: Sequence[int], **options: Any) -> None:
         if not teacher_dims:
             raise UsageError("teacher_dims is empty: give the length of each teacher's embedding")
         super().__init__(student_dim, teacher_dims[0], **options)
         first: Any = self.embed_teacher
-        self.embed_teacher = nn.ModuleList([first, *(Embedding(dim, self.embed_dim) for dim in teacher_dims[1:])])  # type: ignore[assignment]
+        self.embed_teacher = nn.ModuleList([first, *(self._new_teacher_map(dim) for dim in teacher_dims[1:])])  # type: ignore[assignment]
         sides = ("student", *(f"teacher.{number}" for number in range(len(teacher_dims))))
         self.bank = self._new_bank(self.bank.place, sides)
+
+    def _teacher_maps(self) -> Sequence[Any]:
+        return self.embed_teacher
 
     def per_sample(  # type: ignore[override]  # of all teachers
         self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None
@@ -88,7 +93,7 @@ class SharedCRDLoss(CRDLoss):
     def _check_all(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor) -> None:
         if len(teachers) != len(self.embed_teacher):
             raise UsageError(f"this loss was built for {len(self.embed_teacher)} teachers, and there are {len(teachers)}")
-        named = [("student's", student, self.embed_student)]
+        named: list[tuple[str, Tensor, Embedding | TeacherMap]] = [("student's", student, self.embed_student)]
         named += [(f"teacher {number}'s", *pair) for number, pair in enumerate(zip(teachers, self.embed_teacher, strict=True))]
         for name, features, layer in named:
             if features.shape != (len(index), layer.in_features) or not len(index):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .crd import Embedding
+from .embedding import Embedding
 from .errors import UsageError
 from .nce import normalise
 
@@ -76,9 +76,17 @@ class TeacherMap(nn.Module):
         values = (values.to(self.mean) - self.mean) / self.scale
         return values if self.basis is None else values @ self.basis
 
+    def project(self, values: Tensor) -> Tensor:
+        """Embeddings as the teacher gives them (n, d) -> (n, D), before normalisation; outside autocast, as small directions are the differences of large values."""
+        with torch.autocast(values.device.type, enabled=False):
+            return self._map(self.reduce(values))
+
     def forward(self, reduced: Tensor) -> Tensor:
+        return normalise(self._map(reduced))[0]
+
+    def _map(self, reduced: Tensor) -> Tensor:
         if self.map is not None:
             weight = self.map.weight if self.basis is None else self.map.weight @ self.basis
-            return normalise(nn.functional.linear(reduced, weight, self.map.bias))[0]
+            return nn.functional.linear(reduced, weight, self.map.bias)
         whole = reduced if self.basis is None else reduced @ self.basis.T
-        return normalise(whole if self.whitening is None else whole @ self.whitening)[0]
+        return whole if self.whitening is None else whole @ self.whitening

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..core.crd import CRDLoss
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..core.shared_crd import SharedCRDLoss
@@ -39,13 +39,30 @@ class CRD(Objective):
 
     class Options(CriticOptions):
         negatives: Literal["auto", "all", "shared", "sampled"] = Field("auto", description="which rows are scored as negatives")
-        bank_momentum: float = Field(0.5, ge=0, lt=1, description="share of its old value a bank's row keeps")
+        bank_momentum: float | Literal["visits"] = Field(
+            0.5, description="share of its old value a bank's row keeps; visits: min(1/2, (n − 1)/n) at the n-th visit, so that the first one replaces it"
+        )
         bank_placement: Literal["replicated", "sharded"] = Field("replicated", description="all of the bank's rows on each process, or dealt out to them")
         bank_dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the bank's rows")
         bank_memory: Literal["device", "host"] = Field("device", description="where the rows are; host: pinned, for a bank larger than a GPU's memory")
+        bank_init: Literal["random", "teacher_outputs"] = Field(
+            "random",
+            description="what the bank's rows begin as: noise, or on both sides the teacher's embeddings as its map projects them before the first step, for which the teacher looks at the "
+            "training set once (nothing more where its outputs are kept anyway, train.views)",
+        )
+        teacher_map: Literal["learned", "whitened"] = Field(
+            "learned", description="the teacher's map: trained; or fixed, its principal directions with deviation 1, so that the teacher's rows never age"
+        )
         student_side: Literal["separate", "shared"] = Field(
             "separate", description="with several teachers: an embedding and a bank of the student for each, or one for all, which takes less time and memory"
         )
+
+        @field_validator("bank_momentum", mode="before")
+        @classmethod
+        def _is_a_share(cls, value: Any) -> Any:
+            if value != "visits" and not (isinstance(value, (int, float)) and 0 <= value < 1):
+                raise ValueError("it is a share in [0, 1), or visits")
+            return value
 
     needs = frozenset({"embedding"})
     default_weight = 0.8
@@ -65,6 +82,9 @@ class CRD(Objective):
         first = settings[0]
         dims = [setting.teacher.embedding_dim for setting in settings]
         return [SharedCRD(SharedCRDLoss(first.student.embedding_dim, dims, **_of_loss(options, first)))]
+
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        _prepare(self.loss, teachers)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
@@ -90,12 +110,27 @@ class SharedCRD(Objective):
         super().__init__()
         self.loss = loss
 
+    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
+        _prepare(self.loss, teachers)
+
     def forward(  # type: ignore[override]  # a joint objective is given all teachers
         self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
     ) -> Tensor:
         value = self.loss(student.embedding, [one.embedding for one in teacher], batch["index"])
         self.logs = self.loss.logs
         return value
+
+
+def _prepare(loss: CRDLoss, teachers: Sequence[TeacherOutputs]) -> None:
+    """Show a loss the outputs that its options ask for, and no others: they take time."""
+    samples = [outputs.sample({"embedding"}).embedding for outputs in teachers] if loss.teacher_map == "whitened" else []
+    batches = [_embeddings(outputs) for outputs in teachers] if loss.bank_init == "teacher_outputs" else []
+    loss.prepare(samples, batches)
+
+
+def _embeddings(outputs: TeacherOutputs) -> Iterator[tuple[Tensor, Tensor]]:
+    for index, each in outputs.all({"embedding"}):
+        yield index, each.embedding
 
 
 def _of_loss(options: CRD.Options, setting: Setting) -> dict[str, Any]:

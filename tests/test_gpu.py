@@ -30,6 +30,7 @@ CRD = {
     "shared": {"negatives": "shared", "num_negatives": 64},
     "sampled": {"negatives": "sampled", "num_negatives": 64},
     "sampled and gathered": {"negatives": "sampled", "num_negatives": 4},
+    "visits and a fixed map": {"negatives": "all", "bank_momentum": "visits", "teacher_map": "whitened"},
 }
 # One teacher, one modality: the objectives of the folder objectives/.
 NAMES = sorted(name for name, found in OBJECTIVES.items() if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives")

@@ -136,6 +136,7 @@ CRD = {
     "shared": {"negatives": "shared", "num_negatives": 32},
     "sampled": {"negatives": "sampled", "num_negatives": 32},
     "sampled and gathered": {"negatives": "sampled", "num_negatives": 4},
+    "visits and a fixed map": {"negatives": "all", "bank_momentum": "visits", "teacher_map": "whitened"},
 }
 
 

@@ -204,7 +204,7 @@ class MemoryBank(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        self.radius = 0.0
+        # The bound stays at least that of the rows this bank began with: a run that goes on takes the branches of one that was not stopped, and logs the same digits.
         parts = {prefix + name: rows for name, rows in zip(self.sides, self.rows, strict=True)}
         if self.count is not None:
             parts[prefix + "visits"] = self.count[:-1]

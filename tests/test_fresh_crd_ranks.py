@@ -1,4 +1,4 @@
-"""FreshCRDLoss on several processes against one, in float64 to 1e-10: losses, logs, gradients, rows and state, with uneven and empty shares."""
+"""FreshCRDLoss on several processes against one, in float64 to 1e-10: losses, logs, gradients, rows and state, with uneven and empty shares; and rows from a live teacher."""
 
 from functools import partial
 
@@ -157,3 +157,45 @@ def test_a_checkpoint_of_shards_goes_on_in_one_place(ranks, tmp_path):
             for batch in one["batches"](case):
                 losses.append(loss(batch["student"], batch["teacher.0"], batch["index"]))
         assert losses[:5] == losses[5:10] == losses[10:15] == losses[15:], name
+
+
+LIVE = """
+import sys, torch
+from contrastill.core.looking import LiveOutputs, Looking
+from contrastill.core.transfer import Transfer
+from contrastill.datasets.in_memory import TensorSplit
+from contrastill.datasets.views import PaddedImages
+from contrastill.models.build import build_network
+from contrastill.objectives.cross_entropy import CrossEntropy
+
+def outputs(samples, rank=0, world=1):
+    torch.manual_seed(0)
+    images = PaddedImages.zeros(samples, 8, 8, 3, dtype=torch.uint8, padding=2)
+    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = TensorSplit({"rgb": images}, targets=torch.arange(samples) % 3, num_classes=3, flip=True)
+    teacher, student = build_network("resnet8", num_classes=3), build_network("resnet8", num_classes=3)
+    loader = data.loader(batch_size=5, device="cpu", train=True, rank=rank, world=world)
+    live = LiveOutputs(Looking(loader, Transfer([teacher], student, {"cross_entropy": CrossEntropy()})), 0)
+    index, embeddings = zip(*((index, one.embedding) for index, one in live.all({"embedding"})))
+    return torch.cat(index), torch.cat(embeddings), live.sample({"embedding"}).embedding
+"""
+
+LIVE_RANK = (
+    LIVE
+    + """
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+torch.save([outputs(samples, rank, world) for samples in (3, 4, 9, 21)], f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+)
+
+
+def test_each_process_shows_a_live_teacher_its_share(ranks, tmp_path):
+    exec(LIVE, alone := {})
+    ranks(LIVE_RANK, 3, tmp_path)
+    for rank in range(3):
+        for samples, (index, embeddings, sample) in zip((3, 4, 9, 21), torch.load(tmp_path / f"{rank}.pt", weights_only=True), strict=True):
+            assert index.tolist() == list(range(samples))
+            for value, expected in zip((embeddings, sample), alone["outputs"](samples)[1:], strict=True):
+                torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)

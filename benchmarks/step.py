@@ -1,11 +1,11 @@
-"""What CRD adds to a whole training step: resnet32x4 -> resnet8x4, live teacher, batch 64, against the same step with KD alone.
+"""What CRD and FreshCRD add to a whole training step: resnet32x4 -> resnet8x4, live teacher, batch 64, against the same step with KD alone.
 
     python benchmarks/step.py
     python benchmarks/step.py --rounds 20 --teacher resnet20 --student resnet8 --num-samples 20000 --num-negatives 4096
 
 A step is the batch's views, both forwards, the losses, backward, the optimiser and the bank's update. The steps run in turn
-in one process on the same batches, each step with CRD between two with KD alone; a share is the median over rounds of
-(step with CRD − mean of its two KD steps) / that mean.
+in one process on the same batches, each step with CRD or FreshCRD between two with KD alone; a share is the median over rounds of
+(that step − mean of its two KD steps) / that mean. FreshCRD's rows are filled ahead, and as many are drawn as it draws by default.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from contrastill.datasets.views import PaddedImages  # noqa: E402
 from contrastill.models.build import build_network  # noqa: E402
 from contrastill.objectives.crd import CRD  # noqa: E402
 from contrastill.objectives.cross_entropy import CrossEntropy  # noqa: E402
+from contrastill.objectives.fresh_crd import FreshCRD  # noqa: E402
 from contrastill.objectives.kd import KD  # noqa: E402
 
 CLASSES = 100
-MODES = ("kd", "shared", "all", "sampled")
+MODES = ("kd", "shared", "all", "sampled", "fresh_crd")
 
 
 def random_split(num_samples: int) -> TensorSplit:
@@ -47,7 +48,7 @@ def random_split(num_samples: int) -> TensorSplit:
 
 
 def step_of(mode: str, arguments: argparse.Namespace, split: TensorSplit) -> Callable[[dict], None]:
-    """A whole optimiser step with KD, or with KD and CRD in one of its modes."""
+    """A whole optimiser step with KD, or with KD and CRD in one of its modes, or with KD and FreshCRD."""
     torch.manual_seed(0)
     student = build_network(arguments.student, num_classes=CLASSES)
     teacher = build_network(arguments.teacher, num_classes=CLASSES)
@@ -55,7 +56,13 @@ def step_of(mode: str, arguments: argparse.Namespace, split: TensorSplit) -> Cal
     if mode != "kd":
         specs = [describe(network, {"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}) for network in (student, teacher)]
         setting = Setting(*specs, split.num_samples, split.targets, 0)
-        terms["crd"] = Term(CRD.build(CRD.Options(num_negatives=arguments.num_negatives, negatives=mode), setting))
+        if mode == "fresh_crd":
+            objective = FreshCRD.build(FreshCRD.Options(num_negatives=arguments.fresh_negatives), setting)
+            embeddings = torch.randn(split.num_samples, specs[1].embedding_dim)
+            objective.loss.prepare(0, embeddings[:2048], [(torch.arange(split.num_samples), embeddings)])
+        else:
+            objective = CRD.build(CRD.Options(num_negatives=arguments.num_negatives, negatives=mode), setting)
+        terms[mode] = Term(objective)
     transfer = Transfer([teacher], student, terms).train().to(memory_format=torch.channels_last)
     recipe = TrainConfig()
     trained = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
@@ -75,6 +82,7 @@ def main() -> None:
     parser.add_argument("--student", default="resnet8x4")
     parser.add_argument("--num-samples", type=int, default=50_000)
     parser.add_argument("--num-negatives", type=int, default=16384)
+    parser.add_argument("--fresh-negatives", type=int, default=4096, help="rows that FreshCRD draws")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--out", help="append the result to this file, as a line of JSON")
     arguments = parser.parse_args()
@@ -100,13 +108,19 @@ def main() -> None:
             with_crd, after = timed(mode, batch), timed("kd", batch)
             shares[mode].append(2 * with_crd / (before + after) - 1)
             before = after
-    row = {"teacher": arguments.teacher, "student": arguments.student, "M": arguments.num_samples, "K": arguments.num_negatives}
+    row = {
+        "teacher": arguments.teacher,
+        "student": arguments.student,
+        "M": arguments.num_samples,
+        "K": arguments.num_negatives,
+        "fresh_K": arguments.fresh_negatives,
+    }
     row |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": arguments.rounds}
     print(f"{arguments.teacher} -> {arguments.student}, B=64, K={arguments.num_negatives}, M={arguments.num_samples}, {arguments.rounds} rounds")
     for mode in MODES:
         share = statistics.median(shares.get(mode, [0.0]))
         row[mode] = {"ms": round(statistics.median(times[mode]), 1), "share": round(share, 4)}
-        print(f"  {mode:8s} {row[mode]['ms']:8.1f} ms" + ("" if mode == "kd" else f"   {100 * share:+.1f} %"))
+        print(f"  {mode:9s} {row[mode]['ms']:8.1f} ms" + ("" if mode == "kd" else f"   {100 * share:+.1f} %"))
     if arguments.out:
         with Path(arguments.out).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

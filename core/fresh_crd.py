@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 CRITERIA = ("softmax", "sigmoid", "nce")
 STUDENT_ROWS = ("batch", "none")
+_FAR_BELOW = -1e30
 
 
 class FreshCRDLoss(HeldState):
@@ -160,7 +161,8 @@ class FreshCRDLoss(HeldState):
             batches: index (b,) and embeddings (b, teacher_dim) of all samples, or None.
         """
         embed, rows = self.embed_teacher[number], self.rows[number]
-        embed.measure(sample)
+        # Rows that are filled now are in no checkpoint, and neither is the basis that they are filled in.
+        embed.measure(sample, save_basis=batches is None or rows.refresh)
         if batches is not None:
             rows.fill(((index, embed.reduce(values)) for index, values in batches), embed.row_dim)
         elif embed.row_dim != rows.dim:
@@ -173,6 +175,7 @@ class FreshCRDLoss(HeldState):
         """The loss of each sample, of all teachers together: (B,)."""
         teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
         self._check(student, teachers, index)
+        index = index.long()
         group = index if self.label is None else self.label[index]
         with torch.autocast(student.device.type, enabled=False):
             ours = self.embed_student(_wide(student))
@@ -186,20 +189,16 @@ class FreshCRDLoss(HeldState):
         embed, store = self.embed_teacher[number], self.rows[number]
         place, sample, drawn = store.draw(self.num_negatives)
         raw = embed.reduce(teacher)
-        # One product for the batch's own embeddings and the rows.
-        mapped = embed(torch.cat((raw, store.read(place).to(raw.dtype))))
-        theirs, rows = mapped[: len(raw)], mapped[len(raw) :]
+        theirs, rows = embed(raw), embed(store.read(place).to(raw.dtype))
         row_group = sample if self.label is None else self.label[sample]
         excluded = (group[:, None] == row_group) | ~drawn
-        own = (ours * theirs).sum(1)
-        there = self._direction(own, ours @ (rows if self.row_gradient else rows.detach()).T, excluded, self.num_negatives)
+        there, _ = self._direction(ours, theirs, rows if self.row_gradient else rows.detach(), excluded, self.num_negatives)
         losses, bounds = [there], {"student": math.log(1 + self.num_negatives) - there.detach().mean()}
         if everyone is not None:
             students, their_group, repeated = everyone
-            out = (group[:, None] == their_group) | repeated
-            back = self._direction(own, theirs @ students.T, out, None)
+            back, eligible = self._direction(theirs, ours, students, (group[:, None] == their_group) | repeated, None)
             losses.append(back)
-            bounds["teacher"] = ((1 + (~out).sum(1)).log() - back.detach()).mean()
+            bounds["teacher"] = ((1 + eligible).log() - back.detach()).mean()
         if self.training:
             store.store(index, raw.detach())
         name = "mi_bound" if self.negatives_from == "other_sample" and self.criterion == "softmax" else "score"
@@ -207,23 +206,22 @@ class FreshCRDLoss(HeldState):
         self.logs |= {f"{name}_{side}{several}": value for side, value in bounds.items()}
         return torch.stack(losses).mean(0)
 
-    def _direction(self, own: Tensor, scores: Tensor, excluded: Tensor, count: int | None) -> Tensor:
-        """Loss (B,) of anchors with their own pair's cosine (B,) and those of the rows (B, n), which count as ``count`` together, or each as one."""
+    def _direction(self, anchors: Tensor, partners: Tensor, rows: Tensor, excluded: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of anchors (B, D) with their own partners (B, D) and rows (n, D), and how many rows (B,) are eligible; these count as ``count`` together, or each as one."""
         if self.criterion == "sigmoid":
             scale, offset = self.log_scale.exp(), self.offset
-            own, scores = -(own * scale + offset), scores * scale + offset
         else:
-            offset = self.bias if self.criterion == "nce" else 0.0
-            own, scores = own / self.temperature - offset, scores / self.temperature - offset
-        eligible = scores.shape[1] - excluded.sum(1, keepdim=True)
-        factor = None if count is None else count / eligible.clamp_min(1).to(scores.dtype)
+            scale, offset = 1 / self.temperature, -self.bias if self.criterion == "nce" else None
+        anchors, out = anchors * scale, excluded.to(anchors.dtype)
+        # One product scores the rows and sets those that are no candidates far below all others; finite, so that an anchor without any has no NaN in its gradient.
+        own, scores = (anchors * partners).sum(1), torch.addmm(out, anchors, rows.T, beta=_FAR_BELOW)
+        if offset is not None:
+            own, scores = own + offset, scores + offset
+        eligible = len(rows) - out.sum(1)
+        factor = torch.ones_like(eligible) if count is None else count / eligible.clamp_min(1)
         if self.criterion == "softmax":
-            scores = scores if factor is None else scores + factor.log()
-            scores = scores.masked_fill(excluded, -math.inf)
-            return torch.logsumexp(torch.cat((own[:, None], scores), 1), 1) - own
-        near = F.softplus(own if self.criterion == "sigmoid" else -own)
-        far = F.softplus(scores).masked_fill(excluded, 0.0).sum(1)
-        return near + (far if factor is None else far * factor[:, 0])
+            return -F.logsigmoid(own - torch.logsumexp(scores, 1) - factor.log()), eligible
+        return -F.logsigmoid(own) + factor * F.softplus(scores, threshold=60).sum(1), eligible
 
     def _everyone(self, ours: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The students of all processes, their groups, and which of them are there already: (N, D), (N,), (N,)."""
@@ -240,25 +238,36 @@ class FreshCRDLoss(HeldState):
     def hold(self, samples: int, passes: int = 1) -> None:
         super().hold(samples, passes)
         self._room = Capacity(-(-samples // passes))
+        for rows in self.rows:
+            rows.hold(samples, passes)
 
     def release(self) -> None:
         super().release()
         self._room = Capacity()
+        for rows in self.rows:
+            rows.release()
 
     def commit(self) -> None:
-        """Nothing of its own: its rows move on by themselves."""
+        """Its rows move on; it has no state beside them."""
+        for rows in self.rows:
+            rows.commit()
 
     def discard(self) -> None:
-        """Nothing of its own: its rows are told as well."""
+        """Its rows stay."""
+        for rows in self.rows:
+            rows.discard()
 
     def _check(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor) -> None:
         if len(teachers) != len(self.rows):
             raise UsageError(f"this loss was built for {len(self.rows)} teachers, and there are {len(teachers)}")
-        for name, features, length in [("student", student, self.embed_student.in_features)] + [
-            (f"teacher {number}", *pair) for number, pair in enumerate(zip(teachers, (embed.in_features for embed in self.embed_teacher), strict=True))
-        ]:
-            if features.shape != (len(index), length) or not len(index):
-                raise UsageError(f"the embedding of {name} must be (B, {length}) with the B ≥ 1 of index, {len(index)}, not {tuple(features.shape)}")
+        if index.ndim != 1 or not len(index):
+            raise UsageError(f"index must be (B,) with B ≥ 1, not {tuple(index.shape)}")
+        names = ["the student", "the teacher" if len(teachers) == 1 else "teacher {}"] + ["teacher {}"] * (len(teachers) - 1)
+        for number, (name, features, embed) in enumerate(zip(names, (student, *teachers), (self.embed_student, *self.embed_teacher), strict=True), start=-1):
+            if features.shape != (len(index), embed.in_features):
+                raise UsageError(
+                    f"the embedding of {name.format(number)} must be (B, {embed.in_features}), B = {len(index)} as in index, not {tuple(features.shape)}"
+                )
         check_index(index, self.num_samples, "index")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .errors import UsageError
 from .hashing import mix
 from .held import HeldWrites
 from .memory_bank import check_index
@@ -109,7 +108,7 @@ class TeacherRows(HeldWrites):
     def store(self, index: Tensor, embeddings: Tensor) -> None:
         """Take a batch's rows (B, d) of samples (B,) where they lack or are to be refreshed, and go on to the next draw: at once, or when :meth:`commit` says so."""
         check_index(index, self.num_samples, "index")
-        self._drew = True
+        index, self._drew = index.long(), True
         if not self.complete or self.refresh:
             self.write(index, embeddings[None])
         elif not self.held:
@@ -160,7 +159,7 @@ class TeacherRows(HeldWrites):
         at = self.shard.below(place).clamp(max=len(self.memory) - 1).to(self.memory.device)
         rows = self.memory.index_select(0, at).to(place.device)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        return rows if self.shard.world == 1 else sum_of_ranks(rows * self.shard.holds(place)[:, None])
+        return rows if self.shard.world == 1 else sum_of_ranks(torch.where(self.shard.holds(place)[:, None], rows, 0))
 
     @property
     def embeddings(self) -> Tensor:
@@ -209,7 +208,7 @@ class TeacherRows(HeldWrites):
             return
         rows, place = state_dict[prefix + "embeddings"], state_dict[prefix + "place"]
         if tuple(rows.shape) != (self.num_samples, self.dim) or len(place) != self.num_samples:
-            error_msgs.append(f"{prefix}embeddings has shape {tuple(rows.shape)}, this transfer {(self.num_samples, self.dim)}")
+            error_msgs.append(f"{prefix}embeddings has shape {tuple(rows.shape)}, this loss has rows of {(self.num_samples, self.dim)}")
             return
         self.place.copy_(place)
         there = torch.nonzero(self.place >= 0)[:, 0]
@@ -229,14 +228,3 @@ class TeacherRows(HeldWrites):
 def _blocks(count: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, _BLOCK):
         yield start, min(start + _BLOCK, count)
-
-
-def check_dtype(dtype: torch.dtype, values: Tensor) -> None:
-    """Refuse embeddings that a dtype cannot hold.
-
-    Raises:
-        UsageError: The largest is beyond its range.
-    """
-    largest = float(values.abs().max())
-    if largest > torch.finfo(dtype).max:
-        raise UsageError(f"the teacher's embeddings reach {largest:.3g}, beyond what {str(dtype).removeprefix('torch.')} holds: take row_dtype=fp32 or bf16")

@@ -32,6 +32,13 @@ CRD = {
     "sampled and gathered": {"negatives": "sampled", "num_negatives": 4},
     "visits and a fixed map": {"negatives": "all", "bank_momentum": "visits", "teacher_map": "whitened"},
 }
+FRESH = {
+    "seen": {},
+    "other samples": {"negatives_from": "other_sample", "refresh_rows": True},
+    "sigmoid": {"criterion": "sigmoid", "row_dtype": "fp16"},
+    "nce": {"criterion": "nce", "student_rows": "none"},
+    "whitened": {"teacher_map": "whitened", "row_variance": 0.9, "row_dtype": "bf16"},
+}
 # One teacher, one modality: the objectives of the folder objectives/.
 NAMES = sorted(name for name, found in OBJECTIVES.items() if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives")
 
@@ -104,6 +111,26 @@ def test_a_step_with_each_objective_is_the_cpus(name):
     check_same_step(name)
 
 
+def prepared(data, device, **options):
+    """A stepper with fresh_crd whose rows are filled ahead."""
+    transfer, step = stepper(data, device, "fresh_crd", num_negatives=64, **options)
+    embeddings = torch.randn(160, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    transfer.terms["fresh_crd"].objectives[0].loss.prepare(0, embeddings, [(torch.arange(160), embeddings)])
+    return transfer, step
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("case", FRESH)
+def test_steps_with_fresh_crd_are_the_cpus(case, ahead):
+    make = prepared if ahead else lambda data, device, **options: stepper(data, device, "fresh_crd", num_negatives=64, **options)
+    (here, on_cpu), (there, on_gpu) = (make(split(), device, **FRESH[case]) for device in ("cpu", DEVICE))
+    for _ in range(2):
+        torch.testing.assert_close(on_gpu().cpu(), on_cpu(), rtol=1e-2, atol=1e-2)
+    one, other = (transfer.terms["fresh_crd"].objectives[0].loss.rows[0] for transfer in (here, there))
+    assert torch.equal(other.place.cpu(), one.place) and torch.equal(other.draw(64)[1].cpu(), one.draw(64)[1])
+    torch.testing.assert_close(other.embeddings.cpu(), one.embeddings, rtol=1e-2, atol=1e-2)
+
+
 def test_sampled_rows_are_eligible_on_the_gpu_too():
     data = split()
     for mode in ("sampled", "sampled and gathered"):
@@ -139,6 +166,13 @@ def without_waiting(step):
 @pytest.mark.parametrize("origin", ["other_class", "other_sample"])
 def test_no_step_with_crd_waits_for_the_device(mode, origin):
     without_waiting(stepper(split(), DEVICE, "crd", **CRD[mode], negatives_from=origin)[1])
+
+
+@pytest.mark.parametrize("make", [prepared, stepper])
+@pytest.mark.parametrize("case", FRESH)
+def test_no_step_with_fresh_crd_waits_for_the_device(case, make):
+    name = () if make is prepared else ("fresh_crd",)
+    without_waiting(make(split(), DEVICE, *name, **FRESH[case])[1])
 
 
 @pytest.mark.parametrize(("name", "stage"), [(name, stage) for name in NAMES for stage in stages(name)])

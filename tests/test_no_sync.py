@@ -154,6 +154,19 @@ def test_a_training_with_labels_kd_and_crd_does_not_wait(mode, origin):
     assert waits(loader.profile) == []
 
 
+@pytest.mark.parametrize("options", [{}, {"refresh_rows": True, "negatives_from": "other_sample"}, {"criterion": "sigmoid", "student_rows": "none"}])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_training_with_fresh_crd_does_not_wait(options, ahead):
+    data = split(112)
+    loader, transfer = Watched(data.loader(batch_size=16, device="cpu", train=True)), transfer_of(data, "fresh_crd", num_negatives=32, **options)
+    embeddings = torch.randn(112, 64)
+    transfer.terms["fresh_crd"].objectives[0].loss.prepare(0, embeddings, [(torch.arange(112), embeddings)] if ahead else None)
+    fit(transfer, loader, None, TrainConfig(epochs=1, lr=1e-3), progress=False)
+    assert loader.steps == len(STEPS)
+    assert loader.watch.places <= set(ON_A_CPU_ONLY)
+    assert waits(loader.profile) == []
+
+
 def test_what_makes_the_host_wait_is_found():
     class Reads(torch.nn.Module):
         def forward(self, x):

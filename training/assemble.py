@@ -132,7 +132,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     if objectives[0].joint and name != "sum":
         raise UsageError(
             f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: add objectives.{label}.rule=sum, "
-            "or leave out the option by which the teachers share something"
+            f"or objectives.{label}.student_side=separate, by which each teacher has an objective of its own"
         )
     # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}

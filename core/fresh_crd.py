@@ -84,6 +84,8 @@ class FreshCRDLoss(HeldState):
         16
     """
 
+    label: Tensor | None
+
     def __init__(
         self,
         student_dim: int,
@@ -208,10 +210,10 @@ class FreshCRDLoss(HeldState):
 
     def _direction(self, anchors: Tensor, partners: Tensor, rows: Tensor, excluded: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
         """Loss (B,) of anchors (B, D) with their own partners (B, D) and rows (n, D), and how many rows (B,) are eligible; these count as ``count`` together, or each as one."""
+        scale: Tensor | float = 1 / self.temperature
+        offset: Tensor | float | None = -self.bias if self.criterion == "nce" else None
         if self.criterion == "sigmoid":
             scale, offset = self.log_scale.exp(), self.offset
-        else:
-            scale, offset = 1 / self.temperature, -self.bias if self.criterion == "nce" else None
         anchors, out = anchors * scale, excluded.to(anchors.dtype)
         # One product scores the rows and sets those that are no candidates far below all others; finite, so that an anchor without any has no NaN in its gradient.
         own, scores = (anchors * partners).sum(1), torch.addmm(out, anchors, rows.T, beta=_FAR_BELOW)
@@ -220,7 +222,10 @@ class FreshCRDLoss(HeldState):
         eligible = len(rows) - out.sum(1)
         factor = torch.ones_like(eligible) if count is None else count / eligible.clamp_min(1)
         if self.criterion == "softmax":
-            return -F.logsigmoid(own - torch.logsumexp(scores, 1) - factor.log()), eligible
+            # logsumexp in place: its own forward and backward each make copies of all scores.
+            largest = scores.detach().amax(1, keepdim=True)
+            others = scores.sub_(largest).exp_().sum(1).log() + largest[:, 0]
+            return -F.logsigmoid(own - others - factor.log()), eligible
         return -F.logsigmoid(own) + factor * F.softplus(scores, threshold=60).sum(1), eligible
 
     def _everyone(self, ours: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .errors import UsageError
 from .ranks import everyones, rank, world_size
 from .representation import Representation
 from .transfer import Transfer, teacher_fields, teacher_representation
@@ -55,7 +56,11 @@ class Looking:
 
     def __init__(self, loader: ViewLoader, transfer: Transfer) -> None:
         self.loader, self.transfer = loader, transfer
-        self.batch = 1 << (min(loader.batch_size, _AT_ONCE).bit_length() - 1)
+
+    @property
+    def batch(self) -> int:
+        # Asked for by those that look: a loader of a user's own that only trains need not have it.
+        return 1 << (min(self.loader.batch_size, _AT_ONCE).bit_length() - 1)
 
     @torch.no_grad()
     def said(self, view: int, rows: Tensor, keys: Collection[Key]) -> Iterator[dict[Key, dict[str, Tensor]]]:
@@ -96,23 +101,29 @@ class LiveOutputs:
 
     def sample(self, needs: Collection[str]) -> Representation:
         """Of ``SAMPLE`` evenly spaced samples."""
-        said = [one for _, one in self._said(evenly(self.looking.loader.num_samples, SAMPLE), needs)]
-        return joined(said)
+        return joined([one for _, one in self._batches(evenly(self.looking.loader.num_samples, SAMPLE), needs)])
 
     def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
         """Of all samples, in their order."""
-        return self._said(torch.arange(self.looking.loader.num_samples), needs)
+        return self._batches(torch.arange(self.looking.loader.num_samples), needs)
 
-    def _said(self, rows: Tensor, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+    def _batches(self, rows: Tensor, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        if not hasattr(self.looking.loader, "in_order"):
+            raise UsageError(
+                "an objective looks at samples before the training, and the loader of this data cannot show those it is asked for: "
+                "give it a method in_order(view, rows, batch_size), or take out the objective"
+            )
         batches, world = rows.split(self.looking.batch), world_size()
-        keys = [(self.number, part) for part in sorted(needs)]
+        # A process that has no batch looks at one as well, to know what to expect of the others.
+        mine = batches[rank() :: world] or batches[:1]
+        outputs = self.looking.said(0, torch.cat(mine), [(self.number, part) for part in sorted(needs)])
+        fields: dict[str, Tensor] = {}
         for first in range(0, len(batches), world):
-            # A process that has no batch looks at one as well, to know what to expect of the others.
-            mine = batches[min(first + rank(), len(batches) - 1)]
-            count = len(mine) if first + rank() < len(batches) else 0
-            fields = next(self.looking.said(0, mine, keys))
-            all_fields = {f"teachers.{self.number}.{name}": gathered(values[:count]) for each in fields.values() for name, values in each.items()}
-            yield torch.cat(batches[first : first + world]), teacher_representation(all_fields, self.number)
+            own = batches[first + rank()] if first + rank() < len(batches) else rows[:0]
+            if len(own) or not fields:
+                fields = {f"teachers.{self.number}.{name}": values for each in next(outputs).values() for name, values in each.items()}
+            everyone = {name: gathered(values[: len(own)]) for name, values in fields.items()}
+            yield torch.cat(batches[first : first + world]), teacher_representation(everyone, self.number)
 
 
 def evenly(total: int, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from .embedding import Embedding
 from .errors import UsageError
-from .nce import normalise
+from .nce import NORM_EPS, normalise
 
 MAPS = ("learned", "whitened", "none")
 # A direction with a smaller share of the largest variance is noise of the arithmetic.
@@ -101,16 +102,18 @@ class TeacherMap(nn.Module):
 
 
 class _Normalised(torch.autograd.Function):
-    """Unit vectors along the last axis; on thousands of rows its backward takes half the time of that which autograd derives."""
+    """Unit vectors (n, D) in place of ``values``; zero stays zero. Of thousands of rows each copy that is not made counts."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        unit, norm = normalise(values)
-        ctx.save_for_backward(unit, norm)
-        return unit
+        norm = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+        norm = torch.where(norm > NORM_EPS, norm, math.inf)
+        ctx.mark_dirty(values.div_(norm))
+        ctx.save_for_backward(values, norm)
+        return values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, norm = ctx.saved_tensors
-        along = torch.linalg.vecdot(unit, grad)[:, None]
+        along = torch.bmm(unit[:, None], grad[:, :, None])[:, 0]
         return torch.addcmul(grad, unit, along, value=-1).div_(norm)

@@ -29,7 +29,7 @@ class FreshCRD(Objective):
         - returns a scalar.
 
     Raises:
-        UsageError: (``build``) A side has no embedding, or labels are asked for and the data has none; (``prepare``) data that can be read in its own order alone, and ``rows=ahead``.
+        UsageError: (``build``) A side has no embedding, or labels are asked for and the data has none; (``prepare``) a loader that cannot show chosen samples.
     """
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
@@ -75,7 +75,7 @@ class FreshCRD(Objective):
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         for number, outputs in enumerate(teachers):
             ahead = outputs.kept if self._rows == "auto" else self._rows == "ahead"
-            batches = ((index, said.embedding) for index, said in outputs.all({"embedding"})) if ahead else None
+            batches = ((index, one.embedding) for index, one in outputs.all({"embedding"})) if ahead else None
             self.loss.prepare(number, outputs.sample({"embedding"}).embedding, batches)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from contrastill.cli.main import main
 from contrastill.core import engine
 from contrastill.core.config import load_config
+from contrastill.core.errors import UsageError
+from contrastill.core.looking import LiveOutputs, Looking
 from contrastill.core.run import Run
 from contrastill.training.assemble import assemble
 
@@ -147,3 +149,12 @@ def test_wrong_options_are_refused(settings, tmp_path, capsys, more, message):
     assert main(["train", *settings(*(f"objectives.fresh_crd.{option}" for option in more)), f"out={tmp_path / 'run'}", "-q"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"objectives.fresh_crd.{message}" in said and "Traceback" not in said
+
+
+def test_data_whose_samples_cannot_be_chosen_are_refused_by_those_that_choose():
+    class Stream:
+        num_samples = 48
+
+    live = LiveOutputs(Looking(Stream(), None), 0)
+    with pytest.raises(UsageError, match=r"give it a method in_order\(view, rows, batch_size\)"):
+        live.sample({"embedding"})

@@ -43,26 +43,48 @@ KEPT = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=p
 COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step", "train.lr=0.05"]
 
 
-def contrasts(views: int) -> dict[str, tuple[str, list[str], int]]:
-    """The cells that contrast with fresh rows is compared with: each beside cross-entropy of weight 1, teacher outputs of ``views`` views kept."""
+FRESH, STALE = "fresh_crd={weight: 0.8}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
+Cell = tuple[str, list[str], int]
+
+
+def _beside_labels(views: int, schedule: tuple[str, ...], objectives: tuple[str, ...], seeds: int) -> Cell:
+    """Objectives beside cross-entropy of weight 1, towards the outputs of ``views`` views that are kept."""
     kept = [f"train.views={views}", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
+    return CRD, [*STUDENT, *kept, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives), *schedule], seeds
 
-    def cell(*objectives: str, seeds: int = 3) -> tuple[str, list[str], int]:
-        return (CRD, [*STUDENT, *kept, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives)], seeds)
 
-    fresh, stale = "fresh_crd={weight: 0.8}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
-    return {
-        "baseline": ("teachers/cifar100", ["student.model=resnet8", *kept[:1], "data.name=packed"], 3),
-        "fresh": cell(fresh),
-        "fresh_wttm": cell(fresh, "wttm={weight: 1}"),
-        "infonce": cell("infonce={weight: 0.8}"),
-        "crd": cell(stale),
-        "wttm": cell("wttm={weight: 1}"),
-        "dist": cell("dist={weight: 1}"),
-        "dkd": cell("dkd={weight: 1}"),
-        "crd_kd": cell(stale, "kd={weight: 1}"),
-        "kd": cell("kd={weight: 0.9}", "cross_entropy.weight=0.1"),
+def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:
+    """Contrast with fresh rows and the cells that it is compared with."""
+    objectives = {
+        "fresh": (FRESH,),
+        "fresh_wttm": (FRESH, "wttm={weight: 1}"),
+        "infonce": ("infonce={weight: 0.8}",),
+        "crd": (STALE,),
+        "wttm": ("wttm={weight: 1}",),
+        "dist": ("dist={weight: 1}",),
+        "dkd": ("dkd={weight: 1}",),
+        "crd_kd": (STALE, "kd={weight: 1}"),
+        "kd": ("kd={weight: 0.9}", "cross_entropy.weight=0.1"),
     }
+    baseline = ("teachers/cifar100", ["student.model=resnet8", f"train.views={views}", "data.name=packed", *schedule], seeds)
+    return {"baseline": baseline, **{cell: _beside_labels(views, schedule, named, seeds) for cell, named in objectives.items()}}
+
+
+def variants(views: int, *schedule: str) -> dict[str, Cell]:
+    """One option of the contrast changed at a time, and the ways to help the paper's bank: one seed each."""
+    changed = {
+        "row_gradient=false": "row_gradient: false", "student_rows=none": "student_rows: none", "teacher_map=whitened": "teacher_map: whitened", "criterion=sigmoid": "criterion: sigmoid",
+        "refresh_rows": "refresh_rows: true", "other_sample": "negatives_from: other_sample", "K=256": "num_negatives: 256", "K=1024": "num_negatives: 1024", "K=16384": "num_negatives: 16384",
+        "tau=0.04": "temperature: 0.04", "tau=0.1": "temperature: 0.1", "tau=0.2": "temperature: 0.2",
+    }  # fmt: skip
+    bank = "weight: 0.8, num_negatives: 4096, negatives: shared"
+    helped = {
+        "bank_init": "bank_init: teacher_outputs", "bank_momentum": "bank_momentum: visits", "bank_whitened": "teacher_map: whitened",
+        "bank_all": "bank_init: teacher_outputs, bank_momentum: visits, teacher_map: whitened",
+    }  # fmt: skip
+    cells = {name: f"fresh_crd={{weight: 0.8, {option}}}" for name, option in changed.items()}
+    cells |= {f"crd {name}": f"crd={{{bank}, {options}}}" for name, options in helped.items()}
+    return {name: _beside_labels(views, schedule, (objective,), 1) for name, objective in cells.items()}
 
 
 # name -> schedule, and cell -> (config, overrides, seeds); a cell called teacher… is trained before the others.
@@ -107,6 +129,48 @@ GRIDS = {
             "crd_kd_4": (TAUGHT, [*ensemble(4, *K4096, "objectives.kd.weight=1"), *EPOCHS_6], 1),
             **{f"kd_4_{rule}": (TAUGHT, [*ensemble(4, *ONLY_KD, f"ensemble.rule={rule}"), *EPOCHS_6], 1) for rule in OTHER_RULES},
         },
+    },
+    # Contrast with fresh rows beside what it is compared with, at several lengths; teacher outputs of a few views are kept.
+    "contrast_3": {
+        "schedule": COSINE,
+        "cells": {
+            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+            **contrasts(2, "train.epochs=3", "train.evaluate_every=3", seeds=1),
+        },
+    },
+    "contrast_6": {
+        "schedule": COSINE,
+        "cells": {
+            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+            **contrasts(3, *EPOCHS_6),
+            **variants(3, *EPOCHS_6),
+        },
+    },
+    "contrast_10": {
+        "schedule": COSINE,
+        "cells": {"teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1), **contrasts(4, *EPOCHS_10, seeds=1)},
+    },
+    "contrast_15": {
+        "schedule": STEP,
+        "cells": {"teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1), **contrasts(5, *EPOCHS_15)},
+    },
+}
+
+# A teacher of other classes and another architecture: EfficientNet-Lite0 with its ImageNet weights, a student from scratch, all 100 classes at 64 pixels.
+LITE0 = [
+    "teachers.0.model=efficientnet_lite0",
+    "teachers.0.weights=pretrained",
+    "teachers.0.resolution=64",
+    "student.model=timm/test_resnet",
+    "data.name=packed",
+]
+LITE0 += ["train.views=3", "train.teacher_cache={runs}/teacher_outputs", "objectives.crd=null"]
+GRIDS["tiny_imagenet_100"] = {
+    "schedule": [*COSINE, "train.epochs=10", "train.evaluate_every=5"],
+    "cells": {
+        "baseline": ("teachers/cifar100", ["student.model=timm/test_resnet", "data.name=packed"], 3),
+        "fresh": (CRD, [*LITE0, f"objectives.{FRESH}"], 3),
+        "crd": (CRD, [*LITE0, f"objectives.{STALE}"], 1),
     },
 }
 
@@ -174,7 +238,7 @@ def paired(rows: dict, cell: str, against: str) -> tuple[float, float, int] | No
 def table(name: str, rows: dict) -> str:
     """The grid as a Markdown table."""
     cells = GRIDS[name]["cells"]
-    baselines = [cell for cell in ("untaught", "kd", "kd_1", "crd_1") if cell in cells] or [next(iter(cells))]
+    baselines = [cell for cell in ("untaught", "baseline", "kd", "kd_1", "crd_1", "infonce", "wttm") if cell in cells] or [next(iter(cells))]
     lines = [f"| cell | n | top-1, last epoch | {' | '.join(f'− {cell}' for cell in baselines)} |", "|---|---|---|" + "---|" * len(baselines)]
     for cell in cells:
         values = [row["top1"] for (c, _), row in sorted(rows.items()) if c == cell]

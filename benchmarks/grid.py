@@ -202,7 +202,7 @@ def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: 
     grid = GRIDS[name]
     config, overrides, _ = grid["cells"][cell]
     run = runs / f"{cell}-{seed}"
-    overrides = [override.format(runs=runs) for override in overrides]
+    overrides = [override.replace("{runs}", str(runs)) for override in overrides]
     command = ["contrastill", "train", config, f"data.path={data}", *overrides, *grid["schedule"], f"seed={seed}", f"out={run}"]
     began = time.perf_counter()
     last = json.loads(called([*command, "--json"], threads).splitlines()[-1])

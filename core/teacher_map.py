@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .embedding import Embedding
 from .errors import UsageError
-from .nce import NORM_EPS, normalise
+from .nce import NORM_EPS
 
 MAPS = ("learned", "whitened", "none")
 # A direction with a smaller share of the largest variance is noise of the arithmetic.

@@ -21,6 +21,7 @@ from ..datasets.own import OwnSplit
 from ..models.build import load_student
 from .assemble import check_modality, open_loader, open_splits
 from .handed import Handed, networks
+from .recipe import default_epochs, default_objectives, default_training
 from .run import train_run
 
 
@@ -78,11 +79,11 @@ def distill(
         data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section ``data``; or a map-style ``Dataset`` of
             ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of one (for its batch size and workers), or ``(train, test)``.
         out: The run's folder.
-        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these. None is CRD of weight 0.8; where there are
-            labels also cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's or your own, not a published
-            network) KD of weight 1. These are the weights of the paper's combination (Tian et al., ICLR 2020); over three seeds on real images it gave 40.9 %
-            top-1 against 38.2 % of KD alone and 33.1 % untaught, as much within the spread as the best of all objectives (docs/results.md).
-        epochs: Passes over the training samples; None is the paper's 240.
+        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the paper's rate and schedule. None is what did best at every length that was
+            measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also cross-entropy of weight 1; where besides every teacher is known to
+            answer with the data's classes (a run's or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its training images; with a cosine
+            and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A line at the start says what was chosen.
+        epochs: Passes over the training samples; None is as many as suit their number: 240 for 12 500 or fewer, 60 for 50 000, 20 for a million.
         seed: Of weights, order, views and negatives.
         teacher_modality, student_modality: What they read: ``rgb``, ``depth`` or another that the data has or that is made from it; None is rgb,
             of a run's network the modality it was trained on.
@@ -105,7 +106,7 @@ def distill(
         >>> data = torch.utils.data.TensorDataset(images, labels)
         >>> result = distill(net(16), net(8), (data, data), out=tempfile.mkdtemp(), epochs=1, quiet=True)
         >>> sorted(result.config.objectives), result.student(torch.rand(2, 3, 16, 16)).shape
-        (['crd', 'cross_entropy', 'kd'], torch.Size([2, 4]))
+        (['cross_entropy', 'fresh_crd', 'wttm'], torch.Size([2, 4]))
     """
     given = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
     before = random_state()
@@ -119,9 +120,10 @@ def distill(
             teachers = [handed.network(one, "teacher", teacher_modality, read) for one in networks(teacher)]
             learner = handed.network(student, "student", student_modality, read) | ({} if embedding is None else {"embedding": embedding})
             _check_scale([*teachers, learner], read)
-            chosen = _objectives(objectives) if objectives is not None else default_objectives(teachers, splits["train"])
+            train = _training(objectives is None, teachers, learner, splits["train"].num_samples, handed.train, given)
+            chosen = default_objectives(teachers, splits["train"]) if objectives is None else _objectives(objectives)
             tree = {"out": str(out), "seed": seed, "data": section.model_dump(mode="json"), "teachers": teachers, "student": learner, "objectives": chosen}
-            config = make_config({**tree, "train": handed.train}, given)
+            config = make_config({**tree, "train": {**train, **handed.train}}, given)
             if config.seeds:
                 raise UsageError("seeds is of the command contrastill train: call distill once for each seed, with an out of its own")
             train_run(config, splits=splits, progress=not quiet)
@@ -130,29 +132,15 @@ def distill(
         set_random_state(before)
 
 
-def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
-    """What is trained where no objective is named, see :func:`distill`.
-
-    Args:
-        teachers: Their entries in a config.
-        split: The training split.
-    """
-    labelled = split.targets is not None
-    if not teachers and not labelled:
-        raise UsageError("there is neither a teacher nor a label to learn from: give a teacher, or data with labels")
-    chosen: dict[str, Any] = {"cross_entropy": {"weight": 1.0}} if labelled else {}
-    if teachers:
-        chosen["crd"] = {"weight": 0.8}
-        if labelled and all(_classes_of(teacher) == split.num_classes for teacher in teachers):
-            chosen["kd"] = {"weight": 1.0}
-    return chosen
-
-
-def _classes_of(entry: Mapping[str, Any]) -> int | None:
-    """How many of the data's classes a teacher tells apart, as far as that is known."""
-    if entry.get("class_map") is not None:
-        return len(entry["class_map"])
-    return entry.get("num_classes")
+def _training(
+    default: bool, teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], num_samples: int, handed: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The section ``train`` as far as nobody says otherwise: of named objectives the length alone, as their published weights belong to the paper's rate."""
+    if not default:
+        return {"epochs": default_epochs(num_samples)}
+    said = {**{f"train.{key}": value for key, value in handed.items()}, **given}
+    known = {key: said[f"train.{key}"] for key in ("batch_size", "epochs", "optimizer") if said.get(f"train.{key}") is not None}
+    return default_training(num_samples, **known, teachers=len(teachers), pretrained=student.get("weights") is not None)
 
 
 def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""What is trained where nothing is said: objectives, their weights, length, views and learning rate, from what is known of teachers and data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.errors import UsageError
+
+# Images that a training of default length sees, and the bounds of its epochs.
+SAMPLES, SHORTEST, LONGEST = 3_000_000, 20, 240
+# The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the teacher's passes cost more than they give.
+VIEWS_PER_EPOCH = 1 / 4
+# The share of the training over which the rate rises.
+WARMUP = 0.05
+# Of kept teacher outputs of this many samples and views there is no doubt that they fit in memory.
+KEPT_SAMPLES = 2_000_000
+# Mean doubt of a teacher on its training images below which its logits begin to repeat the labels.
+FULL_DOUBT = 0.02
+
+
+def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
+    """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits where every teacher answers with the data's classes.
+
+    Weights were decided by the grids of docs/results.md. The term on logits counts less where the teacher has memorised its training images (``full_doubt``).
+
+    Args:
+        teachers: Their entries in a config.
+        split: The training split.
+
+    Raises:
+        UsageError: There is neither a teacher nor a label.
+    """
+    labelled = split.targets is not None
+    if not teachers and not labelled:
+        raise UsageError("there is neither a teacher nor a label to learn from: give a teacher, or data with labels")
+    chosen: dict[str, Any] = {"cross_entropy": {"weight": 1.0}} if labelled else {}
+    if teachers:
+        # The losses towards several teachers are added: together they weigh what one does.
+        chosen["fresh_crd"] = {"weight": round(0.8 / len(teachers), 4)}
+        if labelled and all(_classes_of(teacher) == split.num_classes for teacher in teachers):
+            chosen["wttm"] = {"weight": round(1.0 / len(teachers), 4), "full_doubt": FULL_DOUBT}
+    return chosen
+
+
+def default_training(
+    num_samples: int, batch_size: int = 64, *, epochs: int | None = None, optimizer: str = "sgd", teachers: int = 1, pretrained: bool = False
+) -> dict[str, Any]:
+    """Keys of ``train``: length by the size of the data, a cosine after a short rise, a rate by the batch, and how many views have their teacher outputs kept.
+
+    Args:
+        num_samples: M, training samples.
+        batch_size: Samples of a step.
+        epochs: Their number where it is said.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        teachers: How many there are; without any there are no outputs to keep.
+        pretrained: Whether the student begins with weights: its rate is a tenth then.
+
+    Example:
+        >>> default_training(50_000)
+        {'epochs': 60, 'schedule': 'cosine', 'warmup_epochs': 3.0, 'lr': 0.1, 'views': 15}
+        >>> default_training(1_281_167, 256, epochs=10)
+        {'epochs': 10, 'schedule': 'cosine', 'warmup_epochs': 0.5, 'lr': 0.2}
+    """
+    epochs = epochs or default_epochs(num_samples)
+    rate = (0.1 if optimizer == "sgd" else 1e-3) * math.sqrt(batch_size / 64) * (0.1 if pretrained else 1)
+    chosen: dict[str, Any] = {"epochs": epochs, "schedule": "cosine", "warmup_epochs": round(epochs * WARMUP, 2), "lr": round(rate, 6)}
+    views = min(epochs, max(2, math.ceil(epochs * VIEWS_PER_EPOCH)))
+    if teachers and views * num_samples * teachers <= KEPT_SAMPLES:
+        chosen["views"] = views
+    return chosen
+
+
+def default_epochs(num_samples: int) -> int:
+    """Epochs that suit the size of the data: as many as show the student some three million images, between 20 and 240.
+
+    Example:
+        >>> [default_epochs(count) for count in (1000, 20_000, 50_000, 1_281_167)]
+        [240, 150, 60, 20]
+    """
+    return min(max(round(SAMPLES / num_samples), SHORTEST), LONGEST)
+
+
+def _classes_of(entry: Mapping[str, Any]) -> int | None:
+    """How many of the data's classes a teacher tells apart, as far as that is known."""
+    if entry.get("class_map") is not None:
+        return len(entry["class_map"])
+    return entry.get("num_classes")

@@ -9,7 +9,8 @@ one cosine schedule and one order of samples:
 - **classic**: benchmarks/classic_loop.py, K negatives of other classes drawn for each sample, a live teacher;
 - **live**: ``contrastill train`` with negatives=shared and a live teacher;
 - **memory**: the same, with four views of each image, at which the teacher looks once;
-- with ``--longer E`` both also over E epochs: what was saved may be spent on more of them.
+- with ``--longer E`` both also over E epochs: what was saved may be spent on more of them;
+- **default, E epochs**, with ``--short E``: what ``contrastill.distill`` trains where nothing is said, contrast with fresh rows and WTTM, teacher outputs of two views kept, over so few epochs.
 
 Each is evaluated after every epoch; evaluation, checkpoints and reading the file are outside the clock for all of them alike, the teacher's looks are inside. A finished training is a row
 of the results, and a second call trains only what is missing. Without ``--teacher`` the teacher is trained first, once.
@@ -45,6 +46,7 @@ from contrastill.training.run import train_run  # noqa: E402
 HERE = Path(__file__).resolve().parent
 SETTING = ("data", "limit", "epochs", "lr", "num_negatives", "seed", "threads")
 OURS = {"live": [], "memory": ["train.views=4"]}
+DEFAULT = ["objectives.crd=null", "objectives.fresh_crd={weight: 0.8}", "objectives.wttm={weight: 1}", "train.views=2"]
 # Seconds and top-1 in per cent of each epoch.
 Epochs = list[tuple[float, float]]
 
@@ -132,6 +134,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"), help="where the teacher goes")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--longer", type=int, help="epochs of two more trainings of contrastill")
+    parser.add_argument("--short", type=int, nargs="*", default=[], help="epochs of trainings by the default recipe")
+    parser.add_argument("--only", nargs="*", help="these loops alone")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--num-negatives", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
@@ -154,8 +158,9 @@ def main() -> None:
         ours = dict(OURS)
         if arguments.longer:
             ours |= {f"{name}, {arguments.longer} epochs": [*overrides, f"train.epochs={arguments.longer}"] for name, overrides in OURS.items()}
+        ours |= {f"default, {epochs} epochs": [*DEFAULT, f"train.epochs={epochs}"] for epochs in arguments.short}
         loops |= {name: lambda overrides=overrides: train_ours(arguments, teacher, overrides) for name, overrides in ours.items()}
-        for name in [name for name in loops if name not in rows]:
+        for name in [name for name in arguments.only or loops if name not in rows]:
             print(f"training {name}", flush=True)
             rows[name] = loops[name]()
             arguments.out.parent.mkdir(parents=True, exist_ok=True)

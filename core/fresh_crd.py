@@ -56,7 +56,7 @@ class FreshCRDLoss(HeldState):
         student_rows: ``"batch"``, or ``"none"``: the first direction alone.
         row_gradient: Whether the gradient reaches g_T through the rows. False shows what that is worth; it costs more than it saves.
         teacher_map: g_T: ``"learned"``, linear; ``"whitened"``: the D principal directions, each with deviation 1; ``"none"``: the teacher's embedding as it is, D its length. The last two are fixed.
-        row_variance: Share of the embeddings' variance that the kept rows hold: they are kept in so many of their principal directions; None keeps them as they are.
+        row_variance: Share of the embeddings' variance that the kept rows hold, in as many of their principal directions; None: in 2·D of them at most.
         refresh_rows: Whether a row is replaced when its sample is seen again, in another view.
         row_placement, row_dtype, row_memory: As ``bank_placement``, ``bank_dtype`` and ``bank_memory`` of a :class:`~contrastill.CRDLoss`.
         seed: Of every draw.

@@ -15,6 +15,8 @@ from .nce import NORM_EPS
 MAPS = ("learned", "whitened", "none")
 # A direction with a smaller share of the largest variance is noise of the arithmetic.
 _FLAT = 1e-6
+# Kept directions for each of the map's own: the map of K rows costs K · d · D, and those beyond hold little that D dimensions could show.
+ROWS_PER_DIM = 2
 
 
 class TeacherMap(nn.Module):
@@ -26,7 +28,7 @@ class TeacherMap(nn.Module):
         dim: d.
         embed_dim: D.
         kind: ``"learned"``; ``"whitened"``: the D principal directions, each with deviation 1, zeros where d < D; ``"none"``: no map, D = d.
-        row_variance: Share of the variance that :meth:`reduce` keeps; None: all of it, and the directions as they are.
+        row_variance: Share of the variance that :meth:`reduce` keeps; None: as many directions as twice the map's own D, or all as they are where there are no more.
 
     Attributes:
         in_features: d.
@@ -63,7 +65,8 @@ class TeacherMap(nn.Module):
         scale = centred.square().mean().sqrt().clamp_min(1e-12)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
-        if self.kind != "whitened" and self.row_variance is None:
+        fewer = self.row_variance is not None or (self.kind != "none" and self.in_features > ROWS_PER_DIM * self.embed_dim)
+        if self.kind != "whitened" and not fewer:
             return
         variance, directions = torch.linalg.eigh((centred / scale).T @ (centred / scale) / len(values))
         variance, directions = variance.flip(0).clamp_min(0), directions.flip(1)
@@ -73,9 +76,9 @@ class TeacherMap(nn.Module):
         if self.kind == "whitened":
             count = min(self.embed_dim, int(keep.sum()))
             self.whitening.zero_()[:, :count] = (directions[:, :count] * variance[:count].rsqrt()).to(self.whitening)
-        if self.row_variance is not None:
+        if fewer:
             share = variance.cumsum(0) / variance.sum().clamp_min(1e-12)
-            enough = int((share < self.row_variance - 1e-9).sum()) + 1
+            enough = ROWS_PER_DIM * self.embed_dim if self.row_variance is None else int((share < self.row_variance - 1e-9).sum()) + 1
             basis = directions[:, : max(1, min(enough, int(keep.sum())))]
             self.register_buffer("basis", basis.to(self.mean).contiguous(), persistent=save_basis)
             self.row_dim = self.basis.shape[1]
@@ -91,7 +94,8 @@ class TeacherMap(nn.Module):
             return self._map(self.reduce(values))
 
     def forward(self, reduced: Tensor) -> Tensor:
-        return _Normalised.apply(self._map(reduced))
+        mapped = self._map(reduced)
+        return _Normalised.apply(mapped.clone() if mapped is reduced else mapped)
 
     def _map(self, reduced: Tensor) -> Tensor:
         if self.map is not None:

@@ -47,7 +47,7 @@ class FreshCRD(Objective):
             description="when the rows are filled: ahead, by a pass of the teacher before the training; seen, as samples come; auto: ahead where the teacher's outputs are kept anyway (train.views)",
         )
         row_variance: float | None = Field(
-            None, gt=0, le=1, description="share of the variance that the kept rows hold, in fewer dimensions; left out: they are kept as they are"
+            None, gt=0, le=1, description="share of the variance that the kept rows hold, in so many principal directions; left out: in 2·D of them at most"
         )
         refresh_rows: bool = Field(False, description="replace a row when its sample is seen in another view")
         row_placement: Literal["replicated", "sharded"] = Field("replicated", description="all rows on each process, or dealt out to them")

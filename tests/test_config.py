@@ -33,7 +33,7 @@ def test_overrides_reach_lists_numbers_and_take_objectives_out():
 
 def test_weights_default_to_the_published_ones_and_options_to_their_class():
     config = load_config("compression/cifar100_crd", [*GIVEN, "objectives.kd={}"])
-    assert config.objectives["kd"].weight == 0.9 and config.objectives["kd"].options() == {"temperature": 4.0, "standardize": False}
+    assert config.objectives["kd"].weight == 0.9 and config.objectives["kd"].options() == {"temperature": 4.0, "standardize": False, "full_doubt": 0.0}
     assert config.objectives["crd"].options()["bank_momentum"] == 0.5
 
 

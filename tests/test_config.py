@@ -12,7 +12,7 @@ GIVEN = ["data.name=packed", "data.path=x.h5", "teachers.0.weights=t.safetensors
 
 
 def test_the_shipped_configs_are_valid_once_the_user_filled_them():
-    assert {"compression/cifar100_crd", "teachers/cifar100"} <= set(shipped_configs())
+    assert {"compression/cifar100", "compression/cifar100_crd", "ensemble/cifar100", "teachers/cifar100"} <= set(shipped_configs())
     for name in shipped_configs():
         teachers = ["teachers.0.weights=t.safetensors"] if not name.startswith("teachers/") else []
         # A config that says which data it is for has options of theirs.

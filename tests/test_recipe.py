@@ -9,14 +9,20 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import contrastill
+from contrastill.cli.main import main
+from contrastill.core import epochs
+from contrastill.core.config import load_config
+from contrastill.core.epochs import default_epochs
 from contrastill.core.errors import UsageError
+from contrastill.core.learning_rate import learning_rate
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
+from contrastill.core.run import Run
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
-from contrastill.training import recipe
-from contrastill.training.recipe import default_epochs, default_objectives, default_training
+from contrastill.training.assemble import assemble
+from contrastill.training.recipe import default_objectives, default_training
 
 LABELLED, UNLABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4), SimpleNamespace(targets=None, num_classes=None)
 OWN, OTHER, UNKNOWN, MAPPED = {"num_classes": 4}, {"num_classes": 1000}, {}, {"num_classes": 1000, "class_map": [7, 3, 5, 0]}
@@ -74,6 +80,17 @@ def test_the_training_follows_from_data_batch_optimiser_and_student(arguments, e
     assert default_training(**arguments) == {"schedule": "cosine", **expected}
 
 
+@pytest.mark.parametrize(("name", "count"), [("compression/cifar100", 1), ("ensemble/cifar100", 3)])
+def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
+    given = ["data.name=packed", "data.path=x.h5", *(f"teachers.{number}.{key}" for number in range(count) for key in ("model=resnet20", "weights=x"))]
+    config = load_config(name, given)
+    objectives = default_objectives([{"num_classes": 4}] * count, LABELLED)
+    assert {name: entry.weight for name, entry in config.objectives.items()} == {name: entry["weight"] for name, entry in objectives.items()}
+    assert config.objectives["wttm"].options()["full_doubt"] == objectives["wttm"]["full_doubt"]
+    training = default_training(50_000, config.train.batch_size)
+    assert {key: getattr(config.train, key) for key in training} == training
+
+
 # One call
 
 
@@ -91,7 +108,7 @@ def images(count=32, labelled=True, size=8):
 @pytest.fixture
 def short(monkeypatch):
     """Trainings of default length are of two epochs."""
-    monkeypatch.setattr(recipe, "LONGEST", 2)
+    monkeypatch.setattr(epochs, "LONGEST", 2)
 
 
 def start_lines(err):
@@ -259,3 +276,23 @@ def test_quiet_says_nothing_and_a_long_line_stays_one(tmp_path, capsys, monkeypa
     assert re.fullmatch(r"cross_entropy 1 \+ kd 1 \(× .+ is 0\.\d{3}\): 1 epoch of 32 samples; sgd, learning rate 0\.05, step", line)
     contrastill.distill(network(12), network(6), images(), out=tmp_path / "run", **call)
     assert start_lines(capsys.readouterr().err) == []  # there is nothing left to train
+
+
+# A config that does not say how long
+
+
+def test_a_config_without_epochs_is_as_long_as_the_data_asks(short, four_classes, tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"data: {{path: {four_classes}}}\nteachers: []\nstudent: {{model: resnet8}}\nobjectives: {{cross_entropy: {{weight: 1}}}}\n")
+    command = ["train", str(path), f"out={tmp_path / 'run'}", "-q"]
+    assert main([*command, "--dry-run"]) == 0 and "epochs: null" in capsys.readouterr().out
+    assert main(command) == 0
+    assert load_config(str(tmp_path / "run" / "config.yaml")).train.epochs == 2 and len(Run(tmp_path / "run").history()) == 2
+    # Both the same command and the config that was kept go on with that run.
+    assert main(command) == 0 and main(["train", str(tmp_path / "run" / "config.yaml"), f"out={tmp_path / 'run'}", "-q"]) == 0
+    config = load_config(str(tmp_path / "run" / "config.yaml"), ["train.epochs=null"])
+    parts = assemble(config)
+    result = contrastill.fit(parts.transfer, parts.train, None, config.train, progress=False)
+    assert len(result.history) == 2 and result.last["lr"] == pytest.approx(0.05 * 0.1) and config.train.epochs is None
+    with pytest.raises(ValueError, match="epochs is not set"):
+        learning_rate(config.train, 0, 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.checkpoint import random_state, set_random_state
 from ..core.config import make_config, make_data_config
+from ..core.epochs import default_epochs
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import OBJECTIVES, OWN, short_name
 from ..core.run import Run
@@ -22,7 +23,7 @@ from ..datasets.own import OwnSplit
 from ..models.build import load_student
 from .assemble import check_modality, open_loader, open_splits
 from .handed import Handed, networks
-from .recipe import default_epochs, default_objectives, default_training
+from .recipe import default_objectives, default_training
 from .run import train_run
 
 

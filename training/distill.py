@@ -150,7 +150,7 @@ def _training(
 
 def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The entry of each teacher: a folder of seeds stands for all that are in it."""
-    return [entry for entry in entries for _ in (members(entry["weights"]) if entry.get("weights") else []) or [entry]]
+    return [entry for entry in entries for _ in range(len(members(entry["weights"])) or 1 if entry.get("weights") else 1)]
 
 
 def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Examples:
 
     contrastill train teachers/cifar100 data.path=cifar100.h5 student.model=resnet32x4 out=runs/teacher
 
-    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.weights=runs/teacher
+    contrastill train compression/cifar100 data.path=cifar100.h5 teachers.0.weights=runs/teacher
 
     contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet56 teachers.0.weights=runs/resnet56
     student.model=resnet20 objectives.kd.weight=1 train.epochs=60 out=runs/crd_kd

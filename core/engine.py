@@ -18,6 +18,7 @@ from .accumulation import batch_samples, chunks
 from .bad_loss import POLICIES
 from .checkpoint import Position, Snapshot, everyones_random_state, load_newest, prune, save_checkpoint, set_random_state
 from .compiled import compiled
+from .epochs import default_epochs
 from .errors import ContrastillError, Stopped, UsageError
 from .learning_rate import learning_rate
 from .preemption import StopRequest
@@ -120,11 +121,12 @@ class _Training:
         self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool
     ) -> None:
         self.transfer, self.train, self.test = transfer.to(accelerator.device).to(memory_format=torch.channels_last), train, test
-        self.config, self.run, self.accelerator = config, run, accelerator
+        epochs = config.epochs or default_epochs(train.num_samples)
+        self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
         if config.initial_epochs and not transfer.initial_epochs:
             raise UsageError(f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out")
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
-        self.epochs = self.initial_epochs + config.epochs
+        self.epochs = self.initial_epochs + epochs
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not broadcast rank 0's.
         ignored = [name for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()] if name.startswith("teachers.")]
         ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]
@@ -201,7 +203,7 @@ class _Training:
         """One optimiser step; nothing here waits for the device but ``on_nan=skip``."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
-        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / self.config.epochs
+        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / (self.epochs - self.initial_epochs)
         self.bad.begin()
         passes = self._backward(batch)
         if self.bad.accepts(self.position, batch, [{"loss": one.loss, **one.terms} for one, _ in passes]):

@@ -11,10 +11,13 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_
     """The rate of optimiser step ``step`` (from 0): a function of the step alone, so a resumed run needs no scheduler state.
 
     Args:
-        config: Rate at the start, schedule, warmup.
+        config: Rate at the start, schedule, warmup, and epochs, which have to be set.
         step: Counted from the first step of the initial stage, if there is one.
         steps_per_epoch: Batches of an epoch.
         initial_epochs: Length of the initial stage.
+
+    Raises:
+        ValueError: The number of epochs is not set.
 
     Example:
         >>> config = TrainConfig(epochs=10, lr=0.1, milestones=(0.5,))
@@ -24,6 +27,8 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_
     step -= initial_epochs * steps_per_epoch
     if step < 0:
         return config.initial_lr or config.lr
+    if config.epochs is None:
+        raise ValueError("epochs is not set, on which the rate of a step depends: take those of default_epochs(num_samples)")
     total = config.epochs * steps_per_epoch
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:

@@ -67,7 +67,11 @@ class EnsembleConfig(OpenSection):
 
 
 class TrainConfig(Section):
-    epochs: int = Field(240, gt=0, description="passes over the training split")
+    epochs: int | None = Field(
+        None,
+        gt=0,
+        description="passes over the training split; left out: by the number of its samples, 240 for 12 500 or fewer, 60 for 50 000, 20 for 150 000 or more",
+    )
     initial_epochs: int | None = Field(
         None, gt=0, description="passes before those, for the initial stage that some objectives (ab, factor, fsp) have; left out: the published 30"
     )

@@ -94,6 +94,11 @@ class Term(nn.Module):
         """Whether it is part of the loss in a stage."""
         return self.initial_epochs > 0 if stage == "initial" else not self.only_initial
 
+    def notes(self) -> str:
+        """What its objectives decided before the training, with the teacher's number where there are several."""
+        several = len(self.objectives) > 1
+        return "; ".join(f"teacher {number}: {one.note}" if several else one.note for number, one in enumerate(self.objectives) if one.note)
+
     def logs(self) -> dict[str, Tensor]:
         """What objectives and rule report, the teacher's number in the name where there are several."""
         several = len(self.objectives) > 1
@@ -170,8 +175,7 @@ class Transfer(nn.Module):
 
     def __str__(self) -> str:
         """Its terms in one line: names, weights and what they decided before the training."""
-        notes = {name: next((objective.note for objective in term.objectives if objective.note), "") for name, term in self.terms.items()}
-        return " + ".join(f"{name} {term.weight:g}" + (f" ({notes[name]})" if notes[name] else "") for name, term in self.terms.items())
+        return " + ".join(f"{name} {term.weight:g}" + (f" ({notes})" if (notes := term.notes()) else "") for name, term in self.terms.items())
 
     def enter(self, stage: str, batch: Mapping[str, Tensor]) -> None:
         """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`).

@@ -12,7 +12,7 @@ GIVEN = ["data.name=packed", "data.path=x.h5", "teachers.0.weights=t.safetensors
 
 
 def test_the_shipped_configs_are_valid_once_the_user_filled_them():
-    assert {"compression/cifar100_crd", "teachers/cifar100"} <= set(shipped_configs())
+    assert {"compression/cifar100", "compression/cifar100_crd", "ensemble/cifar100", "teachers/cifar100"} <= set(shipped_configs())
     for name in shipped_configs():
         teachers = ["teachers.0.weights=t.safetensors"] if not name.startswith("teachers/") else []
         # A config that says which data it is for has options of theirs.
@@ -33,7 +33,7 @@ def test_overrides_reach_lists_numbers_and_take_objectives_out():
 
 def test_weights_default_to_the_published_ones_and_options_to_their_class():
     config = load_config("compression/cifar100_crd", [*GIVEN, "objectives.kd={}"])
-    assert config.objectives["kd"].weight == 0.9 and config.objectives["kd"].options() == {"temperature": 4.0, "standardize": False}
+    assert config.objectives["kd"].weight == 0.9 and config.objectives["kd"].options() == {"temperature": 4.0, "standardize": False, "full_doubt": 0.0}
     assert config.objectives["crd"].options()["bank_momentum"] == 0.5
 
 

@@ -96,16 +96,16 @@ def own(tmp_path_factory):
 
 def test_it_is_the_bits_of_the_command(four_classes, teacher, tmp_path):
     result = contrastill.distill(teacher.out, "resnet8", str(four_classes), out=tmp_path / "call", seed=3, **SHORT)
-    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {"cross_entropy": 1, "crd": 0.8, "kd": 1}
-    command = ["train", "compression/cifar100_crd", f"data.path={four_classes}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher.out}",
-               "student.model=resnet8", "objectives.kd.weight=1", "train.epochs=2", "train.batch_size=16", "train.lr=0.02", "seed=3"]  # fmt: skip
+    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {"cross_entropy": 1, "fresh_crd": 0.8, "wttm": 1}
+    command = ["train", "compression/cifar100", f"data.path={four_classes}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher.out}",
+               "student.model=resnet8", "train.epochs=2", "train.warmup_epochs=0.1", "train.views=2", "train.batch_size=16", "train.lr=0.02", "seed=3"]  # fmt: skip
     assert main([*command, f"out={tmp_path / 'command'}", "-q"]) == 0
     assert main(["train", str(result.paths.config), f"out={tmp_path / 'again'}", "-q"]) == 0
     for name in ("command", "again"):
         assert same(result.student, contrastill.load_student(tmp_path / name))
     rows = [json.loads(line) for line in (tmp_path / "command" / "metrics.jsonl").read_text().splitlines()]
     assert {**result.metrics, "seconds": 0, "samples_per_second": 0} == {**rows[-1], "seconds": 0, "samples_per_second": 0}
-    assert f"resnet8 taught by resnet8 (cross_entropy 1, crd 0.8, kd 1): top-1 {rows[-1]['top1']:.2f} % after 2 epochs" in str(result)
+    assert f"resnet8 taught by resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % after 2 epochs" in str(result)
 
 
 def test_a_call_leaves_the_generators_and_what_it_was_given_as_they_were(tmp_path):
@@ -125,7 +125,7 @@ def test_own_networks_and_datasets(own):
     assert type(own.student) is Tiny and not own.student.training and own.metrics["top1"] >= 0
     entry = own.config.student
     assert entry.model.endswith("test_distill.Tiny") and entry.embedding == "input:head" and entry.num_classes == 4 and entry.maps == ("drop",)
-    assert set(own.config.objectives) == {"cross_entropy", "crd", "kd"}
+    assert set(own.config.objectives) == {"cross_entropy", "fresh_crd", "wttm"}
     assert own.student.taps.embedding == "input:head" and own.student.preprocess(1) == 2
     assert same(own.student, contrastill.load_student(own.out, module=Tiny()))
 
@@ -169,7 +169,7 @@ def test_from_rgb_to_depth(tmp_path):
     result = contrastill.distill(Tiny(), "resnet8", (Pairs(), Pairs()), out=tmp_path / "run", student_modality="depth", **SHORT)
     assert [network.modality for network in (*result.config.teachers, result.config.student)] == ["rgb", "depth"]
     assert result.student.preprocess.mean[0] == pytest.approx(2.25, abs=0.05) and result.student.conv1.in_channels == 1
-    assert {"crd", "kd", "top1"} <= set(result.metrics)
+    assert {"fresh_crd", "wttm", "top1"} <= set(result.metrics)
     made = contrastill.distill(Tiny(), Tiny(channels=1), Pairs(), out=tmp_path / "made", student_modality="inverse_depth", objectives="crd", **SHORT)
     assert made.config.student.mean == (0.0,) and set(made.config.objectives) == {"crd"}
 
@@ -216,7 +216,7 @@ def test_a_student_comes_back_from_a_folder_with_the_same_bits(four_classes, tea
     assert recipe["model"] == "resnet8" and recipe["modality"] == "rgb" and recipe["num_classes"] == 4 and len(recipe["preprocess"]["mean"]) == 3
     card = (tmp_path / "own" / "README.md").read_text()
     assert f"top-1 {own.metrics['top1']:.2f} %" in card and "taught by Tiny (rgb)" in card and f"torch {torch.__version__.split('+')[0]}" in card
-    assert "crd (weight 0.8)" in card and card.startswith("---\n")
+    assert "fresh_crd (weight 0.8)" in card and card.startswith("---\n")
 
 
 def test_a_folder_that_is_no_students(tmp_path):
@@ -296,4 +296,4 @@ def test_packed_depth_of_a_file_is_a_path_like_any_other(tmp_path):
     result = contrastill.distill(
         Tiny(), "resnet8", tmp_path / "pairs.h5", out=tmp_path / "run", student_modality="depth", **SHORT, **options, **{"student.num_classes": 4}
     )
-    assert set(result.config.objectives) == {"crd"} and result.config.data.name == "packed"
+    assert set(result.config.objectives) == {"fresh_crd"} and result.config.data.name == "packed"

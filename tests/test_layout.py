@@ -261,6 +261,9 @@ def test_every_shipped_config_is_installed(installed):
         "-c", "from contrastill.core.config import shipped_configs; print(*shipped_configs())", cwd=folder / "elsewhere", PYTHONPATH=str(folder / "site")
     )
     shipped = {path.relative_to("configs").with_suffix("").as_posix() for path in files() if path.parts[0] == "configs" and path.suffix == ".yaml"}
-    assert set(printed.split()) == {name for name in shipped if not name.startswith("accelerate/")} and "compression/cifar100_crd" in shipped
+    assert (
+        set(printed.split()) == {name for name in shipped if not name.startswith("accelerate/")}
+        and {"compression/cifar100", "compression/cifar100_crd", "ensemble/cifar100"} <= shipped
+    )
     for name in ("accelerate/several_gpus.yaml", "slurm/train.sbatch"):
         assert (folder / "site" / "contrastill" / "configs" / name).is_file(), name

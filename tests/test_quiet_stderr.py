@@ -25,7 +25,9 @@ for line in sys.argv[1:]:
     assert main(shlex.split(line)) == 0, line
 """
 
-OURS = re.compile(r"\$ |epoch \d+/\d+  loss |done: |in it: |next: |\d+ views? of |the teachers look|[\w.]+: (reading|\w+)$|\w+: classification, ")
+OURS = re.compile(
+    r"\$ |cross_entropy 1.*: \d+ epochs? of \d+ samples; |epoch \d+/\d+  loss |done: |in it: |next: |\d+ views? of |the teachers look|[\w.]+: (reading|\w+)$|\w+: classification, "
+)
 
 
 @pytest.fixture(scope="module")

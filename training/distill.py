@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from ..core.checkpoint import random_state, set_random_state
 from ..core.config import make_config, make_data_config
+from ..core.epochs import default_epochs
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import OBJECTIVES, OWN, short_name
 from ..core.run import Run
 from ..core.schema import NetworkConfig, RunConfig, TrainConfig
+from ..core.seeds import members
 from ..datasets.own import OwnSplit
 from ..models.build import load_student
 from .assemble import check_modality, open_loader, open_splits
 from .handed import Handed, networks
-from .recipe import default_epochs, default_objectives, default_training
+from .recipe import default_objectives, default_training
 from .run import train_run
 
 
@@ -120,8 +122,9 @@ def distill(
             teachers = [handed.network(one, "teacher", teacher_modality, read) for one in networks(teacher)]
             learner = handed.network(student, "student", student_modality, read) | ({} if embedding is None else {"embedding": embedding})
             _check_scale([*teachers, learner], read)
-            train = _training(objectives is None, teachers, learner, splits["train"].num_samples, handed.train, given)
-            chosen = default_objectives(teachers, splits["train"]) if objectives is None else _objectives(objectives)
+            each = _each_teacher(teachers)
+            train = _training(objectives is None, each, learner, splits["train"].num_samples, handed.train, given)
+            chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
             tree = {"out": str(out), "seed": seed, "data": section.model_dump(mode="json"), "teachers": teachers, "student": learner, "objectives": chosen}
             config = make_config({**tree, "train": {**train, **handed.train}}, given)
             if config.seeds:
@@ -138,9 +141,16 @@ def _training(
     """The section ``train`` as far as nobody says otherwise: of named objectives the length alone, as their published weights belong to the paper's rate."""
     if not default:
         return {"epochs": default_epochs(num_samples)}
-    said = {**{f"train.{key}": value for key, value in handed.items()}, **given}
-    known = {key: said[f"train.{key}"] for key in ("batch_size", "epochs", "optimizer") if said.get(f"train.{key}") is not None}
-    return default_training(num_samples, **known, teachers=len(teachers), pretrained=student.get("weights") is not None)
+    values = {**{f"train.{key}": value for key, value in handed.items()}, **given}
+    # What is no such value is refused with the whole config.
+    known = {key: value for key in ("batch_size", "epochs") if isinstance(value := values.get(f"train.{key}"), int) and value > 0}
+    optimizer = values.get("train.optimizer") or "sgd"
+    return default_training(num_samples, **known, optimizer=optimizer, teachers=len(teachers), pretrained=student.get("weights") is not None)
+
+
+def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The entry of each teacher: a folder of seeds stands for all that are in it."""
+    return [entry for entry in entries for _ in range(len(members(entry["weights"])) or 1 if entry.get("weights") else 1)]
 
 
 def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

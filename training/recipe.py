@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.epochs import default_epochs
 from ..core.errors import UsageError
 
-# Images that a training of default length sees, and the bounds of its epochs.
-SAMPLES, SHORTEST, LONGEST = 3_000_000, 20, 240
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the teacher's passes cost more than they give.
 VIEWS_PER_EPOCH = 1 / 4
 # The share of the training over which the rate rises.
@@ -70,16 +69,6 @@ def default_training(
     if teachers and views * num_samples * teachers <= KEPT_SAMPLES:
         chosen["views"] = views
     return chosen
-
-
-def default_epochs(num_samples: int) -> int:
-    """Epochs that suit the size of the data: as many as show the student some three million images, between 20 and 240.
-
-    Example:
-        >>> [default_epochs(count) for count in (1000, 20_000, 50_000, 1_281_167)]
-        [240, 150, 60, 20]
-    """
-    return min(max(round(SAMPLES / num_samples), SHORTEST), LONGEST)
 
 
 def _classes_of(entry: Mapping[str, Any]) -> int | None:

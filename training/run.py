@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.config import to_yaml
 from ..core.engine import fit
+from ..core.epochs import default_epochs
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten
 from ..core.schema import RunConfig
@@ -41,6 +42,9 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
     with others_may_end(config.train.timeout_minutes), parting():
         parts = assemble(config, splits=splits)
         accelerator = parts.accelerator
+        if config.train.epochs is None:
+            # What the folder keeps says how long the training was.
+            config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": default_epochs(parts.train.num_samples)})})
         if accelerator.is_main_process:
             run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})
             run.record(versions())

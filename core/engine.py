@@ -21,6 +21,7 @@ from .compiled import compiled
 from .epochs import default_epochs
 from .errors import ContrastillError, Stopped, UsageError
 from .learning_rate import learning_rate
+from .looking import prepare
 from .preemption import StopRequest
 from .progress import Progress
 from .ranks import everyones
@@ -127,6 +128,7 @@ class _Training:
             raise UsageError(f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out")
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
+        prepare(transfer, train)
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not broadcast rank 0's.
         ignored = [name for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()] if name.startswith("teachers.")]
         ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import UsageError
+from .objective import TeacherOutputs
 from .ranks import everyones, rank, world_size
 from .representation import Representation
 from .transfer import Transfer, teacher_fields, teacher_representation
@@ -124,6 +125,23 @@ class LiveOutputs:
                 fields = {f"teachers.{self.number}.{name}": values for each in next(outputs).values() for name, values in each.items()}
             everyone = {name: gathered(values[: len(own)]) for name, values in fields.items()}
             yield torch.cat(batches[first : first + world]), teacher_representation(everyone, self.number)
+
+
+def first_view(loader: Any, transfer: Transfer, number: int) -> TeacherOutputs:
+    """What a teacher says of the training samples in their first view: from what the loader keeps, or asked now; nothing is looked at before an objective asks.
+
+    Args:
+        loader: Of the training samples.
+        transfer: Whose teacher it is.
+        number: The teacher's.
+    """
+    kept = getattr(loader, "first_view", None)
+    return LiveOutputs(Looking(loader, transfer), number) if kept is None else kept(number)
+
+
+def prepare(transfer: Transfer, loader: Any) -> None:
+    """Show a transfer's objectives what its teachers say of the training samples, as :func:`~contrastill.fit` does before the first step."""
+    transfer.prepare([first_view(loader, transfer, number) for number in range(len(transfer.teachers))])
 
 
 def evenly(total: int, count: int) -> Tensor:

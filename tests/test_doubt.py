@@ -10,12 +10,20 @@ from safetensors.torch import load_file
 from contrastill.cli.main import main
 from contrastill.core import engine
 from contrastill.core.config import load_config
+from contrastill.core.looking import prepare
 from contrastill.core.representation import Representation
 from contrastill.core.run import Run
 from contrastill.objectives.doubt import doubt_scale, mean_doubt
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
 from contrastill.training.assemble import assemble, open_loader, open_split
+
+
+def prepared(config):
+    """The transfer of a config as the first step finds it."""
+    parts = assemble(config)
+    prepare(parts.transfer, parts.train)
+    return parts.transfer
 
 
 class Outputs:
@@ -116,7 +124,7 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
     for more in ([], ["train.views=2"]):
         name, *overrides = settings(f"out={tmp_path / 'run'}", *more, count=2)
         config = load_config(name, overrides)
-        transfer = assemble(config).transfer
+        transfer = prepared(config)
         with torch.no_grad():
             outputs = [torch.cat([teacher(batch, {"logits"}).logits for batch in first_view(config)]).double() for teacher in transfer.teachers]
         for term, full in (("kd", 0.95), ("wttm", 0.9)):
@@ -163,7 +171,7 @@ from contrastill.core.config import load_config
 from contrastill.training.assemble import assemble
 rank, folder, name, *overrides = int(sys.argv[1]), *sys.argv[3:]
 for views in ([], ["train.views=2"]):
-    transfer = assemble(load_config(name, [*overrides, *views])).transfer
+    transfer = prepared(load_config(name, [*overrides, *views]))
     scales = [[objective.scale for objective in transfer.terms[term].objectives] for term in ("kd", "wttm")]
     torch.save((scales, str(transfer)), f"{folder}/{len(views)}-{rank}.pt")
 torch.distributed.destroy_process_group()
@@ -174,7 +182,7 @@ def test_two_processes_measure_what_one_does(ranks, settings, tmp_path):
     name, *overrides = settings(f"out={tmp_path / 'run'}", count=2)
     ranks(RANK, 2, tmp_path, name, *overrides)
     for views in ([], ["train.views=2"]):
-        transfer = assemble(load_config(name, [*overrides, *views])).transfer
+        transfer = prepared(load_config(name, [*overrides, *views]))
         alone = [objective.scale for term in ("kd", "wttm") for objective in transfer.terms[term].objectives]
         both = [torch.load(tmp_path / f"{len(views)}-{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert both[0] == both[1] and both[0][1] == str(transfer)

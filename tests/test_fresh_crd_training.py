@@ -10,11 +10,18 @@ from contrastill.cli.main import main
 from contrastill.core import engine
 from contrastill.core.config import load_config
 from contrastill.core.errors import UsageError
-from contrastill.core.looking import LiveOutputs, Looking
+from contrastill.core.looking import LiveOutputs, Looking, prepare
 from contrastill.core.run import Run
 from contrastill.training.assemble import assemble
 
 TIMES = ("seconds", "samples_per_second")
+
+
+def prepared(config):
+    """The transfer of a config as the first step finds it."""
+    parts = assemble(config)
+    prepare(parts.transfer, parts.train)
+    return parts.transfer
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def settings(four_classes, teachers):
 def rows_of(settings, out, *more):
     """The rows before the first step, and the map's mean."""
     name, *overrides = settings(f"out={out}", *more)
-    loss = assemble(load_config(name, overrides)).transfer.terms["fresh_crd"].objectives[0].loss
+    loss = prepared(load_config(name, overrides)).terms["fresh_crd"].objectives[0].loss
     return loss.rows[0], loss.embed_teacher[0]
 
 

@@ -64,15 +64,16 @@ def test_length_follows_from_the_number_of_samples():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"num_samples": 50_000}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1, "views": 15}),
-        ({"num_samples": 50_000, "batch_size": 256}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.2, "views": 15}),
-        ({"num_samples": 50_000, "optimizer": "adamw"}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.001, "views": 15}),
-        ({"num_samples": 50_000, "pretrained": True}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.01, "views": 15}),
-        ({"num_samples": 50_000, "optimizer": "adamw", "pretrained": True}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.0001, "views": 15}),
+        ({"num_samples": 50_000}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1, "views": 10}),
+        ({"num_samples": 50_000, "batch_size": 256}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.2, "views": 10}),
+        ({"num_samples": 50_000, "optimizer": "adamw"}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.001, "views": 10}),
+        ({"num_samples": 50_000, "pretrained": True}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.01, "views": 10}),
+        ({"num_samples": 50_000, "optimizer": "adamw", "pretrained": True}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.0001, "views": 10}),
         ({"num_samples": 50_000, "epochs": 6}, {"epochs": 6, "warmup_epochs": 0.3, "lr": 0.1, "views": 2}),
         ({"num_samples": 50_000, "epochs": 1}, {"epochs": 1, "warmup_epochs": 0.05, "lr": 0.1, "views": 1}),
         ({"num_samples": 50_000, "teachers": 0}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1}),
-        ({"num_samples": 50_000, "teachers": 3}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1}),
+        ({"num_samples": 50_000, "teachers": 3}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1, "views": 3}),
+        ({"num_samples": 50_000, "teachers": 6}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1}),
         ({"num_samples": 1_281_167}, {"epochs": 20, "warmup_epochs": 1, "lr": 0.1}),
     ],
 )
@@ -87,7 +88,7 @@ def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
     objectives = default_objectives([{"num_classes": 4}] * count, LABELLED)
     assert {name: entry.weight for name, entry in config.objectives.items()} == {name: entry["weight"] for name, entry in objectives.items()}
     assert config.objectives["wttm"].options()["full_doubt"] == objectives["wttm"]["full_doubt"]
-    training = default_training(50_000, config.train.batch_size)
+    training = default_training(50_000, config.train.batch_size, teachers=count)
     assert {key: getattr(config.train, key) for key in training} == training
 
 

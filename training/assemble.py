@@ -17,8 +17,8 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 from ..core.engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.folding import fold_batchnorm
-from ..core.looking import LiveOutputs, Looking, ViewLoader
-from ..core.objective import Setting, TeacherOutputs
+from ..core.looking import ViewLoader
+from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.schema import DataConfig, NetworkConfig, RunConfig
@@ -99,15 +99,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         train = TeacherMemory(train, transfer, config.train.teacher_cache, config.cache, told, filling=filling)
         if train.complete and not filling:
             train.let_go()
-    if not filling:
-        transfer.to(accelerator.device).to(memory_format=torch.channels_last)
-        transfer.prepare([_first_view(train, transfer, number) for number in range(len(teachers))])
     return Assembly(transfer, train, test, accelerator, splits)
-
-
-def _first_view(train: ViewLoader, transfer: Transfer, number: int) -> TeacherOutputs:
-    """What a teacher says of the training samples in their first view."""
-    return train.first_view(number) if isinstance(train, TeacherMemory) else LiveOutputs(Looking(train, transfer), number)
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
@@ -125,7 +117,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     objective = OBJECTIVES[entry.name]
     options = objective.Options(**entry.options())
     if not objective.needs_teacher:
-        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
+        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup, cooldown=entry.cooldown)
     objectives = objective.build_each(options, settings)
     name = entry.rule or config.ensemble.rule
     rule = ENSEMBLE_RULES[name]
@@ -136,7 +128,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         )
     # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
-    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
+    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup, entry.cooldown)
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:

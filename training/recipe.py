@@ -13,8 +13,8 @@ from ..core.errors import UsageError
 VIEWS_PER_EPOCH = 1 / 4
 # The share of the training over which the rate rises.
 WARMUP = 0.05
-# Of kept teacher outputs of this many samples and views there is no doubt that they fit in memory.
-KEPT_SAMPLES = 2_000_000
+# Samples times views times teachers of which outputs are kept: wide ones, of 2048 + 1000 numbers, then take 6 GB, those of a small network a twentieth.
+KEPT_SAMPLES = 500_000
 # Mean doubt of a teacher on its training images below which its logits begin to repeat the labels.
 FULL_DOUBT = 0.02
 
@@ -58,15 +58,16 @@ def default_training(
 
     Example:
         >>> default_training(50_000)
-        {'epochs': 60, 'schedule': 'cosine', 'warmup_epochs': 3.0, 'lr': 0.1, 'views': 15}
+        {'epochs': 60, 'schedule': 'cosine', 'warmup_epochs': 3.0, 'lr': 0.1, 'views': 10}
         >>> default_training(1_281_167, 256, epochs=10)
         {'epochs': 10, 'schedule': 'cosine', 'warmup_epochs': 0.5, 'lr': 0.2}
     """
     epochs = epochs or default_epochs(num_samples)
     rate = (0.1 if optimizer == "sgd" else 1e-3) * math.sqrt(batch_size / 64) * (0.1 if pretrained else 1)
     chosen: dict[str, Any] = {"epochs": epochs, "schedule": "cosine", "warmup_epochs": round(epochs * WARMUP, 2), "lr": round(rate, 6)}
-    views = min(epochs, max(2, math.ceil(epochs * VIEWS_PER_EPOCH)))
-    if teachers and views * num_samples * teachers <= KEPT_SAMPLES:
+    affordable = KEPT_SAMPLES // (num_samples * teachers) if teachers else 0
+    views = min(epochs, max(2, math.ceil(epochs * VIEWS_PER_EPOCH)), affordable)
+    if views >= min(2, epochs):
         chosen["views"] = views
     return chosen
 

@@ -84,7 +84,7 @@ def _flow(config: RunConfig) -> Markup:
     if _learns_labels(config):
         teachers.append(element("div", element("b", "labels"), element("span", f"of {data_of(config)}"), class_="node"))
     objectives = [
-        element("div", element("b", label), element("span", f"weight {entry.weight:g}{_course(entry.warmup, entry.cooldown)}"), class_="node objective")
+        element("div", element("b", label), element("span", f"weight {entry.weight:g}{_rising(entry.warmup)}"), class_="node objective")
         for label, entry in config.objectives.items()
     ]
     student = element("div", element("b", config.student.model), element("span", f"student, reads {config.student.modality}"), class_="node student")
@@ -182,9 +182,8 @@ def _seeds(group: Group) -> str:
     return f"{len(group.runs)} ({', '.join(seeds)})"
 
 
-def _course(warmup: float | None, cooldown: float) -> str:
-    rising = f", rising over {number(100 * warmup, 'g')} %" if warmup else ""
-    return rising + (f", falling to 0 over the last {number(100 * cooldown, 'g')} %" if cooldown else "")
+def _rising(warmup: float | None) -> str:
+    return f", rising over {number(100 * warmup, 'g')} %" if warmup else ""
 
 
 def _spoken(label: str) -> str:

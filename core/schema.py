@@ -54,7 +54,6 @@ class ObjectiveConfig(OpenSection):
     name: str | None = Field(None, description="registered objective; left out: the key it stands under")
     weight: float | None = Field(None, gt=0, description="factor of this term in the loss; left out: the published one")
     warmup: float | None = Field(None, ge=0, lt=1, description="share of the training over which the weight rises linearly from 0; left out: the published one")
-    cooldown: float = Field(0.0, ge=0, le=1, description="share of the training, at its end, over which the weight falls linearly to 0; 1: from the start on")
     rule: str | None = Field(None, description="how its losses towards several teachers are combined; left out: ensemble.rule")
 
 

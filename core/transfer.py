@@ -52,25 +52,17 @@ class Term(nn.Module):
         weight: Its weight in the loss; left out, the objective's published one.
         rule: How n losses become one; left out, the paper's sum.
         warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published one.
-        cooldown: Share of the training, at its end, over which the weight falls linearly to 0.
     """
 
     objectives: Sequence[Objective]
 
-    def __init__(
-        self,
-        objectives: Objective | Sequence[Objective],
-        weight: float | None = None,
-        rule: Rule | None = None,
-        warmup: float | None = None,
-        cooldown: float = 0.0,
-    ) -> None:
+    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None, rule: Rule | None = None, warmup: float | None = None) -> None:
         super().__init__()
         # torch's lists and dictionaries of modules do not say of which.
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
-        self.warmup, self.cooldown = first.default_warmup if warmup is None else warmup, cooldown
+        self.warmup = first.default_warmup if warmup is None else warmup
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
         self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
@@ -96,9 +88,7 @@ class Term(nn.Module):
 
     def weight_at(self, share: float) -> float:
         """Its weight when ``share`` of the training proper is done."""
-        rising = min(1.0, share / self.warmup) if self.warmup else 1.0
-        falling = min(1.0, (1 - share) / self.cooldown) if self.cooldown else 1.0
-        return self.weight * rising * falling
+        return self.weight * min(1.0, share / self.warmup) if self.warmup else self.weight
 
     def in_stage(self, stage: str) -> bool:
         """Whether it is part of the loss in a stage."""

@@ -117,7 +117,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     objective = OBJECTIVES[entry.name]
     options = objective.Options(**entry.options())
     if not objective.needs_teacher:
-        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup, cooldown=entry.cooldown)
+        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
     objectives = objective.build_each(options, settings)
     name = entry.rule or config.ensemble.rule
     rule = ENSEMBLE_RULES[name]
@@ -128,7 +128,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         )
     # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
-    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup, entry.cooldown)
+    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:

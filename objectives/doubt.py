@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from ..core.objective import TeacherOutputs, batch_targets
+from ..core.objective import TeacherOutputs
 from .logits import log_probabilities
 
 FULL_DOUBT = (
     "the teacher's mean doubt (1 − its largest probability) over training samples from which on the loss counts whole; below, it counts in proportion, as the answers of a teacher that has "
     "memorised its training set repeat the labels; 0: always whole"
 )
-
-ONLY_RIGHT = "leave out samples that the teacher classifies wrongly, so that a student may pass its teacher; needs labels"
-
-
-def is_right(logits: Tensor, batch: Mapping[str, Tensor], objective: str) -> Tensor:
-    """(B,) 1 where the largest of a teacher's logits (B, C) is that of the sample's class, else 0.
-
-    Raises:
-        UsageError: The data has no labels.
-    """
-    return (logits.argmax(1) == batch_targets(batch, objective)).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def mean_doubt(logits: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .doubt import FULL_DOUBT, ONLY_RIGHT, doubt_scale, is_right
+from .doubt import FULL_DOUBT, doubt_scale
 from .logits import check_classes, divergence, log_probabilities
 
 
@@ -26,7 +26,6 @@ class KD(Objective):
         temperature: T; 4 in the CRD paper's table.
         standardize: Whether logits are standardised.
         full_doubt: The teacher's mean doubt, 1 − its largest probability, over training samples from which on the loss counts whole; below, in proportion. 0: always whole.
-        only_right: Whether samples that the teacher classifies wrongly count 0 (conditional teacher-student learning: Meng et al., ICASSP 2019).
 
     Shape:
         - student.logits, teacher.logits: (B, C) - returns a scalar.
@@ -45,13 +44,12 @@ class KD(Objective):
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
         standardize: bool = Field(False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side")
         full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
-        only_right: bool = Field(False, description=ONLY_RIGHT)
 
     default_weight = 0.9
 
-    def __init__(self, temperature: float = 4.0, standardize: bool = False, full_doubt: float = 0.0, only_right: bool = False) -> None:
+    def __init__(self, temperature: float = 4.0, standardize: bool = False, full_doubt: float = 0.0) -> None:
         super().__init__()
-        self.temperature, self.standardize, self.full_doubt, self.only_right, self.scale = temperature, standardize, full_doubt, only_right, 1.0
+        self.temperature, self.standardize, self.full_doubt, self.scale = temperature, standardize, full_doubt, 1.0
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         self.scale, self.note = doubt_scale(teachers, self.full_doubt)
@@ -65,8 +63,7 @@ class KD(Objective):
         ours, theirs = student.logits, teacher.logits
         if self.standardize:
             ours, theirs = standardised(ours), standardised(theirs)
-        losses = divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (self.scale * self.temperature**2)
-        return losses * is_right(teacher.logits, batch, "kd") if self.only_right else losses
+        return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (self.scale * self.temperature**2)
 
 
 def standardised(logits: Tensor) -> Tensor:

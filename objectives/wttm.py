@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .doubt import FULL_DOUBT, ONLY_RIGHT, doubt_scale, is_right
+from .doubt import FULL_DOUBT, doubt_scale
 from .logits import check_classes, divergence, log_probabilities
 
 
@@ -24,7 +24,7 @@ class WTTM(Objective):
     Args:
         temperature: T = 1/γ, of the teacher alone.
         weighted: Whether a sample is weighed by U; False is TTM.
-        full_doubt, only_right: As those of :class:`~contrastill.objectives.kd.KD`.
+        full_doubt: As that of :class:`~contrastill.objectives.kd.KD`.
 
     Shape:
         - student.logits, teacher.logits: (B, C) - returns a scalar.
@@ -43,13 +43,12 @@ class WTTM(Objective):
         temperature: float = Field(4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)")
         weighted: bool = Field(True, description="weigh each sample by the teacher's power sum; false is TTM")
         full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
-        only_right: bool = Field(False, description=ONLY_RIGHT)
 
     default_weight = 1.0
 
-    def __init__(self, temperature: float = 4.0, weighted: bool = True, full_doubt: float = 0.0, only_right: bool = False) -> None:
+    def __init__(self, temperature: float = 4.0, weighted: bool = True, full_doubt: float = 0.0) -> None:
         super().__init__()
-        self.temperature, self.weighted, self.full_doubt, self.only_right, self.scale = temperature, weighted, full_doubt, only_right, 1.0
+        self.temperature, self.weighted, self.full_doubt, self.scale = temperature, weighted, full_doubt, 1.0
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         self.scale, self.note = doubt_scale(teachers, self.full_doubt)
@@ -63,5 +62,4 @@ class WTTM(Objective):
         powers = log_probabilities(teacher.logits) / self.temperature
         log_sum = powers.logsumexp(1, keepdim=True)
         losses = divergence(powers - log_sum, log_probabilities(student.logits)) * self.scale
-        losses = losses * log_sum[:, 0].exp() if self.weighted else losses
-        return losses * is_right(teacher.logits, batch, "wttm") if self.only_right else losses
+        return losses * log_sum[:, 0].exp() if self.weighted else losses

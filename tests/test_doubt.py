@@ -168,10 +168,13 @@ def test_a_run_that_died_goes_on_with_the_same_scale(settings, tmp_path, monkeyp
 RANK = """
 import sys, torch
 from contrastill.core.config import load_config
+from contrastill.core.looking import prepare
 from contrastill.training.assemble import assemble
 rank, folder, name, *overrides = int(sys.argv[1]), *sys.argv[3:]
 for views in ([], ["train.views=2"]):
-    transfer = prepared(load_config(name, [*overrides, *views]))
+    parts = assemble(load_config(name, [*overrides, *views]))
+    prepare(parts.transfer, parts.train)
+    transfer = parts.transfer
     scales = [[objective.scale for objective in transfer.terms[term].objectives] for term in ("kd", "wttm")]
     torch.save((scales, str(transfer)), f"{folder}/{len(views)}-{rank}.pt")
 torch.distributed.destroy_process_group()

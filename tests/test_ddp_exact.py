@@ -16,6 +16,7 @@ from contrastill.core.checkpoint import load_newest
 from contrastill.core.crd import CRDLoss
 from contrastill.core.engine import fit
 from contrastill.core.errors import ContrastillError
+from contrastill.core.looking import prepare
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import DATASETS, OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
@@ -146,6 +147,7 @@ def trained(case, accelerator, run=None, **options):
 def naive(case):
     """The same by a loop over whole batches in which nothing is held, dealt out or left to the engine."""
     transfer, data, steps, rows = build(case).train(), loader(case, True), [], []
+    prepare(transfer, data)
     optimizer = torch.optim.SGD([p for p in transfer.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=1e-2)
     for epoch in range(EPOCHS):
         sums, count = {}, 0

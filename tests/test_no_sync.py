@@ -80,6 +80,7 @@ class Watched:
 
     def __init__(self, loader):
         self.loader, self.num_samples = loader, loader.num_samples
+        self.batch_size, self.in_order = loader.batch_size, loader.in_order
         self.watch, self.profile, self.steps = Watch(), profile(activities=[ProfilerActivity.CPU]), 0
 
     def __len__(self):
@@ -158,9 +159,8 @@ def test_a_training_with_labels_kd_and_crd_does_not_wait(mode, origin):
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_training_with_fresh_crd_does_not_wait(options, ahead):
     data = split(112)
-    loader, transfer = Watched(data.loader(batch_size=16, device="cpu", train=True)), transfer_of(data, "fresh_crd", num_negatives=32, **options)
-    embeddings = torch.randn(112, 64)
-    transfer.terms["fresh_crd"].objectives[0].loss.prepare(0, embeddings, [(torch.arange(112), embeddings)] if ahead else None)
+    transfer = transfer_of(data, "fresh_crd", num_negatives=32, rows="ahead" if ahead else "seen", **options)
+    loader = Watched(data.loader(batch_size=16, device="cpu", train=True))
     fit(transfer, loader, None, TrainConfig(epochs=1, lr=1e-3), progress=False)
     assert loader.steps == len(STEPS)
     assert loader.watch.places <= set(ON_A_CPU_ONLY)

@@ -7,6 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from .negatives import MODES, ORIGINS, RULES, Groups
 from .ranks import rank, world_size
 from .rows import given_sums
 from .sharding import Alone, Shard, Together
-from .teacher_map import TeacherMap
+from .teacher_map import TeacherMap, all_finite
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,7 @@ class CRDLoss(HeldWrites):
             raise UsageError(f"bank_momentum is the share of its value a row keeps, in [0, 1), or 'visits', not {bank_momentum!r}")
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
-        if num_negatives is not None and num_negatives < 1:
-            raise UsageError(f"num_negatives must be 1 or more, not {num_negatives}")
+        check_counts(embed_dim=embed_dim, **({} if num_negatives is None else {"num_negatives": num_negatives}))
         self.num_samples, self.embed_dim = num_samples, embed_dim
         self.temperature, self.bank_momentum, self.seed = float(temperature), bank_momentum if bank_momentum == "visits" else float(bank_momentum), int(seed)
         self.bank_init, self.teacher_map = bank_init, teacher_map
@@ -174,7 +174,8 @@ class CRDLoss(HeldWrites):
                 process; of each teacher where there are several.
 
         Raises:
-            UsageError: What an option asks for is not given for each teacher.
+            UsageError: What an option asks for is not given for each teacher, or fits no teacher.
+            ContrastillError: An embedding that a row is to begin as is no finite number.
         """
         maps = self._teacher_maps()
         for name, asked, given in (("samples", self.teacher_map == "whitened", samples), ("batches", self.bank_init == "teacher_outputs", batches)):
@@ -266,7 +267,7 @@ class CRDLoss(HeldWrites):
 def _mapped(embed: Embedding | TeacherMap, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows (b, D) in place of a teacher's embeddings (b, d)."""
     like = next(itertools.chain(embed.parameters(), embed.buffers()))
-    for index, values in batches:
+    for index, values in all_finite(batches):
         yield index, normalise(embed.project(values.to(like)))[0]
 
 
@@ -290,6 +291,13 @@ def check_choices(**choices: tuple[Any, Collection[Any]]) -> None:
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise unknown_name(name, value, allowed)
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse what is no whole number from 1 on: name=value."""
+    for name, value in counts.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise UsageError(f"{name} must be a whole number, 1 or more, not {value}")
 
 
 def negatives_origin(given: str | None, targets: Tensor | None) -> str:

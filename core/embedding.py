@@ -15,4 +15,4 @@ class Embedding(nn.Linear):
 
     def project(self, features: Tensor) -> Tensor:
         """The linear map alone."""
-        return super().forward(features)
+        return super().forward(features.to(self.weight.dtype))

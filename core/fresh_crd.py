@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .crd import DTYPES, MEMORIES, PLACEMENTS, Embedding, check_choices, count_samples, critic_bias, negatives_origin
+from .crd import DTYPES, MEMORIES, PLACEMENTS, Embedding, check_choices, check_counts, count_samples, critic_bias, negatives_origin
 from .errors import UsageError
 from .held import HeldState
 from .memory_bank import check_index
 from .negatives import Groups
 from .ranks import Capacity, GatherInOrder, gather_in_order, rank, world_size
 from .sharding import Shard
-from .teacher_map import MAPS, TeacherMap
+from .teacher_map import MAPS, TeacherMap, all_finite
 from .teacher_rows import TeacherRows
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,7 @@ class FreshCRDLoss(HeldState):
         )
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
-        if num_negatives < 1:
-            raise UsageError(f"num_negatives must be 1 or more, not {num_negatives}")
+        check_counts(num_negatives=num_negatives, embed_dim=embed_dim)
         if row_variance is not None and not 0 < row_variance <= 1:
             raise UsageError(f"row_variance is a share of the variance, in (0, 1], not {row_variance}")
         self.num_samples = count_samples(targets, num_samples)
@@ -161,12 +160,18 @@ class FreshCRDLoss(HeldState):
             number: Of the teacher.
             sample: (n, teacher_dim) embeddings from all over the training set, for mean, deviation and principal directions.
             batches: index (b,) and embeddings (b, teacher_dim) of all samples, or None.
+
+        Raises:
+            UsageError: There is no such teacher, its embeddings are of another length, or a sample is lacking.
+            ContrastillError: An embedding among ``batches`` is no finite number.
         """
+        if not 0 <= number < len(self.rows):
+            raise UsageError(f"there is no teacher {number}: this loss was built for {len(self.rows)}, counted from 0")
         embed, rows = self.embed_teacher[number], self.rows[number]
         # Rows that are filled now are in no checkpoint, and neither is the basis that they are filled in.
         embed.measure(sample, save_basis=batches is None or rows.refresh)
         if batches is not None:
-            rows.fill(((index, embed.reduce(values)) for index, values in batches), embed.row_dim)
+            rows.fill(((index, embed.reduce(values)) for index, values in all_finite(batches)), embed.row_dim)
         elif embed.row_dim != rows.dim:
             rows.resize(embed.row_dim)
 

@@ -64,8 +64,9 @@ class Groups:
             _, self.label, self.size = torch.unique(targets.cpu(), return_inverse=True, return_counts=True)
         self.eligible = num_samples - int(self.size.max())
         if self.eligible < 1:
-            kind = "there is only one sample" if num_samples == 1 else "all samples are of one class"
-            raise UsageError(f"no row is eligible as a negative, because {kind}: use more classes, or negatives_from='other_sample'")
+            if num_samples == 1:
+                raise UsageError("no row is eligible as a negative, because there is only one sample: use more samples")
+            raise UsageError("no row is eligible as a negative, because all samples are of one class: use more classes, or negatives_from='other_sample'")
 
     def together(self) -> Tensor | None:
         """(M,) the place of each sample if groups lie together; None is sample order."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .embedding import Embedding
-from .errors import UsageError
+from .errors import ContrastillError, UsageError
 from .nce import NORM_EPS
 
 MAPS = ("learned", "whitened", "none")
@@ -53,13 +54,18 @@ class TeacherMap(nn.Module):
 
     @torch.no_grad()
     def measure(self, sample: Tensor, *, save_basis: bool = True) -> None:
-        """Take mean, deviation and directions of embeddings (n, d), n ≥ 2.
+        """Take mean, deviation and directions of embeddings (n, d), n ≥ 2, leaving out those that are no finite numbers.
 
         Args:
             sample: Embeddings.
             save_basis: Whether a checkpoint holds the kept directions: it must where it holds rows, which mean nothing in others.
+
+        Raises:
+            UsageError: They are of another length, or fewer than two are finite.
         """
-        values = sample.cpu().double()  # not every accelerator knows float64
+        if sample.ndim != 2 or sample.shape[1] != self.in_features:
+            raise UsageError(f"embeddings of the teacher must be (n, {self.in_features}), not {tuple(sample.shape)}")
+        values = finite_samples(sample, least=2).cpu().double()  # not every accelerator knows float64
         mean = values.mean(0)
         centred = values - mean
         scale = centred.square().mean().sqrt().clamp_min(1e-12)
@@ -103,6 +109,37 @@ class TeacherMap(nn.Module):
             return nn.functional.linear(reduced, weight, self.map.bias)
         whole = reduced if self.basis is None else reduced @ self.basis.T
         return whole if self.whitening is None else whole @ self.whitening
+
+
+def finite_samples(values: Tensor, least: int = 1) -> Tensor:
+    """Those of a teacher's outputs (n, …) that are finite numbers.
+
+    Raises:
+        UsageError: They are fewer than ``least``.
+    """
+    finite = values[values.flatten(1).isfinite().all(1)]
+    if len(finite) < least:
+        raise UsageError(
+            f"the teacher's outputs are finite numbers for {len(finite)} of the {len(values)} training samples it was shown, and {least} are needed: "
+            "look at its weights and at its precision"
+        )
+    return finite
+
+
+def all_finite(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches: index (b,) and a teacher's outputs (b, …).
+
+    Raises:
+        ContrastillError: An output is no finite number.
+    """
+    for index, values in batches:
+        bad = ~values.flatten(1).isfinite().all(1)
+        if bad.any():
+            raise ContrastillError(
+                f"the teacher's output for training sample {int(index[bad.to(index.device)][0])} is not a finite number: "
+                "look at that sample, and at the teacher's weights and precision"
+            )
+        yield index, values
 
 
 class _Normalised(torch.autograd.Function):

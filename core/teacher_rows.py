@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from .errors import UsageError
 from .hashing import mix
 from .held import HeldWrites
 from .memory_bank import check_index
@@ -93,6 +94,9 @@ class TeacherRows(HeldWrites):
         Args:
             batches: index (b,) and embeddings (b, d), until each sample was there once.
             dim: d, where it is another than so far.
+
+        Raises:
+            UsageError: The batches lack a sample.
         """
         if dim not in (None, self.dim):
             self.resize(dim)
@@ -100,8 +104,13 @@ class TeacherRows(HeldWrites):
         order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(mix(self.seed, 1)))
         self.sample[:-1] = order.to(self.sample.device)
         self.place[self.sample[:-1]] = torch.arange(self.num_samples, device=self.place.device)
+        lacking = torch.ones_like(self.place, dtype=torch.bool)
         for index, values in batches:
-            self._put(self.place[index.to(self.place.device)], values)
+            index = index.to(self.place.device)
+            lacking[index] = False
+            self._put(self.place[index], values)
+        if count := int(lacking.sum()):
+            raise UsageError(f"rows are filled of all samples, and the batches lack {count} of {self.num_samples}")
         self.filled.fill_(self.num_samples)
         self.complete = True
 

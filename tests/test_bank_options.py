@@ -11,7 +11,7 @@ from torch.nn.functional import linear, normalize, softplus
 
 from contrastill.cli.main import main
 from contrastill.core.crd import CRDLoss
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.memory_bank import MemoryBank
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
@@ -507,3 +507,12 @@ def test_wrong_options_are_refused_in_one_sentence():
         build(prepared=False, teacher_map="whitened").prepare()
     with pytest.raises(UsageError, match="batches of each of the 2 teachers, not of 1"):
         SharedCRDLoss(4, [6, 6], num_samples=M, bank_init="teacher_outputs").prepare((), [batches(teacher_embeddings())])
+
+
+def test_a_teacher_that_gives_no_numbers_begins_no_bank():
+    values = teacher_embeddings()
+    values[4] = float("inf")
+    with pytest.raises(ContrastillError, match="output for training sample 4 is not a finite number"):
+        build(prepared=False, bank_init="teacher_outputs").prepare([], [batches(values)])
+    with pytest.raises(UsageError, match="finite numbers for 0 of the"):
+        build(prepared=False, teacher_map="whitened").prepare([values * float("nan")])

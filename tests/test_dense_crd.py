@@ -1,11 +1,12 @@
 """dense_crd against nested loops in float64, gradients included."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.nce import Critic, pair_loss
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
@@ -363,6 +364,19 @@ def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
     assert not torch.equal(
         PositionRows(M, P, 4, seed=1).choose(torch.arange(M), outputs.maps)[1], PositionRows(M, P, 4).choose(torch.arange(M), outputs.maps)[1]
     )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_maps_that_are_no_numbers_are_refused_as_rows_and_not_measured(kept):
+    outputs, without = Outputs(kept), Outputs(kept=False)
+    outputs.maps[4, 1, 0, 0] = torch.nan
+    without.sample = lambda needs: Representation(maps=(outputs.maps[[0, 2, 6, 8, 10]],))
+    dense, fewer = with_rows(), with_rows()
+    fewer.prepare([without])
+    with pytest.raises(ContrastillError, match="output for training sample 4 is not a finite number") if kept else nullcontext():
+        dense.prepare([outputs])
+    for name, value in fewer.local[0][1][0].state_dict().items():
+        assert value.equal(dense.local[0][1][0].state_dict()[name]), name
 
 
 def test_a_sample_keeps_no_more_positions_than_its_map_has():

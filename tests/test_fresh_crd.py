@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.fresh_crd import FreshCRDLoss
 from contrastill.core.hashing import mix
 from contrastill.core.objective import Setting
@@ -360,7 +360,9 @@ def test_an_index_of_32_bits_is_taken_too():
         ({"row_dtype": "int8"}, "row_dtype"),
         ({"row_placement": "shared"}, "row_placement"),
         ({"row_memory": "disk"}, "row_memory"),
-        ({"num_negatives": 0}, "num_negatives must be 1 or more, not 0"),
+        ({"num_negatives": 0}, "num_negatives must be a whole number, 1 or more, not 0"),
+        ({"num_negatives": 2.5}, "num_negatives must be a whole number, 1 or more, not 2.5"),
+        ({"embed_dim": 0}, "embed_dim must be a whole number, 1 or more, not 0"),
         ({"temperature": 0}, "temperature must be above 0, not 0"),
         ({"row_variance": 2}, r"row_variance is a share of the variance, in \(0, 1\], not 2"),
         ({"row_variance": 0}, "row_variance"),
@@ -368,7 +370,7 @@ def test_an_index_of_32_bits_is_taken_too():
         ({"targets": torch.zeros(M, dtype=torch.int64)}, "all samples are of one class"),
         ({"targets": None, "negatives_from": "other_class"}, "negatives_from='other_class' needs the targets"),
         ({"targets": None, "num_samples": None}, "number of training samples"),
-        ({"targets": None, "num_samples": 1}, "only one sample"),
+        ({"targets": None, "num_samples": 1}, "only one sample: use more samples"),
         ({"teacher_dim": []}, "teacher_dim is empty"),
         ({"teacher_dim": [7, 3], "teacher_map": "none"}, r"lengths \[7, 3\]: take 'whitened' or 'learned'"),
     ],
@@ -422,3 +424,25 @@ def test_the_objective_takes_what_it_can_from_the_run():
         FreshCRD.build(FreshCRD.Options(negatives_from="other_class"), setting(None))
     with pytest.raises(UsageError, match="fresh_crd .*the teacher has none"):
         FreshCRD.build(FreshCRD.Options(), setting(dims=(6, None)))
+
+
+def test_a_teacher_that_is_not_there_or_not_a_number_is_refused_in_a_sentence():
+    loss, values = build(), everything(7)
+    with pytest.raises(UsageError, match="there is no teacher 1: this loss was built for 1, counted from 0"):
+        loss.prepare(1, values)
+    with pytest.raises(UsageError, match=r"must be \(n, 7\), not \(14, 6\)"):
+        loss.prepare(0, everything(6))
+    values[9, 2] = math.nan
+    with pytest.raises(ContrastillError, match="output for training sample 9 is not a finite number"):
+        loss.prepare(0, values, [(torch.arange(5), values[:5]), (torch.arange(5, M), values[5:])])
+    # Rows that come one by one are the training's affair: it stops at such a batch, or leaves it out.
+    loss.prepare(0, values)
+    student, teachers, index = batch_of([1, 2, 3], 0)
+    assert loss(student, teachers[0], index).isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_features_of_another_precision_than_the_maps_are_taken(dtype):
+    student, teachers, index = batch_of(BATCHES[0], 0, dtype=dtype)
+    exact = build(dtype=torch.float32)(student.detach().float(), teachers[0].float(), index)
+    assert build(dtype=torch.float32)(student, teachers[0], index).equal(exact)

@@ -13,7 +13,7 @@ from contrastill.cli.main import main
 from contrastill.core import epochs
 from contrastill.core.config import load_config
 from contrastill.core.epochs import default_epochs
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.learning_rate import learning_rate
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
@@ -297,3 +297,35 @@ def test_a_config_without_epochs_is_as_long_as_the_data_asks(short, four_classes
     assert len(result.history) == 2 and result.last["lr"] == pytest.approx(0.05 * 0.1) and config.train.epochs is None
     with pytest.raises(ValueError, match="epochs is not set"):
         learning_rate(config.train, 0, 1)
+
+
+def test_of_data_of_one_class_each_other_sample_is_a_negative(short, tmp_path, capsys):
+    data = TensorDataset(images(12).tensors[0], torch.full((12,), 2))
+    result = contrastill.distill(network(12), network(6, seed=1), data, out=tmp_path / "run", quiet=True)
+    assert result.config.model_dump()["objectives"]["fresh_crd"]["negatives_from"] == "other_sample"
+    assert "fresh_crd/mi_bound_student" in result.metrics
+    with pytest.raises(UsageError, match="only one sample: use more samples"):
+        contrastill.distill(network(12), network(6, seed=1), images(1), out=tmp_path / "one", quiet=True)
+
+
+class Root(nn.Module):
+    """No number where a pixel is below zero."""
+
+    def forward(self, values):
+        return values.sqrt()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"rows": "seen", "row_variance": 0.9}, ContrastillError, "loss is not a finite number since step 1"),
+        ({"rows": "ahead"}, ContrastillError, "output for training sample 3 is not a finite number"),
+        ({"rows": "seen", "teacher_map": "whitened"}, ContrastillError, "loss is not a finite number since step 1"),
+    ],
+)
+def test_a_teacher_that_gives_no_number_for_one_sample_stops_in_a_sentence(options, kind, message, tmp_path):
+    data = images(12)
+    data.tensors[0][3] = -1
+    teacher, objectives = nn.Sequential(Root(), *network(12)), {"fresh_crd": options}
+    with pytest.raises(kind, match=message):
+        contrastill.distill(teacher, network(6, seed=1), data, out=tmp_path / "run", objectives=objectives, epochs=1, quiet=True)

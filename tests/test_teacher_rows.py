@@ -1,6 +1,7 @@
 """Rows of a teacher: which are drawn and how often, what is stored and what stays; and the map's mean, deviation and directions."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -176,3 +177,26 @@ def test_the_gradient_of_normalisation_is_that_of_autograd():
 def test_no_map_leaves_the_length():
     with pytest.raises(UsageError, match="teacher_map='none' leaves embeddings 6 long, not 3"):
         TeacherMap(6, 3, kind="none")
+
+
+@pytest.mark.parametrize("kind", ["learned", "whitened"])
+def test_embeddings_that_are_no_numbers_are_not_measured(kind):
+    values, some, few = sample_of(), TeacherMap(6, 3, kind=kind, row_variance=0.9).double(), TeacherMap(6, 3, kind=kind, row_variance=0.9).double()
+    broken = torch.cat((values[:4], torch.full((1, 6), math.nan), values[4:], torch.full((1, 6), math.inf))).double()
+    some.measure(broken)
+    few.measure(values)
+    for name in ("mean", "scale", "basis"):
+        assert getattr(some, name).equal(getattr(few, name))
+    with pytest.raises(UsageError, match="finite numbers for 1 of the 3 training samples it was shown, and 2 are needed"):
+        some.measure(broken[3:5].repeat(2, 1)[1:])
+    with pytest.raises(UsageError, match="0 of the 0"):
+        some.measure(values[:0])
+    with pytest.raises(UsageError, match=r"must be \(n, 6\), not \(5, 7\)"):
+        some.measure(torch.ones(5, 7))
+
+
+def test_rows_are_filled_of_all_samples_or_of_none():
+    rows = TeacherRows(10, 4)
+    with pytest.raises(UsageError, match="the batches lack 3 of 10"):
+        rows.fill([(torch.arange(5), torch.ones(5, 4)), (torch.arange(3, 7), torch.ones(4, 4))])
+    assert not rows.complete and int(rows.filled) == 0

@@ -81,7 +81,7 @@ def distill(
         data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section ``data``; or a map-style ``Dataset`` of
             ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of one (for its batch size and workers), or ``(train, test)``.
         out: The run's folder.
-        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the paper's rate and schedule. None is what did best at every length that was
+        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the paper's rate and schedule. None is what was best or level at the lengths that were
             measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also cross-entropy of weight 1; where besides every teacher is known to
             answer with the data's classes (a run's or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its training images; with a cosine
             and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A line at the start says what was chosen.

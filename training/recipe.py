@@ -38,6 +38,9 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
     if teachers:
         # The losses towards several teachers are added: together they weigh what one does.
         chosen["fresh_crd"] = {"weight": round(0.8 / len(teachers), 4)}
+        if labelled and bool((split.targets == split.targets[0]).all()):
+            # A folder of pictures without classes: none is of another.
+            chosen["fresh_crd"]["negatives_from"] = "other_sample"
         if labelled and all(_classes_of(teacher) == split.num_classes for teacher in teachers):
             chosen["wttm"] = {"weight": round(1.0 / len(teachers), 4), "full_doubt": FULL_DOUBT}
     return chosen

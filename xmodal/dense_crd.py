@@ -15,6 +15,7 @@ from ..core.nce import Critic, normalise, pair_loss
 from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
+from ..core.teacher_map import all_finite
 from ..objectives.crd import CriticOptions
 from ..objectives.maps import Pairs, at_size, from_the_end, map_pairs, meet, meeting_size
 from .position_rows import ChannelScale, PositionRows
@@ -195,7 +196,8 @@ class DenseCRD(Objective):
             if isinstance(scale, ChannelScale):
                 scale.measure(at_size(sample[theirs], grid))
             if outputs.kept:
-                rows.fill(rows.choose(index, at_size(said.maps[theirs], grid)) for index, said in outputs.all({"maps"}))
+                maps = all_finite((index, said.maps[theirs]) for index, said in outputs.all({"maps"}))
+                rows.fill(rows.choose(index, at_size(each, grid)) for index, each in maps)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if len(batch["index"]) < 2:

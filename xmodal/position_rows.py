@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.hashing import hash64
+from ..core.teacher_map import finite_samples
 from ..core.teacher_rows import TeacherRows
 
 # That of BatchNorm.
@@ -67,7 +68,8 @@ class ChannelScale(nn.Module):
 
     @torch.no_grad()
     def measure(self, maps: Tensor) -> None:
-        """Take mean and deviation over all positions of maps (n, C, H, W)."""
+        """Take mean and deviation over all positions of those of the maps (n, C, H, W) that are finite numbers."""
+        maps = finite_samples(maps)
         variance, mean = torch.var_mean(maps.to(torch.promote_types(maps.dtype, self.mean.dtype)), (0, 2, 3), correction=0)
         self.mean.copy_(mean)
         self.deviation.copy_((variance + _EPS).sqrt())

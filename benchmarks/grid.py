@@ -49,8 +49,8 @@ Cell = tuple[str, list[str], int]
 
 def _beside_labels(views: int, schedule: tuple[str, ...], objectives: tuple[str, ...], seeds: int) -> Cell:
     """Objectives beside cross-entropy of weight 1, towards the outputs of ``views`` views that are kept."""
-    kept = [f"train.views={views}", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
-    return CRD, [*STUDENT, *kept, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives), *schedule], seeds
+    cached = [f"train.views={views}", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
+    return CRD, [*STUDENT, *cached, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives), *schedule], seeds
 
 
 def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:

@@ -95,7 +95,7 @@ class LiveOutputs:
         number: The teacher's.
     """
 
-    kept = False
+    cached = False
 
     def __init__(self, looking: Looking, number: int) -> None:
         self.looking, self.number = looking, number
@@ -135,8 +135,8 @@ def first_view(loader: Any, transfer: Transfer, number: int) -> TeacherOutputs:
         transfer: Whose teacher it is.
         number: The teacher's.
     """
-    kept = getattr(loader, "first_view", None)
-    return LiveOutputs(Looking(loader, transfer), number) if kept is None else kept(number)
+    cached = getattr(loader, "first_view", None)
+    return LiveOutputs(Looking(loader, transfer), number) if cached is None else cached(number)
 
 
 def prepare(transfer: Transfer, loader: Any) -> None:

@@ -44,10 +44,10 @@ class TeacherOutputs(Protocol):
     """What a teacher says of the training samples in their first view, to those that ask before the training begins.
 
     Attributes:
-        kept: Whether its outputs are kept for the training anyway, so that to ask for all of them costs nothing.
+        cached: Whether its outputs are cached for the training anyway, so that to ask for all of them costs nothing.
     """
 
-    kept: bool
+    cached: bool
 
     def sample(self, needs: Collection[str]) -> Representation:
         """Of samples that are evenly spaced over the training set, two thousand at most, the same on every process."""

@@ -92,9 +92,9 @@ class TeacherMemory:
         for batch in self._loader.epoch(k, start):
             yield batch | self._fields(view, batch["index"], self._kept[view])
 
-    def first_view(self, number: int) -> KeptOutputs:
+    def first_view(self, number: int) -> CachedOutputs:
         """What a teacher says of all samples in view 0, see :class:`~.objective.TeacherOutputs`."""
-        return KeptOutputs(self, number)
+        return CachedOutputs(self, number)
 
     def outputs(self, number: int, index: Tensor, needs: Collection[str], view: int = 0) -> Representation:
         """What a teacher says of a view of samples (b,), those of ``needs`` that the objectives read."""
@@ -111,8 +111,8 @@ class TeacherMemory:
         fields: dict[str, Tensor] = {}
         for number, part in keys:
             rows = self._kept[view][number, part]
-            said = self._packings[part].unpack(rows.at(index), rows.num_classes)
-            fields |= {f"teachers.{number}.{name}": values for name, values in said.items()}
+            outputs = self._packings[part].unpack(rows.at(index), rows.num_classes)
+            fields |= {f"teachers.{number}.{name}": values for name, values in outputs.items()}
         return fields
 
     def fill(self, advance: Callable[[int], None] = lambda count: None) -> int:
@@ -205,7 +205,7 @@ class TeacherMemory:
         return self._place
 
 
-class KeptOutputs:
+class CachedOutputs:
     """A teacher's outputs of the first view as :class:`TeacherMemory` keeps them; ``TeacherOutputs`` of :mod:`.objective`.
 
     Args:
@@ -213,7 +213,7 @@ class KeptOutputs:
         number: The teacher's.
     """
 
-    kept = True
+    cached = True
 
     def __init__(self, memory: TeacherMemory, number: int) -> None:
         self.memory, self.number = memory, number

@@ -74,7 +74,7 @@ class FreshCRD(Objective):
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         for number, outputs in enumerate(teachers):
-            ahead = outputs.kept if self._rows == "auto" else self._rows == "ahead"
+            ahead = outputs.cached if self._rows == "auto" else self._rows == "ahead"
             batches = ((index, one.embedding) for index, one in outputs.all({"embedding"})) if ahead else None
             self.loss.prepare(number, outputs.sample({"embedding"}).embedding, batches)
 

@@ -107,7 +107,7 @@ def test_the_defaults_are_to_the_bit_what_they_were(mode, monkeypatch):
 
 def test_defaults_ask_the_teacher_nothing():
     class Silent:
-        kept = True
+        cached = True
 
         def sample(self, needs):
             raise AssertionError("asked")
@@ -304,7 +304,7 @@ def test_several_teachers_with_one_side_of_the_student(negatives):
 class Outputs:
     """Outputs of a teacher that are there."""
 
-    kept = True
+    cached = True
 
     def __init__(self, embeddings):
         self.embeddings = embeddings

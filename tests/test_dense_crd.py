@@ -210,8 +210,8 @@ CLASSES = torch.arange(M) % 3
 class Outputs:
     """A teacher's outputs of all samples: maps (M, 4, 4, 2)."""
 
-    def __init__(self, kept=True):
-        self.kept = kept
+    def __init__(self, cached=True):
+        self.cached = cached
         self.maps = 3 * torch.randn(M, 4, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(8)) + 5
 
     def sample(self, needs):
@@ -260,7 +260,7 @@ def pooled_to_grid(maps):
 @pytest.mark.parametrize("negatives_from", ["other_sample", "other_position", "other_class"])
 @pytest.mark.parametrize("filled", ["ahead", "seen", "not yet"])
 def test_softmax_with_rows_is_the_naive_one(negatives_from, filled):
-    outputs = Outputs(kept=filled == "ahead")
+    outputs = Outputs(cached=filled == "ahead")
     dense = with_rows(negatives_from=negatives_from)
     dense.prepare([outputs])
     if filled == "seen":
@@ -349,7 +349,7 @@ def test_defaults_have_no_more_state_than_before():
 def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
     outputs, ahead, seen = Outputs(), with_rows(), with_rows()
     ahead.prepare([outputs])
-    seen.prepare([Outputs(kept=False)])
+    seen.prepare([Outputs(cached=False)])
     for index in torch.randperm(M).split(4):
         visit(seen, index, outputs)
     rows = ahead.rows[0].embeddings
@@ -368,7 +368,7 @@ def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_maps_that_are_no_numbers_are_refused_as_rows_and_not_measured(kept):
-    outputs, without = Outputs(kept), Outputs(kept=False)
+    outputs, without = Outputs(kept), Outputs(cached=False)
     outputs.maps[4, 1, 0, 0] = torch.nan
     without.sample = lambda needs: Representation(maps=(outputs.maps[[0, 2, 6, 8, 10]],))
     dense, fewer = with_rows(), with_rows()

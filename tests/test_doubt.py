@@ -29,7 +29,7 @@ def prepared(config):
 class Outputs:
     """Kept logits."""
 
-    kept = True
+    cached = True
 
     def __init__(self, logits):
         self.logits, self.asked = logits, []

@@ -243,7 +243,7 @@ def transfer(terms, teachers=1):
 class Outputs:
     """Of a teacher whose largest probability on each of 5 samples is this one, over 4 classes."""
 
-    kept = False
+    cached = False
 
     def __init__(self, probability):
         self.logits = torch.tensor([probability, *[(1 - probability) / 3] * 3], dtype=torch.float64).log().expand(5, 4)

@@ -19,7 +19,7 @@ from ..core.teacher_map import all_finite
 from ..objectives.crd import CriticOptions
 from ..objectives.maps import Pairs, at_size, from_the_end, map_pairs, meet, meeting_size
 from .position_rows import ChannelScale, PositionRows
-from .softmax_loss import KeptRows, softmax_pair_loss
+from .softmax_loss import ExtraRows, softmax_pair_loss
 
 CRITERIA = ("nce", "softmax")
 
@@ -153,11 +153,11 @@ class DenseCRD(Objective):
         self.needs = frozenset({"maps"} if pairing == "local_local" else {"maps", "embedding"})
         embedding = PROJECTORS[projector]
 
-        def sides(dims: tuple[int, int], kept: bool = False) -> nn.ModuleList:
+        def sides(dims: tuple[int, int], extra: bool = False) -> nn.ModuleList:
             scale: nn.Module = nn.Identity()
             if standardize:
                 # Rows of other batches need the scale that this batch has.
-                scale = ChannelScale(dims[1]) if kept else nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False)
+                scale = ChannelScale(dims[1]) if extra else nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False)
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
         self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
@@ -179,12 +179,12 @@ class DenseCRD(Objective):
         student, teacher = setting.student, setting.teacher
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
-        kept: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if options.num_rows:
             most = options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
             grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
-            kept = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets, "seed": setting.seed}
-        return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs}, **kept)
+            extra = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets, "seed": setting.seed}
+        return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs}, **extra)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         if not self.rows:
@@ -195,7 +195,7 @@ class DenseCRD(Objective):
             scale, _ = sides[1]
             if isinstance(scale, ChannelScale):
                 scale.measure(at_size(sample[theirs], grid))
-            if outputs.kept:
+            if outputs.cached:
                 maps = all_finite((index, said.maps[theirs]) for index, said in outputs.all({"maps"}))
                 rows.fill(rows.choose(index, at_size(each, grid)) for index, each in maps)
 
@@ -208,10 +208,10 @@ class DenseCRD(Objective):
             maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
             # (B·P, D): a position a row, sample by sample.
             raw = [features.flatten(2).transpose(1, 2).flatten(0, 1) for features in maps]
-            mapped, kept = self._with_rows(number, maps[1], raw[1], batch) if self.rows else (sides[1](raw[1]), None)
+            mapped, extra = self._with_rows(number, maps[1], raw[1], batch) if self.rows else (sides[1](raw[1]), None)
             local = (sides[0](raw[0]), mapped)
             if self.pairing != "local_global":
-                losses.append(self._local_local(local[0], local[1], kin, kept))
+                losses.append(self._local_local(local[0], local[1], kin, extra))
             if pooled is not None:
                 losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
             if self.anchor_weight:
@@ -226,7 +226,7 @@ class DenseCRD(Objective):
             return at_size(ours, self.grids[number]), at_size(theirs, self.grids[number])
         return meet(ours, theirs, max(1, self.positions // len(ours)))
 
-    def _with_rows(self, number: int, maps: Tensor, raw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, KeptRows]:
+    def _with_rows(self, number: int, maps: Tensor, raw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, ExtraRows]:
         """The embeddings (B·P, D) of a teacher's positions (B·P, C), and the rows that the student's meet beside them; a few of the positions are stored."""
         store, index = self.rows[number], batch["index"]
         place, row, drawn = store.draw(self.num_rows)
@@ -236,30 +236,30 @@ class DenseCRD(Objective):
         group, row_group = (index, sample) if self.label is None else (batch_targets(batch, "dense_crd"), self.label[sample])
         if self.training:
             store.store(*store.choose(index, maps))
-        return mapped[: len(raw)], KeptRows(mapped[len(raw) :], (group[:, None] == row_group) | ~drawn, len(place))
+        return mapped[: len(raw)], ExtraRows(mapped[len(raw) :], (group[:, None] == row_group) | ~drawn, len(place))
 
     def _kin(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, B) bool: pairs of samples that are no negatives of each other; a sample that is in the batch twice is its own kin."""
         label = batch_targets(batch, "dense_crd") if self.negatives_from == "other_class" else batch["index"]
         return label[:, None] == label
 
-    def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor, kept: KeptRows | None) -> Tensor:
+    def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor, extra: ExtraRows | None) -> Tensor:
         cells = len(ours) // len(kin)
         own = torch.arange(len(ours), device=ours.device)
         if self.negatives_from == "other_position":
             kin = kin & ~torch.eye(len(kin), dtype=torch.bool, device=kin.device)
         excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
         excluded.diagonal().fill_(True)
-        return self._loss(ours, theirs, (own, own), excluded, kept)
+        return self._loss(ours, theirs, (own, own), excluded, extra)
 
     def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
         cells = len(local) // len(kin)
         own = torch.arange(len(kin), device=kin.device).repeat_interleave(cells)
         return self._loss(local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0))
 
-    def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, kept: KeptRows | None = None) -> Tensor:
+    def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, extra: ExtraRows | None = None) -> Tensor:
         if self.criterion == "softmax":
-            return softmax_pair_loss(anchors, others, positive, excluded, self.temperature, kept)
+            return softmax_pair_loss(anchors, others, positive, excluded, self.temperature, extra)
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
         return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)

@@ -43,8 +43,8 @@ class PositionRows(TeacherRows):
         index = index.to(positions.device, torch.int64)[:, None]
         # Each position of a sample draws a number, and those with the smallest are kept.
         numbers = hash64(index * positions.shape[1] + torch.arange(positions.shape[1], device=index.device), self.seed, 6)
-        kept = numbers.argsort(1)[:, : self.row_positions]
-        values = positions.gather(1, kept[:, :, None].expand(-1, -1, positions.shape[2]))
+        chosen = numbers.argsort(1)[:, : self.row_positions]
+        values = positions.gather(1, chosen[:, :, None].expand(-1, -1, positions.shape[2]))
         return (index * self.row_positions + torch.arange(self.row_positions, device=index.device)).flatten(), values.flatten(0, 1)
 
     def sample_of(self, row: Tensor) -> Tensor:

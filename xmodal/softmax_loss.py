@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class KeptRows:
+class ExtraRows:
     """Rows that a batch's samples meet beside the batch.
 
     Attributes:
@@ -24,7 +24,7 @@ class KeptRows:
 
 
 def softmax_pair_loss(
-    ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, temperature: float, kept: KeptRows | None = None
+    ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, temperature: float, extra: ExtraRows | None = None
 ) -> Tensor:
     """−log of a positive's share among the candidates of its anchor (InfoNCE: van den Oord et al., 2018, eq. 4), both ways; gradients reach all three.
 
@@ -41,7 +41,7 @@ def softmax_pair_loss(
         positive: Place in ours and in theirs of each positive pair, (P,) int64 each.
         excluded: (N, N') bool: pairs that are no negatives; the positives are among them.
         temperature: τ.
-        kept: Rows that ours meet too, N/B of ours for each sample.
+        extra: Rows that ours meet too, N/B of ours for each sample.
 
     Shape:
         - returns a scalar, in float32 at least.
@@ -55,9 +55,9 @@ def softmax_pair_loss(
         least = torch.finfo(scaled.dtype).min
         scores = (scaled @ theirs.T).masked_fill(excluded, least)
         there, back = [own, scores.logsumexp(1)[positive[0]]], [own, scores.logsumexp(0)[positive[1]]]
-        if kept is not None:
-            batch, size = kept.excluded.shape
-            far = (scaled @ kept.rows.to(scaled.dtype).T).view(batch, -1, size).masked_fill(kept.excluded[:, None], least).logsumexp(2)
-            eligible = (size - kept.excluded.sum(1, keepdim=True)).clamp_min(1)
-            there.append((far + (kept.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
+        if extra is not None:
+            batch, size = extra.excluded.shape
+            far = (scaled @ extra.rows.to(scaled.dtype).T).view(batch, -1, size).masked_fill(extra.excluded[:, None], least).logsumexp(2)
+            eligible = (size - extra.excluded.sum(1, keepdim=True)).clamp_min(1)
+            there.append((far + (extra.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
         return (torch.stack((torch.stack(there).logsumexp(0), torch.stack(back).logsumexp(0))) - own).mean()

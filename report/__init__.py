@@ -1,1 +1,1 @@
-"""Figures: learning curves and comparisons."""
+"""Pages about runs, and the comparisons that they draw."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .figure import COLOURS, figure
+from ..plots.figure import COLOURS, figure
 
 _MARKERS = "osD^vP*X"
 _COLUMNS = 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .figure import COLOURS, figure
+from ..plots.figure import COLOURS, figure
 
 
 @dataclass(frozen=True)

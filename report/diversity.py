@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .figure import COLOURS, figure
+from ..plots.figure import COLOURS, figure
 
 _COLOUR = {"networks": COLOURS[5], "ensemble": COLOURS[0], "student": COLOURS[1]}
 _MARKER = {"networks": "o", "ensemble": "s", "student": "^"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .figure import COLOURS, figure
+from ..plots.figure import COLOURS, figure
 
 _MARKERS = "osD^vP*X"
 _NAMED = 20  # classes whose names find room beside a heat map

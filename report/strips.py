@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .figure import figure
+from ..plots.figure import figure
 
 # Fifteen colours that people with any kind of colour vision tell apart (M. Krzywinski), the calmer ones first.
 _PALETTE = (

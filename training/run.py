@@ -16,7 +16,7 @@ from ..core.versions import versions
 from ..datasets.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
-from ..report.curves import draw_curves
+from ..plots.curves import draw_curves
 from .assemble import Assembly, assemble
 from .processes import others_may_end, parting
 

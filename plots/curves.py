@@ -29,9 +29,10 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
         loss.set(title="training loss" + (", terms before their weights" if len(terms) > 1 else ""), xlabel="epoch")
         if all(row["loss"] > 0 for row in history):
             loss.set_yscale("log")
-            # Powers of ten alone would leave most losses without a tick.
-            for which in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-                which("{x:g}")
+            loss.yaxis.set_major_formatter("{x:g}")
+            low, high = loss.get_ylim()
+            # Within a decade powers of ten alone would leave most losses without a tick; over several, all others would overlap.
+            loss.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
         loss.legend()
         for name, label, colour in (("top1", "top-1", COLOURS[0]), ("top5", "top-5", COLOURS[1])):
             rows = [row for row in measured if name in row]

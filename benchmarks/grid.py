@@ -156,6 +156,30 @@ GRIDS = {
     },
 }
 
+# Unlike families: a residual teacher, a student of inverted residuals.
+GRIDS["contrast_unlike"] = {
+    "schedule": COSINE,
+    "cells": {
+        "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+        **contrasts(3, *EPOCHS_6, "student.model=MobileNetV2", seeds=1),
+    },
+}
+
+
+def contrast_of(count: int, *objectives: str) -> Cell:
+    """Objectives beside cross-entropy of weight 1 towards ``count`` teachers, whose losses are added."""
+    return TAUGHT, [*ensemble(count, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives)), *EPOCHS_6], 3
+
+
+GRIDS["contrast_ensemble"] = {
+    "schedule": COSINE,
+    "cells": {
+        **{f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2) for model in ("resnet20", "resnet14")},
+        **{f"fresh_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}}}") for n in (1, 2, 4)},
+        **{f"fresh_wttm_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}}}", f"wttm={{weight: {1 / n}}}") for n in (1, 2, 4)},
+    },
+}
+
 # A teacher of other classes and another architecture: EfficientNet-Lite0 with its ImageNet weights, a student from scratch, all 100 classes at 64 pixels.
 LITE0 = [
     "teachers.0.model=efficientnet_lite0",

@@ -44,6 +44,7 @@ COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step"
 
 
 FRESH, STALE = "fresh_crd={weight: 0.8}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
+WHITENED = "fresh_crd={weight: 0.8, teacher_map: whitened}"
 Cell = tuple[str, list[str], int]
 
 
@@ -58,6 +59,8 @@ def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:
     objectives = {
         "fresh": (FRESH,),
         "fresh_wttm": (FRESH, "wttm={weight: 1}"),
+        "whitened": (WHITENED,),
+        "whitened_wttm": (WHITENED, "wttm={weight: 1}"),
         "infonce": ("infonce={weight: 0.8}",),
         "crd": (STALE,),
         "wttm": ("wttm={weight: 1}",),
@@ -73,7 +76,7 @@ def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:
 def variants(views: int, *schedule: str) -> dict[str, Cell]:
     """One option of the contrast changed at a time, and the ways to help the paper's bank: one seed each."""
     changed = {
-        "row_gradient=false": "row_gradient: false", "student_rows=none": "student_rows: none", "teacher_map=whitened": "teacher_map: whitened", "criterion=sigmoid": "criterion: sigmoid",
+        "row_gradient=false": "row_gradient: false", "student_rows=none": "student_rows: none", "criterion=sigmoid": "criterion: sigmoid",
         "refresh_rows": "refresh_rows: true", "other_sample": "negatives_from: other_sample", "K=256": "num_negatives: 256", "K=1024": "num_negatives: 1024", "K=16384": "num_negatives: 16384",
         "tau=0.04": "temperature: 0.04", "tau=0.1": "temperature: 0.1", "tau=0.2": "temperature: 0.2",
     }  # fmt: skip

@@ -64,7 +64,7 @@ class Preprocess:
     """A network's own normalisation and resolution.
 
     Attributes:
-        mean: A mean for each channel: of values in [0, 1] for images, in the modality's own unit for others.
+        mean: A mean for each channel: of values in [0, 1] for images, in the modality's own unit for others, see :func:`stored_values`.
         std: A standard deviation for each channel.
         resolution: Side, or (height, width), in pixels; None leaves the images as they are.
 
@@ -116,6 +116,11 @@ class Preprocess:
             return values
         measured = _interpolated(images.isfinite().float(), size)
         return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
+
+
+def stored_values(images: Tensor, modality: str) -> Tensor:
+    """Values as :class:`Preprocess` is to take them: bytes of ``rgb`` are a picture's, 0 … 1, those of any other modality are values as they are stored."""
+    return images.float() if images.dtype == torch.uint8 and modality != "rgb" else images
 
 
 def _single(value: Tensor | None) -> Tensor | None:
@@ -205,7 +210,7 @@ class Network(nn.Module):
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
-                images = self.preprocess(batch[self.modality])
+                images = self.preprocess(stored_values(batch[self.modality], self.modality))
                 output = self.module(images)
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)

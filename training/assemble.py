@@ -25,6 +25,7 @@ from ..core.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.teacher_cache import TeacherMemory
 from ..core.teacher_files import known_spec
 from ..core.transfer import Term, Transfer
+from ..datasets.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
@@ -169,8 +170,14 @@ def open_split(config: RunConfig, name: str) -> Any:
 
 
 def open_splits(data: DataConfig) -> dict[str, Any]:
-    """Both splits of a config's data by their names."""
-    return {name: _open_data(data).open(name) for name in ("train", "test")}
+    """Both splits of a config's data by their names.
+
+    Raises:
+        UsageError: Their values mean different things, see :func:`~contrastill.datasets.values.check_splits`.
+    """
+    splits = {name: _open_data(data).open(name) for name in ("train", "test")}
+    check_splits(splits["train"], splits["test"])
+    return splits
 
 
 def _open_data(data: DataConfig) -> Any:
@@ -198,7 +205,9 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
 
 
 def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are stored; NaN is left out.
+    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are handed out; NaN and infinite values are left out.
+
+    A channel that does not vary has a deviation of 1.
 
     Args:
         split: The training split.
@@ -209,16 +218,24 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
     step = max(1, len(loader) // max(1, samples // 8))
     count = total = square = torch.zeros((), dtype=torch.float64)
     for place in range(0, len(loader), step):
-        values = next(iter(loader.epoch(0, place)))[modality].double()
-        values = values / 255 if split.modalities.get(modality) and values.dtype == torch.uint8 else values
+        values = next(iter(loader.epoch(0, place)))[modality]
+        # As Preprocess takes them: bytes are those of colours, 0 … 1.
+        values = values.double() / 255 if values.dtype == torch.uint8 else values.double()
         there = values.isfinite()
         values = values.nan_to_num(0.0, 0.0, 0.0)
         count, total, square = count + there.sum((0, 2, 3)), total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
     if int(count.min()) == 0:
         raise ContrastillError(f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it")
     mean = total / count
-    std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-6)
-    return tuple(round(value, 6) for value in mean.tolist()), tuple(round(value, 6) for value in std.tolist())
+    std = (square / count - mean.square()).clamp_min(0).sqrt()
+    # What is left of the difference of two squares, or of values in single precision, is rounding.
+    constant = std <= 1e-6 * mean.abs()
+    if constant.all():
+        shown = ", ".join(f"{value:g}" for value in mean.tolist())
+        raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
+    std = torch.where(constant, 1.0, std)
+    # Figures, not decimals: a modality's unit may be small.
+    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(float(f"{value:.7g}") for value in std.tolist())
 
 
 def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, tuple] | None = None, *, student: bool = False) -> Network:

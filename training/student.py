@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ContrastillError
 from ..core.registry import short_name
-from ..core.representation import Preprocess
+from ..core.representation import Preprocess, stored_values
 from ..core.run import Run
 from ..core.weights import find_weights, save_state_dict
 from ..models.build import fill, make, read_recipe, tuples
@@ -35,7 +35,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         preprocess: Its normalisation.
 
     Shape:
-        - images: (B, C, H, W) of the student's modality, uint8, or float in [0, 1] or in the modality's own unit - returns logits (B, num_classes).
+        - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; others as stored, of any dtype - returns logits (B, num_classes).
 
     Raises:
         UsageError: The network is of a class that only you can make, and ``module`` is left out.
@@ -81,7 +81,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return student
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.module(self.preprocess(images))
+        return self.module(self.preprocess(stored_values(images, self.recipe.get("modality", "rgb"))))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""

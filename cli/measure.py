@@ -16,6 +16,7 @@ from ..core.engine import evaluate
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run, no_run, write_text
 from ..core.schema import RunConfig
+from ..datasets.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
@@ -216,6 +217,7 @@ class _Measuring:
                     raise UsageError(
                         f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; choose others with evaluation.tasks"
                     )
+        check_splits(self.train, self.test)
         if "segmentation" in self.options.tasks:
             self._pixel_classes  # noqa: B018 - complains by itself
         if "classification" in self.options.tasks and self.train.num_classes != self.test.num_classes:

@@ -92,19 +92,20 @@ def in_metres(depth: Tensor, unit: Unit | None) -> Tensor:
 _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
 
-def warn_of_unit(depth: Tensor, unit: Unit, where: object) -> None:
+def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -> None:
     """Log a warning if depth can hardly be in its unit, and which of its values are taken for marks of nothing measured, beside 0 and NaN.
 
     Args:
         depth: A few frames, any shape, as stored.
         unit: What they are said to be in.
         where: The file or folder, for the message.
+        key: The marks are told once for each place and key.
     """
     marks = not_measured(in_metres(depth, unit), unit)
     odd = depth[marks & (depth != 0) & ~depth.isnan()].float()
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
-        said_once(f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is taken for not measured, as 0 is")
+        said_once(f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is taken for not measured, as 0 is", key)
     valid = depth[~marks].float()
     if unit not in _PLAUSIBLE or not len(valid):
         return

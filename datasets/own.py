@@ -110,6 +110,7 @@ class OwnSamples:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset, self.name = dataset, type(dataset).__name__
+        self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
@@ -240,9 +241,9 @@ class OwnSplit(ReadSplit):
         """Complain, or say, what values of a few samples mean."""
         few = self.samples.few
         if few and "depth" in self.samples.shapes and self.camera is not None:
-            warn_of_unit(torch.stack([images["depth"] for images in few]).float(), self.camera.unit, self.samples.name)
+            warn_of_unit(torch.stack([images["depth"] for images in few]).float(), self.camera.unit, self.samples.name, key=self.samples.key)
         if few and LABELS in self.samples.shapes:
-            self.labels.tell((images[LABELS].numpy() for images in few), self.samples.name)
+            self.labels.tell((images[LABELS].numpy() for images in few), self.samples.name, key=self.samples.key)
         for name in self.vectors if few else ():
             check_vectors(name, torch.stack([images[name] for images in few]).numpy(), self.samples.name)
 

@@ -112,10 +112,11 @@ def vectors_among(named: Sequence[str] | None, channels: Mapping[str, int]) -> t
 
 def check_vectors(name: str, values: np.ndarray, where: object) -> None:
     """Complain about directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about 0."""
-    if values.shape[-1] < 3:
+    if values.shape[-1] != 3 or values.dtype.kind != "f":
         return
-    known = values[np.isfinite(values)]
-    if values.dtype.kind == "f" and known.size and known.min() >= 0 and known.max() <= 1 and (known > 0).mean() > 0.5:
+    known = values[np.isfinite(values).all(-1)]
+    lengths = np.linalg.norm(2 * known.astype(np.float32) - 1, axis=-1)
+    if known.size and known.min() >= 0 and known.max() <= 1 and (abs(lengths - 1) < 0.1).mean() > 0.9:
         raise UsageError(
             f"{where}: {name} are floats from {known.min():.3g} to {known.max():.3g} without a negative component, so 0.5 seems to stand for zero: "
             "store vectors as floats with their sign, as uint8 or uint16, or set data.vectors=[] if they are none"
@@ -192,20 +193,19 @@ class LabelRule:
             raise ContrastillError(f"{where} holds the label {most}, which is beyond 31 bits")
         return labels.astype(np.uint8 if labels.dtype.itemsize == 1 else np.int32, copy=False)
 
-    def tell(self, labels: Iterable[np.ndarray], where: object) -> None:
-        """Log once which of these labels, as stored, are taken for none, beside 0."""
+    def tell(self, labels: Iterable[np.ndarray], where: object, key: object = None) -> None:
+        """Log once for ``where`` and ``key`` which of these labels, as stored, are taken for none, beside 0."""
         found: set[int] = set()
         for values in labels:
             found |= {mark for mark in (*NEGATIVE_MARKS, self.void) if mark is not None and mark != 0 and (values == mark).any()}
         if found:
-            said_once(
-                f"{where}: the label {' and '.join(map(str, sorted(found)))} in {LABELS} stands for no label, as 0 does (data.void=… or null says otherwise)"
-            )
+            marks = " and ".join(map(str, sorted(found)))
+            said_once(f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says otherwise", key)
 
 
 @lru_cache(maxsize=1024)
-def said_once(message: str) -> None:
-    """Log a warning, once in a process."""
+def said_once(message: str, key: object = None) -> None:
+    """Log a warning, once in a process for each key."""
     log.warning("%s", message)
 
 

@@ -15,7 +15,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..core.errors import UsageError, unknown_name
 from ..core.representation import Network, describe
-from ..datasets.values import NEGATIVE_MARKS
 from .features import copied
 from .heads import HEADS, Head
 from .labels import labelled_part
@@ -23,6 +22,7 @@ from .maps import KeptMaps, batches_of, keep_maps, shuffled_rows
 
 MODES = ("frozen", "fine_tuned", "scratch")
 _WARMUP = 0.05  # of all steps
+_UNLABELLED = (-1, -100)  # beside 0
 _ENCODER_SHARE = 0.1  # of the learning rate that a fine-tuned encoder gets
 
 
@@ -253,7 +253,7 @@ def _targets(labels: Tensor, num_classes: int) -> Tensor:
     target = labels[:, 0].long()
     if labels.is_floating_point() and not bool((target == labels[:, 0]).all()):
         raise UsageError("the label maps hold values that are no whole numbers: classes are 1 to num_classes, 0 is unlabelled")
-    for mark in NEGATIVE_MARKS:
+    for mark in _UNLABELLED:
         target = torch.where(target == mark, 0, target)
     if not target.numel():
         return target

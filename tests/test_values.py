@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
+import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
@@ -321,3 +322,15 @@ def test_normals_made_from_mirrored_depth_are_mirrored(tmp_path, source):
     assert abs(plain[..., 0]).min() > 0.1
     camera = torch.tensor([[20.0, 21.0, 4.3, 5.1]])
     assert np.allclose(normals(torch.from_numpy(depth[:1, None]), camera)[0].permute(1, 2, 0), plain[0], atol=1e-5)
+
+
+def test_what_is_made_from_colours_needs_their_scale(tmp_path):
+    normalised = [(np.random.default_rng(0).normal(size=(H, W, 3)).astype(np.float32), row % 2) for row in range(8)]
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(UsageError, match="luminance is made from images in"):
+        contrastill.distill(None, net, normalised_set(normalised), out=tmp_path, student_modality="luminance", epochs=1, quiet=True)
+
+
+def normalised_set(samples):
+    """A dataset of a list."""
+    return type("Images", (Dataset,), {"__len__": lambda one: len(samples), "__getitem__": lambda one, row: samples[row]})()

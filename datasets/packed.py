@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -96,7 +97,7 @@ class Packed:
             targets, num_classes, classes = self._targets(file, group, rows)
             camera = self._camera(file, group)
         flip = options.flip and augmented
-        labels = {"targets": targets, "num_classes": num_classes, "classes": classes, "semantic_classes": names}
+        labels: dict[str, Any] = {"targets": targets, "num_classes": num_classes, "classes": classes, "semantic_classes": names}
         opened = TensorSplit(images, **labels, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
         if camera is not None:
             warn_of_unit(opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path)

@@ -213,7 +213,7 @@ def check_splits(train: Any, test: Any) -> None:
     """Complain where a test split means other things by its values than the training split.
 
     Raises:
-        UsageError: Depth of another unit, modalities of another kind of numbers or number of channels, other classes.
+        UsageError: Depth of another unit, modalities of another kind of numbers or number of channels, other classes or another number of them.
     """
     if train is None or test is None:
         return
@@ -230,6 +230,9 @@ def check_splits(train: Any, test: Any) -> None:
         one, other = (kind.get(name) for kind in kinds)
         if name != RGB and one and other and one != other and not (name == "depth" and units[0] in ("m", "mm")):
             raise UsageError(f"{name} is stored as {one} in the training split and as {other} in the test split, whose scales differ: bring both to one kind")
+    counts = [getattr(split, "num_classes", None) for split in (train, test)]
+    if None not in counts and counts[0] != counts[1]:
+        raise UsageError(f"the training split has {counts[0]} classes and the test split {counts[1]}: number both by one list of classes")
     for what, attribute in (("classes", "classes"), ("label maps' classes", "semantic_classes")):
         names = [getattr(split, attribute, None) for split in (train, test)]
         if names[0] is not None and names[1] is not None and list(names[0]) != list(names[1]):

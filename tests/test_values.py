@@ -15,11 +15,12 @@ import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.schema import DataConfig
+from contrastill.core.schema import DataConfig, NetworkConfig
 from contrastill.datasets import pack
 from contrastill.datasets.camera import Camera
 from contrastill.datasets.own import OwnData
-from contrastill.training.assemble import measure_statistics, open_loader, open_splits
+from contrastill.models.build import build_network, save_student
+from contrastill.training.assemble import build, check_scale, measure_statistics, open_loader, open_splits
 from contrastill.training.student import Student
 from contrastill.xmodal.modalities import clean_depth, normals
 
@@ -334,3 +335,18 @@ def test_what_is_made_from_colours_needs_their_scale(tmp_path):
 def normalised_set(samples):
     """A dataset of a list."""
     return type("Images", (Dataset,), {"__len__": lambda one: len(samples), "__getitem__": lambda one, row: samples[row]})()
+
+
+def test_a_network_of_another_unit_is_refused(tmp_path):
+    drawn = np.random.default_rng(6)
+    counts = drawn.integers(29_950, 30_050, (N, H, W)).astype(np.uint16)
+    split = data("packed", tmp_path, {"thermal": counts}).open("train")
+    own = network("thermal", (120.0,), (40.0,))
+    save_student(build_network("resnet8", num_classes=2, modality="thermal", mean=(120.0,), std=(40.0,)), tmp_path / "student.safetensors")
+    entry = NetworkConfig(model="resnet8", modality="thermal", weights=str(tmp_path / "student.safetensors"))
+    measured = measure_statistics(split, "thermal", samples=N)
+    with pytest.raises(UsageError, match=r"resnet8 was trained on thermal of 120 ± 40 \(mean ± deviation\), and that of this data is 30000"):
+        build(entry, 2, {"thermal": measured})
+    check_scale(own, "own", ((300.0,), (10.0,)))
+    again = build(entry.model_copy(update={"mean": measured[0], "std": measured[1]}), 2, {"thermal": measured})
+    assert again.preprocess.mean == measured[0]

@@ -204,6 +204,9 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
         raise UsageError(f"{network.model} cannot read this data: {error}") from error
 
 
+_OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
+
+
 def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are handed out; NaN and infinite values are left out.
 
@@ -252,7 +255,34 @@ def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, t
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
     network = build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)
+    if config.mean is None and config.modality in (statistics or {}):
+        check_scale(network, config.model, statistics[config.modality])
     return network if config.class_map is None else _with_classes(network, config, classes, student)
+
+
+def check_scale(network: Network, name: str, measured: tuple) -> None:
+    """Complain where a network was trained on its modality in another unit than the data's.
+
+    Args:
+        network: Has the mean and std that it was trained with.
+        name: What it is called.
+        measured: Mean and std of the data, see :func:`measure_statistics`.
+
+    Raises:
+        UsageError: All channels are further off, wider or narrower than other scenes of one sensor make them.
+    """
+    own = network.preprocess
+    if len(own.mean) != len(measured[0]):
+        return  # said elsewhere, where the images are read
+    if all(
+        abs(mean - its_mean) > _OTHER_UNIT * its_std or not 1 / _OTHER_UNIT < std / its_std < _OTHER_UNIT
+        for its_mean, its_std, mean, std in zip(own.mean, own.std, *measured, strict=True)
+    ):
+        theirs, ours = (", ".join(f"{mean:g} ± {std:g}" for mean, std in zip(*pair, strict=True)) for pair in ((own.mean, own.std), measured))
+        raise UsageError(
+            f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is {ours}: "
+            "bring the data to its unit, or set mean and std of this network if they are meant to differ"
+        )
 
 
 def _with_classes(network: Network, config: NetworkConfig, classes: int | None, student: bool) -> Network:

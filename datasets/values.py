@@ -67,8 +67,8 @@ def vectors_of_array(values: np.ndarray) -> np.ndarray:
         UsageError: They are unsigned integers of more than 16 bits.
 
     Example:
-        >>> vectors_of_array(np.array([[255, 0, 51], [0, 0, 0]], np.uint8)).round(3).tolist()
-        [[1.0, -1.0, -0.6], [nan, nan, nan]]
+        >>> vectors_of_array(np.array([[255, 0, 255], [0, 0, 0]], np.uint8)).tolist()
+        [[1.0, -1.0, 1.0], [nan, nan, nan]]
     """
     if values.dtype.kind != "u":
         return values.astype(np.float32, copy=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
-from .representation import Network, Representation, stored_values
+from .representation import Network, Representation
 from .tapping import INPUT, NHWC, module_of
 from .transfer import Transfer, in_turn
 
@@ -57,7 +57,7 @@ def _forward(network: Network, functions: dict[frozenset[str], _Compiled], batch
     if asked not in functions:
         functions[asked] = _Compiled(network.module, network.taps.names(asked), "logits" in asked and network.taps.logits is None)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not network._frozen):
-        images = network.preprocess(stored_values(batch[network.modality], network.modality))
+        images = network.preprocess(batch[network.modality])
         output, tapped = functions[asked](images)
         return network.read(asked, output, tapped, images, required=needs is not None)
 

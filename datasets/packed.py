@@ -186,7 +186,7 @@ class Packed:
         for begin in range(0, kept, _ROWS_AT_ONCE):
             part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
             values = field[part if isinstance(rows, slice) else rows[part]]
-            rule.tell([values], location(group, name))
+            rule.tell([values], f"{file.filename}: {name}")
             images.interior[part] = torch.from_numpy(rule(values, location(group, name)).reshape(-1, height, width, 1))
         return images
 

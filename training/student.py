@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ContrastillError
 from ..core.registry import short_name
-from ..core.representation import Preprocess, stored_values
+from ..core.representation import Preprocess
 from ..core.run import Run
 from ..core.weights import find_weights, save_state_dict
 from ..models.build import fill, make, read_recipe, tuples
@@ -57,7 +57,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self._hub_mixin_config = {"recipe": recipe, "trained": trained}
         self.recipe, self.trained = tuples(recipe), trained
         self.module = make(self.recipe) if module is None else module
-        self.preprocess = Preprocess(**self.recipe["preprocess"])
+        self.preprocess = Preprocess(**self.recipe["preprocess"], colours=self.recipe.get("modality", "rgb") == "rgb")
         self.eval()
 
     @classmethod
@@ -81,7 +81,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return student
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.module(self.preprocess(stored_values(images, self.recipe.get("modality", "rgb"))))
+        return self.module(self.preprocess(images))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""

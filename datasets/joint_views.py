@@ -157,7 +157,8 @@ class JointViews:
             arrays[_INSIDE] = np.ones(size, np.uint8)
         made = self.compose(**arrays)
         result = {name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape) for name, values in view.items()}
-        if self.moves and not (outside := torch.from_numpy(np.ascontiguousarray(made[_INSIDE])) == 0).logical_not().all():
+        if self.moves:
+            outside = torch.from_numpy(np.ascontiguousarray(made[_INSIDE])) == 0
             for name in result.keys() - set(_ZERO_OUTSIDE):
                 result[name][outside] = torch.nan
         return result

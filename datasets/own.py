@@ -74,7 +74,6 @@ class _Opened:
         if samples is None:
             return None
         labelled = [one for one in self._read.values() if one is not None and one.targets is not None]
-        _check_classes(self._read["train"], self._read["test"])
         classes = samples.classes
         num_classes = max([*(int(one.targets.max()) + 1 for one in labelled), len(classes or ())], default=0)
         return OwnSplit(samples, num_classes or None, classes, self._options, self._labels(), augmented=split == "train")
@@ -83,16 +82,6 @@ class _Opened:
         """Which labels of label maps stand for none, in both splits alike."""
         seen = max((one.highest_label() for one in self._read.values() if one is not None), default=0)
         return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
-
-
-def _check_classes(train: OwnSamples | None, test: OwnSamples | None) -> None:
-    """Complain where two datasets number their classes differently."""
-    if train is None or test is None or train.classes is None or test.classes is None or train.classes == test.classes:
-        return
-    raise UsageError(
-        f"the classes of {train.name} for training are {', '.join(train.classes[:8])}{' …' if len(train.classes) > 8 else ''}, those for testing "
-        f"{', '.join(test.classes[:8])}{' …' if len(test.classes) > 8 else ''}: number both by one list of names"
-    )
 
 
 class OwnSamples:

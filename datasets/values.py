@@ -200,7 +200,10 @@ class LabelRule:
             found |= {mark for mark in (*NEGATIVE_MARKS, self.void) if mark is not None and mark != 0 and (values == mark).any()}
         if found:
             marks = " and ".join(map(str, sorted(found)))
-            said_once(f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says otherwise", key)
+            said_once(
+                f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says otherwise",
+                key,
+            )
 
 
 @lru_cache(maxsize=1024)

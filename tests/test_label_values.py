@@ -16,6 +16,7 @@ from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Representation
 from contrastill.datasets import pack
 from contrastill.datasets.own import OwnData
+from contrastill.datasets.values import check_splits
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss
 
 N, H, W = 12, 6, 8
@@ -195,7 +196,10 @@ def test_names_say_what_is_void(tmp_path, source):
     with pytest.raises(ContrastillError, match="holds the label 9, and 5 are named: add the missing names, or set data.void=9"):
         batches(label_maps(source, tmp_path / "c", drawn(5, (9,))[0], names[:6]))
     (tmp_path / "d").mkdir()
-    assert np.array_equal(batches(label_maps(source, tmp_path / "d", drawn(5, (9,))[0], names[:6], void=9))["semantics"][:, 0].numpy(), drawn(5, (9,))[1])
+    assert np.array_equal(
+        batches(label_maps(source, tmp_path / "d", drawn(5, (9,))[0], names[:6], void=9))["semantics"][:, 0].numpy(),
+        drawn(5, (9,))[1],
+    )
 
 
 def test_a_class_beyond_255_that_is_seen_late_is_refused():
@@ -222,7 +226,11 @@ def test_the_loss_leaves_out_what_is_no_label():
     labels[0, 0, 0] = torch.tensor([0, -1, -100, 0])
     each = [-logits[b, :, y, x].log_softmax(0)[labels[b, 0, y, x] - 1] for b in range(2) for y in range(3) for x in range(4) if labels[b, 0, y, x] > 0]
     assert pixel_loss(logits, labels).item() == pytest.approx((sum(each) / len(each)).item(), rel=1e-12)
-    for wrong, says in ((301, "hold class 301, and num_classes is 300"), (-2, "hold class -2"), (0.5, "no whole numbers")):
+    for wrong, says in (
+        (301, "hold class 301, and num_classes is 300"),
+        (-2, "hold class -2"),
+        (0.5, "no whole numbers"),
+    ):
         with pytest.raises(UsageError, match=says):
             pixel_loss(logits, torch.where(labels == labels[1, 0, 2, 3], wrong, labels))
 
@@ -250,7 +258,16 @@ def test_a_training_stops_at_the_first_difference(tmp_path):
     listed[7::10] = (listed[7::10] + 1) % 4
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     with pytest.raises(ContrastillError, match=r"of Listed is of class \d, and \d is what Listed.targets says"):
-        contrastill.distill(None, net, Listed(labels, torch.from_numpy(listed)), out=tmp_path, epochs=1, quiet=True, **{"data.workers": 1}, batch_size=8)
+        contrastill.distill(
+            None,
+            net,
+            Listed(labels, torch.from_numpy(listed)),
+            out=tmp_path,
+            epochs=1,
+            quiet=True,
+            **{"data.workers": 1},
+            batch_size=8,
+        )
 
 
 def test_labels_that_change_from_one_reading_to_the_next_are_refused():
@@ -265,8 +282,15 @@ def test_labels_that_change_from_one_reading_to_the_next_are_refused():
 def test_classes_numbered_otherwise_for_testing_are_refused():
     labels = np.arange(8) % 2
     opened = OwnData(Listed(labels, labels, ["cat", "dog"]), Listed(labels, labels, ["dog", "cat"]))(OwnData.Options())
-    with pytest.raises(UsageError, match="for training are cat, dog, those for testing dog, cat: number both by one list"):
-        opened.open("train")
+    says = r"the classes of the training split are 2 \(cat, dog\), those of the test split 2 \(dog, cat\): number both by one list"
+    with pytest.raises(UsageError, match=says):
+        check_splits(opened.open("train"), opened.open("test"))
     for wrong in (1.5, np.eye(3)[0], True, -1):
         with pytest.raises(UsageError, match=r"the label of sample \d of Listed is .*classes are whole numbers from 0"):
-            OwnData(type("Listed", (Listed,), {"__getitem__": lambda one, row, wrong=wrong: (np.zeros((8, 8, 3), np.uint8), wrong)})(labels, None))
+            OwnData(
+                type(
+                    "Listed",
+                    (Listed,),
+                    {"__getitem__": lambda one, row, wrong=wrong: (np.zeros((8, 8, 3), np.uint8), wrong)},
+                )(labels, None)
+            )

@@ -103,7 +103,11 @@ def test_bytes_of_another_modality_are_values_to_a_network_and_to_a_student():
     assert torch.equal(thermal({"thermal": values}).logits, thermal({"thermal": values.float()}).logits)
     colour = network("rgb", (0.5,), (0.2,))
     assert torch.allclose(colour({"rgb": values}).logits, colour({"rgb": values.float() / 255}).logits, atol=1e-6)
-    recipe = {"model": "own", "modality": "thermal", "preprocess": {"mean": (100.0,), "std": (50.0,), "resolution": None}}
+    recipe = {
+        "model": "own",
+        "modality": "thermal",
+        "preprocess": {"mean": (100.0,), "std": (50.0,), "resolution": None},
+    }
     student = Student(recipe, module=thermal.module)
     assert torch.equal(student(values), student(values.float()))
 
@@ -164,7 +168,10 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
         file["train/rgb"] = np.full((N, H, W), 200, np.float32)
         file["train/sixteen"] = np.full((N, H, W), 200, np.uint16)
     dataset = DATASETS["packed"]
-    for field, says in (("rgb", "goes from 200 to 200: rgb is uint8, or floats in"), ("sixteen", "sixteen is uint16: images are uint8")):
+    for field, says in (
+        ("rgb", "goes from 200 to 200: rgb is uint8, or floats in"),
+        ("sixteen", "sixteen is uint16: images are uint8"),
+    ):
         with pytest.raises(UsageError, match=says):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")
     broken = rgb().astype(np.float32) / 255
@@ -184,7 +191,16 @@ def test_marks_of_nothing_measured_are_known():
         assert clean_depth(values, Camera(unit)).isnan().flatten().tolist() == missing
     assert torch.equal(clean_depth(mm, Camera("mm")).nan_to_num(), clean_depth(mm / 1000, Camera("m")).nan_to_num())
     # Without a unit 65535 may be the far end of the scale.
-    assert clean_depth(mm, Camera("relative")).isnan().flatten().tolist() == [True, False, False, False, True, True, True, True]
+    assert clean_depth(mm, Camera("relative")).isnan().flatten().tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -211,8 +227,16 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
     depth = np.random.default_rng(4).integers(50, 250, (N, H, W))
     for number, (one, other, says) in enumerate(
         [
-            ({"depth": depth.astype(np.uint8)}, {"depth": (10 * depth).astype(np.uint16)}, "training split is in relative, that of the test split in mm"),
-            ({"thermal": depth.astype(np.uint8)}, {"thermal": (100 * depth).astype(np.uint16)}, "thermal is stored as 8-bit integers in the training split"),
+            (
+                {"depth": depth.astype(np.uint8)},
+                {"depth": (10 * depth).astype(np.uint16)},
+                "training split is in relative, that of the test split in mm",
+            ),
+            (
+                {"thermal": depth.astype(np.uint8)},
+                {"thermal": (100 * depth).astype(np.uint16)},
+                "thermal is stored as 8-bit integers in the training split",
+            ),
         ]
     ):
         folder = tmp_path / str(number)
@@ -225,7 +249,13 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
 def _splits(opened):
     """Both splits, as a training opens them."""
     lent = type(
-        "Lent", (), {"Options": type("Options", (BaseModel,), {}), "__init__": lambda one, options: None, "open": lambda one, split: opened.open(split)}
+        "Lent",
+        (),
+        {
+            "Options": type("Options", (BaseModel,), {}),
+            "__init__": lambda one, options: None,
+            "open": lambda one, split: opened.open(split),
+        },
     )
     with DATASETS.lend("python:lent", lent):
         return open_splits(DataConfig(name="python:lent"))
@@ -290,7 +320,10 @@ def test_the_key_says_which_modalities_are_vectors(tmp_path, source):
     options = {"path": str(tmp_path / "set.h5" if source == "packed" else tmp_path)} | (
         {"fields": {name: name for name in fields}} if source == "packed" else {}
     )
-    for named, says in ((["motion", "heat"], "data.vectors names heat, and the data have"), (["thermal"], "names thermal, which cannot be vectors")):
+    for named, says in (
+        (["motion", "heat"], "data.vectors names heat, and the data have"),
+        (["thermal"], "names thermal, which cannot be vectors"),
+    ):
         with pytest.raises(UsageError, match=says):
             dataset(dataset.Options(**options, vectors=named)).open("train")
 
@@ -315,7 +348,10 @@ def test_a_packed_copy_knows_its_vectors(tmp_path, vectors):
     (tmp_path / "files").mkdir(exist_ok=True)
     split = opened.open("train")
     options = [] if vectors is None else [f"vectors=[{','.join(vectors)}]"]
-    pack.write_packed(pack.source_of(f"paired_folder:{tmp_path / 'files'}", options=["crop=none", "workers=0", *options]), tmp_path / "copy.h5")
+    pack.write_packed(
+        pack.source_of(f"paired_folder:{tmp_path / 'files'}", options=["crop=none", "workers=0", *options]),
+        tmp_path / "copy.h5",
+    )
     dataset = DATASETS["packed"]
     fields = {name: name for name in ("rgb", "normals", "motion")}
     copy = dataset(dataset.Options(path=str(tmp_path / "copy.h5"), fields=fields, crop_padding=0)).open("train")
@@ -354,10 +390,16 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
     counts = drawn.integers(29_950, 30_050, (N, H, W)).astype(np.uint16)
     split = data("packed", tmp_path, {"thermal": counts}).open("train")
     own = network("thermal", (120.0,), (40.0,))
-    save_student(build_network("resnet8", num_classes=2, modality="thermal", mean=(120.0,), std=(40.0,)), tmp_path / "student.safetensors")
+    save_student(
+        build_network("resnet8", num_classes=2, modality="thermal", mean=(120.0,), std=(40.0,)),
+        tmp_path / "student.safetensors",
+    )
     entry = NetworkConfig(model="resnet8", modality="thermal", weights=str(tmp_path / "student.safetensors"))
     measured = measure_statistics(split, "thermal", samples=N)
-    with pytest.raises(UsageError, match=r"resnet8 was trained on thermal of 120 ± 40 \(mean ± deviation\), and that of this data is 30000"):
+    with pytest.raises(
+        UsageError,
+        match=r"resnet8 was trained on thermal of 120 ± 40 \(mean ± deviation\), and that of this data is 30000",
+    ):
         build(entry, 2, {"thermal": measured})
     check_scale(own, "own", ((300.0,), (10.0,)))
     again = build(entry.model_copy(update={"mean": measured[0], "std": measured[1]}), 2, {"thermal": measured})

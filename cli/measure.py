@@ -16,10 +16,11 @@ from ..core.engine import evaluate
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run, no_run, write_text
 from ..core.schema import RunConfig
+from ..datasets.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
-from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
+from ..training.assemble import check_modality, check_scale, measure_statistics, open_loader, open_split, prepare_accelerator
 from .contenders import BASELINES, Contender, Contenders
 from .gallery import Gallery
 
@@ -134,6 +135,7 @@ class _Measuring:
                     continue
                 seen.add(key)
             check_modality(contender.entry, self.test)
+            self._check_scale(contender)
             network = contender.network.freeze().to(self.accelerator.device)
             parameters = sum(parameter.numel() for parameter in network.parameters())
             common = {"run": str(self.run.path), "role": contender.role, "model": contender.model, "parameters": parameters}
@@ -216,10 +218,17 @@ class _Measuring:
                     raise UsageError(
                         f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; choose others with evaluation.tasks"
                     )
+        check_splits(self.train, self.test)
         if "segmentation" in self.options.tasks:
             self._pixel_classes  # noqa: B018 - complains by itself
         if "classification" in self.options.tasks and self.train.num_classes != self.test.num_classes:
             raise UsageError(f"the train split of {self._where()} has {self.train.num_classes} classes, the test split {self.test.num_classes}")
+
+    def _check_scale(self, contender: Contender) -> None:
+        """Complain where other data than the run's have a network's modality in another unit."""
+        modality = contender.entry.modality
+        if self.options.data and modality != "rgb" and contender.entry.mean is None:
+            check_scale(contender.network, contender.model, measure_statistics(self.test, modality))
 
     @cached_property
     def _pixel_classes(self) -> int:

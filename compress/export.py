@@ -130,7 +130,7 @@ class _Preprocessing(nn.Module):
     def __init__(self, takes: Takes) -> None:
         super().__init__()
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
-        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("scale", 1 / ((255 if takes.preprocess.colours else 1) * std))
         self.register_buffer("shift", -mean / std)
         own = pair(takes.preprocess.resolution)
         self.resolution = own if own != takes.shape[1:] else None

@@ -26,7 +26,7 @@ def network_marks(network: Network) -> dict[str, str]:
     return {
         "architecture": f"{type(network.module).__name__} {text_hash(str(network.module))}",
         "weights": digest.hexdigest()[:16],
-        "preprocessing": str(network.preprocess),
+        "preprocessing": str(network.preprocess) + ("" if network.preprocess.colours else ", values as stored"),
         "modality": network.modality,
         "precision": str(network.precision or torch.float32).removeprefix("torch."),
         "class_map": "none" if network.classes is None else str(network.classes.tolist()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +67,7 @@ class Preprocess:
         mean: A mean for each channel: of values in [0, 1] for images, in the modality's own unit for others.
         std: A standard deviation for each channel.
         resolution: Side, or (height, width), in pixels; None leaves the images as they are.
+        colours: Whether bytes are an image's, 0 … 1; those of other modalities than ``rgb`` are values like any others, 0 … 255.
 
     Shape:
         - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality (metres, say), where NaN
@@ -81,6 +82,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resolution: int | tuple[int, int] | None = None
+    colours: bool = field(default=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -95,7 +97,7 @@ class Preprocess:
             raise UsageError(
                 f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean and std to a value for each channel"
             )
-        unit = 255.0 if images.dtype == torch.uint8 else 1.0
+        unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
         whole = images.dtype == torch.uint8
         if images.is_contiguous(memory_format=torch.channels_last):
             # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
@@ -170,7 +172,7 @@ class Network(nn.Module):
                 raise unknown_name(f"in {type(module).__name__}, the module", module_of(name), known)
         self.module = module
         self.taps = taps
-        self.preprocess = preprocess
+        self.preprocess = preprocess if modality == "rgb" else replace(preprocess, colours=False)
         self.modality = modality
         self.classes: Tensor | None
         self.register_buffer("classes", None, persistent=False)

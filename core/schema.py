@@ -40,7 +40,8 @@ class NetworkConfig(Section):
     num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
     class_map: tuple[int, ...] | None = Field(None, description="of a teacher with other classes: for each class of the data, which of its own that is, from 0")
     mean: tuple[float, ...] | None = Field(
-        None, description="a mean for each channel, of values in [0, 1]; left out: the network's own, for another modality than rgb measured on the data"
+        None,
+        description="a mean for each channel, of rgb of values in [0, 1], of another modality in its unit; left out: the network's own, of another modality measured on the data",
     )
     std: tuple[float, ...] | None = Field(None, description="a standard deviation for each channel; left out: as the mean")
     resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .values import said_once
+
 log = logging.getLogger(__name__)
 
 Unit = Literal["m", "mm", "relative"]
@@ -16,6 +18,11 @@ Unit = Literal["m", "mm", "relative"]
 
 METRES = {"m": 1.0, "mm": 1e-3}
 """Metres to a stored unit; ``relative`` has none."""
+
+SATURATED = 65.535
+"""Metres: the highest of 16 bits in millimetres, which many sensors store where nothing was measured."""
+_FARTHEST = 1e4  # metres; beyond, and beyond the other in an unknown unit, a value is a mark: no sensor measures there
+_HUGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -63,19 +70,43 @@ def view_camera(
     return torch.stack(torch.broadcast_tensors(fx * across, fy * down, x, y), 1)
 
 
+def not_measured(depth: Tensor, unit: Unit | None) -> Tensor:
+    """Where depth is a mark of nothing measured: 0, negative, NaN, infinite; in metres and millimetres also 65.535 m, the highest of 16 bits, and 10 km or more.
+
+    Args:
+        depth: Any shape, floats: in metres where the unit is ``m`` or ``mm``, else as stored, where 1e9 and more is a mark.
+        unit: Of what was stored; None: not known.
+    """
+    beyond = depth >= (_FARTHEST if unit in METRES else _HUGEST)
+    marks = ~depth.isfinite() | (depth <= 0) | beyond
+    return marks | ((depth - SATURATED).abs() < 1e-4) if unit in METRES else marks
+
+
+def in_metres(depth: Tensor, unit: Unit | None) -> Tensor:
+    """Stored depth as float32 in metres, or as it is where the unit is relative or not known."""
+    # A division by 1000 gives the float nearest to the metres, so both units end in the same bits.
+    return depth.float() / (1 / METRES[unit]) if unit in METRES else depth.float()
+
+
 # Medians of whole frames that a room, a street or a table can have.
 _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
 
-def warn_of_unit(depth: Tensor, unit: Unit, where: object) -> None:
-    """Log a warning if depth can hardly be in its unit.
+def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -> None:
+    """Log a warning if depth can hardly be in its unit, and which of its values are taken for marks of nothing measured, beside 0 and NaN.
 
     Args:
         depth: A few frames, any shape, as stored.
         unit: What they are said to be in.
         where: The file or folder, for the message.
+        key: The marks are told once for each place and key.
     """
-    valid = depth[torch.isfinite(depth) & (depth > 0)].float()
+    marks = not_measured(in_metres(depth, unit), unit)
+    odd = depth[marks & (depth != 0) & ~depth.isnan()].float()
+    if len(odd):
+        shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
+        said_once(f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is taken for not measured, as 0 is", key)
+    valid = depth[~marks].float()
     if unit not in _PLAUSIBLE or not len(valid):
         return
     low, high = _PLAUSIBLE[unit]

@@ -17,6 +17,7 @@ from .file_loader import FileLoader, default_workers
 from .file_views import FileViews
 from .file_workers import Images, Pairs, PictureSource, SampleReader
 from .joint_views import JointViews
+from .values import vectors_among
 from .view_options import ViewOptions
 
 
@@ -128,9 +129,11 @@ class PairSplit(ReadSplit):
         workers: Processes that read; 0 reads in this one.
         modalities: What is handed out of what is read; None: all.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
+        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as ``normals``.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a view.
+        kinds: Modality -> the kind of numbers it is stored as, as far as the reader says.
 
     Raises:
         UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that albumentations does not take.
@@ -152,6 +155,7 @@ class PairSplit(ReadSplit):
         workers: int = 0,
         modalities: Sequence[str] | None = None,
         skip_corrupted: bool = False,
+        vectors: Sequence[str] | None = None,
     ) -> None:
         names = tuple(reader.modalities if modalities is None else modalities)
         missed = [name for name in names if name not in reader.modalities]
@@ -161,10 +165,16 @@ class PairSplit(ReadSplit):
         if None in size:
             raise UsageError("the frames differ in size: set data.size=[HEIGHT,WIDTH]")
         self.skip_corrupted = skip_corrupted
-        self.samples, self.num_samples, self.views = reader, num_samples, replace(views, size=(size[0], size[1]), modalities=names)
-        if views.transforms:
-            # Complains here, not in a worker.
-            _ = self.views.compose
+        self.vectors = vectors_among(vectors, {name: reader.modalities[name][0] for name in names})
+        self.kinds: dict[str, str] = dict(getattr(reader, "kinds", {}))
+        self.samples, self.num_samples = reader, num_samples
+        self.views = replace(views, size=(size[0], size[1]), modalities=names, vectors=self.vectors)
+        # Complains here, not in a worker.
+        if views.transforms and self.views.moves and self.vectors:
+            raise UsageError(
+                f"data.transforms move pixels, and the vectors {', '.join(self.vectors)} would not turn with them: "
+                "leave moving to data.crop and data.flip, or set data.vectors=[] if they are none"
+            )
         self.targets, self.classes = targets, classes
         self.num_classes = len(classes) if num_classes is None and classes is not None else num_classes
         self.camera, self.semantic_classes = camera, semantic_classes

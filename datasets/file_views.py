@@ -28,7 +28,7 @@ _RATIO = (math.log(3 / 4), math.log(4 / 3))
 # Shorter side that a picture is resized to before the centre is cut out, in sides of what is cut out: 256 to 224 as ImageNet is evaluated.
 _MARGIN = 256 / 224
 LABELS = "semantics"
-"""The modality that is a label map: its values are names, and stay whole numbers of 8 bits."""
+"""The modality that is a label map: its values are names, and stay whole numbers, of 8 bits where the files hold no more."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
     Args:
         transforms: Name and arguments of each.
         size: Height and width of what it is given, which it has to keep.
-        masks: Names beside ``image`` that move as it moves, by the nearest pixel, and whose values stay; float32, or uint8 for ``semantics``.
+        masks: Names beside ``image`` that move as it moves, by the nearest pixel, and whose values stay; float32, or whole numbers for ``semantics``.
 
     Raises:
         UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
@@ -224,8 +224,8 @@ def shift(size: tuple[int, int], draws: list[float]) -> tuple[int, int]:
     return int(draws[1] * (2 * down + 1)) - down, int(draws[2] * (2 * across + 1)) - across
 
 
-def moved(pixels: Tensor, down: int, across: int) -> Tensor:
-    """A rectangle of the same size, so many pixels lower and further right, zeros coming in; (H, W, C)."""
+def moved(pixels: Tensor, down: int, across: int, fill: float = 0) -> Tensor:
+    """A rectangle of the same size, so many pixels lower and further right, ``fill`` coming in; (H, W, C)."""
     height, width, _ = pixels.shape
     y, x = abs(down), abs(across)
-    return F.pad(pixels, (0, 0, x, x, y, y))[y + down : y + down + height, x + across : x + across + width]
+    return F.pad(pixels, (0, 0, x, x, y, y), value=fill)[y + down : y + down + height, x + across : x + across + width]

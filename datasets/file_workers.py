@@ -41,6 +41,8 @@ class SampleReader(Protocol):
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a stored frame; H and W None where frames differ in size.
+        label_dtype: Of label maps, if it is not uint8.
+        kinds: Modality -> the kind of numbers it is stored as, if the reader has such, see :func:`~.values.number_kind`.
     """
 
     modalities: dict[str, tuple[int, int | None, int | None]]
@@ -145,7 +147,7 @@ class Pairs(Dataset):
         """Each modality (B, H, W, C): the given views of the given rows, or for view None the plain ones; ``camera`` (B, 4) if it is known."""
         view, rows = request
         channels = {name: self.samples.modalities[name][0] for name in self.views.modalities}
-        whole = {"rgb": torch.uint8, LABELS: torch.uint8}
+        whole = {"rgb": torch.uint8, LABELS: getattr(self.samples, "label_dtype", torch.uint8)}
         out = {name: torch.empty((len(rows), *self.views.size, count), dtype=whole.get(name, torch.float32)) for name, count in channels.items()}
         places = []
 
@@ -160,6 +162,8 @@ class Pairs(Dataset):
             seen, where = said
             places.append((where.top, where.left, where.height, where.width, where.flip))
             for name, values in seen.items():
+                if name == LABELS and values.dtype != out[name].dtype and not (out[name][place].copy_(values) == values).all():
+                    raise ContrastillError(f"label maps hold {values.max()}, which {out[name].dtype} cannot: their reader has to say a wider label_dtype")
                 out[name][place].copy_(values)
 
         try:

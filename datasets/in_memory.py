@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from .camera import Camera, view_camera
+from .file_views import LABELS
+from .values import RGB, handed_out, mirror_vectors, number_kind, vectors_among
 from .views import Draws, PaddedImages, draw_views, epoch_order
 
 Batch = dict[str, Tensor]
@@ -36,13 +38,15 @@ class TensorSplit:
         flip: Whether half of the training views are mirrored.
         camera: Of the modality ``depth``; None: not known.
         semantic_classes: Names of the values of the label maps ``semantics``, the first for unlabelled pixels.
+        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as ``normals``.
+        kinds: Modality -> the kind of numbers that it is stored as elsewhere, see :func:`~.values.number_kind`; None: as it is here.
 
     Attributes:
         num_samples: N.
         modalities: Modality -> shape (C, H, W) of one sample.
 
     Raises:
-        UsageError: Modalities that differ in the number of samples, or in height and width while they are cropped.
+        UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width while they are cropped.
     """
 
     def __init__(
@@ -55,11 +59,15 @@ class TensorSplit:
         flip: bool = False,
         camera: Camera | None = None,
         semantic_classes: list[str] | None = None,
+        vectors: Sequence[str] | None = None,
+        kinds: Mapping[str, str] | None = None,
     ) -> None:
         self.images = dict(images)
         self.camera, self.semantic_classes = camera, semantic_classes
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
         self.modalities = {name: (kept.storage.shape[3], kept.height, kept.width) for name, kept in self.images.items()}
+        self.vectors = vectors_among(vectors, {name: shape[0] for name, shape in self.modalities.items()})
+        self.kinds = {name: number_kind(kept.storage.dtype) for name, kept in self.images.items()} | dict(kinds or {})
         self.padding = next(iter(self.images.values())).padding
         counts = {name: len(kept.storage) for name, kept in self.images.items()}
         counts |= {} if targets is None else {"target": len(targets)}
@@ -112,7 +120,7 @@ class TensorLoader:
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
         self.num_samples = split.num_samples
         self._images, self._targets = split.on(device)
-        self._padding, self._flip = split.padding, split.flip
+        self._padding, self._flip, self._vectors = split.padding, split.flip, split.vectors
         self._intrinsics = split.camera.intrinsics if split.camera else None
 
     def __len__(self) -> int:
@@ -127,13 +135,14 @@ class TensorLoader:
         """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
 
         Yields:
-            A dict of each modality (B, C, H, W), ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,); ``camera``
+            A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the stored unit, with NaN where
+            a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,); ``camera``
             float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are known; ``view`` int64 (B,) if views come again;
             ``filler``, all true, on a share that stands for an empty one.
         """
         if not self.train:
             for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
-                images = {name: kept.plain(rows) for name, kept in self._images.items()}
+                images = self._plain(rows)
                 index = torch.arange(rows.start, rows.stop, device=self.device)
                 yield self._batch(images, index, rows, self._cameras(draw_views(0, 0, index, padding=0, flip=False), 0))
             return
@@ -156,8 +165,23 @@ class TensorLoader:
 
     def _views(self, index: Tensor, draws: Draws) -> Batch:
         if not self._padding and not self._flip:
-            return {name: kept.plain(index) for name, kept in self._images.items()}
-        return {name: kept.views(index, draws) for name, kept in self._images.items()}
+            return self._plain(index)
+        views = {name: self._handed_out(name, kept.views(index, draws)) for name, kept in self._images.items()}
+        if self._padding:
+            # A border of zeros is black, unlabelled, no depth; of counts or degrees, 0 is a value like any other.
+            unknown = [name for name in views if name not in (RGB, LABELS, "depth")]
+            border = self._images[unknown[0]].border(draws) if unknown else None
+            views |= {name: views[name].masked_fill(border, torch.nan) for name in unknown}
+        if self._flip:
+            views |= {name: mirror_vectors(views[name], draws.flip) for name in self._vectors}
+        return views
+
+    def _plain(self, rows: Tensor | slice) -> Batch:
+        return {name: self._handed_out(name, kept.plain(rows)) for name, kept in self._images.items()}
+
+    def _handed_out(self, name: str, values: Tensor) -> Tensor:
+        """(B, C, H, W), the channels being the last side in memory."""
+        return handed_out(name, values.permute(0, 2, 3, 1), self._vectors).permute(0, 3, 1, 2)
 
     def _cameras(self, draws: Draws, padding: int) -> Batch:
         """The intrinsics of these views, (B, 4), where those of the frames are known."""

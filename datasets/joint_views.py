@@ -13,6 +13,10 @@ from torch import Tensor
 
 from ..core.errors import ContrastillError
 from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, shift
+from .values import vectors_of_array
+
+_ZERO_OUTSIDE = ("rgb", "depth", LABELS)
+_INSIDE = "inside"  # what a further transform takes in from outside has 0 there
 
 Sample = Mapping[str, np.ndarray]
 """Modality -> (H, W) or (H, W, C), all of one height and width; ``rgb`` is uint8 (H, W, 3)."""
@@ -40,16 +44,18 @@ class JointViews:
     """How a sample becomes a view of ``size``.
 
     ``rgb`` is resized bilinearly, antialiased. Every other modality takes the nearest pixel: a class, a depth of 0 where nothing
-    was measured, or a direction must not blend with its neighbours. Its values are moved and never changed.
+    was measured, or a direction must not blend with its neighbours. Its values are moved and never changed, but for vectors in mirrored
+    views. What comes in from outside is 0 of rgb, depth and labels, and NaN, not measured, of all else, whose 0 may be any value.
 
     Attributes:
         size: Height and width in pixels; None: as stored.
         crop: Of training views. ``"random_resized"``: a part of random area and of a ratio 3:4 to 4:3 times that of ``size``,
-            resized; ``"padded"``: the whole, shifted by up to an eighth of its sides, zeros coming in; ``"none"``: the whole.
+            resized; ``"padded"``: the whole, shifted by up to an eighth of its sides; ``"none"``: the whole.
         scale: Range of the part's area in the frame's, for random_resized.
         flip: Whether half of the training views are mirrored.
         transforms: Further transforms of albumentations: name and arguments of each.
         modalities: Names of what a sample may hold.
+        vectors: Names of what holds vectors, x to the right: a mirrored view changes the sign of x.
     """
 
     size: tuple[int, int] | None = None
@@ -58,6 +64,7 @@ class JointViews:
     flip: bool = True
     transforms: list[dict[str, Any]] = field(default_factory=list)
     modalities: tuple[str, ...] = ("rgb", "depth", LABELS)
+    vectors: tuple[str, ...] = ()
 
     draws = staticmethod(draw_numbers)
 
@@ -80,7 +87,7 @@ class JointViews:
             seed: Of the further transforms.
 
         Returns:
-            (H, W, C) each, uint8 of rgb and semantics, float32 of the rest. The further transforms are not in the placing:
+            (H, W, C) each, rgb and semantics of the sample's own dtype, float32 of the rest. The further transforms are not in the placing:
             where :attr:`moves` is true, it does not hold.
         """
         height, width = _extent(sample)
@@ -93,10 +100,12 @@ class JointViews:
             view = self._cut(sample, place)
             if self.crop == "padded":
                 y, x = shift((down, across), draws)
-                view = {name: moved(values, y, x) for name, values in view.items()}
+                view = {name: moved(values, y, x, 0 if name in _ZERO_OUTSIDE else torch.nan) for name, values in view.items()}
                 place = Placing(place.top + y * place.height / down, place.left + x * place.width / across, place.height, place.width)
         if self.flip and draws[0] < 0.5:
             view = {name: values.flip(1) for name, values in view.items()}
+            for name in self.vectors:
+                view[name][:, :, 0].neg_()
             place = Placing(place.top, place.left, place.height, place.width, True)
         return self._transformed(view, seed) if self.transforms else view, place
 
@@ -108,7 +117,7 @@ class JointViews:
             UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
         """
         # As stored: a size of no transform's default, so that one that asks for its own is seen.
-        return composed(self.transforms, self.size or (61, 83), [name for name in self.modalities if name != "rgb"])
+        return composed(self.transforms, self.size or (61, 83), [*(name for name in self.modalities if name != "rgb"), _INSIDE])
 
     @property
     def moves(self) -> bool:
@@ -130,8 +139,11 @@ class JointViews:
             if name == "rgb":
                 cut[name] = resized(torch.from_numpy(np.ascontiguousarray(values[top : top + height, left : left + width])), *size)
             else:
-                picked = values[y[:, None], x].astype(np.uint8 if name == LABELS else np.float32, copy=False)
-                cut[name] = torch.from_numpy(picked if picked.ndim == 3 else picked[:, :, None])
+                picked = values[y[:, None], x]
+                picked = picked if picked.ndim == 3 else picked[:, :, None]
+                if name != LABELS:
+                    picked = vectors_of_array(picked) if name in self.vectors else picked.astype(np.float32, copy=False)
+                cut[name] = torch.from_numpy(picked)
         return cut
 
     def _transformed(self, view: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -139,9 +151,17 @@ class JointViews:
         # It takes maps without a last side of one, and wants an image even where a sample has none.
         arrays = {"image" if name == "rgb" else name: (values[..., 0] if values.shape[2] == 1 else values).numpy(force=True) for name, values in view.items()}
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-        arrays.setdefault("image", np.zeros((*next(iter(view.values())).shape[:2], 3), np.uint8))
+        size = next(iter(view.values())).shape[:2]
+        arrays.setdefault("image", np.zeros((*size, 3), np.uint8))
+        if self.moves:
+            arrays[_INSIDE] = np.ones(size, np.uint8)
         made = self.compose(**arrays)
-        return {name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape) for name, values in view.items()}
+        result = {name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape) for name, values in view.items()}
+        if self.moves:
+            outside = torch.from_numpy(np.ascontiguousarray(made[_INSIDE])) == 0
+            for name in result.keys() - set(_ZERO_OUTSIDE):
+                result[name][outside] = torch.nan
+        return result
 
 
 def _extent(sample: Sample) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,18 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.hashing import mix
-from .camera import Camera, Unit
+from .camera import Camera, Unit, warn_of_unit
 from .file_splits import ReadSplit
 from .file_views import LABELS
 from .file_workers import Damaged
 from .in_memory import Batch
+from .values import RGB, UNSIGNED_16, VOID, VOID_HELP, LabelRule, check_vectors, handed_out, number_kind, vectors_among, vectors_of_array
 
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range of values.
 _LOOKED_AT = 8
 _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
+_UNITS: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}  # of depth; of wider integers millimetres
 _PLAIN = 2**32  # stands for a view's number where nothing is augmented
 
 
@@ -35,6 +38,9 @@ class OwnData:
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and ``label`` will do for ``rgb`` and
     ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W) or (H, W), all of one size. Its ``index`` is its
     place in the dataset. What a dataset draws from the generators of torch, NumPy and Python is a function of (seed, view, index).
+    Values are handed out as they are, rgb and labels aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole
+    numbers, 0, −1, −100 and 255 (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
+    wherever samples are read: where they differ, the training stops at the first.
 
     Args:
         train: Of training samples; augmentation is its own affair.
@@ -48,6 +54,8 @@ class OwnData:
         model_config = ConfigDict(extra="forbid")
 
         workers: int = Field(0, ge=0, description="processes that read; 0: the training's own")
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        vectors: list[str] | None = Field(None, description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by their names")
         depth_unit: Unit | None = Field(None, description="of depth: m, mm or relative; null: m for floats, mm for 16 bits, relative for 8 bits")
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
@@ -68,7 +76,12 @@ class _Opened:
         labelled = [one for one in self._read.values() if one is not None and one.targets is not None]
         classes = samples.classes
         num_classes = max([*(int(one.targets.max()) + 1 for one in labelled), len(classes or ())], default=0)
-        return OwnSplit(samples, num_classes or None, classes, self._options, augmented=split == "train")
+        return OwnSplit(samples, num_classes or None, classes, self._options, self._labels(), augmented=split == "train")
+
+    def _labels(self) -> LabelRule:
+        """Which labels of label maps stand for none, in both splits alike."""
+        seen = max((one.highest_label() for one in self._read.values() if one is not None), default=0)
+        return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
 
 
 class OwnSamples:
@@ -79,12 +92,15 @@ class OwnSamples:
 
     Attributes:
         shapes: Modality -> shape (C, H, W).
+        kinds: Modality -> the kind of numbers that it comes in.
         targets: int64 (N,), or None where there are no labels.
         classes: Their names, where the dataset has ``classes``.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset, self.name = dataset, type(dataset).__name__
+        self.key = object()  # others may be of the same class
+        self.listed: str | None = None  # the list that labels are known from
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of one's own need: "
@@ -93,13 +109,16 @@ class OwnSamples:
         if not len(dataset):
             raise UsageError(f"{self.name} has no samples")
         with _drawing_from(0):
-            images, label = self._looked(0)
+            images, kinds, label = self._looked(0)
         if not images:
             raise UsageError(f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such as {{'rgb': …, 'depth': …}}")
+        if LABELS in images and images[LABELS].shape[2] != 1:
+            raise UsageError(f"{LABELS} of {self.name} has {images[LABELS].shape[2]} channels: a label map holds one number for each pixel")
         self.dtypes = {name: values.dtype for name, values in images.items()}
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+        self.kinds = kinds
         self.targets = None if label is None else self._labels()
-        self.depth_unit: Unit | None = _unit(_fields(dataset[0])["depth"]) if "depth" in images else None
+        self.depth_unit: Unit | None = _UNITS.get(self.kinds["depth"], "mm") if "depth" in images else None
         names = getattr(dataset, "classes", None)
         self.classes = [str(name) for name in names] if self.targets is not None and isinstance(names, (list, tuple)) else None
         if self.classes is not None and len(self.classes) <= int(self.targets.max()):
@@ -109,21 +128,51 @@ class OwnSamples:
         return len(self.dataset)
 
     def read(self, row: int) -> tuple[dict[str, Tensor], int | None]:
-        """One sample: its modalities (H, W, C), uint8 as it is and everything else as float32, and its label.
+        """One sample: its modalities (H, W, C), uint8 and label maps as they are and everything else as float32, and its label.
 
         Raises:
-            ContrastillError: It cannot be read, or is not of the kind and size of the first.
+            ContrastillError: It cannot be read, or is not of the kind and size of the first, or its label is not the listed one.
         """
-        images, label = self._looked(row)
+        images, kinds, label = self._looked(row)
         shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         if shapes != self.shapes or {name: values.dtype for name, values in images.items()} != self.dtypes:
             raise ContrastillError(
                 f"sample {row} of {self.name} is {_shown(images)}, the first was {_shown(self.shapes, self.dtypes)} "
                 "(channels, height, width): let the dataset bring all to one size and kind"
             )
+        for name, kind in kinds.items():
+            if kind != self.kinds[name] and name not in (RGB, LABELS):
+                raise ContrastillError(f"{name} of sample {row} of {self.name} is {kind}, that of the first {self.kinds[name]}: bring all to one unit and kind")
+        if RGB in images and images[RGB].is_floating_point() and not images[RGB].isfinite().all():
+            raise ContrastillError(f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the sample out")
+        self._check_label(row, label)
         return images, label
 
-    def _looked(self, row: int) -> tuple[dict[str, Tensor], int | None]:
+    def _check_label(self, row: int, label: int | None) -> None:
+        """Complain where a sample's label is not the listed one, by which negatives are chosen before it is read."""
+        listed = None if self.targets is None else int(self.targets[row])
+        if label == listed:
+            return
+        list_of = "its samples gave when they were read for their labels" if self.listed is None else f"{self.name}.{self.listed} says"
+        raise ContrastillError(
+            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and {'none' if listed is None else listed} is what {list_of}: "
+            "hand out one label for a sample, always the same, and correct the list or leave it out"
+        )
+
+    def highest_label(self) -> int:
+        """Of the label maps of a few samples, evenly spaced; 0 where there are none."""
+        return max((int(images[LABELS].max()) for images in self.few if LABELS in images), default=0)
+
+    @cached_property
+    def few(self) -> list[dict[str, Tensor]]:
+        """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
+        looked = []
+        for row in sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []:
+            with _drawing_from(row):
+                looked.append(self.read(row)[0])
+        return looked
+
+    def _looked(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
         try:
             sample = self.dataset[row]
         except Exception as error:  # whatever somebody's own code raises
@@ -131,7 +180,8 @@ class OwnSamples:
         fields = _fields(sample)
         label = fields.pop("target", None)
         images = {name: values for name, given in fields.items() if name not in _NO_MODALITY and (values := _pixels(name, given)) is not None}
-        return images, None if label is None else self._class(row, label)
+        kinds = {name: _kind(fields[name]) for name in images}
+        return images, kinds, None if label is None else self._class(row, label)
 
     def _class(self, row: int, label: Any) -> int:
         value = label.item() if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.asarray(label).size == 1 else label
@@ -142,17 +192,19 @@ class OwnSamples:
 
     def _labels(self) -> Tensor:
         """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
-        listed = next((values for name in ("targets", "labels") if (values := getattr(self.dataset, name, None)) is not None), None)
+        name = next((name for name in ("targets", "labels") if getattr(self.dataset, name, None) is not None), None)
+        listed = None if name is None else getattr(self.dataset, name)
         places = sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)})
         if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
             found = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
             if found is not None and all(self._label(place) == int(found[place]) for place in places):
+                self.listed = name
                 return found.to(torch.int64)
         return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
 
     def _label(self, row: int) -> int:
         with _drawing_from(row):
-            _, label = self._looked(row)
+            _, _, label = self._looked(row)
         if label is None:
             raise UsageError(f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none")
         return label
@@ -161,23 +213,38 @@ class OwnSamples:
 class OwnSplit(ReadSplit):
     """One split of such data, see :class:`~.file_loader.FileSplit` for what it has."""
 
-    def __init__(self, samples: OwnSamples, num_classes: int | None, classes: list[str] | None, options: OwnData.Options, *, augmented: bool) -> None:
+    def __init__(
+        self, samples: OwnSamples, num_classes: int | None, classes: list[str] | None, options: OwnData.Options, labels: LabelRule, *, augmented: bool
+    ) -> None:
         self.samples, self.num_samples, self.modalities = samples, len(samples), dict(samples.shapes)
         self.targets, self.num_classes, self.classes = samples.targets, num_classes, classes
         self.workers, self.augmented, self.color_jitter, self.skip_corrupted = options.workers, augmented, 0.0, False
         self.semantic_classes: list[str] | None = None
         unit = options.depth_unit or samples.depth_unit
         self.camera = None if unit is None else Camera(unit)
+        self.kinds, self.labels = dict(samples.kinds), labels
+        self.vectors = vectors_among(options.vectors, {name: shape[0] for name, shape in samples.shapes.items()})
+        self._look()
+
+    def _look(self) -> None:
+        """Complain, or say, what values of a few samples mean."""
+        few = self.samples.few
+        if few and "depth" in self.samples.shapes and self.camera is not None:
+            warn_of_unit(torch.stack([images["depth"] for images in few]).float(), self.camera.unit, self.samples.name, key=self.samples.key)
+        if few and LABELS in self.samples.shapes:
+            self.labels.tell((images[LABELS].numpy() for images in few), self.samples.name, key=self.samples.key)
+        for name in self.vectors if few else ():
+            check_vectors(name, torch.stack([images[name] for images in few]).numpy(), self.samples.name)
 
     def reader(self, seed: int) -> Dataset:
-        return _Rows(self.samples, seed)
+        return _Rows(self.samples, self.labels, self.vectors, seed)
 
 
 class _Rows(Dataset):
     """Reads batches, in a worker or in the training's own process."""
 
-    def __init__(self, samples: OwnSamples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
+    def __init__(self, samples: OwnSamples, labels: LabelRule, vectors: tuple[str, ...], seed: int) -> None:
+        self.samples, self.labels, self.vectors, self.seed = samples, labels, vectors, seed
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
         """Each modality (B, H, W, C): the given views of the given rows."""
@@ -186,13 +253,25 @@ class _Rows(Dataset):
         try:
             for row in rows.tolist():
                 with _drawing_from(self.seed, _PLAIN if view is None else view, row):
-                    read.append(self.samples.read(row)[0])
+                    read.append(self._handed_out(row, self.samples.read(row)[0]))
         except ContrastillError as error:
             if get_worker_info() is None:
                 raise
             return Damaged(str(error))
         shapes = self.samples.shapes
         return {name: torch.stack([one[name] for one in read]) if read else torch.empty(0, *_last(shapes[name])) for name in shapes}
+
+    def _handed_out(self, row: int, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        given = {}
+        for name, values in images.items():
+            if name == LABELS:
+                kept = self.labels(values.numpy(), f"{LABELS} of sample {row} of {self.samples.name}")
+                given[name] = torch.from_numpy(np.ascontiguousarray(kept))
+            elif name in self.vectors and self.samples.kinds[name] == UNSIGNED_16:
+                given[name] = torch.from_numpy(vectors_of_array(values.to(torch.int32).numpy().astype(np.uint16)))
+            else:
+                given[name] = handed_out(name, values, self.vectors)
+        return given
 
 
 @contextmanager
@@ -233,13 +312,17 @@ def _pixels(name: str, value: Any) -> Tensor | None:
     if values.ndim not in (2, 3):
         return None
     values = values if values.ndim == 3 else values[:, :, None]
-    return values.to(torch.uint8 if name == LABELS or values.dtype == torch.uint8 else torch.float32)
+    if name == LABELS and not values.is_floating_point():
+        # Not 8 bits: what does not fit would come out as another label.
+        return values if values.dtype == torch.uint8 else values.to(torch.int64)
+    return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
 
 
-def _unit(depth: Any) -> Unit:
-    """What a depth of this dtype is taken for."""
-    dtype = np.asarray(depth).dtype
-    return "m" if dtype.kind == "f" else "mm" if dtype.itemsize > 1 else "relative"
+def _kind(value: Any) -> str:
+    """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
+    if isinstance(value, Image.Image):
+        return number_kind({"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8"))
+    return number_kind(value.dtype)
 
 
 def _last(shape: tuple[int, int, int]) -> tuple[int, int, int]:

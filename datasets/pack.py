@@ -18,8 +18,10 @@ import torch
 from ..core.config import dataset_options
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS
+from .file_views import LABELS
 from .hdf5 import SUFFIXES
 from .images import IMAGE_SUFFIXES, read_square
+from .values import VECTORS
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class PackSource:
         name: Of the data set.
         classes: Names of the classes of ``target``.
         splits: Group -> its samples.
-        attributes: Further attributes of the file: ``depth_unit``, ``semantic_classes``.
+        attributes: Further attributes of the file: ``depth_unit``, ``semantic_classes``, ``void``, ``vectors``.
     """
 
     name: str
@@ -191,7 +193,12 @@ def _registered(name: str, path: str, size: int | None, download: bool, options:
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
     first = next(iter(opened.values()))
     camera, labels = getattr(first, "camera", None), getattr(first, "semantic_classes", None)
-    attributes = {**({"depth_unit": camera.unit} if camera else {}), **({"semantic_classes": labels} if labels else {})}
+    vectors = list(getattr(first, "vectors", ()))
+    attributes: dict[str, str | list[str]] = {"depth_unit": camera.unit} if camera else {}
+    attributes |= {"semantic_classes": labels} if labels else {}
+    # What stood for no label or was coded is 0 and −1 … 1 in what is packed.
+    attributes |= {"void": "none"} if LABELS in first.modalities else {}
+    attributes |= {"vectors": vectors} if vectors or any(name in VECTORS for name in first.modalities) else {}
     return PackSource(name, first.classes, splits, attributes)
 
 

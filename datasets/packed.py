@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,12 +14,22 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .camera import Camera, Unit, warn_of_unit
+from .file_views import LABELS
 from .hdf5 import SUFFIXES, class_names, location, open_packed
 from .in_memory import AugmentOptions, TensorSplit
+from .values import RGB, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among, vectors_of_array
 from .views import PaddedImages
 
-# What a field of images may be stored as, and what it is handed out as. Sixteen bits become float32, which holds them exactly.
-_IMAGE_DTYPES = {"uint8": torch.uint8, "uint16": torch.float32, "float16": torch.float32, "float32": torch.float32, "float64": torch.float32}
+# What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them exactly.
+_IMAGE_DTYPES = {
+    "uint8": torch.uint8,
+    "int8": torch.float32,
+    "uint16": torch.float32,
+    "int16": torch.float32,
+    "float16": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float32,
+}
 _ROWS_AT_ONCE = 4096
 
 
@@ -26,8 +37,9 @@ _ROWS_AT_ONCE = 4096
 class Packed:
     """A packed HDF5 file, kept whole in memory.
 
-    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as depth,
-    and ``target`` integers or names of classes (N,). Values are handed out as stored: millimetres stay millimetres. A sample's ``index`` is its
+    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as depth
+    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values are handed out as stored, of any dtype: millimetres stay
+    millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are whole numbers (N, H, W). A sample's ``index`` is its
     place in the split, whatever positions the file may store.
 
     Raises:
@@ -51,6 +63,8 @@ class Packed:
         semantic_names: str = Field(
             "semantic_classes", description="attribute of the file that names the values of the label maps, from 0, which is unlabelled"
         )
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
         depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else mm for uint16, relative for uint8, m for others")
         intrinsics: tuple[float, float, float, float] | None = Field(None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says")
 
@@ -71,12 +85,20 @@ class Packed:
             group = self._group(file, split)
             rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0
-            images = {modality: self._images(group, name, rows, padding) for modality, name in options.fields.items()}
+            names = class_names(file, options.semantic_names) if LABELS in options.fields else None
+            vectors = self._vectors(file, group)
+            images = {
+                modality: self._label_maps(file, group, name, rows, padding, names)
+                if modality == LABELS
+                else self._images(group, name, rows, padding, rgb=modality == RGB, vectors=modality in vectors)
+                for modality, name in options.fields.items()
+            }
+            kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
             targets, num_classes, classes = self._targets(file, group, rows)
             camera = self._camera(file, group)
-            names = class_names(file, options.semantic_names) if "semantics" in options.fields else None
         flip = options.flip and augmented
-        opened = TensorSplit(images, targets=targets, num_classes=num_classes, classes=classes, flip=flip, camera=camera, semantic_classes=names)
+        labels: dict[str, Any] = {"targets": targets, "num_classes": num_classes, "classes": classes, "semantic_classes": names}
+        opened = TensorSplit(images, **labels, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
         if camera is not None:
             warn_of_unit(opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path)
         return opened
@@ -143,13 +165,52 @@ class Packed:
             raise UsageError(f"{location(group)} has {count} samples: data.blocks={self.options.blocks} leaves no third block for testing, take a smaller one")
         return np.flatnonzero(testing if split == "test" else ~testing)
 
-    def _images(self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int) -> PaddedImages:
+    def _vectors(self, file: h5py.File, group: h5py.Group) -> tuple[str, ...]:
+        """Modalities that are vectors: given, kept in the file, or by their names."""
+        fields = {modality: group[name].shape for modality, name in self.options.fields.items()}
+        kept = class_names(file, "vectors")
+        named = (
+            self.options.vectors if self.options.vectors is not None or kept is None else [name for name, field in self.options.fields.items() if field in kept]
+        )
+        return vectors_among(named, {modality: shape[3] if len(shape) == 4 else 1 for modality, shape in fields.items()})
+
+    def _label_maps(self, file: h5py.File, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, names: list[str] | None) -> PaddedImages:
+        """Label maps, 0 for every label that stands for none: uint8 as such, wider ones int32."""
+        field = group[name]
+        if field.ndim not in (3, 4) or field.shape[3:] not in ((), (1,)) or field.dtype.kind not in "iuf":
+            raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: label maps are whole numbers (N, H, W)")
+        rule = self._label_rule(file, name, names)
+        count, height, width = field.shape[:3]
+        kept = count if isinstance(rows, slice) else len(rows)
+        images = PaddedImages.zeros(kept, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding)
+        for begin in range(0, kept, _ROWS_AT_ONCE):
+            part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
+            values = field[part if isinstance(rows, slice) else rows[part]]
+            rule.tell([values], f"{file.filename}: {name}")
+            images.interior[part] = torch.from_numpy(rule(values, location(group, name)).reshape(-1, height, width, 1))
+        return images
+
+    def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
+        """Which labels stand for none: as it is given, kept in the file, or by what all splits hold."""
+        given = "void" in self.options.model_fields_set
+        if not given and file.attrs.get("void") == "none":
+            return LabelRule.of(None, True, names)
+        seen = 0
+        if not given and names is None:
+            for key in filter(None, self.options.splits.values()):
+                field = file[key].get(name) if isinstance(file.get(key), h5py.Group) else None
+                if isinstance(field, h5py.Dataset) and field.dtype.itemsize > 1:
+                    pieces = (field[begin : begin + _ROWS_AT_ONCE] for begin in range(0, len(field), _ROWS_AT_ONCE))
+                    seen = max(seen, *(int(np.nan_to_num(piece).max(initial=0)) for piece in pieces), 0)
+        return LabelRule.of(self.options.void, given, names, seen)
+
+    def _images(self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool) -> PaddedImages:
         field = group[name]
         count, *shape = field.shape
-        if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or field.dtype != np.uint8)):
+        if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or (rgb and field.dtype != np.uint8))):
             raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W)")
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
-        if dtype is None:
+        if dtype is None or (rgb and field.dtype.kind != "f" and field.dtype != np.uint8):
             raise UsageError(f"{location(group, name)} is {field.dtype}: images are uint8, maps {', '.join(_IMAGE_DTYPES)}")
         height, width, channels = shape if len(shape) == 3 else (*shape, 1)
         kept = count if isinstance(rows, slice) else len(rows)
@@ -158,7 +219,12 @@ class Packed:
         for begin in range(0, kept, _ROWS_AT_ONCE):
             part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
             values = field[part if isinstance(rows, slice) else rows[part]]
-            values = values if dtype is torch.uint8 else values.astype(np.float32)
+            if vectors:
+                check_vectors(name, values, location(group))
+            if rgb and dtype is not torch.uint8 and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
+                raise UsageError(f"{location(group, name)} goes from {values.min():g} to {values.max():g}: rgb is uint8, or floats in [0, 1]")
+            if dtype is not torch.uint8:
+                values = vectors_of_array(values) if vectors else values.astype(np.float32)
             images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))
         return images
 

@@ -22,6 +22,7 @@ from .fingerprint import file_sizes, listing_hash
 from .image_folder import SPLITS, folders_in, held_share, is_free, test_folder, walk
 from .images import DamagedImage
 from .joint_views import JointViews
+from .values import VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
 from .view_options import ViewOptions
 
 # Frames that are looked at when a split is opened, evenly spaced over it.
@@ -54,6 +55,8 @@ class PairedFolder:
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        vectors: list[str] | None = Field(None, description=VECTORS_HELP)
         test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples held out for testing where there are no folders train and test")
 
     def __init__(self, options: Options) -> None:
@@ -86,12 +89,15 @@ class PairedFolder:
             raise UsageError(f"data.intrinsics are of a camera of depth, and {where} has no modality depth: leave them out, or name it in data.folders")
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
-        reader = FolderReader(where, files, None if names is None else len(names) - 1)
+        reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
         looked = reader.look(
             [place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))],
             sizes=self._sizes_matter(),
             skip_corrupted=options.skip_corrupted,
         )
+        channels = {name: shape[0] for name, shape in reader.modalities.items()}
+        for name in vectors_among(options.vectors, channels):
+            check_vectors(name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in looked]), where)
         size = (options.size, options.size) if isinstance(options.size, int) else options.size
         return PairSplit(
             reader,
@@ -103,6 +109,7 @@ class PairedFolder:
             color_jitter=options.color_jitter,
             workers=default_workers() if options.workers is None else options.workers,
             skip_corrupted=options.skip_corrupted,
+            vectors=options.vectors,
         )
 
     def _sizes_matter(self) -> str | None:
@@ -178,16 +185,18 @@ class FolderReader:
     Args:
         root: The folder that ``files`` are in.
         files: For each modality the paths below ``root``; sample i is the i-th of each.
-        highest_label: Of the label maps; None: not known.
+        labels: Which labels stand for none.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after :meth:`look`.
+        kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`look`.
     """
 
-    def __init__(self, root: Path, files: dict[str, list[str]], highest_label: int | None) -> None:
+    def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule) -> None:
         # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every worker.
         self.files = {name: np.array([os.fsencode(path) for path in paths]) for name, paths in files.items()}
-        self.root, self.highest_label = os.fsencode(root), highest_label
+        self.root, self.labels = os.fsencode(root), labels
+        self.kinds: dict[str, str] = {}
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
 
@@ -209,6 +218,9 @@ class FolderReader:
             if not looked:
                 size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
                 self.modalities, self._sizes = {name: (_channels(values), *size) for name, values in sample.items()}, sizes
+                self.kinds = {name: number_kind(values.dtype) for name, values in sample.items()}
+            if LABELS in sample:
+                self.labels.tell([sample[LABELS]], self._paths(row)[LABELS].parent)
             looked.append(self._checked(row, sample))
         return looked
 
@@ -230,9 +242,13 @@ class FolderReader:
                 raise ContrastillError(f"{paths[name]} has {_channels(values)} channels, other files of {name} {channels}: bring them to one kind")
             if height is not None and values.shape[:2] != (height, width):
                 raise ContrastillError(f"{paths[name]} is {values.shape[0]}×{values.shape[1]} (height × width), other samples {height}×{width}: {self._sizes}")
-        if self.highest_label is not None and sample[LABELS].max() > self.highest_label:
-            raise ContrastillError(f"{paths[LABELS]} holds the label {sample[LABELS].max()}, and classes.txt names {self.highest_label}: add the missing names")
-        return sample
+            if number_kind(values.dtype) != self.kinds[name] and name != LABELS:
+                raise ContrastillError(
+                    f"{paths[name]} holds {number_kind(values.dtype)}, other files of {name} {self.kinds[name]}: bring them to one unit and kind"
+                )
+        if LABELS not in sample:
+            return sample
+        return {**sample, LABELS: self.labels(sample[LABELS], paths[LABELS])}
 
     def listing(self) -> str:
         return "-".join(listing_hash(names, file_sizes(self.root, names)) for names in self.files.values())

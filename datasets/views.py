@@ -106,6 +106,15 @@ class PaddedImages:
         cut = self._cut_by_pixels if self._rows is None else self._cut_by_rows
         return cut(index, draws).permute(0, 3, 1, 2)
 
+    def border(self, draws: Draws) -> Tensor:
+        """Which pixels of the drawn views are border: bool (B, 1, H, W)."""
+        device = draws.dy.device
+        y = draws.dy[:, None] + torch.arange(self.height, device=device) - self.padding
+        x = torch.arange(self.width, device=device)
+        x = torch.where(draws.flip[:, None], self.width - 1 - x, x) + draws.dx[:, None] - self.padding
+        outside = ((y < 0) | (y >= self.height))[:, :, None] | ((x < 0) | (x >= self.width))[:, None, :]
+        return outside[:, None]
+
     def _cut_by_pixels(self, index: Tensor, draws: Draws) -> Tensor:
         """One gather of pixels, for accelerators: (B, H, W, C)."""
         y = draws.dy[:, None] + torch.arange(self.height, device=index.device)

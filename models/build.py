@@ -178,7 +178,12 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
     """
     if not network.recipe:
         raise UsageError("only a network of build_network can be saved as a student: for another module save its state_dict")
-    made = {**network.recipe, "modality": network.modality, "preprocess": asdict(network.preprocess), "taps": asdict(network.taps)}
+    made = {
+        **network.recipe,
+        "modality": network.modality,
+        "preprocess": {key: getattr(network.preprocess, key) for key in ("mean", "std", "resolution")},
+        "taps": asdict(network.taps),
+    }
     save_state_dict(network.module.state_dict(), path, metadata={_METADATA: json.dumps(made)})
 
 
@@ -211,7 +216,7 @@ def make(recipe: Mapping[str, Any]) -> nn.Module:
 def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
     """Load a student's weights into its module, and say there how it sees and where its representation is; in eval mode."""
     load_weights(module, path, name=recipe["model"])
-    for name, value in (("preprocess", Preprocess(**recipe["preprocess"])), ("taps", Taps(**recipe["taps"]))):
+    for name, value in (("preprocess", Preprocess(**recipe["preprocess"], colours=recipe.get("modality", "rgb") == "rgb")), ("taps", Taps(**recipe["taps"]))):
         # A class of somebody's own may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)

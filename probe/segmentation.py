@@ -22,6 +22,7 @@ from .maps import KeptMaps, batches_of, keep_maps, shuffled_rows
 
 MODES = ("frozen", "fine_tuned", "scratch")
 _WARMUP = 0.05  # of all steps
+_UNLABELLED = (-1, -100)  # beside 0
 _ENCODER_SHARE = 0.1  # of the learning rate that a fine-tuned encoder gets
 
 
@@ -66,12 +67,12 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-        """Label maps (B, 1, height, width) uint8 in 1…C, in eval mode; the training flags are put back."""
+        """Label maps (B, 1, height, width) int64 in 1…C, in eval mode; the training flags are put back."""
         flags = [(module, module.training) for module in self.modules()]
         said = self.eval()(batch, size).argmax(1, keepdim=True) + 1
         for module, training in flags:
             module.training = training
-        return said.to(torch.uint8)
+        return said
 
 
 def segment(
@@ -102,7 +103,8 @@ def segment(
         network: Any tapped network with maps.
         train: Has ``num_samples`` and ``loader(batch_size=, device=, seed=, train=)``, and ``targets`` if it has classes of whole frames.
         test: The same.
-        num_classes: C; label maps hold 1…C, and 0 where there is no label, which neither the loss nor the measures see.
+        num_classes: C; label maps hold 1…C, and 0, −1 or −100 where there is no label, which neither the loss nor the measures see. Of the
+            product's own data sets 255 is 0 by then (``data.void``).
         head: ``"linear"``: a linear classifier of each pixel. ``"unet"``: a small decoder.
         mode: ``"frozen"``: only the head learns. ``"fine_tuned"``: the encoder too, at a tenth of ``lr``. ``"scratch"``: at ``lr``.
         label_fraction: Share of the training frames that are used, stratified by ``train.targets``.
@@ -200,11 +202,11 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy averaged over the labelled pixels; 0 where there are none.
 
     Shape:
-        - logits: (B, C, H, W) - labels: (B, 1, H, W), 0 unlabelled, else 1…C
+        - logits: (B, C, H, W) - labels: (B, 1, H, W), 0, −1 or −100 unlabelled, else 1…C
         - returns a scalar.
 
     Raises:
-        UsageError: A label beyond C.
+        UsageError: A label beyond C, or another below 0, or labels that are no whole numbers.
     """
     target = _targets(labels, logits.shape[1])
     return F.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / (target >= 0).sum().clamp(min=1)
@@ -248,10 +250,21 @@ def measures_of(confusion: Tensor) -> dict[str, Any]:
 
 def _targets(labels: Tensor, num_classes: int) -> Tensor:
     """(B, H, W) int64: class − 1, and −1 where there is no label."""
-    highest = int(labels.max())
-    if highest > num_classes:
-        raise UsageError(f"the label maps hold class {highest}, and num_classes is {num_classes}: classes are 1 to num_classes, 0 is unlabelled")
-    return labels[:, 0].long() - 1
+    target = labels[:, 0].long()
+    if labels.is_floating_point() and not bool((target == labels[:, 0]).all()):
+        raise UsageError("the label maps hold values that are no whole numbers: classes are 1 to num_classes, 0 is unlabelled")
+    for mark in _UNLABELLED:
+        target = torch.where(target == mark, 0, target)
+    if not target.numel():
+        return target
+    lowest, highest = torch.stack(target.aminmax()).tolist()
+    if lowest < 0 or highest > num_classes:
+        shown = highest if highest > num_classes else lowest
+        raise UsageError(
+            f"the label maps hold class {shown}, and num_classes is {num_classes}: classes are 1 to num_classes, 0, −1 and −100 are unlabelled, "
+            "and data.void names another label that is"
+        )
+    return target - 1
 
 
 class _bar:

@@ -210,7 +210,7 @@ def _png16(path):
         ("rgb/1.npy", lambda path: np.save(path, np.ones((H, W, 3))), r"1.npy is float64 \(18, 24, 3\): rgb is uint8"),
         ("semantics/1.jpg", lambda path: _write(path, _frame(0)["semantics"]), "1.jpg is a JPEG, which blends the labels"),
         ("semantics/1.npy", lambda path: np.save(path, np.full((H, W), 256)), "1.npy holds int64 from 256 to 256: labels are whole numbers"),
-        ("semantics/1.npy", lambda path: np.save(path, np.full((H, W), 4)), "1.npy holds the label 4, and classes.txt names 3: add the missing names"),
+        ("semantics/1.npy", lambda path: np.save(path, np.full((H, W), 4)), "1.npy holds the label 4, and 3 are named: add the missing names"),
         ("depth/1.png", lambda path: _write(path, _frame(0, H, W - 1)["depth"]), r"depth/1.png is 18×23 \(height × width\), its partner \S*rgb/1.png 18×24"),
     ],
 )

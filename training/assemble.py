@@ -25,6 +25,7 @@ from ..core.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.teacher_cache import TeacherMemory
 from ..core.teacher_files import known_spec
 from ..core.transfer import Term, Transfer
+from ..datasets.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
@@ -169,8 +170,14 @@ def open_split(config: RunConfig, name: str) -> Any:
 
 
 def open_splits(data: DataConfig) -> dict[str, Any]:
-    """Both splits of a config's data by their names."""
-    return {name: _open_data(data).open(name) for name in ("train", "test")}
+    """Both splits of a config's data by their names.
+
+    Raises:
+        UsageError: Their values mean different things, see :func:`~contrastill.datasets.values.check_splits`.
+    """
+    splits = {name: _open_data(data).open(name) for name in ("train", "test")}
+    check_splits(splits["train"], splits["test"])
+    return splits
 
 
 def _open_data(data: DataConfig) -> Any:
@@ -197,8 +204,13 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
         raise UsageError(f"{network.model} cannot read this data: {error}") from error
 
 
+_OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
+
+
 def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are stored; NaN is left out.
+    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are handed out; NaN and infinite values are left out.
+
+    A channel that does not vary has a deviation of 1.
 
     Args:
         split: The training split.
@@ -209,16 +221,24 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
     step = max(1, len(loader) // max(1, samples // 8))
     count = total = square = torch.zeros((), dtype=torch.float64)
     for place in range(0, len(loader), step):
-        values = next(iter(loader.epoch(0, place)))[modality].double()
-        values = values / 255 if split.modalities.get(modality) and values.dtype == torch.uint8 else values
+        values = next(iter(loader.epoch(0, place)))[modality]
+        # As Preprocess takes them: bytes are those of colours, 0 … 1.
+        values = values.double() / 255 if values.dtype == torch.uint8 else values.double()
         there = values.isfinite()
         values = values.nan_to_num(0.0, 0.0, 0.0)
         count, total, square = count + there.sum((0, 2, 3)), total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
     if int(count.min()) == 0:
         raise ContrastillError(f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it")
     mean = total / count
-    std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-6)
-    return tuple(round(value, 6) for value in mean.tolist()), tuple(round(value, 6) for value in std.tolist())
+    std = (square / count - mean.square()).clamp_min(0).sqrt()
+    # What is left of the difference of two squares, or of values in single precision, is rounding.
+    constant = std <= 1e-6 * mean.abs()
+    if constant.all():
+        shown = ", ".join(f"{value:g}" for value in mean.tolist())
+        raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
+    std = torch.where(constant, 1.0, std)
+    # Figures, not decimals: a modality's unit may be small.
+    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(float(f"{value:.7g}") for value in std.tolist())
 
 
 def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, tuple] | None = None, *, student: bool = False) -> Network:
@@ -235,7 +255,34 @@ def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, t
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
     network = build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)
+    if config.mean is None and config.modality in (statistics or {}):
+        check_scale(network, config.model, statistics[config.modality])
     return network if config.class_map is None else _with_classes(network, config, classes, student)
+
+
+def check_scale(network: Network, name: str, measured: tuple) -> None:
+    """Complain where a network was trained on its modality in another unit than the data's.
+
+    Args:
+        network: Has the mean and std that it was trained with.
+        name: What it is called.
+        measured: Mean and std of the data, see :func:`measure_statistics`.
+
+    Raises:
+        UsageError: All channels are further off, wider or narrower than other scenes of one sensor make them.
+    """
+    own = network.preprocess
+    if len(own.mean) != len(measured[0]):
+        return  # said elsewhere, where the images are read
+    if all(
+        abs(mean - its_mean) > _OTHER_UNIT * its_std or not 1 / _OTHER_UNIT < std / its_std < _OTHER_UNIT
+        for its_mean, its_std, mean, std in zip(own.mean, own.std, *measured, strict=True)
+    ):
+        theirs, ours = (", ".join(f"{mean:g} ± {std:g}" for mean, std in zip(*pair, strict=True)) for pair in ((own.mean, own.std), measured))
+        raise UsageError(
+            f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is {ours}: "
+            "bring the data to its unit, or set mean and std of this network if they are meant to differ"
+        )
 
 
 def _with_classes(network: Network, config: NetworkConfig, classes: int | None, student: bool) -> Network:

@@ -15,7 +15,7 @@ from ..core.checkpoint import random_state, set_random_state
 from ..core.config import make_config, make_data_config
 from ..core.epochs import default_epochs
 from ..core.errors import UsageError, unknown_name
-from ..core.registry import OBJECTIVES, OWN, short_name
+from ..core.registry import MODALITIES, OBJECTIVES, OWN, short_name
 from ..core.run import Run
 from ..core.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.seeds import members
@@ -94,8 +94,8 @@ def distill(
         overrides: Further keys of the config: those of ``train`` by their own names (``batch_size=256, lr=0.1, precision="bf16"``), a whole section as a
             dict (``ensemble={"rule": "entropy"}``), any other by its dotted key (``**{"objectives.crd.num_negatives": 4096}``).
 
-    A module of your own sees the values that your dataset hands out, or images of whole numbers as values in [0, 1] (one of timm's: normalised as it says itself), unless
-    ``mean`` and ``std`` say otherwise; networks known by name normalise on their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
+    A module of your own sees the values that your dataset hands out, or rgb of whole numbers as values in [0, 1] (one of timm's: normalised as it says itself), unless
+    ``mean`` and ``std`` say otherwise; a label that a sample has and the dataset's list of labels has otherwise ends the training where it is read; networks known by name normalise on their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
 
     Raises:
         UsageError: Something that does not exist, or that does not fit the rest; nothing is written then.
@@ -191,12 +191,24 @@ class _Batches:
 
 
 def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
-    """Complain about colours that somebody normalised already where a network is to do so again."""
-    named = [entry for entry in entries if not entry["model"].startswith(OWN) and entry.get("modality", "rgb") == "rgb" and entry.get("mean") is None]
-    if not named or not isinstance(read.split, OwnSplit):
+    """Complain about colours that somebody normalised already where a network is to do so again, or where another modality is made from them."""
+    if not isinstance(read.split, OwnSplit) or "rgb" not in read.split.modalities:
         return
-    images = read("rgb", named[0]["model"])
+    made = [
+        entry
+        for entry in entries
+        if (name := entry.get("modality", "rgb")) not in read.split.modalities and name in MODALITIES and MODALITIES[name].of == "rgb"
+    ]
+    named = [entry for entry in entries if not entry["model"].startswith(OWN) and entry.get("modality", "rgb") == "rgb" and entry.get("mean") is None]
+    if not named and not made:
+        return
+    images = read("rgb", (named or made)[0]["model"])
     if images.is_floating_point() and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
+        if not named:
+            raise UsageError(
+                f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {made[0]['modality']} is made from images in [0, 1] (or uint8): "
+                "take the normalisation out of the dataset"
+            )
         raise UsageError(
             f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {named[0]['model']} normalises images in [0, 1] (or uint8) itself: "
             "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of each network to keep it"

@@ -35,7 +35,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         preprocess: Its normalisation.
 
     Shape:
-        - images: (B, C, H, W) of the student's modality, uint8, or float in [0, 1] or in the modality's own unit - returns logits (B, num_classes).
+        - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; others as stored, of any dtype - returns logits (B, num_classes).
 
     Raises:
         UsageError: The network is of a class that only you can make, and ``module`` is left out.
@@ -57,7 +57,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self._hub_mixin_config = {"recipe": recipe, "trained": trained}
         self.recipe, self.trained = tuples(recipe), trained
         self.module = make(self.recipe) if module is None else module
-        self.preprocess = Preprocess(**self.recipe["preprocess"])
+        self.preprocess = Preprocess(**self.recipe["preprocess"], colours=self.recipe.get("modality", "rgb") == "rgb")
         self.eval()
 
     @classmethod

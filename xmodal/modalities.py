@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 from ..core.registry import MODALITIES
-from ..datasets.camera import METRES, Camera
+from ..datasets.camera import Camera, in_metres, not_measured
 
 SOURCES = {"rgb": 3, "depth": 1}
 """What a modality may be made from, and its channels."""
@@ -172,7 +172,7 @@ def points(depth: Tensor, camera: Tensor) -> Tensor:
 
 
 def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
-    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is 0, negative or no finite number.
+    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing measured, see :func:`~contrastill.datasets.camera.not_measured`.
 
     Shape:
         - depth: (B, 1, H, W), in the camera's unit - returns (B, 1, H, W) float32.
@@ -182,12 +182,9 @@ def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
     """
     if depth.dtype in (torch.float16, torch.bfloat16):
         raise UsageError(f"depth of {depth.dtype} has lost millimetres to metres of what was measured: store it as float32, or as whole millimetres")
-    values = depth.float()
-    measured = values.isfinite() & (values > 0)
-    if camera is not None and camera.unit in METRES:
-        # A division by 1000 gives the float nearest to the metres, so both units end in the same bits.
-        values = values / (1 / METRES[camera.unit])
-    return torch.where(measured, values, torch.nan)
+    unit = None if camera is None else camera.unit
+    values = in_metres(depth, unit)
+    return torch.where(not_measured(values, unit), torch.nan, values)
 
 
 def _unit(rgb: Tensor) -> Tensor:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import ContrastillError
-from .image_values import UnreadKind, highest_value, orientation, rgb_values
+from .image_values import UnreadKind, highest_value, orientation, rgb_values, stored_values
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 # Of a photograph only its orientation is asked for, and pixels beside a damaged tag are as good as others.
@@ -105,6 +110,27 @@ class Picture:
         except Exception as error:
             raise DamagedImage(self.path, reason_of(error)) from error
         return upright(pixels, self._orientation)
+
+    def brightest(self) -> int:
+        """The greatest value in the file, before it is scaled."""
+        return int(stored_values(self._image, self._bytes).max())
+
+
+def warn_of_scaling(pictures: Iterable[Picture]) -> None:
+    """Log one warning if pictures that are to be ``rgb`` have more than 8 bits: how they are scaled, and what is left of them.
+
+    Args:
+        pictures: Some of a data set.
+    """
+    deep = [picture for picture in pictures if picture.highest > 255]
+    if not deep:
+        return
+    with suppress(Exception):  # damage is reported where the picture is read
+        value, picture = max(((picture.brightest(), picture) for picture in deep), key=lambda pair: pair[0] / pair[1].highest)
+        log.warning(
+            "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; of %d looked at, the brightest value is %d and becomes %d",
+            picture.path, picture.highest, len(deep), value, round(value * 255 / picture.highest),
+        )  # fmt: skip
 
 
 def read_square(path: str | PathLike, size: int | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from ..core.config import dataset_options
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS
 from .hdf5 import SUFFIXES
-from .images import IMAGE_SUFFIXES, read_square
+from .images import IMAGE_SUFFIXES, Picture, read_square, warn_of_scaling
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +226,8 @@ def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSourc
     splits = {}
     for name, where in ((name, where) for name, where in there.items() if name in names):
         files = _files(where, classes)
+        if name == "train":
+            warn_of_scaling(Picture(path) for path, _ in files[:: max(1, len(files) // 8)])
         if side is None:
             height, width = read_square(files[0][0]).shape[:2]
             side = (width, height)

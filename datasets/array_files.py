@@ -123,12 +123,12 @@ def _image(path: Path, modality: str) -> tuple[np.ndarray, int]:
         if modality == LABELS and lossy(image, encoded):
             kind = "JPEG" if image.format in ("JPEG", "MPO") else f"{image.format} with lossy compression"
             raise UnreadKind(f"is a {kind}, which blends the labels of neighbours: save label maps as 8-bit PNG")
+        # Loading it, Pillow turns a TIFF itself, and takes the tag away.
+        turned = orientation(image)
         values = stored_values(image, encoded)
         # A label map's palette is for looking at it: its values are the numbers of the colours.
         if image.mode == "P" and modality != LABELS:
             values = np.asarray(image.convert("RGB"))
-        turned = orientation(image)
-        # Pillow turns a TIFF itself.
         return values if turned == 1 or image.format == "TIFF" else upright(torch.from_numpy(values.copy()), turned).numpy(), turned
 
 
@@ -155,7 +155,6 @@ def _exr(path: Path, modality: str) -> np.ndarray:
             parts = len(file.parts)
             header, channels = file.header(), file.channels()
             windows = header["dataWindow"], header["displayWindow"]
-            sampling = {name: (channel.xSampling, channel.ySampling) for name, channel in channels.items()}
             pixels = {name: channel.pixels for name, channel in channels.items()}
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         # A file that is cut off may open, and lack entries of its header.
@@ -165,8 +164,6 @@ def _exr(path: Path, modality: str) -> np.ndarray:
     name = "Z" if "Z" in pixels and modality == "depth" else next(iter(pixels), None)
     if name is None or (len(pixels) > 1 and name != "Z"):
         raise ContrastillError(f"{path} has the channels {', '.join(pixels) or 'none'}: keep one, or R, G and B; of depth, Z")
-    if sampling[name] != (1, 1):
-        raise ContrastillError(f"{path} stores its channel {name} for every {sampling[name][0]}×{sampling[name][1]} pixels: save it at full size")
     return _in_display_window(path, pixels[name], *windows)
 
 
@@ -178,6 +175,8 @@ def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: 
     """
     (left, top), (right, bottom) = (map(int, corner) for corner in data)
     (x, y), (last_x, last_y) = (map(int, corner) for corner in display)
+    if values.shape[:2] != (bottom - top + 1, right - left + 1):
+        raise ContrastillError(f"{path} does not store every pixel of its channel: save it without subsampling")
     if (left, top, right, bottom) == (x, y, last_x, last_y):
         return values
     height, width = last_y - y + 1, last_x - x + 1

@@ -73,7 +73,8 @@ class ImageFolder:
             raise UsageError(f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: set data.path")
         options = self.options
         classes, files = self._list(split)
-        if self._passed_over:
+        # Where both splits are of the same folders, once is enough.
+        if self._passed_over and (split == "train" or (self.root / "train").is_dir()):
             kinds = ", ".join(f"{count} {kind or 'without an ending'}" for kind, count in self._passed_over.most_common(4))
             log.warning("%s: files that are no images to be read are passed over: %s", self.root, kinds)
         if options.limit is not None and options.limit < len(files):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ from .camera import Camera, Unit
 from .file_splits import ReadSplit
 from .file_views import LABELS
 from .file_workers import Damaged
+from .image_values import to_8_bits
 from .in_memory import Batch
+
+log = logging.getLogger(__name__)
 
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range of values.
 _LOOKED_AT = 8
@@ -33,7 +37,8 @@ class OwnData:
     """A training and a test dataset as they were handed over, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and ``label`` will do for ``rgb`` and
-    ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W) or (H, W), all of one size. Its ``index`` is its
+    ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of
+    uint16, which is scaled to 8 bits, or of floats, in [0, 1] or normalised already. Its ``index`` is its
     place in the dataset. What a dataset draws from the generators of torch, NumPy and Python is a function of (seed, view, index).
 
     Args:
@@ -93,7 +98,10 @@ class OwnSamples:
         if not len(dataset):
             raise UsageError(f"{self.name} has no samples")
         with _drawing_from(0):
-            images, label = self._looked(0)
+            fields = self._sample(0)
+            images, label = self._converted(0, fields)
+        if _deep(fields.get("rgb")):
+            log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
             raise UsageError(f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such as {{'rgb': …, 'depth': …}}")
         self.dtypes = {name: values.dtype for name, values in images.items()}
@@ -124,12 +132,17 @@ class OwnSamples:
         return images, label
 
     def _looked(self, row: int) -> tuple[dict[str, Tensor], int | None]:
+        return self._converted(row, self._sample(row))
+
+    def _sample(self, row: int) -> dict[str, Any]:
         try:
             sample = self.dataset[row]
         except Exception as error:  # whatever somebody's own code raises
             raise ContrastillError(f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
-        fields = _fields(sample)
-        label = fields.pop("target", None)
+        return _fields(sample)
+
+    def _converted(self, row: int, fields: dict[str, Any]) -> tuple[dict[str, Tensor], int | None]:
+        label = fields.get("target")
         images = {name: values for name, given in fields.items() if name not in _NO_MODALITY and (values := _pixels(name, given)) is not None}
         return images, None if label is None else self._class(row, label)
 
@@ -221,9 +234,15 @@ def _fields(sample: Any) -> dict[str, Any]:
 
 
 def _pixels(name: str, value: Any) -> Tensor | None:
-    """An image as (H, W, C), uint8 or float32; None for what is none."""
+    """An image as (H, W, C), uint8 or float32; None for what is none.
+
+    Raises:
+        UsageError: Its values would not be those that were meant.
+    """
     if isinstance(value, Image.Image):
-        value = np.array(value.convert("RGB") if name == "rgb" else value)
+        value = _picture(name, value)
+    if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
+        value = _eight_bits(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
         values = torch.from_numpy(value if value.dtype.kind != "u" or value.dtype == np.uint8 else value.astype(np.float32))
     elif isinstance(value, Tensor) and not value.is_complex():
@@ -234,6 +253,49 @@ def _pixels(name: str, value: Any) -> Tensor | None:
         return None
     values = values if values.ndim == 3 else values[:, :, None]
     return values.to(torch.uint8 if name == LABELS or values.dtype == torch.uint8 else torch.float32)
+
+
+def _picture(name: str, image: Image.Image) -> np.ndarray:
+    """What a picture of Pillow holds: as ``rgb`` three channels, or one of 16 bits; else its values, of a palette the colours."""
+    # What has not been loaded yet still says how Pillow will bring it to 8 or 16 bits.
+    scaling = [tile for tile in getattr(image, "tile", ()) if _scales(tile, image.mode)]
+    if name != "rgb" and scaling:
+        raise UsageError(
+            f"{name} is a picture of Pillow, which scales the values of this {image.format} when it loads it: read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
+        )
+    if name != "rgb":
+        return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise UsageError(f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: hand out 8 or 16 bits, or an array of floats in [0, 1]")
+    deep = image.mode.startswith("I")
+    return np.repeat(np.array(image).astype(np.uint16)[:, :, None], 3, 2) if deep else np.array(image.convert("RGB"))
+
+
+def _scales(tile: Any, mode: str) -> bool:
+    """Whether Pillow's decoder of this part of a file changes its values."""
+    decoder, arguments = tile[0], tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    if decoder in ("ppm", "ppm_plain"):
+        return arguments[-1] != (65535 if mode == "I" else 255)
+    # Such as "L;4", "RGB;16B", "L;I": fewer bits, more, or the inverse.
+    kind = str(arguments[0]).partition(";")[2]
+    return mode in ("L", "LA", "RGB", "RGBA", "CMYK") and (kind in ("2", "4", "I", "2I", "4I") or kind.startswith("16"))
+
+
+def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """``rgb`` as networks take it, uint8 or floats in [0, 1]: 16 bits are scaled by their range, rounded."""
+    dtype = str(values.dtype).removeprefix("torch.")
+    if dtype == "uint16":
+        array = values.numpy(force=True) if isinstance(values, Tensor) else values
+        eight = to_8_bits(array, 65535)
+        return torch.from_numpy(eight) if isinstance(values, Tensor) else eight
+    if dtype != "bool" and not (dtype == "uint8" or dtype.startswith(("float", "bfloat"))):
+        raise UsageError(f"rgb is of {dtype}, whose range is not known: hand out uint8, uint16 or floats in [0, 1]")
+    return values
+
+
+def _deep(rgb: Any) -> bool:
+    """Whether it has 16 bits."""
+    return rgb.mode.startswith("I") if isinstance(rgb, Image.Image) else str(getattr(rgb, "dtype", "")).endswith("uint16")
 
 
 def _unit(depth: Any) -> Unit:

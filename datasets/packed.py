@@ -71,6 +71,7 @@ class Packed:
             group = self._group(file, split)
             rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0
+            self._check_rgb(group)
             images = {modality: self._images(group, name, rows, padding) for modality, name in options.fields.items()}
             targets, num_classes, classes = self._targets(file, group, rows)
             camera = self._camera(file, group)
@@ -161,6 +162,14 @@ class Packed:
             values = values if dtype is torch.uint8 else values.astype(np.float32)
             images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))
         return images
+
+    def _check_rgb(self, group: h5py.Group) -> None:
+        """Networks take rgb that is not uint8 for floats in [0, 1]."""
+        name = self.options.fields.get("rgb")
+        if name is not None and self._field(group, name, "fields.rgb").dtype != np.uint8:
+            raise UsageError(
+                f"{location(group, name)} is {group[name].dtype}: rgb is uint8 (N, H, W, 1 to 4); scale it, or give the field another modality's name"
+            )
 
     def _labelled(self, group: h5py.Group) -> bool:
         """Whether there are classes: the default field may be missing, another that was asked for may not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +121,8 @@ class FileSplit(ReadSplit):
 
 def _some(pictures: PictureSource, count: int) -> Iterator[Picture]:
     """A few pictures, evenly spaced; those that cannot be read are reported where they are needed."""
+    # A copy, whose open files are closed with it.
+    pictures = copy(pictures)
     for place in range(min(count, _LOOKED_AT)):
         with suppress(ContrastillError):
             yield pictures.open(place * count // min(count, _LOOKED_AT))

@@ -263,6 +263,8 @@ def _picture(name: str, image: Image.Image) -> np.ndarray:
         raise UsageError(
             f"{name} is a picture of Pillow, which scales the values of this {image.format} when it loads it: read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
         )
+    if name == LABELS and image.format in ("JPEG", "MPO"):
+        raise UsageError(f"{name} is a JPEG, which blends the labels of neighbours: save label maps as 8-bit PNG")
     if name != "rgb":
         return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
@@ -278,7 +280,7 @@ def _scales(tile: Any, mode: str) -> bool:
         return arguments[-1] != (65535 if mode == "I" else 255)
     # Such as "L;4", "RGB;16B", "L;I": fewer bits, more, or the inverse.
     kind = str(arguments[0]).partition(";")[2]
-    return mode in ("L", "LA", "RGB", "RGBA", "CMYK") and (kind in ("2", "4", "I", "2I", "4I") or kind.startswith("16"))
+    return mode in ("1", "L", "LA", "RGB", "RGBA", "CMYK") and kind.startswith(("2", "4", "16", "I"))
 
 
 def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:

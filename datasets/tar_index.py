@@ -134,7 +134,7 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, kind = _split(member.name)
-                if not (member.isreg() and not member.issparse() and key):
+                if not (member.isreg() and not member.issparse() and key and kind):
                     continue
                 if kind not in (*_IMAGES, "cls", "json"):
                     others.add(key)
@@ -164,7 +164,7 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                 "and the key has no image: take the other dots out of the file names"
             )
     if passed_over := len(others - set(order)):
-        log.warning("%s: %d keys have neither an image nor a class, and are passed over", path, passed_over)
+        log.warning("%s: keys with neither an image nor a class are passed over: %d", path, passed_over)
     for key in order:
         if key not in images:
             raise ContrastillError(f"{path}: the key {key} has a class and no image ({', '.join(_IMAGES)}): add it, or remove the key")

@@ -30,13 +30,13 @@ def _pnm(path, values, highest, *, text=False, comment=b""):
     path.write_bytes(magic + b"\n" + comment + b"%d %d\n%d\n" % (values.shape[1], values.shape[0], highest) + body)
 
 
-def _png(path, rows, width, bits, colour, *chunks):
-    """A PNG of rows of packed bytes."""
+def _png(path, rows, width, bits, colour, *chunks, height=None):
+    """A PNG of rows of packed bytes; with a height they are those of the seven passes of an interlaced one."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height or len(rows), bits, colour, 0, 0, height is not None))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*given) for given in chunks) + body + chunk(b"IEND", b""))
 
@@ -118,6 +118,17 @@ def test_png_of_16_bits(tmp_path):
     (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes()[:-30])
     with pytest.raises(ContrastillError, match="c.png cannot be read as an image"):
         read_array(tmp_path / "c.png", "normals")
+
+
+def test_interlaced_png(tmp_path):
+    values = np.array([[1, 257], [4095, 65535]], np.uint16)
+    colour = np.stack([values, values.T, values[::-1]], 2)
+    for name, stored, kind in (("g.png", values, 0), ("c.png", colour, 2)):
+        # Of 2×2 pixels the first pass has one, the sixth one, the seventh the second row.
+        _png(tmp_path / name, [part.astype(">u2").tobytes() for part in (stored[:1, 0], stored[:1, 1], stored[1])], 2, 16, kind, height=2)
+        _same(read_array(tmp_path / name, "heat"), stored)
+    _png(tmp_path / "l.png", [b"\x10", b"\x20", b"\x3f"], 2, 4, 0, height=2)
+    _same(read_array(tmp_path / "l.png", "semantics"), np.array([[1, 2], [3, 15]], np.uint8))
 
 
 def test_tiff_of_many_kinds(tmp_path):
@@ -441,6 +452,9 @@ def test_pictures_of_ones_own_that_pillow_scales_are_refused(tmp_path):
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(UsageError, match="depth is a picture of Pillow, which scales the values of this .* when it loads it: read it with cv2"):
             _read("depth", Image.open(path))
+    Image.new("L", (4, 4)).save(tmp_path / "l.jpg")
+    with pytest.raises(UsageError, match="semantics is a JPEG, which blends the labels"):
+        _read("semantics", Image.open(tmp_path / "l.jpg"))
     cv2.imwrite(str(tmp_path / "plain.png"), DEEP)
     _pnm(tmp_path / "plain.pgm", DEEP, 65535)
     for name in ("plain.png", "plain.pgm"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +15,8 @@ from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .file_splits import FileSplit
 from .file_workers import PictureFiles
-from .images import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES, warn_of_files
 from .view_options import ViewOptions
-
-log = logging.getLogger(__name__)
 
 SPLITS = {"train": ("train",), "test": ("test", "val")}
 # What says that a folder of folders is something else: other data sets, and runs with their figures.
@@ -75,8 +72,7 @@ class ImageFolder:
         classes, files = self._list(split)
         # Where both splits are of the same folders, once is enough.
         if self._passed_over and (split == "train" or (self.root / "train").is_dir()):
-            kinds = ", ".join(f"{count} {kind or 'without an ending'}" for kind, count in self._passed_over.most_common(4))
-            log.warning("%s: files that are no images to be read are passed over: %s", self.root, kinds)
+            warn_of_files(self.root, self._passed_over)
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         pictures, targets = PictureFiles(self.root, [name for name, _ in files]), torch.tensor([target for _, target in files], dtype=torch.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from os import PathLike
@@ -131,6 +132,13 @@ def warn_of_scaling(pictures: Iterable[Picture]) -> None:
             "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; of %d looked at, the brightest value is %d and becomes %d",
             picture.path, picture.highest, len(deep), value, round(value * 255 / picture.highest),
         )  # fmt: skip
+
+
+def warn_of_files(where: Path, passed_over: Counter[str]) -> None:
+    """Log one warning of the files of a folder that are no images to be read: how many have which ending."""
+    if passed_over:
+        kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in passed_over.most_common(4))
+        log.warning("%s: files that are no images to be read are passed over: %s", where, kinds)
 
 
 def read_square(path: str | PathLike, size: int | None = None) -> Tensor:

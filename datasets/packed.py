@@ -71,8 +71,8 @@ class Packed:
             group = self._group(file, split)
             rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0
-            self._check_rgb(group)
             images = {modality: self._images(group, name, rows, padding) for modality, name in options.fields.items()}
+            self._check_rgb(group)
             targets, num_classes, classes = self._targets(file, group, rows)
             camera = self._camera(file, group)
             names = class_names(file, options.semantic_names) if "semantics" in options.fields else None

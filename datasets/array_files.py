@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..core.errors import ContrastillError, UsageError
 from .file_views import LABELS
-from .image_values import UnreadKind, lossy, orientation, stored_values
+from .image_values import UnreadKind, beyond_float32, lossy, orientation, stored_values
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
@@ -88,7 +88,7 @@ def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
         raise ContrastillError(f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one")
     if modality == LABELS:
         return _labels(path, values), turned
-    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and (values.astype(np.float32).astype(np.float64) != values).any():
+    if beyond_float32(values):
         raise ContrastillError(
             f"{path} holds whole numbers up to {values.max()}, and modalities are float32, which keeps those up to 16777216: save it as floats"
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..core.errors import ContrastillError
 
@@ -44,7 +46,7 @@ def rgb_values(image: Image.Image, encoded: bytes, highest: int) -> np.ndarray:
     """
     if image.format == "TIFF" and (image.mode in ("I", "F") or not _unsigned(_tiff_samples(image)[1])):
         raise UnreadKind(f"holds {'floats' if image.mode == 'F' else 'signed or 32-bit integers'}, whose range as rgb is not known: save it in 8 or 16 bits")
-    inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+    inverted = image.format == "TIFF" and _tags(image).get(_PHOTOMETRIC) == 0
     values = _tiff(image, encoded) if image.format == "TIFF" else stored_values(image, encoded)
     values = highest - values if inverted else values
     grey = values.ndim == 2 or values.shape[2] < 3
@@ -56,6 +58,11 @@ def rgb_values(image: Image.Image, encoded: bytes, highest: int) -> np.ndarray:
 def to_8_bits(values: np.ndarray, highest: int) -> np.ndarray:
     """Whole numbers from 0 to ``highest``, at most 65535, as uint8 from 0 to 255, rounded to the nearest."""
     return ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
+
+
+def beyond_float32(values: np.ndarray) -> bool:
+    """Whether some are whole numbers that float32, which modalities are handed out in, does not keep."""
+    return values.dtype.kind in "iu" and values.dtype.itemsize > 2 and bool((values.astype(np.float32).astype(np.float64) != values).any())
 
 
 def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
@@ -73,7 +80,7 @@ def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
     if image.format == "PNG":
         return _png(image, encoded)
     if image.format == "TIFF":
-        if image.tag_v2.get(_PHOTOMETRIC) == 0:
+        if _tags(image).get(_PHOTOMETRIC) == 0:
             raise UnreadKind("is a TIFF in which 0 is white (MinIsWhite), so that its values may be meant either way: save it with 0 as black, or as PNG")
         return _tiff(image, encoded)
     return np.asarray(image)
@@ -89,7 +96,7 @@ def lossy(image: Image.Image, encoded: bytes) -> bool:
 
 def orientation(image: Image.Image) -> int:
     """EXIF's number from 1 (upright) to 8."""
-    number = image.tag_v2.get(_ORIENTATION, 1) if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    number = _tags(image).get(_ORIENTATION, 1) if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     return number if number in range(1, 9) else 1
 
 
@@ -102,7 +109,7 @@ def _pages(image: Image.Image) -> int:
     for number in range(count):
         image.seek(number)
         # Smaller copies of the first page are no further images.
-        full += not image.tag_v2.get(_SUBFILE, 0) & 1
+        full += not _tags(image).get(_SUBFILE, 0) & 1
     image.seek(0)
     return full
 
@@ -170,9 +177,14 @@ def _unscaled(values: np.ndarray, bits: int) -> np.ndarray:
     return values // (255 // (2**bits - 1)) if bits in (2, 4) and values.dtype == np.uint8 else values
 
 
+def _tags(image: Image.Image) -> Any:
+    """Of a TIFF."""
+    return cast(TiffImageFile, image).tag_v2
+
+
 def _tiff_samples(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Bits and sample format (1 unsigned, 2 signed, 3 float) of each channel."""
-    tags = image.tag_v2  # type: ignore[attr-defined]
+    tags = _tags(image)
     count = tags.get(_SAMPLES, 1)
     bits, formats = tuple(tags.get(_BITS, (1,))), tuple(tags.get(_SAMPLE_FORMAT, (1,)))
     return bits * count if len(bits) == 1 else bits, formats
@@ -185,7 +197,7 @@ def _unsigned(formats: tuple[int, ...]) -> bool:
 
 def _tiff(image: Image.Image, encoded: bytes) -> np.ndarray:
     bits, formats = _tiff_samples(image)
-    tags = image.tag_v2  # type: ignore[attr-defined]
+    tags = _tags(image)
     orientation = tags.get(_ORIENTATION, 1)
     if len(bits) > 1 and (max(bits) > 8 or not _unsigned(formats)):
         plain = set(bits) == {16} and _unsigned(formats) and tags.get(_PHOTOMETRIC) == 2 and tags.get(_PLANAR, 1) == 1 and orientation == 1

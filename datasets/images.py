@@ -123,14 +123,16 @@ def warn_of_scaling(pictures: Iterable[Picture]) -> None:
     Args:
         pictures: Some of a data set.
     """
-    deep = [picture for picture in pictures if picture.highest > 255]
-    if not deep:
-        return
-    with suppress(Exception):  # damage is reported where the picture is read
-        value, picture = max(((picture.brightest(), picture) for picture in deep), key=lambda pair: pair[0] / pair[1].highest)
+    looked: list[tuple[int, Picture]] = []
+    for picture in pictures:
+        if picture.highest > 255:
+            with suppress(Exception):  # damage is reported where the picture is read
+                looked.append((picture.brightest(), picture))
+    if looked:
+        value, picture = max(looked, key=lambda pair: pair[0] / pair[1].highest)
         log.warning(
             "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; of %d looked at, the brightest value is %d and becomes %d",
-            picture.path, picture.highest, len(deep), value, round(value * 255 / picture.highest),
+            picture.path, picture.highest, len(looked), value, round(value * 255 / picture.highest),
         )  # fmt: skip
 
 

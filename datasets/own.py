@@ -21,7 +21,7 @@ from .camera import Camera, Unit
 from .file_splits import ReadSplit
 from .file_views import LABELS
 from .file_workers import Damaged
-from .image_values import to_8_bits
+from .image_values import beyond_float32, to_8_bits
 from .in_memory import Batch
 
 log = logging.getLogger(__name__)
@@ -244,6 +244,10 @@ def _pixels(name: str, value: Any) -> Tensor | None:
     if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
         value = _eight_bits(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
+        if name != LABELS and beyond_float32(value):
+            raise UsageError(f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those up to 16777216: hand out floats")
+        # torch takes neither another byte order nor a mirrored view.
+        value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
         values = torch.from_numpy(value if value.dtype.kind != "u" or value.dtype == np.uint8 else value.astype(np.float32))
     elif isinstance(value, Tensor) and not value.is_complex():
         values = value.permute(1, 2, 0) if value.ndim == 3 else value

@@ -243,7 +243,7 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     strange = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in classes)
     if strange:
         raise UsageError(f"{folder / strange[0]} is not a class of train: sort the images of {folder.name} into the folders of train's classes first")
-    files, passed_over = [], Counter()
+    files, passed_over = [], Counter[str]()
     for target, name in enumerate(classes):
         for path in sorted(path for path in (folder / name).rglob("*") if path.is_file()):
             if path.suffix.lower() in IMAGE_SUFFIXES:

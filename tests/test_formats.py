@@ -432,6 +432,10 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
     assert np.array_equal(_read("rgb", Image.open(tmp_path / "p.pgm"))[:, :, 0], np.round(DEEP // 7 * 0.0255))
     assert np.array_equal(_read("rgb", torch.full((3, 2, 2), 0.7)), np.full((2, 2, 3), 0.7, np.float32))
     assert np.array_equal(_read("thermal", COLOUR), COLOUR)
+    for values in (DEEP.astype(">u2"), DEEP[:, ::-1], DEEP.astype(">f4"), np.asfortranarray(DEEP)):
+        assert np.array_equal(_read("thermal", values), values)
+    with pytest.raises(UsageError, match="thermal holds whole numbers up to 16777217, and modalities are float32"):
+        _read("thermal", np.array([[2**24 + 1]]))
     for value, says in (
         (Image.fromarray(np.full((2, 2), 0.7, np.float32)), "rgb is a picture of Pillow of mode F, whose range is not known"),
         (Image.fromarray(np.full((2, 2), 1000, np.int32)), "rgb is a picture of Pillow of mode I, whose range is not known"),

@@ -34,9 +34,10 @@ def read_pair(files: Mapping[str, Path]) -> dict[str, np.ndarray]:
     for name in others:
         # One turned and the other not may have one size nevertheless.
         if turned[name] != turned[first]:
-            shown = [f"{files[one]} {'none' if turned[one] == 1 else turned[one]}" for one in (first, name)]
+            numbers = [turned[one] if turned[one] > 1 else "none" for one in (first, name)]
             raise ContrastillError(
-                f"the EXIF orientation of {shown[0]}, of its partner {shown[1]}: turn the pixels of both and leave the tag out, or tag both alike"
+                f"{files[first]} has the EXIF orientation {numbers[0]}, its partner {files[name]} {numbers[1]}, and which way both lie is not known: "
+                "turn the pixels and leave the tag out of both, or tag both alike"
             )
         (height, width), size = sample[first].shape[:2], sample[name].shape[:2]
         if size != (height, width):

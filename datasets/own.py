@@ -283,7 +283,7 @@ def _scales(tile: Any, mode: str) -> bool:
     if decoder in ("ppm", "ppm_plain"):
         return arguments[-1] != (65535 if mode == "I" else 255)
     # Such as "L;4", "RGB;16B", "L;I": fewer bits, more, or the inverse.
-    kind = str(arguments[0]).partition(";")[2]
+    kind = str(arguments[0] if arguments else "").partition(";")[2]
     return mode in ("1", "L", "LA", "RGB", "RGBA", "CMYK") and kind.startswith(("2", "4", "16", "I"))
 
 

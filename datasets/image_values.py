@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..core.errors import ContrastillError
 
 # Tags of TIFF.
-_SUBFILE, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 254, 258, 262, 274, 277, 284, 339
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 254, 256, 257, 258, 262, 274, 277, 284, 339
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P[2356]" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)\s")
@@ -98,6 +98,11 @@ def orientation(image: Image.Image) -> int:
     """EXIF's number from 1 (upright) to 8."""
     number = _tags(image).get(_ORIENTATION, 1) if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     return number if number in range(1, 9) else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before the orientation is applied: of a TIFF some versions of Pillow give those after it."""
+    return (_tags(image)[_WIDTH], _tags(image)[_HEIGHT]) if image.format == "TIFF" else image.size
 
 
 def _pages(image: Image.Image) -> int:

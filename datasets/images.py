@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import ContrastillError
-from .image_values import UnreadKind, highest_value, orientation, rgb_values, stored_values
+from .image_values import UnreadKind, highest_value, orientation, rgb_values, stored_size, stored_values
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Picture:
             self._image = Image.open(io.BytesIO(self._bytes))
             self.orientation = orientation(self._image)
             self.highest = highest_value(self._image, self._bytes)
+            width, height = stored_size(self._image)
         except Image.DecompressionBombError as error:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
@@ -81,8 +82,7 @@ class Picture:
             raise DamagedImage(path, reason_of(error)) from error
         # Pillow turns a TIFF itself.
         self._orientation = 1 if self._image.format == "TIFF" else self.orientation
-        width, height = self._image.size
-        self.height, self.width = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)
+        self.height, self.width = (width, height) if self.orientation in (5, 6, 7, 8) else (height, width)
 
     def pixels(self, reduce: int = 1) -> Tensor:
         """The pixels, uint8 (H, W, 3).

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
@@ -281,9 +281,10 @@ def test_lossless_labels_and_smaller_copies_of_a_page_are_read(tmp_path):
     grey = np.repeat(labels[:, :, None], 3, 2)
     Image.fromarray(grey).save(tmp_path / "l.webp", lossless=True)
     _same(read_array(tmp_path / "l.webp", "heat"), grey)
-    small = Image.fromarray(labels[::2, ::2].copy())
-    small.encoderinfo = {"tiffinfo": {254: 1}}
-    Image.fromarray(labels).save(tmp_path / "pyramid.tif", save_all=True, append_images=[small])
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "pyramid.tif"), True) as pages:
+        for values, tags in ((labels, {}), (labels[::2, ::2], {254: 1})):
+            Image.fromarray(values.copy()).save(pages, format="TIFF", tiffinfo=tags)
+            pages.newFrame()
     _same(read_array(tmp_path / "pyramid.tif", "semantics"), labels)
 
 

@@ -1,6 +1,6 @@
 """Curves of the contrast with fresh rows, from the rows of benchmarks/grid.py: over the length of the training, the number of rows and the temperature.
 
-    python benchmarks/contrast_curves.py docs/contrast_curves.png
+python benchmarks/contrast_curves.py docs/contrast_curves.png
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.errors import UsageError
+from ..core.errors import ContrastillError, UsageError
 from .camera import Camera
 from .file_loader import FileLoader, default_workers
 from .file_views import FileViews
 from .file_workers import Images, Pairs, PictureSource, SampleReader
+from .images import Picture, warn_of_scaling
 from .joint_views import JointViews
 from .values import vectors_among
 from .view_options import ViewOptions
+
+# Pictures whose headers are read when a split is opened.
+_LOOKED_AT = 8
 
 
 class ReadSplit(ABC):
@@ -97,6 +103,8 @@ class FileSplit(ReadSplit):
             _ = views.compose
         workers = default_workers() if options.workers is None else options.workers
         skip = options.skip_corrupted
+        if training:
+            warn_of_scaling(_some(pictures, len(targets)))
         return cls(pictures, targets, classes, views=views, augmented=training, color_jitter=options.color_jitter, workers=workers, skip_corrupted=skip)
 
     @property
@@ -110,6 +118,15 @@ class FileSplit(ReadSplit):
 
     def reader(self, seed: int) -> Dataset:
         return Images(self.pictures, self.views, seed, self.num_samples if self.skip_corrupted else None)
+
+
+def _some(pictures: PictureSource, count: int) -> Iterator[Picture]:
+    """A few pictures, evenly spaced; those that cannot be read are reported where they are needed."""
+    # A copy, whose open files are closed with it.
+    pictures = copy(pictures)
+    for place in range(min(count, _LOOKED_AT)):
+        with suppress(ContrastillError):
+            yield pictures.open(place * count // min(count, _LOOKED_AT))
 
 
 class PairSplit(ReadSplit):

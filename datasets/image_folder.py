@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .file_splits import FileSplit
 from .file_workers import PictureFiles
-from .images import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES, warn_of_files
 from .view_options import ViewOptions
 
 SPLITS = {"train": ("train",), "test": ("test", "val")}
@@ -47,6 +48,7 @@ class ImageFolder:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.root = Path(options.path).expanduser()
+        self._passed_over: Counter[str] = Counter()
 
     @staticmethod
     def recognises(path: str) -> bool:
@@ -61,13 +63,16 @@ class ImageFolder:
         return len(folders) > 1 and all(is_free(root / name) and _holds_images(root / name) for name in folders[:8])
 
     def open(self, split: str) -> FileSplit:
-        """List ``"train"`` or ``"test"``; no image is opened. Only ``"train"`` is ever augmented."""
+        """List ``"train"`` or ``"test"``; of a few images the headers are read. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"image_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
             raise UsageError(f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: set data.path")
         options = self.options
         classes, files = self._list(split)
+        # Where both splits are of the same folders, once is enough.
+        if self._passed_over and (split == "train" or (self.root / "train").is_dir()):
+            warn_of_files(self.root, self._passed_over)
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         pictures, targets = PictureFiles(self.root, [name for name, _ in files]), torch.tensor([target for _, target in files], dtype=torch.int64)
@@ -106,9 +111,13 @@ class ImageFolder:
     def _images(self, where: Path, classes: list[str], *, complete: bool) -> list[tuple[str, int]]:
         """(path below the root, class) of the images of these classes."""
         files = []
+        self._passed_over = Counter()
         for target, name in enumerate(classes):
+            there = list(walk(where / name, ("",)))
             # Compared by parts and not by characters, so that the order does not hang on the separator.
-            found = sorted(walk(where / name), key=lambda path: path.parts)
+            found = sorted((path for path in there if path.name.lower().endswith(IMAGE_SUFFIXES)), key=lambda path: path.parts)
+            if len(found) < len(there):
+                self._passed_over.update(path.suffix.lower() for path in there if not path.name.lower().endswith(IMAGE_SUFFIXES))
             if complete and not found:
                 raise UsageError(f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder")
             files += [(path.relative_to(self.root).as_posix(), target) for path in found]

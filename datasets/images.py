@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -13,9 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import ContrastillError
+from .image_values import UnreadKind, highest_value, orientation, rgb_values, stored_size, stored_values
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-_ORIENTATION = 274  # the EXIF tag
 # Of a photograph only its orientation is asked for, and pixels beside a damaged tag are as good as others.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning, r"PIL\.")
 _JPEG_END = b"\xff\xd9"
@@ -45,8 +51,8 @@ class DamagedImage(DamagedSample):
 class Picture:
     """An image file whose header has been read, not yet its pixels.
 
-    Greyscale, palettes and CMYK become RGB, 16 bits 8, an alpha channel is left out, and EXIF's rotation is applied. Of an
-    animation it is the first frame.
+    Greyscale, palettes and CMYK become RGB, an alpha channel is left out, and EXIF's rotation is applied. Channels of more than 8 bits
+    are scaled to 8 by the range that the file states, the same for all pictures of a kind. Of an animation it is the first frame.
 
     Args:
         path: The file, or where its bytes are from, for messages.
@@ -54,6 +60,8 @@ class Picture:
 
     Attributes:
         height, width: Pixels, upright.
+        orientation: EXIF's number from 1 to 8; 1 is upright as stored.
+        highest: What stands for full intensity in the file where its channels have more than 8 bits; else 255.
 
     Raises:
         DamagedImage: It is no image, or holds too many pixels to be believed.
@@ -64,15 +72,17 @@ class Picture:
         try:
             self._bytes = Path(path).read_bytes() if encoded is None else encoded
             self._image = Image.open(io.BytesIO(self._bytes))
-            # Pillow turns a TIFF itself.
-            self._orientation = 1 if self._image.format == "TIFF" else self._image.getexif().get(_ORIENTATION, 1)
+            self.orientation = orientation(self._image)
+            self.highest = highest_value(self._image, self._bytes)
+            width, height = stored_size(self._image)
         except Image.DecompressionBombError as error:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
             # Pillow says damage in a dozen ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
             raise DamagedImage(path, reason_of(error)) from error
-        width, height = self._image.size
-        self.height, self.width = (width, height) if self._orientation in (5, 6, 7, 8) else (height, width)
+        # Pillow turns a TIFF itself.
+        self._orientation = 1 if self._image.format == "TIFF" else self.orientation
+        self.height, self.width = (width, height) if self.orientation in (5, 6, 7, 8) else (height, width)
 
     def pixels(self, reduce: int = 1) -> Tensor:
         """The pixels, uint8 (H, W, 3).
@@ -82,20 +92,55 @@ class Picture:
                 time; any other file at full size. What came of it is the shape of the result.
 
         Raises:
-            DamagedImage: It is truncated, or of a kind that is no picture.
+            DamagedImage: It is truncated.
+            UnreadKind: It holds numbers whose range is not known.
         """
         image = self._image
         try:
             jpeg = image.format in ("JPEG", "MPO")
             if jpeg and reduce == 1 and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(self._bytes)
+            elif self.highest > 255:
+                pixels = torch.from_numpy(rgb_values(image, self._bytes, self.highest))
             else:
                 if jpeg and reduce > 1:
                     image.draft(image.mode, (image.width // reduce, image.height // reduce))
                 pixels = _rgb(image)
+        except UnreadKind as error:
+            raise UnreadKind(f"{self.path} {error}") from error
         except Exception as error:
             raise DamagedImage(self.path, reason_of(error)) from error
-        return _upright(pixels, self._orientation)
+        return upright(pixels, self._orientation)
+
+    def brightest(self) -> int:
+        """The greatest value in the file, before it is scaled."""
+        return int(stored_values(self._image, self._bytes).max())
+
+
+def warn_of_scaling(pictures: Iterable[Picture]) -> None:
+    """Log one warning if pictures that are to be ``rgb`` have more than 8 bits: how they are scaled, and what is left of them.
+
+    Args:
+        pictures: Some of a data set.
+    """
+    looked: list[tuple[int, Picture]] = []
+    for picture in pictures:
+        if picture.highest > 255:
+            with suppress(Exception):  # damage is reported where the picture is read
+                looked.append((picture.brightest(), picture))
+    if looked:
+        value, picture = max(looked, key=lambda pair: pair[0] / pair[1].highest)
+        log.warning(
+            "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; of %d looked at, the brightest value is %d and becomes %d",
+            picture.path, picture.highest, len(looked), value, round(value * 255 / picture.highest),
+        )  # fmt: skip
+
+
+def warn_of_files(where: Path, passed_over: Counter[str]) -> None:
+    """Log one warning of the files of a folder that are no images to be read: how many have which ending."""
+    if passed_over:
+        kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in passed_over.most_common(4))
+        log.warning("%s: files that are no images to be read are passed over: %s", where, kinds)
 
 
 def read_square(path: str | PathLike, size: int | None = None) -> Tensor:
@@ -134,14 +179,8 @@ def _decode_jpeg(encoded: bytes) -> Tensor:
 
 def _rgb(image: Image.Image) -> Tensor:
     """uint8 (H, W, 3)."""
-    if image.mode.startswith("I"):
-        image.load()
-        # Pillow's own conversion would clip 16 bits at 255.
-        values = np.array(image).astype(np.int32)
-        grey = torch.from_numpy((values >> 8 if values.max(initial=0) > 255 or image.mode != "I" else values).clip(0, 255).astype(np.uint8))
-        return grey[:, :, None].expand(-1, -1, 3).contiguous()
-    if image.mode == "F":
-        raise ValueError("it holds floating-point values, whose range is not known")
+    if image.mode.startswith(("I", "F")):
+        raise UnreadKind("holds floats or 32-bit integers, whose range as rgb is not known: save it in 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode != "RGB":
@@ -149,7 +188,7 @@ def _rgb(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image))
 
 
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
+def upright(pixels: Tensor, orientation: int) -> Tensor:
     """Turned as EXIF's ``orientation`` (1 to 8) says: (H, W, 3), or (W, H, 3) from 5 on."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(0, 1)

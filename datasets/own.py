@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -22,7 +22,10 @@ from .file_splits import ReadSplit
 from .file_views import LABELS
 from .file_workers import Damaged
 from .in_memory import Batch
-from .values import RGB, UNSIGNED_16, VOID, VOID_HELP, LabelRule, check_vectors, handed_out, number_kind, vectors_among, vectors_of_array
+from .own_pictures import is_deep, kind_of, pixels
+from .values import RGB, UNSIGNED_16, VOID, VOID_HELP, LabelRule, check_vectors, handed_out, vectors_among, vectors_of_array
+
+log = logging.getLogger(__name__)
 
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range of values.
 _LOOKED_AT = 8
@@ -36,7 +39,8 @@ class OwnData:
     """A training and a test dataset as they were handed over, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and ``label`` will do for ``rgb`` and
-    ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W) or (H, W), all of one size. Its ``index`` is its
+    ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of
+    uint16, which is scaled to 8 bits, or of floats, in [0, 1] or normalised already. Its ``index`` is its
     place in the dataset. What a dataset draws from the generators of torch, NumPy and Python is a function of (seed, view, index).
     Values are handed out as they are, rgb and labels aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole
     numbers, 0, −1, −100 and 255 (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
@@ -109,7 +113,10 @@ class OwnSamples:
         if not len(dataset):
             raise UsageError(f"{self.name} has no samples")
         with _drawing_from(0):
-            images, kinds, label = self._looked(0)
+            fields = self._sample(0)
+            images, kinds, label = self._converted(0, fields)
+        if is_deep(fields.get(RGB)):
+            log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
             raise UsageError(f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such as {{'rgb': …, 'depth': …}}")
         if LABELS in images and images[LABELS].shape[2] != 1:
@@ -173,14 +180,19 @@ class OwnSamples:
         return looked
 
     def _looked(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+        return self._converted(row, self._sample(row))
+
+    def _sample(self, row: int) -> dict[str, Any]:
         try:
             sample = self.dataset[row]
         except Exception as error:  # whatever somebody's own code raises
             raise ContrastillError(f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
-        fields = _fields(sample)
-        label = fields.pop("target", None)
-        images = {name: values for name, given in fields.items() if name not in _NO_MODALITY and (values := _pixels(name, given)) is not None}
-        kinds = {name: _kind(fields[name]) for name in images}
+        return _fields(sample)
+
+    def _converted(self, row: int, fields: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+        label = fields.get("target")
+        images = {name: values for name, given in fields.items() if name not in _NO_MODALITY and (values := pixels(name, given)) is not None}
+        kinds = {name: kind_of(fields[name]) for name in images}
         return images, kinds, None if label is None else self._class(row, label)
 
     def _class(self, row: int, label: Any) -> int:
@@ -297,32 +309,6 @@ def _fields(sample: Any) -> dict[str, Any]:
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}
-
-
-def _pixels(name: str, value: Any) -> Tensor | None:
-    """An image as (H, W, C), uint8 or float32; None for what is none."""
-    if isinstance(value, Image.Image):
-        value = np.array(value.convert("RGB") if name == "rgb" else value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
-        values = torch.from_numpy(value if value.dtype.kind != "u" or value.dtype == np.uint8 else value.astype(np.float32))
-    elif isinstance(value, Tensor) and not value.is_complex():
-        values = value.permute(1, 2, 0) if value.ndim == 3 else value
-    else:
-        return None
-    if values.ndim not in (2, 3):
-        return None
-    values = values if values.ndim == 3 else values[:, :, None]
-    if name == LABELS and not values.is_floating_point():
-        # Not 8 bits: what does not fit would come out as another label.
-        return values if values.dtype == torch.uint8 else values.to(torch.int64)
-    return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
-
-
-def _kind(value: Any) -> str:
-    """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
-    if isinstance(value, Image.Image):
-        return number_kind({"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8"))
-    return number_kind(value.dtype)
 
 
 def _last(shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from ..core.errors import ContrastillError, UsageError, names_beside, nearest, u
 from ..core.registry import DATASETS
 from .file_views import LABELS
 from .hdf5 import SUFFIXES
-from .images import IMAGE_SUFFIXES, read_square
+from .images import IMAGE_SUFFIXES, Picture, read_square, warn_of_files, warn_of_scaling
 from .values import VECTORS
 
 log = logging.getLogger(__name__)
@@ -233,6 +234,8 @@ def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSourc
     splits = {}
     for name, where in ((name, where) for name, where in there.items() if name in names):
         files = _files(where, classes)
+        if name == "train":
+            warn_of_scaling(Picture(path) for path, _ in files[:: max(1, len(files) // 8)])
         if side is None:
             height, width = read_square(files[0][0]).shape[:2]
             side = (width, height)
@@ -247,12 +250,14 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     strange = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in classes)
     if strange:
         raise UsageError(f"{folder / strange[0]} is not a class of train: sort the images of {folder.name} into the folders of train's classes first")
-    files = [
-        (path, target)
-        for target, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    ]
+    files, passed_over = [], Counter[str]()
+    for target, name in enumerate(classes):
+        for path in sorted(path for path in (folder / name).rglob("*") if path.is_file()):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                files.append((path, target))
+            elif not path.name.startswith("."):
+                passed_over[path.suffix.lower()] += 1
+    warn_of_files(folder, passed_over)
     if not files:
         raise UsageError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
     return files

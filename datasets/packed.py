@@ -211,7 +211,8 @@ class Packed:
             raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W)")
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
         if dtype is None or (rgb and field.dtype.kind != "f" and field.dtype != np.uint8):
-            raise UsageError(f"{location(group, name)} is {field.dtype}: images are uint8, maps {', '.join(_IMAGE_DTYPES)}")
+            allowed = "rgb is uint8, or floats in [0, 1]" if rgb else f"images are uint8, maps {', '.join(_IMAGE_DTYPES)}"
+            raise UsageError(f"{location(group, name)} is {field.dtype}: {allowed}")
         height, width, channels = shape if len(shape) == 3 else (*shape, 1)
         kept = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(kept, height, width, channels, dtype=dtype, padding=padding)

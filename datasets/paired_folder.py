@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -13,17 +14,19 @@ from pydantic import Field, PositiveInt
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from .array_files import SUFFIXES, read_pair
+from .array_files import SUFFIXES, blends, read_pair
 from .camera import Camera, Unit, warn_of_unit
 from .file_loader import default_workers
 from .file_splits import PairSplit
 from .file_views import LABELS
 from .fingerprint import file_sizes, listing_hash
 from .image_folder import SPLITS, folders_in, held_share, is_free, test_folder, walk
-from .images import DamagedImage
+from .images import IMAGE_SUFFIXES, DamagedImage, Picture, warn_of_scaling
 from .joint_views import JointViews
 from .values import VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
 from .view_options import ViewOptions
+
+log = logging.getLogger(__name__)
 
 # Frames that are looked at when a split is opened, evenly spaced over it.
 _LOOKED_AT = 16
@@ -35,8 +38,8 @@ _RESERVED = ("index", "target", "camera")
 class PairedFolder:
     """Aligned modalities in ``rgb``, ``depth``, … or in ``train/rgb``, ``train/depth``, … with ``test`` (or ``val``) beside ``train``.
 
-    Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any 8-bit image; other folders
-    hold PNG or TIFF of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR, handed out as float32 with their values as stored.
+    Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any image, of which more
+    than 8 bits are scaled to 8; other folders hold images of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR, handed out as float32 with their values as stored.
     ``semantics`` holds label maps: 0 unlabelled, then the lines of ``classes.txt`` beside the folders, if it is there. A sample's ``index`` is
     its place in the list sorted by path. What is held out is decided by a hash of the path, as in ``image_folder``.
 
@@ -98,6 +101,8 @@ class PairedFolder:
         channels = {name: shape[0] for name, shape in reader.modalities.items()}
         for name in vectors_among(options.vectors, channels):
             check_vectors(name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in looked]), where)
+        if training:
+            reader.warn()
         size = (options.size, options.size) if isinstance(options.size, int) else options.size
         return PairSplit(
             reader,
@@ -199,6 +204,7 @@ class FolderReader:
         self.kinds: dict[str, str] = {}
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
+        self._looked: list[int] = []
 
     def look(self, rows: Sequence[int], *, sizes: str | None, skip_corrupted: bool) -> list[dict[str, np.ndarray]]:
         """Read some samples, the first of which says what all are like.
@@ -222,7 +228,19 @@ class FolderReader:
             if LABELS in sample:
                 self.labels.tell([sample[LABELS]], self._paths(row)[LABELS].parent)
             looked.append(self._checked(row, sample))
+            self._looked.append(row)
         return looked
+
+    def warn(self) -> None:
+        """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression blends."""
+        paths = [self._paths(row) for row in self._looked]
+        warn_of_scaling(Picture(files["rgb"]) for files in paths if "rgb" in files and files["rgb"].suffix.lower() in IMAGE_SUFFIXES)
+        for name in self.files:
+            blended = [files[name] for files in paths if name != "rgb" and blends(files[name])]
+            if blended:
+                log.warning(
+                    "%s is stored with lossy compression, which blends the values of neighbours and keeps 8 bits: PNG, TIFF or .npy keep %s", blended[0], name
+                )
 
     def read(self, row: int) -> dict[str, np.ndarray]:
         """The files of a sample, checked against what the first is like."""
@@ -244,7 +262,8 @@ class FolderReader:
                 raise ContrastillError(f"{paths[name]} is {values.shape[0]}×{values.shape[1]} (height × width), other samples {height}×{width}: {self._sizes}")
             if number_kind(values.dtype) != self.kinds[name] and name != LABELS:
                 raise ContrastillError(
-                    f"{paths[name]} holds {number_kind(values.dtype)}, other files of {name} {self.kinds[name]}: bring them to one unit and kind"
+                    f"{paths[name]} holds {number_kind(values.dtype)}, other files of {name} {self.kinds[name]}: their units would differ, "
+                    "bring them to one kind"
                 )
         if LABELS not in sample:
             return sample

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LARGEST = np.iinfo(np.int64).max
 # Of what an index file holds; another number makes all of them stale.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,20 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
     images: dict[str, tuple[str, int, int]] = {}
     targets: dict[str, int] = {}
     order: dict[str, None] = {}
+    # Keys whose only files of a kind that is read have another dot before it, and those without any.
+    dotted: dict[str, str] = {}
+    others: set[str] = set()
+    classes: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, kind = _split(member.name)
-                if not (member.isreg() and not member.issparse() and key and kind in (*_IMAGES, "cls", "json")):
+                if not (member.isreg() and not member.issparse() and key and kind):
+                    continue
+                if kind not in (*_IMAGES, "cls", "json"):
+                    others.add(key)
+                    if kind.rpartition(".")[2] in (*_IMAGES, "cls"):
+                        dotted.setdefault(key, member.name)
                     continue
                 order[key] = None
                 if kind in _IMAGES:
@@ -138,6 +147,9 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                         raise ContrastillError(f"{path} holds two images of the key {key}, {images[key][0]} and {member.name}: leave one in it")
                     images[key] = (member.name, member.offset_data, member.size)
                 elif (target := _target(path, member.name, kind, tar.extractfile(member).read())) is not None:
+                    if kind == "cls" and key in classes:
+                        raise ContrastillError(f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it")
+                    classes |= {key} if kind == "cls" else set()
                     # Both may say it; the file .cls is what says nothing else.
                     targets[key] = target if kind == "cls" else targets.get(key, target)
             end = tar.offset
@@ -145,6 +157,14 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
     except (tarfile.TarError, EOFError, OSError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise ContrastillError(f"{path} cannot be read as an uncompressed tar ({said}): copy it again, or remove it") from error
+    for key, member_name in dotted.items():
+        if key not in images:
+            raise ContrastillError(
+                f"{path}: {member_name} is of the key {key} and of the kind {_split(member_name)[1]}, as WebDataset parts a file name at its first dot, "
+                "and the key has no image: take the other dots out of the file names"
+            )
+    if passed_over := len(others - set(order)):
+        log.warning("%s: keys with neither an image nor a class are passed over: %d", path, passed_over)
     for key in order:
         if key not in images:
             raise ContrastillError(f"{path}: the key {key} has a class and no image ({', '.join(_IMAGES)}): add it, or remove the key")
@@ -173,7 +193,8 @@ def _split(name: str) -> tuple[str, str]:
 def _target(path: Path, name: str, kind: str, content: bytes) -> int | None:
     """The class that a member says; None where it is a .json that says none."""
     try:
-        value = json.loads(content) if kind == "json" else int(content.decode("ascii"))
+        # int() itself would take 1_0 for ten.
+        value = json.loads(content) if kind == "json" else int(content.decode("ascii").replace("_", "x"))
         if kind == "json":
             value = value.get("label") if isinstance(value, dict) else None
             if value is None:

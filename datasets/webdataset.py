@@ -28,6 +28,9 @@ _LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, 
 class WebDataset:
     """Images in WebDataset's tar shards: the files of one key are one sample, ``KEY.jpg`` beside ``KEY.cls``, the class as text, or ``KEY.json`` with ``label``.
 
+    A key is a member's path up to the first dot of its file name, and what follows is its kind, as WebDataset parts them: ``v1.0/a.jpg`` and ``v1.0/a.seg.png`` are of
+    one sample, and ``a.1.jpg`` is no image of a key ``a.1``.
+
     WebDataset itself streams its shards and mixes what it has in a buffer. Here the headers are read once, into an index kept beside the shards, and from
     then on any sample is read by its place. So ``index`` is a row that never changes, the place in the order of shard names and of members in each; every
     epoch is a permutation of all samples, and views, ranks and resuming are those of ``image_folder``. It asks for a disk or file system with fast
@@ -35,7 +38,7 @@ class WebDataset:
 
     Raises:
         UsageError: No such folder or shard, a class that the training split does not have.
-        ContrastillError: A tar is cut off or damaged, a key lacks its class or its image.
+        ContrastillError: A tar is cut off or damaged, a key lacks its class or its image, or has it behind a second dot.
     """
 
     class Options(ViewOptions):
@@ -60,7 +63,7 @@ class WebDataset:
         return is_free(root) and bool(_usual(root, SPLITS["train"]))
 
     def open(self, split: str) -> FileSplit:
-        """Find the samples of ``"train"`` or ``"test"``; no image is opened. Only ``"train"`` is ever augmented."""
+        """Find the samples of ``"train"`` or ``"test"``; of a few images the headers are read. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"webdataset has no split {split!r}: it has train, test")
         if not self.root.is_dir():

@@ -83,7 +83,8 @@ def test_images_that_libraries_warn_of(folder):
         "data pack pets pets.h5 --size 16 -q",
         "data info pets.h5 --json -q",
     )
-    assert [line for line in said if not line.startswith("$")] == []
+    # That 16 bits became 8 is ours to say.
+    assert [line for line in said if not line.startswith("$") and "sixteen.png has more than 8 bits, and as rgb is scaled" not in line] == []
 
 
 def test_other_warnings_are_still_shown():

@@ -193,9 +193,41 @@ def test_what_belongs_to_a_sample(tmp_path):
     assert _data(tmp_path, num_classes=5).open("train").num_classes == 5
 
 
+def test_dots_part_as_in_webdataset(tmp_path, caplog):
+    # webdataset's own expression, of tariterators.base_plus_ext.
+    def base_plus_ext(path):
+        match = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", path)
+        return match.groups() if match else (None, None)
+
+    names = [
+        "v1.0/a.jpg",
+        "v1.0/a.cls",
+        "v1.0/a.seg.png",
+        "v1.0/b.c/a.JPG",
+        "v1.0/b.c/a.cls",
+        "c.jpg",
+        "c.json",
+        "c.x.json",
+        "v1.0/.hidden.jpg",
+        "v1.0/plain",
+        "d.txt",
+    ]
+    expected = {base for name in names for base, kind in [base_plus_ext(name)] if base and kind.lower() == "jpg"}
+    _tar(tmp_path / "train.tar", [(name, {"jpg": _jpeg(0), "cls": b"1", "json": b'{"label": 0}'}.get(name.rpartition(".")[2].lower(), b"")) for name in names])
+    with caplog.at_level(logging.WARNING):
+        split = _data(tmp_path).open("train")
+    assert {os.fsdecode(name).removeprefix("train.tar/").rpartition(".")[0] for name in split.files} == expected and split.num_samples == 3
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'train.tar'}: keys with neither an image nor a class are passed over: 1"]
+
+
 @pytest.mark.parametrize(
     "members,says",
     [
+        (_sample("n.1", 0), "n.1.jpg is of the key n and of the kind 1.jpg, as WebDataset parts a file name at its first dot, and the key has no image"),
+        ([*_sample("a", 0), *_sample("v1.0/b.2", 1)], "v1.0/b.2.jpg is of the key v1.0/b and of the kind 2.jpg"),
+        ([*_sample("a", 0), ("b.jpg", b""), ("b.label.cls", b"0")], "the key b has no class"),
+        ([*_sample("a", 0), ("a.CLS", b"1")], "two classes of the key a, the second is a.CLS"),
+        ([("a.jpg", b""), ("a.cls", b"1_0")], "a.cls says '1_0', which is no class"),
         ([("a.jpg", b"")], "the key a has no class: add a.cls"),
         ([("a.jpg", b""), ("a.json", b'{"caption": 1}')], "the key a has no class"),
         ([("a.cls", b"0")], "the key a has a class and no image"),

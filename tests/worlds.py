@@ -91,7 +91,9 @@ def draw_world(choose) -> World:
     names = tuple(sorted(names)) if layout == "image_folder" else names if choose((True, True, False)) else None
     second = {"packed": (None, None, "thermal", "depth"), "paired_folder": ("thermal", "depth")}.get(layout, (None,))
     second = choose(second)
-    objectives = {choose(OBJECTIVE_NAMES), choose(OBJECTIVE_NAMES)} | ({"cross_entropy"} if layout != "paired_folder" and choose((True, True, False)) else set())
+    objectives = {choose(OBJECTIVE_NAMES), choose(OBJECTIVE_NAMES)} | (
+        {"cross_entropy"} if layout != "paired_folder" and choose((True, True, False)) else set()
+    )
     teacher = "none" if choose(range(10)) == 0 else choose(TEACHERS)
     if teacher == "none" and choose((True, True, False)):
         objectives = {"cross_entropy"}
@@ -176,7 +178,9 @@ def make_split(world: World, counts: tuple[int, ...], seed: int) -> Pixels:
     name, dtype = world.second
     values = 20.0 + 30 * target[:, None, None] + generator.normal(0, 6, (len(target), *world.size))
     scale = {"uint8": 1.0, "uint16": 30.0, "float32": 0.03}[dtype]
-    return Pixels(rgb, np.clip(values * scale, 1e-3 if dtype == "float32" else 1, {"uint8": 254, "uint16": 20000, "float32": 100.0}[dtype]).astype(dtype), target)
+    return Pixels(
+        rgb, np.clip(values * scale, 1e-3 if dtype == "float32" else 1, {"uint8": 254, "uint16": 20000, "float32": 100.0}[dtype]).astype(dtype), target
+    )
 
 
 class OwnDataset(torch.utils.data.Dataset):

@@ -324,10 +324,12 @@ def same_outputs(one: Representation, other: Representation, precision: torch.dt
         precision: In which they were computed.
     """
     pairs = [(one.logits, other.logits), (one.embedding, other.embedding), *zip(one.maps, other.maps, strict=True)]
-    return all(_near(ours, theirs, _ROUNDING.get(precision, 1e-2)) for ours, theirs in pairs if ours is not None and theirs is not None)
+    return all(near(ours, theirs, precision) for ours, theirs in pairs if ours is not None and theirs is not None)
 
 
-def _near(ours: Tensor, theirs: Tensor, share: float) -> bool:
+def near(ours: Tensor, theirs: Tensor, precision: torch.dtype = torch.float32) -> bool:
+    """:func:`same_outputs` of one part, (B, …) each."""
+    share = _ROUNDING.get(precision, 1e-2)
     if ours.shape != theirs.shape:
         return False
     ours, theirs = ours.flatten(1).double().cpu(), theirs.flatten(1).double().cpu()

@@ -1,14 +1,21 @@
 """Whose answer it is: batched teachers against each alone, cached outputs against the network that reads them."""
 
 import logging
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
+from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.transfer import in_turn
+from contrastill.core.schema import CacheConfig
+from contrastill.core.teacher_cache import TeacherMemory
+from contrastill.core.transfer import Transfer, in_turn
+from contrastill.datasets.in_memory import TensorSplit
+from contrastill.datasets.views import PaddedImages
 from contrastill.ensemble.batched import Batched
+from contrastill.objectives.kd import KD
 
 NEEDS = frozenset({"logits", "embedding"})
 
@@ -69,7 +76,9 @@ def network(module, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = module()
-    return Network(made, taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)).freeze()
+    made = Network(made, taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)).freeze()
+    made.recipe = {"num_classes": 4}
+    return made
 
 
 def hooked(module):
@@ -118,3 +127,55 @@ def test_what_batched_teachers_draw_to_be_compared_does_not_move_the_generators(
     theirs = [in_turn(networks, IMAGES, NEEDS) for _ in range(2)]
     for one, other in zip(ours, theirs, strict=True):
         assert all(torch.equal(a.logits, b.logits) for a, b in zip(one, other, strict=True))
+
+
+def images(count=20):
+    padded = PaddedImages.zeros(count, 8, 8, 3, dtype=torch.uint8, padding=0)
+    padded.interior[:] = torch.randint(256, padded.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return TensorSplit({"rgb": padded}, targets=torch.arange(count) % 4, num_classes=4, flip=True)
+
+
+def memory(teacher, folder, keep=None, **options):
+    student = network(Scaled, 7)
+    transfer = Transfer([network(teacher)], student, {"kd": KD()})
+    return TeacherMemory(images().loader(batch_size=8, device="cpu", seed=1, train=True, views=2), transfer, folder, keep, **options), transfer
+
+
+@pytest.mark.parametrize("kind", ["attribute", "buffer"])
+@pytest.mark.parametrize("keep", [CacheConfig(), CacheConfig(logits=2, precision="fp16"), CacheConfig(precision="fp16")], ids=["all", "largest", "half"])
+@pytest.mark.parametrize("sealed", [False, True], ids=["training", "command"])
+def test_cached_outputs_of_a_network_with_the_same_weights_and_another_attribute_are_refused(tmp_path, kind, keep, sealed):
+    first, _ = memory(lambda: Scaled(1.0, kind), tmp_path, keep, filling=sealed)
+    if sealed:
+        first.fill()
+    else:
+        next(first.epoch(0))
+    again, _ = memory(lambda: Scaled(1.0, kind), tmp_path, keep)
+    next(again.epoch(0))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        UsageError, match="holds other .* of the same samples than teacher 0 gives now: they are of a network of the same weights .* name another folder"
+    ):
+        other, _ = memory(lambda: Scaled(1.1, kind), tmp_path, keep)
+        next(other.epoch(0))
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("where", ["memory", "folder", "command"])
+def test_a_random_teacher_is_not_cached(tmp_path, where):
+    with pytest.raises(UsageError, match="teacher 0 gives other .* each time it is asked, so its outputs cannot be cached: turn off what is random"):
+        kept, _ = memory(Dropping, None if where == "memory" else tmp_path, filling=where == "command")
+        if where == "command":
+            kept.fill()
+        next(kept.epoch(0))
+    assert not [*tmp_path.rglob("*.h5")]
+
+
+def test_a_view_that_another_network_filled_is_refused_too(tmp_path):
+    """The first view is the teacher's own, the second was written for another one."""
+    for scale, view in ((1.0, 0), (3.0, 1)):
+        kept, _ = memory(lambda scale=scale: Scaled(scale), tmp_path / str(view))
+        next(kept.epoch(view))
+    shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
+    with pytest.raises(UsageError, match="holds other"):
+        memory(Scaled, tmp_path / "0")

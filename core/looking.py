@@ -11,7 +11,8 @@ from torch import Tensor
 from .errors import UsageError
 from .objective import TeacherOutputs
 from .ranks import everyones, rank, world_size
-from .representation import Representation, near
+from .representation import Representation
+from .same_outputs import near
 from .transfer import Transfer, teacher_fields, teacher_representation
 
 Key = tuple[int, str]

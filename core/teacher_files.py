@@ -18,8 +18,9 @@ from .kept import network_marks, tap_of, tensors_hash, text_hash
 from .looking import Key, Looking, width
 from .packing import Packing
 from .ranks import everyones, rank, world_size
-from .representation import Network, RepresentationSpec, describe, near
+from .representation import Network, RepresentationSpec, describe
 from .run import writable_folder, write_text
+from .same_outputs import near
 
 SEAL = "cache.json"
 # Of a view, by which data, seed and augmentation are told from others.

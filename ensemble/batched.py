@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..core.attributes import first_difference
-from ..core.representation import Network, Representation, same_outputs
+from ..core.representation import Network, Representation
+from ..core.same_outputs import same_outputs
 
 log = logging.getLogger(__name__)
 

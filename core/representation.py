@@ -259,13 +259,6 @@ class Network(nn.Module):
         self.precision = None if precision is None else PRECISIONS[precision]
         return self
 
-    def answer_precision(self, batch: Mapping[str, Tensor]) -> torch.dtype:
-        """In which it computes here and now: its own, or the caller's autocast."""
-        if self.precision is not None:
-            return self.precision
-        device = batch[self.modality].device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-
     def train(self, mode: bool = True) -> Network:
         """As ``nn.Module.train``, but a frozen network stays in eval mode."""
         return super().train(mode and not self._frozen)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .representation import Representation
+from .representation import Network, Representation
 
 # How far two computations of one network may be apart by their rounding alone, as a share of a sample's norm: bf16 3 % in 110 layers (Network.compute_in), fp16 and TF32,
 # in which a GPU convolves float32, 1 %.
 _ROUNDING = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def precision_of(network: Network, device: torch.device) -> torch.dtype:
+    """In which a network computes here and now: its own, or the caller's autocast."""
+    if network.precision is not None:
+        return network.precision
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
 
 
 def same_outputs(one: Representation, other: Representation, precision: torch.dtype = torch.float32) -> bool:

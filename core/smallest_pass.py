@@ -106,7 +106,7 @@ def check_smallest_pass(
 def _unchanged(transfer: Transfer) -> Iterator[None]:
     """Within it forward passes leave no trace: neither in statistics, nor in generators, banks and draws."""
     # Of the terms BatchNorm alone: their banks are large, and are not written before a commit.
-    normed = [module for module in transfer.terms.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    normed = [module for term in transfer.terms.values() for module in term.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     kept = [(buffer, buffer.clone()) for module in (transfer.student, *normed) for buffer in module.buffers()]
     try:
         with torch.random.fork_rng(), torch.no_grad():

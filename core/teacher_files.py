@@ -174,12 +174,12 @@ class TeacherFiles:
                 files.setdefault(number, {})[key] = rows
         entry = next(iter(self.entries(view).values()))
         for number, kept in files.items():
-            rows = entry.rows(number)
-            chosen, now = self._looking.some(view, rows, kept)
+            samples = entry.rows(number)
+            chosen, now = self._looking.some(view, samples, kept)
             for key, each in kept.items():
-                pairs = self._packings[key[1]].comparable(now[key], each.at((chosen - rows.start).to(self._looking.loader.device)))
+                pairs = self._packings[key[1]].comparable(now[key], each.at((chosen - samples.start).to(self._looking.loader.device)))
                 if not all(near(ours, theirs, self._looking.precision(key)) for ours, theirs in pairs):
-                    return self._looking.unrepeatable(view, rows, [key]) or UsageError(
+                    return self._looking.unrepeatable(view, samples, [key]) or UsageError(
                         f"train.teacher_cache={self.root} holds other {key[1]} of the same samples than teacher {key[0]} gives now: they are of a network of the same "
                         "weights that differs in something else, such as an attribute or a buffer that is not saved; name another folder, or remove this one"
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
 from .held import HeldState
+from .learnable import check_learning, check_weights
 from .objective import Objective, TeacherOutputs
 from .representation import Network, Representation
 from .rule import Rule, Sum
@@ -62,6 +64,8 @@ class Term(nn.Module):
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
+        if not 0 < self.weight < math.inf:
+            raise UsageError(f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the objective out")
         self.warmup = first.default_warmup if warmup is None else warmup
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
@@ -140,7 +144,7 @@ class Transfer(nn.Module):
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
-        _check_apart(teachers, student)
+        check_weights(teachers, student)
         self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)  # type: ignore[assignment]
         self.student = student
         self.terms = nn.ModuleDict(  # type: ignore[assignment]
@@ -268,23 +272,6 @@ class Transfer(nn.Module):
         except RuntimeError as error:
             raise ContrastillError(f"this state is of another transfer: {str(error).splitlines()[1].strip()}") from error
 
-    def _check_trainable(self, said: Representation) -> None:
-        """Refuse objectives by which the student does not learn: what they read of it has no gradient."""
-        if not any(parameter.requires_grad for parameter in self.student.module.parameters()):
-            raise UsageError("the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn")
-        learning = {
-            "logits": said.logits is not None and said.logits.requires_grad,
-            "embedding": said.embedding is not None and said.embedding.requires_grad,
-            "maps": any(value.requires_grad for value in said.maps),
-        }
-        for name, term in self.terms.items():
-            needs = sorted(frozenset().union(*(one.student_needs(self.stage) for one in term.objectives))) if term.in_stage(self.stage) else []
-            if needs and not any(learning[part] for part in needs):
-                raise UsageError(
-                    f"objective {name} reads the student's {' and '.join(needs)}, which depends on no parameter that trains (a frozen part, detach() or no_grad() in the network): "
-                    "unfreeze that part, tap another module, or take the objective out"
-                )
-
     def freeze_unread(self, batch: Mapping[str, Tensor]) -> list[str]:
         """Freeze the student's parameters that no objective reads, such as a classifier that only CRD trains beside.
 
@@ -307,7 +294,12 @@ class Transfer(nn.Module):
             with torch.random.fork_rng(), torch.enable_grad():
                 said = self.student.eval()(batch, self.student_needs)
             self.student.train(training)
-            self._check_trainable(said)
+            reads = {
+                name: frozenset().union(*(one.student_needs(self.stage) for one in term.objectives))
+                for name, term in self.terms.items()
+                if term.in_stage(self.stage)
+            }
+            check_learning(self.student, said, reads)
             read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None and value.requires_grad]
             gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
             unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
@@ -315,23 +307,6 @@ class Transfer(nn.Module):
         for parameter in self._unread:
             parameter.requires_grad_(False)
         return [name for name, _ in unread]
-
-
-def _check_apart(teachers: Sequence[Network], student: Network) -> None:
-    """Refuse a student that has weights of a teacher, which are frozen, and weights that cannot train."""
-    own = {id(parameter): name for name, parameter in student.module.named_parameters()}
-    for number, teacher in enumerate(teachers):
-        shared = next((own[id(parameter)] for parameter in teacher.parameters() if id(parameter) in own), None)
-        if shared is not None:
-            raise UsageError(f"the student has weights of teacher {number} ({shared}), which stay as they are: give each a module of its own (copy.deepcopy)")
-    for name, parameter in student.module.named_parameters():
-        if parameter.is_inference():
-            raise UsageError(f"the student's {name} was made in torch.inference_mode and cannot train: make the student outside of it")
-        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
-            raise UsageError(
-                f"the student's {name} is {str(parameter.dtype).removeprefix('torch.')}, and its steps would be lost in rounding: "
-                "call student.float(), and compute in half precision with train.precision=bf16"
-            )
 
 
 def teacher_fields(said: Mapping[int, Representation]) -> dict[str, Tensor]:

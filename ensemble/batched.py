@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from ..core.attributes import first_difference
 from ..core.representation import Network, Representation
-from ..core.same_outputs import same_outputs
+from ..core.same_outputs import precision_of, same_outputs
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Batched:
         except Exception as error:  # whatever vmap, or a module under it, raises
             self._stacks.pop(tuple(id(teacher) for teacher in teachers), None)
             return f"they cannot be batched ({' '.join(str(error).split())[:200] or type(error).__name__})", []
-        precision = teachers[0].answer_precision(batch)
+        precision = precision_of(teachers[0], batch[teachers[0].modality].device)
         if not all(same_outputs(one, other, precision) for one, other in zip(together, alone, strict=True)):
             return "batched they give other outputs than each on its own", []
         return "", together

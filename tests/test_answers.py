@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.schema import CacheConfig
 from contrastill.core.teacher_cache import TeacherMemory
-from contrastill.core.transfer import Transfer, in_turn
+from contrastill.core.transfer import Term, Transfer, in_turn
 from contrastill.datasets.in_memory import TensorSplit
 from contrastill.datasets.views import PaddedImages
 from contrastill.ensemble.batched import Batched
 from contrastill.objectives.kd import KD
+from contrastill.probe.features import features_of
 
 NEEDS = frozenset({"logits", "embedding"})
 
@@ -179,3 +180,19 @@ def test_a_view_that_another_network_filled_is_refused_too(tmp_path):
     shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
     with pytest.raises(UsageError, match="holds other"):
         memory(Scaled, tmp_path / "0")
+
+
+@pytest.mark.parametrize("kind", ["attribute", "buffer"])
+def test_features_of_a_network_with_the_same_weights_and_another_attribute_are_refused(tmp_path, kind):
+    loader = images().loader(batch_size=8, device="cpu", train=False)
+    first = features_of(network(lambda: Scaled(1.0, kind)), loader, ("logits",), cache=tmp_path)
+    again = features_of(network(lambda: Scaled(1.0, kind)), loader, ("logits",), cache=tmp_path)
+    assert torch.equal(first["logits"].values, again["logits"].values)
+    with pytest.raises(ContrastillError, match="holds other features of the same samples than the network gives now"):
+        features_of(network(lambda: Scaled(1.1, kind)), loader, ("logits",), cache=tmp_path)
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf")])
+def test_a_term_has_a_positive_weight(weight):
+    with pytest.raises(UsageError, match="the weight of KD is .*: give a positive number"):
+        Term(KD(), weight)

@@ -137,7 +137,7 @@ def _not_kept(loader: DataLoader, training: bool) -> str:
         return f"{type(loader.batch_sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
     if type(sampler) not in (RandomSampler, SequentialSampler):
         return f"{type(sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
-    if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(loader.dataset)):
+    if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
         return "RandomSampler draws with replacement or another number of samples, and an epoch shows each sample once"
     if loader.collate_fn is not default_collate:
         name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)

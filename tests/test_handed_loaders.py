@@ -105,3 +105,34 @@ def test_a_compiled_teacher_and_student_are_those_of_the_modules(tmp_path):
     )
     assert plain.student.state_dict().keys() == wrapped.student.state_dict().keys()
     assert all(torch.equal(value, wrapped.student.state_dict()[name]) for name, value in plain.student.state_dict().items())
+
+
+def frozen():
+    made = network()
+    made[0].requires_grad_(False)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": network().half()}, r"the student's 0.weight is float16, and images come as float32: hand over student.float\(\)"),
+        ({"teacher": network(8).bfloat16()}, "the teacher's 0.weight is bfloat16, .*train.teacher_precision=bf16"),
+        ({"student": frozen()}, "objective crd reads the student's embedding, which depends on no parameter that trains"),
+        ({"objectives": {"infonce": 1.0}, "batch_size": 19}, "the last batch of an epoch has 1 sample .* train.drop_last=true"),
+        ({"objectives": {"crd": 0}}, "objectives.crd.weight=0 is not allowed"),
+        ({"objectives": {"crd": -0.8}}, "objectives.crd.weight=-0.8 is not allowed"),
+    ],
+)
+def test_what_is_refused_before_the_first_step_leaves_no_folder_in_the_way_of_the_next_call(changes, message, tmp_path):
+    call = {"teacher": network(8), "student": network(), "objectives": "crd", "batch_size": 4} | changes
+    with pytest.raises(UsageError, match=message):
+        contrastill.distill(data=DATA, out=tmp_path / "run", epochs=1, quiet=True, **call)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_of_inference_mode_and_the_module_that_is_teacher_too_are_copied(tmp_path):
+    with torch.inference_mode():
+        made = network()
+    result = contrastill.distill(made, made, DATA, out=tmp_path / "run", objectives="kd", epochs=1, batch_size=4, quiet=True)
+    assert result.metrics["step"] == 5 and not torch.equal(result.student[0].weight, made[0].weight)

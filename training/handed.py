@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
@@ -94,6 +95,12 @@ class Handed:
             raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
         module, taps, preprocess, modality = given_parts(unwrapped(given))
         entry.setdefault("modality", modality or "rgb")
+        half = next(((name, str(value.dtype)[6:]) for name, value in module.named_parameters() if value.dtype in (torch.float16, torch.bfloat16)), None)
+        if half is not None:
+            way = "train.precision=bf16" if role == "student" else "train.teacher_precision=bf16"
+            raise UsageError(
+                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over {role}.float(), and compute in half precision with {way}"
+            )
         images = batch(entry["modality"], type(module).__name__)
         preprocess = preprocess or _preprocess_of(module, images)
         preprocess = Preprocess(

@@ -144,6 +144,16 @@ class Entry:
         opened = [self._arrays(number) for number in range(self.count)]
         return FileRows({name: [arrays[name] for arrays, _ in opened] for name in opened[0][0]}, opened[0][1])
 
+    def file_rows(self, number: int) -> FileRows | None:
+        """The rows of one of its files, numbered from 0; None where it is not there or cannot be read."""
+        if not self.path(number).is_file():
+            return None
+        try:
+            arrays, num_classes = self._arrays(number)
+        except ContrastillError:
+            return None
+        return FileRows({name: [values] for name, values in arrays.items()}, num_classes)
+
     def _arrays(self, number: int) -> tuple[dict[str, np.ndarray], int]:
         """The fields of a file, mapped, and C."""
         path, count = self.path(number), len(self.rows(number))

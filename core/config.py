@@ -18,6 +18,7 @@ from .errors import UsageError, names_beside, nearest
 from .registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, model_builder
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .seeds import each_seed
+from .written import for_schema, joined, override_value, read_written, texts_of, values_of
 
 
 def configs_folder() -> Path:
@@ -62,17 +63,18 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
 
     path = find_config(name)
     try:
-        tree = OmegaConf.load(path)
+        written = read_written(path.read_text(encoding="utf-8"))
+        if not isinstance(written, (dict, type(None))):
+            raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
+        tree = _Tree(written or {})
         for override in overrides:
-            _override(tree, override)
-        missing = sorted(OmegaConf.missing_keys(tree))
+            tree.override(override)
+        missing = sorted(OmegaConf.missing_keys(tree.values))
         if missing:
             raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
-        values = OmegaConf.to_container(tree, resolve=True)
+        values = tree.container()
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
     return validate({str(key): value for key, value in values.items()})
 
@@ -127,17 +129,10 @@ def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[st
     Raises:
         UsageError: An unknown key, a value that is not allowed or not set.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    tree = OmegaConf.create(dict(values))
+    tree = _Tree(dict(values))
     for override in overrides:
-        try:
-            _override(tree, override)
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise UsageError(f"{override!r} cannot be read: {str(error).splitlines()[0]}") from error
-    return _checked(DATASETS[name].Options, OmegaConf.to_container(tree), "")
+        tree.override(override)
+    return _checked(DATASETS[name].Options, tree.container(), "")
 
 
 def _dotted(key: str) -> str:
@@ -145,15 +140,39 @@ def _dotted(key: str) -> str:
     return key.replace("[", ".").replace("]", "")
 
 
-def _override(tree: Any, override: str) -> None:
-    """Apply one ``key.path=value`` in place; merging a dotlist would fail on lists, so it is an update."""
-    from omegaconf import OmegaConf
+class _Tree:
+    """A config of values, and the same one of texts: OmegaConf holds plain values alone, and only the schema knows which fields are text.
 
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
-    # YAML 1.1 takes 5e-4 for a string, OmegaConf's own loader does not.
-    _put(tree, key, OmegaConf.create(f"value: {text}").value if text else None)
+    Args:
+        written: Of :func:`~.written.read_written`, or plain values.
+    """
+
+    def __init__(self, written: Mapping[str, Any]) -> None:
+        from omegaconf import OmegaConf
+
+        self.values, self.texts = OmegaConf.create(values_of(written)), OmegaConf.create(texts_of(written))
+
+    def override(self, override: str) -> None:
+        """Apply one ``key.path=value``; merging a dotlist would fail on lists, so it is an update."""
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
+
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
+        try:
+            value = override_value(text) if text else None
+            _put(self.values, key, values_of(value))
+            _put(self.texts, key, texts_of(value))
+        except (OmegaConfBaseException, YAMLError) as error:
+            reason = "a list or mapping that does not end, or is no YAML" if isinstance(error, YAMLError) else str(error).splitlines()[0]
+            raise UsageError(f"{override!r} cannot be read: {reason}") from error
+
+    def container(self) -> dict[str, Any]:
+        """Values with their texts, all references resolved."""
+        from omegaconf import OmegaConf
+
+        return joined(OmegaConf.to_container(self.values, resolve=True), OmegaConf.to_container(self.texts, resolve=True))
 
 
 def _put(tree: Any, key: str, value: Any) -> None:
@@ -237,7 +256,7 @@ def _checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Ba
         section: Of options, the open section that they stand in, whose keys are known there too.
     """
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(for_schema(schema, values))
     except ValidationError as error:
         # A key with a slip of the pen often leaves the right one missing.
         first = sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing")[0]

@@ -28,6 +28,7 @@ from .ranks import everyones
 from .representation import Network, Representation
 from .run import Run
 from .schema import TrainConfig
+from .smallest_pass import check_smallest_pass
 from .transfer import Transfer, TransferOutput
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,12 @@ class _Training:
         self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool
     ) -> None:
         self.transfer, self.train, self.test = transfer.to(accelerator.device).to(memory_format=torch.channels_last), train, test
+        for name, loader in (("train", train), ("test", test)):
+            if loader is not None and not hasattr(loader, "epoch"):
+                raise UsageError(
+                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) gives the same batches whenever it is asked: "
+                    "hand a Dataset or a DataLoader to contrastill.distill, or take the loader of a split"
+                )
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
         if config.initial_epochs and not transfer.initial_epochs:
@@ -151,7 +158,9 @@ class _Training:
         first = next(iter(self.train.epoch(0)))
         self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
-        self.transfer.hold(max(share, self.config.accumulation_steps), self.config.accumulation_steps)
+        passes = self.config.accumulation_steps
+        self.transfer.hold(max(share, passes), passes)
+        check_smallest_pass(self.transfer, self.train, first, self.accelerator.num_processes, passes, self.accelerator.autocast())
         if self.model is not None:  # of the stage before
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()

@@ -12,6 +12,7 @@ from .errors import UsageError
 from .objective import TeacherOutputs
 from .ranks import everyones, rank, world_size
 from .representation import Representation
+from .same_outputs import near
 from .transfer import Transfer, teacher_fields, teacher_representation
 
 Key = tuple[int, str]
@@ -19,6 +20,8 @@ Key = tuple[int, str]
 
 # Samples a teacher is shown at once, at most; without gradients more gain nothing.
 _AT_ONCE = 256
+# Samples by which outputs are compared with those of another time.
+_COMPARED = 8
 SAMPLE = 2048
 """Samples whose outputs objectives are shown before the training."""
 
@@ -80,6 +83,28 @@ class Looking:
         for batch in self.loader.in_order(view, rows, self.batch):
             fields = teacher_fields(dict(zip(numbers, self.transfer.look(teachers, batch, needs), strict=True)))
             yield {key: _of(fields, key) for key in keys}
+
+    def some(self, view: int, rows: range, keys: Collection[Key]) -> tuple[Tensor, dict[Key, dict[str, Tensor]]]:
+        """A few evenly spaced samples out of ``rows``, (n,), and what the teachers say of them."""
+        chosen = rows.start + evenly(len(rows), min(_COMPARED, self.batch))
+        for number in {number for number, _ in keys}:
+            self.transfer.teachers[number].to(self.loader.device)
+        return chosen, next(self.said(view, chosen, keys))
+
+    def unrepeatable(self, view: int, rows: range, keys: Collection[Key]) -> UsageError | None:
+        """Why outputs cannot be cached: a teacher that gives others the second time; None where there is no such one."""
+        (_, once), (_, again) = (self.some(view, rows, keys) for _ in range(2))
+        for key in keys:
+            if not all(near(once[key][name], again[key][name], self.precision(key)) for name in once[key]):
+                return UsageError(
+                    f"teacher {key[0]} gives other {key[1]} of the same samples each time it is asked, so its outputs cannot be cached: "
+                    "turn off what is random in it (dropout that is active in eval mode, say), or set train.views=null, by which it is asked at each step"
+                )
+        return None
+
+    def precision(self, key: Key) -> torch.dtype:
+        """In which a teacher computes where nothing around it says otherwise."""
+        return self.transfer.teachers[key[0]].precision or torch.float32
 
     def glimpse(self, view: int, count: int) -> dict[str, Tensor]:
         """A batch of ``count`` samples, evenly spaced over the set, in a view."""

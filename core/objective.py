@@ -136,6 +136,33 @@ class Objective(nn.Module):
         return cls.per_sample is not Objective.per_sample
 
 
+def check_pass(objective: str, setting: Setting, least: int = 2) -> None:
+    """Refuse passes of too few samples for an objective that compares them with each other: its loss would be 0.
+
+    Raises:
+        UsageError: A forward pass has fewer than ``least`` samples.
+    """
+    count = setting.pass_samples
+    if count is not None and count < least:
+        raise UsageError(
+            f"objective {objective} compares the samples of a pass with each other and needs {least} or more, and a pass of this training has {count}: "
+            "raise train.batch_size, or lower train.accumulation_steps or the number of processes"
+        )
+
+
+def check_classes_differ(objective: str, targets: Tensor | None, otherwise: str = "other_sample") -> None:
+    """Refuse negatives of another class where all samples are of one: there would be none, and a loss of 0.
+
+    Raises:
+        UsageError: ``targets`` (M,) are all equal.
+    """
+    if targets is not None and bool((targets == targets[0]).all()):
+        raise UsageError(
+            f"objective {objective} takes its negatives from other classes, and all samples are of one class: "
+            f"use more classes, or objectives.{objective}.negatives_from={otherwise}"
+        )
+
+
 def check_labels(objective: str, setting: Setting) -> None:
     """Refuse data whose classes the student's logits cannot be compared with.
 

@@ -81,6 +81,20 @@ class Packing:
         logits = (sums + fields["logits.others"][:, None]).expand(-1, num_classes)
         return {"logits": logits.scatter(1, fields["logits.classes"].long(), fields["logits"].float() + sums)}
 
+    def comparable(self, values: Mapping[str, Tensor], fields: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Outputs and what is kept of the same samples, in pairs that are equal up to rounding where they are of one network.
+
+        Args:
+            values: As :meth:`pack` takes them.
+            fields: What was kept.
+        """
+        if "logits.classes" in fields:
+            # At the classes that are kept: two that are nearly equal may change places.
+            classes = fields["logits.classes"].long()
+            return [(values["logits"].float().gather(1, classes), fields["logits"].float() + fields["logits.sums"][:, None])]
+        back = self.unpack(fields, 0)
+        return [(value.float(), back[name]) for name, value in values.items()]
+
     def _largest(self, logits: Tensor) -> Fields:
         count = logits.shape[1]
         if self.top >= count:

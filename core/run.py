@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,14 @@ class Run:
                 write_text(self.data, json.dumps(data, indent=1) + "\n")
         for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut off
             leftover.unlink()
+
+    def abandon(self) -> None:
+        """Take back :meth:`claim` and :meth:`record`: of a training that was refused before its first step, whose settings the next one is to change."""
+        for path in (self.config, self.versions, self.data):
+            path.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path):
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
 
     def record(self, versions: Mapping[str, str]) -> None:
         """Keep what the run is made with in versions.json: an entry, and another one where it goes on with other versions.

@@ -78,6 +78,9 @@ class TrainConfig(Section):
     )
     initial_lr: float | None = Field(None, gt=0, description="learning rate of the initial stage, which is constant; left out: lr")
     batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
+    drop_last: bool = Field(
+        False, description="leave out the last batch of an epoch where it has fewer than batch_size samples; others are left out in each epoch"
+    )
     accumulation_steps: int = Field(
         1,
         gt=0,

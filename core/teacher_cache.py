@@ -50,7 +50,8 @@ class TeacherMemory:
         filling: The folder is about to be filled by ``contrastill cache``: that it is not complete is no error.
 
     Raises:
-        UsageError: It would take more memory than there is, or the folder was written by ``contrastill cache`` for something else.
+        UsageError: It would take more memory than there is, the folder was written by ``contrastill cache`` for something else, what it holds are not the teachers' outputs,
+            or a teacher is random.
         ContrastillError: A file in the folder is damaged.
     """
 
@@ -144,6 +145,7 @@ class TeacherMemory:
         if self.complete:
             for view in range(self._loader.views):
                 self.files.open(view, self._needs)
+                self.files.check(view)
 
     def _look(self, view: int) -> dict[Key, MemoryRows | FileRows]:
         """What the teachers say about a view, asked now: each process looks at every n-th batch, and gets what the others were told."""
@@ -152,6 +154,8 @@ class TeacherMemory:
         keys = [(number, part) for number in range(len(self._transfer.teachers)) for part in sorted(self._needs)]
         # A process that has no batch looks at one as well, to know what to expect of the others.
         mine = batches[rank() :: world_size()] or batches[:1]
+        if not self._kept and (problem := self._looking.unrepeatable(view, range(count), keys)):
+            raise problem
         said = self._looking.said(view, torch.cat(mine), keys)
         kept: dict[Key, dict[str, Tensor]] = {key: {} for key in keys}
         widths: dict[Key, int] = {}

@@ -20,6 +20,7 @@ from .packing import Packing
 from .ranks import everyones, rank, world_size
 from .representation import Network, RepresentationSpec, describe
 from .run import writable_folder, write_text
+from .same_outputs import near
 
 SEAL = "cache.json"
 # Of a view, by which data, seed and augmentation are told from others.
@@ -32,6 +33,9 @@ class TeacherFiles:
     An entry's folder is named by a hash of all that its values depend on: the teacher's weights, architecture, taps, preprocessing and precision, how the values are kept,
     the number of samples, and 64 evenly spaced samples as the view shows them, which depend on data, seed and augmentation. So one folder serves any
     number of teachers, data sets and seeds, and more views are added to those that are there.
+
+    Two networks of the same weights may still differ, in an attribute or a buffer that is no part of their state: so a few of the samples that are kept are asked about again
+    before a view is read, and outputs that differ by more than rounding are refused.
 
     A folder that ``contrastill cache`` wrote is sealed: it is read only, and what is not in it is refused rather than asked of a teacher.
 
@@ -53,6 +57,7 @@ class TeacherFiles:
         self._teachers = list(looking.transfer.teachers)
         self._marks = [network_marks(teacher) for teacher in self._teachers]
         self._entries: dict[int, dict[Key, Entry]] = {}
+        self._repeatable = False
 
     def entries(self, view: int) -> dict[Key, Entry]:
         """Where everything about a view has its place."""
@@ -98,7 +103,11 @@ class TeacherFiles:
 
         Returns:
             How many files were written here.
+
+        Raises:
+            UsageError: See :meth:`check`.
         """
+        self.check(view)
         missing = {key: set(entry.missing(damaged=self._filling)) for key, entry in self.entries(view).items()}
         written = 0
         for number, rows in self._dealt(view):
@@ -144,6 +153,41 @@ class TeacherFiles:
             ContrastillError: A file is damaged.
         """
         return {key: entry.open() for key, entry in self.entries(view).items() if key[1] in parts}
+
+    def check(self, view: int) -> None:
+        """Ask the teachers about a few samples of a view that are kept, and compare: two networks of the same weights may differ in an attribute.
+
+        Raises:
+            UsageError: The outputs that are kept are another network's, or a teacher is random.
+        """
+        problem = self._problem(view)
+        # Raised by all processes or by none, as they go on together.
+        if everyones(torch.tensor([[problem is not None]], dtype=torch.uint8), self._looking.loader.device).any():
+            raise problem or UsageError(f"train.teacher_cache={self.root}: another process found other outputs in it than its teachers give")
+
+    def _problem(self, view: int) -> UsageError | None:
+        """What :meth:`check` raises."""
+        files: dict[int, dict[Key, FileRows]] = {}
+        for key, entry in self.entries(view).items():
+            number, rows = next(((number, rows) for number in range(entry.count) if (rows := entry.file_rows(number)) is not None), (0, None))
+            if rows is not None:
+                files.setdefault(number, {})[key] = rows
+        entry = next(iter(self.entries(view).values()))
+        for number, kept in files.items():
+            samples = entry.rows(number)
+            chosen, now = self._looking.some(view, samples, kept)
+            for key, each in kept.items():
+                pairs = self._packings[key[1]].comparable(now[key], each.at((chosen - samples.start).to(self._looking.loader.device)))
+                if not all(near(ours, theirs, self._looking.precision(key)) for ours, theirs in pairs):
+                    return self._looking.unrepeatable(view, samples, [key]) or UsageError(
+                        f"train.teacher_cache={self.root} holds other {key[1]} of the same samples than teacher {key[0]} gives now: they are of a network of the same "
+                        "weights that differs in something else, such as an attribute or a buffer that is not saved; name another folder, or remove this one"
+                    )
+        if not files and not self._repeatable:
+            if problem := self._looking.unrepeatable(view, entry.rows(0), [*self.entries(view)]):
+                return problem
+            self._repeatable = True
+        return None
 
     def kept_as(self, part: str) -> str:
         """How a part is kept, in words."""

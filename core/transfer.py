@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
 from .held import HeldState
+from .learnable import check_learning, check_weights
 from .objective import Objective, TeacherOutputs
 from .representation import Network, Representation
 from .rule import Rule, Sum
@@ -62,6 +64,8 @@ class Term(nn.Module):
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
+        if not 0 < self.weight < math.inf:
+            raise UsageError(f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the objective out")
         self.warmup = first.default_warmup if warmup is None else warmup
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
@@ -119,7 +123,7 @@ class Transfer(nn.Module):
 
     Raises:
         UsageError: No objective, an objective that reads a teacher where there is none, or another number of
-            objectives than of teachers in a term.
+            objectives than of teachers in a term; a student that shares weights with a teacher, or whose weights are in half precision.
 
     Example:
         >>> import contrastill
@@ -140,6 +144,7 @@ class Transfer(nn.Module):
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
+        check_weights(teachers, student)
         self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)  # type: ignore[assignment]
         self.student = student
         self.terms = nn.ModuleDict(  # type: ignore[assignment]
@@ -278,6 +283,9 @@ class Transfer(nn.Module):
 
         Returns:
             Names of the parameters it froze, as the student's own module calls them.
+
+        Raises:
+            UsageError: Nothing that an objective reads depends on a parameter that trains.
         """
         parameters = [(name, p) for name, p in self.student.module.named_parameters() if p.requires_grad]
         unread = parameters
@@ -286,7 +294,13 @@ class Transfer(nn.Module):
             with torch.random.fork_rng(), torch.enable_grad():
                 said = self.student.eval()(batch, self.student_needs)
             self.student.train(training)
-            read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
+            reads = {
+                name: frozenset().union(*(one.student_needs(self.stage) for one in term.objectives))
+                for name, term in self.terms.items()
+                if term.in_stage(self.stage)
+            }
+            check_learning(self.student, said, reads)
+            read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None and value.requires_grad]
             gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
             unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
         self._unread = [parameter for _, parameter in unread]

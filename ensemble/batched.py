@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state
+from torch.func import functional_call
 
+from ..core.attributes import first_difference
 from ..core.representation import Network, Representation
+from ..core.same_outputs import precision_of, same_outputs
+
+log = logging.getLogger(__name__)
 
 
 class Batched:
     """Asks teachers what they say about a batch; those of one architecture answer together (torch.func.vmap over their stacked weights).
 
-    The answers are those of each on its own, up to rounding. Whether it is faster depends on the device: small networks that leave a GPU idle gain, a CPU's cores are
+    The answers are those of each on its own, up to rounding: on the first batch both are computed and compared. Teachers that differ in more than their weights (an
+    attribute, a hook), whose two answers differ, or that cannot be batched are asked one after the other, and a warning says so. Whether it is faster depends on the device: small networks that leave a GPU idle gain, a CPU's cores are
     busy with one network already (``benchmarks/ensemble_cost.py`` measures it where you are). The stacked weights are a second copy in memory.
 
     Shape:
@@ -25,6 +31,7 @@ class Batched:
     def __init__(self) -> None:
         self._groups: dict[tuple[int, ...], list[list[int]]] = {}
         self._stacks: dict[tuple[int, ...], tuple[Network, dict[str, Tensor], dict[str, Tensor]]] = {}
+        self._batchable: dict[tuple[int, ...], bool] = {}
 
     def __call__(self, teachers: Sequence[Network], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
         said: list[Representation | None] = [None] * len(teachers)
@@ -32,12 +39,44 @@ class Batched:
         if key not in self._groups:
             self._groups[key] = _alike(teachers)
         for places in self._groups[key]:
-            if len(places) == 1:
-                said[places[0]] = teachers[places[0]](batch, needs)
-                continue
-            for place, one in zip(places, self._together([teachers[place] for place in places], batch, needs), strict=True):
+            for place, one in zip(places, self._answers([teachers[place] for place in places], places, batch, needs), strict=True):
                 said[place] = one
         return said
+
+    def _answers(self, teachers: list[Network], places: list[int], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
+        """Of teachers of one architecture: together where that gives the answers of each alone, which the first batch decides."""
+        key = tuple(id(teacher) for teacher in teachers)
+        if self._batchable.get(key, False):
+            return self._together(teachers, batch, needs)
+        alone = [teacher(batch, needs) for teacher in teachers]
+        if len(teachers) == 1 or key in self._batchable:
+            return alone
+        reason, together = self._compared(teachers, alone, batch, needs)
+        self._batchable[key] = not reason
+        if reason:
+            self._stacks.pop(key, None)
+            names = f"{', '.join(map(str, places[:-1]))} and {places[-1]}"
+            log.warning("ensemble.batched: teachers %s are asked one after the other, as %s", names, reason)
+            return alone
+        return together
+
+    def _compared(
+        self, teachers: list[Network], alone: list[Representation], batch: Mapping[str, Tensor], needs: Collection[str]
+    ) -> tuple[str, list[Representation]]:
+        """Why these teachers cannot answer together, or nothing; and what they answer together."""
+        if difference := first_difference([teacher.module for teacher in teachers]):
+            return difference, []
+        try:
+            # Neither a teacher that draws nor the comparison may move the generators of the training.
+            with torch.random.fork_rng():
+                together = self._together(teachers, batch, needs)
+        except Exception as error:  # whatever vmap, or a module under it, raises
+            self._stacks.pop(tuple(id(teacher) for teacher in teachers), None)
+            return f"they cannot be batched ({' '.join(str(error).split())[:200] or type(error).__name__})", []
+        precision = precision_of(teachers[0], batch[teachers[0].modality].device)
+        if not all(same_outputs(one, other, precision) for one, other in zip(together, alone, strict=True)):
+            return "batched they give other outputs than each on its own", []
+        return "", together
 
     @torch.no_grad()
     def _together(self, teachers: list[Network], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
@@ -65,13 +104,33 @@ class Batched:
     def _stacked(self, teachers: list[Network]) -> tuple[Network, dict[str, Tensor], dict[str, Tensor]]:
         """A network without weights, and the weights and buffers of all of them, stacked once."""
         key = tuple(id(teacher) for teacher in teachers)
-        device = next(teachers[0].parameters()).device
+        device = next((value.device for value in _tensors(teachers[0]).values()), None)
         held = self._stacks.get(key)
-        if held is None or next(iter(held[1].values())).device != device:
-            parameters, buffers = stack_module_state(teachers)
-            held = copy.deepcopy(teachers[0]).to("meta"), {name: value.detach() for name, value in parameters.items()}, buffers
+        if held is None or next((value.device for value in {**held[1], **held[2]}.values()), None) != device:
+            # By each of their names: on "meta" a tied weight is no longer tied, and one without a value would be left.
+            parameters = _stacks([dict(teacher.named_parameters(remove_duplicate=False)) for teacher in teachers])
+            buffers = _stacks([dict(teacher.named_buffers(remove_duplicate=False)) for teacher in teachers])
+            held = copy.deepcopy(teachers[0]).to("meta"), parameters, buffers
             self._stacks[key] = held
         return held
+
+
+def _stacks(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Name -> (teachers, …); a tensor that has several names in every teacher is stacked once."""
+    stacked: dict[tuple[int, ...], Tensor] = {}
+    found = {}
+    for name in states[0]:
+        values = [state[name].detach() for state in states]
+        key = tuple(map(id, (state[name] for state in states)))
+        if key not in stacked:
+            stacked[key] = torch.stack(values)
+        found[name] = stacked[key]
+    return found
+
+
+def _tensors(teacher: Network) -> dict[str, Tensor]:
+    """Parameters and buffers by all their names, those that no checkpoint holds among them."""
+    return {**dict(teacher.named_parameters(remove_duplicate=False)), **dict(teacher.named_buffers(remove_duplicate=False))}
 
 
 def _alike(teachers: Sequence[Network]) -> list[list[int]]:
@@ -84,8 +143,8 @@ def _alike(teachers: Sequence[Network]) -> list[list[int]]:
 
 def _shape(teacher: Network) -> Hashable:
     """All of a network but its weights."""
-    state = tuple((name, tuple(value.shape), value.dtype) for name, value in teacher.state_dict().items())
-    return str(teacher.module), state, teacher.taps, teacher.preprocess, teacher.modality, _classes(teacher)
+    state = tuple((name, tuple(value.shape), value.dtype, value.device) for name, value in _tensors(teacher).items())
+    return type(teacher.module), str(teacher.module), state, teacher.taps, teacher.preprocess, teacher.modality, teacher.precision, _classes(teacher)
 
 
 def _classes(teacher: Network) -> tuple[int, ...] | None:

@@ -52,9 +52,20 @@ class OwnNetwork:
             raise UsageError(f"{type(self.module).__name__} cannot be copied, and a training leaves what it is given as it was: {error}") from error
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself in the place of what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` put around it: names of modules and weights are its own."""
+    while True:
+        if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        else:
+            return module
+
+
 def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
     """A module with the taps, the preprocessing and the modality that came with it, as those of a :class:`~contrastill.Network` do."""
     if isinstance(module, Network):
-        return module.module, module.taps, module.preprocess, module.modality
+        return unwrapped(module.module), module.taps, module.preprocess, module.modality
     taps, preprocess = getattr(module, "taps", None), getattr(module, "preprocess", None)
     return module, taps if isinstance(taps, Taps) else Taps(), preprocess if isinstance(preprocess, Preprocess) else None, None

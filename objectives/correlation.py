@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.errors import unknown_name
 from ..core.nce import normalise
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
@@ -63,6 +63,7 @@ class Correlation(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Correlation:
+        check_pass("correlation", setting)
         return cls(*embedding_dims("correlation", setting), **dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core.nce import normalise
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .logits import check_classes, log_probabilities
@@ -50,6 +50,8 @@ class DIST(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DIST:
+        if options.gamma:
+            check_pass("dist", setting)
         check_classes("dist", setting)
         return cls(**dict(options))
 

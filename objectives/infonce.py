@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..core.crd import Embedding
 from ..core.errors import UsageError
 from ..core.held import HeldWrites
-from ..core.objective import Objective, Options, Setting, batch_targets
+from ..core.objective import Objective, Options, Setting, batch_targets, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
@@ -51,7 +51,7 @@ class InfoNCE(Objective):
         - returns a scalar.
 
     Raises:
-        UsageError: A batch of one sample without a queue; other_class, and the data has no labels; (``build``) a side has no embedding.
+        UsageError: A batch of one sample without a queue; other_class, and the data has no labels, or one class; (``build``) a side has no embedding.
 
     Example:
         >>> infonce = InfoNCE(8, 16, negatives="queue", queue_size=32)
@@ -93,6 +93,10 @@ class InfoNCE(Objective):
         if options.negatives_from == "other_class" and setting.targets is None:
             raise UsageError("objectives.infonce.negatives_from=other_class needs labels, and this data has none: take other_sample")
         origin = options.negatives_from or ("other_sample" if setting.targets is None else "other_class")
+        if origin == "other_class":
+            check_classes_differ("infonce", setting.targets)
+        if options.negatives == "batch":
+            check_pass("infonce", setting)
         return cls(*embedding_dims("infonce", setting), **{**dict(options), "negatives_from": origin})
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..core.nce import normalise
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
@@ -40,6 +40,7 @@ class PKT(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> PKT:
+        check_pass("pkt", setting)
         embedding_dims("pkt", setting)
         return cls()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.nce import normalise
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
@@ -51,6 +51,7 @@ class RKD(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> RKD:
+        check_pass("rkd", setting, 3)
         embedding_dims("rkd", setting)
         return cls(**dict(options))
 

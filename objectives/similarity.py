@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core.nce import normalise
-from ..core.objective import Objective, Options, Setting
+from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .maps import Pairs, from_the_end, map_pairs
@@ -47,6 +47,7 @@ class Similarity(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Similarity:
+        check_pass("similarity", setting)
         return cls(map_pairs("similarity", options.pairs, setting, default=from_the_end(setting, 1)))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
 from ..core.kept import network_hash, read_fields, tensors_hash, write_fields
 from ..core.ranks import everyones, world_size
 from ..core.representation import Network, Representation
+from ..core.same_outputs import near
+
+# Samples by which features that are kept are compared with those of now.
+_COMPARED = 8
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: i
 
     Raises:
         UsageError: There is no such layer, or the network has no tap for it, or ``spatial`` is less than 1.
-        ContrastillError: A file in the folder is damaged, or the loader is empty.
+        ContrastillError: A file in the folder is damaged, is of another network of the same weights (an attribute differs, say), or the loader is empty.
     """
     parts = {layer: _part(layer) for layer in layers}
     if spatial < 1:
@@ -101,7 +105,30 @@ def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: i
     if world_size() == 1 or distributed.get_rank() == 0:
         for layer, value in found.items():
             write_fields(files[layer], {name: one for name, one in vars(value).items() if one is not None})
-    return {layer: found[layer] if layer in found else _read(file) for layer, file in files.items()}
+    kept = {layer: _read(file) for layer, file in files.items() if layer not in found}
+    _check_same(network, loader, kept, spatial, files, device)
+    return {layer: found[layer] if layer in found else kept[layer] for layer in files}
+
+
+def _check_same(network: Network, loader: Any, kept: Mapping[str, Features], spatial: int, files: Mapping[str, Path], device: torch.device) -> None:
+    """Compare features that are kept with what the network gives for a few of the same samples, where rows can be told by their index."""
+    batch = next(iter(loader.epoch(0)), None) if kept else None
+    other: str | None = None
+    if batch is not None and len(batch["index"]) and hasattr(loader, "num_samples"):
+        few = {name: value[:_COMPARED] for name, value in batch.items()}
+        rows = few["index"].cpu()
+        with frozen(network):
+            said = network(few, {_part(layer) for layer in kept})
+        for layer, value in kept.items():
+            if len(value.values) == loader.num_samples > int(rows.max()) and not near(
+                _vector(said, layer, spatial).float().cpu(), value.values[rows], torch.float32
+            ):
+                other = other or layer
+    if everyones(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
+        raise ContrastillError(
+            f"{files[other or next(iter(files))]} holds other features of the same samples than the network gives now: they are of a network of the same weights that differs "
+            "in something else, such as an attribute or a buffer that is not saved; remove it, or name another folder"
+        )
 
 
 def _looked(network: Network, loader: Any, layers: Sequence[str], spatial: int, device: torch.device) -> dict[str, Features]:

@@ -214,3 +214,10 @@ def test_copies_that_fill_up_a_share_do_not_enter_the_queue():
         real = kind[kind >= 0]
         plain.push(real.double()[:, None], real)
     assert queue.kind.tolist() == plain.kind.tolist() and torch.equal(queue.rows, plain.rows) and queue.pointer == plain.pointer
+
+
+def test_data_of_one_class_has_no_negatives_of_another():
+    with pytest.raises(UsageError, match=r"all samples are of one class: use more classes, or objectives.infonce.negatives_from=other_sample"):
+        built(torch.zeros(8, dtype=torch.int64))
+    assert built(torch.zeros(8, dtype=torch.int64), negatives_from="other_sample")(*batch_of([0, 1], 0)) > 0
+    assert built(None)(*batch_of([0, 1], 0)) > 0

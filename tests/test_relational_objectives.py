@@ -1,6 +1,7 @@
 """similarity, correlation, vid, rkd, pkt and nst against naive versions in float64, gradients included; and what they refuse."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -344,3 +345,35 @@ def test_maps_of_other_channels_than_it_was_built_for_are_an_error():
     student, teacher = sides()
     with pytest.raises(RuntimeError, match="channels"):
         VID(dims=((9, 8),), pairs=((-1, -1),)).double()(student, teacher, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("rkd", 3), ("similarity", 2), ("correlation", 2), ("pkt", 2), ("dist", 2), ("infonce", 2), ("dense_crd", 2)],
+    ids=lambda value: str(value),
+)
+def test_what_compares_the_samples_of_a_pass_refuses_passes_in_which_there_is_nothing_to_compare(name, least):
+    """Their loss would be 0, or a number that does not depend on the student."""
+    objective = OBJECTIVES[name]
+    options = objective.Options()
+    enough = replace(setting(), pass_samples=least)
+    objective.build(options, enough)
+    with pytest.raises(
+        UsageError,
+        match=f"objective {name} compares the samples of a pass with each other and needs {least} or more, and .* has {least - 1}: raise train.batch_size",
+    ):
+        objective.build(options, replace(enough, pass_samples=least - 1))
+
+
+@pytest.mark.parametrize(("name", "least"), [("rkd", 3), ("similarity", 2), ("correlation", 2), ("pkt", 2)])
+def test_in_such_a_pass_nothing_is_learnt(name, least):
+    ours, theirs = (said(STUDENT_MAPS, 5, size=least - 1, seed=seed) for seed in range(2))
+    objective = OBJECTIVES[name].build(OBJECTIVES[name].Options(), setting(teacher=STUDENT_MAPS, dims=(5, 5))).double()
+    gradients = torch.autograd.grad(objective(ours, theirs, {}), [ours.embedding, *ours.maps], allow_unused=True)
+    assert all(gradient is None or gradient.abs().max() < 1e-9 for gradient in gradients)
+
+
+def test_dense_contrast_between_classes_refuses_data_of_one_class():
+    objective = OBJECTIVES["dense_crd"]
+    with pytest.raises(UsageError, match="objectives.dense_crd.negatives_from=other_position or other_sample"):
+        objective.build(objective.Options(negatives_from="other_class"), replace(setting(), targets=torch.zeros(20, dtype=torch.int64)))

@@ -22,6 +22,7 @@ from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.smallest_pass import FullBatches
 from ..core.teacher_cache import TeacherMemory
 from ..core.teacher_files import known_spec
 from ..core.transfer import Term, Transfer
@@ -65,6 +66,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     shares = {"device": accelerator.device, "seed": config.seed, "rank": accelerator.process_index, "world": accelerator.num_processes}
     modalities = [network.modality for network in networks]
     train = open_loader(splits["train"], modalities, batch_size=config.train.batch_size, train=True, views=config.train.views, **shares)
+    train = FullBatches(train) if config.train.drop_last else train
     statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
     classes = splits["train"].num_classes
     set_seed(config.seed)

@@ -79,7 +79,7 @@ def distill(
             ``{"model": module, "modality": "depth", "embedding": "input:fc", "mean": …, "std": …}``. None: the student learns from labels alone.
         student: The same for the network to train; by its name it is untaught.
         data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section ``data``; or a map-style ``Dataset`` of
-            ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of one (for its batch size and workers), or ``(train, test)``.
+            ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of one (for its batch size, ``drop_last`` and workers), or ``(train, test)``.
         out: The run's folder.
         objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the paper's rate and schedule. None is what was best or level at the lengths that were
             measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also cross-entropy of weight 1; where besides every teacher is known to

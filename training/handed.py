@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -9,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.kept import tensors_hash
@@ -20,7 +22,9 @@ from ..core.seeds import members
 from ..core.weights import find_weights
 from ..datasets.own import OwnData
 from ..models.build import read_recipe
-from ..models.own import OwnNetwork, given_parts
+from ..models.own import OwnNetwork, given_parts, unwrapped
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,8 +57,8 @@ class Handed:
         options: dict[str, Any] = {}
         if isinstance(pair[0], DataLoader):
             options = {"workers": pair[0].num_workers}
-            self.train = {"batch_size": pair[0].batch_size}
-        train, test = (_dataset(one) for one in pair)
+            self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
+        train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
         name = own_name(train)
         self.lent.enter_context(DATASETS.lend(name, OwnData(train, test)))
         return {"name": name, **options}
@@ -89,8 +93,14 @@ class Handed:
     def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
         if entry.get("weights") is not None:
             raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
-        module, taps, preprocess, modality = given_parts(given)
+        module, taps, preprocess, modality = given_parts(unwrapped(given))
         entry.setdefault("modality", modality or "rgb")
+        half = next(((name, str(value.dtype)[6:]) for name, value in module.named_parameters() if value.dtype in (torch.float16, torch.bfloat16)), None)
+        if half is not None:
+            way = "train.precision=bf16" if role == "student" else "train.teacher_precision=bf16"
+            raise UsageError(
+                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over {role}.float(), and compute in half precision with {way}"
+            )
         images = batch(entry["modality"], type(module).__name__)
         preprocess = preprocess or _preprocess_of(module, images)
         preprocess = Preprocess(
@@ -107,15 +117,46 @@ class Handed:
         return {"model": name, "num_classes": own.num_logits, **entry, **kept}
 
 
-def _dataset(given: Any) -> Any:
-    """What a DataLoader reads, or the dataset itself."""
-    if isinstance(given, DataLoader):
-        if not isinstance(given.dataset, IterableDataset) and type(given.sampler) not in (RandomSampler, SequentialSampler):
-            raise UsageError(
-                f"the DataLoader's {type(given.sampler).__name__} cannot be kept, as the order is a function of (seed, epoch): hand over its dataset"
-            )
-        return given.dataset
-    return given
+def _dataset(given: Any, *, training: bool) -> Any:
+    """What a DataLoader reads, or the dataset itself.
+
+    Batch size, ``drop_last`` and workers are kept; the order is a function of (seed, epoch). How batches come to the memory of the device (``pin_memory``, ``prefetch_factor``,
+    ``persistent_workers``, …) and the generator change no value. What would is refused.
+    """
+    if not isinstance(given, DataLoader):
+        return given
+    if not isinstance(given.dataset, IterableDataset):
+        if problem := _not_kept(given, training):
+            raise UsageError(f"the DataLoader's {problem}: hand over its dataset")
+        if training and type(given.sampler) is SequentialSampler:
+            log.warning("the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew in each epoch, by its seed")
+    return given.dataset
+
+
+def _not_kept(loader: DataLoader, training: bool) -> str:
+    """What a DataLoader does that a training here would not; empty where there is nothing of the kind."""
+    sampler = loader.sampler
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return f"class {type(loader).__name__} hands out batches in a way of its own, which cannot be kept"
+    if loader.batch_sampler is None:
+        return "batch_size=None hands out what the dataset gives as whole batches, and samples are put together here"
+    if type(loader.batch_sampler) is not BatchSampler:
+        return f"{type(loader.batch_sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
+    if type(sampler) not in (RandomSampler, SequentialSampler):
+        return f"{type(sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
+    if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
+        return "RandomSampler draws with replacement or another number of samples, and an epoch shows each sample once"
+    if loader.collate_fn is not default_collate:
+        name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)
+        return (
+            f"collate_fn {name} cannot be kept, as samples are read one by one and each has its own label and index; do in the dataset what it does to a sample"
+        )
+    if loader.worker_init_fn is not None:
+        name = getattr(loader.worker_init_fn, "__qualname__", type(loader.worker_init_fn).__name__)
+        return f"worker_init_fn {name} cannot be kept, as views are functions of (seed, view, index) in any worker; let the dataset do it when it is first read"
+    if loader.drop_last and not training:
+        return "drop_last leaves test samples out, and all of them are tested here"
+    return ""
 
 
 def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from ..core.config import to_yaml
 from ..core.engine import fit
 from ..core.epochs import default_epochs
+from ..core.errors import UsageError
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten
 from ..core.schema import RunConfig
@@ -45,6 +46,7 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
         if config.train.epochs is None:
             # What the folder keeps says how long the training was.
             config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": default_epochs(parts.train.num_samples)})})
+        begun = run.config.exists()
         if accelerator.is_main_process:
             run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})
             run.record(versions())
@@ -52,6 +54,10 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
         _start_trackers(parts, config)
         try:
             result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
+        except UsageError:
+            if accelerator.is_main_process and not begun and not run.metrics.exists():
+                run.abandon()
+            raise
         finally:
             for tracker in accelerator.trackers:
                 tracker.finish()

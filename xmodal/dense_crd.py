@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.crd import Embedding, check_choices, critic_bias
 from ..core.errors import UsageError
 from ..core.nce import Critic, normalise, pair_loss
-from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets
+from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..core.teacher_map import all_finite
@@ -175,6 +175,9 @@ class DenseCRD(Objective):
     def build(cls, options: Options, setting: Setting) -> DenseCRD:
         if options.negatives_from == "other_class" and setting.targets is None:
             raise UsageError("objectives.dense_crd.negatives_from=other_class needs labels, and this data has none: take other_position or other_sample")
+        if options.negatives_from == "other_class":
+            check_classes_differ("dense_crd", setting.targets, "other_position or other_sample")
+        check_pass("dense_crd", setting)
         pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
         student, teacher = setting.student, setting.teacher
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]

@@ -1,0 +1,53 @@
+"""Whether a student can learn at all: its weights, and what objectives read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+
+from .errors import UsageError
+from .representation import Network, Representation
+
+
+def check_weights(teachers: Sequence[Network], student: Network) -> None:
+    """Refuse a student that has weights of a teacher, which are frozen, and weights that cannot train.
+
+    Raises:
+        UsageError: It shares a parameter with a teacher, or has some in half precision or of inference mode.
+    """
+    own = {id(parameter): name for name, parameter in student.module.named_parameters()}
+    for number, teacher in enumerate(teachers):
+        shared = next((own[id(parameter)] for parameter in teacher.parameters() if id(parameter) in own), None)
+        if shared is not None:
+            raise UsageError(f"the student has weights of teacher {number} ({shared}), which stay as they are: give each a module of its own (copy.deepcopy)")
+    for name, parameter in student.module.named_parameters():
+        if parameter.is_inference():
+            raise UsageError(f"the student's {name} was made in torch.inference_mode and cannot train: make the student outside of it")
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            raise UsageError(
+                f"the student's {name} is {str(parameter.dtype).removeprefix('torch.')}, and its steps would be lost in rounding: "
+                "call student.float(), and compute in half precision with train.precision=bf16"
+            )
+
+
+def check_learning(student: Network, said: Representation, reads: Mapping[str, Collection[str]]) -> None:
+    """Refuse objectives by which the student does not learn: what they read of it has no gradient.
+
+    Args:
+        student: The network.
+        said: Its representation of a batch, with the graph.
+        reads: Name of an objective -> parts that it reads of the student.
+
+    Raises:
+        UsageError: No parameter trains, or none that such a part depends on.
+    """
+    if not any(parameter.requires_grad for parameter in student.module.parameters()):
+        raise UsageError("the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn")
+    values = {"logits": [said.logits], "embedding": [said.embedding], "maps": [*said.maps]}
+    for name, parts in reads.items():
+        if parts and not any(value is not None and value.requires_grad for part in parts for value in values[part]):
+            raise UsageError(
+                f"objective {name} reads the student's {' and '.join(sorted(parts))}, which depends on no parameter that trains (a frozen part, detach() or no_grad() in the network): "
+                "unfreeze that part, tap another module, or take the objective out"
+            )

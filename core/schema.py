@@ -38,7 +38,11 @@ class NetworkConfig(Section):
     )
     modality: str = Field("rgb", description="the modality it reads")
     num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
-    class_map: tuple[int, ...] | None = Field(None, description="of a teacher with other classes: for each class of the data, which of its own that is, from 0")
+    class_map: Annotated[tuple[int, ...], Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)] | dict[str | int, str] | None = Field(
+        None,
+        description="of a teacher whose classes have other names or none: for each class of the data, which of its own that is, from 0; or the names of its own "
+        "classes, in its order; or, for some of its own (by name or number), what the data calls them",
+    )
     mean: tuple[float, ...] | None = Field(
         None, description="a mean for each channel, of values in [0, 1]; left out: the network's own, for another modality than rgb measured on the data"
     )

@@ -15,7 +15,6 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.schema import NetworkConfig, RunConfig
-from ..models.build import read_recipe
 from ..training.assemble import build, measure_statistics, open_split
 
 BASELINES = ("random", "scratch", "teacher")
@@ -114,8 +113,8 @@ class Contenders:
         """Names of the classes of the training data, which a teacher's class_map is for."""
         if entry.class_map is None:
             return None
-        own = read_recipe(self.run.student) if self.run.student.is_file() else None
-        return own["classes"] if own and own.get("classes") else self._training_data.classes
+        own = self._student()[0].recipe["classes"] if self.run.student.is_file() else None
+        return own or self._training_data.classes
 
     def _student(self) -> tuple[Network, str]:
         """The run's student, of its finished file or else of its newest checkpoint; and which."""

@@ -37,22 +37,22 @@ class Export:
         format: ``onnx`` or ``torch``.
         takes: What it is given.
         num_classes: Length of the logits.
-        classes: Their names; None where the run's data had none.
         bytes: Size of the file.
         opset: Of ONNX; None for torch.
         difference: Largest difference of a logit from PyTorch's; None if it was not checked.
         real_images: Whether the check had images of a data set; else they were random.
+        classes: Names of the logits; None where the run's data had none.
     """
 
     path: Path
     format: str
     takes: Takes
     num_classes: int
-    classes: list[str] | None
     bytes: int
     opset: int | None
     difference: float | None
     real_images: bool
+    classes: list[str] | None = None
 
 
 def export_student(
@@ -126,7 +126,7 @@ def export_student(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Export(path, format, takes, num_classes, classes and list(classes), path.stat().st_size, used, difference, check and images is not None)
+    return Export(path, format, takes, num_classes, path.stat().st_size, used, difference, check and images is not None, classes and list(classes))
 
 
 class _Preprocessing(nn.Module):

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, Subset, get_worker_info
 
+from ..core.classes import match_classes
 from ..core.errors import ContrastillError, UsageError
 from ..core.hashing import mix
 from .camera import Camera, Unit
@@ -66,9 +67,24 @@ class _Opened:
         if samples is None:
             return None
         labelled = [one for one in self._read.values() if one is not None and one.targets is not None]
-        classes = samples.classes
-        num_classes = max([*(int(one.targets.max()) + 1 for one in labelled), len(classes or ())], default=0)
-        return OwnSplit(samples, num_classes or None, classes, self._options, augmented=split == "train")
+        classes, targets = samples.classes, samples.targets
+        train = self._read["train"]
+        if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
+            classes, targets = train.classes, _renumbered(samples, train)
+        # Names in both are matched; a split without names may have more classes than the other one names.
+        nameless = [one for one in labelled if one.classes is None or classes is None]
+        num_classes = max([*(int(one.targets.max()) + 1 for one in nameless), len(classes or ())], default=0)
+        return OwnSplit(samples, targets, num_classes or None, classes, self._options, augmented=split == "train")
+
+
+def _renumbered(samples: OwnSamples, train: OwnSamples) -> Tensor:
+    """The labels of a dataset by the numbers that the training dataset has for classes of the same names."""
+    used = [samples.classes[number] for number in samples.targets.unique().tolist()]
+    places = match_classes(
+        train.classes, used, f"the training dataset {train.name}", f"the test dataset {samples.name}", "hand over both with the same classes"
+    )
+    number = dict(zip(used, places, strict=True))
+    return torch.tensor([number.get(name, -1) for name in samples.classes])[samples.targets]
 
 
 class OwnSamples:
@@ -100,8 +116,8 @@ class OwnSamples:
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.targets = None if label is None else self._labels()
         self.depth_unit: Unit | None = _unit(_fields(dataset[0])["depth"]) if "depth" in images else None
-        names = getattr(dataset, "classes", None)
-        self.classes = [str(name) for name in names] if self.targets is not None and isinstance(names, (list, tuple)) else None
+        names = _class_names(dataset)
+        self.classes = names if self.targets is not None else None
         if self.classes is not None and len(self.classes) <= int(self.targets.max()):
             self.classes = None
 
@@ -161,9 +177,11 @@ class OwnSamples:
 class OwnSplit(ReadSplit):
     """One split of such data, see :class:`~.file_loader.FileSplit` for what it has."""
 
-    def __init__(self, samples: OwnSamples, num_classes: int | None, classes: list[str] | None, options: OwnData.Options, *, augmented: bool) -> None:
+    def __init__(
+        self, samples: OwnSamples, targets: Tensor | None, num_classes: int | None, classes: list[str] | None, options: OwnData.Options, *, augmented: bool
+    ) -> None:
         self.samples, self.num_samples, self.modalities = samples, len(samples), dict(samples.shapes)
-        self.targets, self.num_classes, self.classes = samples.targets, num_classes, classes
+        self.targets, self.num_classes, self.classes = targets, num_classes, classes
         self.workers, self.augmented, self.color_jitter, self.skip_corrupted = options.workers, augmented, 0.0, False
         self.semantic_classes: list[str] | None = None
         unit = options.depth_unit or samples.depth_unit
@@ -193,6 +211,16 @@ class _Rows(Dataset):
             return Damaged(str(error))
         shapes = self.samples.shapes
         return {name: torch.stack([one[name] for one in read]) if read else torch.empty(0, *_last(shapes[name])) for name in shapes}
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    """A dataset's ``classes``, or those of which it is a Subset; numbers from 0 on are no names."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, (list, tuple)) or [*names] == [*range(len(names))]:
+        return None
+    return [str(name) for name in names]
 
 
 @contextmanager

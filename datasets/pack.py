@@ -19,6 +19,7 @@ from ..core.config import dataset_options
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS
 from .hdf5 import SUFFIXES
+from .image_folder import split_folder
 from .images import IMAGE_SUFFIXES, read_square
 
 log = logging.getLogger(__name__)
@@ -214,11 +215,9 @@ def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:
-    there = {name: folder / name for name in ("train", "test", "val") if (folder / name).is_dir()}
+    there = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
     if "train" not in there:
         raise UsageError(f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train")
-    if "test" not in there and "val" in there:
-        there["test"] = there.pop("val")
     classes = sorted(entry.name for entry in there["train"].iterdir() if entry.is_dir())
     if not classes:
         raise UsageError(f"{there['train']} has no folders of classes: the layout is train/<class>/*.png")

@@ -270,8 +270,96 @@ def test_a_single_logit_is_refused(tmp_path, objective):
 
 def test_a_run_is_not_resumed_on_data_whose_classes_changed_order(tmp_path, capsys):
     path = pack(tmp_path / "data.h5", DARK)
-    command = ["train", "teachers/cifar100", f"data.path={path}", "student.model=resnet8", "train.epochs=1", "data.crop_padding=0", f"out={tmp_path / 'run'}", "-q"]
+    command = [
+        "train",
+        "teachers/cifar100",
+        f"data.path={path}",
+        "student.model=resnet8",
+        "train.epochs=1",
+        "data.crop_padding=0",
+        f"out={tmp_path / 'run'}",
+        "-q",
+    ]
     assert main(command) == 0
     with h5py.File(path, "r+") as file:
         file.attrs["classes"] = CLEAR
     assert "names of classes of train differ" in refused(*command, capsys=capsys)
+
+
+# Folders and datasets
+
+
+def pictures(root, folders, shade=SHADES, count=3):
+    """Images of one shade a class in folders such as ``Train/ash``."""
+    from PIL import Image
+
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            mode = "L" if folder.endswith("depth") else "RGB"
+            Image.new("L", (8, 8), shade[folder.split("/")[-1]] + number).convert(mode).save(root / folder / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(("train", "test"), [("training", "validation"), ("Train", "Test"), ("train", "valid"), ("TRAIN", "Val"), ("Training", "Testing")])
+def test_folders_called_as_splits_in_other_ways_are_splits(tmp_path, train, test):
+    pictures(tmp_path, [f"{train}/ash", f"{train}/black", f"{test}/ash", f"{test}/black"])
+    config = load_config("teachers/cifar100", [f"data.path={tmp_path}", "student.model=resnet8"])  # the inspector
+    assert config.data.name == "image_folder"
+    splits = open_splits(config.data)
+    assert splits["train"].classes == splits["test"].classes == ["ash", "black"] and splits["train"].num_samples == 6
+    assert main(["data", "pack", str(tmp_path), str(tmp_path / "packed.h5"), "-q"]) == 0
+    with h5py.File(tmp_path / "packed.h5") as file:
+        assert list(file.attrs["classes"]) == ["ash", "black"] and len(file["test/target"]) == 6
+
+
+@pytest.mark.parametrize("train", ["Training", "TRAIN"])
+def test_folders_of_modalities_are_in_splits_called_so_too(tmp_path, train):
+    grey = {"rgb": 90, "depth": 90}
+    pictures(tmp_path, [f"{split}/{name}" for split in (train, "Validation") for name in grey], grey)
+    config = load_config("xmodal/paired_folder_crd", [f"data.path={tmp_path}", "data.name=null"])
+    assert config.data.name == "paired_folder"
+    assert {name: split.num_samples for name, split in open_splits(config.data).items()} == {"train": 3, "test": 3}
+
+
+@pytest.mark.parametrize("folders", [("train", "val", "validation"), ("train", "training", "test"), ("Test", "train", "test")])
+def test_two_folders_for_one_split_are_refused(tmp_path, folders):
+    pictures(tmp_path, [f"{split}/{name}" for split in folders for name in ("ash", "black")])
+    with pytest.raises(UsageError, match="has .* and .*, and either could be the folder to (train|test) on: keep one of them"):
+        open_splits(load_config("teachers/cifar100", [f"data.path={tmp_path}", "student.model=resnet8"]).data)
+
+
+def test_a_class_called_valid_is_a_class(tmp_path):
+    pictures(tmp_path, ["valid", "invalid"], {"valid": 10, "invalid": 100}, count=20)
+    splits = open_splits(load_config("teachers/cifar100", [f"data.path={tmp_path}", "student.model=resnet8"]).data)
+    assert splits["train"].classes == ["invalid", "valid"]
+
+
+class Named(torch.utils.data.Dataset):
+    def __init__(self, classes, labels):
+        self.classes, self.labels = classes, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, place):
+        return torch.full((3, 8, 8), SHADES[self.classes[self.labels[place]]], dtype=torch.uint8), self.labels[place]
+
+
+def test_a_test_dataset_is_numbered_as_the_training_dataset(tmp_path):
+    """As torchvision's ImageFolder numbers folders of which the test split lacks one."""
+    from contrastill.datasets.own import OwnData
+
+    train, test = Named(DARK, [0, 1, 2] * 4), torch.utils.data.Subset(Named(["black", "white"], [0, 1, 1, 0]), [1, 0, 2])
+    splits = {name: OwnData(train, test)(OwnData.Options()).open(name) for name in ("train", "test")}
+    assert splits["test"].classes == DARK and splits["test"].num_classes == splits["train"].num_classes == 3
+    batch = next(iter(splits["test"].loader(batch_size=3, device="cpu", train=False).epoch(0)))
+    assert batch["target"].tolist() == [2, 1, 2]
+    with pytest.raises(UsageError, match="the training dataset Named has no class zinc, which the test dataset Named has"):
+        OwnData(train, Named(["ash", "zinc"], [0, 1]))(OwnData.Options()).open("test")
+
+
+def test_classes_are_kept_when_a_test_folder_lacks_one(tmp_path):
+    pictures(tmp_path, ["train/ash", "train/black", "train/white", "test/black", "test/white"])
+    splits = open_splits(load_config("teachers/cifar100", [f"data.path={tmp_path}", "student.model=resnet8"]).data)
+    assert splits["test"].classes == DARK and splits["test"].targets.unique().tolist() == [1, 2]

@@ -15,7 +15,7 @@ from contrastill.core.config import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.run import Run
-from contrastill.models.build import build_network, read_recipe
+from contrastill.models.build import build_network, read_recipe, save_student
 from contrastill.training.assemble import assemble, open_splits
 
 SHADES = {"ash": 130, "black": 20, "coal": 60, "white": 230, "zinc": 180}
@@ -225,6 +225,28 @@ def test_matching_by_number_is_said_where_a_module_teaches(run, tmp_path, capsys
     with pytest.raises(UsageError, match="has no class zinc"):
         other = {"path": pack(tmp_path / "other.h5", ["zinc", "ash", "white"])}
         contrastill.distill(contrastill.load_student(run), {"model": "resnet8"}, other, out=tmp_path / "b", objectives="kd", epochs=1, quiet=True)
+
+
+def test_a_student_from_the_hub_teaches_as_its_network_does(run, tmp_path):
+    data, options = {"path": pack(tmp_path / "clear.h5", CLEAR)}, {"objectives": "kd", "epochs": 1, "quiet": True, "data.crop_padding": 0}
+    teachers = {"hub": contrastill.Student.from_run(run), "plain": contrastill.load_student(run)}
+    losses = [contrastill.distill(one, {"model": "resnet8"}, data, out=tmp_path / name, **options).metrics["kd"] for name, one in teachers.items()]
+    assert losses[0] == losses[1]
+
+
+def test_correlations_of_classes_are_those_of_the_same_classes(run, tmp_path, capsys):
+    """A network beside itself with its classes in another order: no difference."""
+    other = tmp_path / "other"
+    contrastill.distill(None, {"model": "resnet8"}, {"path": pack(tmp_path / "clear.h5", CLEAR)}, out=other, epochs=1, quiet=True)
+    network = build_network("resnet8", weights=run)
+    places = match_classes(DARK, CLEAR, "it", "the data", "")
+    for parameter in network.module.fc.parameters():
+        parameter.data = parameter.data[places]
+    network.recipe["classes"] = tuple(CLEAR)
+    save_student(network, other / "student.safetensors")
+    command = ["probe", str(other), "--correlation", str(run), "--data", f"packed:{tmp_path / 'clear.h5'}", "--layers", "embedding", "--json", "-q"]
+    assert main([*command, "--out", str(tmp_path / "probe")]) == 0
+    assert json.loads(capsys.readouterr().out)["correlation"][0]["mean_absolute_difference"] < 1e-5
 
 
 def test_a_student_knows_its_classes_wherever_it_goes(run, tmp_path):

@@ -21,6 +21,7 @@ from ..core.weights import find_weights
 from ..datasets.own import OwnData
 from ..models.build import read_recipe
 from ..models.own import OwnNetwork, given_classes, given_parts
+from .student import Student
 
 
 @dataclass
@@ -89,6 +90,10 @@ class Handed:
     def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
         if entry.get("weights") is not None:
             raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
+        if isinstance(given, Student):
+            # Its normalisation would be done twice; the network inside knows how it sees.
+            entry.setdefault("modality", given.recipe["modality"])
+            given = given.module
         module, taps, preprocess, modality = given_parts(given)
         classes = given_classes(given) if role == "teacher" else None
         if role == "teacher" and isinstance(given, Network) and given.classes is not None:

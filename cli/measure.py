@@ -119,7 +119,7 @@ class _Measuring:
         self.config = load_config(str(run.config), overrides)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
-        self._own_data = self.data.data == load_config(str(run.config)).data
+        self._own_data = self.data.data.model_dump(mode="json") == load_config(str(run.config)).data.model_dump(mode="json")
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
         self.test = self._open("test")
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None

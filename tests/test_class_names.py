@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import contrastill
+from contrastill.cli.diversity import measure_diversity
 from contrastill.cli.main import main
 from contrastill.core.classes import apply_class_map, match_classes
-from contrastill.core.config import load_config
+from contrastill.core.config import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.run import Run
@@ -130,6 +131,41 @@ def test_data_without_names_is_matched_by_number_and_that_is_said_once(run, fold
     assert row["top1"] > 90 and said.count("matched by number alone") == 1
     _, said = evaluated(run, capsys=capsys)
     assert "number" not in said
+
+
+def test_an_unfinished_student_is_named_by_the_data_that_it_was_trained_on(tmp_path, capsys):
+    """Without its file of weights, which holds the names, and on other data than its own."""
+    short = ["student.model=resnet8", "train.epochs=8", "train.lr=0.05", "train.batch_size=10", "data.crop_padding=0", f"out={tmp_path / 'run'}", "-q"]
+    path = pack(tmp_path / "clear.h5", CLEAR)
+    assert main(["train", "teachers/cifar100", f"data.path={path}", *short]) == 0
+    (tmp_path / "run" / "student.safetensors").unlink()
+    own, said = evaluated(tmp_path / "run", capsys=capsys)
+    other, _ = evaluated(tmp_path / "run", f"data.path={pack(tmp_path / 'dark.h5', DARK)}", capsys=capsys)
+    assert own["weights"].startswith("checkpoint") and own["top1"] > 90 and other["top1"] > 90 and "number" not in said
+
+
+def test_teachers_are_evaluated_by_name_too(run, tmp_path, capsys):
+    """On data in another order than the one that the run was trained on, by the names that its class_map gave them."""
+    renamed = ["zinc", "ash", "coal"]
+    config = kd(run, pack(tmp_path / "renamed.h5", renamed), tmp_path / "out", "teachers.0.class_map={white: zinc, black: coal}")
+    assert main(["train", str(_written(config, tmp_path)), "-q"]) == 0
+    command = ["evaluate", str(tmp_path / "out"), f"data.path={pack(tmp_path / 'turned.h5', renamed[::-1])}", "--teachers", "--json"]
+    assert main(command) == 0
+    _, teacher = json.loads(capsys.readouterr().out)
+    assert teacher["top1"] > 60
+
+
+def test_networks_of_an_ensemble_are_compared_class_by_class(run, tmp_path, capsys):
+    assert main(["train", str(_written(kd(run, pack(tmp_path / "clear.h5", CLEAR), tmp_path / "out"), tmp_path)), "-q"]) == 0
+    found = measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'dark.h5', DARK)}"])
+    assert found["networks"][0]["top1"] > 90 and found["student"] is not None
+    with pytest.raises(UsageError, match=r"teachers.0 .* has no class zinc"):
+        measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'other.h5', ['ash', 'white', 'zinc'])}"])
+
+
+def _written(config, folder):
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder / "config.yaml"
 
 
 def kd(run, path, out, *more, objective="kd"):

@@ -69,8 +69,8 @@ def export_student(
 ) -> Export:
     """Write a run's student as a file whose input is ``images`` and whose output is ``logits``; a failed export leaves nothing.
 
-    The names of the classes, where they are known, are in the file as a list in JSON: of ONNX in ``metadata_props`` under ``classes``, of torch in the extra file
-    ``classes.json``.
+    The names of the classes, where they are known, are in the file as a list in JSON: of ONNX in ``metadata_props`` under
+    ``classes``, of torch in the extra file ``classes.json``.
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.

@@ -9,13 +9,22 @@ from .errors import UsageError, unknown_name
 from .representation import Network
 
 ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
-"""Of a network: a place of its own for each class of the data; or the name of each of its own classes; or for some of its own (a name or place) what the data call them."""
+"""Of a network: a place of its own for each class of the data; or the name of each of its own classes; or for some of its
+own, by name or place, what the data calls them."""
 
 _SHOWN = 3
 
 
-def match_classes(own: Sequence[str | None], wanted: Sequence[str], who: str, data: str, otherwise: str, *, length: int | None = None) -> list[int]:
-    """The place in ``own`` of each of the ``wanted`` classes; with a longer ``length`` then those of the others, in their order.
+def match_classes(
+    own: Sequence[str | None],
+    wanted: Sequence[str],
+    who: str,
+    data: str,
+    otherwise: str,
+    *,
+    length: int | None = None,
+) -> list[int]:
+    """The place in ``own`` of each of the ``wanted`` classes; with a longer ``length`` then the others', in their order.
 
     Args:
         own: Names of a network's classes; None for one that has no name.
@@ -47,8 +56,16 @@ def match_classes(own: Sequence[str | None], wanted: Sequence[str], who: str, da
     return [*places, *sorted({*range(len(own))} - {*places})][: length or len(places)]
 
 
-def answer_as(network: Network, wanted: Sequence[str], who: str, data: str, otherwise: str, *, length: int | None = None) -> None:
-    """Reorder a network's logits so that the first are those of the ``wanted`` classes, by name; its ``recipe`` says so from then on.
+def answer_as(
+    network: Network,
+    wanted: Sequence[str],
+    who: str,
+    data: str,
+    otherwise: str,
+    *,
+    length: int | None = None,
+) -> None:
+    """Reorder a network's logits so that the first are those of the ``wanted`` classes, by name, and its ``recipe``.
 
     Args:
         network: Its ``recipe["classes"]`` are the names of its logits.
@@ -62,7 +79,11 @@ def answer_as(network: Network, wanted: Sequence[str], who: str, data: str, othe
     if places != [*range(len(own))]:
         before = range(len(own)) if network.classes is None else network.classes.tolist()
         network.map_classes([before[place] for place in places])
-        network.recipe = {**network.recipe, "num_classes": len(places), "classes": tuple(own[place] for place in places)}
+        network.recipe = {
+            **network.recipe,
+            "num_classes": len(places),
+            "classes": tuple(own[place] for place in places),
+        }
 
 
 def apply_class_map(network: Network, given: ClassMap, classes: int | None, names: Sequence[str] | None, who: str) -> None:
@@ -80,7 +101,10 @@ def apply_class_map(network: Network, given: ClassMap, classes: int | None, name
     """
     own = network.recipe["num_classes"]
     if isinstance(given, Mapping):
-        network.recipe = {**network.recipe, "classes": _renamed(network.recipe.get("classes") or (None,) * own, given, names, who)}
+        network.recipe = {
+            **network.recipe,
+            "classes": _renamed(network.recipe.get("classes") or (None,) * own, given, names, who),
+        }
     elif isinstance(given[0], str):
         if len(given) != own:
             raise UsageError(f"class_map of {who} names {len(given)} classes, and it has {own}: give a name for each of its own classes, in its own order")
@@ -91,7 +115,11 @@ def apply_class_map(network: Network, given: ClassMap, classes: int | None, name
         if not all(0 <= place < own for place in given):
             raise UsageError(f"class_map of {who} has a place outside 0 … {own - 1}, its own classes")
         network.map_classes(given)
-        network.recipe = {**network.recipe, "num_classes": len(given), "classes": None if names is None else tuple(names)}
+        network.recipe = {
+            **network.recipe,
+            "num_classes": len(given),
+            "classes": None if names is None else tuple(names),
+        }
 
 
 def _renamed(own: Sequence[str | None], given: Mapping[str | int, str], names: Sequence[str] | None, who: str) -> tuple[str | None, ...]:

@@ -30,8 +30,9 @@ def is_free(folder: Path) -> bool:
 
 @DATASETS.register("image_folder")
 class ImageFolder:
-    """Images in ``train/CLASS`` and ``test/CLASS`` (or ``val/CLASS``; also ``Training``, ``valid``, ``validation``); or in ``CLASS`` alone, of which a part is held out.
+    """Images in ``train/CLASS`` and ``test/CLASS`` (or ``val/CLASS``); or in ``CLASS`` alone, of which a part is held out.
 
+    ``Training``, ``testing``, ``valid`` and ``validation``, in whatever case, are splits as well.
     The classes are the folders of the training split in the order of their names; a class's images may lie in folders of their
     own. A sample's ``index`` is its place in the list sorted by class and path. What is held out is decided by a hash of each
     path below the folder, so that it is the same everywhere, and stays held out when images are added.

@@ -47,7 +47,15 @@ def folder(tmp_path_factory):
 def run(folder):
     """A network that tells ash, black and white apart, in this order."""
     out = folder / "run"
-    short = ["student.model=resnet8", "train.epochs=8", "train.lr=0.05", "train.batch_size=10", "data.crop_padding=0", f"out={out}", "-q"]
+    short = [
+        "student.model=resnet8",
+        "train.epochs=8",
+        "train.lr=0.05",
+        "train.batch_size=10",
+        "data.crop_padding=0",
+        f"out={out}",
+        "-q",
+    ]
     assert main(["train", "teachers/cifar100", f"data.path={pack(folder / 'dark.h5', DARK)}", *short]) == 0
     assert Run(out).history()[-1]["top1"] > 90
     return out
@@ -135,7 +143,15 @@ def test_data_without_names_is_matched_by_number_and_that_is_said_once(run, fold
 
 def test_an_unfinished_student_is_named_by_the_data_that_it_was_trained_on(tmp_path, capsys):
     """Without its file of weights, which holds the names, and on other data than its own."""
-    short = ["student.model=resnet8", "train.epochs=8", "train.lr=0.05", "train.batch_size=10", "data.crop_padding=0", f"out={tmp_path / 'run'}", "-q"]
+    short = [
+        "student.model=resnet8",
+        "train.epochs=8",
+        "train.lr=0.05",
+        "train.batch_size=10",
+        "data.crop_padding=0",
+        f"out={tmp_path / 'run'}",
+        "-q",
+    ]
     path = pack(tmp_path / "clear.h5", CLEAR)
     assert main(["train", "teachers/cifar100", f"data.path={path}", *short]) == 0
     (tmp_path / "run" / "student.safetensors").unlink()
@@ -149,7 +165,13 @@ def test_teachers_are_evaluated_by_name_too(run, tmp_path, capsys):
     renamed = ["zinc", "ash", "coal"]
     config = kd(run, pack(tmp_path / "renamed.h5", renamed), tmp_path / "out", "teachers.0.class_map={white: zinc, black: coal}")
     assert main(["train", str(_written(config, tmp_path)), "-q"]) == 0
-    command = ["evaluate", str(tmp_path / "out"), f"data.path={pack(tmp_path / 'turned.h5', renamed[::-1])}", "--teachers", "--json"]
+    command = [
+        "evaluate",
+        str(tmp_path / "out"),
+        f"data.path={pack(tmp_path / 'turned.h5', renamed[::-1])}",
+        "--teachers",
+        "--json",
+    ]
     assert main(command) == 0
     _, teacher = json.loads(capsys.readouterr().out)
     assert teacher["top1"] > 60
@@ -169,8 +191,20 @@ def _written(config, folder):
 
 
 def kd(run, path, out, *more, objective="kd"):
-    common = [f"data.path={path}", "student.model=resnet8", "train.epochs=1", "train.batch_size=10", "data.crop_padding=0", f"out={out}"]
-    teacher = ["teachers.0.model=resnet8", f"teachers.0.weights={run}", "objectives.crd=null", f"objectives.{objective}.weight=1"]
+    common = [
+        f"data.path={path}",
+        "student.model=resnet8",
+        "train.epochs=1",
+        "train.batch_size=10",
+        "data.crop_padding=0",
+        f"out={out}",
+    ]
+    teacher = [
+        "teachers.0.model=resnet8",
+        f"teachers.0.weights={run}",
+        "objectives.crd=null",
+        f"objectives.{objective}.weight=1",
+    ]
     return load_config("compression/cifar100_crd", [*common, *teacher, *more])
 
 
@@ -206,10 +240,23 @@ def test_a_teacher_of_more_classes_answers_for_those_of_the_data(run, tmp_path):
 
 def test_each_teacher_of_an_ensemble_has_its_own_order(run, folder, tmp_path):
     second = tmp_path / "second"
-    short = ["student.model=resnet8", "train.epochs=8", "train.lr=0.05", "train.batch_size=10", "data.crop_padding=0", f"out={second}", "-q"]
+    short = [
+        "student.model=resnet8",
+        "train.epochs=8",
+        "train.lr=0.05",
+        "train.batch_size=10",
+        "data.crop_padding=0",
+        f"out={second}",
+        "-q",
+    ]
     assert main(["train", "teachers/cifar100", f"data.path={pack(tmp_path / 'clear.h5', CLEAR)}", *short]) == 0
     third = ["black", "white", "ash"]
-    more = ["teachers.1.model=resnet8", f"teachers.1.weights={second}", "ensemble.rule=confidence", "ensemble.batched=true"]
+    more = [
+        "teachers.1.model=resnet8",
+        f"teachers.1.weights={second}",
+        "ensemble.rule=confidence",
+        "ensemble.batched=true",
+    ]
     path = pack(tmp_path / "third.h5", third)
     for number in (0, 1):
         logits, target, parts = teacher_logits(kd(run, path, tmp_path / "out", *more), number)
@@ -260,11 +307,22 @@ def test_matching_by_number_is_said_where_a_module_teaches(run, tmp_path, capsys
     # What load_student gives knows its classes.
     with pytest.raises(UsageError, match="has no class zinc"):
         other = {"path": pack(tmp_path / "other.h5", ["zinc", "ash", "white"])}
-        contrastill.distill(contrastill.load_student(run), {"model": "resnet8"}, other, out=tmp_path / "b", objectives="kd", epochs=1, quiet=True)
+        contrastill.distill(
+            contrastill.load_student(run),
+            {"model": "resnet8"},
+            other,
+            out=tmp_path / "b",
+            objectives="kd",
+            epochs=1,
+            quiet=True,
+        )
 
 
 def test_a_student_from_the_hub_teaches_as_its_network_does(run, tmp_path):
-    data, options = {"path": pack(tmp_path / "clear.h5", CLEAR)}, {"objectives": "kd", "epochs": 1, "quiet": True, "data.crop_padding": 0}
+    data, options = (
+        {"path": pack(tmp_path / "clear.h5", CLEAR)},
+        {"objectives": "kd", "epochs": 1, "quiet": True, "data.crop_padding": 0},
+    )
     teachers = {"hub": contrastill.Student.from_run(run), "plain": contrastill.load_student(run)}
     losses = [contrastill.distill(one, {"model": "resnet8"}, data, out=tmp_path / name, **options).metrics["kd"] for name, one in teachers.items()]
     assert losses[0] == losses[1]
@@ -280,7 +338,18 @@ def test_correlations_of_classes_are_those_of_the_same_classes(run, tmp_path, ca
         parameter.data = parameter.data[places]
     network.recipe["classes"] = tuple(CLEAR)
     save_student(network, other / "student.safetensors")
-    command = ["probe", str(other), "--correlation", str(run), "--data", f"packed:{tmp_path / 'clear.h5'}", "--layers", "embedding", "--json", "-q"]
+    command = [
+        "probe",
+        str(other),
+        "--correlation",
+        str(run),
+        "--data",
+        f"packed:{tmp_path / 'clear.h5'}",
+        "--layers",
+        "embedding",
+        "--json",
+        "-q",
+    ]
     assert main([*command, "--out", str(tmp_path / "probe")]) == 0
     assert json.loads(capsys.readouterr().out)["correlation"][0]["mean_absolute_difference"] < 1e-5
 
@@ -304,7 +373,24 @@ def test_an_onnx_file_knows_its_classes(run, folder, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     clear = pack(folder / "clear.h5", CLEAR)
-    assert main(["export", str(run), "--out", str(tmp_path / "s.onnx"), "--size", "8", "--int8", "--data", f"packed:{clear}", "--json", "-q"]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(run),
+                "--out",
+                str(tmp_path / "s.onnx"),
+                "--size",
+                "8",
+                "--int8",
+                "--data",
+                f"packed:{clear}",
+                "--json",
+                "-q",
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["classes"] == DARK and report["int8"]["top1_fp32"] > 90
     for name in ("s.onnx", "s.int8.onnx"):
@@ -322,7 +408,14 @@ def test_a_single_logit_is_refused(tmp_path, objective):
     for labels in (torch.arange(16) % 2, torch.zeros(16, dtype=torch.int64)):
         data = torch.utils.data.TensorDataset(images, labels)
         with pytest.raises(UsageError, match="give the network 2 outputs"):
-            contrastill.distill(None if objective == "cross_entropy" else net(), net(), (data, data), out=tmp_path / "out", objectives=objective, epochs=1)
+            contrastill.distill(
+                None if objective == "cross_entropy" else net(),
+                net(),
+                (data, data),
+                out=tmp_path / "out",
+                objectives=objective,
+                epochs=1,
+            )
     assert not (tmp_path / "out").exists()
 
 
@@ -359,7 +452,10 @@ def pictures(root, folders, shade=SHADES, count=3):
     return root
 
 
-@pytest.mark.parametrize(("train", "test"), [("training", "validation"), ("Train", "Test"), ("train", "valid"), ("TRAIN", "Val"), ("Training", "Testing")])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("training", "validation"), ("Train", "Test"), ("train", "valid"), ("TRAIN", "Val"), ("Training", "Testing")],
+)
 def test_folders_called_as_splits_in_other_ways_are_splits(tmp_path, train, test):
     pictures(tmp_path, [f"{train}/ash", f"{train}/black", f"{test}/ash", f"{test}/black"])
     config = load_config("teachers/cifar100", [f"data.path={tmp_path}", "student.model=resnet8"])  # the inspector
@@ -408,7 +504,10 @@ def test_a_test_dataset_is_numbered_as_the_training_dataset(tmp_path):
     """As torchvision's ImageFolder numbers folders of which the test split lacks one."""
     from contrastill.datasets.own import OwnData
 
-    train, test = Named(DARK, [0, 1, 2] * 4), torch.utils.data.Subset(Named(["black", "white"], [0, 1, 1, 0]), [1, 0, 2])
+    train, test = (
+        Named(DARK, [0, 1, 2] * 4),
+        torch.utils.data.Subset(Named(["black", "white"], [0, 1, 1, 0]), [1, 0, 2]),
+    )
     splits = {name: OwnData(train, test)(OwnData.Options()).open(name) for name in ("train", "test")}
     assert splits["test"].classes == DARK and splits["test"].num_classes == splits["train"].num_classes == 3
     batch = next(iter(splits["test"].loader(batch_size=3, device="cpu", train=False).epoch(0)))

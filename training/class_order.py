@@ -29,9 +29,10 @@ class ClassOrder:
 
 
 def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mapping[str, Any], length: int | None) -> ClassOrder:
-    """Let each teacher answer in the order of the data's classes; where the data has neither labels nor names, in that of the first teacher that has names.
+    """Let each teacher answer in the order of the data's classes, by their names.
 
-    A teacher without names, and any teacher of data without names, keeps its order where it has as many classes as the student, which a note says.
+    Where the data has neither labels nor names, in the order of the first teacher that has names. A teacher without names, and any
+    teacher of labelled data without names, keeps its order where it has as many classes as the student, which a note says.
 
     Args:
         teachers: As they were built; their logits are reordered.
@@ -98,7 +99,7 @@ def compares_classes(config: RunConfig) -> bool:
 
 
 def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str) -> str:
-    """Let a network's first logits be those of the classes of a split, by name; its other classes stay possible answers, and are wrong ones.
+    """Let a network's first logits be those of a split's classes, by name; its others stay possible answers, and wrong ones.
 
     Args:
         network: Whose logits are reordered.

@@ -303,7 +303,7 @@ def test_matching_by_number_is_said_where_a_module_teaches(run, tmp_path, capsys
 
     data = {"path": pack(tmp_path / "clear.h5", CLEAR)}
     contrastill.distill(Tiny(3), {"model": "resnet8"}, data, out=tmp_path / "a", objectives="kd", epochs=1)
-    assert capsys.readouterr().err.count("matched by number alone, as teacher 0") == 1
+    assert capsys.readouterr().err.count("classes of teacher 0 (Tiny) are matched by number alone") == 1
     # What load_student gives knows its classes.
     with pytest.raises(UsageError, match="has no class zinc"):
         other = {"path": pack(tmp_path / "other.h5", ["zinc", "ash", "white"])}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.classes import answer_as, gives_places, listed
 from ..core.errors import UsageError
-from ..core.registry import ENSEMBLE_RULES, OBJECTIVES
+from ..core.registry import ENSEMBLE_RULES, OBJECTIVES, short_name
 from ..core.representation import Network
 from ..core.schema import RunConfig
 
@@ -58,7 +58,7 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
             "the teachers have their classes in different orders, and the data does not name its own: name them, or give each teacher a class_map of places"
         )
     for number, teacher in matched:
-        who = f"teacher {number} ({config.teachers[number].model})"
+        who = f"teacher {number} ({short_name(config.teachers[number].model)})"
         own, count = teacher.recipe.get("classes"), teacher.recipe["num_classes"]
         if order.names and own:
             # A student with more outputs than the data has classes: what the others are, a teacher of its length says.
@@ -73,8 +73,8 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
             else:
                 order.names = teacher.recipe["classes"] if full else order.names
         elif count == length and (data.targets is not None or len(teachers) > 1):
-            nameless = who if order.names else "the data" if own else f"neither {who} nor the data"
-            order.notes.append(f"classes are matched by number alone, as {nameless} has no names for them: {count} of {who}")
+            nameless = who if order.names else "the data"
+            order.notes.append(f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them")
     return order
 
 
@@ -118,8 +118,8 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
     if own is None or split.classes is None:
         if count != split.num_classes:
             raise UsageError(f"{who} tells {count} classes apart, and {data} has {split.num_classes}: {otherwise}")
-        nameless = who if split.classes is not None else data if own is not None else f"neither {who} nor {data}"
-        return f"classes are matched by number alone, as {nameless} has no names for them"
+        nameless = data if split.classes is None else who
+        return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
     answer_as(network, split.classes, who, data, otherwise, length=count)
     if len(split.classes) < len(own):
         return f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name: to answer with another one counts as wrong"

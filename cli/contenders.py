@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ..core.checkpoint import load_newest
+from ..core.config import load_config
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
@@ -44,7 +45,7 @@ class Contenders:
 
     Args:
         run: The run's folder.
-        config: Its config, with the data that it was trained on.
+        config: Its config; the data in it may be others than it was trained on.
     """
 
     def __init__(self, run: Run, config: RunConfig) -> None:
@@ -91,7 +92,11 @@ class Contenders:
 
     @cached_property
     def _training_data(self) -> Any:
-        return open_split(self.config, "train")
+        """Of the run's own config; where that data is elsewhere now, of the config that was given."""
+        try:
+            return open_split(load_config(str(self.run.config)), "train")
+        except ContrastillError:
+            return open_split(self.config, "train")
 
     def _statistics(self, entry: NetworkConfig) -> dict[str, Any]:
         """What a network would be given in training for a modality that it has no mean and std of its own for."""
@@ -102,11 +107,19 @@ class Contenders:
         def classes(entry: NetworkConfig) -> int | None:
             return self._training_data.num_classes if entry.weights is None else None
 
-        return [build(entry, classes(entry), self._statistics(entry)) for entry in self.config.teachers]
+        return [build(entry, classes(entry), self._statistics(entry), names=self._names(entry)) for entry in self.config.teachers]
+
+    def _names(self, entry: NetworkConfig) -> Sequence[str] | None:
+        """Names of the classes of the training data, which a teacher's class_map is for."""
+        if entry.class_map is None:
+            return None
+        own = self._student()[0].recipe["classes"] if self.run.student.is_file() else None
+        return own or self._training_data.classes
 
     def _student(self) -> tuple[Network, str]:
         """The run's student, of its finished file or else of its newest checkpoint; and which."""
-        entry = self.config.student
+        # Its class_map is for the data that it is evaluated on.
+        entry = self.config.student.model_copy(update={"class_map": None})
         if self.run.student.is_file():
             return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
         snapshot = load_newest(self.run.checkpoints)
@@ -114,11 +127,13 @@ class Contenders:
             raise ContrastillError(f"{self.run.path} has neither {self.run.student.name} nor a checkpoint yet: give the training time, or start it again")
         classes = entry.num_classes or self._training_data.num_classes or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
         network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
+        if (names := self._training_data.classes) is not None and len(names) == classes:
+            network.recipe = {**network.recipe, "classes": tuple(names)}
         network.load_state_dict({name.removeprefix("student."): value for name, value in snapshot.model.items() if name.startswith("student.")})
         return network, f"checkpoint after step {snapshot.position.step}"
 
     def _untaught(self, student: Network) -> Network:
         """The student's architecture with the weights that the run's seed gives it, and the student's own preprocessing."""
-        same = {"weights": None, "mean": student.preprocess.mean, "std": student.preprocess.std, "resolution": student.preprocess.resolution}
+        same = {"weights": None, "class_map": None, "mean": student.preprocess.mean, "std": student.preprocess.std, "resolution": student.preprocess.resolution}
         set_seed(self.config.seed)
         return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], student=True)

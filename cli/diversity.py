@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..core.classes import answer_as
 from ..core.config import load_config
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
@@ -23,6 +24,7 @@ from ..core.seeds import members
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..report.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
+from ..training.class_order import answer_for
 from .contenders import Contenders
 from .measure import evaluation_data
 
@@ -68,7 +70,7 @@ def measure_diversity(path: str | os.PathLike, overrides: Sequence[str] = (), *,
         return None
     test = _labelled(data)
     if runs == [folder]:
-        student, networks = _of_run(folder, config, test.num_classes, say)
+        student, networks = _of_run(folder, config, test, data.data.path or data.data.name, say)
     else:
         student, networks = None, _of_seeds(runs, overrides)
     targets, said = _ask(networks, test, accelerator)
@@ -106,13 +108,13 @@ def _labelled(data: RunConfig) -> Any:
     return test
 
 
-def _of_run(folder: Path, config: RunConfig, classes: int, say: Callable[[str], None]) -> tuple[_Member | None, list[_Member]]:
+def _of_run(folder: Path, config: RunConfig, test: Any, where: str, say: Callable[[str], None]) -> tuple[_Member | None, list[_Member]]:
     """A run's student, if its logits are worth comparing, and its teachers."""
     if not config.teachers:
         raise UsageError(f"{folder} has no teachers to compare: name a run that was taught, or a folder of seeds")
     first, *others = Contenders(Run(folder), config)(teachers=True, baselines=())
     student = _Member("student", f"student {first.model}", "student", first.weights, first.network, first.entry)
-    if not _learns_logits(config) or first.network.recipe["num_classes"] != classes:
+    if not _learns_logits(config) or not _answers(first.network, test, where):
         say(f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out")
         student = None
     teachers = [
@@ -137,12 +139,30 @@ def _learns_logits(config: RunConfig) -> bool:
     return any("logits" in OBJECTIVES[entry.name].needs for entry in config.objectives.values())
 
 
+def _answers(network: Network, test: Any, where: str) -> bool:
+    """Whether a network's logits are of the data's classes, in an order of its own."""
+    try:
+        answer_for(network, test, "it", where, "")
+    except UsageError:
+        return False
+    return network.recipe["num_classes"] == test.num_classes
+
+
 @torch.no_grad()
 def _ask(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """The classes (N,) of the test samples and what networks say of them, (n, N, C) probabilities in float32, on the CPU."""
     said = []
     for one in networks:
         check_modality(one.entry, test)
+        who = f"{one.where} ({one.entry.model}, weights {one.weights})"
+        if test.classes and len(one.network.recipe.get("classes") or ()) == len(test.classes):
+            answer_as(
+                one.network,
+                test.classes,
+                who,
+                "the data",
+                "say with its class_map which of its classes are the data's, or name data of its classes with data.path=…",
+            )
         one.network.freeze().to(accelerator.device)
         parts, targets = [], []
         for batch in open_loader(test, [one.network.modality], batch_size=256, train=False, device=accelerator.device).epoch(0):
@@ -150,7 +170,7 @@ def _ask(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tu
                 logits = one.network(batch, frozenset({"logits"})).logits
             if logits.shape[1] != test.num_classes:
                 raise UsageError(
-                    f"{one.where} ({one.entry.model}, weights {one.weights}) answers with {logits.shape[1]} classes and the data have {test.num_classes}: "
+                    f"{who} answers with {logits.shape[1]} classes and the data have {test.num_classes}: "
                     "say with its class_map=[…] which of its classes are the data's, or name data of its classes with data.path=…"
                 )
             parts.append(logits.double().softmax(1).float().cpu())

@@ -14,7 +14,7 @@ from .options import Quiet, json_option, progress
 HELP = """
 Measure a run's student on the test split of its data, or of other data.
 
-evaluation.tasks in the config says what: accuracy of its own logits, where they are the data's classes; segmentation, by a head on its
+evaluation.tasks in the config says what: accuracy of its own logits, where the data has classes of the same names; segmentation, by a head on its
 feature maps that is trained on label maps; classification, by a linear probe of its layers on the classes of the data. A run that is
 still under way is measured at its newest checkpoint. What was measured is also written to RUN/evaluation.json, and a picture of
 segmentations to RUN/predictions.png.

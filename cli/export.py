@@ -20,8 +20,8 @@ HELP = """
 Write a run's student as a file that runs without contrastill.
 
 Its input is images, (batch, channels, height, width), normalised float32; with --with-preprocess they are uint8, and normalisation and
-resizing are inside. Its output is logits. The file is loaded again and compared with PyTorch on images of the run's test split, or on random
-ones where the data are not at hand; where its logits differ, no file is written.
+resizing are inside. Its output is logits, and it holds the names of their classes. The file is loaded again and compared with PyTorch on
+images of the run's test split, or on random ones where the data are not at hand; where its logits differ, no file is written.
 
 --int8 writes a second file beside an ONNX one, of 8 bits, calibrated on 128 training images, and prints the accuracy of both.
 
@@ -113,6 +113,7 @@ class _Data:
             self._open = DATASETS[source.name](source.options).open
         self.what, self.modality, self.needed, self.required = named or "the run's data", config.student.modality, needed, needed or named is not None
         self._splits: dict[str, Any] = {}
+        self._places: list[int] | None = None
 
     def split(self, name: str) -> Any | None:
         """A split; None where it is not at hand, and need not be."""
@@ -134,13 +135,17 @@ class _Data:
 
     def check_classes(self, run: str) -> None:
         """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test split."""
+        from ..core.classes import match_classes
         from ..core.errors import UsageError
         from .probe_inputs import network_named
 
-        split, own = self.split("test"), network_named(run).build(0, seed=0).network.recipe["num_classes"]
+        split, recipe = self.split("test"), network_named(run).build(0, seed=0).network.recipe
+        own, names = recipe["num_classes"], recipe["classes"]
         if split.targets is None or split.num_classes != own:
             has = "no classes" if split.targets is None else f"{split.num_classes} classes"
             raise UsageError(f"--int8 measures accuracies, and {self.what} has {has}, the student {own}: name other data with --data")
+        if names and split.classes:
+            self._places = match_classes(names, split.classes, "the student", self.what, "name other data with --data")
 
     def first(self, count: int) -> Any | None:
         """Some test images (N, C, H, W), or None."""
@@ -153,8 +158,11 @@ class _Data:
             yield next(iter(loader.epoch(0, place)))[self.modality]
 
     def labelled(self) -> Iterator[tuple[Any, Any]]:
-        """Batches of test images and their classes."""
-        return ((batch[self.modality], batch["target"]) for batch in self._loader("test", 64).epoch(0))
+        """Batches of test images and their classes, by the student's numbers."""
+        import torch
+
+        places = torch.arange(self.split("test").num_classes) if self._places is None else torch.tensor(self._places)
+        return ((batch[self.modality], places[batch["target"]]) for batch in self._loader("test", 64).epoch(0))
 
     def _loader(self, name: str, batch_size: int) -> Any:
         from ..training.assemble import open_loader
@@ -178,6 +186,7 @@ def _report(made: Export) -> dict[str, Any]:
     return {
         "path": str(made.path),
         "format": made.format,
+        "classes": made.classes,
         "bytes": made.bytes,
         "opset": made.opset,
         "input": {"shape": ["batch" if takes.dynamic else 1, *takes.shape], "dtype": "uint8" if takes.inside else "float32"},

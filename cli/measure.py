@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..core.classes import apply_class_map
 from ..core.config import load_config, validate
 from ..core.engine import evaluate
 from ..core.errors import UsageError, unknown_name
@@ -21,6 +22,7 @@ from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
 from ..training.assemble import check_modality, check_scale, measure_statistics, open_loader, open_split, prepare_accelerator
+from ..training.class_order import answer_for, check_same_classes
 from .contenders import BASELINES, Contender, Contenders
 from .gallery import Gallery
 
@@ -118,6 +120,7 @@ class _Measuring:
         self.config = load_config(str(run.config), overrides)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
+        self._own_data = self.data.data.model_dump(mode="json") == load_config(str(run.config)).data.model_dump(mode="json")
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
         self.test = self._open("test")
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None
@@ -150,7 +153,28 @@ class _Measuring:
         shares = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
         loader = self._source(self.test, contender).loader(batch_size=256, device=self.accelerator.device, seed=self.config.seed, train=False, **shares)
         # A teacher of other classes (ImageNet's, say) has embeddings to give, and no accuracy here.
-        yield evaluate(network, loader, self.accelerator) if network.recipe.get("num_classes") == self.test.num_classes else {}
+        yield evaluate(network, loader, self.accelerator) if self._answers(contender) else {}
+
+    def _answers(self, contender: Contender) -> bool:
+        """Whether a network can name the classes of the test split; its logits are brought into their order.
+
+        Raises:
+            UsageError: They are others than the student's, and its accuracy is all that is asked for.
+        """
+        network, student = contender.network, contender.role == "student"
+        who = f"{contender.role} {contender.model} of {self.run.path}"
+        if student and (given := self.config.student.class_map) is not None:
+            apply_class_map(network, given, self.test.num_classes, self.test.classes, who)
+        way = "say with student.class_map={ITS CLASS: CLASS OF THE DATA} which is which, or name data of its classes with data.path=…"
+        try:
+            note = answer_for(network, self.test, who, self._where(), way)
+        except UsageError:
+            if student and self.options.tasks == ("accuracy",):
+                raise
+            return False
+        if note and (network.recipe.get("classes") is not None and self.test.classes is not None or not self._own_data):
+            self.say(note)
+        return True
 
     def _segmentation(self, contender: Contender) -> Iterator[dict[str, Any]]:
         mode = {"student": self.options.mode, "scratch": "scratch"}.get(contender.role, "frozen")
@@ -223,6 +247,8 @@ class _Measuring:
             self._pixel_classes  # noqa: B018 - complains by itself
         if "classification" in self.options.tasks and self.train.num_classes != self.test.num_classes:
             raise UsageError(f"the train split of {self._where()} has {self.train.num_classes} classes, the test split {self.test.num_classes}")
+        if "classification" in self.options.tasks:
+            check_same_classes({"train": self.train, "test": self.test})
 
     def _check_scale(self, contender: Contender) -> None:
         """Complain where other data than the run's have a network's modality in another unit."""

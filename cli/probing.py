@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ..core.classes import match_classes
 from ..core.errors import UsageError, nearest
 from ..core.representation import describe
 from ..probe.cka import linear_cka
@@ -167,6 +168,7 @@ class _On:
             for text in (*self.networks, wanted.correlation.text):
                 if "logits" not in self.layers[text]:
                     raise UsageError(f"{text} gives no logits, so its classes have no correlations: leave out --correlation, or the network")
+                self._places(text)  # complains of other classes
 
     def measure(self, text: str, found: Probed) -> None:
         """Everything that was asked for of one network."""
@@ -187,8 +189,20 @@ class _On:
             if logits[0].shape[1] != logits[1].shape[1]:
                 counts = [value.shape[1] for value in logits]
                 raise UsageError(f"{teacher} tells {counts[0]} classes apart and {text} {counts[1]}: --correlation compares networks of the same classes")
-            classes = self.data.test.classes if self.data.test.classes and len(self.data.test.classes) == logits[0].shape[1] else None
+            if places := self._places(text):
+                logits[1] = logits[1][:, places]
+            # Those of networks without names are taken for the data's where there are as many.
+            names = self.built[teacher].network.recipe.get("classes") or self.data.test.classes
+            classes = [*names] if names and len(names) == logits[0].shape[1] else None
             found.apart.append(Apart(text, teacher, self.where, correlation_difference(*logits), classes))
+
+    def _places(self, text: str) -> list[int] | None:
+        """Where a network has the classes of the one that its correlations are compared with; None where either has no names for them."""
+        teacher = self.wanted.correlation.text
+        own, others = (self.built[name].network.recipe.get("classes") for name in (text, teacher))
+        if not own or not others or len(own) != len(others):
+            return None
+        return match_classes(own, others, text, teacher, "--correlation compares networks of the same classes")
 
     def _row(self, train: Features, test: Features, layer: str) -> dict[str, Any]:
         """All measures of one layer."""

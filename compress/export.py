@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import ContrastillError, UsageError, unknown_name
-from ..models.build import load_student
+from ..core.weights import find_weights
+from ..models.build import load_student, read_recipe
 from .exported import INPUT, OUTPUT, Takes, answering, pair, quiet, reason, require
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -39,6 +41,7 @@ class Export:
         opset: Of ONNX; None for torch.
         difference: Largest difference of a logit from PyTorch's; None if it was not checked.
         real_images: Whether the check had images of a data set; else they were random.
+        classes: Names of the logits; None where the run's data had none.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class Export:
     opset: int | None
     difference: float | None
     real_images: bool
+    classes: list[str] | None = None
 
 
 def export_student(
@@ -64,6 +68,9 @@ def export_student(
     check: bool = True,
 ) -> Export:
     """Write a run's student as a file whose input is ``images`` and whose output is ``logits``; a failed export leaves nothing.
+
+    The names of the classes, where they are known, are in the file as a list in JSON: of ONNX in ``metadata_props`` under
+    ``classes``, of torch in the extra file ``classes.json``.
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
@@ -113,12 +120,13 @@ def export_student(
         raise UsageError(f"{path} cannot be written ({error.strerror}): choose another place with out (--out)") from error
     try:
         with quiet():
-            used = _write(module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format, opset, dynamic)
+            classes = read_recipe(find_weights(run)).get("classes")
+            used = _write(module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format, opset, dynamic, classes and list(classes))
         difference = _difference(module, answering(temporary, format, takes), inputs) if check else None
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Export(path, format, takes, num_classes, path.stat().st_size, used, difference, check and images is not None)
+    return Export(path, format, takes, num_classes, path.stat().st_size, used, difference, check and images is not None, classes and list(classes))
 
 
 class _Preprocessing(nn.Module):
@@ -168,18 +176,20 @@ def _no_opset(opset: int) -> UsageError:
     return UsageError(f"opset {opset} cannot be exported: choose one of {_OLDEST_OPSET} to {onnx_opset_version()}, or leave it out")
 
 
-def _write(module: nn.Module, name: str, example: Tensor, path: Path, format: str, opset: int | None, dynamic: bool) -> int | None:
+def _write(module: nn.Module, name: str, example: Tensor, path: Path, format: str, opset: int | None, dynamic: bool, classes: list[str] | None) -> int | None:
     """Export to the file; returns the opset that it has."""
     try:
         shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
         program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
         if format == "torch":
             with open(path, "wb") as file:
-                torch.export.save(program, file)
+                torch.export.save(program, file, extra_files=None if classes is None else {"classes.json": json.dumps(classes)})
             return None
         named: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": ({0: "batch"},) if dynamic else None}
         made = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
         used = made.model.opset_imports[""]
+        if classes is not None:
+            made.model.metadata_props["classes"] = json.dumps(classes)
         if opset in (None, used):
             made.save(str(path), external_data=False)
     except Exception as error:  # the exporters raise what they like, of any network that they cannot do

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.classes import answer_as
 from ..core.config import load_config, to_yaml
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.registry import DATASETS
@@ -235,6 +236,8 @@ def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndar
     network = build_network(model, weights=weights).freeze().to(device)
     if network.recipe["num_classes"] != split.num_classes:
         raise UsageError(f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has {split.num_classes}")
+    if network.recipe["classes"] and split.classes:
+        answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
     right = []
     for batch in split.loader(batch_size=500, device=device, train=False).epoch(0):
         right.append((network(batch, frozenset({"logits"})).logits.argmax(1) == batch["target"]).cpu())

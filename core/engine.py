@@ -323,9 +323,10 @@ class _Training:
 
 
 def _announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
-    """One line: what is trained, for how long, at which rate."""
+    """What is trained, for how long, at which rate, in one line; what is worth knowing of the classes below."""
     rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
-    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}"
+    remarks = "".join(f"\n{remark}" for remark in transfer.remarks)
+    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"
 
 
 def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:

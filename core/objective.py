@@ -171,13 +171,31 @@ def check_labels(objective: str, setting: Setting) -> None:
         setting: With the labels and the length of the student's logits.
 
     Raises:
-        UsageError: The data has no labels, or more classes than the student.
+        UsageError: The data has no labels, or more classes than the student, or the student has a single logit.
     """
     if setting.targets is None:
         raise _unlabelled(objective)
+    check_two_outputs(objective, "student", setting.student.num_classes)
     classes, own = int(setting.targets.max()) + 1, setting.student.num_classes
     if own is not None and classes > own:
         raise UsageError(f"objective {objective} compares logits with labels, but the student has {own} classes and the data {classes}: give it {classes}")
+
+
+def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
+    """Refuse a single logit, whose softmax is 1 whatever it is, so that the loss is 0 and nothing is learnt.
+
+    Args:
+        objective: Its name, for the message.
+        role: ``"student"`` or ``"teacher"``.
+        outputs: Length of its logits; None where it has none.
+
+    Raises:
+        UsageError: It is 1.
+    """
+    if outputs == 1:
+        raise UsageError(
+            f"objective {objective} takes the softmax of the {role}'s logits, and it has one, which is always sure: give the network 2 outputs, one for each class"
+        )
 
 
 def _unlabelled(objective: str) -> UsageError:

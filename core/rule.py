@@ -23,11 +23,13 @@ class Rule(nn.Module, ABC):
     Attributes:
         Options: Schema of what a config may say beside ``ensemble.rule``.
         teacher_needs: What it reads of a teacher itself, whatever the objective reads.
+        compares_classes: Whether it compares the teachers' logits with labels or with each other, class by class.
         weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has none to tell.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     teacher_needs: ClassVar[frozenset[str]] = frozenset()
+    compares_classes: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 
 class Section(BaseModel):
@@ -31,6 +31,17 @@ class DataConfig(OpenSection):
     path: str | None = Field(None, description="file or folder that holds the data")
 
 
+def _class_map(value: Any) -> Any:
+    """A class_map in one of its three forms; a union of types would complain of each."""
+    if isinstance(value, dict):
+        fits = all(isinstance(key, (str, int)) and isinstance(name, str) for key, name in value.items())
+    else:
+        fits = isinstance(value, (list, tuple)) and any(all(type(one) is kind for one in value) for kind in (int, str))
+    if not fits or not value:
+        raise ValueError("give a list of places, a list of names, or a mapping {ITS CLASS: CLASS OF THE DATA} in which the data's classes are names")
+    return value if isinstance(value, dict) else tuple(value)
+
+
 class NetworkConfig(Section):
     model: str = Field(description="name of a network, such as resnet20, timm/vit_tiny_patch16_224 or torchvision/resnet18")
     weights: str | None = Field(
@@ -38,7 +49,11 @@ class NetworkConfig(Section):
     )
     modality: str = Field("rgb", description="the modality it reads")
     num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
-    class_map: tuple[int, ...] | None = Field(None, description="of a teacher with other classes: for each class of the data, which of its own that is, from 0")
+    class_map: Annotated[tuple[int, ...] | tuple[str, ...] | dict[str | int, str], BeforeValidator(_class_map)] | None = Field(
+        None,
+        description="of a teacher whose classes have other names or none: for each class of the data, which of its own that is, from 0; or the names of its own "
+        "classes, in its order; or, for some of its own (by name or number), what the data calls them",
+    )
     mean: tuple[float, ...] | None = Field(
         None,
         description="a mean for each channel, of rgb of values in [0, 1], of another modality in its unit; left out: the network's own, of another modality measured on the data",

@@ -159,6 +159,7 @@ class Transfer(nn.Module):
             raise UsageError(f"{' and '.join(self.terms)} have an initial stage only: add an objective for the training after it, such as cross_entropy")
         self.initial_epochs = max(term.initial_epochs for term in self.terms.values())
         self.progress = 1.0
+        self.remarks: list[str] = []
         self._unread: list[nn.Parameter] = []
         self._set_stage("main")
         self.teacher_needs: frozenset[str] = frozenset().union(*(term.teacher_needs for term in self.terms.values()))

@@ -62,8 +62,8 @@ class FileSplit(ReadSplit):
 
     Args:
         pictures: Opens the picture of a sample by its index.
-        targets: int64 (N,), classes in 0..len(classes)-1.
-        classes: Names of the classes.
+        targets: int64 (N,), classes in 0..C-1.
+        classes: Names of the classes; or C, where they have none.
         views: How a picture becomes a square.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
         color_jitter: Strength of the jitter of training views; 0 hands out uint8.
@@ -79,7 +79,7 @@ class FileSplit(ReadSplit):
         self,
         pictures: PictureSource,
         targets: Tensor,
-        classes: list[str],
+        classes: list[str] | int,
         *,
         views: FileViews,
         augmented: bool,
@@ -87,7 +87,8 @@ class FileSplit(ReadSplit):
         workers: int = 0,
         skip_corrupted: bool = False,
     ) -> None:
-        self.pictures, self.targets, self.classes, self.num_classes = pictures, targets, classes, len(classes)
+        self.pictures, self.targets = pictures, targets
+        self.classes, self.num_classes = (None, classes) if isinstance(classes, int) else (classes, len(classes))
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
         self.num_samples, self.skip_corrupted = len(targets), skip_corrupted
         self.modalities = {"rgb": (3, views.size, views.size)}
@@ -95,7 +96,7 @@ class FileSplit(ReadSplit):
         self.semantic_classes: list[str] | None = None
 
     @classmethod
-    def asked_for(cls, pictures: PictureSource, targets: Tensor, classes: list[str], options: ViewOptions, size: int, *, training: bool) -> FileSplit:
+    def asked_for(cls, pictures: PictureSource, targets: Tensor, classes: list[str] | int, options: ViewOptions, size: int, *, training: bool) -> FileSplit:
         """The split with the views and workers that a data set's options ask for; only a training split is ever augmented."""
         views = FileViews(size, options.crop, options.scale, options.flip, options.transforms if training else [])
         if views.transforms:

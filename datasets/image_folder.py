@@ -18,7 +18,8 @@ from .file_workers import PictureFiles
 from .images import IMAGE_SUFFIXES, warn_of_files
 from .view_options import ViewOptions
 
-SPLITS = {"train": ("train",), "test": ("test", "val")}
+# Of the names of a split those of the first group that is there count: a test folder beside one for validation.
+SPLITS = {"train": (("train", "training"),), "test": (("test", "testing"), ("val", "valid", "validation"))}
 # What says that a folder of folders is something else: other data sets, and runs with their figures.
 OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
 
@@ -32,6 +33,7 @@ def is_free(folder: Path) -> bool:
 class ImageFolder:
     """Images in ``train/CLASS`` and ``test/CLASS`` (or ``val/CLASS``); or in ``CLASS`` alone, of which a part is held out.
 
+    ``Training``, ``testing``, ``valid`` and ``validation``, in whatever case, are splits as well.
     The classes are the folders of the training split in the order of their names; a class's images may lie in folders of their
     own. A sample's ``index`` is its place in the list sorted by class and path. What is held out is decided by a hash of each
     path below the folder, so that it is the same everywhere, and stays held out when images are added.
@@ -57,8 +59,8 @@ class ImageFolder:
         if not is_free(root) or any(other.recognises(path) for name, other in DATASETS.items() if name != "image_folder" and hasattr(other, "recognises")):
             return False
         folders = folders_in(root)
-        if "train" in folders:
-            return any(name in folders for name in SPLITS["test"]) and any(_holds_images(root / "train" / name) for name in folders_in(root / "train"))
+        if train := split_folders(root, "train"):
+            return bool(split_folders(root, "test")) and any(_holds_images(where / name) for where in train for name in folders_in(where))
         # A few say enough: a folder may have thousands.
         return len(folders) > 1 and all(is_free(root / name) and _holds_images(root / name) for name in folders[:8])
 
@@ -81,16 +83,16 @@ class ImageFolder:
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         """The classes, and the split's (path below the root, class), sorted by class, then path."""
         # A test folder without train beside it is no class: train is missed.
-        prepared = any((self.root / name).is_dir() for names in SPLITS.values() for name in names)
-        train = self.root / "train" if prepared else self.root
-        if not train.is_dir():
+        prepared = has_splits(self.root)
+        train = split_folder(self.root, "train") if prepared else self.root
+        if train is None:
             raise UsageError(f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
         classes = folders_in(train)
         if not classes:
             raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
         if not prepared:
             return classes, self._held_out(classes, split)
-        where = train if split == "train" else test_folder(self.root)
+        where = train if split == "train" else test_folder(self.root, train)
         strange = sorted(set(folders_in(where)) - set(classes))
         if strange:
             raise UsageError(f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders of train's classes first")
@@ -126,12 +128,36 @@ class ImageFolder:
         return files
 
 
-def test_folder(root: Path) -> Path:
-    """What lies beside the folder train."""
-    for name in SPLITS["test"]:
-        if (root / name).is_dir():
-            return root / name
-    raise UsageError(f"{root} has a folder train, and none called test or val: add one, or hold out a part of train with data.path={root / 'train'}")
+def has_splits(root: Path) -> bool:
+    """Whether a folder in ``root`` is called as a split is; without one to train on ``valid`` and ``validation`` may be classes."""
+    return bool(split_folders(root, "train")) or any(name.lower() in ("test", "val") for name in folders_in(root))
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split, ``train`` or ``Training``, ``test``, ``val`` or ``Validation``; None where there is none.
+
+    Raises:
+        UsageError: Two folders could be it.
+    """
+    found = split_folders(root, split)
+    if len(found) > 1:
+        raise UsageError(f"{root} has {' and '.join(path.name for path in found)}, and either could be the folder to {split} on: keep one of them there")
+    return found[0] if found else None
+
+
+def test_folder(root: Path, train: Path) -> Path:
+    """What lies beside the folder of the training split."""
+    found = split_folder(root, "test")
+    if found is None:
+        raise UsageError(f"{root} has a folder {train.name}, and none called test or val: add one, or hold out a part of {train.name} with data.path={train}")
+    return found
+
+
+def split_folders(root: Path, split: str) -> list[Path]:
+    """The folders that are called as a split is, in whatever case."""
+    folders = folders_in(root)
+    groups = ([root / name for name in folders if name.lower() in names] for names in SPLITS[split])
+    return next((group for group in groups if group), [])
 
 
 def folders_in(root: Path) -> list[str]:

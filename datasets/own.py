@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, Subset, get_worker_info
 
+from ..core.classes import match_classes
 from ..core.errors import ContrastillError, UsageError
 from ..core.hashing import mix
 from .camera import Camera, Unit, warn_of_unit
@@ -78,14 +79,29 @@ class _Opened:
         if samples is None:
             return None
         labelled = [one for one in self._read.values() if one is not None and one.targets is not None]
-        classes = samples.classes
-        num_classes = max([*(int(one.targets.max()) + 1 for one in labelled), len(classes or ())], default=0)
-        return OwnSplit(samples, num_classes or None, classes, self._options, self._labels(), augmented=split == "train")
+        classes, targets = samples.classes, samples.targets
+        train = self._read["train"]
+        if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
+            classes, targets = train.classes, _renumbered(samples, train)
+        # Names in both are matched; a split without names may have more classes than the other one names.
+        nameless = [one for one in labelled if one.classes is None or classes is None]
+        num_classes = max([*(int(one.targets.max()) + 1 for one in nameless), len(classes or ())], default=0)
+        return OwnSplit(samples, targets, num_classes or None, classes, self._options, self._labels(), augmented=split == "train")
 
     def _labels(self) -> LabelRule:
         """Which labels of label maps stand for none, in both splits alike."""
         seen = max((one.highest_label() for one in self._read.values() if one is not None), default=0)
         return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
+
+
+def _renumbered(samples: OwnSamples, train: OwnSamples) -> Tensor:
+    """The labels of a dataset by the numbers that the training dataset has for classes of the same names."""
+    used = [samples.classes[number] for number in samples.targets.unique().tolist()]
+    places = match_classes(
+        train.classes, used, f"the training dataset {train.name}", f"the test dataset {samples.name}", "hand over both with the same classes"
+    )
+    number = dict(zip(used, places, strict=True))
+    return torch.tensor([number.get(name, -1) for name in samples.classes])[samples.targets]
 
 
 class OwnSamples:
@@ -126,8 +142,8 @@ class OwnSamples:
         self.kinds = kinds
         self.targets = None if label is None else self._labels()
         self.depth_unit: Unit | None = _UNITS.get(self.kinds["depth"], "mm") if "depth" in images else None
-        names = getattr(dataset, "classes", None)
-        self.classes = [str(name) for name in names] if self.targets is not None and isinstance(names, (list, tuple)) else None
+        names = _class_names(dataset)
+        self.classes = names if self.targets is not None else None
         if self.classes is not None and len(self.classes) <= int(self.targets.max()):
             self.classes = None
 
@@ -226,10 +242,18 @@ class OwnSplit(ReadSplit):
     """One split of such data, see :class:`~.file_loader.FileSplit` for what it has."""
 
     def __init__(
-        self, samples: OwnSamples, num_classes: int | None, classes: list[str] | None, options: OwnData.Options, labels: LabelRule, *, augmented: bool
+        self,
+        samples: OwnSamples,
+        targets: Tensor | None,
+        num_classes: int | None,
+        classes: list[str] | None,
+        options: OwnData.Options,
+        labels: LabelRule,
+        *,
+        augmented: bool,
     ) -> None:
         self.samples, self.num_samples, self.modalities = samples, len(samples), dict(samples.shapes)
-        self.targets, self.num_classes, self.classes = samples.targets, num_classes, classes
+        self.targets, self.num_classes, self.classes = targets, num_classes, classes
         self.workers, self.augmented, self.color_jitter, self.skip_corrupted = options.workers, augmented, 0.0, False
         self.semantic_classes: list[str] | None = None
         unit = options.depth_unit or samples.depth_unit
@@ -284,6 +308,16 @@ class _Rows(Dataset):
             else:
                 given[name] = handed_out(name, values, self.vectors)
         return given
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    """A dataset's ``classes``, or those of which it is a Subset; numbers from 0 on are no names."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, (list, tuple)) or [*names] == [*range(len(names))]:
+        return None
+    return [str(name) for name in names]
 
 
 @contextmanager

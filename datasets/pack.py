@@ -21,6 +21,7 @@ from ..core.errors import ContrastillError, UsageError, names_beside, nearest, u
 from ..core.registry import DATASETS
 from .file_views import LABELS
 from .hdf5 import SUFFIXES
+from .image_folder import split_folder
 from .images import IMAGE_SUFFIXES, Picture, read_square, warn_of_files, warn_of_scaling
 from .values import VECTORS
 
@@ -222,11 +223,9 @@ def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:
-    there = {name: folder / name for name in ("train", "test", "val") if (folder / name).is_dir()}
+    there = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
     if "train" not in there:
         raise UsageError(f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train")
-    if "test" not in there and "val" in there:
-        there["test"] = there.pop("val")
     classes = sorted(entry.name for entry in there["train"].iterdir() if entry.is_dir())
     if not classes:
         raise UsageError(f"{there['train']} has no folders of classes: the layout is train/<class>/*.png")

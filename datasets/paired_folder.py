@@ -20,7 +20,7 @@ from .file_loader import default_workers
 from .file_splits import PairSplit
 from .file_views import LABELS
 from .fingerprint import file_sizes, listing_hash
-from .image_folder import SPLITS, folders_in, held_share, is_free, test_folder, walk
+from .image_folder import SPLITS, folders_in, has_splits, held_share, is_free, split_folder, split_folders, test_folder, walk
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, warn_of_scaling
 from .joint_views import JointViews
 from .values import VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
@@ -72,7 +72,7 @@ class PairedFolder:
         root = Path(path)
         if not is_free(root):
             return False
-        where = root / "train" if (root / "train").is_dir() else root
+        where = next(iter(split_folders(root, "train")), root)
         first, *others = [name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None] or [""]
         if not others or not {"rgb", "depth"} & {first, *others}:
             return False
@@ -141,10 +141,11 @@ class PairedFolder:
 
     def _list(self, split: str) -> tuple[Path, dict[str, list[str]]]:
         """The folder of the split, and for each modality the files below it, in the order of their names."""
-        prepared = any((self.root / name).is_dir() for names in SPLITS.values() for name in names)
-        if prepared and not (self.root / "train").is_dir():
+        prepared = has_splits(self.root)
+        train = split_folder(self.root, "train") if prepared else self.root
+        if train is None:
             raise UsageError(f"{self.root} has no folder train: {_LAYOUT}")
-        where = self.root if not prepared else self.root / "train" if split == "train" else test_folder(self.root)
+        where = test_folder(self.root, train) if prepared and split == "test" else train
         listed = {name: _files(where / folder) for name, folder in self._folders(where).items()}
         stems = _partners(where, listed)
         if not prepared:

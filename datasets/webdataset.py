@@ -16,7 +16,7 @@ from pydantic import Field
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .file_splits import FileSplit
-from .image_folder import SPLITS, is_free
+from .image_folder import SPLITS, folders_in, is_free
 from .tar_index import TarIndex, tar_index
 from .tar_pictures import TarPictures
 from .view_options import ViewOptions
@@ -60,7 +60,7 @@ class WebDataset:
     def recognises(path: str) -> bool:
         """Whether ``path`` is a folder with shards to train on."""
         root = Path(path)
-        return is_free(root) and bool(_usual(root, SPLITS["train"]))
+        return is_free(root) and bool(_sets(root, SPLITS["train"][0]))
 
     def open(self, split: str) -> FileSplit:
         """Find the samples of ``"train"`` or ``"test"``; of a few images the headers are read. Only ``"train"`` is ever augmented."""
@@ -70,7 +70,7 @@ class WebDataset:
             raise UsageError(f"{self.root} {'is a file, not a folder of shards' if self.root.exists() else 'does not exist'}: set data.path")
         options = self.options
         shards, index = self._index(split)
-        classes = self._classes(split, shards, index)
+        classes = self._num_classes(split, shards, index)
         if options.limit is not None and options.limit < len(index):
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)
@@ -78,7 +78,7 @@ class WebDataset:
 
     def _index(self, split: str) -> tuple[list[Path], TarIndex]:
         asked = self.options.train if split == "train" else self.options.test
-        shards = _usual(self.root, SPLITS[split]) if asked is None else _asked(self.root, asked, split)
+        shards = _usual(self.root, split) if asked is None else _asked(self.root, asked, split)
         if not shards:
             where = f"no shards to {split} on" if asked is None else f"no shards {asked}"
             raise UsageError(f"{self.root} has {where}: {_LAYOUT}, or name others with data.{split}=")
@@ -90,8 +90,8 @@ class WebDataset:
             )
         return shards, index
 
-    def _classes(self, split: str, shards: Sequence[Path], index: TarIndex) -> list[str]:
-        """Their names, which are their numbers."""
+    def _num_classes(self, split: str, shards: Sequence[Path], index: TarIndex) -> int:
+        """How many there are; shards number their classes and do not name them."""
         count = self.options.num_classes
         if count is None:
             count = int((index if split == "train" else self._index("train")[1]).target.max()) + 1
@@ -101,16 +101,35 @@ class WebDataset:
             known = f"data.num_classes is {count}" if self.options.num_classes else f"the shards to train on end at class {count - 1}"
             name = f"{shards[index.shard[row]]}: {os.fsdecode(index.files[row])}"
             raise UsageError(f"{name} is of class {index.target[row]}, and {known}: set data.num_classes, or correct the class")
-        return [str(number) for number in range(count)]
+        return count
 
 
-def _usual(root: Path, names: Sequence[str]) -> list[Path]:
-    """The shards of the first of these names that has any: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``."""
-    for name in names:
-        found = sorted((root / name).glob("*.tar")) if (root / name).is_dir() else sorted(root.glob(f"{name}*.tar"))
-        if found:
-            return found
+def _usual(root: Path, split: str) -> list[Path]:
+    """The shards of a split: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``, for the first of its names that has any.
+
+    Raises:
+        UsageError: Two sets of shards could be it.
+    """
+    for names in SPLITS[split]:
+        sets = _sets(root, names)
+        if len(sets) > 1:
+            raise UsageError(f"{root} has shards in {' and '.join(sorted(sets))}, and either could be those to {split} on: name them with data.{split}=")
+        if sets:
+            return next(iter(sets.values()))
     return []
+
+
+def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
+    """Shards by what they are called or the folder they are in, in whatever case: in folders called so where there are any."""
+    folders = {name: sorted((root / name).glob("*.tar")) for name in folders_in(root) if name.lower() in names}
+    sets = {name: found for name, found in folders.items() if found}
+    if folders:
+        return sets
+    for path in sorted(path for path in root.glob("*.tar") if path.name.lower().startswith(names[0])):
+        # train, training; what follows train in another way is part of a longer name: trainA-000.tar.
+        word = re.match("[a-z]*", path.name.lower()).group()
+        sets.setdefault(word if word in names else names[0], []).append(path)
+    return sets
 
 
 def _asked(root: Path, pattern: str, split: str) -> list[Path]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..core.errors import UsageError
 from ..core.hashing import mix
 from ..core.held import HeldState
-from ..core.objective import Objective, Options, Setting, batch_targets
+from ..core.objective import Objective, Options, Setting, batch_targets, check_two_outputs
 from ..core.registry import ENSEMBLE_RULES
 from ..core.representation import Representation
 from ..core.rule import Rule
@@ -70,6 +70,8 @@ class Weighted(Rule):
             raise UsageError(
                 f"ensemble.rule={cls.name} weighs each sample, and the loss of objective {label} is no mean over samples: add objectives.{label}.rule=sum"
             )
+        for setting in settings if len(settings) > 1 else ():
+            check_two_outputs(f"{label} with ensemble.rule={cls.name}", "teacher", setting.teacher.num_classes)
         return super().build(options, label, objective, settings)
 
     @abstractmethod
@@ -108,6 +110,7 @@ class Confidence(Weighted):
     """
 
     name = "confidence"
+    compares_classes = True
 
     @classmethod
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError
-from ..core.registry import MODELS, PRETRAINED, model_builder, takes
+from ..core.registry import MODELS, OWN, PRETRAINED, model_builder, takes
 from ..core.representation import Network, Preprocess, Taps
 from ..core.weights import classes_in, find_weights, load_into, load_state_dict, load_weights, read_metadata, save_state_dict
 
@@ -104,8 +104,16 @@ def build_network(
         ),
         modality=modality,
     )
-    network.recipe = {"model": name, **options, "num_classes": options.get("num_classes", _num_logits(module, source))}
+    count, names = options.get("num_classes", _num_logits(module, source)), made.get("classes") or getattr(source, "classes", None)
+    network.recipe = {"model": name, **options, "num_classes": count, "classes": tuple(names) if names and len(names) == count else None}
     return network
+
+
+def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...] | None:
+    """Names of the classes of a network with its weights, as far as they say; nothing is built."""
+    if weights not in (None, PRETRAINED):
+        return _recipe_of(find_weights(weights), model).get("classes")
+    return getattr(model_builder(model, weights), "classes", None) if model.startswith(OWN) else None
 
 
 def _source(module: nn.Module, builder: Any) -> Any:
@@ -184,14 +192,19 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         "preprocess": {key: getattr(network.preprocess, key) for key in ("mean", "std", "resolution")},
         "taps": asdict(network.taps),
     }
-    save_state_dict(network.module.state_dict(), path, metadata={_METADATA: json.dumps(made)})
+    save_module(network.module, made, path)
+
+
+def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write a student's weights with its recipe, as :func:`read_recipe` reads it, in the header."""
+    save_state_dict(module.state_dict(), path, metadata={_METADATA: json.dumps(recipe)})
 
 
 def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 
     Its input is normalised images; ``module.preprocess`` does that as in the training, ``module.taps`` says where its
-    embedding and maps are.
+    embedding and maps are, and ``module.classes`` are the names of its logits (None where the data had no names).
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
@@ -216,7 +229,9 @@ def make(recipe: Mapping[str, Any]) -> nn.Module:
 def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
     """Load a student's weights into its module, and say there how it sees and where its representation is; in eval mode."""
     load_weights(module, path, name=recipe["model"])
-    for name, value in (("preprocess", Preprocess(**recipe["preprocess"], colours=recipe.get("modality", "rgb") == "rgb")), ("taps", Taps(**recipe["taps"]))):
+    names, colours = recipe.get("classes"), recipe.get("modality", "rgb") == "rgb"
+    parts = {"preprocess": Preprocess(**recipe["preprocess"], colours=colours), "taps": Taps(**recipe["taps"]), "classes": names and list(names)}
+    for name, value in parts.items():
         # A class of somebody's own may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -20,6 +21,7 @@ class OwnNetwork:
             layer that runs, the maps are for each size of feature map the last module that gives it.
         preprocess: How it sees.
         shape: (C, H, W) of an image as it is given to the module.
+        classes: Names of its logits, where they are known.
 
     Attributes:
         num_logits: Outputs of the last linear layer that runs; None where there is none.
@@ -29,8 +31,8 @@ class OwnNetwork:
         UsageError: The module cannot be copied, or fails on such an image.
     """
 
-    def __init__(self, module: nn.Module, taps: Taps, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:
-        self.module, self.preprocess = module, preprocess
+    def __init__(self, module: nn.Module, taps: Taps, preprocess: Preprocess, shape: tuple[int, int, int], classes: Sequence[str] | None = None) -> None:
+        self.module, self.preprocess, self.classes = module, preprocess, classes
         try:
             trace = Trace(self(), shape)
         except UsageError:
@@ -69,3 +71,9 @@ def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, 
         return unwrapped(module.module), module.taps, module.preprocess, module.modality
     taps, preprocess = getattr(module, "taps", None), getattr(module, "preprocess", None)
     return module, taps if isinstance(taps, Taps) else Taps(), preprocess if isinstance(preprocess, Preprocess) else None, None
+
+
+def given_classes(module: nn.Module) -> list[str] | None:
+    """Names of a module's logits that came with it, as those of :func:`~contrastill.load_student` and of a :class:`~contrastill.Network` do."""
+    names = module.recipe.get("classes") if isinstance(module, Network) else getattr(module, "classes", None)
+    return [*names] if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names) else None

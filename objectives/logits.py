@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UsageError
-from ..core.objective import Setting
+from ..core.objective import Setting, check_two_outputs
 
 
 def check_classes(objective: str, setting: Setting) -> None:
@@ -18,8 +18,10 @@ def check_classes(objective: str, setting: Setting) -> None:
         setting: With the number of classes of both sides.
 
     Raises:
-        UsageError: Teacher and student have different numbers of classes.
+        UsageError: Teacher and student have different numbers of classes, or a single logit.
     """
+    for role, spec in (("teacher", setting.teacher), ("student", setting.student)):
+        check_two_outputs(objective, role, spec.num_classes)
     if setting.student.num_classes != setting.teacher.num_classes:
         raise UsageError(
             f"objective {objective} compares logits, but the teacher has {setting.teacher.num_classes} classes and the student "

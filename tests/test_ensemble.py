@@ -171,7 +171,7 @@ def test_classes_that_differ_are_refused_or_mapped(teachers, of_seven_classes, t
     other = ["teachers.1.model=resnet8", f"teachers.1.weights={of_seven_classes / 'run'}"]
     base = command(teachers, tmp_path / "run", ("resnet8-0",), *other)
     assert main(base) == 2
-    assert "the teacher has 7 classes and the student 12: say with class_map" in " ".join(capsys.readouterr().err.split())
+    assert "teacher 1 (resnet8) has no class ball, barrel, chair and 9 more, which the data has" in " ".join(capsys.readouterr().err.split())
     assert main([*base, "teachers.1.class_map=[0,1,2]"]) == 2
     assert "names 3 classes, and the data has 12" in " ".join(capsys.readouterr().err.split())
     assert main([*base, f"teachers.1.class_map={[*range(7), 0, 1, 2, 3, 7]}"]) == 2

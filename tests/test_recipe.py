@@ -24,8 +24,12 @@ from contrastill.objectives.wttm import WTTM
 from contrastill.training.assemble import assemble
 from contrastill.training.recipe import default_objectives, default_training
 
-LABELLED, UNLABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4), SimpleNamespace(targets=None, num_classes=None)
-OWN, OTHER, UNKNOWN, MAPPED = {"num_classes": 4}, {"num_classes": 1000}, {}, {"num_classes": 1000, "class_map": [7, 3, 5, 0]}
+LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None)
+UNLABELLED = SimpleNamespace(targets=None, num_classes=None, classes=None)
+ONE_CLASS = SimpleNamespace(targets=torch.zeros(8, dtype=torch.int64), num_classes=1, classes=["all"])
+UNKNOWN = {"model": "resnet20"}
+OWN, OTHER = UNKNOWN | {"num_classes": 4}, UNKNOWN | {"num_classes": 1000}
+MAPPED = OTHER | {"class_map": [7, 3, 5, 0]}
 
 
 # What is chosen
@@ -42,6 +46,7 @@ OWN, OTHER, UNKNOWN, MAPPED = {"num_classes": 4}, {"num_classes": 1000}, {}, {"n
         ([], LABELLED, {"cross_entropy": 1}),
         ([OWN] * 2, LABELLED, {"cross_entropy": 1, "fresh_crd": 0.4, "wttm": 0.5}),
         ([OWN] * 3, LABELLED, {"cross_entropy": 1, "fresh_crd": 0.2667, "wttm": 0.3333}),
+        ([OWN | {"num_classes": 1}], ONE_CLASS, {"fresh_crd": 0.8}),
         ([OWN, OTHER], LABELLED, {"cross_entropy": 1, "fresh_crd": 0.4}),
     ],
 )
@@ -85,7 +90,7 @@ def test_the_training_follows_from_data_batch_optimiser_and_student(arguments, e
 def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
     given = ["data.name=packed", "data.path=x.h5", *(f"teachers.{number}.{key}" for number in range(count) for key in ("model=resnet20", "weights=x"))]
     config = load_config(name, given)
-    objectives = default_objectives([{"num_classes": 4}] * count, LABELLED)
+    objectives = default_objectives([OWN] * count, LABELLED)
     assert {name: entry.weight for name, entry in config.objectives.items()} == {name: entry["weight"] for name, entry in objectives.items()}
     assert config.objectives["wttm"].options()["full_doubt"] == objectives["wttm"]["full_doubt"]
     training = default_training(50_000, config.train.batch_size, teachers=count)

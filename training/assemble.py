@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
+from ..core.classes import apply_class_map
 from ..core.engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.folding import fold_batchnorm
@@ -30,6 +31,7 @@ from ..datasets.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
+from .class_order import compares_classes, order_classes
 
 
 @dataclass
@@ -68,9 +70,12 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     train = open_loader(splits["train"], modalities, batch_size=config.train.batch_size, train=True, views=config.train.views, **shares)
     train = FullBatches(train) if config.train.drop_last else train
     statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
-    classes = splits["train"].num_classes
+    classes, names = splits["train"].num_classes, splits["train"].classes
     set_seed(config.seed)
-    teachers = [build(teacher, classes, statistics) for teacher in config.teachers]
+    teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
+    order = order_classes(teachers, config, splits, config.student.num_classes or classes)
+    if order.refusal is not None and compares_classes(config):
+        raise order.refusal
     # Seeded again, so that one seed gives every objective and every teacher the same untaught student.
     set_seed(config.seed)
     student = build(config.student, classes or next((teacher.recipe["num_classes"] for teacher in teachers), None), statistics, student=True)
@@ -91,6 +96,11 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     settings = [setting(spec) for spec in teacher_specs]
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
     transfer = Transfer(teachers, student, terms, look=Batched() if config.ensemble.batched else None)
+    transfer.remarks = order.notes if compares_classes(config) else []
+    # A classifier that nothing trains stands for what its weights said.
+    if "logits" in transfer.student_needs:
+        known = order.names is not None and len(order.names) == student.recipe["num_classes"]
+        student.recipe = {**student.recipe, "classes": order.names if known else None}
     test = None
     # Logits that no objective reads are of a classifier that never learns.
     if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
@@ -243,15 +253,28 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
     return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(float(f"{value:.7g}") for value in std.tolist())
 
 
-def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, tuple] | None = None, *, student: bool = False) -> Network:
+def build(
+    config: NetworkConfig,
+    classes: int | None,
+    statistics: Mapping[str, tuple] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    student: bool = False,
+) -> Network:
     """One network of the config; a teacher with weights keeps the classifier they came with.
 
     Args:
         config: The network.
         classes: Of the data.
         statistics: Mean and standard deviation of modalities for which no network has its own.
+        names: Names of the data's classes, for a class_map.
         student: Whether it is the student.
+
+    Raises:
+        UsageError: Its length is not known, or its class_map does not fit.
     """
+    if student and config.class_map is not None:
+        raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
@@ -259,7 +282,9 @@ def build(config: NetworkConfig, classes: int | None, statistics: Mapping[str, t
     network = build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)
     if config.mean is None and config.modality in (statistics or {}):
         check_scale(network, config.model, statistics[config.modality])
-    return network if config.class_map is None else _with_classes(network, config, classes, student)
+    if config.class_map is not None:
+        apply_class_map(network, config.class_map, classes, names, config.model)
+    return network
 
 
 def check_scale(network: Network, name: str, measured: tuple) -> None:
@@ -285,16 +310,3 @@ def check_scale(network: Network, name: str, measured: tuple) -> None:
             f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is {ours}: "
             "bring the data to its unit, or set mean and std of this network if they are meant to differ"
         )
-
-
-def _with_classes(network: Network, config: NetworkConfig, classes: int | None, student: bool) -> Network:
-    """The teacher answering with the data's classes."""
-    own, given = network.recipe["num_classes"], config.class_map
-    if student:
-        raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
-    if classes is not None and len(given) != classes:
-        raise UsageError(f"class_map of {config.model} names {len(given)} classes, and the data has {classes}: give one place for each, in the data's order")
-    if not all(0 <= place < own for place in given):
-        raise UsageError(f"class_map of {config.model} has a place outside 0 … {own - 1}, its own classes")
-    network.recipe = {**network.recipe, "num_classes": len(given)}
-    return network.map_classes(given)

@@ -22,7 +22,8 @@ from ..core.seeds import members
 from ..core.weights import find_weights
 from ..datasets.own import OwnData
 from ..models.build import read_recipe
-from ..models.own import OwnNetwork, given_parts, unwrapped
+from ..models.own import OwnNetwork, given_classes, given_parts, unwrapped
+from .student import Student
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,18 @@ class Handed:
     def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
         if entry.get("weights") is not None:
             raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
-        module, taps, preprocess, modality = given_parts(unwrapped(given))
+        given = unwrapped(given)
+        if isinstance(given, Student):
+            # Its normalisation would be done twice; the network inside knows how it sees.
+            entry.setdefault("modality", given.recipe["modality"])
+            given = given.module
+        module, taps, preprocess, modality = given_parts(given)
+        classes = given_classes(given) if role == "teacher" else None
+        if role == "teacher" and isinstance(given, Network) and given.classes is not None:
+            # It answers for some of its module's logits, in an order of its own; without a class_map that would be lost.
+            places, names = given.classes.tolist(), given_classes(given)
+            entry.setdefault("class_map", tuple(places) if names is None else dict(zip(places, names, strict=True)))
+            classes = None
         entry.setdefault("modality", modality or "rgb")
         half = next(((name, str(value.dtype)[6:]) for name, value in module.named_parameters() if value.dtype in (torch.float16, torch.bfloat16)), None)
         if half is not None:
@@ -109,7 +121,7 @@ class Handed:
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
         channels, height, width = preprocess(images).shape[1:]
-        own = OwnNetwork(module, taps, preprocess, (channels, height, width))
+        own = OwnNetwork(module, taps, preprocess, (channels, height, width), classes)
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until they are loaded.
         name = own_name(module, mark=tensors_hash("", [*module.state_dict().values()])[:8] if role == "teacher" else "")
         self.lent.enter_context(MODELS.lend(name, own))

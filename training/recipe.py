@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.classes import gives_places
 from ..core.epochs import default_epochs
 from ..core.errors import UsageError
+from ..core.seeds import members
+from ..models.build import class_names
 
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the teacher's passes cost more than they give.
 VIEWS_PER_EPOCH = 1 / 4
@@ -31,17 +34,18 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
     Raises:
         UsageError: There is neither a teacher nor a label.
     """
-    labelled = split.targets is not None
+    # A folder of pictures that are all of one class says nothing by its labels.
+    labelled = split.targets is not None and split.num_classes > 1
     if not teachers and not labelled:
-        raise UsageError("there is neither a teacher nor a label to learn from: give a teacher, or data with labels")
+        raise UsageError("there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two classes at least")
     chosen: dict[str, Any] = {"cross_entropy": {"weight": 1.0}} if labelled else {}
     if teachers:
         # The losses towards several teachers are added: together they weigh what one does.
         chosen["fresh_crd"] = {"weight": round(0.8 / len(teachers), 4)}
-        if labelled and bool((split.targets == split.targets[0]).all()):
-            # A folder of pictures without classes: none is of another.
+        if split.targets is not None and bool((split.targets == split.targets[0]).all()):
+            # None is of another class.
             chosen["fresh_crd"]["negatives_from"] = "other_sample"
-        if labelled and all(_classes_of(teacher) == split.num_classes for teacher in teachers):
+        if labelled and all(_answers(teacher, split) for teacher in teachers):
             chosen["wttm"] = {"weight": round(1.0 / len(teachers), 4), "full_doubt": FULL_DOUBT}
     return chosen
 
@@ -75,8 +79,13 @@ def default_training(
     return chosen
 
 
-def _classes_of(entry: Mapping[str, Any]) -> int | None:
-    """How many of the data's classes a teacher tells apart, as far as that is known."""
-    if entry.get("class_map") is not None:
-        return len(entry["class_map"])
-    return entry.get("num_classes")
+def _answers(entry: Mapping[str, Any], split: Any) -> bool:
+    """Whether a teacher is known to answer with the data's classes: by their names, by their number where either has no names."""
+    given, weights = entry.get("class_map"), entry.get("weights")
+    own = class_names(entry["model"], next(iter(members(weights)), weights) if weights else None)
+    if given is not None:
+        # It says which is which, and is checked when the teacher is built.
+        return isinstance(given, Mapping) or len(given) == split.num_classes or not gives_places(tuple(given))
+    if own is None or split.classes is None:
+        return entry.get("num_classes") == split.num_classes
+    return {*split.classes} <= {*own}

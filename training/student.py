@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +14,8 @@ from ..core.errors import ContrastillError
 from ..core.registry import short_name
 from ..core.representation import Preprocess
 from ..core.run import Run
-from ..core.weights import find_weights, save_state_dict
-from ..models.build import fill, make, read_recipe, tuples
+from ..core.weights import find_weights
+from ..models.build import fill, make, read_recipe, save_module, tuples
 
 _WEIGHTS = "model.safetensors"
 
@@ -33,6 +34,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     Attributes:
         module: The network itself, whose input is normalised images.
         preprocess: Its normalisation.
+        classes: Names of its logits; None where the data had no names.
 
     Shape:
         - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; others as stored, of any dtype - returns logits (B, num_classes).
@@ -54,8 +56,9 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     def __init__(self, recipe: dict, trained: dict | None = None, module: nn.Module | None = None) -> None:
         super().__init__()
         # What config.json holds; a module is no part of it.
-        self._hub_mixin_config = {"recipe": recipe, "trained": trained}
+        self._hub_mixin_config = {"recipe": recipe, "trained": trained, **_labels(recipe.get("classes"))}
         self.recipe, self.trained = tuples(recipe), trained
+        self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
         self.module = make(self.recipe) if module is None else module
         self.preprocess = Preprocess(**self.recipe["preprocess"], colours=self.recipe.get("modality", "rgb") == "rgb")
         self.eval()
@@ -88,7 +91,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}")
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_state_dict(self.module.state_dict(), save_directory / _WEIGHTS)
+        save_module(self.module, self.recipe, save_directory / _WEIGHTS)
 
     @classmethod
     def _from_pretrained(
@@ -125,11 +128,21 @@ def _trained(run: Run) -> dict[str, Any] | None:
     }
 
 
+def _labels(classes: Sequence[str] | None) -> dict[str, Any]:
+    """The names of the classes as config.json of timm (``label_names``) and of transformers (``id2label``, ``label2id``) has them."""
+    if classes is None:
+        return {}
+    numbered = {str(number): name for number, name in enumerate(classes)}
+    return {"num_classes": len(classes), "label_names": [*classes], "id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
+
+
 def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
     """The card's text below its header."""
     name, preprocess = short_name(recipe["model"]), recipe["preprocess"]
     seen = f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std {list(preprocess['std'])} inside"
     lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
+    if recipe.get("classes"):
+        lines += [f"Classes, in the order of the logits: {', '.join(recipe['classes'])}.", ""]
     if trained is not None:
         taught = f"taught by {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))

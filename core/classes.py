@@ -1,0 +1,153 @@
+"""Classes are their names: the number of a class in one list is looked up in another by its name, and never assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import UsageError, unknown_name
+from .representation import Network
+
+ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
+"""Of a network: a place of its own for each class of the data; or the name of each of its own classes; or for some of its
+own, by name or place, what the data calls them."""
+
+_SHOWN = 3
+
+
+def match_classes(
+    own: Sequence[str | None],
+    wanted: Sequence[str],
+    who: str,
+    data: str,
+    otherwise: str,
+    *,
+    length: int | None = None,
+) -> list[int]:
+    """The place in ``own`` of each of the ``wanted`` classes; with a longer ``length`` then the others', in their order.
+
+    Args:
+        own: Names of a network's classes; None for one that has no name.
+        wanted: Names of the data's classes.
+        who: Whose classes ``own`` are, for an error.
+        data: Whose ``wanted`` are.
+        otherwise: What to do where they do not match, for an error.
+        length: How many places; None: as many as are wanted.
+
+    Raises:
+        UsageError: A class is missing in ``own``, or has its name more than once in either.
+
+    Example:
+        >>> match_classes(["cat", "dog", "elk"], ["elk", "cat"], "the student", "the data", "")
+        [2, 0]
+        >>> match_classes(["cat", "dog", "elk"], ["elk", "cat"], "the student", "the data", "", length=3)
+        [2, 0, 1]
+    """
+    if [*own] == [*wanted]:
+        return [*range(len(own))]
+    missing = [name for name in wanted if name not in {*own}]
+    if missing:
+        raise UsageError(f"{who} has no class {listed(missing)}, which {data} has (its own are {listed(own)}): {otherwise}")
+    for names, whose in ((own, who), (wanted, data)):
+        if twice := sorted({name for name in names if name is not None and [*names].count(name) > 1}):
+            raise UsageError(f"{whose} has more than one class called {twice[0]}, so its classes cannot be matched by their names: rename them")
+    place = {name: number for number, name in enumerate(own)}
+    places = [place[name] for name in wanted]
+    return [*places, *sorted({*range(len(own))} - {*places})][: length or len(places)]
+
+
+def answer_as(
+    network: Network,
+    wanted: Sequence[str],
+    who: str,
+    data: str,
+    otherwise: str,
+    *,
+    length: int | None = None,
+) -> None:
+    """Reorder a network's logits so that the first are those of the ``wanted`` classes, by name, and its ``recipe``.
+
+    Args:
+        network: Its ``recipe["classes"]`` are the names of its logits.
+        wanted, who, data, otherwise, length: As :func:`match_classes` takes them.
+
+    Raises:
+        UsageError: It has no such class.
+    """
+    own = network.recipe["classes"]
+    places = match_classes(own, wanted, who, data, otherwise, length=length)
+    if places != [*range(len(own))]:
+        before = range(len(own)) if network.classes is None else network.classes.tolist()
+        network.map_classes([before[place] for place in places])
+        network.recipe = {
+            **network.recipe,
+            "num_classes": len(places),
+            "classes": tuple(own[place] for place in places),
+        }
+
+
+def apply_class_map(network: Network, given: ClassMap, classes: int | None, names: Sequence[str] | None, who: str) -> None:
+    """What a config's ``class_map`` says of a network: places reorder its logits, names become those of its classes.
+
+    Args:
+        network: Whose logits are as its weights have them.
+        given: The class_map.
+        classes: How many classes the data has; None: not known.
+        names: Their names; None: not known.
+        who: The network, for an error.
+
+    Raises:
+        UsageError: There is no such place, class or name, or too many or too few of them.
+    """
+    own = network.recipe["num_classes"]
+    if isinstance(given, Mapping):
+        network.recipe = {
+            **network.recipe,
+            "classes": _renamed(network.recipe.get("classes") or (None,) * own, given, names, who),
+        }
+    elif isinstance(given[0], str):
+        if len(given) != own:
+            raise UsageError(f"class_map of {who} names {len(given)} classes, and it has {own}: give a name for each of its own classes, in its own order")
+        network.recipe = {**network.recipe, "classes": tuple(given)}
+    else:
+        if classes is not None and len(given) != classes:
+            raise UsageError(f"class_map of {who} names {len(given)} classes, and the data has {classes}: give one place for each, in the data's order")
+        if not all(0 <= place < own for place in given):
+            raise UsageError(f"class_map of {who} has a place outside 0 … {own - 1}, its own classes")
+        network.map_classes(given)
+        network.recipe = {
+            **network.recipe,
+            "num_classes": len(given),
+            "classes": None if names is None else tuple(names),
+        }
+
+
+def _renamed(own: Sequence[str | None], given: Mapping[str | int, str], names: Sequence[str] | None, who: str) -> tuple[str | None, ...]:
+    """Names of a network's classes, those of ``given`` by what the data call them."""
+    if len({*given.values()}) < len(given):
+        raise UsageError(f"class_map of {who} has two of its classes for one of the data: name the one that answers for it")
+    # What the data call so is another class of the network now.
+    renamed: list[Any] = [None if name in given.values() else name for name in own]
+    for key, name in given.items():
+        if names is not None and name not in names:
+            raise unknown_name(f"in class_map of {who}, the data's class", name, names)
+        if key in own:
+            renamed[own.index(key)] = name
+        elif str(key).isdecimal() and int(key) < len(own):
+            renamed[int(key)] = name
+        else:
+            known = listed(own) if any(own) else f"0 … {len(own) - 1}"
+            raise UsageError(f"class_map of {who} has {key!r}, which is none of its own classes ({known}): write {{ITS CLASS: CLASS OF THE DATA}}")
+    return tuple(renamed)
+
+
+def gives_places(given: ClassMap | None) -> bool:
+    """Whether a class_map says by numbers which class is which, so that nothing is left to be matched by names."""
+    return given is not None and not isinstance(given, Mapping) and isinstance(given[0], int)
+
+
+def listed(names: Sequence[str | None]) -> str:
+    """The first names, and how many more there are."""
+    shown = [str(name) for name in names if name is not None]
+    more = len(shown) - _SHOWN
+    return ", ".join(shown[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

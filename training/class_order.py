@@ -1,0 +1,126 @@
+"""Brings the logits of a run's teachers into one order of classes, that of the data, by the classes' names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.classes import answer_as, gives_places, listed
+from ..core.errors import UsageError
+from ..core.registry import ENSEMBLE_RULES, OBJECTIVES, short_name
+from ..core.representation import Network
+from ..core.schema import RunConfig
+
+
+@dataclass
+class ClassOrder:
+    """What the logits of teachers and student stand for.
+
+    Attributes:
+        names: Of the student's logits; None: not known.
+        refusal: Why the logits of a teacher cannot be matched, to be raised where an objective compares them.
+        notes: What was matched by number alone, for the line at the start.
+    """
+
+    names: tuple[str, ...] | None = None
+    refusal: UsageError | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mapping[str, Any], length: int | None) -> ClassOrder:
+    """Let each teacher answer in the order of the data's classes, by their names.
+
+    Where the data has neither labels nor names, in the order of the first teacher that has names. A teacher without names, and any
+    teacher of labelled data without names, keeps its order where it has as many classes as the student, which a note says.
+
+    Args:
+        teachers: As they were built; their logits are reordered.
+        config: Of the run.
+        splits: Of its data.
+        length: Of the student's logits; None: that of the teachers'.
+
+    Raises:
+        UsageError: The training and the test split name other classes.
+    """
+    check_same_classes(splits)
+    order, data = ClassOrder(), splits["train"]
+    matched = [(number, teacher) for number, teacher in enumerate(teachers) if not gives_places(config.teachers[number].class_map)]
+    named = {number: own for number, teacher in matched if (own := teacher.recipe.get("classes")) and None not in own and length in (None, len(own))}
+    whose = "the data"
+    if data.classes is not None:
+        order.names = tuple(data.classes)
+    elif data.targets is None and named:
+        first = min(named)
+        order.names, whose = named[first], f"teacher {first}"
+    elif len({*named.values()}) > 1:
+        order.refusal = UsageError(
+            "the teachers have their classes in different orders, and the data does not name its own: name them, or give each teacher a class_map of places"
+        )
+    for number, teacher in matched:
+        who = f"teacher {number} ({short_name(config.teachers[number].model)})"
+        own, count = teacher.recipe.get("classes"), teacher.recipe["num_classes"]
+        if order.names and own:
+            # A student with more outputs than the data has classes: what the others are, a teacher of its length says.
+            full = length if length == count and length > len(order.names) else None
+            otherwise = (
+                f"say with teachers.{number}.class_map={{ITS CLASS: CLASS OF THE DATA}} which is which, or take objectives that read no logits, such as crd"
+            )
+            try:
+                answer_as(teacher, order.names, who, whose, otherwise, length=full)
+            except UsageError as error:
+                order.refusal = order.refusal or error
+            else:
+                order.names = teacher.recipe["classes"] if full else order.names
+        elif count == length and (data.targets is not None or len(teachers) > 1):
+            nameless = who if order.names else "the data"
+            order.notes.append(f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them")
+    return order
+
+
+def check_same_classes(splits: Mapping[str, Any]) -> None:
+    """Complain where the test split numbers its classes in another way than the training split.
+
+    Raises:
+        UsageError: It does.
+    """
+    train, test = splits["train"], splits.get("test")
+    if test is not None and train.classes and test.classes and [*train.classes] != [*test.classes]:
+        raise UsageError(
+            f"the training split has the classes {listed(train.classes)}, and the test split {listed(test.classes)}: give both the same classes in the same order"
+        )
+
+
+def compares_classes(config: RunConfig) -> bool:
+    """Whether anything in the loss compares the teachers' logits class by class."""
+    entries = [entry for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher]
+    rules = [ENSEMBLE_RULES[entry.rule or config.ensemble.rule] for entry in entries if len(config.teachers) > 1]
+    return any("logits" in OBJECTIVES[entry.name].needs for entry in entries) or any(rule.compares_classes for rule in rules)
+
+
+def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str) -> str:
+    """Let a network's first logits be those of a split's classes, by name; its others stay possible answers, and wrong ones.
+
+    Args:
+        network: Whose logits are reordered.
+        split: Labelled.
+        who: The network, for an error.
+        data: Where the split is from.
+        otherwise: What to do where its classes are others.
+
+    Returns:
+        What is worth knowing of the match; empty where names and numbers agree on all classes.
+
+    Raises:
+        UsageError: The data has a class that the network has not, or another number of classes where either has no names.
+    """
+    own, count = network.recipe.get("classes"), network.recipe.get("num_classes")
+    if own is None or split.classes is None:
+        if count != split.num_classes:
+            raise UsageError(f"{who} tells {count} classes apart, and {data} has {split.num_classes}: {otherwise}")
+        nameless = data if split.classes is None else who
+        return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
+    answer_as(network, split.classes, who, data, otherwise, length=count)
+    if len(split.classes) < len(own):
+        return f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name: to answer with another one counts as wrong"
+    return ""

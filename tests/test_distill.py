@@ -146,7 +146,7 @@ def test_views_are_functions_of_seed_view_and_index_with_any_workers(own, tmp_pa
 
 
 def test_listed_labels_save_reading_all_samples_and_are_not_believed_blindly():
-    from contrastill.datasets.own import OwnSamples
+    from contrastill.datasets.own_samples import OwnSamples
 
     data = Noisy()
     assert OwnSamples(data).targets.tolist() == [row % 4 for row in range(48)] and data.read > 48

@@ -170,7 +170,7 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
     dataset = DATASETS["packed"]
     for field, says in (
         ("rgb", "goes from 200 to 200: rgb is uint8, or floats in"),
-        ("sixteen", "sixteen is uint16: images are uint8"),
+        ("sixteen", "sixteen is uint16: rgb is uint8"),
     ):
         with pytest.raises(UsageError, match=says):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -112,11 +112,17 @@ class Trace:
     Args:
         module: As its library made it.
         shape: (C, H, W) of an image that it takes.
+        call: What to call with the module and images in the place of the module.
+
+    Attributes:
+        output: What was returned.
     """
 
-    def __init__(self, module: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, module: nn.Module, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any] = nn.Module.__call__) -> None:
         self.shape = shape
         self.seen: dict[str, _Seen] = {}
+        self.output: Any = None
+        self._module, self._call = module, call
         self._finished = 0
         try:
             memo: dict[int, Tensor] = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()}
@@ -137,7 +143,7 @@ class Trace:
                 handles.append(inner.register_forward_hook(lambda inner, args, output, name=name: self._leave(name, inner, output)))
         try:
             with torch.no_grad():
-                module.eval()(images)
+                self.output = self._call(module.eval(), images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -156,6 +162,19 @@ class Trace:
         seen.output = output if isinstance(output, Tensor) and output.ndim > 1 and len(output) == _BATCH else None
         seen.version = seen.output._version if seen.output is not None else 0
 
+    def gives(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor is the very one that a module gave, and is not changed afterwards."""
+        return name in self.seen and self.seen[name].gives_output and self.seen[name].output is value
+
+    def same_work(self, other: Trace) -> bool:
+        """Whether the innermost modules ran as often and on tensors of the same shapes as in another pass of the module."""
+        return self._work() == other._work()
+
+    def _work(self) -> dict[str, tuple]:
+        innermost = {name for name, inner in self._module.named_modules() if not any(True for _ in inner.children())}
+        shapes = {name: [None if value is None else value.shape for value in (seen.inputs, seen.output)] for name, seen in self.seen.items()}
+        return {name: (seen.runs, shapes[name]) for name, seen in self.seen.items() if name in innermost}
+
     def embedding(self, classifiers: Sequence[str]) -> str | None:
         """The input of the first of these that has one."""
         return next((f"input:{name}" for name in classifiers if name in self.seen and self.seen[name].gives_input), None)
@@ -172,6 +191,15 @@ class Trace:
         if len(scales) == 1 and len(in_order) > 4:
             chosen = [in_order[quarter * len(in_order) // 4 - 1] for quarter in (1, 2, 3, 4)]
         return tuple(f"nhwc:{name}" if self._channels_last(name) else name for name in chosen)
+
+    def indices_of_maps(self, maps: Sequence[object]) -> list[int]:
+        """Places of those among several feature maps (B, C, H, W) that :meth:`maps` would choose; of branches of about one scale the last of each."""
+        shapes = {place: tuple(value.shape) for place, value in enumerate(maps) if isinstance(value, Tensor) and value.ndim == 4}
+        scales = {round(math.log2(self.shape[1] / shape[2])): place for place, shape in shapes.items()}
+        branches = {shape: place for place, shape in shapes.items()}
+        if len(scales) > 1 or len(shapes) <= 4:
+            return [*scales.values()]
+        return sorted(branches.values()) if len(branches) > 1 else [[*shapes][quarter * len(shapes) // 4 - 1] for quarter in (1, 2, 3, 4)]
 
     def all_maps(self) -> tuple[str, ...]:
         """For each scale the last module that gives a feature map, of the least nested ones."""
@@ -198,8 +226,18 @@ class Trace:
         return any(width > 1 and abs(height - width * ratio) < 1 for height, width in ((two, three), (one, two)))
 
     def _channels_last(self, name: str) -> bool:
-        output, (_, height, width) = self.seen[name].output, self.shape
-        return output.ndim == 4 and output.shape[1] * width == output.shape[2] * height and output.shape[2] * width != output.shape[3] * height
+        output, (channels, height, width) = self.seen[name].output, self.shape
+        if output.ndim != 4 or output.shape[1] * width != output.shape[2] * height:
+            return False
+        if output.shape[2] * width != output.shape[3] * height:
+            return True
+        # As many channels as rows and columns: those of a higher image are as many.
+        try:
+            higher = Trace(self._module, (channels, 2 * height, width), self._call).seen[name].output
+        except Exception as error:  # a network of one size
+            log.debug("%s takes no higher images: %s", type(self._module).__name__, error)
+            return False
+        return higher.shape[1] != output.shape[1]
 
     def _scale(self, name: str) -> float:
         """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few pixels."""

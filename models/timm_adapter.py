@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS
 from ..core.representation import Preprocess, Taps
+from ..core.tapping import INTERMEDIATES, PRE_LOGITS
 from .library import PATIENCE, Trace, fetching, pair, side, unknown_network
+
+log = logging.getLogger(__name__)
 
 
 @MODELS.register_family("timm")
@@ -22,8 +26,8 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
     Normalisation is that of its ``pretrained_cfg``. Its resolution is that of the ``pretrained_cfg`` if it takes no other
     or is pretrained, else the data's own. The embedding is the classifier's input, pooled as the network itself
     pools (for a vision transformer the class token or the mean of its patches); where there are several classifiers,
-    as in a distilled transformer, the first one's. The maps are the stages of timm's ``feature_info``, of a
-    transformer without stages four evenly spaced blocks; a network whose stages give lists has none.
+    what timm's ``forward_head(…, pre_logits=True)`` makes of their inputs. The maps are those of timm's ``forward_intermediates``: the last
+    of each scale, of a transformer without stages four evenly spaced blocks.
 
     The builder takes ``num_classes`` (None: the number its weights came with), ``in_chans`` (other than the weights' own,
     timm sums or repeats the first layer over channels), ``resolution`` (for networks of one size; position
@@ -53,9 +57,7 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         module.published_resolution = published
         module.num_logits = module.num_classes
         module.classifiers = _classifiers(module)
-        trace = Trace(module, (in_chans, *pair(resolution or own["input_size"][1:])))
-        stages = [entry["module"] for entry in getattr(module, "feature_info", [])]
-        module.taps = Taps(embedding=trace.embedding(module.classifiers), maps=trace.maps(stages))
+        module.taps = _taps(module, (in_chans, *pair(resolution or own["input_size"][1:])))
         return module
 
     build.__doc__ = f"timm's {name}."
@@ -116,6 +118,30 @@ def _reach_hub(repository: str, filename: str | None) -> None:
             f"the published weights {repository} are not in Hugging Face's cache and HF_HUB_OFFLINE is set: unset it, or give a file as weights=FILE"
         )
     get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+
+
+def _taps(module: Any, shape: tuple[int, int, int]) -> Taps:
+    """Embedding and maps as timm's own methods give them; by hooks where those give the same tensors, or where a network has no such methods."""
+    trace = Trace(module, shape)
+    stages = trace.maps(entry["module"] for entry in getattr(module, "feature_info", []))
+    try:
+        methods = Trace(module, shape, _by_methods)
+    except Exception as error:  # timm before forward_intermediates
+        log.debug("%s is read by hooks: %s", type(module).__name__, error)
+        return Taps(trace.embedding(module.classifiers), stages)
+    if not methods.same_work(trace):
+        return Taps(trace.embedding(module.classifiers), stages)
+    embedding = trace.embedding(module.classifiers) if len(module.classifiers) == 1 else None
+    _, maps = methods.output
+    chosen = methods.indices_of_maps(maps)
+    hooks_are_maps = len(stages) == len(chosen) and all(methods.gives(name, maps[index]) for name, index in zip(stages, chosen, strict=True))
+    return Taps(embedding or PRE_LOGITS, stages if hooks_are_maps else tuple(f"{INTERMEDIATES}{index}" for index in chosen))
+
+
+def _by_methods(module: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits and all maps of timm's methods."""
+    features, maps = module.forward_intermediates(images, output_fmt="NCHW")
+    return module.forward_head(features), maps
 
 
 def _classifiers(module: Any) -> tuple[str, ...]:

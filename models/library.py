@@ -166,14 +166,14 @@ class Trace:
         """Whether a tensor is the very one that a module gave, and is not changed afterwards."""
         return name in self.seen and self.seen[name].gives_output and self.seen[name].output is value
 
-    def same_work(self, other: Trace) -> bool:
-        """Whether the innermost modules ran as often and on tensors of the same shapes as in another pass of the module."""
-        return self._work() == other._work()
-
-    def _work(self) -> dict[str, tuple]:
-        innermost = {name for name, inner in self._module.named_modules() if not any(True for _ in inner.children())}
-        shapes = {name: [None if value is None else value.shape for value in (seen.inputs, seen.output)] for name, seen in self.seen.items()}
-        return {name: (seen.runs, shapes[name]) for name, seen in self.seen.items() if name in innermost}
+    def work(self) -> dict[str, tuple[int, list[torch.Size | None]]]:
+        """How often each innermost module with weights ran, and shapes of what went in and came out."""
+        weighty = {name for name, inner in self._module.named_modules() if not any(True for _ in inner.children()) and inner.state_dict()}
+        return {
+            name: (seen.runs, [None if value is None else value.shape for value in (seen.inputs, seen.output)])
+            for name, seen in self.seen.items()
+            if name in weighty
+        }
 
     def embedding(self, classifiers: Sequence[str]) -> str | None:
         """The input of the first of these that has one."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS
 from ..core.representation import Preprocess, Taps
-from ..core.tapping import INTERMEDIATES, PRE_LOGITS
+from ..core.tapping import INTERMEDIATES, PRE_LOGITS, run
 from .library import PATIENCE, Trace, fetching, pair, side, unknown_network
 
 log = logging.getLogger(__name__)
@@ -121,27 +121,47 @@ def _reach_hub(repository: str, filename: str | None) -> None:
 
 
 def _taps(module: Any, shape: tuple[int, int, int]) -> Taps:
-    """Embedding and maps as timm's own methods give them; by hooks where those give the same tensors, or where a network has no such methods."""
+    """Embedding and maps as timm's own methods give them; by hooks where those give the same, or where a network has no such methods."""
     trace = Trace(module, shape)
-    stages = trace.maps(entry["module"] for entry in getattr(module, "feature_info", []))
+    embedding = trace.embedding(module.classifiers[:1])
+    maps = trace.maps(entry["module"] for entry in getattr(module, "feature_info", []))
+    if not _is_before_classifier(module, trace, shape) and _works_once(module, trace, shape, lambda module, images: run(module, [PRE_LOGITS], images)):
+        embedding = PRE_LOGITS
+    if methods := _works_once(module, trace, shape, _by_methods):
+        _, every = methods.output
+        chosen = methods.indices_of_maps(every)
+        if len(maps) != len(chosen) or not all(methods.gives(name, every[index]) for name, index in zip(maps, chosen, strict=True)):
+            maps = tuple(f"{INTERMEDIATES}{index}" for index in chosen)
+    return Taps(embedding, maps)
+
+
+def _works_once(module: Any, trace: Trace, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any]) -> Trace | None:
+    """The trace of a call in which each layer does what it does in the module's own forward; None where it is another or fails."""
     try:
-        methods = Trace(module, shape, _by_methods)
-    except Exception as error:  # timm before forward_intermediates
-        log.debug("%s is read by hooks: %s", type(module).__name__, error)
-        return Taps(trace.embedding(module.classifiers), stages)
-    if not methods.same_work(trace):
-        return Taps(trace.embedding(module.classifiers), stages)
-    embedding = trace.embedding(module.classifiers) if len(module.classifiers) == 1 else None
-    _, maps = methods.output
-    chosen = methods.indices_of_maps(maps)
-    hooks_are_maps = len(stages) == len(chosen) and all(methods.gives(name, maps[index]) for name, index in zip(stages, chosen, strict=True))
-    return Taps(embedding or PRE_LOGITS, stages if hooks_are_maps else tuple(f"{INTERMEDIATES}{index}" for index in chosen))
+        other = Trace(module, shape, call)
+    except Exception as error:  # timm before forward_intermediates, or a network without it
+        log.debug("%s has no such method: %s", type(module).__name__, error)
+        return None
+    return other if other.work() == trace.work() else None
 
 
 def _by_methods(module: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits and all maps of timm's methods."""
     features, maps = module.forward_intermediates(images, output_fmt="NCHW")
     return module.forward_head(features), maps
+
+
+def _is_before_classifier(module: Any, trace: Trace, shape: tuple[int, int, int]) -> bool:
+    """Whether all layers but a single classifier make what timm calls the features before the logits."""
+    if len(module.classifiers) != 1:
+        return False
+    try:
+        before = Trace(module, shape, lambda module, images: module.forward_head(module.forward_features(images), pre_logits=True))
+    except Exception as error:
+        log.debug("%s has no such method: %s", type(module).__name__, error)
+        return True
+    work, (classifier,) = trace.work(), module.classifiers
+    return before.work() == {name: done for name, done in work.items() if name != classifier and not name.startswith(f"{classifier}.")}
 
 
 def _classifiers(module: Any) -> tuple[str, ...]:

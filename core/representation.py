@@ -169,6 +169,9 @@ class Network(nn.Module):
         for method, name in (("forward_intermediates", INTERMEDIATES), ("forward_head", PRE_LOGITS)):
             if any(tap.startswith(name) for tap in taps.names()) and not hasattr(module, method):
                 raise UsageError(f"{type(module).__name__} has no method {method}, which a tap reads: name a module")
+        for name in taps.names():
+            if name.startswith(INTERMEDIATES) and not name.removeprefix(INTERMEDIATES).isdigit():
+                raise UsageError(f"the tap {name} has no index: name the map as {INTERMEDIATES}2")
         for name in hooked(taps.names()):
             if module_of(name) not in known:
                 raise unknown_name(f"in {type(module).__name__}, the module", module_of(name), known)

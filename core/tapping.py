@@ -44,7 +44,12 @@ class Tapping:
 
     def run(self, images: Tensor) -> object:
         """One forward pass; returns what the module returns."""
-        output, values = run(self._module, self._names, images)
+        try:
+            output, values = run(self._module, self._names, images)
+        except AssertionError as error:  # what timm says of an index
+            if not any(name.startswith(INTERMEDIATES) for name in self._names):
+                raise
+            raise UsageError(f"{self._network} has no such map: {' '.join(str(error).split())}") from error
         for name, value in values.items():
             self._see(name, value)
         return output

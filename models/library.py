@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -197,9 +198,11 @@ class Trace:
         shapes = {place: tuple(value.shape) for place, value in enumerate(maps) if isinstance(value, Tensor) and value.ndim == 4}
         scales = {round(math.log2(self.shape[1] / shape[2])): place for place, shape in shapes.items()}
         branches = {shape: place for place, shape in shapes.items()}
-        if len(scales) > 1 or len(shapes) <= 4:
-            return [*scales.values()]
-        return sorted(branches.values()) if len(branches) > 1 else [[*shapes][quarter * len(shapes) // 4 - 1] for quarter in (1, 2, 3, 4)]
+        if len(scales) == 1 and len(branches) > 1:
+            return sorted(branches.values())
+        if len(scales) == 1 and len(shapes) > 4:
+            return [[*shapes][quarter * len(shapes) // 4 - 1] for quarter in (1, 2, 3, 4)]
+        return [*scales.values()]
 
     def all_maps(self) -> tuple[str, ...]:
         """For each scale the last module that gives a feature map, of the least nested ones."""
@@ -232,12 +235,17 @@ class Trace:
         if output.shape[2] * width != output.shape[3] * height:
             return True
         # As many channels as rows and columns: those of a higher image are as many.
+        return self._higher is not None and name in self._higher and self._higher[name].output.shape[1] != output.shape[1]
+
+    @cached_property
+    def _higher(self) -> dict[str, _Seen] | None:
+        """What the modules saw of an image of twice the height; None of a network of one size."""
+        channels, height, width = self.shape
         try:
-            higher = Trace(self._module, (channels, 2 * height, width), self._call).seen[name].output
-        except Exception as error:  # a network of one size
+            return Trace(self._module, (channels, 2 * height, width), self._call).seen
+        except Exception as error:
             log.debug("%s takes no higher images: %s", type(self._module).__name__, error)
-            return False
-        return higher.shape[1] != output.shape[1]
+            return None
 
     def _scale(self, name: str) -> float:
         """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few pixels."""

@@ -56,8 +56,8 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         module.preprocess = Preprocess(tuple(own["mean"]), tuple(own["std"]), published if config.fixed_input_size or pretrained else None)
         module.published_resolution = published
         module.num_logits = module.num_classes
-        module.classifiers = _classifiers(module)
-        module.taps = _taps(module, (in_chans, *pair(resolution or own["input_size"][1:])))
+        module.classifiers = classifiers_of(module)
+        module.taps = taps_of(module, module.classifiers, (in_chans, *pair(resolution or own["input_size"][1:])))
         return module
 
     build.__doc__ = f"timm's {name}."
@@ -120,12 +120,18 @@ def _reach_hub(repository: str, filename: str | None) -> None:
     get_session().head(constants.ENDPOINT, timeout=PATIENCE)
 
 
-def _taps(module: Any, shape: tuple[int, int, int]) -> Taps:
+def is_of_timm(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("timm.models.") and hasattr(module, "get_classifier")
+
+
+def taps_of(module: Any, classifiers: tuple[str, ...], shape: tuple[int, int, int]) -> Taps:
     """Embedding and maps as timm's own methods give them; by hooks where those give the same, or where a network has no such methods."""
     trace = Trace(module, shape)
-    embedding = trace.embedding(module.classifiers[:1])
+    embedding = trace.embedding(classifiers[:1])
     maps = trace.maps(entry["module"] for entry in getattr(module, "feature_info", []))
-    if not _is_before_classifier(module, trace, shape) and _works_once(module, trace, shape, lambda module, images: run(module, [PRE_LOGITS], images)):
+    if not _is_before_classifier(module, classifiers, trace, shape) and _works_once(
+        module, trace, shape, lambda module, images: run(module, [PRE_LOGITS], images)
+    ):
         embedding = PRE_LOGITS
     if methods := _works_once(module, trace, shape, _by_methods):
         _, every = methods.output
@@ -151,20 +157,20 @@ def _by_methods(module: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return module.forward_head(features), maps
 
 
-def _is_before_classifier(module: Any, trace: Trace, shape: tuple[int, int, int]) -> bool:
+def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trace, shape: tuple[int, int, int]) -> bool:
     """Whether all layers but a single classifier make what timm calls the features before the logits."""
-    if len(module.classifiers) != 1:
+    if len(classifiers) != 1:
         return False
     try:
         before = Trace(module, shape, lambda module, images: module.forward_head(module.forward_features(images), pre_logits=True))
     except Exception as error:
         log.debug("%s has no such method: %s", type(module).__name__, error)
         return True
-    work, (classifier,) = trace.work(), module.classifiers
+    work, (classifier,) = trace.work(), classifiers
     return before.work() == {name: done for name, done in work.items() if name != classifier and not name.startswith(f"{classifier}.")}
 
 
-def _classifiers(module: Any) -> tuple[str, ...]:
+def classifiers_of(module: Any) -> tuple[str, ...]:
     """Names of the layers that give the logits; a distilled transformer has two."""
     found = module.get_classifier()
     parts = [*found] if isinstance(found, (Sequence, nn.ModuleList)) else [found]

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network
 from contrastill.models.build import build_network
+from contrastill.models.library import pair
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-4
-SMALL = (96, 96)
-NOT_SQUARE = ((96, 160), (160, 224), (192, 256), (224, 448), (256, 384), (112, 224))
+SMALL = 96
+NOT_SQUARE = ((96, 160), (160, 224), (192, 256), (224, 448), (256, 384), (256, 512))
 """Heights and widths to try; the first one that a family takes counts."""
 
 
@@ -181,7 +182,11 @@ def examine(library: str, name: str) -> dict[str, Any]:
     network = prepared(library, name, None)
     if network.module.num_logits:
         row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-    row |= compare(network, pixels(*(SMALL if not one_size and max(SMALL) >= smallest_size else (smallest_size, smallest_size))))
+    try:
+        row |= compare(network, pixels(smallest_size, smallest_size))
+    except Exception as error:  # windows that do not fit a small image
+        print(f"  {name} at {smallest_size} pixels: {type(error).__name__}", flush=True)
+        row |= compare(network, pixels(*pair(network.module.published_resolution)))
     reasons = []
     for height, width in NOT_SQUARE:
         if not one_size and min(height, width) < smallest_size:
@@ -213,11 +218,11 @@ def sizes_of(library: str, name: str) -> tuple[bool, int]:
     """Whether a network takes one size only, and the smallest side that is tried."""
     if library == "torchvision":
         fixed = name.startswith(("vit_", "maxvit"))
-        return fixed, 224 if fixed else 96
+        return fixed, 224 if fixed else SMALL
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    return config.fixed_input_size, config.input_size[1] if config.fixed_input_size else min(96, config.input_size[1])
+    return config.fixed_input_size, config.input_size[1] if config.fixed_input_size else min(SMALL, config.input_size[1])
 
 
 def pixels(height: int, width: int) -> Tensor:

@@ -158,8 +158,8 @@ def _by_methods(module: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trace, shape: tuple[int, int, int]) -> bool:
-    """Whether all layers but a single classifier make what timm calls the features before the logits."""
-    if len(classifiers) != 1:
+    """Whether what goes into a single classifier is what timm calls the features before the logits: all other layers made it, and it is pooled."""
+    if len(classifiers) != 1 or classifiers[0] not in trace.seen:
         return False
     try:
         before = Trace(module, shape, lambda module, images: module.forward_head(module.forward_features(images), pre_logits=True))
@@ -167,6 +167,9 @@ def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trac
         log.debug("%s has no such method: %s", type(module).__name__, error)
         return True
     work, (classifier,) = trace.work(), classifiers
+    inputs = trace.seen[classifier].inputs
+    if inputs is None or inputs.shape[:2] != before.output.shape[:2] or inputs.shape[2:].numel() > 1:
+        return False
     return before.work() == {name: done for name, done in work.items() if name != classifier and not name.startswith(f"{classifier}.")}
 
 

@@ -38,7 +38,7 @@ FAMILIES = {
     "scales in parallel": ("coat_tiny", {"embed_dims": [16] * 4, "serial_depths": [1] * 4, "parallel_depth": 1, "img_size": (64, 96)}, (64, 96), (0, 1, 2, 3)),
     "high resolution": ("hrnet_w18_small", {}, (64, 96), (0, 1, 2, 3, 4)),
     "pooled tokens": ("pit_ti_224", {"base_dims": [8] * 3, "depth": [1, 1, 1], "img_size": (64, 96)}, (64, 96), (0, 1, 2)),
-    "stages of tokens": (MultiScaleVit, {"cfg": MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=24), "img_size": (64, 96)}, (64, 96), (0, 1, 2, 3)),
+    "stages of tokens": (MultiScaleVit, {"cfg": MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=24), "img_size": (64, 64)}, (64, 64), (0, 1, 2, 3)),
     "several classifiers": ("efficientvim_m1", {"embed_dim": (16, 24, 32), "depths": (1, 1, 1)}, (64, 96), (0, 1, 2)),
     "a norm before the classifier": ("efficientvit_m0", {"img_size": 64, "embed_dim": (16, 32, 48), "num_heads": (1, 2, 3)}, (64, 64), (0, 1, 2)),
 }  # fmt: skip
@@ -272,7 +272,9 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_way_out():
         def forward(self, x):
             return {"out": self.backbone(x), "aux": x}
 
-    with pytest.raises(UsageError, match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module that returns its logits"):
+    with pytest.raises(
+        UsageError, match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module that returns its logits"
+    ):
         OwnNetwork(Named(), Taps(), PLAIN, (3, 16, 16))
     # Who names the embedding needs no logits.
     assert OwnNetwork(Named(), Taps("backbone"), PLAIN, (3, 16, 16)).taps.embedding == "backbone"

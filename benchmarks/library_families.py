@@ -4,7 +4,7 @@
     python benchmarks/library_families.py torchvision --again
     python benchmarks/library_families.py timm --table > table.md
 
-A family is a file of timm, of which the variant with the fewest parameters is taken, or each of torchvision's classification networks. Weights are random, with
+A family is a file of timm or torchvision, of which the variant with the fewest parameters is taken, for classification. Weights are random, with
 norm statistics and scales that are not those of an untaught network. Each family is a row of benchmarks/results/timm_families.jsonl or torchvision_families.jsonl;
 what has a row there is left out, unless ``--again``.
 
@@ -234,7 +234,11 @@ def families(library: str) -> Iterator[tuple[str, Any]]:
     if library == "torchvision":
         from torchvision import models
 
-        yield from ((name, lambda name=name: name) for name in models.list_models(module=models))
+        sizes: dict[str, dict[str, int]] = {}
+        for name in models.list_models(module=models):
+            file = models.get_model_builder(name).__module__.rpartition(".")[2]
+            sizes.setdefault(file, {})[name] = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        yield from ((file, lambda own=own: min(own, key=own.__getitem__)) for file, own in sizes.items())
         return
     import timm
     from timm.models import _registry

@@ -229,7 +229,7 @@ class Trace:
         return any(width > 1 and abs(height - width * ratio) < 1 for height, width in ((two, three), (one, two)))
 
     def _channels_last(self, name: str) -> bool:
-        output, (channels, height, width) = self.seen[name].output, self.shape
+        output, (_, height, width) = self.seen[name].output, self.shape
         if output.ndim != 4 or output.shape[1] * width != output.shape[2] * height:
             return False
         if output.shape[2] * width != output.shape[3] * height:

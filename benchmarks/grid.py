@@ -197,6 +197,7 @@ GRIDS["tiny_imagenet_100"] = {
     "cells": {
         "baseline": ("teachers/cifar100", ["student.model=timm/test_resnet", "data.name=packed"], 3),
         "fresh": (CRD, [*LITE0, f"objectives.{FRESH}"], 3),
+        "whitened": (CRD, [*LITE0, f"objectives.{WHITENED}"], 3),
         "crd": (CRD, [*LITE0, f"objectives.{STALE}"], 1),
     },
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
 from .representation import Network, Representation
-from .tapping import INPUT, NHWC, module_of
+from .tapping import INPUT, NHWC, hooked, module_of, run
 from .transfer import Transfer, in_turn
 
 
@@ -78,14 +78,14 @@ class _Compiled:
     def __init__(self, module: nn.Module, names: list[str], output: bool) -> None:
         self._module, self._names, self._output = module, names, output
         self._seen: dict[str, Tensor] = {}
-        self._hooks = {name: partial(self._see_input if name.startswith(INPUT) else self._see_output, name) for name in names}
+        self._hooks = {name: partial(self._see_input if name.startswith(INPUT) else self._see_output, name) for name in hooked(names)}
         self._function = torch.compile(self._look)
         # Said where CUDA's compiler is installed and no GPU is there, which is nothing to a network that runs on the processor.
         logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_of_cuda)
 
     def __call__(self, images: Tensor) -> tuple[object, dict[str, Tensor]]:
         """What the module returns, or None, and what each tap gave."""
-        handles = [self._register(name) for name in self._names]
+        handles = [self._register(name) for name in self._hooks]
         try:
             output, values = self._function(images)
         except RuntimeError as error:
@@ -101,8 +101,8 @@ class _Compiled:
         return output, dict(zip(self._names, turned, strict=True))
 
     def _look(self, images: Tensor) -> tuple[object, list[Tensor]]:
-        output = self._module(images)
-        return output if self._output else None, [self._seen[name] for name in self._names]
+        output, values = run(self._module, self._names, images)
+        return output if self._output else None, [values[name] if name in values else self._seen[name] for name in self._names]
 
     def _register(self, name: str) -> torch.utils.hooks.RemovableHandle:
         module, hook = self._module.get_submodule(module_of(name)), self._hooks[name]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .representation import Network, evaluating
-from .tapping import INPUT, module_of
+from .tapping import INPUT, hooked, module_of
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +120,9 @@ class _Trace:
 def _pairs(network: Network, batch: Mapping[str, Tensor]) -> list[_Pair]:
     """The pairs that one forward shows."""
     trace, root = _Trace(), network.module
-    tapped = {module_of(tap) for tap in network.taps.names() if not tap.startswith(INPUT)}
-    tapped_inputs = {module_of(tap) for tap in network.taps.names() if tap.startswith(INPUT)}
+    taps = hooked(network.taps.names())
+    tapped = {module_of(tap) for tap in taps if not tap.startswith(INPUT)}
+    tapped_inputs = {module_of(tap) for tap in taps if tap.startswith(INPUT)}
 
     def before(name: str, args: tuple, kwargs: dict) -> None:
         found = _tensors([*args, *kwargs.values()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import UsageError, unknown_name
-from .tapping import Tapping, module_of
+from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 
 PARTS = ("logits", "embedding", "maps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,12 +39,14 @@ class Taps:
     """Where in a module its representation is: names as in ``named_modules()``.
 
     ``"layer3"`` is that module's output, ``"input:fc"`` the first argument of module ``fc``, ``"nhwc:layers.1"`` the
-    output of a module whose channels come last, (B, H, W, C), turned to (B, C, H, W).
+    output of a module whose channels come last, (B, H, W, C), turned to (B, C, H, W). ``"output:"`` is what the network itself
+    returns. Of a network with timm's methods ``"forward_intermediates:2"`` is the map of that index and
+    ``"forward_head:pre_logits"`` the features before the classifier.
 
     Attributes:
         embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
-        maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them,
-            patches in rows in the image's ratio of height to width, become (B, C, h, w); those before are left out.
+        maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them, square
+            patches in rows, become (B, C, h, w); the class token and up to four registers before them are left out.
         logits: None is what the module itself returns.
     """
 
@@ -167,7 +168,13 @@ class Network(nn.Module):
     def __init__(self, module: nn.Module, *, taps: Taps, preprocess: Preprocess, modality: str = "rgb") -> None:
         super().__init__()
         known = [name for name, _ in module.named_modules() if name]
+        for method, name in (("forward_intermediates", INTERMEDIATES), ("forward_head", PRE_LOGITS)):
+            if any(tap.startswith(name) for tap in taps.names()) and not hasattr(module, method):
+                raise UsageError(f"{type(module).__name__} has no method {method}, which a tap reads: name a module")
         for name in taps.names():
+            if name.startswith(INTERMEDIATES) and not name.removeprefix(INTERMEDIATES).isdigit():
+                raise UsageError(f"the tap {name} has no index: name the map as {INTERMEDIATES}2")
+        for name in hooked(taps.names()):
             if module_of(name) not in known:
                 raise unknown_name(f"in {type(module).__name__}, the module", module_of(name), known)
         self.module = module
@@ -208,7 +215,7 @@ class Network(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
                 images = self.preprocess(batch[self.modality])
-                output = self.module(images)
+                output = tapped.run(images)
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)
 
@@ -298,12 +305,42 @@ class Network(nn.Module):
 
     def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
         if value.ndim == 3:
-            # A patch is square, so the patches are in the image's ratio; class and register tokens come first and are fewer than a row.
-            height, width = (math.isqrt(value.shape[1] * side // other) for side, other in (images.shape[2:], images.shape[:1:-1]))
+            prefix = getattr(self.module, "num_prefix_tokens", None)
+            grids = _grids(value.shape[1], tuple(images.shape[2:]), (prefix, 0) if isinstance(prefix, int) else None)
+            # Hiera computes on its patches in the order of its pooling windows.
+            if len(grids) != 1 or hasattr(self.module, "unroll"):
+                raise UsageError(
+                    f"the {value.shape[1]} tokens of {self._name} at {name} cannot be laid out for images of {tuple(images.shape[2:])} pixels: "
+                    "tap a module that gives (B, C, H, W), or of timm's networks forward_intermediates:INDEX"
+                )
+            height, width = grids[0]
             return value[:, value.shape[1] - height * width :].transpose(1, 2).unflatten(2, (height, width))
         if value.ndim != 4:
             raise UsageError(f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W) or (B, N, C)")
         return value
+
+
+@lru_cache(maxsize=64)
+def _grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None) -> list[tuple[int, int]]:
+    """The grids (height, width) of square patches that so many tokens can be, with the class and register tokens before them.
+
+    Grids of patches that divide the image come first: only where there is none, patches at the border may be cut off or filled up.
+
+    Args:
+        tokens: N.
+        size: Height and width of the image, in pixels.
+        prefixes: Possible numbers of tokens before the patches, the likeliest first; None is up to five, in any number.
+    """
+    height, width = size
+    exact = [(height // patch, width // patch) for patch in range(1, min(size) + 1) if height % patch == width % patch == 0]
+    cut = [(height // patch, width // patch) for patch in range(1, min(size) + 1)]
+    filled = [(-(-height // patch), -(-width // patch)) for patch in range(1, max(size) + 1)]
+    for numbers in [range(6)] if prefixes is None else [[number] for number in prefixes]:
+        for grids in (exact, cut + filled):
+            fitting = {(rows, columns) for rows, columns in grids if tokens - rows * columns in numbers}
+            if fitting:
+                return sorted(fitting)
+    return []
 
 
 @dataclass(frozen=True)

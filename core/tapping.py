@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
 
 INPUT, NHWC = "input:", "nhwc:"
 """What may stand before a module's name: its first input in the place of its output; channels that come last."""
+
+OUTPUT = "output:"
+"""What the module itself returns."""
+
+INTERMEDIATES, PRE_LOGITS = "forward_intermediates:", "forward_head:pre_logits"
+"""What timm's own methods return: a feature map, whose index follows, and the pooled features before the classifier."""
 
 
 class Tapping:
@@ -20,7 +29,7 @@ class Tapping:
         self._handles: list = []
 
     def __enter__(self) -> Tapping:
-        for name in self._names:
+        for name in hooked(self._names):
             module = self._module.get_submodule(module_of(name))
             if name.startswith(INPUT):
                 handle = module.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True)
@@ -32,6 +41,18 @@ class Tapping:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+    def run(self, images: Tensor) -> object:
+        """One forward pass; returns what the module returns."""
+        try:
+            output, values = run(self._module, self._names, images)
+        except AssertionError as error:  # what timm says of an index
+            if not any(name.startswith(INTERMEDIATES) for name in self._names):
+                raise
+            raise UsageError(f"{self._network} has no such map: {' '.join(str(error).split())}") from error
+        for name, value in values.items():
+            self._see(name, value)
+        return output
 
     def __getitem__(self, name: str) -> Tensor:
         value = self._seen[name]
@@ -52,6 +73,39 @@ class Tapping:
                 raise ContrastillError(f"the tapped module {name} of {self._network} did not run in this forward: tap one that does")
             if _version(self._seen[name]) != self._versions[name]:
                 raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
+
+
+def run(module: nn.Module, names: Iterable[str], images: Tensor) -> tuple[object, dict[str, Tensor]]:
+    """What a module returns and what those taps give that need no hook, in one forward pass.
+
+    timm's ``forward`` is its ``forward_head`` of its ``forward_features``, and its ``forward_intermediates`` returns the same features with the maps.
+
+    Args:
+        module: With timm's methods, where a tap is one of them.
+        names: Taps.
+        images: (B, C, H, W).
+    """
+    names = list(names)
+    if not any(name.startswith((INTERMEDIATES, PRE_LOGITS)) for name in names):
+        output = module(images)
+        return output, {OUTPUT: output} if OUTPUT in names else {}
+    network: Any = module
+    values: dict[str, Tensor] = {}
+    indices = sorted({int(name.removeprefix(INTERMEDIATES)) for name in names if name.startswith(INTERMEDIATES)})
+    if indices:
+        features, maps = network.forward_intermediates(images, indices=indices, output_fmt="NCHW")
+        values |= {f"{INTERMEDIATES}{index}": value for index, value in zip(indices, maps, strict=True)}
+    else:
+        features = network.forward_features(images)
+    if PRE_LOGITS in names:
+        values[PRE_LOGITS] = network.forward_head(features, pre_logits=True)
+    output = network.forward_head(features)
+    return output, values | ({OUTPUT: output} if OUTPUT in names else {})
+
+
+def hooked(names: Iterable[str]) -> list[str]:
+    """The taps that are read by a hook on a module."""
+    return [name for name in names if not name.startswith((OUTPUT, INTERMEDIATES, PRE_LOGITS))]
 
 
 def module_of(tap: str) -> str:

@@ -6,9 +6,10 @@ import copy
 import logging
 import math
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -112,11 +113,17 @@ class Trace:
     Args:
         module: As its library made it.
         shape: (C, H, W) of an image that it takes.
+        call: What to call with the module and images in the place of the module.
+
+    Attributes:
+        output: What was returned.
     """
 
-    def __init__(self, module: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, module: nn.Module, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any] = nn.Module.__call__) -> None:
         self.shape = shape
         self.seen: dict[str, _Seen] = {}
+        self.output: Any = None
+        self._module, self._call = module, call
         self._finished = 0
         try:
             memo: dict[int, Tensor] = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()}
@@ -137,7 +144,7 @@ class Trace:
                 handles.append(inner.register_forward_hook(lambda inner, args, output, name=name: self._leave(name, inner, output)))
         try:
             with torch.no_grad():
-                module.eval()(images)
+                self.output = self._call(module.eval(), images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -156,6 +163,19 @@ class Trace:
         seen.output = output if isinstance(output, Tensor) and output.ndim > 1 and len(output) == _BATCH else None
         seen.version = seen.output._version if seen.output is not None else 0
 
+    def gives(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor is the very one that a module gave, and is not changed afterwards."""
+        return name in self.seen and self.seen[name].gives_output and self.seen[name].output is value
+
+    def work(self) -> dict[str, tuple[int, list[torch.Size | None]]]:
+        """How often each innermost module with weights ran, and shapes of what went in and came out."""
+        weighty = {name for name, inner in self._module.named_modules() if not any(True for _ in inner.children()) and inner.state_dict()}
+        return {
+            name: (seen.runs, [None if value is None else value.shape for value in (seen.inputs, seen.output)])
+            for name, seen in self.seen.items()
+            if name in weighty
+        }
+
     def embedding(self, classifiers: Sequence[str]) -> str | None:
         """The input of the first of these that has one."""
         return next((f"input:{name}" for name in classifiers if name in self.seen and self.seen[name].gives_input), None)
@@ -172,6 +192,17 @@ class Trace:
         if len(scales) == 1 and len(in_order) > 4:
             chosen = [in_order[quarter * len(in_order) // 4 - 1] for quarter in (1, 2, 3, 4)]
         return tuple(f"nhwc:{name}" if self._channels_last(name) else name for name in chosen)
+
+    def indices_of_maps(self, maps: Sequence[object]) -> list[int]:
+        """Places of those among several feature maps (B, C, H, W) that :meth:`maps` would choose; of branches of about one scale the last of each."""
+        shapes = {place: tuple(value.shape) for place, value in enumerate(maps) if isinstance(value, Tensor) and value.ndim == 4}
+        scales = {round(math.log2(self.shape[1] / shape[2])): place for place, shape in shapes.items()}
+        branches = {shape: place for place, shape in shapes.items()}
+        if len(scales) == 1 and len(branches) > 1:
+            return sorted(branches.values())
+        if len(scales) == 1 and len(shapes) > 4:
+            return [[*shapes][quarter * len(shapes) // 4 - 1] for quarter in (1, 2, 3, 4)]
+        return [*scales.values()]
 
     def all_maps(self) -> tuple[str, ...]:
         """For each scale the last module that gives a feature map, of the least nested ones."""
@@ -199,7 +230,22 @@ class Trace:
 
     def _channels_last(self, name: str) -> bool:
         output, (_, height, width) = self.seen[name].output, self.shape
-        return output.ndim == 4 and output.shape[1] * width == output.shape[2] * height and output.shape[2] * width != output.shape[3] * height
+        if output.ndim != 4 or output.shape[1] * width != output.shape[2] * height:
+            return False
+        if output.shape[2] * width != output.shape[3] * height:
+            return True
+        # As many channels as rows and columns: those of a higher image are as many.
+        return self._higher is not None and name in self._higher and self._higher[name].output.shape[1] != output.shape[1]
+
+    @cached_property
+    def _higher(self) -> dict[str, _Seen] | None:
+        """What the modules saw of an image of twice the height; None of a network of one size."""
+        channels, height, width = self.shape
+        try:
+            return Trace(self._module, (channels, 2 * height, width), self._call).seen
+        except Exception as error:
+            log.debug("%s takes no higher images: %s", type(self._module).__name__, error)
+            return None
 
     def _scale(self, name: str) -> float:
         """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few pixels."""

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..core.errors import UsageError
 from ..core.representation import Network, Preprocess, Taps
+from ..core.tapping import OUTPUT
 from .library import Trace
+from .timm_adapter import classifiers_of, is_of_timm, taps_of
+
+
+class _Role(Enum):
+    """What a linear layer makes of the output."""
+
+    ALL = "all of it"
+    PART = "a term of it, beside other classifiers"
+    INSIDE = "an inner value, as of a gate"
 
 
 class OwnNetwork:
@@ -17,18 +29,19 @@ class OwnNetwork:
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. What is left out is found by one forward pass: the embedding is the input of the last linear
-            layer that runs, the maps are for each size of feature map the last module that gives it.
+        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input of the linear layer that all of
+            the output goes through, or without one, as in a backbone, the output (B, D) itself; the maps are for each size of feature map the last module that
+            gives it. Of timm's networks both are what timm's own methods give.
         preprocess: How it sees.
         shape: (C, H, W) of an image as it is given to the module.
         classes: Names of its logits, where they are known.
 
     Attributes:
-        num_logits: Outputs of the last linear layer that runs; None where there is none.
+        num_logits: Outputs of that layer, or D; None where the output is no (B, D).
         classifiers: The name of that layer.
 
     Raises:
-        UsageError: The module cannot be copied, or fails on such an image.
+        UsageError: The module cannot be copied, fails on such an image, or returns no tensor while ``taps`` do not say where its embedding is.
     """
 
     def __init__(self, module: nn.Module, taps: Taps, preprocess: Preprocess, shape: tuple[int, int, int], classes: Sequence[str] | None = None) -> None:
@@ -38,14 +51,43 @@ class OwnNetwork:
         except UsageError:
             raise
         except Exception as error:  # whatever somebody's own code raises
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise UsageError(f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {said}") from error
-        linear = {name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)}
+            raise _failing(module, shape, error) from error
+        self.classifiers: tuple[str, ...] = ()
+        self.num_logits: int | None = None
+        output = trace.output
+        if not isinstance(output, Tensor):
+            if taps.embedding is None and taps.logits is None:
+                parts = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
+                raise UsageError(
+                    f"{type(module).__name__} returns a {type(output).__name__}{parts}, and a network has to return one tensor: "
+                    "wrap it in a module that returns its logits (B, C) or its embedding (B, D)"
+                )
+            self.taps = Taps(taps.embedding, taps.maps or trace.all_maps(), taps.logits)
+            return
+        if is_of_timm(module):
+            self.classifiers = classifiers_of(module)
+            own = taps_of(self(), self.classifiers, shape)
+            embedding, maps = own.embedding, own.maps
+        else:
+            embedding, maps = self._embedding(trace), trace.all_maps()
+        if self.classifiers and hasattr(last := module.get_submodule(self.classifiers[-1]), "out_features"):
+            self.num_logits = last.out_features
+        elif output.ndim == 2:
+            self.num_logits = output.shape[1]
+        self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
+
+    def _embedding(self, trace: Trace) -> str | None:
+        """The input of the layer that makes the logits, which becomes the classifier, or what a module without one returns; None where that is unclear."""
+        linear = {name for name, inner in self.module.named_modules() if isinstance(inner, nn.Linear)}
         ran = sorted((name for name in linear if name in trace.seen and trace.seen[name].gives_input), key=lambda name: trace.seen[name].order)
         flat = [name for name in ran if trace.seen[name].inputs.ndim == 2][-1:]
-        self.classifiers = tuple(flat)
-        self.num_logits = module.get_submodule(flat[0]).out_features if flat else None
-        self.taps = Taps(taps.embedding or trace.embedding(flat), taps.maps or trace.all_maps(), taps.logits)
+        role = _role(self(), flat[0], trace) if flat else _Role.INSIDE
+        if role == _Role.ALL:
+            self.classifiers = (flat[0],)
+            return trace.embedding(flat)
+        if role == _Role.PART or trace.output.ndim != 2 or _ends_in_convolution(self(), trace.shape):
+            return None
+        return OUTPUT
 
     def __call__(self, num_classes: int | None = None, in_chans: int = 3) -> nn.Module:
         try:
@@ -63,6 +105,52 @@ def unwrapped(module: nn.Module) -> nn.Module:
             module = module.module
         else:
             return module
+
+
+def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
+    """What a layer makes of the output: seen in what becomes of two images where it says the same of both, and where the same is added to both."""
+    if trace.seen[name].output is trace.output:
+        return _Role.ALL
+    layer, shape = module.get_submodule(name), trace.shape
+    plain, same, shifted = (_output(module, shape, layer, change) for change in (None, lambda out: out[:1].expand_as(out), lambda out: out + 1))
+    if torch.allclose(same[0], same[1], rtol=1e-4, atol=1e-6) and not torch.allclose(plain[0], plain[1], rtol=1e-4, atol=1e-6):
+        return _Role.ALL
+    differences = shifted - plain
+    alike = torch.allclose(differences[0], differences[1], rtol=1e-3, atol=1e-4 * float(differences.abs().max()))
+    return _Role.PART if alike and bool(differences.abs().max() > 0) else _Role.INSIDE
+
+
+def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether the output is the mean over places of what a convolution gives, as that of a classifier without a linear layer."""
+    means: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple, output: Tensor) -> None:
+        means.extend(value.mean(dim=(2, 3)) for value in (output, output.relu()) if value.ndim == 4)
+
+    handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
+    output = _output(module, shape)
+    for handle in handles:
+        handle.remove()
+    return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=1e-6) for mean in means)
+
+
+def _output(module: nn.Module, shape: tuple[int, int, int], layer: nn.Module | None = None, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """What a module returns of two images, with a layer's output changed."""
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    handle = layer.register_forward_hook(lambda _, args, output: change(output)) if layer is not None and change is not None else None
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            return module.eval()(images)
+    except Exception as error:
+        raise _failing(module, shape, error) from error
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -> UsageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UsageError(f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}")
 
 
 def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:

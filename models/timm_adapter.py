@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS
 from ..core.representation import Preprocess, Taps
+from ..core.tapping import INTERMEDIATES, PRE_LOGITS, run
 from .library import PATIENCE, Trace, fetching, pair, side, unknown_network
+
+log = logging.getLogger(__name__)
 
 
 @MODELS.register_family("timm")
@@ -22,8 +26,8 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
     Normalisation is that of its ``pretrained_cfg``. Its resolution is that of the ``pretrained_cfg`` if it takes no other
     or is pretrained, else the data's own. The embedding is the classifier's input, pooled as the network itself
     pools (for a vision transformer the class token or the mean of its patches); where there are several classifiers,
-    as in a distilled transformer, the first one's. The maps are the stages of timm's ``feature_info``, of a
-    transformer without stages four evenly spaced blocks; a network whose stages give lists has none.
+    what timm's ``forward_head(…, pre_logits=True)`` makes of their inputs. The maps are those of timm's ``forward_intermediates``: the last
+    of each scale, of a transformer without stages four evenly spaced blocks.
 
     The builder takes ``num_classes`` (None: the number its weights came with), ``in_chans`` (other than the weights' own,
     timm sums or repeats the first layer over channels), ``resolution`` (for networks of one size; position
@@ -52,10 +56,8 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         module.preprocess = Preprocess(tuple(own["mean"]), tuple(own["std"]), published if config.fixed_input_size or pretrained else None)
         module.published_resolution = published
         module.num_logits = module.num_classes
-        module.classifiers = _classifiers(module)
-        trace = Trace(module, (in_chans, *pair(resolution or own["input_size"][1:])))
-        stages = [entry["module"] for entry in getattr(module, "feature_info", [])]
-        module.taps = Taps(embedding=trace.embedding(module.classifiers), maps=trace.maps(stages))
+        module.classifiers = classifiers_of(module)
+        module.taps = taps_of(module, module.classifiers, (in_chans, *pair(resolution or own["input_size"][1:])))
         return module
 
     build.__doc__ = f"timm's {name}."
@@ -118,7 +120,60 @@ def _reach_hub(repository: str, filename: str | None) -> None:
     get_session().head(constants.ENDPOINT, timeout=PATIENCE)
 
 
-def _classifiers(module: Any) -> tuple[str, ...]:
+def is_of_timm(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("timm.models.") and hasattr(module, "get_classifier")
+
+
+def taps_of(module: Any, classifiers: tuple[str, ...], shape: tuple[int, int, int]) -> Taps:
+    """Embedding and maps as timm's own methods give them; by hooks where those give the same, or where a network has no such methods."""
+    trace = Trace(module, shape)
+    embedding = trace.embedding(classifiers[:1])
+    maps = trace.maps(entry["module"] for entry in getattr(module, "feature_info", []))
+    if not _is_before_classifier(module, classifiers, trace, shape) and _works_once(
+        module, trace, shape, lambda module, images: run(module, [PRE_LOGITS], images)
+    ):
+        embedding = PRE_LOGITS
+    if methods := _works_once(module, trace, shape, _by_methods):
+        _, every = methods.output
+        chosen = methods.indices_of_maps(every)
+        if len(maps) != len(chosen) or not all(methods.gives(name, every[index]) for name, index in zip(maps, chosen, strict=True)):
+            maps = tuple(f"{INTERMEDIATES}{index}" for index in chosen)
+    return Taps(embedding, maps)
+
+
+def _works_once(module: Any, trace: Trace, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any]) -> Trace | None:
+    """The trace of a call in which each layer does what it does in the module's own forward; None where it is another or fails."""
+    try:
+        other = Trace(module, shape, call)
+    except Exception as error:  # timm before forward_intermediates, or a network without it
+        log.debug("%s has no such method: %s", type(module).__name__, error)
+        return None
+    return other if other.work() == trace.work() else None
+
+
+def _by_methods(module: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits and all maps of timm's methods."""
+    features, maps = module.forward_intermediates(images, output_fmt="NCHW")
+    return module.forward_head(features), maps
+
+
+def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trace, shape: tuple[int, int, int]) -> bool:
+    """Whether what goes into a single classifier is what timm calls the features before the logits: all other layers made it, and it is pooled."""
+    if len(classifiers) != 1 or classifiers[0] not in trace.seen:
+        return False
+    try:
+        before = Trace(module, shape, lambda module, images: module.forward_head(module.forward_features(images), pre_logits=True))
+    except Exception as error:
+        log.debug("%s has no such method: %s", type(module).__name__, error)
+        return True
+    work, (classifier,) = trace.work(), classifiers
+    inputs = trace.seen[classifier].inputs
+    if inputs is None or inputs.shape[:2] != before.output.shape[:2] or inputs.shape[2:].numel() > 1:
+        return False
+    return before.work() == {name: done for name, done in work.items() if name != classifier and not name.startswith(f"{classifier}.")}
+
+
+def classifiers_of(module: Any) -> tuple[str, ...]:
     """Names of the layers that give the logits; a distilled transformer has two."""
     found = module.get_classifier()
     parts = [*found] if isinstance(found, (Sequence, nn.ModuleList)) else [found]

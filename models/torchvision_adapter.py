@@ -66,6 +66,8 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
         module.published_resolution = side(only) if only else crop
         module.num_logits = _length(module, classifier)
         module.classifiers = (classifier,)
+        if hasattr(module, "class_token"):
+            module.num_prefix_tokens = 1
         trace = Trace(module, (in_chans, *(only or pair(resolution or crop))))
         blocks = [inner for inner in trace.seen if re.fullmatch(r"encoder\.layers\.encoder_layer_\d+", inner)]
         module.taps = Taps(embedding=trace.embedding(module.classifiers), maps=trace.maps(blocks) if blocks else trace.all_maps())

@@ -74,12 +74,11 @@ def test_timm_says_what_its_own_methods_say(name):
     with torch.no_grad():
         said, inputs = network(batch), network.preprocess(batch["rgb"])
         features = module.forward_features(inputs)
-        # timm calls the mean of class and distillation token pooled; the classifier's input is the class token.
-        pooled = features[:, 0] if "distilled" in name else module.forward_head(features, pre_logits=True)
+        pooled = module.forward_head(features, pre_logits=True)  # of a distilled transformer the mean of class and distillation token
         torch.testing.assert_close(said.embedding, pooled)
         torch.testing.assert_close(said.logits, module(inputs))
         if resolution := network.preprocess.resolution:
-            blocks = [int(tap.rpartition(".")[2]) for tap in network.taps.maps]
+            blocks = [int(tap.rpartition(":")[2]) for tap in network.taps.maps]
             theirs = module.forward_intermediates(inputs, indices=blocks, norm=False, output_fmt="NCHW", intermediates_only=True)
             assert inputs.shape[2:] == (resolution, resolution)
             torch.testing.assert_close(said.maps, tuple(theirs))

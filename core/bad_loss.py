@@ -68,6 +68,7 @@ class StopAtBad:
             return
         seen = self._accelerator.gather(self._first[None])
         if not int(seen.max()):
+            _check_weights(self._transfer, self._config, self._run)
             return
         step = int(seen[seen > 0].min())
         terms = [name for name, bad in zip(self._names, (seen == step).any(0).tolist(), strict=True) if bad and name != "loss"]
@@ -80,11 +81,9 @@ class StopAtBad:
             if self._accelerator.is_main_process:
                 self._run.path.mkdir(parents=True, exist_ok=True)
                 write_text(file, json.dumps({"step": step, "epoch": epoch, "batch": number, "terms": terms, "indices": indices}) + "\n")
-        found = checkpoints(self._run.checkpoints) if self._run else []
-        kept = f"{found[-1]} is from before" if found else "no checkpoint was written yet"
         raise ContrastillError(
             f"the loss is not a finite number since step {step} (epoch {epoch}, objective {' and '.join(terms) or 'weights'}): lower train.lr={self._config.lr} "
-            f"or the objective's weight, or leave such batches out with train.on_nan=skip; {where}; {kept}"
+            f"or the objective's weight, or leave such batches out with train.on_nan=skip; {where}; {_newest(self._run)}"
         )
 
     def row(self) -> dict[str, int]:
@@ -104,7 +103,7 @@ class SkipBad:
     """
 
     def __init__(self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator) -> None:
-        self._transfer, self._config, self._accelerator = transfer, config, accelerator
+        self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._skipped = 0
         self._before: _Unheld | None = None
@@ -151,7 +150,12 @@ class SkipBad:
         return False
 
     def check(self) -> None:
-        """Nothing that is no number gets in."""
+        """Stop before weights that are no numbers are written: a gradient that is one may still be too large.
+
+        Raises:
+            ContrastillError: A weight of the student or a head is no finite number.
+        """
+        _check_weights(self._transfer, self._config, self._run)
 
     def row(self) -> dict[str, int]:
         """Steps of the epoch that were left out; the next epoch's count begins."""
@@ -193,6 +197,21 @@ class _Unheld:
         for module, state in self._counters:
             module.set_extra_state(state)
         set_random_state(self._random)
+
+
+def _check_weights(transfer: Transfer, config: TrainConfig, run: Run | None) -> None:
+    """The last step's update shows in no loss that was looked at: without this a student of NaN would be saved, and evaluated."""
+    weights = [*transfer.student.parameters(), *transfer.student.buffers(), *(weight for term in transfer.terms.values() for weight in term.parameters())]
+    if not bool(torch.stack([weight.isfinite().all() for weight in weights]).all()):
+        raise ContrastillError(
+            f"the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower train.lr={config.lr} or the objectives' weights; {_newest(run)}"
+        )
+
+
+def _newest(run: Run | None) -> str:
+    """Which checkpoint is from before."""
+    paths = checkpoints(run.checkpoints) if run else []
+    return f"{paths[-1]} is from before" if paths else "no checkpoint was written yet"
 
 
 def _indices(batch: Mapping[str, Tensor], accelerator: Accelerator) -> list[int]:

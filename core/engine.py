@@ -96,8 +96,12 @@ def fit(
 
 @torch.no_grad()
 def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back."""
-    training = network.training
+    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back.
+
+    Raises:
+        ContrastillError: A logit is NaN, so that no class is the largest.
+    """
+    training, damaged = network.training, torch.zeros((), device=accelerator.device)
     metrics: dict[str, MulticlassAccuracy] = {}
     network.eval()
     for batch in loader.epoch(0):
@@ -112,7 +116,12 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
         # A rank's share of the last batch may be empty, which torchmetrics cannot take.
         for metric in metrics.values() if len(logits) else ():
             metric.update(logits, batch["target"])
+        damaged += logits.isnan().any()
     network.train(training)
+    if float(accelerator.reduce(damaged, "sum")):
+        raise ContrastillError(
+            f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its normalisation are damaged, or its training diverged (lower train.lr then)"
+        )
     return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
 
 

@@ -16,7 +16,7 @@ from .representation import Representation, RepresentationSpec
 class Options(BaseModel):
     """Base of the options a registered class takes in a config: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

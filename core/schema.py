@@ -13,13 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 class Section(BaseModel):
     """Part of a config in which unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class OpenSection(BaseModel):
     """Part of a config whose further keys belong to the registered class that it names."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     def options(self) -> dict[str, Any]:
         """The keys that are not this schema's own."""
@@ -68,7 +68,7 @@ class NetworkConfig(Section):
 
 class ObjectiveConfig(OpenSection):
     name: str | None = Field(None, description="registered objective; left out: the key it stands under")
-    weight: float | None = Field(None, gt=0, description="factor of this term in the loss; left out: the published one")
+    weight: float | None = Field(None, gt=0, le=1e30, description="factor of this term in the loss; left out: the published one")
     warmup: float | None = Field(None, ge=0, lt=1, description="share of the training over which the weight rises linearly from 0; left out: the published one")
     rule: str | None = Field(None, description="how its losses towards several teachers are combined; left out: ensemble.rule")
 
@@ -91,7 +91,7 @@ class TrainConfig(Section):
     initial_epochs: int | None = Field(
         None, gt=0, description="passes before those, for the initial stage that some objectives (ab, factor, fsp) have; left out: the published 30"
     )
-    initial_lr: float | None = Field(None, gt=0, description="learning rate of the initial stage, which is constant; left out: lr")
+    initial_lr: float | None = Field(None, gt=0, le=1e30, description="learning rate of the initial stage, which is constant; left out: lr")
     batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
     drop_last: bool = Field(
         False, description="leave out the last batch of an epoch where it has fewer than batch_size samples; others are left out in each epoch"
@@ -108,10 +108,10 @@ class TrainConfig(Section):
         "gradient's sake, with a line in skipped_batches.jsonl (waits for the device once a step)",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of student and heads")
-    lr: float = Field(0.05, gt=0, description="learning rate at the start")
+    lr: float = Field(0.05, gt=0, le=1e30, description="learning rate at the start")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     nesterov: bool = Field(False, description="Nesterov's momentum, of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="of all trained parameters")
+    weight_decay: float = Field(5e-4, ge=0, le=1e30, description="of all trained parameters")
     schedule: Literal["step", "cosine", "constant"] = Field("step", description="course of the learning rate")
     milestones: tuple[float, ...] = Field((0.625, 0.75, 0.875), description="fractions of all steps after which the rate falls, for schedule=step")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
@@ -179,7 +179,7 @@ class EvaluationConfig(Section):
     spatial: int = Field(1, gt=0, description="of the linear probes: maps are averaged to so many values a side")
     epochs: int = Field(30, gt=0, description="of a segmentation: passes over the labelled training samples")
     batch_size: int = Field(16, gt=0, description="of a segmentation")
-    lr: float = Field(1e-3, gt=0, description="of a segmentation's head")
+    lr: float = Field(1e-3, gt=0, le=1e30, description="of a segmentation's head")
 
 
 class RunConfig(Section):

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from contrastill.core.checkpoint import checkpoints
-from contrastill.core.engine import fit
+from contrastill.core.engine import evaluate, fit
 from contrastill.core.errors import ContrastillError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
@@ -112,6 +113,23 @@ def test_without_a_folder_the_message_itself_names_the_samples():
     indices = ", ".join(map(str, Batches().rows(0)[3].tolist()))
     with pytest.raises(ContrastillError, match=f"since step 4 .*sample indices are {indices}; no checkpoint"):
         train(build(), Batches([(0, 3)]))
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_weights_that_the_last_step_made_infinite_are_not_saved(tmp_path, policy):
+    run, student = Run(tmp_path), build().student
+    # Loss and gradient are finite numbers, their product with the rate is none.
+    transfer = Transfer([], student, {"cross_entropy": Term(CrossEntropy(), 1e10)})
+    with pytest.raises(ContrastillError, match=r"the weights became NaN or infinite in the last steps.*lower train.lr=1e\+30.*no checkpoint"):
+        train(transfer, run=run, on_nan=policy, lr=1e30)
+    assert not checkpoints(run.checkpoints) and not run.history()
+
+
+def test_a_network_of_nan_has_no_accuracy():
+    student = build().student
+    next(student.parameters()).data.fill_(torch.nan)
+    with pytest.raises(ContrastillError, match="gives NaN for images of the test split"):
+        evaluate(student, Batches(), Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": "adamw", "lr": 1e-3}])

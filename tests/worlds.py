@@ -39,6 +39,7 @@ LAYOUTS = ("packed", "packed", "image_folder", "dataset", "paired_folder")
 TEACHERS = ("untrained", "untrained", "run", "run_of_other_order", "run_of_other_names")
 STUDENTS = ("resnet8", "conv5", "module")
 OBJECTIVE_NAMES = sorted({*OBJECTIVES} - {"agglomerate"})
+UNLABELLED = sorted({*OBJECTIVE_NAMES} - {"cross_entropy", "dkd"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class World:
         second: A further modality that the student reads, and its dtype; of packed files and of folders of pairs, which have no classes.
         teacher, student: ``none`` or one of TEACHERS, one of STUDENTS.
         objectives: Names, cross_entropy among them or not.
-        epochs, batch_size, views, accumulation_steps: Of ``train``.
+        epochs, batch_size, views, accumulation_steps, drop_last: Of ``train``.
         seed: Of the pixels and the training.
     """
 
@@ -74,6 +75,7 @@ class World:
     batch_size: int
     views: int | None
     accumulation_steps: int
+    drop_last: bool
     seed: int
 
 
@@ -83,7 +85,7 @@ def draw_world(choose) -> World:
     Args:
         choose: From a sequence to one of its elements: ``random.choice``, or ``lambda options: draw(sampled_from(options))``.
     """
-    classes = choose((1, 2, 2, 3, 4))
+    classes = choose((1, 2, 3, 3, 3, 4, 4, 4))
     layout = choose(LAYOUTS)
     start = choose(range(len(NAMES)))
     names = tuple(NAMES[(start + 3 * number) % len(NAMES)] for number in range(classes))
@@ -91,9 +93,12 @@ def draw_world(choose) -> World:
     names = tuple(sorted(names)) if layout == "image_folder" else names if choose((True, True, False)) else None
     second = {"packed": (None, None, "thermal", "depth"), "paired_folder": ("thermal", "depth")}.get(layout, (None,))
     second = choose(second)
-    objectives = {choose(OBJECTIVE_NAMES), choose(OBJECTIVE_NAMES)} | (
-        {"cross_entropy"} if layout != "paired_folder" and choose((True, True, False)) else set()
-    )
+    if layout == "paired_folder":
+        objectives = {choose(UNLABELLED), choose(UNLABELLED)}
+    else:
+        objectives = {choose(OBJECTIVE_NAMES), choose(OBJECTIVE_NAMES)} | (
+            {"cross_entropy"} if layout != "paired_folder" and choose((True, True, False)) else set()
+        )
     teacher = "none" if choose(range(10)) == 0 else choose(TEACHERS)
     if teacher == "none" and choose((True, True, False)):
         objectives = {"cross_entropy"}
@@ -111,9 +116,10 @@ def draw_world(choose) -> World:
         student=choose(STUDENTS),
         objectives=tuple(sorted(objectives)),
         epochs=choose((1, 2)),
-        batch_size=choose((1, 2, 3, 4, 8)),
+        batch_size=choose((1, 2, 3, 4, 4, 8, 8)),
         views=choose((None, 1, 2)),
-        accumulation_steps=choose((1, 1, 1, 2)),
+        accumulation_steps=choose((1, 1, 1, 1, 1, 2)),
+        drop_last=choose((False, True, True)),
         seed=choose(range(1000)),
     )
 
@@ -255,7 +261,8 @@ def _live(world: World, folder: Path, stage: list[str]) -> None:
     data = store(world, world.names, train, test, folder)
     modality = "rgb" if world.second is None else world.second[0]
     section = {} if world.layout == "dataset" else {"data.name": world.layout}
-    section |= {"data.size": world.size[0]} if world.layout == "image_folder" else {}
+    # Test images as they are stored: random parts would ask for a margin round them.
+    section |= {"data.size": world.size[0], "data.crop": "padded"} if world.layout == "image_folder" else {}
     fields = {} if world.layout != "packed" or world.second is None else {"data.fields": {"rgb": "rgb", modality: modality}}
     classes = len(world.train)
     teacher = _teacher(world, classes, folder, section)
@@ -273,6 +280,7 @@ def _live(world: World, folder: Path, stage: list[str]) -> None:
         quiet=True,
         batch_size=world.batch_size,
         accumulation_steps=world.accumulation_steps,
+        drop_last=world.drop_last,
         **({} if world.views is None else {"views": world.views}),
         **section,
         **fields,
@@ -283,7 +291,8 @@ def _live(world: World, folder: Path, stage: list[str]) -> None:
         _check_accuracy(world, result, test, modality)
     _check_names(world, result)
     _check_scale(world, result, train, modality)
-    if world.layout == "packed" and world.student != "module":
+    # A run that an object of Python had a part in is not evaluated from its config.
+    if world.layout == "packed" and world.student != "module" and world.teacher != "untrained":
         _check_other_order(world, result, test, folder)
 
 
@@ -304,7 +313,7 @@ def _teacher(world: World, classes: int, folder: Path, section: dict):
         names = None if names is None else tuple(f"other {name}" for name in names)
     plain = replace(world, second=None, layout="image_folder" if world.layout == "paired_folder" else world.layout)
     if world.layout == "paired_folder":
-        names, section = tuple(f"class {number}" for number in range(classes)), {"data.name": "image_folder", "data.size": world.size[0]}
+        names, section = tuple(f"class {number}" for number in range(classes)), {"data.name": "image_folder", "data.size": world.size[0], "data.crop": "padded"}
     samples = [make_split(plain, tuple(3 for _ in world.train), world.seed + number) for number in (2, 3)]
     if plain.layout == "image_folder":
         # Its order is that of the names.
@@ -346,14 +355,14 @@ def _check_accuracy(world: World, result, test: Pixels, modality: str) -> None:
 
 
 def _physical(values: np.ndarray, modality: str) -> np.ndarray:
-    """Values as a network is given them before its normalisation: eight bits as parts of 255, a depth of sixteen bits in metres."""
-    if modality == "depth":
-        return values / 1000 if values.dtype == np.uint16 else values.astype(np.float64)
-    return values / 255 if values.dtype == np.uint8 else values.astype(np.float64)
+    """Values as a network is given them before its normalisation: as they are stored, a depth of sixteen bits in metres."""
+    return values / 1000 if modality == "depth" and values.dtype == np.uint16 else values.astype(np.float64)
 
 
 def _check_names(world: World, result) -> None:
-    """The student knows the names of its classes."""
+    """The student knows the names of the classes that its logits were trained on."""
+    if not any("logits" in OBJECTIVES[name].needs for name in world.objectives):
+        return
     names = getattr(result.student, "classes", None)
     if world.names is not None and world.layout != "paired_folder" and (names is None or list(names) != list(world.names)):
         raise Wrong(f"the classes of the student are {names}, those of the data {world.names}")

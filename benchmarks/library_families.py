@@ -34,7 +34,7 @@ from contrastill.models.library import pair
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-4
 SMALL = 96
-NOT_SQUARE = ((96, 160), (160, 224), (192, 256), (224, 448), (256, 384), (256, 512))
+NOT_SQUARE = ((96, 160), (160, 224), (192, 256), (224, 448), (256, 384), (256, 512), (112, 168))
 """Heights and widths to try; the first one that a family takes counts."""
 
 
@@ -155,7 +155,7 @@ def compare_torchvision(network: Network, images: Tensor) -> dict[str, Any]:
             turned = turned[:, 1:].transpose(1, 2).unflatten(2, (inputs.shape[2] // patch, inputs.shape[3] // patch))
         elif last_channels(module, node):
             turned = turned.permute(0, 3, 1, 2)
-        distances.append(far(value, turned) if abs(value.shape[2] - value.shape[3] * ratio) < 1 else float("inf"))
+        distances.append(far(value, turned) if abs(value.shape[2] - value.shape[3] * ratio) < 2 else float("inf"))
         assert tap.removeprefix("nhwc:") == node
     row["shapes"] = [list(value.shape[1:]) for value in representation.maps]
     sizes = [value.shape[2] for value in representation.maps]

@@ -49,7 +49,7 @@ class Tapping:
         except AssertionError as error:  # what timm says of an index
             if not any(name.startswith(INTERMEDIATES) for name in self._names):
                 raise
-            raise UsageError(f"{self._network} has no such map: {' '.join(str(error).split())}") from error
+            raise UsageError(f"{self._network} does not give the maps of its taps {', '.join(self._names)}: {' '.join(str(error).split())}") from error
         for name, value in values.items():
             self._see(name, value)
         return output

@@ -70,7 +70,8 @@ class OwnNetwork:
             embedding, maps = own.embedding, own.maps
         else:
             embedding, maps = self._embedding(trace), trace.all_maps()
-        if self.classifiers and hasattr(last := module.get_submodule(self.classifiers[-1]), "out_features"):
+        last = module.get_submodule(self.classifiers[-1]) if self.classifiers else None
+        if isinstance(last, nn.Linear):
             self.num_logits = last.out_features
         elif output.ndim == 2:
             self.num_logits = output.shape[1]

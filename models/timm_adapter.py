@@ -157,12 +157,16 @@ def _by_methods(module: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return module.forward_head(features), maps
 
 
+def _pre_logits(module: Any, images: Tensor) -> Tensor:
+    return module.forward_head(module.forward_features(images), pre_logits=True)
+
+
 def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trace, shape: tuple[int, int, int]) -> bool:
     """Whether what goes into a single classifier is what timm calls the features before the logits: all other layers made it, and it is pooled."""
     if len(classifiers) != 1 or classifiers[0] not in trace.seen:
         return False
     try:
-        before = Trace(module, shape, lambda module, images: module.forward_head(module.forward_features(images), pre_logits=True))
+        before = Trace(module, shape, _pre_logits)
     except Exception as error:
         log.debug("%s has no such method: %s", type(module).__name__, error)
         return True

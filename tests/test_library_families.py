@@ -135,7 +135,7 @@ def test_taps_by_methods_that_are_not_there():
     network, batch = small("class token")
     with pytest.raises(UsageError, match="forward_intermediates:last has no index"):
         Network(network.module, taps=Taps(maps=("forward_intermediates:last",)), preprocess=PLAIN)
-    with pytest.raises(UsageError, match="VisionTransformer has no such map"):
+    with pytest.raises(UsageError, match="VisionTransformer does not give the maps of its taps forward_intermediates:9: feature index 9 is out of range"):
         Network(network.module, taps=Taps(maps=("forward_intermediates:9",)), preprocess=PLAIN)(batch)
 
 

@@ -7,10 +7,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, meet
+from .maps import Pairs, from_the_end, map_pairs, meet, meeting_size
 
 
 @OBJECTIVES.register("attention")
@@ -26,7 +27,7 @@ class Attention(Objective):
         - student.maps, teacher.maps: (B, C_i, H_i, W_i), any channels - returns a scalar.
 
     Raises:
-        UsageError: A side has no maps, or not those named.
+        UsageError: A side has no maps, or not those named; (``build``) all pairs meet at one position.
 
     Example:
         >>> import torch
@@ -47,7 +48,14 @@ class Attention(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Attention:
-        return cls(map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3)))
+        pairs = map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3))
+        sizes = [meeting_size(setting.student.map_shapes[ours][1:], setting.teacher.map_shapes[theirs][1:]) for ours, theirs in pairs]
+        if all(size == (1, 1) for size in sizes):
+            raise UsageError(
+                "objective attention compares where maps are active, and all of these meet at a single position: "
+                "name earlier ones with objectives.attention.pairs, or take larger images"
+            )
+        return cls(pairs)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []

@@ -43,7 +43,7 @@ KEPT = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=p
 COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step", "train.lr=0.05"]
 
 
-FRESH, STALE = "fresh_crd={weight: 0.8}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
+FRESH, STALE = "fresh_crd={weight: 0.8, teacher_map: learned}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
 WHITENED = "fresh_crd={weight: 0.8, teacher_map: whitened}"
 Cell = tuple[str, list[str], int]
 
@@ -85,7 +85,7 @@ def variants(views: int, *schedule: str) -> dict[str, Cell]:
         "bank_init": "bank_init: teacher_outputs", "bank_momentum": "bank_momentum: visits", "bank_whitened": "teacher_map: whitened",
         "bank_all": "bank_init: teacher_outputs, bank_momentum: visits, teacher_map: whitened",
     }  # fmt: skip
-    cells = {name: f"fresh_crd={{weight: 0.8, {option}}}" for name, option in changed.items()}
+    cells = {name: f"fresh_crd={{weight: 0.8, teacher_map: learned, {option}}}" for name, option in changed.items()}
     cells |= {f"crd {name}": f"crd={{{bank}, {options}}}" for name, options in helped.items()}
     return {name: _beside_labels(views, schedule, (objective,), 1) for name, objective in cells.items()}
 
@@ -178,8 +178,8 @@ GRIDS["contrast_ensemble"] = {
     "schedule": COSINE,
     "cells": {
         **{f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2) for model in ("resnet20", "resnet14")},
-        **{f"fresh_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}}}") for n in (1, 2, 4)},
-        **{f"fresh_wttm_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}}}", f"wttm={{weight: {1 / n}}}") for n in (1, 2, 4)},
+        **{f"fresh_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}") for n in (1, 2, 4)},
+        **{f"fresh_wttm_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}", f"wttm={{weight: {1 / n}}}") for n in (1, 2, 4)},
     },
 }
 

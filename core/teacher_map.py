@@ -107,8 +107,10 @@ class TeacherMap(nn.Module):
         if self.map is not None:
             weight = self.map.weight if self.basis is None else self.map.weight @ self.basis
             return nn.functional.linear(reduced, weight, self.map.bias)
-        whole = reduced if self.basis is None else reduced @ self.basis.T
-        return whole if self.whitening is None else whole @ self.whitening
+        if self.whitening is None:
+            return reduced if self.basis is None else reduced @ self.basis.T
+        # The short product first: of K rows the long one would cost d / row_dim times as much.
+        return reduced @ (self.whitening if self.basis is None else self.basis.T @ self.whitening)
 
 
 def finite_samples(values: Tensor, least: int = 1) -> Tensor:

@@ -41,7 +41,9 @@ class FreshCRD(Objective):
         bias: Literal["released", "paper"] | float = Field("released", description="b of criterion=nce, as that of crd")
         student_rows: Literal["batch", "none"] = Field("batch", description="what the teacher's embeddings meet: the batch's students, or nothing")
         row_gradient: bool = Field(True, description="whether the gradient reaches the teacher's map through the rows")
-        teacher_map: Literal["learned", "whitened", "none"] = Field("learned", description="the teacher's map: trained, or fixed")
+        teacher_map: Literal["learned", "whitened", "none"] = Field(
+            "whitened", description="the teacher's map: fixed, its principal directions with deviation 1; trained; or none, its embedding as it is"
+        )
         rows: Literal["auto", "ahead", "seen"] = Field(
             "auto",
             description="when the rows are filled: ahead, by a pass of the teacher before the training; seen, as samples come; auto: ahead where the teacher's outputs are kept anyway (train.views)",

@@ -10,7 +10,7 @@ _OFFERS = {
     "CRDLoss": ("core.crd", "CRDLoss"),
     "FreshCRDLoss": ("core.fresh_crd", "FreshCRDLoss"),
     "Network": ("core.representation", "Network"),
-    "Preprocess": ("core.representation", "Preprocess"),
+    "Preprocess": ("core.preprocess", "Preprocess"),
     "Representation": ("core.representation", "Representation"),
     "Student": ("training.student", "Student"),
     "Taps": ("core.representation", "Taps"),

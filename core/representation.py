@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .errors import UsageError, unknown_name
+from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 
 PARTS = ("logits", "embedding", "maps")
@@ -60,88 +60,9 @@ class Taps:
         return list(dict.fromkeys(name for name in wanted if name is not None))
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """A network's own normalisation and resolution.
-
-    Attributes:
-        mean: A mean for each channel: of values in [0, 1] for images, in the modality's own unit for others.
-        std: A standard deviation for each channel.
-        resolution: Side, or (height, width), in pixels; None leaves the images as they are.
-        colours: Whether bytes are an image's, 0 … 1; those of other modalities than ``rgb`` are values like any others, 0 … 255.
-
-    Shape:
-        - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality (metres, say), where NaN
-          stands for what was not measured. It becomes 0, the mean; where the size changes it has no part in its neighbours.
-        - returns (B, C, H', W') float32.
-
-    Raises:
-        UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; images of another dtype or
-            another number of channels.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resolution: int | tuple[int, int] | None = None
-    colours: bool = field(default=True, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
-            raise UsageError(f"mean has {len(self.mean)} channels and std has {len(self.std)}: give a mean and a std for each channel")
-        if min(self.std, default=1.0) <= 0:
-            raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UsageError(f"images of {images.dtype} have no known scale: give uint8, or floats")
-        if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise UsageError(
-                f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean and std to a value for each channel"
-            )
-        unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
-        whole = images.dtype == torch.uint8
-        if images.is_contiguous(memory_format=torch.channels_last):
-            # Whole rows of W·C values: a broadcast over three innermost channels is not vectorised on a CPU.
-            width, channels = images.shape[3], images.shape[1]
-            scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device, repeats=width)
-            rows = images.permute(0, 2, 3, 1).flatten(2).float()
-            images = torch.addcmul(shift, rows, scale).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
-        else:
-            scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
-            images = torch.addcmul(shift, images.float(), scale)
-        size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
-        resized = size is not None and tuple(images.shape[2:]) != tuple(size)
-        # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
-        if whole:
-            return _interpolated(images, size) if resized else images
-        values = torch.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
-        if not resized:
-            return values
-        measured = _interpolated(images.isfinite().float(), size)
-        return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
-
-
 def _single(value: Tensor | None) -> Tensor | None:
     """What autocast left in 16 bits, in float32."""
     return value.float() if value is not None and value.dtype in (torch.float16, torch.bfloat16) else value
-
-
-def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
-
-
-@lru_cache(maxsize=64)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device, repeats: int = 0) -> tuple[Tensor, Tensor]:
-    """(x/unit − mean)/std as x·scale + shift, kept so that no step waits for a copy to the device.
-
-    (C, 1, 1) each, or with ``repeats`` (repeats·C,): all channels of one pixel, then of the next.
-    """
-    with torch.inference_mode(False):  # a tensor that is born in inference mode could not be used in training later
-        scale = [1 / (unit * s) for s in std]
-        shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        shape = (-1,) if repeats else (-1, 1, 1)
-        by, at = (torch.tensor(values * max(1, repeats), dtype=torch.float32, device=device).view(shape) for values in (scale, shift))
-        return by, at
 
 
 class Network(nn.Module):

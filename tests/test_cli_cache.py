@@ -73,8 +73,8 @@ def forbid_teachers(monkeypatch):
 
     build = assemble.build
 
-    def silenced(config, *rest, student=False):
-        network = build(config, *rest, student=student)
+    def silenced(config, *rest, student=False, **options):
+        network = build(config, *rest, student=student, **options)
         if not student:
             forward = network.module.forward
             network.module.forward = lambda images: forward(images) if len(images) <= 8 else pytest.fail("a teacher was asked")

@@ -130,12 +130,12 @@ def test_only_what_is_asked_for_and_a_second_time_from_the_cache(runs, packed, t
     looks, forward = [], Network.forward
 
     def counted(self, batch, needs=None):
-        looks.append(needs)
+        looks.append(len(batch["rgb"]))
         return forward(self, batch, needs)
 
     monkeypatch.setattr(Network, "forward", counted)
     assert probed(capsys, *arguments)["rows"] == first["rows"]
-    assert looks == [None]  # two samples, for the names of the layers
+    assert looks == [2, 8, 8]  # for the names of the layers, and to compare what is kept of both splits with what the network gives now
 
 
 def test_all_layers_of_networks_of_different_depth_and_the_printed_table(runs, packed, tmp_path, capsys):

@@ -165,9 +165,9 @@ def test_through_a_network_and_without_labels():
 @pytest.mark.parametrize("protocol", ["exact", "grid", "crd"])
 def test_probes_of_features_that_are_kept_look_at_nothing_again(protocol, tmp_path):
     net, forwards = network(), []
-    net.module.register_forward_hook(lambda *_: forwards.append(1))
+    net.module.register_forward_hook(lambda _, inputs, output: forwards.append(len(output)))
     first, again = (linear_probes(net, split(60, 0), split(30, 1), layers=("embedding", "maps.0"), protocol=protocol, cache=tmp_path) for _ in range(2))
-    assert len(forwards) == 2
+    assert forwards == [60, 30, 8, 8]  # the second time a few, by which what is kept is compared with what the network gives now
     for layer, result in first.items():
         assert result.protocol == protocol and torch.equal(result.correct, again[layer].correct) and result.loss == again[layer].loss
         assert result.low <= result.top1 <= result.high and result.top1 > 60 and 0 < result.loss < 1

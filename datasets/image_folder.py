@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ class ImageFolder:
     path below the folder, so that it is the same everywhere, and stays held out when images are added.
 
     Raises:
-        UsageError: No such folder, no images, a class without any, a class that only the test split has.
+        UsageError: No such folder, no images, a class without any, a class that only the test split has, folders that seem to be splits under other names.
     """
 
     class Options(ViewOptions):
@@ -91,6 +92,7 @@ class ImageFolder:
         if not classes:
             raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
         if not prepared:
+            _check_no_splits(self.root, classes)
             return classes, self._held_out(classes, split)
         where = train if split == "train" else test_folder(self.root, train)
         strange = sorted(set(folders_in(where)) - set(classes))
@@ -158,6 +160,29 @@ def split_folders(root: Path, split: str) -> list[Path]:
     folders = folders_in(root)
     groups = ([root / name for name in folders if name.lower() in names] for names in SPLITS[split])
     return next((group for group in groups if group), [])
+
+
+def _check_no_splits(root: Path, classes: list[str]) -> None:
+    """Complain about folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold splits: they would be classes.
+
+    Raises:
+        UsageError: There are some.
+    """
+    # What is left of a name without the word of a split -> the name, of training splits and of the others.
+    left: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for split, groups in SPLITS.items():
+        words = {word for group in groups for word in group}
+        for name in classes:
+            parts = re.split("([a-z]+)", name.lower())
+            for place in (place for place, part in enumerate(parts) if part in words):
+                left[split]["".join((*parts[:place], "*", *parts[place + 1 :]))] = name
+    for rest, train in left["train"].items():
+        if rest in left["test"]:
+            raise UsageError(f"{root} has folders {train} and {left['test'][rest]}, which are splits rather than classes: call them train and test")
+    # A few say enough: a folder may have thousands.
+    for name in classes[:8]:
+        if split_folders(root / name, "train") and split_folders(root / name, "test"):
+            raise UsageError(f"{root / name} holds splits, so it is no class: set data.path={root / name}")
 
 
 def folders_in(root: Path) -> list[str]:

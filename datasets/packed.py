@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .camera import Camera, Unit, warn_of_unit
+from .camera import Camera, Unit, unit_of, warn_of_unit
 from .file_views import LABELS
 from .hdf5 import SUFFIXES, class_names, location, open_packed
 from .in_memory import AugmentOptions, TensorSplit
@@ -65,7 +65,7 @@ class Packed:
         )
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
-        depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else mm for uint16, relative for uint8, m for others")
+        depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else m for floats, mm for 16 bits, relative for 8 bits")
         intrinsics: tuple[float, float, float, float] | None = Field(None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says")
 
     def __init__(self, options: Options) -> None:
@@ -109,7 +109,7 @@ class Packed:
             return None
         kept = file.attrs.get("depth_unit")
         dtype = group[self.options.fields["depth"]].dtype
-        unit = self.options.depth_unit or (None if kept is None else str(kept)) or {"uint16": "mm", "uint8": "relative"}.get(dtype.name, "m")
+        unit = self.options.depth_unit or (None if kept is None else str(kept)) or unit_of(number_kind(dtype))
         intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
         if intrinsics is None:
             return Camera(unit)

@@ -246,6 +246,13 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
             _splits(opened)
 
 
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("dtype", "unit"), [("uint8", "relative"), ("uint16", "mm"), ("int16", "mm"), ("float16", "m"), ("float64", "m")])
+def test_a_dtype_means_one_unit_wherever_depth_comes_from(tmp_path, source, dtype, unit):
+    depth = np.random.default_rng(4).integers(1, 9, (N, H, W)) * (1000 if unit == "mm" else 1)
+    assert data(source, tmp_path, {"depth": depth.astype(dtype)}).open("train").camera == Camera(unit)
+
+
 def _splits(opened):
     """Both splits, as a training opens them."""
     lent = type(

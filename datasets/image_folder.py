@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,14 +89,14 @@ class ImageFolder:
         train = split_folder(self.root, "train") if prepared else self.root
         if train is None:
             raise UsageError(f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
-        classes = folders_in(train)
+        classes = sorted(class_folders(train))
         if not classes:
             raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
         if not prepared:
             _check_no_splits(self.root, classes)
             return classes, self._held_out(classes, split)
         where = train if split == "train" else test_folder(self.root, train)
-        strange = sorted(set(folders_in(where)) - set(classes))
+        strange = sorted(class_folders(where).keys() - {*classes})
         if strange:
             raise UsageError(f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders of train's classes first")
         return classes, self._images(where, classes, complete=split == "train")
@@ -116,8 +117,10 @@ class ImageFolder:
         """(path below the root, class) of the images of these classes."""
         files = []
         self._passed_over = Counter()
+        folders = class_folders(where)
         for target, name in enumerate(classes):
-            there = list(walk(where / name, ("",)))
+            # A class may be missing among those to test on.
+            there = list(walk(folders.get(name, where / name), ("",)))
             # Compared by parts and not by characters, so that the order does not hang on the separator.
             found = sorted((path for path in there if path.name.lower().endswith(IMAGE_SUFFIXES)), key=lambda path: path.parts)
             if len(found) < len(there):
@@ -188,6 +191,19 @@ def _check_no_splits(root: Path, classes: list[str]) -> None:
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted, hidden ones left out."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_folders(root: Path) -> dict[str, Path]:
+    """The folders in ``root`` by the names of their classes, whose accents are of one form (NFC): macOS may write another one, which looks the same.
+
+    Raises:
+        UsageError: Two folders have one name.
+    """
+    found: dict[str, Path] = {}
+    for name in folders_in(root):
+        if found.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:
+            raise UsageError(f"{root} has two folders {name}, whose accents are coded in different ways: move the images of one into the other")
+    return found
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:

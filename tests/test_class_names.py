@@ -603,3 +603,15 @@ def test_a_student_that_is_not_tested_says_why(tmp_path, caplog):
     data = images_of([0, 1, 2]), images_of([2, 3, 4])
     result = contrastill.distill(None, student, data, out=tmp_path / "run", objectives="cross_entropy", epochs=1, quiet=True)
     assert "top1" not in result.metrics and "the student has 3 outputs and the data 5 classes, so no top-1 is measured" in caplog.text
+
+
+def test_accents_that_are_coded_in_another_way_are_the_same_name(tmp_path):
+    """As a folder comes from macOS: e and an accent, where others have one letter."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    pictures(tmp_path, [f"train/{composed}", "train/zinc", f"test/{decomposed}", "test/zinc"], {composed: 10, decomposed: 10, "zinc": 200})
+    config = load_config("teachers/image_folder", [f"data.path={tmp_path}", "student.model=resnet8"])
+    splits = open_splits(config.data)
+    assert splits["train"].classes == splits["test"].classes == [composed, "zinc"] and splits["test"].targets.tolist() == [0, 0, 0, 1, 1, 1]
+    pictures(tmp_path, [f"train/{decomposed}"], {decomposed: 10})
+    with pytest.raises(UsageError, match="train has two folders .*, whose accents are coded in different ways"):
+        open_splits(config.data)

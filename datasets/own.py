@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..core.classes import match_classes
+from ..core.classes import check_numbers, match_classes
 from ..core.errors import ContrastillError
 from .camera import Camera, Unit, warn_of_unit
 from .file_splits import ReadSplit
@@ -75,6 +75,7 @@ class _Opened:
             classes, targets = train.classes, _renumbered(samples, train)
         if split == "test" and targets is not None and train.targets is not None and (classes is None) != (train.classes is None):
             nameless = samples.name if classes is None else train.name
+            check_numbers(classes or train.classes, "the other dataset", nameless, "give it a list classes")
             log.warning(
                 "the classes of the training and the test dataset are matched by number alone, as %s has no names for them: give it a list classes", nameless
             )

@@ -615,3 +615,29 @@ def test_accents_that_are_coded_in_another_way_are_the_same_name(tmp_path):
     pictures(tmp_path, [f"train/{decomposed}"], {decomposed: 10})
     with pytest.raises(UsageError, match="train has two folders .*, whose accents are coded in different ways"):
         open_splits(config.data)
+
+
+NUMBERS = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]  # as folders are sorted
+
+
+def test_classes_called_by_numbers_are_not_matched_by_place():
+    """A class without a name that has the number 2 may be the third, or the one called 2."""
+    from contrastill.core.classes import check_numbers
+    from contrastill.datasets.own import OwnData
+    from contrastill.training.class_order import answer_for
+
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 12))
+    taps, preprocess = contrastill.Taps(embedding="input:1"), contrastill.Preprocess((0.0,) * 3, (1.0,) * 3)
+    for of_network, of_data, message in [
+        (NUMBERS, None, "of the student are called 0, 1, 10, …, .* and D has no"),
+        (None, NUMBERS, "of D are called 0, 1, 10, …"),
+    ]:
+        network = contrastill.Network(module, taps=taps, preprocess=preprocess)
+        network.recipe = {"num_classes": 12, "classes": of_network}
+        (split,) = [OwnData(images_of(list(range(12)), classes=of_data))(OwnData.Options()).open("train")]
+        with pytest.raises(UsageError, match=message):
+            answer_for(network, split, "the student", "D", "")
+    with pytest.raises(UsageError, match="of the other dataset are called 0, 1, 10, …, numbers in another order, and TensorDataset has no names"):
+        OwnData(images_of(list(range(12)), classes=NUMBERS), images_of(list(range(12))))(OwnData.Options()).open("test")
+    check_numbers([f"{number:02}" for number in range(12)], "a", "b", "")
+    check_numbers(["3d", "2d"], "a", "b", "")

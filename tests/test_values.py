@@ -411,3 +411,27 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
     check_scale(own, "own", ((300.0,), (10.0,)))
     again = build(entry.model_copy(update={"mean": measured[0], "std": measured[1]}), 2, {"thermal": measured})
     assert again.preprocess.mean == measured[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.ones((1, 10, 12), np.float32), r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out depth.transpose"),
+        (torch.ones(10, 12, 1), r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out depth.permute"),
+    ],
+)
+def test_rows_of_pixels_are_not_taken_for_channels(values, message):
+    with pytest.raises(UsageError, match=message):
+        OwnData(Samples({"rgb": rgb(2), "depth": [values] * 2}))
+    right = values.transpose(1, 2, 0) if isinstance(values, np.ndarray) else values.permute(2, 0, 1)
+    assert OwnData(Samples({"rgb": rgb(2), "depth": [right] * 2}))(OwnData.Options()).open("train").modalities["depth"] == (1, 10, 12)
+
+
+def test_maps_of_many_channels_and_few_pixels_are_as_they_come():
+    for values, shape in ((torch.ones(512, 4, 4), (512, 4, 4)), (np.ones((4, 4, 512), np.float32), (512, 4, 4)), (torch.ones(3, 10, 4), (3, 10, 4))):
+        assert OwnData(Samples({"features": [values] * 2}))(OwnData.Options()).open("train").modalities["features"] == shape
+
+
+def test_identifiers_are_no_classes():
+    with pytest.raises(UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"):
+        _splits(OwnData(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(OwnData.Options()))

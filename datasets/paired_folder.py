@@ -23,7 +23,7 @@ from .fingerprint import file_sizes, listing_hash
 from .image_folder import SPLITS, folders_in, has_splits, held_share, is_free, split_folder, split_folders, test_folder, walk
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, warn_of_scaling
 from .joint_views import JointViews
-from .values import VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
+from .values import NO_LABEL, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
 from .view_options import ViewOptions
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 _LOOKED_AT = 16
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
-_NO_LABEL = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
 
 
 @DATASETS.register("paired_folder")
@@ -141,7 +140,7 @@ class PairedFolder:
         if "" in named:
             raise ContrastillError(f"{path}: line {lines.index('') + 1} is empty, and which value has no name is not known: write a name on each line")
         # What is without a label is 0, whether the list begins with it or not.
-        if named and named[0].lower() in _NO_LABEL:
+        if named and named[0].lower() in NO_LABEL:
             log.warning("%s begins with %s, which is taken for the name of the value 0", path, named[0])
             return named
         if named and named[0].lower() == "background":

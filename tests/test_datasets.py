@@ -177,7 +177,7 @@ def test_limit_is_spread_over_the_classes(path):
         ({"target": np.zeros((70, 8, 10), np.uint8)}, {}, "train/target is uint8 (70, 8, 10): classes are integers or names, (N,)"),
         ({"rgb": np.zeros((70, 8, 10, 3), np.float32)}, {}, "train/rgb is float32 (70, 8, 10, 3): images are uint8"),
         ({"rgb": np.zeros((70, 3, 8, 10), np.uint8)}, {}, "train/rgb is uint8 (70, 3, 8, 10): images are uint8 (N, H, W, 1 to 4)"),
-        ({"rgb": np.zeros((70, 8, 10), np.int64)}, {}, "train/rgb is int64: images are uint8"),
+        ({"rgb": np.zeros((70, 8, 10), np.int64)}, {}, "train/rgb is int64: rgb is uint8"),
         ({"rgb": np.zeros((0, 8, 10, 3), np.uint8), "target": np.zeros(0, np.int64)}, {}, "train has no samples"),
         ({"depth": np.zeros((70, 4, 5), np.uint8)}, {"fields": {"rgb": "rgb", "depth": "depth"}}, "rgb 8×10, depth 4×5"),
     ],

@@ -435,3 +435,39 @@ def test_maps_of_many_channels_and_few_pixels_are_as_they_come():
 def test_identifiers_are_no_classes():
     with pytest.raises(UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"):
         _splits(OwnData(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(OwnData.Options()))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "camera"),
+    [
+        ("depth_unit", np.bytes_("m"), Camera("m")),
+        ("intrinsics", [20.0, 21.0, 5.5, 4.5], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
+        ("intrinsics", [[20.0, 0.0, 5.5], [0.0, 21.0, 4.5], [0.0, 0.0, 1.0]], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
+        ("depth_unit", "cm", "the attribute depth_unit is cm, and should be one of m, mm, relative: set data.depth_unit"),
+        ("intrinsics", 525.0, r"the attribute intrinsics has the shape \(\): it holds fx, fy, cx, cy"),
+    ],
+)
+def test_a_packed_file_says_what_its_camera_is(tmp_path, attribute, value, camera):
+    opened = data("packed", tmp_path, {"depth": np.full((N, H, W), 2000, np.uint16)})
+    with h5py.File(tmp_path / "set.h5", "a") as file:
+        file.attrs[attribute] = value
+    if isinstance(camera, Camera):
+        assert opened.open("train").camera == camera
+    else:
+        with pytest.raises(UsageError, match=camera):
+            opened.open("train")
+
+
+@pytest.mark.parametrize("source", ["packed", "own"])
+def test_depth_has_one_channel(tmp_path, source):
+    with pytest.raises(UsageError, match="depth has 3 channels, and should have one"):
+        _splits(data(source, tmp_path, {"depth": np.ones((N, H, W, 3), np.float32)}))
+
+
+def test_a_class_that_is_called_as_the_unlabelled_value_is_told(tmp_path, caplog):
+    opened = data("packed", tmp_path, {"semantics": np.ones((N, H, W), np.uint8)})
+    for names, told in ((["unlabelled", "wall"], False), (["wall", "floor"], True)):
+        with h5py.File(tmp_path / "set.h5", "a") as file:
+            file.attrs["semantic_classes"] = names
+        opened.open("train")
+        assert ("0 in semantics is unlabelled, and the first of semantic_classes, wall, is its name" in caplog.text) is told

@@ -74,10 +74,10 @@ class _Opened:
         if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
             classes, targets = train.classes, _renumbered(samples, train)
         if split == "test" and targets is not None and train.targets is not None and (classes is None) != (train.classes is None):
-            nameless = samples.name if classes is None else train.name
-            check_numbers(classes or train.classes, "the other dataset", nameless, "give it a list classes")
+            unnamed = samples.name if classes is None else train.name
+            check_numbers(classes or train.classes, "the other dataset", unnamed, "give it a list classes")
             log.warning(
-                "the classes of the training and the test dataset are matched by number alone, as %s has no names for them: give it a list classes", nameless
+                "the classes of the training and the test dataset are matched by number alone, as %s has no names for them: give it a list classes", unnamed
             )
         # Names in both are matched; a split without names may have more classes than the other one names.
         nameless = [one for one in labelled if one.classes is None or classes is None]

@@ -1,6 +1,7 @@
 """Small worlds that hypothesis draws: right, or refused in one sentence (tests/worlds.py tries hundreds)."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 _spec = importlib.util.spec_from_file_location("worlds", Path(__file__).with_name("worlds.py"))
 worlds = importlib.util.module_from_spec(_spec)
+# Dataclasses look their module up.
+sys.modules[_spec.name] = worlds
 _spec.loader.exec_module(worlds)
 
 

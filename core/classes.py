@@ -86,6 +86,22 @@ def answer_as(
         }
 
 
+def check_numbers(names: Sequence[str | None], who: str, nameless: str, otherwise: str) -> None:
+    """Complain where classes are called by numbers that are not in their order, and are to be matched with those of ``nameless`` by place alone.
+
+    Folders ``0``, ``1``, ``10``, ``11``, ``2`` are sorted so, and a class without a name that has the number 2 may be the third of them, or that called 2.
+
+    Raises:
+        UsageError: They are.
+    """
+    if all(name is not None and str(name).isdecimal() for name in names):
+        numbers = [int(str(name)) for name in names]
+        if numbers != sorted(numbers):
+            raise UsageError(
+                f"the classes of {who} are called {', '.join(map(str, names[:3]))}, …, numbers in another order, and {nameless} has no names for its own: {otherwise}"
+            )
+
+
 def apply_class_map(network: Network, given: ClassMap, classes: int | None, names: Sequence[str] | None, who: str) -> None:
     """What a config's ``class_map`` says of a network: places reorder its logits, names become those of its classes.
 

@@ -98,10 +98,9 @@ def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
 
 def _labels(path: Path, values: np.ndarray) -> np.ndarray:
     """uint8, if that is what they are."""
-    kept = values.astype(np.uint8)
-    if values.dtype.kind == "f" or (kept != values).any():
+    if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():
         raise ContrastillError(f"{path} holds {values.dtype} from {values.min():g} to {values.max():g}: labels are whole numbers, 0 (unlabelled) to 255")
-    return kept
+    return values.astype(np.uint8)
 
 
 @contextmanager

@@ -92,6 +92,12 @@ def in_metres(depth: Tensor, unit: Unit | None) -> Tensor:
 _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
 
+def unit_of(kind: str) -> Unit:
+    """What depth of a :func:`~.values.number_kind` is taken to be in where nobody says so: floats metres, 8 bits relative, wider integers millimetres."""
+    units: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}
+    return units.get(kind, "mm")
+
+
 def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -> None:
     """Log a warning if depth can hardly be in its unit, and which of its values are taken for marks of nothing measured, beside 0 and NaN.
 

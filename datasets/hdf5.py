@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 
@@ -36,8 +37,17 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
 
 
 def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None:
-    """The attribute ``classes``, or another one, as strings; None where there is none."""
+    """The attribute ``classes``, or another one, as strings; None where there is none.
+
+    Raises:
+        UsageError: It is one text or number, and no list of names.
+    """
     names = file.attrs.get(attribute)
+    if names is not None and np.ndim(names) != 1:
+        shown = str(names)[:40]
+        raise UsageError(
+            f"{file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as file.attrs[{attribute!r}] = ['a', 'b']"
+        )
     return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 

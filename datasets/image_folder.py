@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +41,7 @@ class ImageFolder:
     path below the folder, so that it is the same everywhere, and stays held out when images are added.
 
     Raises:
-        UsageError: No such folder, no images, a class without any, a class that only the test split has.
+        UsageError: No such folder, no images, a class without any, a class that only the test split has, folders that seem to be splits under other names.
     """
 
     class Options(ViewOptions):
@@ -87,13 +89,14 @@ class ImageFolder:
         train = split_folder(self.root, "train") if prepared else self.root
         if train is None:
             raise UsageError(f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
-        classes = folders_in(train)
+        classes = sorted(class_folders(train))
         if not classes:
             raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
         if not prepared:
+            _check_no_splits(self.root, classes)
             return classes, self._held_out(classes, split)
         where = train if split == "train" else test_folder(self.root, train)
-        strange = sorted(set(folders_in(where)) - set(classes))
+        strange = sorted(class_folders(where).keys() - {*classes})
         if strange:
             raise UsageError(f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders of train's classes first")
         return classes, self._images(where, classes, complete=split == "train")
@@ -114,8 +117,10 @@ class ImageFolder:
         """(path below the root, class) of the images of these classes."""
         files = []
         self._passed_over = Counter()
+        folders = class_folders(where)
         for target, name in enumerate(classes):
-            there = list(walk(where / name, ("",)))
+            # A class may be missing among those to test on.
+            there = list(walk(folders.get(name, where / name), ("",)))
             # Compared by parts and not by characters, so that the order does not hang on the separator.
             found = sorted((path for path in there if path.name.lower().endswith(IMAGE_SUFFIXES)), key=lambda path: path.parts)
             if len(found) < len(there):
@@ -160,9 +165,45 @@ def split_folders(root: Path, split: str) -> list[Path]:
     return next((group for group in groups if group), [])
 
 
+def _check_no_splits(root: Path, classes: list[str]) -> None:
+    """Complain about folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold splits: they would be classes.
+
+    Raises:
+        UsageError: There are some.
+    """
+    # What is left of a name without the word of a split -> the name, of training splits and of the others.
+    left: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for split, groups in SPLITS.items():
+        words = {word for group in groups for word in group}
+        for name in classes:
+            parts = re.split("([a-z]+)", name.lower())
+            for place in (place for place, part in enumerate(parts) if part in words):
+                left[split]["".join((*parts[:place], "*", *parts[place + 1 :]))] = name
+    for rest, train in left["train"].items():
+        if rest in left["test"]:
+            raise UsageError(f"{root} has folders {train} and {left['test'][rest]}, which are splits rather than classes: call them train and test")
+    # A few say enough: a folder may have thousands.
+    for name in classes[:8]:
+        if split_folders(root / name, "train") and split_folders(root / name, "test"):
+            raise UsageError(f"{root / name} holds splits, so it is no class: set data.path={root / name}")
+
+
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted, hidden ones left out."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_folders(root: Path) -> dict[str, Path]:
+    """The folders in ``root`` by the names of their classes, whose accents are of one form (NFC): macOS may write another one, which looks the same.
+
+    Raises:
+        UsageError: Two folders have one name.
+    """
+    found: dict[str, Path] = {}
+    for name in folders_in(root):
+        if found.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:
+            raise UsageError(f"{root} has two folders {name}, whose accents are coded in different ways: move the images of one into the other")
+    return found
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:

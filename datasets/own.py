@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..core.classes import match_classes
+from ..core.classes import check_numbers, match_classes
 from ..core.errors import ContrastillError
 from .camera import Camera, Unit, warn_of_unit
 from .file_splits import ReadSplit
@@ -19,6 +20,8 @@ from .file_workers import Damaged
 from .in_memory import Batch
 from .own_samples import OwnSamples, drawing_from
 from .values import UNSIGNED_16, VOID, VOID_HELP, LabelRule, check_vectors, handed_out, vectors_among, vectors_of_array
+
+log = logging.getLogger(__name__)
 
 _PLAIN = 2**32  # stands for a view's number where nothing is augmented
 
@@ -70,6 +73,12 @@ class _Opened:
         train = self._read["train"]
         if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
             classes, targets = train.classes, _renumbered(samples, train)
+        if split == "test" and targets is not None and train.targets is not None and (classes is None) != (train.classes is None):
+            unnamed = samples.name if classes is None else train.name
+            check_numbers(classes or train.classes, "the other dataset", unnamed, "give it a list classes")
+            log.warning(
+                "the classes of the training and the test dataset are matched by number alone, as %s has no names for them: give it a list classes", unnamed
+            )
         # Names in both are matched; a split without names may have more classes than the other one names.
         nameless = [one for one in labelled if one.classes is None or classes is None]
         num_classes = max([*(int(one.targets.max()) + 1 for one in nameless), len(classes or ())], default=0)

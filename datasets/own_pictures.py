@@ -38,11 +38,27 @@ def pixels(name: str, value: Any) -> Tensor | None:
         return None
     if values.ndim not in (2, 3):
         return None
+    _check_order(name, value)
     values = values if values.ndim == 3 else values[:, :, None]
     if name == LABELS and not values.is_floating_point():
         # Not 8 bits: what does not fit would come out as another label.
         return values if values.dtype == torch.uint8 else values.to(torch.int64)
     return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
+
+
+def _check_order(name: str, value: np.ndarray | Tensor) -> None:
+    """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for channels."""
+    if value.ndim != 3:
+        return
+    given = tuple(value.shape)
+    if isinstance(value, Tensor) and given[2] <= 4 < min(given[:2]):
+        raise UsageError(
+            f"{name} is a tensor of shape {given}, and tensors are (channels, height, width): hand out {name}.permute(2, 0, 1), or an array (height, width, channels)"
+        )
+    if isinstance(value, np.ndarray) and given[0] <= 4 < min(given[1:]):
+        raise UsageError(
+            f"{name} is an array of shape {given}, and arrays are (height, width, channels): hand out {name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
+        )
 
 
 def kind_of(value: Any) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
+from ..core.classes import listed
 from ..core.errors import ContrastillError, UsageError
 from ..core.hashing import mix
-from .camera import Unit
+from .camera import Unit, unit_of
 from .file_views import LABELS
 from .own_pictures import is_deep, kind_of, pixels
 from .values import RGB
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 _LOOKED_AT = 8
 _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
-_UNITS: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}  # of depth; of wider integers millimetres
 
 
 class OwnSamples:
@@ -67,10 +67,10 @@ class OwnSamples:
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
         self.targets = None if label is None else self._labels()
-        self.depth_unit: Unit | None = _UNITS.get(self.kinds["depth"], "mm") if "depth" in images else None
-        names = _class_names(dataset)
-        self.classes = names if self.targets is not None else None
+        self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
+        self.classes = None if self.targets is None else _class_names(dataset)
         if self.classes is not None and len(self.classes) <= int(self.targets.max()):
+            log.warning("%s.classes has %d names, and labels go to %d: its classes have no names here", self.name, len(self.classes), int(self.targets.max()))
             self.classes = None
 
     def __len__(self) -> int:
@@ -165,13 +165,36 @@ class OwnSamples:
 
 
 def _class_names(dataset: Any) -> list[str] | None:
-    """A dataset's ``classes``, or those of which it is a Subset; numbers from 0 on are no names."""
+    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from 0 on are no names.
+
+    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
+
+    Raises:
+        UsageError: Datasets that number their classes in different ways are put together.
+    """
     while type(dataset) is Subset:
         dataset = dataset.dataset
+    if type(dataset) is ConcatDataset:
+        parts = [_class_names(part) for part in dataset.datasets]
+        known = [names for names in parts if names is not None]
+        if any(names != known[0] for names in known):
+            other = next(names for names in known if names != known[0])
+            raise UsageError(
+                f"ConcatDataset puts together datasets whose classes are {listed(known[0])}, and {listed(other)}: number all by one list of classes"
+            )
+        return known[0] if known and len(known) == len(parts) else None
     names = getattr(dataset, "classes", None)
-    if not isinstance(names, (list, tuple)) or [*names] == [*range(len(names))]:
+    if names is None:
+        names = getattr(dataset, "class_to_idx", None)
+    if isinstance(names, Mapping):
+        # From a name to its number; another mapping says nothing that is known.
+        named = {str(number): name for name, number in names.items()}
+        names = [named.get(str(number)) for number in range(len(names))]
+        names = None if None in names else names
+    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__") or not hasattr(names, "__len__"):
         return None
-    return [str(name) for name in names]
+    names = [*names]
+    return None if not names or names == [*range(len(names))] else [str(name) for name in names]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .camera import Camera, Unit, warn_of_unit
+from .camera import Camera, Unit, unit_of, warn_of_unit
 from .file_views import LABELS
 from .hdf5 import SUFFIXES, class_names, location, open_packed
 from .in_memory import AugmentOptions, TensorSplit
-from .values import RGB, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among, vectors_of_array
+from .values import NO_LABEL, RGB, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, said_once, vectors_among, vectors_of_array
 from .views import PaddedImages
 
 # What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them exactly.
@@ -65,7 +65,7 @@ class Packed:
         )
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
-        depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else mm for uint16, relative for uint8, m for others")
+        depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else m for floats, mm for 16 bits, relative for 8 bits")
         intrinsics: tuple[float, float, float, float] | None = Field(None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says")
 
     def __init__(self, options: Options) -> None:
@@ -109,11 +109,19 @@ class Packed:
             return None
         kept = file.attrs.get("depth_unit")
         dtype = group[self.options.fields["depth"]].dtype
-        unit = self.options.depth_unit or (None if kept is None else str(kept)) or {"uint16": "mm", "uint8": "relative"}.get(dtype.name, "m")
+        kept = kept.decode() if isinstance(kept, bytes) else kept
+        unit = self.options.depth_unit or kept or unit_of(number_kind(dtype))
+        if unit not in get_args(Unit):
+            raise UsageError(f"{file.filename}: the attribute depth_unit is {unit}, and should be one of {', '.join(get_args(Unit))}: set data.depth_unit")
         intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
         if intrinsics is None:
             return Camera(unit)
-        fx, fy, cx, cy = map(float, intrinsics)
+        values = np.asarray(intrinsics)
+        # Four numbers, or the matrix that has them.
+        values = values[[0, 1, 0, 1], [0, 1, 2, 2]] if values.shape == (3, 3) else values
+        if values.shape != (4,) or values.dtype.kind not in "iuf":
+            raise UsageError(f"{file.filename}: the attribute intrinsics has the shape {values.shape}: it holds fx, fy, cx, cy, or the matrix (3, 3) of them")
+        fx, fy, cx, cy = map(float, values)
         return Camera(unit, (fx, fy, cx, cy))
 
     def _group(self, file: h5py.File, split: str) -> h5py.Group:
@@ -180,6 +188,10 @@ class Packed:
         if field.ndim not in (3, 4) or field.shape[3:] not in ((), (1,)) or field.dtype.kind not in "iuf":
             raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: label maps are whole numbers (N, H, W)")
         rule = self._label_rule(file, name, names)
+        if names and names[0].lower() not in NO_LABEL:
+            said_once(
+                f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, {names[0]}, is its name: if it is a class, add 1 to all"
+            )
         count, height, width = field.shape[:3]
         kept = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(kept, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding)

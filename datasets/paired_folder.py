@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .array_files import SUFFIXES, blends, read_pair
-from .camera import Camera, Unit, warn_of_unit
+from .camera import Camera, Unit, unit_of, warn_of_unit
 from .file_loader import default_workers
 from .file_splits import PairSplit
 from .file_views import LABELS
@@ -23,7 +23,7 @@ from .fingerprint import file_sizes, listing_hash
 from .image_folder import SPLITS, folders_in, has_splits, held_share, is_free, split_folder, split_folders, test_folder, walk
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, warn_of_scaling
 from .joint_views import JointViews
-from .values import VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
+from .values import NO_LABEL, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
 from .view_options import ViewOptions
 
 log = logging.getLogger(__name__)
@@ -124,8 +124,7 @@ class PairedFolder:
         return "set data.size=[HEIGHT,WIDTH]" if self.options.size is None else None
 
     def _camera(self, where: Path, frames: list[np.ndarray]) -> Camera:
-        dtype = frames[0].dtype
-        unit = self.options.depth_unit or ("m" if dtype.kind == "f" else "mm" if dtype.itemsize > 1 else "relative")
+        unit = self.options.depth_unit or unit_of(number_kind(frames[0].dtype))
         warn_of_unit(torch.from_numpy(np.concatenate([frame.ravel()[:: max(1, frame.size // 10_000)].astype(np.float32) for frame in frames])), unit, where)
         return Camera(unit, self.options.intrinsics)
 
@@ -134,9 +133,18 @@ class PairedFolder:
         if not path.is_file():
             return None
         try:
-            named = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
         except UnicodeDecodeError as error:
             raise ContrastillError(f"{path} is no text in UTF-8: write the name of a class on each line") from error
+        named = [line for line in lines if not line.startswith("#")]
+        if "" in named:
+            raise ContrastillError(f"{path}: line {lines.index('') + 1} is empty, and which value has no name is not known: write a name on each line")
+        # What is without a label is 0, whether the list begins with it or not.
+        if named and named[0].lower() in NO_LABEL:
+            log.warning("%s begins with %s, which is taken for the name of the value 0", path, named[0])
+            return named
+        if named and named[0].lower() == "background":
+            log.warning("%s names the values from 1: background is 1, and 0 is unlabelled; where your 0 is background, put unlabelled in its place", path)
         return ["unlabelled", *named]
 
     def _list(self, split: str) -> tuple[Path, dict[str, list[str]]]:

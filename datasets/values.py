@@ -22,6 +22,9 @@ VECTORS = ("normals", "normal", "surface_normals", "flow", "optical_flow")
 """Modalities that are taken for vectors where nobody says which are."""
 VOID = 255
 """The label that stands for none in VOC, Cityscapes and many others, where nobody says which one does."""
+NO_LABEL = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
+"""Names of the value 0 of label maps, in lower case."""
+_MOST_CLASSES = 2**24  # more are identifiers, and no classifier has room for them
 NEGATIVE_MARKS = (-1, -100)
 """Labels below 0 that stand for none: of many tools, and of torch's cross_entropy."""
 UNSIGNED_16 = "unsigned 16-bit integers"
@@ -216,8 +219,13 @@ def check_splits(train: Any, test: Any) -> None:
     """Complain where a test split means other things by its values than the training split.
 
     Raises:
-        UsageError: Depth of another unit, modalities of another kind of numbers or number of channels, other classes or another number of them.
+        UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers or number of channels, other classes or another number of them.
     """
+    for split in (train, test):
+        if (getattr(split, "num_classes", None) or 0) > _MOST_CLASSES:
+            raise UsageError(f"labels go to {split.num_classes - 1}, as if there were as many classes: number the classes from 0 on, without gaps")
+        if split is not None and split.modalities.get("depth", (1,))[0] != 1:
+            raise UsageError(f"depth has {split.modalities['depth'][0]} channels, and should have one: keep one, or give it another name, such as hha")
     if train is None or test is None:
         return
     units = [None if split.camera is None else split.camera.unit for split in (train, test)]

@@ -520,3 +520,124 @@ def test_classes_are_kept_when_a_test_folder_lacks_one(tmp_path):
     pictures(tmp_path, ["train/ash", "train/black", "train/white", "test/black", "test/white"])
     splits = open_splits(load_config("teachers/cifar100", [f"data.path={tmp_path}", "student.model=resnet8"]).data)
     assert splits["test"].classes == DARK and splits["test"].targets.unique().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("seg_train", "seg_test"), "has folders seg_train and seg_test, which are splits rather than classes: call them train and test"),
+        (("Training Data", "Test Data"), "has folders Training Data and Test Data, which are splits"),
+        (("train2017", "val2017"), "has folders train2017 and val2017, which are splits"),
+        (("images/train", "images/val"), "images holds splits, so it is no class: set data.path=.*images"),
+    ],
+)
+def test_folders_that_seem_to_be_splits_are_no_classes(tmp_path, folders, message):
+    pictures(tmp_path, [f"{split}/{name}" for split in folders for name in ("ash", "black")], count=20)
+    with pytest.raises(UsageError, match=message):
+        open_splits(load_config("teachers/image_folder", [f"data.path={tmp_path}", "student.model=resnet8"]).data)
+
+
+def test_classes_with_words_of_splits_in_their_names_are_classes(tmp_path):
+    shades = {"steam train": 10, "test tube": 60, "valley": 100, "validated": 200}
+    pictures(tmp_path, [*shades], shades, count=20)
+    splits = open_splits(load_config("teachers/image_folder", [f"data.path={tmp_path}", "student.model=resnet8"]).data)
+    assert splits["train"].classes == sorted(shades)
+
+
+def own_classes(*datasets):
+    from contrastill.datasets.own_samples import OwnSamples
+
+    return [OwnSamples(dataset).classes for dataset in datasets]
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, lambda names: {name: number for number, name in enumerate(names)}])
+@pytest.mark.parametrize("attribute", ["classes", "class_to_idx"])
+def test_names_in_a_tuple_an_array_or_a_mapping_are_names(kind, attribute):
+    data = torch.utils.data.TensorDataset(torch.zeros(3, 3, 8, 8), torch.arange(3))
+    setattr(data, attribute, kind(DARK))
+    assert own_classes(data) == [DARK]
+
+
+def test_datasets_that_are_put_together_number_their_classes_alike():
+    from torch.utils.data import ConcatDataset, Subset
+
+    one, other = Named(DARK, [0, 1, 2]), Named(DARK[::-1], [0, 1, 2])
+    assert own_classes(ConcatDataset([one, Subset(one, [1])])) == [DARK]
+    with pytest.raises(UsageError, match="ConcatDataset puts together datasets whose classes are .*: number all by one list of classes"):
+        own_classes(ConcatDataset([one, Subset(other, [1])]))
+
+
+@pytest.mark.parametrize("attribute", ["classes", "vectors"])
+def test_one_text_is_no_list_of_names(tmp_path, attribute):
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/rgb"], file[f"{split}/target"] = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2
+        file.attrs[attribute] = "ash, black"
+    with pytest.raises(UsageError, match=rf"the attribute {attribute} is 'ash, black', and should be a list of names"):
+        open_splits(load_config("teachers/cifar100", [f"data.path={tmp_path / 'data.h5'}", "student.model=resnet8"]).data)
+
+
+def images_of(labels, **attributes):
+    data = torch.utils.data.TensorDataset(torch.zeros(len(labels), 3, 8, 8), torch.tensor(labels))
+    vars(data).update(attributes)
+    return data
+
+
+def test_a_test_dataset_without_names_is_matched_by_number_with_a_line(caplog):
+    from contrastill.datasets.own import OwnData
+
+    opened = OwnData(images_of([0, 1, 2], classes=DARK), images_of([0, 1, 2]))(OwnData.Options())
+    assert opened.open("test").targets.tolist() == [0, 1, 2] and "matched by number alone, as TensorDataset has no names" in caplog.text
+    caplog.clear()
+    both = OwnData(*[images_of([0, 1, 2], classes=DARK)] * 2)(OwnData.Options())
+    assert both.open("test").classes == DARK and not caplog.text
+
+
+def test_a_dataset_with_too_few_names_says_that_they_are_left_out(caplog):
+    assert own_classes(images_of([0, 1, 2], classes=DARK[:2])) == [None]
+    assert "TensorDataset.classes has 2 names, and labels go to 2" in caplog.text
+
+
+def test_a_student_that_is_not_tested_says_why(tmp_path, caplog):
+    student = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(2, 3))
+    data = images_of([0, 1, 2]), images_of([2, 3, 4])
+    result = contrastill.distill(None, student, data, out=tmp_path / "run", objectives="cross_entropy", epochs=1, quiet=True)
+    assert "top1" not in result.metrics and "the student has 3 outputs and the data 5 classes, so no top-1 is measured" in caplog.text
+
+
+def test_accents_that_are_coded_in_another_way_are_the_same_name(tmp_path):
+    """As a folder comes from macOS: e and an accent, where others have one letter."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    pictures(tmp_path, [f"train/{composed}", "train/zinc", f"test/{decomposed}", "test/zinc"], {composed: 10, decomposed: 10, "zinc": 200})
+    config = load_config("teachers/image_folder", [f"data.path={tmp_path}", "student.model=resnet8"])
+    splits = open_splits(config.data)
+    assert splits["train"].classes == splits["test"].classes == [composed, "zinc"] and splits["test"].targets.tolist() == [0, 0, 0, 1, 1, 1]
+    pictures(tmp_path, [f"train/{decomposed}"], {decomposed: 10})
+    with pytest.raises(UsageError, match="train has two folders .*, whose accents are coded in different ways"):
+        open_splits(config.data)
+
+
+NUMBERS = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]  # as folders are sorted
+
+
+def test_classes_called_by_numbers_are_not_matched_by_place():
+    """A class without a name that has the number 2 may be the third, or the one called 2."""
+    from contrastill.core.classes import check_numbers
+    from contrastill.datasets.own import OwnData
+    from contrastill.training.class_order import answer_for
+
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 12))
+    taps, preprocess = contrastill.Taps(embedding="input:1"), contrastill.Preprocess((0.0,) * 3, (1.0,) * 3)
+    for of_network, of_data, message in [
+        (NUMBERS, None, "of the student are called 0, 1, 10, …, .* and D has no"),
+        (None, NUMBERS, "of D are called 0, 1, 10, …"),
+    ]:
+        network = contrastill.Network(module, taps=taps, preprocess=preprocess)
+        network.recipe = {"num_classes": 12, "classes": of_network}
+        (split,) = [OwnData(images_of(list(range(12)), classes=of_data))(OwnData.Options()).open("train")]
+        with pytest.raises(UsageError, match=message):
+            answer_for(network, split, "the student", "D", "")
+    with pytest.raises(UsageError, match="of the other dataset are called 0, 1, 10, …, numbers in another order, and TensorDataset has no names"):
+        OwnData(images_of(list(range(12)), classes=NUMBERS), images_of(list(range(12))))(OwnData.Options()).open("test")
+    check_numbers([f"{number:02}" for number in range(12)], "a", "b", "")
+    check_numbers(["3d", "2d"], "a", "b", "")

@@ -317,3 +317,28 @@ def test_recognises_its_own_and_no_other(tmp_path, root):
     _make(tmp_path / "apart", ["rgb/0.png", "depth/1.npy"])
     _make(tmp_path / "run", ["rgb/0.png", "depth/0.png", "config.yaml"])
     assert not any(mine(str(tmp_path / name)) for name in ("apart", "run", "none", "some/rgb"))
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "warning"),
+    [
+        ("wall\nfloor\ntable\n\n", ["unlabelled", "wall", "floor", "table"], ""),
+        ("# of our rooms\nwall\nfloor\ntable", ["unlabelled", "wall", "floor", "table"], ""),
+        ("Unlabeled\nwall\nfloor\ntable", ["Unlabeled", "wall", "floor", "table"], "begins with Unlabeled, which is taken for the name of the value 0"),
+        ("void\nwall\nfloor\ntable", ["void", "wall", "floor", "table"], "begins with void, which is taken"),
+        ("background\nwall\nfloor\ntable", ["unlabelled", "background", "wall", "floor", "table"], "background is 1, and 0 is unlabelled; where your 0 is"),
+    ],
+)
+def test_names_of_label_maps_are_those_of_their_values(tmp_path, caplog, text, names, warning):
+    for k in range(2):
+        _pair(tmp_path / "train", str(k), k)
+    (tmp_path / "classes.txt").write_text(text)
+    assert _data(tmp_path).open("train").semantic_classes == names
+    assert warning in caplog.text and (warning or "classes.txt" not in caplog.text)
+
+
+def test_an_empty_line_among_names_is_refused(tmp_path):
+    _pair(tmp_path / "train")
+    (tmp_path / "classes.txt").write_text("wall\n\nfloor\ntable\n")
+    with pytest.raises(ContrastillError, match=r"classes.txt: line 2 is empty, and which value has no name is not known"):
+        _data(tmp_path).open("train")

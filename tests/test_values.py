@@ -246,6 +246,13 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
             _splits(opened)
 
 
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("dtype", "unit"), [("uint8", "relative"), ("uint16", "mm"), ("int16", "mm"), ("float16", "m"), ("float64", "m")])
+def test_a_dtype_means_one_unit_wherever_depth_comes_from(tmp_path, source, dtype, unit):
+    depth = np.random.default_rng(4).integers(1, 9, (N, H, W)) * (1000 if unit == "mm" else 1)
+    assert data(source, tmp_path, {"depth": depth.astype(dtype)}).open("train").camera == Camera(unit)
+
+
 def _splits(opened):
     """Both splits, as a training opens them."""
     lent = type(
@@ -404,3 +411,63 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
     check_scale(own, "own", ((300.0,), (10.0,)))
     again = build(entry.model_copy(update={"mean": measured[0], "std": measured[1]}), 2, {"thermal": measured})
     assert again.preprocess.mean == measured[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.ones((1, 10, 12), np.float32), r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out depth.transpose"),
+        (torch.ones(10, 12, 1), r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out depth.permute"),
+    ],
+)
+def test_rows_of_pixels_are_not_taken_for_channels(values, message):
+    with pytest.raises(UsageError, match=message):
+        OwnData(Samples({"rgb": rgb(2), "depth": [values] * 2}))
+    right = values.transpose(1, 2, 0) if isinstance(values, np.ndarray) else values.permute(2, 0, 1)
+    assert OwnData(Samples({"rgb": rgb(2), "depth": [right] * 2}))(OwnData.Options()).open("train").modalities["depth"] == (1, 10, 12)
+
+
+def test_maps_of_many_channels_and_few_pixels_are_as_they_come():
+    for values, shape in ((torch.ones(512, 4, 4), (512, 4, 4)), (np.ones((4, 4, 512), np.float32), (512, 4, 4)), (torch.ones(3, 10, 4), (3, 10, 4))):
+        assert OwnData(Samples({"features": [values] * 2}))(OwnData.Options()).open("train").modalities["features"] == shape
+
+
+def test_identifiers_are_no_classes():
+    with pytest.raises(UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"):
+        _splits(OwnData(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(OwnData.Options()))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "camera"),
+    [
+        ("depth_unit", np.bytes_("m"), Camera("m")),
+        ("intrinsics", [20.0, 21.0, 5.5, 4.5], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
+        ("intrinsics", [[20.0, 0.0, 5.5], [0.0, 21.0, 4.5], [0.0, 0.0, 1.0]], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
+        ("depth_unit", "cm", "the attribute depth_unit is cm, and should be one of m, mm, relative: set data.depth_unit"),
+        ("intrinsics", 525.0, r"the attribute intrinsics has the shape \(\): it holds fx, fy, cx, cy"),
+    ],
+)
+def test_a_packed_file_says_what_its_camera_is(tmp_path, attribute, value, camera):
+    opened = data("packed", tmp_path, {"depth": np.full((N, H, W), 2000, np.uint16)})
+    with h5py.File(tmp_path / "set.h5", "a") as file:
+        file.attrs[attribute] = value
+    if isinstance(camera, Camera):
+        assert opened.open("train").camera == camera
+    else:
+        with pytest.raises(UsageError, match=camera):
+            opened.open("train")
+
+
+@pytest.mark.parametrize("source", ["packed", "own"])
+def test_depth_has_one_channel(tmp_path, source):
+    with pytest.raises(UsageError, match="depth has 3 channels, and should have one"):
+        _splits(data(source, tmp_path, {"depth": np.ones((N, H, W, 3), np.float32)}))
+
+
+def test_a_class_that_is_called_as_the_unlabelled_value_is_told(tmp_path, caplog):
+    opened = data("packed", tmp_path, {"semantics": np.ones((N, H, W), np.uint8)})
+    for names, told in ((["unlabelled", "wall"], False), (["wall", "floor"], True)):
+        with h5py.File(tmp_path / "set.h5", "a") as file:
+            file.attrs["semantic_classes"] = names
+        opened.open("train")
+        assert ("0 in semantics is unlabelled, and the first of semantic_classes, wall, is its name" in caplog.text) is told

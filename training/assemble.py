@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 from .class_order import compares_classes, order_classes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -104,7 +107,10 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     test = None
     # Logits that no objective reads are of a classifier that never learns.
     if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
-        if student.recipe["num_classes"] == splits["test"].num_classes:
+        outputs, known = student.recipe["num_classes"], splits["test"].num_classes
+        if outputs != known:
+            log.warning("the student has %s outputs and the data %s classes, so no top-1 is measured: give the student as many outputs", outputs, known)
+        else:
             test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
     if config.train.views and transfer.teacher_needs:
         told = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.classes import answer_as, gives_places, listed
+from ..core.classes import answer_as, check_numbers, gives_places, listed
 from ..core.errors import UsageError
 from ..core.registry import ENSEMBLE_RULES, OBJECTIVES, short_name
 from ..core.representation import Network
@@ -73,7 +73,11 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
             else:
                 order.names = teacher.recipe["classes"] if full else order.names
         elif count == length and (data.targets is not None or len(teachers) > 1):
-            nameless = who if order.names else "the data"
+            nameless, named_ones = (who, "the data") if order.names else ("the data", who)
+            try:
+                check_numbers(order.names or own or (), named_ones, nameless, f"name them, or say the place of each with teachers.{number}.class_map=[PLACE,…]")
+            except UsageError as error:
+                order.refusal = order.refusal or error
             order.notes.append(f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them")
     return order
 
@@ -118,7 +122,8 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
     if own is None or split.classes is None:
         if count != split.num_classes:
             raise UsageError(f"{who} tells {count} classes apart, and {data} has {split.num_classes}: {otherwise}")
-        nameless = data if split.classes is None else who
+        nameless, named = (data, who) if split.classes is None else (who, data)
+        check_numbers(own or split.classes or (), named, nameless, "name them, or say the place of each with class_map=[PLACE,…]")
         return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
     answer_as(network, split.classes, who, data, otherwise, length=count)
     if len(split.classes) < len(own):

@@ -17,6 +17,8 @@ def check_weights(teachers: Sequence[Network], student: Network) -> None:
         UsageError: It shares a parameter with a teacher, or has some in half precision or of inference mode.
     """
     own = {id(parameter): name for name, parameter in student.module.named_parameters()}
+    if not own:
+        raise UsageError("the student has no parameters (a quantised or frozen copy?), and a training learns those: hand over the network before that")
     for number, teacher in enumerate(teachers):
         shared = next((own[id(parameter)] for parameter in teacher.parameters() if id(parameter) in own), None)
         if shared is not None:

@@ -144,9 +144,10 @@ def check_pass(objective: str, setting: Setting, least: int = 2) -> None:
     """
     count = setting.pass_samples
     if count is not None and count < least:
+        few = setting.num_samples < least
         raise UsageError(
             f"objective {objective} compares the samples of a pass with each other and needs {least} or more, and a pass of this training has {count}: "
-            "raise train.batch_size, or lower train.accumulation_steps or the number of processes"
+            + ("use more samples" if few else "raise train.batch_size, or lower train.accumulation_steps or the number of processes")
         )
 
 

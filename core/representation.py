@@ -211,9 +211,11 @@ class Network(nn.Module):
 
     def _logits(self, output: object, tapped: Mapping[str, Tensor] | Tapping, required: bool) -> Tensor | None:
         logits = output if self.taps.logits is None else tapped[self.taps.logits]
-        if isinstance(logits, Tensor):
+        if isinstance(logits, Tensor) and logits.ndim == 2:
             return logits if self.classes is None else logits[:, self.classes]
         if required:
+            if isinstance(logits, Tensor):
+                raise UsageError(f"{self._name} returns {tuple(logits.shape)}, and logits are (B, C): flatten or pool what it returns")
             raise UsageError(f"{self._name} returns a {type(output).__name__}, not logits: tap the module that gives them")
         return None
 

@@ -304,6 +304,11 @@ class Transfer(nn.Module):
             read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None and value.requires_grad]
             gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
             unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
+            if len(unread) == len(parameters):
+                raise UsageError(
+                    f"no gradient comes from what the student returns ({', '.join(sorted(self.student_needs))}) to any of its parameters, as through quantised layers: "
+                    "hand over the network before it was quantised or detached"
+                )
         self._unread = [parameter for _, parameter in unread]
         for parameter in self._unread:
             parameter.requires_grad_(False)

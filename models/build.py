@@ -16,6 +16,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS, OWN, PRETRAINED, model_builder, takes
 from ..core.representation import Network, Preprocess, Taps
 from ..core.weights import classes_in, find_weights, load_into, load_state_dict, load_weights, read_metadata, save_state_dict
+from .own import unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ def make(recipe: Mapping[str, Any]) -> nn.Module:
 
 def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
     """Load a student's weights into its module, and say there how it sees and where its representation is; in eval mode."""
-    load_weights(module, path, name=recipe["model"])
+    load_weights(unwrapped(module), path, name=recipe["model"])
     names, colours = recipe.get("classes"), recipe.get("modality", "rgb") == "rgb"
     parts = {"preprocess": Preprocess(**recipe["preprocess"], colours=colours), "taps": Taps(**recipe["taps"]), "classes": names and list(names)}
     for name, value in parts.items():

@@ -140,7 +140,9 @@ class Trace:
         handles = []
         for name, inner in module.named_modules():
             if name:
-                handles.append(inner.register_forward_pre_hook(lambda _, args, name=name: self._enter(name, args)))
+                handles.append(
+                    inner.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._enter(name, (*args, *kwargs.values())), with_kwargs=True)
+                )
                 handles.append(inner.register_forward_hook(lambda inner, args, output, name=name: self._leave(name, inner, output)))
         try:
             with torch.no_grad():

@@ -8,6 +8,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from ..core.errors import UsageError
 from ..core.representation import Network, Preprocess, Taps
@@ -29,12 +30,13 @@ class OwnNetwork:
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input of the linear layer that all of
-            the output goes through, or without one, as in a backbone, the output (B, D) itself; the maps are for each size of feature map the last module that
+        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input of the last linear layer that all of
+            the output goes through, or without one, as in a backbone, the output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each size of feature map the last module that
             gives it. Of timm's networks both are what timm's own methods give.
         preprocess: How it sees.
         shape: (C, H, W) of an image as it is given to the module.
         classes: Names of its logits, where they are known.
+        data_classes: Number of classes of the data, where it has any.
 
     Attributes:
         num_logits: Outputs of that layer, or D; None where the output is no (B, D).
@@ -44,8 +46,18 @@ class OwnNetwork:
         UsageError: The module cannot be copied, fails on such an image, or returns no tensor while ``taps`` do not say where its embedding is.
     """
 
-    def __init__(self, module: nn.Module, taps: Taps, preprocess: Preprocess, shape: tuple[int, int, int], classes: Sequence[str] | None = None) -> None:
-        self.module, self.preprocess, self.classes = module, preprocess, classes
+    def __init__(
+        self,
+        module: nn.Module,
+        taps: Taps,
+        preprocess: Preprocess,
+        shape: tuple[int, int, int],
+        classes: Sequence[str] | None = None,
+        data_classes: int | None = None,
+    ) -> None:
+        self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
+        if any(isinstance(value, UninitializedTensorMixin) for value in (*module.parameters(), *module.buffers())):
+            raise UsageError(f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image before it is handed over")
         try:
             trace = Trace(self(), shape)
         except UsageError:
@@ -81,12 +93,17 @@ class OwnNetwork:
         """The input of the layer that makes the logits, which becomes the classifier, or what a module without one returns; None where that is unclear."""
         linear = {name for name, inner in self.module.named_modules() if isinstance(inner, nn.Linear)}
         ran = sorted((name for name in linear if name in trace.seen and trace.seen[name].gives_input), key=lambda name: trace.seen[name].order)
-        flat = [name for name in ran if trace.seen[name].inputs.ndim == 2][-1:]
-        role = _role(self(), flat[0], trace) if flat else _Role.INSIDE
-        if role == _Role.ALL:
-            self.classifiers = (flat[0],)
-            return trace.embedding(flat)
-        if role == _Role.PART or trace.output.ndim != 2 or _ends_in_convolution(self(), trace.shape):
+        # From the end: an auxiliary layer, or one that scales the logits, may run after the classifier.
+        for name in reversed([name for name in ran if trace.seen[name].inputs.ndim == 2]):
+            role = _role(self(), name, trace)
+            if role == _Role.ALL:
+                self.classifiers = (name,)
+                return trace.embedding([name])
+            if role == _Role.PART:
+                return None
+        # An output as long as the data has classes is logits that something other than a linear layer makes.
+        pooled = trace.output.ndim == 2 or trace.output.ndim == 4 and trace.output.shape[2:] == (1, 1)
+        if not pooled or trace.output.shape[1] == self._data_classes or _ends_in_convolution(self(), trace.shape):
             return None
         return OUTPUT
 
@@ -123,16 +140,24 @@ def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
 
 def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool:
     """Whether the output is the mean over places of what a convolution gives, as that of a classifier without a linear layer."""
-    means: list[Tensor] = []
+    last: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple, output: Tensor) -> None:
-        means.extend(value.mean(dim=(2, 3)) for value in (output, output.relu()) if value.ndim == 4)
+        last.append(output)
+
+    def drop(_: nn.Module, args: tuple) -> None:
+        # An untaught BatchNorm gives nearly what it is given.
+        last[:] = [value for value in last if not any(value is given for given in args)]
 
     handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
-    output = _output(module, shape)
+    handles += [inner.register_forward_pre_hook(drop) for inner in module.modules() if isinstance(inner, nn.modules.batchnorm._BatchNorm)]
+    output = _output(module, shape).flatten(1)
     for handle in handles:
         handle.remove()
-    return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=1e-6) for mean in means)
+    means = (value.mean(dim=(2, 3)) for map_ in last if map_.ndim == 4 for value in (map_, map_.relu()))
+    # An untaught network may say next to nothing.
+    close = 1e-5 * float(output.abs().max())
+    return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=close) for mean in means)
 
 
 def _output(module: nn.Module, shape: tuple[int, int, int], layer: nn.Module | None = None, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..core.shared_crd import SharedCRDLoss
+from .embeddings import embedding_dims
 
 
 class CriticOptions(Options):
@@ -73,15 +74,14 @@ class CRD(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> CRD:
-        return cls(CRDLoss(setting.student.embedding_dim, setting.teacher.embedding_dim, **_of_loss(options, setting)))
+        return cls(CRDLoss(*embedding_dims("crd", setting), **_of_loss(options, setting)))
 
     @classmethod
     def build_each(cls, options: Options, settings: Sequence[Setting]) -> list[Objective]:
         if options.student_side == "separate" or len(settings) < 2:
             return super().build_each(options, settings)
-        first = settings[0]
-        dims = [setting.teacher.embedding_dim for setting in settings]
-        return [SharedCRD(SharedCRDLoss(first.student.embedding_dim, dims, **_of_loss(options, first)))]
+        dims = [embedding_dims("crd", setting) for setting in settings]
+        return [SharedCRD(SharedCRDLoss(dims[0][0], [theirs for _, theirs in dims], **_of_loss(options, settings[0])))]
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         _prepare(self.loss, teachers)

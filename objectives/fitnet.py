@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
+from .embeddings import embedding_dims
 from .maps import Pairs, map_pairs, meet
 
 
@@ -58,7 +59,7 @@ class FitNet(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> FitNet:
         if options.features == "embedding":
-            return cls(setting.student.embedding_dim, setting.teacher.embedding_dim, None, options.standardize)
+            return cls(*embedding_dims("fitnet", setting), None, options.standardize)
         middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.teacher.map_shapes) // 2),)
         (pair,) = map_pairs("fitnet", None if options.pair is None else (options.pair,), setting, default=middle)
         return cls(setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize)

@@ -21,6 +21,10 @@ def check_classes(objective: str, setting: Setting) -> None:
         UsageError: Teacher and student have different numbers of classes, or a single logit.
     """
     for role, spec in (("teacher", setting.teacher), ("student", setting.student)):
+        if spec.num_classes is None:
+            raise UsageError(
+                f"objective {objective} compares logits (B, C), and the {role} returns none: let it return them flat, or use an objective such as crd"
+            )
         check_two_outputs(objective, role, spec.num_classes)
     if setting.student.num_classes != setting.teacher.num_classes:
         raise UsageError(

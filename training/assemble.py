@@ -94,7 +94,14 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
 
     def setting(teacher: RepresentationSpec | None) -> Setting:
         passes = accelerator.num_processes * config.train.accumulation_steps
-        return Setting(student_spec, teacher, splits["train"].num_samples, splits["train"].targets, config.seed, -(-config.train.batch_size // passes))
+        return Setting(
+            student_spec,
+            teacher,
+            splits["train"].num_samples,
+            splits["train"].targets,
+            config.seed,
+            -(-min(config.train.batch_size, splits["train"].num_samples) // passes),
+        )
 
     settings = [setting(spec) for spec in teacher_specs]
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}

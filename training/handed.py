@@ -41,6 +41,7 @@ class Handed:
 
     lent: ExitStack
     train: dict[str, Any] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
 
     def data(self, given: Any) -> dict[str, Any]:
         """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a pair of either for training and testing.
@@ -121,9 +122,12 @@ class Handed:
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
         channels, height, width = preprocess(images).shape[1:]
-        own = OwnNetwork(module, taps, preprocess, (channels, height, width), classes)
+        own = OwnNetwork(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until they are loaded.
-        name = own_name(module, mark=tensors_hash("", [*module.state_dict().values()])[:8] if role == "teacher" else "")
+        name = own_name(module, mark=_mark(module) if role == "teacher" else "")
+        # Teachers of one class with the same weights may differ in what no weight says.
+        self._names.append(name)
+        name += f"-{count}" if (count := self._names.count(name)) > 1 else ""
         self.lent.enter_context(MODELS.lend(name, own))
         kept = {"mean": preprocess.mean, "std": preprocess.std, "resolution": preprocess.resolution, "embedding": own.taps.embedding, "maps": own.taps.maps}
         return {"model": name, "num_classes": own.num_logits, **entry, **kept}
@@ -180,6 +184,13 @@ def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:
         raise UsageError(f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, 'weights': {str(path)!r}}}")
     # A student that starts from a run gets the data's classes.
     return {"model": made["model"], "weights": str(path), "modality": made["modality"], "num_classes": made["num_classes"] if role == "teacher" else None}
+
+
+def _mark(module: nn.Module) -> str:
+    """Stands for a module's weights; what is no tensor, as in quantised layers, by its text."""
+    values = [*module.state_dict().values()]
+    others = [value for value in values if not isinstance(value, Tensor)]
+    return tensors_hash(str(others) if others else "", [value for value in values if isinstance(value, Tensor)])[:8]
 
 
 def _check_name(name: str, role: str) -> None:

@@ -17,6 +17,7 @@ from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..core.teacher_map import all_finite
 from ..objectives.crd import CriticOptions
+from ..objectives.embeddings import embedding_dims
 from ..objectives.maps import Pairs, at_size, from_the_end, map_pairs, meet, meeting_size
 from .position_rows import ChannelScale, PositionRows
 from .softmax_loss import ExtraRows, softmax_pair_loss
@@ -187,7 +188,9 @@ class DenseCRD(Objective):
             most = options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
             grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
             extra = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets, "seed": setting.seed}
-        return cls(dims, (student.embedding_dim, teacher.embedding_dim), **{**dict(options), "pairs": pairs}, **extra)
+        # Of places alone no embedding is read.
+        embeddings = (student.embedding_dim, teacher.embedding_dim) if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
+        return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         if not self.rows:

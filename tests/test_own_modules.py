@@ -1,0 +1,166 @@
+"""Modules of one's own of unusual shape: where their embedding is, or a sentence."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import contrastill
+from contrastill.core.errors import UsageError
+from contrastill.core.objective import Setting
+from contrastill.core.registry import OBJECTIVES
+from contrastill.core.representation import Preprocess, RepresentationSpec, Taps
+from contrastill.models.own import OwnNetwork
+
+PLAIN = Preprocess((0.0,) * 3, (1.0,) * 3)
+
+
+class Body(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc, self.other = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def features(self, x):
+        return self.norm(self.conv(x)).relu().mean((2, 3))
+
+
+class Keyword(Body):
+    def forward(self, x):
+        return self.fc(input=self.features(x))
+
+
+class Auxiliary(Body):
+    """Runs another classifier after its own, whose outputs only a training reads."""
+
+    def forward(self, x):
+        features = self.features(x)
+        logits = self.fc(features)
+        self.auxiliary = self.other(features)
+        return logits.clone()
+
+
+class Cosine(Body):
+    def forward(self, x):
+        return 10 * F.linear(F.normalize(self.features(x)), F.normalize(self.fc.weight))
+
+
+class Twice(Body):
+    def forward(self, x):
+        features = self.features(x)
+        return self.fc(features) + self.fc(features.square())
+
+
+class Backbone(Body):
+    def forward(self, x):
+        return self.features(x)
+
+
+class Whispering(Body):
+    """A backbone whose outputs are close to zero, as of an untaught MobileNet."""
+
+    def forward(self, x):
+        return (self.conv(x) * 1e-9).square().mean((2, 3))
+
+
+class Unflattened(Body):
+    def forward(self, x):
+        return self.features(x)[:, :, None, None]
+
+
+class Places(Body):
+    """Returns (B, C, 1, 1)."""
+
+    def forward(self, x):
+        return self.fc(self.features(x))[:, :, None, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tap"),
+    [(Keyword, "input:fc"), (Auxiliary, "input:fc"), (Cosine, None), (Twice, None), (Backbone, "output:"), (Unflattened, "output:"), (Whispering, "output:")],
+)
+def test_logits_are_not_taken_for_the_embedding(kind, tap):
+    assert OwnNetwork(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
+
+
+def test_a_backbone_that_ends_in_an_untaught_batchnorm_has_an_embedding():
+    made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert OwnNetwork(made, Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == "output:"
+
+
+def test_layers_without_a_size_are_refused():
+    with pytest.raises(UsageError, match="Sequential has layers without a size yet .*: show it an image"):
+        OwnNetwork(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
+
+
+@pytest.mark.parametrize(("name", "options"), [("crd", {}), ("fitnet", {"features": "embedding"}), ("dense_crd", {"pairing": "both"})])
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_objectives_on_embeddings_name_the_side_that_has_none(name, options, teachers):
+    with_one, without = (RepresentationSpec(4, dim, ((8, 8, 8),)) for dim in (8, None))
+    objective = OBJECTIVES[name]
+    with pytest.raises(UsageError, match=f"objective {name} compares pooled embeddings, and the teacher has none: name the module"):
+        objective.build_each(objective.Options(**options), [Setting(with_one, without, 8, torch.arange(8) % 4, 0)] * teachers)
+
+
+@pytest.fixture
+def data():
+    images = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.utils.data.TensorDataset(images, torch.arange(16) % 4)
+
+
+def distilled(teacher, student, data, out, objectives):
+    return contrastill.distill(teacher, student, (data, data), out=out, objectives=objectives, epochs=1, batch_size=8, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "objective", "message"),
+    [
+        ("teacher", Cosine, "crd", "the teacher has none: name the module"),
+        ("student", Cosine, "crd", "the student has none: name the module"),
+        ("student", Places, "cross_entropy", r"Places returns \(2, 4, 1, 1\), and logits are \(B, C\)"),
+        ("teacher", Places, "kd", "the teacher returns none: let it return them flat"),
+    ],
+)
+def test_what_a_network_lacks_is_told_in_a_sentence(role, kind, objective, message, data, tmp_path):
+    made = {"teacher": Keyword(), "student": Keyword(), role: kind()}
+    with pytest.raises(UsageError, match=message):
+        distilled(made["teacher"], made["student"], data, tmp_path / "run", [objective])
+    assert not (tmp_path / "run").exists()
+
+
+class Scaled(Body):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return self.fc(self.features(x)) * self.scale
+
+
+def test_teachers_of_the_same_weights_answer_each_for_itself(data, tmp_path):
+    one, other, student = Scaled(1.0), Scaled(5.0), Keyword()
+    other.load_state_dict(one.state_dict())
+    names = {"one": one, "other": other, "both": [one, other]}
+    kd = {name: distilled(teachers, student, data, tmp_path / name, ["kd"]) for name, teachers in names.items()}
+    first, second = kd["both"].config.teachers
+    assert first.model != second.model
+    # At the first steps of so short a training the loss is that of each, added up.
+    values = {name: result.metrics["kd"] for name, result in kd.items()}
+    assert values["both"] == pytest.approx(values["one"] + values["other"], rel=0.05) and values["other"] > 1.5 * values["one"]
+
+
+def test_a_quantised_network_teaches_and_does_not_learn(data, tmp_path):
+    warnings.simplefilter("ignore")  # torch announces another package for it
+    quantised = torch.ao.quantization.quantize_dynamic(Auxiliary().eval(), {nn.Linear}, dtype=torch.qint8)
+    assert distilled(quantised, Keyword(), data, tmp_path / "taught", ["kd"]).metrics["kd"] >= 0
+    with pytest.raises(UsageError, match="no gradient comes from what the student returns .*: hand over the network before it was quantised"):
+        distilled(None, quantised, data, tmp_path / "learner", ["cross_entropy"])
+
+
+def test_a_student_is_loaded_into_a_compiled_module(data, tmp_path):
+    distilled(None, torch.compile(Keyword()), data, tmp_path / "run", ["cross_entropy"])
+    plain = contrastill.load_student(tmp_path / "run", module=Keyword())
+    compiled = contrastill.load_student(tmp_path / "run", module=torch.compile(Keyword(), backend="eager"))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(compiled(images), plain(images))

@@ -188,7 +188,8 @@ def _show(described: dict[str, Any]) -> None:
             shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
             console.print(f"{len(names)} {what}: {shown}", highlight=False, markup=False)
     if described["depth_unit"] is not None:
-        console.print(f"depth is in {described['depth_unit']}", highlight=False, markup=False)
+        unit = described["depth_unit"]
+        console.print(f"depth is in {unit if isinstance(unit, str) else f'steps of {unit:g} m'}", highlight=False, markup=False)
     if described["intrinsics"] is not None:
         values = ", ".join(f"{name} {value:g}" for name, value in zip(("fx", "fy", "cx", "cy"), described["intrinsics"], strict=True))
         console.print(f"intrinsics in pixels: {values}", highlight=False, markup=False)

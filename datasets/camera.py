@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from .values import said_once
 
 log = logging.getLogger(__name__)
 
-Unit = Literal["m", "mm", "relative"]
-"""Of stored depth: metres, millimetres, or a scale that differs from frame to frame."""
+NAMED_UNITS = ("m", "mm", "relative")
+Unit = Literal["m", "mm", "relative"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Of stored depth: metres, millimetres, a scale that differs from frame to frame, or the metres of one step: 0.0002 where 5000 are a metre."""
+UNIT_HELP = "m, mm, relative, or the metres of one step, as 0.0002 (TUM: 5000 to a metre) or 0.00390625 (KITTI: 256); null:"
 
-METRES = {"m": 1.0, "mm": 1e-3}
-"""Metres to a stored unit; ``relative`` has none."""
+_METRES = {"m": 1.0, "mm": 1e-3}
 
 SATURATED = 65.535
 """Metres: the highest of 16 bits in millimetres, which many sensors store where nothing was measured."""
@@ -37,6 +39,11 @@ class Camera:
 
     unit: Unit
     intrinsics: tuple[float, float, float, float] | None = None
+
+
+def metres_of(unit: Unit | None) -> float | None:
+    """Metres to a stored unit; None: relative, or not known."""
+    return _METRES.get(unit) if unit is None or isinstance(unit, str) else float(unit)
 
 
 def view_camera(
@@ -71,21 +78,25 @@ def view_camera(
 
 
 def not_measured(depth: Tensor, unit: Unit | None) -> Tensor:
-    """Where depth is a mark of nothing measured: 0, negative, NaN, infinite; in metres and millimetres also 65.535 m, the highest of 16 bits, and 10 km or more.
+    """Where depth is a mark of nothing measured: 0, negative, NaN, infinite; in metres and millimetres also 65.535 m, the highest of 16 bits, in other steps 65535 of them, and 10 km or more.
 
     Args:
-        depth: Any shape, floats: in metres where the unit is ``m`` or ``mm``, else as stored, where 1e9 and more is a mark.
+        depth: Any shape, floats: in metres, of a relative or unknown unit as stored, where 1e9 and more is a mark.
         unit: Of what was stored; None: not known.
     """
-    beyond = depth >= (_FARTHEST if unit in METRES else _HUGEST)
-    marks = ~depth.isfinite() | (depth <= 0) | beyond
-    return marks | ((depth - SATURATED).abs() < 1e-4) if unit in METRES else marks
+    metres = metres_of(unit)
+    marks = ~depth.isfinite() | (depth <= 0) | (depth >= (_HUGEST if metres is None else _FARTHEST))
+    if metres is None:
+        return marks
+    saturated, near = (SATURATED, 1e-4) if isinstance(unit, str) else (65535 * metres, metres / 4)
+    return marks | ((depth - saturated).abs() < near)
 
 
 def in_metres(depth: Tensor, unit: Unit | None) -> Tensor:
     """Stored depth as float32 in metres, or as it is where the unit is relative or not known."""
+    metres = metres_of(unit)
     # A division by 1000 gives the float nearest to the metres, so both units end in the same bits.
-    return depth.float() / (1 / METRES[unit]) if unit in METRES else depth.float()
+    return depth.float() if metres is None else depth.float() / (1 / metres)
 
 
 # Medians of whole frames that a room, a street or a table can have.
@@ -113,9 +124,9 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
         said_once(f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is taken for not measured, as 0 is", key)
     valid = depth[~marks].float()
-    if unit not in _PLAUSIBLE or not len(valid):
+    if metres_of(unit) is None or not len(valid):
         return
-    low, high = _PLAUSIBLE[unit]
+    low, high = _PLAUSIBLE[unit] if isinstance(unit, str) else (bound / unit for bound in _PLAUSIBLE["m"])
     if not low <= valid.median() <= high:
         likely = next((name for name, (least, most) in _PLAUSIBLE.items() if least <= valid.median() <= most), "relative")
         log.warning(

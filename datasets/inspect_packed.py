@@ -34,7 +34,10 @@ def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str
         splits = {name: _split(group, target) for name, group in file.items() if isinstance(group, h5py.Group)}
         named = {name: class_names(file, name) for name in ("classes", "semantic_classes")}
         unit, intrinsics = file.attrs.get("depth_unit"), file.attrs.get("intrinsics")
-        camera = {"depth_unit": None if unit is None else str(unit), "intrinsics": None if intrinsics is None else np.ravel(intrinsics).tolist()}
+        camera = {
+            "depth_unit": float(unit) if isinstance(unit, (int, float)) else None if unit is None else str(unit),
+            "intrinsics": None if intrinsics is None else np.ravel(intrinsics).tolist(),
+        }
         return {"path": str(path), "bytes": Path(path).expanduser().stat().st_size, **named, **camera, "splits": splits}
 
 

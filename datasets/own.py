@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..core.classes import check_numbers, match_classes
 from ..core.errors import ContrastillError
-from .camera import Camera, Unit, warn_of_unit
+from .camera import UNIT_HELP, Camera, Unit, warn_of_unit
 from .file_splits import ReadSplit
 from .file_views import LABELS
 from .file_workers import Damaged
@@ -51,7 +51,7 @@ class OwnData:
         workers: int = Field(0, ge=0, description="processes that read; 0: the training's own")
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
         vectors: list[str] | None = Field(None, description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by their names")
-        depth_unit: Unit | None = Field(None, description="of depth: m, mm or relative; null: m for floats, mm for 16 bits, relative for 8 bits")
+        depth_unit: Unit | None = Field(None, description=f"of depth: {UNIT_HELP} m for floats, mm for 16 bits, relative for 8 bits")
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
         self._read = {"train": OwnSamples(train), "test": None if test is None else OwnSamples(test)}

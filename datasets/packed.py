@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .camera import Camera, Unit, unit_of, warn_of_unit
+from .camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .file_views import LABELS
 from .hdf5 import SUFFIXES, class_names, location, open_packed
 from .in_memory import AugmentOptions, TensorSplit
@@ -65,7 +65,9 @@ class Packed:
         )
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
-        depth_unit: Unit | None = Field(None, description="of a field of depth; null: as the file says, else m for floats, mm for 16 bits, relative for 8 bits")
+        depth_unit: Unit | None = Field(
+            None, description=f"of a field of depth: {UNIT_HELP} as the file says, else m for floats, mm for 16 bits, relative for 8 bits"
+        )
         intrinsics: tuple[float, float, float, float] | None = Field(None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says")
 
     def __init__(self, options: Options) -> None:
@@ -110,9 +112,13 @@ class Packed:
         kept = file.attrs.get("depth_unit")
         dtype = group[self.options.fields["depth"]].dtype
         kept = kept.decode() if isinstance(kept, bytes) else kept
-        unit = self.options.depth_unit or kept or unit_of(number_kind(dtype))
-        if unit not in get_args(Unit):
-            raise UsageError(f"{file.filename}: the attribute depth_unit is {unit}, and should be one of {', '.join(get_args(Unit))}: set data.depth_unit")
+        unit: Any = self.options.depth_unit or kept or unit_of(number_kind(dtype))
+        if not isinstance(unit, str):
+            unit = float(unit)
+        if unit not in NAMED_UNITS and not (isinstance(unit, float) and unit > 0):
+            raise UsageError(
+                f"{file.filename}: the attribute depth_unit is {unit}, and should be {', '.join(NAMED_UNITS)} or the metres of one step: set data.depth_unit"
+            )
         intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
         if intrinsics is None:
             return Camera(unit)

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .array_files import SUFFIXES, blends, read_pair
-from .camera import Camera, Unit, unit_of, warn_of_unit
+from .camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .file_loader import default_workers
 from .file_splits import PairSplit
 from .file_views import LABELS
@@ -54,7 +54,7 @@ class PairedFolder:
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
             None, description="height and width in pixels of the views, or one number for both; null: as stored"
         )
-        depth_unit: Unit | None = Field(None, description="of the stored depth: m, mm or relative; null: mm for 16 bits, m for floats, relative for 8 bits")
+        depth_unit: Unit | None = Field(None, description=f"of the stored depth: {UNIT_HELP} mm for 16 bits, m for floats, relative for 8 bits")
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )

@@ -8,7 +8,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ..core.errors import UsageError
 from ..core.representation import Network, Preprocess, Taps
@@ -56,7 +56,7 @@ class OwnNetwork:
         data_classes: int | None = None,
     ) -> None:
         self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
-        if any(isinstance(value, UninitializedTensorMixin) for value in (*module.parameters(), *module.buffers())):
+        if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image before it is handed over")
         try:
             trace = Trace(self(), shape)

@@ -65,7 +65,7 @@ def test_what_is_available():
         ("luminance", {"depth": (1, 8, 8)}, Camera("m"), "modality luminance is made from rgb, and this data has only depth"),
         ("normals", {"rgb": (3, 8, 8)}, None, "modality normals is made from depth"),
         ("luminance", {"rgb": (1, 8, 8)}, None, r"made from rgb with 3 channel\(s\), and that of this data has 1"),
-        ("inverse_depth", RGBD, None, "modality inverse_depth needs depth in metres.*set data.depth_unit=m, mm or relative"),
+        ("inverse_depth", RGBD, None, "modality inverse_depth needs depth in metres.*set data.depth_unit=m, mm, relative or the metres of one step"),
         ("hha", RGBD, Camera("relative", INTRINSICS), "modality hha needs depth in metres, and that of this data is relative: read depth or normalized_depth"),
         ("normals", RGBD, Camera("relative", INTRINSICS), "relative"),
         ("normals", RGBD, Camera("mm"), r"modality normals needs the camera's intrinsics.*data.intrinsics=\[fx,fy,cx,cy\]"),

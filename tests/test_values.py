@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import contrastill
+from contrastill.core.config import load_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
@@ -443,7 +444,7 @@ def test_identifiers_are_no_classes():
         ("depth_unit", np.bytes_("m"), Camera("m")),
         ("intrinsics", [20.0, 21.0, 5.5, 4.5], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
         ("intrinsics", [[20.0, 0.0, 5.5], [0.0, 21.0, 4.5], [0.0, 0.0, 1.0]], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
-        ("depth_unit", "cm", "the attribute depth_unit is cm, and should be one of m, mm, relative: set data.depth_unit"),
+        ("depth_unit", "cm", "the attribute depth_unit is cm, and should be m, mm, relative or the metres of one step: set data.depth_unit"),
         ("intrinsics", 525.0, r"the attribute intrinsics has the shape \(\): it holds fx, fy, cx, cy"),
     ],
 )
@@ -471,3 +472,21 @@ def test_a_class_that_is_called_as_the_unlabelled_value_is_told(tmp_path, caplog
             file.attrs["semantic_classes"] = names
         opened.open("train")
         assert ("0 in semantics is unlabelled, and the first of semantic_classes, wall, is its name" in caplog.text) is told
+
+
+@pytest.mark.parametrize(("steps", "unit"), [(5000, "0.0002"), (256, "0.00390625"), (1000, "mm")])
+def test_depth_in_steps_of_another_length_is_in_metres(tmp_path, steps, unit):
+    """TUM stores 5000 to a metre, KITTI 256; 65535 is nothing measured in each."""
+    metres = np.array([[0.5, 2.0, 10.0], [0.0, 1.0, 3.0]], np.float32)
+    stored = (metres * steps).astype(np.uint16)
+    stored[1, 1] = 65535
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["train/depth"] = file["test/depth"] = np.stack([stored] * 4)
+    config = load_config(
+        "teachers/cifar100", [f"data.path={tmp_path / 'set.h5'}", "student.model=resnet8", "data.fields={depth: depth}", f"data.depth_unit={unit}"]
+    )
+    options = config.data.options()
+    dataset = DATASETS["packed"](DATASETS["packed"].Options(path=config.data.path, **options))
+    split = dataset.open("train")
+    seen = clean_depth(next(iter(split.loader(batch_size=2, device="cpu", train=False).epoch(0)))["depth"], split.camera)[0, 0]
+    torch.testing.assert_close(seen, torch.tensor([[0.5, 2.0, 10.0], [torch.nan, torch.nan, 3.0]]), equal_nan=True, rtol=0, atol=0.5 / steps)

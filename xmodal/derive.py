@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES
-from ..datasets.camera import METRES, Camera
+from ..datasets.camera import Camera, metres_of
 from .modalities import SOURCES, Modality, clean_depth
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str
     if channels != SOURCES[entry.of]:
         return f"is made from {entry.of} with {SOURCES[entry.of]} channel(s), and that of this data has {channels}: read {entry.of} itself"
     if entry.metres and camera is None:
-        return f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm or relative"
-    if entry.metres and camera.unit not in METRES:
+        return f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm, relative or the metres of one step"
+    if entry.metres and metres_of(camera.unit) is None:
         return f"needs {entry.of} in metres, and that of this data is {camera.unit}: read depth or normalized_depth"
     if entry.intrinsics and camera.intrinsics is None:
         return "needs the camera's intrinsics, and none are known: set data.intrinsics=[fx,fy,cx,cy], in pixels of a stored frame"

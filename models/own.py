@@ -8,7 +8,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ..core.errors import UsageError
 from ..core.representation import Network, Preprocess, Taps
@@ -30,8 +30,9 @@ class OwnNetwork:
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input of the last linear layer that all of
-            the output goes through, or without one, as in a backbone, the output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each size of feature map the last module that
+        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input of the last linear layer that all
+            of the output goes through, or without one, as in a backbone, the output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes;
+            the maps are for each size of feature map the last module that
             gives it. Of timm's networks both are what timm's own methods give.
         preprocess: How it sees.
         shape: (C, H, W) of an image as it is given to the module.
@@ -56,7 +57,7 @@ class OwnNetwork:
         data_classes: int | None = None,
     ) -> None:
         self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
-        if any(isinstance(value, UninitializedTensorMixin) for value in (*module.parameters(), *module.buffers())):
+        if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image before it is handed over")
         try:
             trace = Trace(self(), shape)

@@ -214,9 +214,8 @@ class Network(nn.Module):
         if isinstance(logits, Tensor) and logits.ndim == 2:
             return logits if self.classes is None else logits[:, self.classes]
         if required:
-            if isinstance(logits, Tensor):
-                raise UsageError(f"{self._name} returns {tuple(logits.shape)}, and logits are (B, C): flatten or pool what it returns")
-            raise UsageError(f"{self._name} returns a {type(output).__name__}, not logits: tap the module that gives them")
+            kind = f"{tuple(logits.shape)}, and logits are (B, C): flatten it, or" if isinstance(logits, Tensor) else f"a {type(output).__name__}, not logits:"
+            raise UsageError(f"{self._name} returns {kind} tap the module that gives them")
         return None
 
     def _embedding(self, value: Tensor) -> Tensor:

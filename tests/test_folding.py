@@ -86,7 +86,9 @@ def test_the_folded_weights_are_those_of_the_formula(options, affine):
     norm.running_mean.uniform_(-1, 1), norm.running_var.uniform_(0.5, 2)
     if affine:
         norm.weight.data.uniform_(-1, 1), norm.bias.data.uniform_(-1, 1)
-    network = Network(nn.Sequential(nn.Conv2d(3, 4, 1), convolution, norm), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).freeze()
+    network = Network(
+        nn.Sequential(nn.Conv2d(3, 4, 1), convolution, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).freeze()
     network.module[0].double()
     weight, bias = convolution.weight.clone(), torch.zeros(6).double() if convolution.bias is None else convolution.bias.clone()
     # Preprocessing gives float32.
@@ -112,6 +114,9 @@ class Wired(nn.Module):
             self.last.weight = self.conv.weight
 
     def forward(self, x):
+        return self._wired(x).mean((2, 3))
+
+    def _wired(self, x):
         y = self.conv(x)
         if self.way == "a sum":
             return self.last(self.bn(y) + y)
@@ -159,6 +164,10 @@ def test_one_fold_that_would_change_something_does_not_keep_the_others(caplog):
     with caplog.at_level(logging.WARNING):
         assert fold_batchnorm(network, images()) == ["1"]
     assert "2.bn" in caplog.text and close(before, values(network, images()))
+
+
+def test_a_network_that_gives_nothing_to_compare_is_left_alone():
+    assert fold_batchnorm(own(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))), images()) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from .errors import UsageError, names_beside, nearest
-from .registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, model_builder
+from .registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, OWN, model_builder
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .seeds import each_seed
 from .written import for_schema, joined, override_value, read_written, texts_of, values_of
@@ -214,7 +214,8 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
             raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
     _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig))
     _validate_data(config.data)
-    for network in [*config.teachers, config.student]:
+    # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody needs it.
+    for network in [*(teacher for teacher in config.teachers if not teacher.model.startswith(OWN)), config.student]:
         model_builder(network.model, network.weights)
     return config
 

@@ -1,5 +1,6 @@
 """Modules of one's own of unusual shape: where their embedding is, or a sentence."""
 
+import json
 import warnings
 
 import pytest
@@ -8,10 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import contrastill
+from contrastill.cli.main import main
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Preprocess, RepresentationSpec, Taps
+from contrastill.core.run import Run
 from contrastill.models.own import OwnNetwork
 
 PLAIN = Preprocess((0.0,) * 3, (1.0,) * 3)
@@ -165,3 +168,25 @@ def test_a_student_is_loaded_into_a_compiled_module(data, tmp_path):
     compiled = contrastill.load_student(tmp_path / "run", module=torch.compile(Keyword(), backend="eager"))
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(compiled(images), plain(images))
+
+
+def test_a_named_student_of_a_module_is_evaluated_from_the_command_line(four_classes, tmp_path, capsys):
+    result = contrastill.distill(
+        Keyword(), "resnet8", four_classes, out=tmp_path / "run", objectives=["kd", "cross_entropy"], epochs=1, batch_size=16, quiet=True
+    )
+    assert main(["evaluate", str(tmp_path / "run"), "--json", "-q"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["top1"] == pytest.approx(result.metrics["top1"], abs=1e-3)
+    assert main(["evaluate", str(tmp_path / "run"), "--teachers", "-q"]) == 2
+    assert "was an object in Python" in capsys.readouterr().err
+
+
+def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
+    """A key that is off does what was done before it existed."""
+    run = Run(tmp_path)
+    run.claim("data: {name: packed}\ntrain: {epochs: 2}\n")
+    run.claim("data: {name: packed, void: 255, vectors: null}\ntrain: {epochs: 2, drop_last: false}\n")
+    other = Run(tmp_path / "other")
+    other.claim("train: {epochs: 2}\n")
+    with pytest.raises(UsageError, match="train.drop_last: None, now True"):
+        other.claim("train: {epochs: 2, drop_last: true}\n")

@@ -21,11 +21,12 @@ OBJECTIVES = {
     "baseline": "no teacher",
     "crd": "CRD, K = 4096",
     "infonce": "InfoNCE",
-    "fresh": "fresh rows",
+    "whitened": "fresh rows",
+    "fresh": "fresh rows, learned map",
     "wttm": "WTTM",
-    "fresh_wttm": "fresh rows + WTTM",
+    "whitened_wttm": "fresh rows + WTTM",
 }
-# The cell "fresh" has K = 4096 and τ = 0.07.
+# The cell "fresh" has K = 4096 and τ = 0.07, and a learned map as the others of these.
 ROWS = {256: "K=256", 1024: "K=1024", 4096: "fresh", 16384: "K=16384"}
 TEMPERATURES = {0.04: "tau=0.04", 0.07: "fresh", 0.1: "tau=0.1", 0.2: "tau=0.2"}
 

@@ -47,7 +47,8 @@ def draw(path: Path) -> None:
             if points:
                 length.errorbar(*zip(*points, strict=True), label=label, color=colour, marker="o", markersize=3, capsize=2)
         length.set(title="objectives beside cross-entropy", xlabel="epochs", ylabel="top-1, %")
-        length.legend(fontsize=7)
+        length.set_ylim(bottom=12)  # room for the legend below the curves
+        length.legend(fontsize=7, loc="lower right")
         for axes, cells, name, title in ((rows, ROWS, "K, rows drawn at each step", "number of rows"), (temperature, TEMPERATURES, "τ", "temperature")):
             points = [(value, measured[0]) for value, cell in cells.items() if (measured := mean_of(grids[6], cell, seeds=1))]
             axes.plot(*zip(*points, strict=True), color=COLOURS[3], marker="o", markersize=4)

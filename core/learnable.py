@@ -33,12 +33,12 @@ def check_weights(teachers: Sequence[Network], student: Network) -> None:
             )
 
 
-def check_learning(student: Network, said: Representation, reads: Mapping[str, Collection[str]]) -> None:
+def check_learning(student: Network, outputs: Representation, reads: Mapping[str, Collection[str]]) -> None:
     """Refuse objectives by which the student does not learn: what they read of it has no gradient.
 
     Args:
         student: The network.
-        said: Its representation of a batch, with the graph.
+        outputs: Its representation of a batch, with the graph.
         reads: Name of an objective -> parts that it reads of the student.
 
     Raises:
@@ -46,7 +46,7 @@ def check_learning(student: Network, said: Representation, reads: Mapping[str, C
     """
     if not any(parameter.requires_grad for parameter in student.module.parameters()):
         raise UsageError("the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn")
-    values = {"logits": [said.logits], "embedding": [said.embedding], "maps": [*said.maps]}
+    values = {"logits": [outputs.logits], "embedding": [outputs.embedding], "maps": [*outputs.maps]}
     for name, parts in reads.items():
         if parts and not any(value is not None and value.requires_grad for part in parts for value in values[part]):
             raise UsageError(

@@ -107,12 +107,12 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
     """Within it forward passes leave no trace: neither in statistics, nor in generators, banks and draws."""
     # Of the terms BatchNorm alone: their banks are large, and are not written before a commit.
     normed = [module for term in transfer.terms.values() for module in term.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    kept = [(buffer, buffer.clone()) for module in (transfer.student, *normed) for buffer in module.buffers()]
+    buffers = [(buffer, buffer.clone()) for module in (transfer.student, *normed) for buffer in module.buffers()]
     try:
         with torch.random.fork_rng(), torch.no_grad():
             yield
     finally:
         transfer.discard()
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in buffers:
                 buffer.copy_(value)

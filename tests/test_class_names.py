@@ -43,16 +43,15 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("class_names")
 
 
+SHORT = ["student.model=resnet8", "train.epochs=8", "train.lr=0.05", "train.batch_size=10", "data.crop_padding=0"]
+
+
 @pytest.fixture(scope="module")
 def run(folder):
     """A network that tells ash, black and white apart, in this order."""
     out = folder / "run"
     short = [
-        "student.model=resnet8",
-        "train.epochs=8",
-        "train.lr=0.05",
-        "train.batch_size=10",
-        "data.crop_padding=0",
+        *SHORT,
         f"out={out}",
         "-q",
     ]
@@ -144,11 +143,7 @@ def test_data_without_names_is_matched_by_number_and_that_is_said_once(run, fold
 def test_an_unfinished_student_is_named_by_the_data_that_it_was_trained_on(tmp_path, capsys):
     """Without its file of weights, which holds the names, and on other data than its own."""
     short = [
-        "student.model=resnet8",
-        "train.epochs=8",
-        "train.lr=0.05",
-        "train.batch_size=10",
-        "data.crop_padding=0",
+        *SHORT,
         f"out={tmp_path / 'run'}",
         "-q",
     ]
@@ -241,11 +236,7 @@ def test_a_teacher_of_more_classes_answers_for_those_of_the_data(run, tmp_path):
 def test_each_teacher_of_an_ensemble_has_its_own_order(run, folder, tmp_path):
     second = tmp_path / "second"
     short = [
-        "student.model=resnet8",
-        "train.epochs=8",
-        "train.lr=0.05",
-        "train.batch_size=10",
-        "data.crop_padding=0",
+        *SHORT,
         f"out={second}",
         "-q",
     ]

@@ -7,8 +7,8 @@ from importlib import import_module, metadata
 from typing import Any
 
 _OFFERS = {
-    "CRDLoss": ("core.crd", "CRDLoss"),
-    "FreshCRDLoss": ("core.fresh_crd", "FreshCRDLoss"),
+    "CRDLoss": ("core.crd.loss", "CRDLoss"),
+    "FreshCRDLoss": ("core.crd.fresh", "FreshCRDLoss"),
     "Network": ("core.representation", "Network"),
     "Preprocess": ("core.preprocess", "Preprocess"),
     "Representation": ("core.representation", "Representation"),
@@ -17,7 +17,7 @@ _OFFERS = {
     "Transfer": ("core.transfer", "Transfer"),
     "distill": ("training.distill", "distill"),
     "export_student": ("compress.export", "export_student"),
-    "fit": ("core.engine", "fit"),
+    "fit": ("training.engine", "fit"),
     "linear_probe": ("probe.linear", "linear_probe"),
     "load_adaptors": ("ensemble.adaptors", "load_adaptors"),
     "load_student": ("models.build", "load_student"),

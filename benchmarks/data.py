@@ -32,10 +32,10 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
-from contrastill.core.crd import CRDLoss  # noqa: E402
+from contrastill.core.crd.loss.loss import CRDLoss  # noqa: E402
 from contrastill.core.representation import Preprocess  # noqa: E402
-from contrastill.datasets.in_memory import TensorSplit  # noqa: E402
-from contrastill.datasets.views import PaddedImages, draw_views, epoch_order  # noqa: E402
+from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
+from contrastill.datasets.io.views import PaddedImages, draw_views, epoch_order  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

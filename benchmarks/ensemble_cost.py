@@ -33,8 +33,8 @@ def measure(arguments: argparse.Namespace) -> None:
     from contrastill.core.objective import Setting
     from contrastill.core.representation import describe
     from contrastill.core.transfer import Term, Transfer
-    from contrastill.datasets.in_memory import TensorSplit
-    from contrastill.datasets.views import PaddedImages
+    from contrastill.datasets.io.in_memory import TensorSplit
+    from contrastill.datasets.io.views import PaddedImages
     from contrastill.ensemble.batched import Batched
     from contrastill.models.build import build_network
     from contrastill.objectives.crd import CRD

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contrastill.core.representation import Network
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.probe.features import features_of
 from contrastill.probe.linear import GRID, GRID_BATCH, GRID_EPOCHS

@@ -26,10 +26,10 @@ import torch  # noqa: E402
 
 from contrastill.core.objective import Setting  # noqa: E402
 from contrastill.core.representation import describe  # noqa: E402
-from contrastill.core.schema import TrainConfig  # noqa: E402
+from contrastill.core.config.loading.schema import TrainConfig  # noqa: E402
 from contrastill.core.transfer import Term, Transfer  # noqa: E402
-from contrastill.datasets.in_memory import TensorSplit  # noqa: E402
-from contrastill.datasets.views import PaddedImages  # noqa: E402
+from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
+from contrastill.datasets.io.views import PaddedImages  # noqa: E402
 from contrastill.models.build import build_network  # noqa: E402
 from contrastill.objectives.crd import CRD  # noqa: E402
 from contrastill.objectives.cross_entropy import CrossEntropy  # noqa: E402

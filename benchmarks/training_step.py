@@ -29,13 +29,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from classic_loop import ClassicDataset, ClassicLoop  # noqa: E402
 
-from contrastill.core.folding import fold_batchnorm  # noqa: E402
+from contrastill.training.folding import fold_batchnorm  # noqa: E402
 from contrastill.core.objective import Setting  # noqa: E402
 from contrastill.core.representation import Network, describe  # noqa: E402
-from contrastill.core.schema import TrainConfig  # noqa: E402
+from contrastill.core.config.loading.schema import TrainConfig  # noqa: E402
 from contrastill.core.transfer import Term, Transfer  # noqa: E402
-from contrastill.datasets.in_memory import TensorSplit  # noqa: E402
-from contrastill.datasets.views import PaddedImages, epoch_order  # noqa: E402
+from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
+from contrastill.datasets.io.views import PaddedImages, epoch_order  # noqa: E402
 from contrastill.models.build import build_network  # noqa: E402
 from contrastill.models.resnet import CIFAR100_MEAN, CIFAR100_STD  # noqa: E402
 from contrastill.objectives.crd import CRD  # noqa: E402

@@ -118,7 +118,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """The accuracies by layer of each cell's first seed, with their intervals over test images."""
-    from contrastill.report.probe import Line, Panel, draw_lines
+    from contrastill.plots.probe import Line, Panel, draw_lines
 
     lines = []
     for cell in CELLS:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..compress.benchmark import Request, Training
     from ..compress.results import Summary
-    from ..report.benchmark import Score
+    from ..plots.benchmark import Score
 
 HELP = """
 Make a published table from your own trainings: pairs of networks by objectives, over several seeds, beside the published figures.
@@ -170,7 +170,7 @@ def _write(summary: Summary, folder: Path, markdown: str | None) -> list[str]:
 
     from ..compress import results
     from ..core.run import writable_folder, write_text
-    from ..report.benchmark import draw_ablation, draw_table
+    from ..plots.benchmark import draw_ablation, draw_table
 
     text = results.markdown(summary)
     files = [folder / "table.md", *([Path(markdown)] if markdown else [])]
@@ -191,7 +191,7 @@ def _write(summary: Summary, folder: Path, markdown: str | None) -> list[str]:
 
 
 def _score(summary: Summary, line: Any, pair: str) -> Score:
-    from ..report.benchmark import Score
+    from ..plots.benchmark import Score
 
     entry = summary.entries[line, pair]
     figure = entry.published.top1 if entry.published and summary.comparable else None
@@ -201,7 +201,7 @@ def _score(summary: Summary, line: Any, pair: str) -> Score:
 def _ablations(summary: Summary, key: str) -> list[Any]:
     """A panel for each pair that an ablation was made with."""
     from ..compress.benchmark import TEACHER
-    from ..report.benchmark import Ablation
+    from ..plots.benchmark import Ablation
 
     panels = []
     for pair in summary.pairs:

@@ -11,8 +11,8 @@ from . import completion
 from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
-    from ..core.schema import RunConfig
-    from ..core.teacher_cache import TeacherMemory
+    from ..core.config.schema import RunConfig
+    from ..core.teachers.cache import TeacherMemory
 
 HELP = """
 Write what the teachers of a config say about its views, for trainings that then run without them.
@@ -53,9 +53,9 @@ def cache(
     as_json: Annotated[bool, json_option("Print what was written as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from ..core.config import load_config
+    from ..core.config.loading import load_config
     from ..core.errors import UsageError
-    from ..core.teacher_cache import TeacherMemory
+    from ..core.teachers.cache import TeacherMemory
     from ..training.assemble import assemble
 
     resolved = load_config(config, [*(overrides or []), *([f"train.views={views}"] if views else [])])

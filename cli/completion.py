@@ -20,7 +20,7 @@ _REGISTERED = re.compile(r'^@OBJECTIVES\.register\("(\w+)"\)', re.MULTILINE)
 
 def config_names(incomplete: str) -> list[str]:
     """Shipped configs, then YAML files and the folders on the way to them."""
-    from ..core.config import shipped_configs
+    from ..core.config.loading import shipped_configs
 
     shipped = [name for name in shipped_configs() if name.startswith(incomplete)]
     return shipped + [text for text, path in _paths(incomplete) if path.is_dir() or path.suffix in (".yaml", ".yml")]
@@ -105,7 +105,7 @@ def _keys(incomplete: str) -> list[str]:
 
 def _keys_of(section: str) -> list[str]:
     """The keys of a section, in full; one that holds others ends with a dot."""
-    from ..core.schema import RunConfig
+    from ..core.config.schema import RunConfig
 
     if section == "objectives":
         return [f"objectives.{name}." for name in objectives()]
@@ -118,7 +118,7 @@ def _keys_of(section: str) -> list[str]:
 
 def _values(key: str) -> list[str]:
     """What a key may hold, where the schema lists it; of others its default."""
-    from ..core.schema import RunConfig
+    from ..core.config.schema import RunConfig
 
     section, _, name = key.rpartition(".")
     if name == "model":

@@ -11,9 +11,9 @@ from . import completion
 from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
-    from ..core.config import RunConfig
+    from ..core.config.loading import RunConfig
     from ..core.representation import Network
-    from .probe_inputs import NetworkName
+    from ..evaluation.probe_inputs import NetworkName
 
 HELP = """
 Measure what networks cost: parameters, operations, time of a forward, and bytes.
@@ -67,7 +67,7 @@ def cost_rows(texts: list[str], size: int | None, classes: int | None, options: 
     from accelerate import PartialState
 
     from ..compress.cost import network_costs
-    from .probe_inputs import network_named
+    from ..evaluation.probe_inputs import network_named
 
     named = [network_named(text) for text in dict.fromkeys(texts)]
     # Runs first: how many classes they tell apart is what a network without weights is given.
@@ -97,7 +97,7 @@ def cost_rows(texts: list[str], size: int | None, classes: int | None, options: 
 
 
 def _config(name: NetworkName) -> RunConfig | None:
-    from ..core.config import load_config
+    from ..core.config.loading import load_config
     from ..core.run import Run
 
     return None if name.run is None else load_config(str(Run(name.run).config))

@@ -60,7 +60,7 @@ def pack(
     as_json: Annotated[bool, json_option("Print what was written as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from ..datasets.pack import check_out, source_of, write_packed
+    from ..datasets.io.pack import check_out, source_of, write_packed
 
     path = check_out(out, force=force)
     described = source_of(source, size=size, download=download, options=options or [], splits=split or [])
@@ -90,7 +90,7 @@ def info(
 
 
 def describe(source: str, *, target: str = "target") -> dict[str, Any]:
-    """What is in data, as plain values: of a packed file what :func:`~contrastill.datasets.inspect_packed.describe_packed` says, of others the same keys.
+    """What is in data, as plain values: of a packed file what :func:`~contrastill.datasets.io.inspect_packed.describe_packed` says, of others the same keys.
 
     Raises:
         UsageError: There are no such data, or of no known layout.
@@ -98,14 +98,14 @@ def describe(source: str, *, target: str = "target") -> dict[str, Any]:
     """
     from pathlib import Path
 
-    from ..datasets.hdf5 import SUFFIXES
+    from ..datasets.io.hdf5 import SUFFIXES
 
     if Path(source).suffix.lower() in SUFFIXES and ":" not in source:
-        from ..datasets.inspect_packed import describe_packed
+        from ..datasets.io.inspect_packed import describe_packed
 
         return describe_packed(source, target=target)
     from ..core.registry import DATASETS
-    from .probe_inputs import data_named
+    from ..evaluation.probe_inputs import data_named
 
     named = data_named(source)
     dataset = DATASETS[named.name](named.options)

@@ -42,10 +42,10 @@ def demo(
     as_json: Annotated[bool, json_option("Print the comparison as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from .compare import compare_compression
-    from .compare_ensemble import compare_ensemble
-    from .compare_probe import compare_probe
-    from .compare_xmodal import compare_colour, compare_depth
+    from ..evaluation.compare import compare_compression
+    from ..evaluation.compare_ensemble import compare_ensemble
+    from ..evaluation.compare_probe import compare_probe
+    from ..evaluation.compare_xmodal import compare_colour, compare_depth
     from .report import write_report
 
     folder, say = Path(out), progress(quiet)

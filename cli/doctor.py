@@ -11,7 +11,7 @@ import typer
 from .options import Quiet, json_option
 
 if TYPE_CHECKING:
-    from .checkup import Finding
+    from ..evaluation.environment import Finding
 
 HELP = """
 Say what is installed, what there is to compute with, and what would stand in a training's way.
@@ -53,7 +53,7 @@ def doctor(
 
 def _findings(sources: list[str]) -> list[Finding]:
     """All of them; a check that fails is a finding too."""
-    from . import checkup
+    from ..evaluation import environment as checkup
 
     checks = [checkup.versions, checkup.extras, checkup.devices, checkup.environment, checkup.room, checkup.configs, checkup.weights]
     found: list[Finding] = []

@@ -59,7 +59,7 @@ def diversity(
     as_json: Annotated[bool, json_option("Print the numbers as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from .diversity import measure_diversity
+    from ..evaluation.diversity import measure_diversity
 
     found = measure_diversity(path, overrides or [], say=say)
     if found is None:
@@ -80,8 +80,8 @@ def figure(
 
     from ..core.errors import UsageError
     from ..core.run import writable_folder
-    from ..ensemble.figure_data import gather
-    from ..report.teachers import draw_teachers
+    from ..evaluation.ensemble_figure import gather
+    from ..plots.teachers import draw_teachers
 
     path = Path(out)
     if path.suffix.lower() != ".png":

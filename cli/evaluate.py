@@ -55,7 +55,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     from ..core.errors import UsageError
-    from .measure import measure_runs
+    from ..evaluation.evaluate import measure_runs
 
     runs = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]

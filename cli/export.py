@@ -14,7 +14,7 @@ from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..compress.export import Export
-    from ..core.config import RunConfig
+    from ..core.config.loading import RunConfig
 
 HELP = """
 Write a run's student as a file that runs without contrastill.
@@ -61,7 +61,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     from ..compress.export import FORMATS, export_student
-    from ..core.config import load_config
+    from ..core.config.loading import load_config
     from ..core.errors import UsageError, unknown_name
     from ..core.run import Run, no_run
     from .cost import data_size
@@ -102,7 +102,7 @@ class _Data:
 
     def __init__(self, config: RunConfig, named: str | None, *, needed: bool) -> None:
         from ..training.assemble import open_split
-        from .probe_inputs import data_named
+        from ..evaluation.probe_inputs import data_named
 
         if named is None:
             self._open: Callable[[str], Any] = lambda name: open_split(config, name)
@@ -137,7 +137,7 @@ class _Data:
         """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test split."""
         from ..core.classes import match_classes
         from ..core.errors import UsageError
-        from .probe_inputs import network_named
+        from ..evaluation.probe_inputs import network_named
 
         split, recipe = self.split("test"), network_named(run).build(0, seed=0).network.recipe
         own, names = recipe["num_classes"], recipe["classes"]

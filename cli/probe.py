@@ -13,8 +13,8 @@ from .options import Quiet, json_option, progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .probe_inputs import NetworkName
-    from .probing import Wanted
+    from ..evaluation.probe_inputs import NetworkName
+    from ..evaluation.probe_suite import Wanted
 
 HELP = """
 Measure what frozen networks are worth on other data: train a linear classifier on what a layer says, and test it once.
@@ -71,7 +71,7 @@ def probe(
 ) -> None:
     from ..core.errors import UsageError, unknown_name
     from ..probe.linear import PROTOCOLS
-    from .probe_inputs import data_named, network_named
+    from ..evaluation.probe_inputs import data_named, network_named
 
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
@@ -81,7 +81,7 @@ def probe(
     named = [network_named(text) for text in dict.fromkeys(networks)]
     sources = [data_named(text) for text in dict.fromkeys(data)]
 
-    from .probing import Wanted
+    from ..evaluation.probe_suite import Wanted
 
     wanted = Wanted(
         None if names == ["all"] else tuple(dict.fromkeys(names)),
@@ -119,9 +119,9 @@ def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: st
     from accelerate import Accelerator
 
     from ..core.run import writable_folder, write_text
-    from .probe_pictures import draw_all
-    from .probe_tables import markdown
-    from .probing import probe_networks
+    from ..evaluation.probe_figures import draw_all
+    from ..evaluation.probe_tables import markdown
+    from ..evaluation.probe_suite import probe_networks
 
     folder = writable_folder(out)
     accelerator = Accelerator()
@@ -151,7 +151,7 @@ def _show(result: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from .probe_tables import tables_of
+    from ..evaluation.probe_tables import tables_of
     from .tables import table_console
 
     console = table_console()

@@ -71,7 +71,7 @@ def write_report(
     """
     from ..core.errors import UsageError
     from ..core.run import write_text
-    from .report_runs import find
+    from ..report.runs import find
 
     found = find(runs)
     path = Path(out) if out else (Path(runs[0]) if len(runs) == 1 else found.root) / "report.html"
@@ -93,10 +93,10 @@ def _page(found: Any, latency: bool, maps: bool, *, say: Any) -> tuple[str, list
     from .. import __version__
     from ..report.markup import element
     from ..report.page import page
-    from .report_compared import Compared, comparison
-    from .report_made import costs, embeddings, made
-    from .report_results import results
-    from .report_transfers import curves, transfers
+    from ..report.comparison import Compared, comparison
+    from ..report.reproduce import costs, embeddings, made
+    from ..report.results import results
+    from ..report.transfers import curves, transfers
 
     count = sum(len(group.runs) for group in found.groups)
     say(f"{count} run{'s' * (count > 1)} in {found.root}")

@@ -45,7 +45,7 @@ def train(
     as_json: Annotated[bool, json_option("Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from ..core.config import load_config, to_yaml
+    from ..core.config.loading import load_config, to_yaml
 
     resolved = load_config(config, overrides or [])
     if dry_run:
@@ -77,7 +77,7 @@ def _whats_next(out: str) -> str:
 
 
 def _train_seeds(config: Any, as_json: bool, quiet: bool) -> None:
-    from .seeds import summary, train_seeds
+    from ..evaluation.seeds import summary, train_seeds
 
     result = train_seeds(config, progress=not quiet, say=progress(quiet))
     if result is None:

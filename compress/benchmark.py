@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from ..core.config import find_config
+from ..core.config.loading import find_config
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODELS, OBJECTIVES
 from .published import COMBINED, LEARNING_RATES, ORDER, PAIRS, WEIGHTS

@@ -14,7 +14,7 @@ from .errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from .objective import Objective
-    from .rule import Rule
+    from .aggregation import Rule
 
 T = TypeVar("T")
 

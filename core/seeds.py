@@ -12,7 +12,7 @@ from .registry import PRETRAINED
 from .run import Run
 
 if TYPE_CHECKING:
-    from .schema import NetworkConfig
+    from .config.schema import NetworkConfig
 
 _PREFIX = "seed-"
 

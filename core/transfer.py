@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
-from .held import HeldState
+from .deferred import HeldState
 from .learnable import check_learning, check_weights
 from .objective import Objective, TeacherOutputs
 from .representation import Network, Representation
-from .rule import Rule, Sum
+from .aggregation import Rule, Sum
 
 
 @dataclass

@@ -10,8 +10,8 @@ from torchvision.datasets import CIFAR100
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from .in_memory import AugmentOptions, TensorSplit
-from .views import PaddedImages
+from .io.in_memory import AugmentOptions, TensorSplit
+from .io.views import PaddedImages
 
 
 @DATASETS.register("cifar100")

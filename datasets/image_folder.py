@@ -15,10 +15,10 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_splits import FileSplit
-from .file_workers import PictureFiles
-from .images import IMAGE_SUFFIXES, warn_of_files
-from .view_options import ViewOptions
+from .io.file_splits import FileSplit
+from .io.file_workers import PictureFiles
+from .io.images import IMAGE_SUFFIXES, warn_of_files
+from .io.view_options import ViewOptions
 
 # Of the names of a split those of the first group that is there count: a test folder beside one for validation.
 SPLITS = {"train": (("train", "training"),), "test": (("test", "testing"), ("val", "valid", "validation"))}

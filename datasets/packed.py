@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
-from .file_views import LABELS
-from .hdf5 import SUFFIXES, class_names, location, open_packed
-from .in_memory import AugmentOptions, TensorSplit
-from .values import NO_LABEL, RGB, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, said_once, vectors_among, vectors_of_array
-from .views import PaddedImages
+from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
+from .io.file_views import LABELS
+from .io.hdf5 import SUFFIXES, class_names, location, open_packed
+from .io.in_memory import AugmentOptions, TensorSplit
+from .io.values import NO_LABEL, RGB, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, said_once, vectors_among, vectors_of_array
+from .io.views import PaddedImages
 
 # What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them exactly.
 _IMAGE_DTYPES = {

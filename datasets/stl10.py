@@ -15,8 +15,8 @@ from torchvision.datasets import STL10
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from .in_memory import AugmentOptions, TensorSplit
-from .views import PaddedImages
+from .io.in_memory import AugmentOptions, TensorSplit
+from .io.views import PaddedImages
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from .images import IMAGE_SUFFIXES, read_square
-from .in_memory import AugmentOptions, TensorSplit
-from .views import PaddedImages
+from .io.images import IMAGE_SUFFIXES, read_square
+from .io.in_memory import AugmentOptions, TensorSplit
+from .io.views import PaddedImages
 
 _FOLDER = "tiny-imagenet-200"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz")

@@ -15,11 +15,11 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .file_splits import FileSplit
+from .io.file_splits import FileSplit
 from .image_folder import SPLITS, folders_in, is_free
-from .tar_index import TarIndex, tar_index
-from .tar_pictures import TarPictures
-from .view_options import ViewOptions
+from .io.tar_index import TarIndex, tar_index
+from .io.tar_pictures import TarPictures
+from .io.view_options import ViewOptions
 
 _LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, test/*.tar or val/*.tar beside it"
 

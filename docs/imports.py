@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = (("cli",), ("training",), ("compress", "ensemble", "xmodal"), ("probe", "report"), ("datasets", "models", "objectives"), ("core", "plots"))
+LAYERS = (
+    ("cli",),
+    ("report",),
+    ("evaluation",),
+    ("training",),
+    ("compress", "ensemble", "xmodal"),
+    ("probe",),
+    ("datasets", "models", "objectives"),
+    ("core", "plots"),
+)
 """Each imports from those behind it alone; those of one layer do not import each other."""
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00", "#1f6f5c", "#a8402f", "#5b6678", "#000000")

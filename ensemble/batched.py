@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from ..core.attributes import first_difference
 from ..core.representation import Network, Representation
-from ..core.same_outputs import precision_of, same_outputs
+from ..core.teachers.same_outputs import precision_of, same_outputs
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Rules by which several teachers are combined, beside the paper's sum in ``core/rule.py``. Each is a class and a line ``ensemble.rule=NAME``."""
+"""Rules by which several teachers are combined, beside the paper's sum in ``core/aggregation.py``. Each is a class and a line ``ensemble.rule=NAME``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 from ..core.hashing import mix
-from ..core.held import HeldState
+from ..core.deferred import HeldState
 from ..core.objective import Objective, Options, Setting, batch_targets, check_two_outputs
 from ..core.registry import ENSEMBLE_RULES
 from ..core.representation import Representation
-from ..core.rule import Rule
+from ..core.aggregation import Rule
 from .min_norm import min_norm_weights
 
 

@@ -16,7 +16,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS, OWN, PRETRAINED, model_builder, takes
 from ..core.representation import Network, Preprocess, Taps
 from ..core.weights import classes_in, find_weights, load_into, load_state_dict, load_weights, read_metadata, save_state_dict
-from .own import unwrapped
+from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
 

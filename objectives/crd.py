@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..core.crd import CRDLoss
+from ..core.crd.loss import CRDLoss
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from ..core.shared_crd import SharedCRDLoss
+from ..core.crd.shared import SharedCRDLoss
 from .embeddings import embedding_dims
 
 
@@ -96,7 +96,7 @@ class SharedCRD(Objective):
     """The CRD loss towards all teachers at once, with one embedding and one bank of the student.
 
     Args:
-        loss: The :class:`~contrastill.core.shared_crd.SharedCRDLoss` that holds embeddings, banks and the generator.
+        loss: The :class:`~contrastill.core.crd.shared.SharedCRDLoss` that holds embeddings, banks and the generator.
 
     Shape:
         - student.embedding: (B, student_dim) - teachers: n representations with an embedding (B, teacher_dims[i]) - returns a scalar.

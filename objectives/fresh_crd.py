@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.fresh_crd import FreshCRDLoss
+from ..core.crd.fresh import FreshCRDLoss
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

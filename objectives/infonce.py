@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.crd import Embedding
+from ..core.crd.loss import Embedding
 from ..core.errors import UsageError
-from ..core.held import HeldWrites
+from ..core.deferred import HeldWrites
 from ..core.objective import Objective, Options, Setting, batch_targets, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

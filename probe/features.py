@@ -15,10 +15,10 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
-from ..core.kept import network_hash, read_fields, tensors_hash, write_fields
-from ..core.ranks import everyones, world_size
+from ..core.fingerprint import network_hash, read_fields, tensors_hash, write_fields
+from ..core.distributed import everyones, world_size
 from ..core.representation import Network, Representation
-from ..core.same_outputs import near
+from ..core.teachers.same_outputs import near
 
 # Samples by which features that are kept are compared with those of now.
 _COMPARED = 8

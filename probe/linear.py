@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from ..core.errors import ContrastillError, UsageError, unknown_name
-from ..core.ranks import world_size
+from ..core.distributed import world_size
 from ..core.representation import Network
 from .features import Features, check_classes, features_of
 from .intervals import wilson
@@ -86,7 +86,7 @@ def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embed
             of labels that is none.
 
     Example:
-        >>> from contrastill.datasets.rooms import Rooms
+        >>> from contrastill.datasets.rendered_rooms import Rooms
         >>> from contrastill.models.build import build_network
         >>> rooms = Rooms(Rooms.Options(size=16, train_samples=48, test_samples=24))
         >>> result = linear_probe(build_network("resnet8", num_classes=12), rooms.open("train"), rooms.open("test"))

@@ -1,74 +1,252 @@
-"""Several runs on the same data side by side: what they saw, how good they became, and how they got there."""
+"""The report's table of what the runs came to, beside the published figures, the untaught student and the teacher."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ..compress.benchmark import STUDENT, TEACHER, weights
+from ..compress.published import PAIRS, Figure, published
+from ..core.config.loading import load_config
+from ..core.registry import OBJECTIVES
+from ..core.config.schema import RunConfig
+from ..core.weights import STUDENT as STUDENT_FILE
+from .scores import Score, score, way
+from .markup import is_number, join, number
+from .page import Section
+from .page_parts import Cell, table
+from .runs import Found, Group
+from .transfers import teachers_of
 
-from ..plots.figure import COLOURS, figure
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One run of a comparison.
-
-    Attributes:
-        name: As the picture says it, such as ``student, CRD``.
-        top1: Accuracy of the last epoch, per cent.
-        history: Its rows of metrics.jsonl.
-    """
-
-    name: str
-    top1: float
-    history: Sequence[dict[str, Any]]
+_IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
+_RECIPE = "compression/cifar100_crd"
 
 
-def draw_comparison(contestants: Sequence[Contestant], images: np.ndarray, labels: Sequence[str], path: str | os.PathLike, *, title: str) -> None:
-    """Draw sample images, a bar for each run and their accuracy against the epoch.
+class Compared:
+    """Every group's scores, and what they are to be held against.
 
     Args:
-        contestants: The runs, in the order to show them.
-        images: (n, H, W, 3) uint8 samples of the test split.
-        labels: n names of their classes.
-        path: The PNG to write.
-        title: Above it all: what was transferred, on which data.
+        found: The runs.
     """
-    with figure(path, 11, 6.2) as drawn:
-        drawn.suptitle(title, fontsize=11)
-        above, below = drawn.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.25))[:, 0]
-        _samples(above, images, labels)
-        bars, curves = below.subplots(1, 2, width_ratios=(1, 1.1))
-        colours = {contestant.name: COLOURS[number % len(COLOURS)] for number, contestant in enumerate(contestants)}
-        places = np.arange(len(contestants))[::-1]
-        bars.barh(places, [contestant.top1 for contestant in contestants], color=list(colours.values()), height=0.65)
-        for place, contestant in zip(places, contestants, strict=True):
-            bars.text(contestant.top1 + 0.5, place, f"{contestant.top1:.1f}", va="center")
-        bars.set_yticks(places, list(colours))
-        bars.set(title="top-1 on the test split, last epoch, %", xlim=(0, min(100, 1.15 * max(contestant.top1 for contestant in contestants))))
-        bars.grid(axis="y", visible=False)
-        for contestant in contestants:
-            measured = [row for row in contestant.history if "top1" in row]
-            curves.plot(
-                [row["epoch"] + 1 for row in measured],
-                [row["top1"] for row in measured],
-                label=contestant.name,
-                color=colours[contestant.name],
-                marker="o",
-                markersize=2.5,
-            )
-        curves.set(title="top-1 on the test split, %", xlabel="epoch")
-        curves.xaxis.get_major_locator().set_params(integer=True)
-        curves.legend(loc="lower right")
+
+    def __init__(self, found: Found) -> None:
+        self.groups = found.groups
+        self.evaluated = {group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in found.groups}
+        self.scores = {group.name: self._scores(group) for group in found.groups}
+
+    def _scores(self, group: Group) -> dict[str, Score]:
+        """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
+        values = {"top1": group.last("top1"), "top5": group.last("top5")}
+        for rows in self.evaluated[group.name]:
+            for key, value in _measures(rows, "student").items():
+                values.setdefault(key, []).append(value)
+        return {key: one for key, several in values.items() if (one := score(several)) is not None}
+
+    def metric(self, group: Group) -> str | None:
+        """The one that a student is judged by."""
+        return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
+
+    def untaught(self, group: Group, metric: str) -> Score | None:
+        """The same student without a teacher, on the same data for as long."""
+        if group.config is None or not group.config.teachers:
+            return None
+        wanted = _alone(group.config)
+        alone = (other for other in self.groups if other.config is not None and not other.config.teachers and metric in self.scores[other.name])
+        found = next((other for other in alone if _alone(other.config) == wanted), None)
+        if found is not None:
+            return self.scores[found.name][metric]
+        return self._baseline(group, "random", metric)
+
+    def teacher(self, group: Group, metric: str) -> Score | None:
+        """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same data, or was evaluated beside it."""
+        config = group.config
+        if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
+            return None  # what another modality shows may be more, or less: no end of a way
+        other = teacher_of(self.groups, group.config)
+        if other is not None and metric == "top1" and metric in self.scores[other.name] and _same_test(other.config, group.config):
+            return self.scores[other.name][metric]
+        return self._baseline(group, "teacher", metric)
+
+    def _baseline(self, group: Group, role: str, metric: str) -> Score | None:
+        """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
+        alike = [
+            other for other in self.groups if other.config and (_student(other.config), _data(other.config)) == (_student(group.config), _data(group.config))
+        ]
+        alike = [other for other in alike if [one.weights for one in other.config.teachers] == [one.weights for one in group.config.teachers]]
+        values = [found[metric] for other in [group, *alike] for rows in self.evaluated[other.name] if metric in (found := _measures(rows, role))]
+        return score(values[:1])
 
 
-def _samples(part: Any, images: np.ndarray, labels: Sequence[str]) -> None:
-    """Two rows of images with their classes."""
-    columns = -(-len(images) // 2)
-    for axes, image, label in zip(part.subplots(2, columns).flat, images, labels, strict=False):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(label, fontsize=7, pad=2)
-        axes.set_axis_off()
+_COLUMNS = {"top1": "top-1, %", "miou": "mIoU, %", "probe": "linear probe, %"}
+
+
+def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
+    """The table, and its numbers."""
+    rows = [_row(group, compared) for group in found.groups]
+    there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
+    extra = {"untaught": "points to untaught", "way": "of the way to the teacher, %", "published": "published top-1, %", "seconds": "training, s"}
+    extra = {key: title for key, title in extra.items() if any(row[key] is not None for row in rows)}
+    notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
+    lines = []
+    for row in rows:
+        cells: list[Any] = [row["name"], row["networks"], Cell(str(row["n"]), row["n"])]
+        cells += [_score(row["scores"].get(key)) for key in there]
+        for key in extra:
+            mark = " *" if key == "published" and row["note"] else ""
+            form = {"untaught": "+.2f", "way": ".0f", "published": ".2f", "seconds": ".0f"}[key]
+            value = 100 * row[key] if key == "way" and row[key] is not None else row[key]
+            cells.append(Cell(number(value, form) + (mark if row[key] is not None else ""), row[key]))
+        lines.append(cells)
+    columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
+    caption = "Results of the last epoch: mean ± standard deviation over seeds"
+    said = [f"* {note}" for note in notes]
+    if "untaught" in extra:
+        said.append(
+            "Points to untaught: the difference to the same student without a teacher; of the way: its share of what lies between that one and a "
+            "teacher that reads the same modality."
+        )
+    answers = [{key: value for key, value in row.items() if key != "scores"} | {k: vars(v) for k, v in row["scores"].items()} for row in rows]
+    return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers
+
+
+def _row(group: Group, compared: Compared) -> dict[str, Any]:
+    config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
+    untaught = compared.untaught(group, metric) if metric else None
+    figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
+    seconds = score([sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history])
+    return {
+        "name": group.name,
+        "networks": "" if config is None else " → ".join(part for part in (teachers_of(config), config.student.model) if part),
+        "n": len(group.runs),
+        "scores": scores,
+        "untaught": scores[metric].mean - untaught.mean if untaught else None,
+        "way": way(scores[metric], untaught, compared.teacher(group, metric)) if metric else None,
+        "published": figure.top1 if figure else None,
+        "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}." if figure else "",
+        "seconds": seconds.mean if seconds else None,
+    }
+
+
+def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
+    """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one whose path ends most alike."""
+    teacher = config.teachers[0]
+    wanted = Path(teacher.weights or "").parts
+    wanted = wanted[:-1] if wanted and wanted[-1] == STUDENT_FILE else wanted
+
+    def alike(group: Group) -> int:
+        if group.config is None or (group.config.student.model, group.config.student.modality) != (teacher.model, teacher.modality):
+            return 0
+        places = [path.resolve().parts for path in (group.path, *(run.path for run in group.runs))]
+        return max(len(os.path.commonprefix([place[::-1], wanted[::-1]])) for place in places)
+
+    best = max(groups, key=alike)
+    return best if alike(best) else None
+
+
+def _published(group: Group) -> tuple[Figure | None, list[str]]:
+    """The published figure of a training, and what sets the training apart from it."""
+    config = group.config
+    facts: Any = next((found for run in group.runs if (found := run.read_json("checkpoints/data.json"))), {})
+    if not isinstance(facts, dict) or len(config.teachers) > 1 or _fact(facts, "train", "classes") not in (100, None):
+        return None, []
+    student, objectives = config.student.model, _objectives(config)
+    if not config.teachers:
+        pair = next((pair for pair in PAIRS if student == pair[1]), next((pair for pair in PAIRS if student == pair[0]), None))
+        figure = published(*pair, STUDENT if student == pair[1] else TEACHER) if pair else None
+    else:
+        options = _options(config)
+        figure = published(config.teachers[0].model, student, objectives, options[0] if options else "") if len(options) < 2 else None
+    return figure, _reasons(config, facts, objectives) if figure else []
+
+
+def _objectives(config: RunConfig) -> str:
+    """As the benchmark calls them: by the alphabet, kd last."""
+    names = {entry.name for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher}
+    return "+".join(sorted(names, key=lambda name: (name == "kd", name)))
+
+
+def _options(config: RunConfig) -> list[str]:
+    """Options of objectives that are neither the class's nor the recipe's."""
+    recipe, found = _recipe(), []
+    for entry in config.objectives.values():
+        fields = OBJECTIVES[entry.name].Options.model_fields
+        usual = recipe[entry.name].options() if entry.name in recipe else {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
+        found += [f"objectives.{entry.name}.{key}={str(value).lower()}" for key, value in entry.options().items() if usual.get(key) != value]
+    return found
+
+
+@cache
+def _recipe() -> dict[str, Any]:
+    return load_config(_RECIPE, ["data.name=rooms", "data.path=null", "teachers.0.weights=none"]).objectives
+
+
+def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[str]:
+    reasons = []
+    for split, wanted in _IMAGES.items():
+        count = _fact(facts, split, "samples")
+        if count != wanted:
+            reasons.append(f"{'an unknown number of' if count is None else format(count, ',')} {split} images instead of {wanted:,}")
+    if config.train.epochs != 240:
+        reasons.append(f"{config.train.epochs} epochs instead of 240")
+    if objectives:
+        usual = weights(objectives, config.student.model)
+        own = {entry.name: entry.weight for entry in config.objectives.values()}
+        reasons += [f"a weight of {own.get(name, 0):g} instead of {weight:g} for {name}" for name, weight in usual.items() if own.get(name) != weight]
+    return reasons
+
+
+def _fact(facts: dict[str, Any], split: str, name: str) -> int | None:
+    found = facts.get(split)
+    value = found.get(name) if isinstance(found, dict) else None
+    return value if isinstance(value, int) else None
+
+
+def _evaluation(found: Any) -> list[dict[str, Any]]:
+    rows = found.get("rows") if isinstance(found, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
+    """What an evaluation found of a role, with the most labels."""
+    found: dict[str, float] = {}
+    rows = sorted((row for row in rows if row.get("role") == role), key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0)
+    for row in rows:
+        found |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
+        if role == "teacher" and row.get("task") == "accuracy" and is_number(row.get("top1")):
+            found["top1"] = row["top1"]
+        layers = row.get("layers")
+        if isinstance(layers, dict) and isinstance(layers.get("embedding"), dict) and is_number(layers["embedding"].get("top1")):
+            found["probe"] = layers["embedding"]["top1"]
+    return found
+
+
+def _alone(config: RunConfig) -> tuple[Any, ...]:
+    return _student(config), _data(config), config.train.epochs
+
+
+def _student(config: RunConfig) -> tuple[str, str]:
+    return config.student.model, config.student.modality
+
+
+def _data(config: RunConfig) -> str:
+    """The data, whatever modality is read from them; a file that was moved has mostly the same name."""
+    values = config.data.model_dump(mode="json") | {"path": config.data.path and config.data.path.rstrip("/").rpartition("/")[2]}
+    return json.dumps({key: value for key, value in values.items() if key != "workers"}, sort_keys=True)
+
+
+def _same_test(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs were tested on the same samples, however many each was trained on."""
+    told = [{key: value for key, value in config.data.model_dump(mode="json").items() if not key.startswith("train")} for config in (one, other)]
+    return _path_free(told[0]) == _path_free(told[1])
+
+
+def _path_free(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in ("path", "workers", "limit")} | {"path": str(values.get("path") or "").rpartition("/")[2]}
+
+
+def _score(one: Score | None) -> Cell:
+    return Cell("–" if one is None else str(one), None if one is None else one.mean)

@@ -72,7 +72,7 @@ def ranks(tmp_path_factory):
         for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}.items():
             patch.setenv(name, value)
         if "forkserver" in methods:
-            context.set_forkserver_preload(["accelerate", "contrastill.core.engine"])
+            context.set_forkserver_preload(["accelerate", "contrastill.training.engine"])
             multiprocessing.forkserver.ensure_running()
 
     def start(script, world, *arguments):

@@ -14,7 +14,8 @@ import sys
 
 def arm(what: str, count: int) -> None:
     """Patch the function behind ``what`` so that its ``count``-th call ends the process."""
-    from contrastill.core import checkpoint, engine, run
+    from contrastill.training import checkpoint, engine
+    from contrastill.core import run
 
     holder, name, after = {
         "step": (engine._Training, "_step", True),

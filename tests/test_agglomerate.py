@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core.config import load_config, validate
+from contrastill.core.config.loading.loading import load_config, validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
@@ -246,7 +246,7 @@ def test_a_student_answers_like_each_of_two_unlike_teachers(config, run):
 
 
 def test_the_adaptors_of_the_file_are_those_of_the_last_checkpoint(config, run):
-    from contrastill.core.checkpoint import load_newest
+    from contrastill.training.checkpoint import load_newest
 
     trained = load_newest(run / "checkpoints").model
     for number, adaptor in enumerate(load_adaptors(run / "adaptors.safetensors")):

@@ -9,11 +9,11 @@ from torch import nn
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.schema import CacheConfig
-from contrastill.core.teacher_cache import TeacherMemory
+from contrastill.core.config.loading.schema import CacheConfig
+from contrastill.core.teachers.cache import TeacherMemory
 from contrastill.core.transfer import Term, Transfer, in_turn
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.ensemble.batched import Batched
 from contrastill.objectives.kd import KD
 from contrastill.probe.features import features_of

@@ -10,12 +10,12 @@ from safetensors.torch import load, load_file, save
 from torch.nn.functional import linear, normalize, softplus
 
 from contrastill.cli.main import main
-from contrastill.core.crd import CRDLoss
+from contrastill.core.crd.loss.loss import CRDLoss
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.memory_bank import MemoryBank
+from contrastill.core.crd.loss.memory_bank import MemoryBank
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.core.shared_crd import SharedCRDLoss
+from contrastill.core.crd.loss.shared import SharedCRDLoss
 from contrastill.objectives.crd import CRD
 
 M, B, K, D = 30, 8, 9, 5
@@ -411,8 +411,8 @@ def test_a_resumed_training_ends_in_the_bits_of_a_whole_one(four_classes, tmp_pa
 
 STEPS = """
 import sys, torch
-from contrastill.core.crd import CRDLoss
-from contrastill.core.shared_crd import SharedCRDLoss
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.shared import SharedCRDLoss
 
 CASES = [
     (mode, several, passes, options)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import contrastill
-from contrastill.cli.diversity import measure_diversity
+from contrastill.evaluation.diversity import measure_diversity
 from contrastill.cli.main import main
 from contrastill.core.classes import apply_class_map, match_classes
-from contrastill.core.config import load_config, to_yaml
+from contrastill.core.config.loading.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.run import Run
@@ -493,7 +493,7 @@ class Named(torch.utils.data.Dataset):
 
 def test_a_test_dataset_is_numbered_as_the_training_dataset(tmp_path):
     """As torchvision's ImageFolder numbers folders of which the test split lacks one."""
-    from contrastill.datasets.own import OwnData
+    from contrastill.datasets.user_dataset import OwnData
 
     train, test = (
         Named(DARK, [0, 1, 2] * 4),
@@ -536,7 +536,7 @@ def test_classes_with_words_of_splits_in_their_names_are_classes(tmp_path):
 
 
 def own_classes(*datasets):
-    from contrastill.datasets.own_samples import OwnSamples
+    from contrastill.datasets.io.user_samples import OwnSamples
 
     return [OwnSamples(dataset).classes for dataset in datasets]
 
@@ -575,7 +575,7 @@ def images_of(labels, **attributes):
 
 
 def test_a_test_dataset_without_names_is_matched_by_number_with_a_line(caplog):
-    from contrastill.datasets.own import OwnData
+    from contrastill.datasets.user_dataset import OwnData
 
     opened = OwnData(images_of([0, 1, 2], classes=DARK), images_of([0, 1, 2]))(OwnData.Options())
     assert opened.open("test").targets.tolist() == [0, 1, 2] and "matched by number alone, as TensorDataset has no names" in caplog.text
@@ -614,7 +614,7 @@ NUMBERS = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]  # as f
 def test_classes_called_by_numbers_are_not_matched_by_place():
     """A class without a name that has the number 2 may be the third, or the one called 2."""
     from contrastill.core.classes import check_numbers
-    from contrastill.datasets.own import OwnData
+    from contrastill.datasets.user_dataset import OwnData
     from contrastill.training.class_order import answer_for
 
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 12))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import linear, normalize, softplus
 
-from contrastill.core.crd import CRDLoss
+from contrastill.core.crd.loss.loss import CRDLoss
 
 M, B, K, D = 41, 7, 12, 16
 TARGETS = torch.cat((torch.zeros(20), torch.ones(9), torch.full((7,), 2), torch.full((5,), 3))).long()[
@@ -119,8 +119,8 @@ def test_a_bank_much_larger_than_k_gives_the_same_by_gathering(monkeypatch, give
     rows = torch.stack([torch.randperm(M, generator=torch.Generator().manual_seed(i))[:K] for i in range(B)]) if given_rows else None
     values = []
     for limit in (24, 0):
-        monkeypatch.setattr("contrastill.core.rows.DENSE_ROWS_PER_NEGATIVE", limit)
-        monkeypatch.setattr("contrastill.core.rows.GATHERED_FLOATS", 2**9)
+        monkeypatch.setattr("contrastill.core.crd.negative_sums.DENSE_ROWS_PER_NEGATIVE", limit)
+        monkeypatch.setattr("contrastill.core.crd.negative_sums.GATHERED_FLOATS", 2**9)
         crd = build("sampled")
         loss = crd(student, teacher, index, rows=rows)
         values.append((loss, *torch.autograd.grad(loss, [student, teacher, *crd.parameters()])))
@@ -132,7 +132,7 @@ def test_a_bank_much_larger_than_k_gives_the_same_by_gathering(monkeypatch, give
 def test_many_chunks_add_up(monkeypatch, mode):
     student, teacher, index = inputs()
     whole = build(mode)(student, teacher, index)
-    monkeypatch.setattr("contrastill.core.nce.NegativeSums.spans", lambda self, start, stop: [(i, min(i + 5, stop)) for i in range(start, stop, 5)])
+    monkeypatch.setattr("contrastill.core.crd.criterion.NegativeSums.spans", lambda self, start, stop: [(i, min(i + 5, stop)) for i in range(start, stop, 5)])
     torch.testing.assert_close(build(mode)(student, teacher, index), whole, rtol=1e-12, atol=0)
 
 

@@ -13,8 +13,8 @@ import torch
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 
 REAL = Path(os.environ.get("CONTRASTILL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "cifar100_subset.h5"
 

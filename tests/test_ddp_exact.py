@@ -12,20 +12,20 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from contrastill.core.checkpoint import load_newest
-from contrastill.core.crd import CRDLoss
-from contrastill.core.engine import fit
+from contrastill.training.checkpoint import load_newest
+from contrastill.core.crd.loss.loss import CRDLoss
+from contrastill.training.engine import fit
 from contrastill.core.errors import ContrastillError
-from contrastill.core.looking import prepare
+from contrastill.core.teachers.live import prepare
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import DATASETS, OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.schema import TrainConfig
-from contrastill.core.teacher_rows import TeacherRows
+from contrastill.core.config.loading.schema import TrainConfig
+from contrastill.core.crd.loss.teacher_rows import TeacherRows
 from contrastill.core.transfer import Term, Transfer
-from contrastill.datasets.in_memory import TensorLoader, TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorLoader, TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core import engine
+from contrastill.training import engine
 from contrastill.core.errors import ContrastillError, Stopped, UsageError
 
 SHORT = {"epochs": 2, "batch_size": 16, "lr": 0.02, "quiet": True}
@@ -146,7 +146,7 @@ def test_views_are_functions_of_seed_view_and_index_with_any_workers(own, tmp_pa
 
 
 def test_listed_labels_save_reading_all_samples_and_are_not_believed_blindly():
-    from contrastill.datasets.own_samples import OwnSamples
+    from contrastill.datasets.io.user_samples import OwnSamples
 
     data = Noisy()
     assert OwnSamples(data).targets.tolist() == [row % 4 for row in range(48)] and data.read > 48

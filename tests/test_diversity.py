@@ -9,7 +9,7 @@ from PIL import Image
 
 from contrastill.core.errors import UsageError
 from contrastill.ensemble.diversity import BINS, diversity
-from contrastill.report.diversity import Bar, Curve, draw_diversity
+from contrastill.plots.diversity import Bar, Curve, draw_diversity
 
 
 def said(networks, samples, classes, seed=0, sharpness=3.0):

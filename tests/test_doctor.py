@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contrastill.cli import checkup
+from contrastill.evaluation import environment as checkup
 from contrastill.cli.doctor import _findings
 from contrastill.cli.main import main
 
@@ -75,7 +75,7 @@ def test_little_room_is_said(monkeypatch, tmp_path):
 
 
 def test_a_damaged_shipped_config(monkeypatch, tmp_path):
-    from contrastill.core import config
+    from contrastill.core.config.loading import loading as config
 
     (tmp_path / "broken.yaml").write_text("a: [1")
     monkeypatch.setattr(config, "configs_folder", lambda: tmp_path)

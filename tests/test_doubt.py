@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
-from contrastill.core import engine
-from contrastill.core.config import load_config
-from contrastill.core.looking import prepare
+from contrastill.training import engine
+from contrastill.core.config.loading.loading import load_config
+from contrastill.core.teachers.live import prepare
 from contrastill.core.representation import Representation
 from contrastill.core.run import Run
 from contrastill.objectives.doubt import doubt_scale, mean_doubt
@@ -167,8 +167,8 @@ def test_a_run_that_died_goes_on_with_the_same_scale(settings, tmp_path, monkeyp
 
 RANK = """
 import sys, torch
-from contrastill.core.config import load_config
-from contrastill.core.looking import prepare
+from contrastill.core.config.loading import load_config
+from contrastill.core.teachers.live import prepare
 from contrastill.training.assemble import assemble
 rank, folder, name, *overrides = int(sys.argv[1]), *sys.argv[3:]
 for views in ([], ["train.views=2"]):

@@ -16,11 +16,11 @@ from contrastill.compress import exported
 from contrastill.compress.export import Export, export_student
 from contrastill.compress.exported import Takes, accuracy, answering
 from contrastill.compress.quantize import quantize
-from contrastill.core.config import load_config, to_yaml, validate
+from contrastill.core.config.loading.loading import load_config, to_yaml, validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import MODELS
 from contrastill.core.representation import Preprocess, Taps
-from contrastill.datasets.rooms import Rooms
+from contrastill.datasets.rendered_rooms import Rooms
 from contrastill.models.build import build_network, save_student
 
 for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -10,10 +10,10 @@ from multiprocessing import get_context
 import pytest
 
 from contrastill.cli.main import main
-from contrastill.core.checkpoint import checkpoints
-from contrastill.core.config import configs_folder
+from contrastill.training.checkpoint import checkpoints
+from contrastill.core.config.loading.loading import configs_folder
 from contrastill.core.errors import ContrastillError
-from contrastill.datasets import file_workers
+from contrastill.datasets.io import file_workers
 from contrastill.training import assemble
 from contrastill.training.processes import others_may_end
 
@@ -29,7 +29,7 @@ def test_other_errors_are_not_put_down_to_another_process():
 
 def test_sigusr1_saves_and_exits_with_138(short_training, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    from contrastill.core import engine
+    from contrastill.training import engine
 
     step, calls = engine._Training._step, []
 
@@ -62,7 +62,7 @@ def _signalled_worker():
 
 
 def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
-    from contrastill.core.config import load_config
+    from contrastill.core.config.loading.loading import load_config
 
     given = {}
     monkeypatch.setattr(assemble, "Accelerator", lambda **options: given.update(options))

@@ -17,7 +17,7 @@ from contrastill.cli.main import main
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.run import Run
-from contrastill.datasets.fingerprint import fingerprint
+from contrastill.datasets.io.fingerprint import fingerprint
 
 SMALL = ["student.model=resnet8", "train.epochs=1", "train.batch_size=16", "-q"]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from contrastill.cli.main import main
-from contrastill.core.checkpoint import checkpoints
+from contrastill.training.checkpoint import checkpoints
 from contrastill.core.run import Run
 
 # Runs a command and signals itself after an optimiser step.

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from contrastill.core.config import load_config
-from contrastill.core.folding import TOLERANCE, fold_batchnorm
-from contrastill.core.kept import network_hash
+from contrastill.core.config.loading.loading import load_config
+from contrastill.training.folding import TOLERANCE, fold_batchnorm
+from contrastill.core.fingerprint import network_hash
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.transfer import Term, Transfer
 from contrastill.ensemble.batched import Batched

@@ -14,9 +14,9 @@ from PIL import Image, TiffImagePlugin
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
-from contrastill.datasets.array_files import read_array, read_pair
-from contrastill.datasets.images import Picture
-from contrastill.datasets.own_samples import OwnSamples
+from contrastill.datasets.io.array_files import read_array, read_pair
+from contrastill.datasets.io.images import Picture
+from contrastill.datasets.io.user_samples import OwnSamples
 
 DEEP = np.array([[0, 1, 257, 1000], [4095, 10000, 40000, 65535]], np.uint16)
 COLOUR = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]], 2)

@@ -21,8 +21,8 @@ CASES = {
 # Run by every rank, and by a single process that sees in each pass what all ranks see in it.
 STEPS = """
 import sys, torch
-from contrastill.core.accumulation import chunks
-from contrastill.core.fresh_crd import FreshCRDLoss
+from contrastill.training.accumulation import chunks
+from contrastill.core.crd.fresh import FreshCRDLoss
 
 M, SIZES = 37, (9, 8, 2, 1, 9)
 
@@ -161,10 +161,10 @@ def test_a_checkpoint_of_shards_goes_on_in_one_place(ranks, tmp_path):
 
 LIVE = """
 import sys, torch
-from contrastill.core.looking import LiveOutputs, Looking
+from contrastill.core.teachers.live import LiveOutputs, Looking
 from contrastill.core.transfer import Transfer
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
-from contrastill.core import engine
-from contrastill.core.config import load_config
+from contrastill.training import engine
+from contrastill.core.config.loading.loading import load_config
 from contrastill.core.errors import UsageError
-from contrastill.core.looking import LiveOutputs, Looking, prepare
+from contrastill.core.teachers.live import LiveOutputs, Looking, prepare
 from contrastill.core.run import Run
 from contrastill.training.assemble import assemble
 

@@ -9,7 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 import contrastill
 from contrastill.core.errors import UsageError
-from contrastill.models.own import OwnNetwork, given_parts, unwrapped
+from contrastill.models.user_module import OwnNetwork, given_parts, unwrapped
 
 IMAGES = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(IMAGES, torch.arange(20) % 4)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from contrastill.core.config import validate
+from contrastill.core.config.loading.loading import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
-from contrastill.datasets import file_loader
-from contrastill.datasets.file_views import FileViews, draw_part
-from contrastill.datasets.images import Picture
+from contrastill.datasets.io import file_loader
+from contrastill.datasets.io.file_views import FileViews, draw_part
+from contrastill.datasets.io.images import Picture
 
 
 def _save(path, height=30, width=40, seed=0, **options):

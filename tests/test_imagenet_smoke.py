@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from contrastill.cli.main import main
-from contrastill.core.compiled import compiled
-from contrastill.core.engine import fit
+from contrastill.training.compiled import compiled
+from contrastill.training.engine import fit
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
-from contrastill.core.schema import TrainConfig
+from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.ensemble.batched import Batched
 from contrastill.objectives.cross_entropy import CrossEntropy

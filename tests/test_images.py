@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastill.datasets.images import DamagedImage, Picture
+from contrastill.datasets.io.images import DamagedImage, Picture
 
 
 def _save(path, height=30, width=40, seed=0, **options):

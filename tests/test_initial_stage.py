@@ -5,12 +5,12 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from contrastill.core.engine import fit, learning_rate
+from contrastill.training.engine import fit, learning_rate
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.representation import Network, Preprocess, Representation, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.core.schema import TrainConfig
+from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.ab import AB
 from contrastill.objectives.cross_entropy import CrossEntropy

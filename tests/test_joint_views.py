@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.datasets.camera import Camera
-from contrastill.datasets.file_splits import PairSplit
-from contrastill.datasets.file_views import transform_seed
-from contrastill.datasets.joint_views import JointViews
+from contrastill.datasets.io.camera import Camera
+from contrastill.datasets.io.file_splits import PairSplit
+from contrastill.datasets.io.file_views import transform_seed
+from contrastill.datasets.io.joint_views import JointViews
 
 H, W = 24, 32
 INTRINSICS = (40.0, 42.0, 15.0, 11.0)

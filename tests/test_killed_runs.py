@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
-from contrastill.core.checkpoint import checkpoints
+from contrastill.training.checkpoint import checkpoints
 
 DYING = Path(__file__).with_name("dying.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}

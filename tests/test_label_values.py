@@ -14,9 +14,9 @@ import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Representation
-from contrastill.datasets import pack
-from contrastill.datasets.own import OwnData
-from contrastill.datasets.values import check_splits
+from contrastill.datasets.io import pack
+from contrastill.datasets.user_dataset import OwnData
+from contrastill.datasets.io.values import check_splits
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss
 
 N, H, W = 12, 6, 8

@@ -112,8 +112,8 @@ def sources():
 def test_imports_are_read_off_all_sources():
     assert sorted(sources().modules().values()) == sorted(ROOT / path for path in package_files())
     found = {(one.importer, one.imported, one.when) for one in sources().imports()}
-    assert ("contrastill.core.crd", "contrastill.core.nce", "import") in found
-    assert ("contrastill.core.config", "contrastill.core.registry", "import") in found
+    assert ("contrastill.core.crd.loss", "contrastill.core.crd.criterion", "import") in found
+    assert ("contrastill.core.config.loading", "contrastill.core.registry", "import") in found
     assert any(when == "call" and importer.startswith("contrastill.cli.") for importer, _, when in found)
 
 
@@ -258,7 +258,7 @@ def test_the_installed_wheel_runs_the_commands_elsewhere(installed):
 def test_every_shipped_config_is_installed(installed):
     folder, _ = installed
     printed = run(
-        "-c", "from contrastill.core.config import shipped_configs; print(*shipped_configs())", cwd=folder / "elsewhere", PYTHONPATH=str(folder / "site")
+        "-c", "from contrastill.core.config.loading import shipped_configs; print(*shipped_configs())", cwd=folder / "elsewhere", PYTHONPATH=str(folder / "site")
     )
     shipped = {path.relative_to("configs").with_suffix("").as_posix() for path in files() if path.parts[0] == "configs" and path.suffix == ".yaml"}
     assert (

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load, save
 from torch.nn.functional import normalize
 
-from contrastill.core.crd import CRDLoss
-from contrastill.core.memory_bank import MemoryBank
+from contrastill.core.crd.loss.loss import CRDLoss
+from contrastill.core.crd.loss.memory_bank import MemoryBank
 
 M = 30
 TARGETS = torch.arange(M) % 4
@@ -142,7 +142,7 @@ def test_deepcopy_after_a_step_is_independent(mode):
 
 RANK = """
 import sys, torch
-from contrastill.core.crd import CRDLoss
+from contrastill.core.crd.loss import CRDLoss
 rank, folder = int(sys.argv[1]), sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 torch.manual_seed(0)

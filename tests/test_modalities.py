@@ -6,9 +6,9 @@ import torch
 
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import MODALITIES
-from contrastill.datasets.camera import Camera, view_camera
-from contrastill.datasets.rooms_render import FLOOR, intrinsics, render
-from contrastill.datasets.rooms_scene import draw_scene
+from contrastill.datasets.io.camera import Camera, view_camera
+from contrastill.datasets.rendered_rooms.render import FLOOR, intrinsics, render
+from contrastill.datasets.rendered_rooms.scene import draw_scene
 from contrastill.xmodal.hha import gravity, hha
 from contrastill.xmodal.modalities import SOURCES, chrominance, clean_depth, grey, inverse_depth, luminance, normalized_depth, normals
 

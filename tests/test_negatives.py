@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from contrastill.core.crd import CRDLoss
+from contrastill.core.crd.loss.loss import CRDLoss
 from contrastill.core.hashing import hash64, mix, shifted
-from contrastill.core.negatives import Groups, SampledRows
+from contrastill.core.crd.loss.negatives import Groups, SampledRows
 
 # Classes of very different sizes: 24, 10, 5 and 1 rows.
 UNBALANCED = torch.cat((torch.zeros(24), torch.ones(10), torch.full((5,), 2), torch.full((1,), 3))).long()
@@ -108,7 +108,7 @@ def test_num_negatives_is_the_smallest_number_of_eligible_rows():
 
 @pytest.mark.filterwarnings("ignore:with temperature")
 def test_auto_says_in_one_line_what_it_took_and_why(caplog):
-    with caplog.at_level("INFO", logger="contrastill.core.crd"):
+    with caplog.at_level("INFO", logger="contrastill.core.crd.loss"):
         small = CRDLoss(3, 3, num_samples=2000, embed_dim=4)
         large = CRDLoss(3, 3, num_samples=3_000_000, embed_dim=1, bias=1.0)
     assert small.negatives == "all" and large.negatives == "shared"

@@ -15,14 +15,14 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import contrastill
-from contrastill.core.engine import fit
+from contrastill.training.engine import fit
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import describe
-from contrastill.core.schema import TrainConfig
+from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
@@ -32,12 +32,12 @@ WAITING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__"}
 COPIES = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
 ON_A_CPU_ONLY = {
-    "core/memory_bank.py check_index": "looks at the smallest and largest row at once; elsewhere an assertion on the device does",
-    "core/negatives.py forward": "AllRows makes slices of numbers for zero_slices; elsewhere places are compared on the device",
-    "core/negatives.py zero_slices": "writes through NumPy's view of the scores",
-    "core/negatives.py _copy_strips": "copies strips of memory; elsewhere places are scattered on the device",
+    "core/crd/memory_bank.py check_index": "looks at the smallest and largest row at once; elsewhere an assertion on the device does",
+    "core/crd/negatives.py forward": "AllRows makes slices of numbers for zero_slices; elsewhere places are compared on the device",
+    "core/crd/negatives.py zero_slices": "writes through NumPy's view of the scores",
+    "core/crd/negatives.py _copy_strips": "copies strips of memory; elsewhere places are scattered on the device",
     "torch.optim": "AdamW counts its steps in host memory, on a GPU too",
-    "datasets/views.py _cut_by_rows": "cuts views out by rows; elsewhere pixels are gathered on the device",
+    "datasets/io/views.py _cut_by_rows": "cuts views out by rows; elsewhere pixels are gathered on the device",
 }
 STEPS = range(3, 7)
 

@@ -16,7 +16,7 @@ from contrastill.cli.main import main
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets import nyu_classes
-from contrastill.datasets.nyu_mat import FILE, SPLITS, NyuReader
+from contrastill.datasets.io.nyu_mat import FILE, SPLITS, NyuReader
 
 TRAIN, TEST = [2, 4, 5, 7], [1, 3, 6]
 SCENES = ["kitchen", "bedroom", "bathroom", "bedroom", "office", "kitchen", "bedroom"]

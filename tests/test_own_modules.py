@@ -15,7 +15,7 @@ from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Preprocess, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.models.own import OwnNetwork
+from contrastill.models.user_module import OwnNetwork
 
 PLAIN = Preprocess((0.0,) * 3, (1.0,) * 3)
 

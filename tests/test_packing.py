@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contrastill.core.errors import UsageError
-from contrastill.core.packing import Packing
+from contrastill.core.teachers.codec import Packing
 
 
 def logits_of(count=64, classes=100, scale=4.0):

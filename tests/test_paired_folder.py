@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from contrastill.core.config import validate
+from contrastill.core.config.loading.loading import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
-from contrastill.datasets import file_loader
-from contrastill.datasets.array_files import read_array
+from contrastill.datasets.io import file_loader
+from contrastill.datasets.io.array_files import read_array
 
 H, W = 18, 24
 

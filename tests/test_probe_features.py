@@ -10,8 +10,8 @@ from torch import nn
 
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.probe.features import features_of
 
 LAYERS = ("embedding", "maps.0", "maps.1", "logits")

@@ -9,8 +9,8 @@ from torch import nn
 import contrastill
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.probe.features import Features, features, features_of
 from contrastill.probe.labels import labelled_part
 from contrastill.probe.linear import fit_logistic, fit_probe, linear_probes

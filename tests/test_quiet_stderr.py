@@ -92,8 +92,8 @@ def test_other_warnings_are_still_shown():
     """What is silenced is known by its words: a user's own warnings, and ours, come through."""
     code = """
 import logging, warnings
-import contrastill.core.compiled, contrastill.datasets.images
-from contrastill.datasets.file_workers import unwarned
+import contrastill.training.compiled, contrastill.datasets.io.images
+from contrastill.datasets.io.file_workers import unwarned
 with unwarned():
     warnings.warn("something of the user's")
 warnings.warn("Corrupt EXIF data of the user's")
@@ -103,7 +103,7 @@ warnings.warn("Corrupt EXIF data of the user's")
 
 
 def test_one_line_of_the_compiler_is_left_out():
-    from contrastill.core.compiled import _is_not_of_cuda
+    from contrastill.training.compiled import _is_not_of_cuda
 
     def record(text):
         return logging.LogRecord("torch.utils.cpp_extension", logging.WARNING, "", 0, text, (), None)

@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core import epochs
-from contrastill.core.config import load_config
-from contrastill.core.epochs import default_epochs
+from contrastill.training import epochs
+from contrastill.core.config.loading.loading import load_config
+from contrastill.training.epochs import default_epochs
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.learning_rate import learning_rate
+from contrastill.training.schedule import learning_rate
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
 from contrastill.core.transfer import Term, Transfer

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from contrastill.cli.main import main
-from contrastill.cli.report_compared import teacher_of
-from contrastill.cli.report_runs import Group, Trained
+from contrastill.plots.comparison import teacher_of
+from contrastill.report.runs import Group, Trained
 from contrastill.compress.published import published
-from contrastill.core.config import load_config
+from contrastill.core.config.loading.loading import load_config
 
 
 class Page(html.parser.HTMLParser):

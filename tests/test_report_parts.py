@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from contrastill.core.command import command_of
-from contrastill.core.config import load_config
+from contrastill.core.config.loading.command import command_of
+from contrastill.core.config.loading.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
-from contrastill.core.versions import versions
+from contrastill.training.versions import versions
 from contrastill.probe.projection import principal_axes
-from contrastill.report.compared import score, way
+from contrastill.report.scores import score, way
 from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table

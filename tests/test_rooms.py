@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from contrastill.core.config import load_config
+from contrastill.core.config.loading.loading import load_config
 from contrastill.core.errors import UsageError
-from contrastill.datasets.rooms import Rooms
-from contrastill.datasets.rooms_kinds import KINDS
-from contrastill.datasets.rooms_render import CEILING, FIRST_KIND, FLOOR, SEMANTICS, WALL, intrinsics, render
-from contrastill.datasets.rooms_scene import draw_scene
-from contrastill.datasets.rooms_shade import FARTHEST
+from contrastill.datasets.rendered_rooms import Rooms
+from contrastill.datasets.rendered_rooms.kinds import KINDS
+from contrastill.datasets.rendered_rooms.render import CEILING, FIRST_KIND, FLOOR, SEMANTICS, WALL, intrinsics, render
+from contrastill.datasets.rendered_rooms.scene import draw_scene
+from contrastill.datasets.rendered_rooms.shade import FARTHEST
 
 FIELDS = ("rgb", "depth", "semantics", "target")
 

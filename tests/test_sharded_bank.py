@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from contrastill.core.crd import CRDLoss
+from contrastill.core.crd.loss.loss import CRDLoss
 from contrastill.core.errors import UsageError
-from contrastill.core.sharding import Shard
-from contrastill.core.shared_crd import SharedCRDLoss
+from contrastill.core.crd.loss.sharding import Shard
+from contrastill.core.crd.loss.shared import SharedCRDLoss
 
 M, D, K = 61, 16, 9
 CASES = [
@@ -20,12 +20,12 @@ CASES = [
 # Run by every rank, and by a single process with replicated banks: losses, gradients, banks of a few steps; the last batch is short.
 STEPS = """
 import sys, torch
-import contrastill.core.rows
-from contrastill.core.crd import CRDLoss
-from contrastill.core.shared_crd import SharedCRDLoss
+import contrastill.core.crd.negative_sums
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.shared import SharedCRDLoss
 
 def steps(mode, labelled, gathered, several, share, passes=1, **options):
-    contrastill.core.rows.DENSE_ROWS_PER_NEGATIVE = 1 if gathered else 24
+    contrastill.core.crd.negative_sums.DENSE_ROWS_PER_NEGATIVE = 1 if gathered else 24
     torch.manual_seed(0)
     targets = {"targets": torch.arange(61) % 4} if labelled else {"num_samples": 61}
     shape = (5, [6, 6]) if several else (5, 6)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from contrastill.core.crd import CRDLoss
+from contrastill.core.crd.loss.loss import CRDLoss
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import RepresentationSpec
-from contrastill.core.shared_crd import SharedCRDLoss
+from contrastill.core.crd.loss.shared import SharedCRDLoss
 from contrastill.objectives.crd import CRD, SharedCRD
 
 M, B, DIMS = 40, 6, (5, 7, 3)
@@ -103,7 +103,7 @@ def test_it_is_an_option_of_crd():
 RANK = """
 import sys, torch
 from contrastill.core.representation import Representation
-from contrastill.core.shared_crd import SharedCRDLoss
+from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.ensemble.rules import Gradient
 from contrastill.objectives.kd import KD
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

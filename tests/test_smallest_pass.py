@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from contrastill.core.engine import fit
+from contrastill.training.engine import fit
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Network, Preprocess, Taps, describe
-from contrastill.core.schema import TrainConfig
-from contrastill.core.smallest_pass import FullBatches
+from contrastill.core.config.loading.schema import TrainConfig
+from contrastill.training.smallest_pass import FullBatches
 from contrastill.core.transfer import Transfer
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.objectives.crd import CRD
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.infonce import InfoNCE
@@ -102,7 +102,7 @@ def test_dropping_the_last_batch_is_a_way_out_and_leaves_others_out_each_epoch()
 def test_looking_at_one_sample_leaves_no_trace(monkeypatch):
     """A student without BatchNorm takes the batch of one; banks, draws, statistics and dropout are those of a training that did not look."""
     looked = trained(network(norm=False), 17, 8)
-    monkeypatch.setattr("contrastill.core.engine.check_smallest_pass", lambda *_: None)
+    monkeypatch.setattr("contrastill.training.engine.check_smallest_pass", lambda *_: None)
     plain = trained(network(norm=False), 17, 8)
     assert all(torch.equal(value, plain.trained_state()[name]) for name, value in looked.trained_state().items())
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastill.core import cache_files
-from contrastill.core.cache_files import FileRows, MemoryRows
-from contrastill.core.engine import fit
+from contrastill.core.teachers import cache_shard as cache_files
+from contrastill.core.teachers.cache_shard import FileRows, MemoryRows
+from contrastill.training.engine import fit
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.kept import whole_file
+from contrastill.core.fingerprint import whole_file
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
-from contrastill.core.schema import CacheConfig, TrainConfig
-from contrastill.core.teacher_cache import TeacherMemory
+from contrastill.core.config.loading.schema import CacheConfig, TrainConfig
+from contrastill.core.teachers.cache import TeacherMemory
 from contrastill.core.transfer import Term, Transfer, teacher_fields
 from contrastill.datasets.image_folder import ImageFolder
-from contrastill.datasets.in_memory import TensorSplit
-from contrastill.datasets.views import PaddedImages, draw_views
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages, draw_views
 from contrastill.models.build import build_network
 from contrastill.objectives.attention import Attention
 from contrastill.objectives.crd import CRD

@@ -8,9 +8,9 @@ import torch
 
 from contrastill.core.errors import UsageError
 from contrastill.core.hashing import mix
-from contrastill.core.sharding import Shard
-from contrastill.core.teacher_map import TeacherMap
-from contrastill.core.teacher_rows import TeacherRows
+from contrastill.core.crd.loss.sharding import Shard
+from contrastill.core.crd.loss.teacher_map import TeacherMap
+from contrastill.core.crd.loss.teacher_rows import TeacherRows
 
 M, DIM = 23, 4
 

@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import contrastill
-from contrastill.core.config import load_config
+from contrastill.core.config.loading.loading import load_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.schema import DataConfig, NetworkConfig
-from contrastill.datasets import pack
-from contrastill.datasets.camera import Camera
-from contrastill.datasets.own import OwnData
+from contrastill.core.config.loading.schema import DataConfig, NetworkConfig
+from contrastill.datasets.io import pack
+from contrastill.datasets.io.camera import Camera
+from contrastill.datasets.user_dataset import OwnData
 from contrastill.models.build import build_network, save_student
 from contrastill.training.assemble import build, check_scale, measure_statistics, open_loader, open_splits
 from contrastill.training.student import Student

@@ -8,7 +8,7 @@ from scipy.stats import chi2_contingency, chisquare
 from torchvision.transforms import functional as F
 
 from contrastill.core.hashing import hash64
-from contrastill.datasets.views import PaddedImages, draw_views, epoch_order
+from contrastill.datasets.io.views import PaddedImages, draw_views, epoch_order
 
 M64 = (1 << 64) - 1
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastill.core.config import validate
+from contrastill.core.config.loading.loading import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
-from contrastill.datasets import tar_index, tar_pictures
+from contrastill.datasets.io import tar_index, tar_pictures
 from contrastill.datasets.webdataset import braces
 
 

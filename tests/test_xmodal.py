@@ -60,7 +60,7 @@ def test_memory_of_the_teachers_gives_the_loss_of_live_ones(teachers, tmp_path):
 
 
 def test_statistics_of_a_modality_are_those_of_the_data(teachers, tmp_path):
-    from contrastill.datasets.rooms import Rooms
+    from contrastill.datasets.rendered_rooms import Rooms
 
     train(*xmodal(teachers, tmp_path / "run", "student.modality=depth", "train.epochs=1"))
     preprocess = contrastill.load_student(tmp_path / "run").preprocess

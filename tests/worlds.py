@@ -371,7 +371,7 @@ def _check_names(world: World, result) -> None:
 
 def _check_other_order(world: World, result, test: Pixels, folder: Path) -> None:
     """The same samples in a file whose classes are numbered in another order are as often right."""
-    from contrastill.cli.measure import measure_runs
+    from contrastill.evaluation.evaluate import measure_runs
 
     if world.names is None or "top1" not in result.metrics:
         return

@@ -16,19 +16,19 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.classes import apply_class_map
-from ..core.engine import Loader
+from .engine import Loader
 from ..core.errors import ContrastillError, UsageError, unknown_name
-from ..core.folding import fold_batchnorm
-from ..core.looking import ViewLoader
+from .folding import fold_batchnorm
+from ..core.teachers.live import ViewLoader
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
-from ..core.schema import DataConfig, NetworkConfig, RunConfig
-from ..core.smallest_pass import FullBatches
-from ..core.teacher_cache import TeacherMemory
-from ..core.teacher_files import known_spec
+from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from .smallest_pass import FullBatches
+from ..core.teachers.cache import TeacherMemory
+from ..core.teachers.cache_store import known_spec
 from ..core.transfer import Term, Transfer
-from ..datasets.values import check_splits
+from ..datasets.io.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
@@ -198,7 +198,7 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
     """Both splits of a config's data by their names.
 
     Raises:
-        UsageError: Their values mean different things, see :func:`~contrastill.datasets.values.check_splits`.
+        UsageError: Their values mean different things, see :func:`~contrastill.datasets.io.values.check_splits`.
     """
     splits = {name: _open_data(data).open(name) for name in ("train", "test")}
     check_splits(splits["train"], splits["test"])

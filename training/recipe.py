@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.classes import gives_places
-from ..core.epochs import default_epochs
+from .epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.seeds import members
 from ..models.build import class_names

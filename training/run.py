@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.config import to_yaml
-from ..core.engine import fit
-from ..core.epochs import default_epochs
+from ..core.config.loading import to_yaml
+from .engine import fit
+from .epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten
-from ..core.schema import RunConfig
-from ..core.versions import versions
-from ..datasets.fingerprint import fingerprint
+from ..core.config.schema import RunConfig
+from .versions import versions
+from ..datasets.io.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..plots.curves import draw_curves

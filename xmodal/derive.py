@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES
-from ..datasets.camera import Camera, metres_of
+from ..datasets.io.camera import Camera, metres_of
 from .modalities import SOURCES, Modality, clean_depth
 
 if TYPE_CHECKING:
-    from ..core.looking import ViewLoader
+    from ..core.teachers.live import ViewLoader
 
 Batch = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]

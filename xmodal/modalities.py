@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 from ..core.registry import MODALITIES
-from ..datasets.camera import Camera, in_metres, not_measured
+from ..datasets.io.camera import Camera, in_metres, not_measured
 
 SOURCES = {"rgb": 3, "depth": 1}
 """What a modality may be made from, and its channels."""
@@ -172,7 +172,7 @@ def points(depth: Tensor, camera: Tensor) -> Tensor:
 
 
 def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
-    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing measured, see :func:`~contrastill.datasets.camera.not_measured`.
+    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing measured, see :func:`~contrastill.datasets.io.camera.not_measured`.
 
     Shape:
         - depth: (B, 1, H, W), in the camera's unit - returns (B, 1, H, W) float32.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.hashing import hash64
-from ..core.teacher_map import finite_samples
-from ..core.teacher_rows import TeacherRows
+from ..core.crd.teacher_map import finite_samples
+from ..core.crd.teacher_rows import TeacherRows
 
 # That of BatchNorm.
 _EPS = 1e-5

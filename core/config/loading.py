@@ -1,0 +1,294 @@
+"""The typed tree of a run. Errors name the key, the value and what is allowed.
+
+OmegaConf reads the YAML and applies the overrides, pydantic validates. Nothing is built here. The file knows no
+objective, dataset or network: each registered class brings the schema of its own options.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import UsageError, names_beside, nearest
+from ..registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, OWN, model_builder
+from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
+from ..seeds import each_seed
+from .yaml_values import for_schema, joined, override_value, read_written, texts_of, values_of
+
+
+def configs_folder() -> Path:
+    """Where the shipped configs are."""
+    return Path(__file__).resolve().parent.parent.parent / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configs of runs: ``compression/cifar100_crd``; those in accelerate/ are for ``accelerate launch``."""
+    names = (path.relative_to(configs_folder()).with_suffix("") for path in configs_folder().rglob("*.yaml"))
+    return sorted(str(name) for name in names if name.parts[0] != "accelerate")
+
+
+def find_config(name: str) -> Path:
+    """The file of a config, given by a path or by a shipped name.
+
+    Raises:
+        UsageError: There is no such config; the nearest names are in the message.
+    """
+    for path in (Path(name), configs_folder() / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = shipped_configs()
+    hint = nearest(name, [*known, *(path for path in names_beside(name) if path.endswith((".yaml", ".yml")))], f"the shipped ones are {', '.join(known)}")
+    raise UsageError(f"config {name!r} is neither a file nor a shipped config: {hint}")
+
+
+def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a config, apply ``key.path=value`` overrides and validate; nothing is built.
+
+    Args:
+        name: Path of a YAML file, or name of a shipped config.
+        overrides: ``train.epochs=10``, ``teachers.0.weights=runs/teacher``; a list grows by its next number,
+            and null takes an entry away.
+
+    Raises:
+        UsageError: Unreadable YAML, an unknown key or name, a value that is not allowed or not set.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = find_config(name)
+    try:
+        written = read_written(path.read_text(encoding="utf-8"))
+        if not isinstance(written, (dict, type(None))):
+            raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
+        tree = _Tree(written or {})
+        for override in overrides:
+            tree.override(override)
+        missing = sorted(OmegaConf.missing_keys(tree.values))
+        if missing:
+            raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
+        values = tree.container()
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"config {path} cannot be read: {str(error).splitlines()[0]}") from error
+    values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
+    return validate({str(key): value for key, value in values.items()})
+
+
+def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+    """A config from values in Python; nothing is built.
+
+    Args:
+        values: A tree as a file would have it.
+        overrides: Values by dotted keys, on top of it: ``{"train.epochs": 10}``.
+
+    Raises:
+        UsageError: An unknown key or name, a value that is not allowed or not set.
+    """
+    return validate(_with_values(values, overrides))
+
+
+def make_data_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> DataConfig:
+    """The section ``data`` alone, see :func:`make_config`; keys of ``overrides`` are those below ``data``."""
+    return _validate_data(_checked(DataConfig, _with_values(values, overrides), "data."))
+
+
+def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        tree = OmegaConf.create(_plain(values))
+        for key, value in overrides.items():
+            _put(tree, key, _plain(value))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"the values given are no config: {str(error).splitlines()[0]}") from error
+    return OmegaConf.to_container(tree)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and paths as a file of YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> BaseModel:
+    """The validated options of a registered data set, for commands that need no whole config.
+
+    Args:
+        values: Options by name.
+        overrides: ``key=value`` on top of them: ``size=[240,320]``, ``fields.depth=depth_mm``.
+
+    Raises:
+        UsageError: An unknown key, a value that is not allowed or not set.
+    """
+    tree = _Tree(dict(values))
+    for override in overrides:
+        tree.override(override)
+    return _checked(DATASETS[name].Options, tree.container(), "")
+
+
+def _dotted(key: str) -> str:
+    """OmegaConf's ``teachers[0].weights`` as an override is written: ``teachers.0.weights``."""
+    return key.replace("[", ".").replace("]", "")
+
+
+class _Tree:
+    """A config of values, and the same one of texts: OmegaConf holds plain values alone, and only the schema knows which fields are text.
+
+    Args:
+        written: Of :func:`~.written.read_written`, or plain values.
+    """
+
+    def __init__(self, written: Mapping[str, Any]) -> None:
+        from omegaconf import OmegaConf
+
+        self.values, self.texts = OmegaConf.create(values_of(written)), OmegaConf.create(texts_of(written))
+
+    def override(self, override: str) -> None:
+        """Apply one ``key.path=value``; merging a dotlist would fail on lists, so it is an update."""
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
+
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{override!r} is no override: write key=value, such as train.epochs=10")
+        try:
+            value = override_value(text) if text else None
+            _put(self.values, key, values_of(value))
+            _put(self.texts, key, texts_of(value))
+        except (OmegaConfBaseException, YAMLError) as error:
+            reason = "a list or mapping that does not end, or is no YAML" if isinstance(error, YAMLError) else str(error).splitlines()[0]
+            raise UsageError(f"{override!r} cannot be read: {reason}") from error
+
+    def container(self) -> dict[str, Any]:
+        """Values with their texts, all references resolved."""
+        from omegaconf import OmegaConf
+
+        return joined(OmegaConf.to_container(self.values, resolve=True), OmegaConf.to_container(self.texts, resolve=True))
+
+
+def _put(tree: Any, key: str, value: Any) -> None:
+    """Set a dotted key in place; a list grows by its next number."""
+    from omegaconf import ListConfig, OmegaConf
+
+    parent, _, last = key.rpartition(".")
+    holder = OmegaConf.select(tree, parent) if parent else tree
+    if isinstance(holder, ListConfig):
+        if not last.isdigit() or int(last) > len(holder):
+            raise UsageError(f"{key} is not in the config: {parent} is a list of {len(holder)}, numbered from 0, and {parent}.{len(holder)} adds one")
+        if int(last) == len(holder):
+            holder.append(value)
+            return
+    elif parent and parent.rpartition(".")[2].isdigit() and holder is None:
+        _put(tree, parent, {})
+    OmegaConf.update(tree, key, value, merge=False, force_add=True)
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """Check a tree of values, the options of every registered class included; nothing is built.
+
+    Raises:
+        UsageError: One sentence that names the key, the value and what is allowed.
+    """
+    config = _checked(RunConfig, values, "")
+    config.teachers = each_seed(config.teachers)
+    if not config.objectives:
+        raise UsageError("objectives is empty: name at least one, such as objectives.cross_entropy.weight=1")
+    for label, entry in config.objectives.items():
+        entry.name = entry.name or label
+        objective = OBJECTIVES[entry.name]
+        _keep(entry, _checked(objective.Options, entry.options(), f"objectives.{label}.", ObjectiveConfig))
+        entry.weight = objective.default_weight if entry.weight is None else entry.weight
+        entry.warmup = objective.default_warmup if entry.warmup is None else entry.warmup
+        if entry.rule is not None:
+            ENSEMBLE_RULES[entry.rule]
+        if objective.needs_teacher and not config.teachers:
+            raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
+    _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig))
+    _validate_data(config.data)
+    # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody needs it.
+    for network in [*(teacher for teacher in config.teachers if not teacher.model.startswith(OWN)), config.student]:
+        model_builder(network.model, network.weights)
+    return config
+
+
+def _validate_data(data: DataConfig) -> DataConfig:
+    """The same section with its name, found by the path where it is not given, and all options of that data set."""
+    data.name = data.name or _recognise(data.path)
+    given = {"path": data.path} if data.path is not None else {}
+    _keep(data, _checked(DATASETS[data.name].Options, {**given, **data.options()}, "data.", DataConfig))
+    return data
+
+
+def _keep(section: OpenSection, options: BaseModel) -> None:
+    """Put the validated options, defaults included, where the raw ones were."""
+    for name, value in options.model_dump(mode="json").items():
+        setattr(section, name, value)
+
+
+def _recognise(path: str | None) -> str:
+    """The dataset that says the path is its own."""
+    if path is None:
+        raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
+    if not os.path.exists(path):
+        raise UsageError(f"data.path={path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
+    names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
+    if len(names) != 1:
+        found = f"could be {' or '.join(names)}" if names else "is of no known layout"
+        raise UsageError(f"data.path={path} {found}: say which with data.name=, one of {', '.join(DATASETS)}")
+    return names[0]
+
+
+def _checked(schema: type[BaseModel], values: Any, prefix: str, section: type[BaseModel] | None = None) -> Any:
+    """Validate against a schema; pydantic's first error becomes one sentence.
+
+    Args:
+        schema: Of the whole config, or of a registered class's own options.
+        values: What is checked.
+        prefix: Where in the config they stand, with a dot behind.
+        section: Of options, the open section that they stand in, whose keys are known there too.
+    """
+    try:
+        return schema.model_validate(for_schema(schema, values))
+    except ValidationError as error:
+        # A key with a slip of the pen often leaves the right one missing.
+        first = sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing")[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])
+        known = sorted({*_keys_at(schema, first["loc"][:-1]), *(section.model_fields if section else ())})
+        elsewhere = [f"{one}.{name}" for one, field in RunConfig.model_fields.items() if name in getattr(field.annotation, "model_fields", {})]
+        hint = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(name, known, f"known here are {', '.join(known) or 'no keys'}")
+        raise UsageError(f"{key} is not a key of the config: {hint}")
+    if first["type"] == "missing":
+        raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        allowed = re.findall("'([^']+)'", first["ctx"]["expected"])
+        said = f"{said}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
+    raise UsageError(f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {said[0].lower()}{said[1:]}")
+
+
+def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
+    """Keys of the section that a pydantic error's location points into."""
+    for part in location:
+        field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+        annotation = field.annotation if field else schema
+        inner = [argument for argument in getattr(annotation, "__args__", ()) if isinstance(argument, type) and issubclass(argument, BaseModel)]
+        schema = inner[0] if inner else annotation
+    return sorted(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config as YAML: what --dry-run prints and a run keeps as config.yaml."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))

@@ -1,0 +1,1 @@
+"""The shared CRD core: the losses, their memory banks, negatives and criterion."""

@@ -1,0 +1,93 @@
+"""A bank's rows dealt out to the processes: who holds which, and how anchors go out and sums come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..distributed import gather_in_order, scatter_sum
+
+Place = TypeVar("Place", int, Tensor)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of one of ``world`` processes: places rank, rank + world, rank + 2·world, …
+
+    Dealt out one by one, any range of places is split evenly: a window of negatives costs all processes the same. The only
+    shard of a single process is the whole bank.
+
+    Example:
+        >>> shard = Shard(rank=1, world=3)
+        >>> shard.span(0, 8)  # places 1, 4 and 7
+        (0, 3)
+        >>> shard.span(2, 6)  # place 4
+        (1, 2)
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def below(self, place: Place) -> Place:
+        """How many of its rows lie below a place, or below each of a tensor of places: the first of its rows at or behind it."""
+        return (place - self.rank + self.world - 1) // self.world
+
+    def span(self, low: int, high: int) -> tuple[int, int]:
+        """The range of its rows whose places are in [low, high)."""
+        return self.below(low), self.below(high)
+
+    def places(self, start: int, stop: int, device: torch.device) -> Tensor:
+        """(stop − start,) places of its rows start … stop − 1."""
+        return torch.arange(start, stop, device=device) * self.world + self.rank
+
+    def holds(self, place: Tensor) -> Tensor:
+        """Whether each of these places is one of its rows."""
+        return place % self.world == self.rank
+
+
+class Alone:
+    """Each process holds all rows: anchors and sums stay where they are."""
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index
+
+    def gather(self, anchors: Tensor) -> Tensor:
+        """Everyone's anchors: those given."""
+        return anchors
+
+    def scatter(self, *sums: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The sums over all rows for the own anchors: those given."""
+        return sums
+
+
+class Together:
+    """Anchors are scored by every process against the rows it holds.
+
+    Args:
+        index: (b,) samples of this process; how many may differ from rank to rank.
+        capacity: The largest number of them on any rank.
+
+    Attributes:
+        index: (world · capacity,) samples of all processes in rank order; a short share is filled up with its first sample.
+    """
+
+    def __init__(self, index: Tensor, capacity: int) -> None:
+        self._own, self._capacity = len(index), capacity
+        self.index = self.gather(index[None])[0]
+
+    def gather(self, anchors: Tensor) -> Tensor:
+        """Everyone's anchors: (S, b, …) -> (S, world · capacity, …)."""
+        fill = anchors[:, :1].expand(-1, self._capacity - self._own, *anchors.shape[2:])
+        return gather_in_order(torch.cat((anchors, fill), 1).transpose(0, 1)).transpose(0, 1)
+
+    def scatter(self, *sums: Tensor | None) -> tuple[Tensor | None, ...]:
+        """For the own anchors, what all processes summed up: each (S, world · capacity, …) -> (S, b, …)."""
+        there = [part for part in sums if part is not None]
+        flat = torch.cat([part.flatten(2) if part.ndim > 2 else part[..., None] for part in there], 2)
+        own = scatter_sum(flat.transpose(0, 1))[: self._own].transpose(0, 1)
+        widths = [part[0, 0].numel() for part in there]
+        back = iter(part.reshape(len(own), self._own, *whole.shape[2:]) for part, whole in zip(own.split(widths, 2), there, strict=True))
+        return tuple(None if part is None else next(back) for part in sums)

@@ -1,0 +1,181 @@
+"""One part of what one teacher says about one view of all samples, in HDF5 files of a few thousand samples each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ContrastillError
+from ..fingerprint import sound_file, text_hash, whole_file
+
+FORMAT = 2
+ROWS = 4096
+"""Samples in a file; a power of two, so that a file begins with a batch of those that the teachers are shown."""
+
+_WHAT = "what a teacher said of some samples"
+Put = Callable[[int, Mapping[str, Tensor], int], None]
+
+
+class MemoryRows:
+    """What was said of every sample, in memory.
+
+    Args:
+        fields: Name -> (N, …).
+        num_classes: C, of logits; else 0.
+    """
+
+    def __init__(self, fields: Mapping[str, Tensor], num_classes: int) -> None:
+        self.fields, self.num_classes = dict(fields), num_classes
+
+    def at(self, index: Tensor) -> dict[str, Tensor]:
+        """Of the samples ``index`` (B,): name -> (B, …), on the device of ``index``."""
+        device = next(iter(self.fields.values())).device
+        rows = index.to(device)
+        return {name: values[rows].to(index.device) for name, values in self.fields.items()}
+
+
+class FileRows:
+    """What was said of every sample, on the disk: of a batch, its rows alone are read.
+
+    The files are mapped, not held open: there may be more of them than a process may open, and what the system has read stays in its cache for all processes.
+
+    Args:
+        files: By field, an array (n, …) of each file, in order.
+        num_classes: C, of logits; else 0.
+    """
+
+    def __init__(self, files: Mapping[str, list[np.ndarray]], num_classes: int) -> None:
+        self.files, self.num_classes = dict(files), num_classes
+        counts = [len(values) for values in next(iter(self.files.values()))]
+        self._bounds = np.cumsum([0, *counts])
+        self.nbytes = sum(values.nbytes for each in self.files.values() for values in each)
+
+    def at(self, index: Tensor) -> dict[str, Tensor]:
+        """Of the samples ``index`` (B,): name -> (B, …), on the device of ``index``."""
+        rows = index.cpu().numpy()
+        # In rising order, so that a disk is read in one direction.
+        order = np.argsort(rows, kind="stable")
+        rising = rows[order]
+        ends = np.searchsorted(rising, self._bounds)
+        found = {}
+        for name, each in self.files.items():
+            values = np.empty((len(rows), *each[0].shape[1:]), each[0].dtype)
+            for file, first, begin, end in zip(each, self._bounds, ends, ends[1:], strict=False):
+                if begin < end:
+                    values[order[begin:end]] = file[rising[begin:end] - first]
+            found[name] = torch.from_numpy(values).to(index.device)
+        return found
+
+    def loaded(self, device: torch.device) -> MemoryRows:
+        """All of it in memory."""
+        return MemoryRows({name: torch.from_numpy(np.concatenate(each)).to(device) for name, each in self.files.items()}, self.num_classes)
+
+
+class Entry:
+    """The folder ``ROOT/PART-VIEW-HASH`` with its files ``00000.h5``, ``00001.h5``, …; each says in its attributes what it is of.
+
+    Args:
+        root: The cache's folder.
+        samples: N.
+        marks: What the values depend on; a hash of it is in the folder's name. Has ``part`` and ``view``.
+        told: What explains a difference to a person: options of the data, the seed.
+        repair: What to do about a damaged file once it is removed, for an error.
+    """
+
+    def __init__(self, root: Path, samples: int, marks: Mapping[str, str], told: Mapping[str, Any], repair: str) -> None:
+        self.samples, self.told, self.repair = samples, dict(told), repair
+        self.marks = {**marks, "samples": str(samples), "format": f"{FORMAT} ({ROWS} samples a file)"}
+        self.folder = root / f"{marks['part']}-{marks['view']}-{text_hash(json.dumps(self.marks, sort_keys=True))}"
+
+    @property
+    def count(self) -> int:
+        """How many files it has."""
+        return -(-self.samples // ROWS)
+
+    def rows(self, number: int) -> range:
+        """The samples of a file."""
+        return range(number * ROWS, min((number + 1) * ROWS, self.samples))
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.h5"
+
+    def missing(self, *, damaged: bool = False) -> list[int]:
+        """Numbers of the files that are not there; with ``damaged`` also of those that cannot be read."""
+        return [number for number in range(self.count) if not self.path(number).is_file() or (damaged and not self._sound(number))]
+
+    def _sound(self, number: int) -> bool:
+        try:
+            self._arrays(number)
+        except ContrastillError:
+            return False
+        return True
+
+    @contextmanager
+    def writing(self, number: int) -> Iterator[Put]:
+        """Write a file, whole or not at all: gives a function that is told the place in the file, the fields of a batch from there on, and C."""
+        count = len(self.rows(number))
+        with whole_file(self.path(number)) as file:
+            file.attrs["marks"], file.attrs["told"] = (json.dumps(each, sort_keys=True) for each in (self.marks, self.told))
+
+            def put(first: int, fields: Mapping[str, Tensor], num_classes: int) -> None:
+                file.attrs["num_classes"] = num_classes
+                for name, values in fields.items():
+                    array = values.cpu().numpy()
+                    if name not in file:
+                        file.create_dataset(name, (count, *array.shape[1:]), array.dtype)
+                    file[name][first : first + len(array)] = array
+
+            yield put
+
+    def open(self) -> FileRows:
+        """Map all of its files.
+
+        Raises:
+            ContrastillError: One is damaged, or is another's.
+        """
+        opened = [self._arrays(number) for number in range(self.count)]
+        return FileRows({name: [arrays[name] for arrays, _ in opened] for name in opened[0][0]}, opened[0][1])
+
+    def file_rows(self, number: int) -> FileRows | None:
+        """The rows of one of its files, numbered from 0; None where it is not there or cannot be read."""
+        if not self.path(number).is_file():
+            return None
+        try:
+            arrays, num_classes = self._arrays(number)
+        except ContrastillError:
+            return None
+        return FileRows({name: [values] for name, values in arrays.items()}, num_classes)
+
+    def _arrays(self, number: int) -> tuple[dict[str, np.ndarray], int]:
+        """The fields of a file, mapped, and C."""
+        path, count = self.path(number), len(self.rows(number))
+        with sound_file(path, _WHAT, self.repair) as file:
+            if json.loads(file.attrs["marks"]) != self.marks:
+                raise ContrastillError(f"{path} was not written where it lies: it is of another teacher or view; remove it, and {self.repair}")
+            arrays = {name: _mapped(path, file[name]) for name in file}
+            if not arrays or any(len(values) != count for values in arrays.values()):
+                raise ContrastillError(f"{path}, {_WHAT}, does not have all of its {count} samples: remove it, and {self.repair}")
+            return arrays, int(file.attrs["num_classes"])
+
+
+def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    return np.memmap(path, dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape)
+
+
+def described(folder: Path) -> tuple[dict[str, str], dict[str, Any]] | None:
+    """Marks and what was told of an entry, read off the first of its files that can be read; None where there is none."""
+    for path in sorted(folder.glob("[0-9]*.h5")):
+        try:
+            with h5py.File(path) as file:
+                return json.loads(file.attrs["marks"]), json.loads(file.attrs["told"])
+        except (OSError, KeyError):
+            continue
+    return None

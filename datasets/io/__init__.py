@@ -1,0 +1,1 @@
+"""Reading and writing samples: images, arrays, tars, workers, views and batches."""

@@ -1,0 +1,191 @@
+"""Files of one modality: images, arrays of NumPy, EXR; their values stay as they are stored."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...core.errors import ContrastillError, UsageError
+from .file_views import LABELS
+from .image_values import UnreadKind, beyond_float32, lossy, orientation, stored_values
+from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
+# What Pillow may take the contents of a file for, whatever its name.
+_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "TIFF", "WEBP")
+
+
+def read_pair(files: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """One sample: the files of all its modalities.
+
+    Raises:
+        DamagedImage: One of them cannot be read.
+        ContrastillError: One holds what its modality cannot be, or they differ in size or in EXIF's orientation.
+    """
+    read = {name: _read(path, name) for name, path in files.items()}
+    sample, turned = {name: values for name, (values, _) in read.items()}, {name: number for name, (_, number) in read.items()}
+    first, *others = sample
+    for name in others:
+        # One turned and the other not may have one size nevertheless.
+        if turned[name] != turned[first]:
+            numbers = [turned[one] if turned[one] > 1 else "none" for one in (first, name)]
+            raise ContrastillError(
+                f"{files[first]} has the EXIF orientation {numbers[0]}, its partner {files[name]} {numbers[1]}, and which way both lie is not known: "
+                "turn the pixels and leave the tag out of both, or tag both alike"
+            )
+        (height, width), size = sample[first].shape[:2], sample[name].shape[:2]
+        if size != (height, width):
+            raise ContrastillError(
+                f"{files[name]} is {size[0]}×{size[1]} (height × width), its partner {files[first]} {height}×{width}: bring the files of a pair to one size"
+            )
+    return sample
+
+
+def read_array(path: Path, modality: str) -> np.ndarray:
+    """The values of a file, as they are stored, upright: ``rgb`` uint8 (H, W, 3), ``depth`` (H, W), ``semantics`` uint8 (H, W), others (H, W) or (H, W, C).
+
+    Raises:
+        UsageError: A kind of file that is not read.
+        DamagedImage: It is truncated, or not of the kind that its name says.
+        ContrastillError: It holds what the modality cannot be, or what would not come out as it is stored.
+    """
+    return _read(path, modality)[0]
+
+
+def blends(path: Path) -> bool:
+    """Whether it is an image whose compression blends the values of neighbours."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    with _opened(path) as (image, encoded):
+        return lossy(image, encoded)
+
+
+def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
+    """The values, and the EXIF orientation by which they were turned; 1: by none."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{path} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away")
+    if suffix in IMAGE_SUFFIXES and modality == "rgb":
+        picture = Picture(path)
+        return picture.pixels().numpy(), picture.orientation
+    turned = 1
+    if suffix in IMAGE_SUFFIXES:
+        values, turned = _image(path, modality)
+    else:
+        values = {".npy": _numpy, ".exr": _exr}[suffix](path, modality)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim not in (2, 3) or not values.size or values.dtype.kind not in "buif":
+        raise ContrastillError(f"{path} is {values.dtype} {values.shape}: it should hold numbers (height, width) or (height, width, channels)")
+    if modality == "rgb" and (values.dtype != np.uint8 or values.shape[2:] != (3,)):
+        raise ContrastillError(f"{path} is {values.dtype} {values.shape}: rgb is uint8 (height, width, 3)")
+    if modality in ("depth", LABELS) and values.ndim == 3:
+        raise ContrastillError(f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one")
+    if modality == LABELS:
+        return _labels(path, values), turned
+    if beyond_float32(values):
+        raise ContrastillError(
+            f"{path} holds whole numbers up to {values.max()}, and modalities are float32, which keeps those up to 16777216: save it as floats"
+        )
+    return values, turned
+
+
+def _labels(path: Path, values: np.ndarray) -> np.ndarray:
+    """uint8, if that is what they are."""
+    if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():
+        raise ContrastillError(f"{path} holds {values.dtype} from {values.min():g} to {values.max():g}: labels are whole numbers, 0 (unlabelled) to 255")
+    return values.astype(np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+    """An image whose header has been read, and the bytes of its file; what goes wrong with it names the file."""
+    try:
+        encoded = path.read_bytes()
+        image = Image.open(io.BytesIO(encoded))
+        if image.format not in _FORMATS:
+            raise UnreadKind(f"is a {image.format}, whatever its name says: save it as PNG, TIFF or .npy")
+        yield image, encoded
+    except UnreadKind as error:
+        raise ContrastillError(f"{path} {error}") from error
+    except Exception as error:
+        raise DamagedImage(path, reason_of(error)) from error
+
+
+def _image(path: Path, modality: str) -> tuple[np.ndarray, int]:
+    with _opened(path) as (image, encoded):
+        if modality == LABELS and lossy(image, encoded):
+            kind = "JPEG" if image.format in ("JPEG", "MPO") else f"{image.format} with lossy compression"
+            raise UnreadKind(f"is a {kind}, which blends the labels of neighbours: save label maps as 8-bit PNG")
+        # Loading it, Pillow turns a TIFF itself, and takes the tag away.
+        turned = orientation(image)
+        values = stored_values(image, encoded)
+        # A label map's palette is for looking at it: its values are the numbers of the colours.
+        if image.mode == "P" and modality != LABELS:
+            values = np.asarray(image.convert("RGB"))
+        return values if turned == 1 or image.format == "TIFF" else upright(torch.from_numpy(values.copy()), turned).numpy(), turned
+
+
+def _numpy(path: Path, _: str) -> np.ndarray:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        if "allow_pickle" in str(error):
+            raise ContrastillError(f"{path} holds Python objects, which may run code when they are loaded: save plain numbers with numpy.save") from error
+        raise DamagedImage(path, reason_of(error), kind="an array") from error
+    if not isinstance(values, np.ndarray):
+        raise ContrastillError(f"{path} is an archive of arrays: save one array a file with numpy.save")
+    return values
+
+
+def _exr(path: Path, modality: str) -> np.ndarray:
+    """Its one channel or group of channels (R, G, B), or Z among several."""
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise ContrastillError(f"{path} needs the library OpenEXR: pip install 'contrastill[exr]', or save it as .npy") from error
+    try:
+        with OpenEXR.File(str(path)) as file:
+            parts = len(file.parts)
+            header, channels = file.header(), file.channels()
+            windows = header["dataWindow"], header["displayWindow"]
+            pixels = {name: channel.pixels for name, channel in channels.items()}
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        # A file that is cut off may open, and lack entries of its header.
+        raise DamagedImage(path, reason_of(error)) from error
+    if parts > 1:
+        raise ContrastillError(f"{path} has {parts} parts: save the one that is meant in a file of its own")
+    name = "Z" if "Z" in pixels and modality == "depth" else next(iter(pixels), None)
+    if name is None or (len(pixels) > 1 and name != "Z"):
+        raise ContrastillError(f"{path} has the channels {', '.join(pixels) or 'none'}: keep one, or R, G and B; of depth, Z")
+    return _in_display_window(path, pixels[name], *windows)
+
+
+def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: Sequence) -> np.ndarray:
+    """The frame that partners have, of which a file may store a part, or more: NaN where nothing is stored.
+
+    Args:
+        data, display: Windows, each as the first and the last (x, y).
+    """
+    (left, top), (right, bottom) = (map(int, corner) for corner in data)
+    (x, y), (last_x, last_y) = (map(int, corner) for corner in display)
+    if values.shape[:2] != (bottom - top + 1, right - left + 1):
+        raise ContrastillError(f"{path} does not store every pixel of its channel: save it without subsampling")
+    if (left, top, right, bottom) == (x, y, last_x, last_y):
+        return values
+    height, width = last_y - y + 1, last_x - x + 1
+    rows, columns = (max(top, y), min(bottom, last_y) + 1), (max(left, x), min(right, last_x) + 1)
+    stored = values[rows[0] - top : max(rows[1] - top, 0), columns[0] - left : max(columns[1] - left, 0)]
+    if stored.shape[:2] == (height, width):
+        return stored
+    if values.dtype.kind != "f":
+        raise ContrastillError(f"{path} stores a part of its frame, and its whole numbers cannot say which pixels are missing: save the whole, or floats")
+    frame = np.full((height, width, *values.shape[2:]), np.nan, values.dtype)
+    frame[rows[0] - y : rows[0] - y + stored.shape[0], columns[0] - x : columns[0] - x + stored.shape[1]] = stored
+    return frame

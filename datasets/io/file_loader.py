@@ -1,0 +1,213 @@
+"""The loader whose worker processes read samples when they are needed and cut out their views."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ...core.errors import ContrastillError
+from .corrupted import CorruptedLog, Mended
+from .file_views import jitter
+from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
+from .in_memory import Batch, check_shares, filled, marks, shares
+from .views import epoch_order
+
+
+class Readable(Protocol):
+    """A split whose samples are read by worker processes.
+
+    Attributes:
+        num_samples: N.
+        targets: int64 (N,), or None without labels.
+        augmented: Whether training views are drawn.
+        color_jitter: Strength of the jitter of training views.
+        workers: Processes that read; 0 reads in this one.
+    """
+
+    num_samples: int
+    targets: Tensor | None
+    augmented: bool
+    color_jitter: float
+    workers: int
+
+    def reader(self, seed: int) -> Dataset: ...
+
+
+class FileLoader:
+    """The batches of a split; what they hold depends on nothing but (seed, epoch) and their place in it.
+
+    The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once: the
+    one that is asked takes the workers over, at the cost of what they had read ahead.
+
+    Raises:
+        UsageError: batch_size is smaller than the number of ranks.
+    """
+
+    def __init__(
+        self,
+        split: Readable,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        train: bool,
+        rank: int,
+        world: int,
+        views: int | None = None,
+    ) -> None:
+        check_shares(batch_size, rank, world)
+        self.views = views
+        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
+        self.num_samples = split.num_samples
+        self._augmented = train and split.augmented
+        self._jitter = split.color_jitter if self._augmented else 0.0
+        self._targets = None if split.targets is None else split.targets.to(device)
+        self._reader = split.reader(seed)
+        self._workers = split.workers
+        self._corrupted = CorruptedLog(split.num_samples)
+        self._requests = _Requests()
+        self._data: DataLoader | None = None
+        self._turn: object | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / self.batch_size)
+
+    @property
+    def targets(self) -> Tensor | None:
+        """Classes of all samples, (N,), on the device; None if unlabelled."""
+        return self._targets
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
+
+        Yields:
+            A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1]; ``semantics`` uint8,
+            others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,); where the split knows its
+            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4); ``view`` int64 (B,) if views come again;
+            ``filler``, all true, on a training share that stands for an empty one.
+
+        Raises:
+            ContrastillError: A file is damaged, or a worker was killed.
+        """
+        order = epoch_order(self.seed, k, self.num_samples) if self.train else torch.arange(self.num_samples)
+        yield from self._batches(order, k, self.rank, self.world, start)
+
+    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
+        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the same batches."""
+        yield from self._batches(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
+
+    def _batches(self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None) -> Iterator[Batch]:
+        k = k % self.views if self.views else k
+        view = k if self._augmented else None
+        batch_size = batch_size or self.batch_size
+        while start * batch_size < len(order):
+            turn = self._turn = object()
+            dealt = list(shares(len(order), batch_size, rank, world, start))
+            taken = [filled(share) if self.train else share for share in dealt]
+            batches = [order[rows] for rows in taken]
+            fillers = [rows != share for rows, share in zip(taken, dealt, strict=True)]
+            for index, filler, read in zip(batches, fillers, self._read(batches, view), strict=True):
+                if isinstance(read, Mended):
+                    self._corrupted.add(read.corrupted)
+                    index, read = read.rows, read.batch
+                batch = self._batch(read, index, k)
+                yield batch | marks(batch["index"], k if self.views else None, filler=filler)
+                start += 1
+                if self._turn is not turn:
+                    # Another epoch took the workers over in the meantime: ask again for the rest.
+                    break
+        self._corrupted.end_epoch()
+
+    def _batch(self, read: Batch, index: Tensor, k: int) -> Batch:
+        """From what was read, images (B, H, W, C), to what is handed out."""
+        batch = {name: values.to(self.device, non_blocking=True) for name, values in read.items()}
+        batch = {name: values.permute(0, 3, 1, 2) if values.dim() == 4 else values for name, values in batch.items()}
+        if self._jitter:
+            batch["rgb"] = jitter(batch["rgb"], index, seed=self.seed, view=k, strength=self._jitter)
+        index = index.to(self.device, non_blocking=True)
+        return {**batch, "index": index, **({} if self._targets is None else {"target": self._targets[index]})}
+
+    def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
+        """What was read of these samples, in order."""
+        if self._data is None:
+            with unwarned():
+                self._data = DataLoader(
+                    self._reader,
+                    batch_size=None,
+                    sampler=self._requests,
+                    num_workers=self._workers,
+                    persistent_workers=self._workers > 0,
+                    worker_init_fn=prepare_worker,
+                    pin_memory=self.device.type == "cuda",
+                    # Of its own: DataLoader draws a number at the start of each pass, and the global generator's state is the training's.
+                    generator=torch.Generator(),
+                )
+        self._requests.pending = [(view, index.numpy()) for index in batches]
+        try:
+            for read in self._started():
+                if isinstance(read, Damaged):
+                    self._stop()
+                    raise ContrastillError(read.message)
+                yield read
+        except (RuntimeError, OSError, EOFError) as error:
+            # What a dead worker had sent cannot always be picked up: then it is a broken connection that is seen first.
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+                raise
+            self._stop()
+            said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+            raise ContrastillError(
+                f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory; "
+                "the same command goes on from the last checkpoint"
+            ) from error
+
+    def _stop(self) -> None:
+        """End the workers now: where an error's traceback holds on to them they would end when garbage is collected, seconds later."""
+        shutdown = getattr(getattr(self._data, "_iterator", None), "_shutdown_workers", None)
+        if shutdown is not None:
+            # The end of a further worker is told by a signal amid this, with the error of the one that was killed; all are ended nonetheless.
+            with suppress(RuntimeError):
+                shutdown()
+        self._data = None
+
+    def _started(self) -> Iterator[Batch | Damaged]:
+        """A pass over the requests; the first one starts the workers."""
+        # Imported here once, not in each worker that is forked.
+        import cv2
+
+        threads = cv2.getNumThreads()
+        if self._workers:
+            # OpenCV's threads do not live on in a fork, and setNumThreads there would wait for their end for ever.
+            cv2.setNumThreads(1)
+        try:
+            with sigterm_blocked(), unwarned():
+                return iter(self._data)
+        finally:
+            if self._workers:
+                cv2.setNumThreads(threads)
+
+
+class _Requests(Sampler):
+    """What the workers are asked for: (view, rows) of each batch; DataLoader asks for it anew in each pass."""
+
+    def __init__(self) -> None:
+        self.pending: list[tuple[int | None, np.ndarray]] = []
+
+    def __iter__(self) -> Iterator[tuple[int | None, np.ndarray]]:
+        return iter(self.pending)
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+
+def default_workers() -> int:
+    """One for each CPU that this process may use, shared with the other ranks on the machine; at most 8."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -1,0 +1,56 @@
+"""Opening packed files, and the words that their errors use; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ...core.errors import ContrastillError, UsageError, names_beside, nearest
+
+SUFFIXES = (".h5", ".hdf5")
+
+
+@contextmanager
+def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
+    """The file, opened for reading.
+
+    Raises:
+        UsageError: There is no such file.
+        ContrastillError: It is truncated, damaged or no HDF5, now or while it is read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a packed HDF5 file: contrastill data pack makes one")
+        raise UsageError(f"{path} does not exist: {nearest(str(path), names_beside(path), 'name a packed HDF5 file that is there')}")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        # h5py says damage in any of the three: KeyError for a lost group, RuntimeError for a lost link table.
+        raise ContrastillError(f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})") from error
+
+
+def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None:
+    """The attribute ``classes``, or another one, as strings; None where there is none.
+
+    Raises:
+        UsageError: It is one text or number, and no list of names.
+    """
+    names = file.attrs.get(attribute)
+    if names is not None and np.ndim(names) != 1:
+        shown = str(names)[:40]
+        raise UsageError(
+            f"{file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as file.attrs[{attribute!r}] = ['a', 'b']"
+        )
+    return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def location(group: h5py.Group, field: str | None = None) -> str:
+    """``FILE:GROUP/FIELD``."""
+    return f"{group.file.filename}:{group.name.strip('/')}{'/' + field if field else ''}"

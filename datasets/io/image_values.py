@@ -1,0 +1,243 @@
+"""What an image file stores: the values themselves with all their bits, or scaled to 8 bits by the range that the file states."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from ...core.errors import ContrastillError
+
+# Tags of TIFF.
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 254, 256, 257, 258, 262, 274, 277, 284, 339
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
+_BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_PNM = re.compile(rb"P[2356]" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)\s")
+
+
+class UnreadKind(ContrastillError):
+    """A file is sound, and of a kind whose values would not come out as they are. The message goes on from the file's name."""
+
+
+def highest_value(image: Image.Image, encoded: bytes) -> int:
+    """What stands for full intensity in a file whose channels have more than 8 bits; 255 for all others, which Pillow scales itself."""
+    if image.format == "PNG":
+        return 65535 if _png_header(encoded)[0] == 16 else 255
+    if image.format == "PPM" and encoded[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        return max(255, _pnm_header(encoded)[2])
+    if image.format == "TIFF":
+        bits, formats = _tiff_samples(image)
+        # Signed numbers and floats have no such value, and are no pictures of 8 bits.
+        return 255 if max(bits) <= 8 and _unsigned(formats) else 2 ** max(bits) - 1 if _unsigned(formats) else 2 ** max(bits)
+    return 255
+
+
+def rgb_values(image: Image.Image, encoded: bytes, highest: int) -> np.ndarray:
+    """The picture of a file with :func:`highest_value` above 255, scaled to 8 bits by that value, rounded: uint8 (H, W, 3).
+
+    Raises:
+        UnreadKind: Its range is not known, or its channels lie in planes.
+        ValueError: It is damaged.
+    """
+    if image.format == "TIFF" and (image.mode in ("I", "F") or not _unsigned(_tiff_samples(image)[1])):
+        raise UnreadKind(f"holds {'floats' if image.mode == 'F' else 'signed or 32-bit integers'}, whose range as rgb is not known: save it in 8 or 16 bits")
+    inverted = image.format == "TIFF" and _tags(image).get(_PHOTOMETRIC) == 0
+    values = _tiff(image, encoded) if image.format == "TIFF" else stored_values(image, encoded)
+    values = highest - values if inverted else values
+    grey = values.ndim == 2 or values.shape[2] < 3
+    values = values.reshape(*values.shape[:2], -1)
+    values = np.repeat(values[:, :, :1], 3, 2) if grey else values[:, :, :3]
+    return to_8_bits(values, highest)
+
+
+def to_8_bits(values: np.ndarray, highest: int) -> np.ndarray:
+    """Whole numbers from 0 to ``highest``, at most 65535, as uint8 from 0 to 255, rounded to the nearest."""
+    return ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
+
+
+def beyond_float32(values: np.ndarray) -> bool:
+    """Whether some are whole numbers that float32, which modalities are handed out in, does not keep."""
+    return values.dtype.kind in "iu" and values.dtype.itemsize > 2 and bool((values.astype(np.float32).astype(np.float64) != values).any())
+
+
+def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
+    """The numbers in an opened file, not scaled: (H, W), or (H, W, C) with colours as R, G, B; of a palette the numbers of its colours.
+
+    Raises:
+        UnreadKind: They would not come out as they are stored.
+        ValueError: It is damaged.
+    """
+    pages = _pages(image)
+    if pages > 1:
+        raise UnreadKind(f"holds {pages} images: save each in a file of its own")
+    if image.format == "PPM":
+        return pnm_values(encoded)
+    if image.format == "PNG":
+        return _png(image, encoded)
+    if image.format == "TIFF":
+        if _tags(image).get(_PHOTOMETRIC) == 0:
+            raise UnreadKind("is a TIFF in which 0 is white (MinIsWhite), so that its values may be meant either way: save it with 0 as black, or as PNG")
+        return _tiff(image, encoded)
+    return np.asarray(image)
+
+
+def lossy(image: Image.Image, encoded: bytes) -> bool:
+    """Whether the values of neighbours were blended by the file's compression."""
+    if image.format == "WEBP":
+        return b"VP8L" not in set(_webp_chunks(encoded))
+    compression = image.info.get("compression") if image.format == "TIFF" else None
+    return image.format in _LOSSY or compression in ("jpeg", "tiff_jpeg", "webp")
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's number from 1 (upright) to 8."""
+    number = _tags(image).get(_ORIENTATION, 1) if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    return number if number in range(1, 9) else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before the orientation is applied: of a TIFF some versions of Pillow give those after it."""
+    return (_tags(image)[_WIDTH], _tags(image)[_HEIGHT]) if image.format == "TIFF" else image.size
+
+
+def _pages(image: Image.Image) -> int:
+    """How many images of full size a file holds."""
+    count = getattr(image, "n_frames", 1)
+    if image.format != "TIFF" or count == 1:
+        return count
+    full = 0
+    for number in range(count):
+        image.seek(number)
+        # Smaller copies of the first page are no further images.
+        full += not _tags(image).get(_SUBFILE, 0) & 1
+    image.seek(0)
+    return full
+
+
+def pnm_values(encoded: bytes) -> np.ndarray:
+    """PGM and PPM, binary or as text: uint8 or, where the header's maximum is above 255, uint16. Pillow scales them by that maximum.
+
+    Raises:
+        UnreadKind: A bitmap or another of the family, or several images in one file.
+        ValueError: It is damaged.
+    """
+    if encoded[:2] not in (b"P2", b"P3", b"P5", b"P6"):
+        raise UnreadKind(f"is a PNM of the kind {encoded[:2].decode('latin-1')}, which is not read: save it as PNG, PGM, PPM or .npy")
+    width, height, highest, begin = _pnm_header(encoded)
+    channels = 3 if encoded[:2] in (b"P3", b"P6") else 1
+    dtype, count = np.dtype(">u2" if highest > 255 else "u1"), width * height * channels
+    if encoded[:2] in (b"P5", b"P6"):
+        body = encoded[begin : begin + count * dtype.itemsize]
+        if len(body) < count * dtype.itemsize:
+            raise ValueError("image file is truncated")
+        if re.match(rb"\s*P[1-7]\s", encoded[begin + len(body) : begin + len(body) + 64]):
+            raise UnreadKind("holds several images: save each in a file of its own")
+        values = np.frombuffer(body, dtype)
+    else:
+        numbers = re.sub(rb"#[^\r\n]*", b"", encoded[begin:]).split()
+        if len(numbers) != count:
+            raise ValueError(f"it has {len(numbers)} values, and its header asks for {count}")
+        values = np.array(numbers).astype(np.int64)
+    if values.max(initial=0) > highest or values.min(initial=0) < 0:
+        raise ValueError(f"it holds values from {values.min()} to {values.max()}, and its header says {highest} at most")
+    return values.astype(np.uint16 if highest > 255 else np.uint8).reshape((height, width, 3) if channels == 3 else (height, width))
+
+
+def _pnm_header(encoded: bytes) -> tuple[int, int, int, int]:
+    """Width, height, the maximum, and where the values begin."""
+    header = _PNM.match(encoded)
+    if header is None or not 0 < int(header[3]) < 65536:
+        raise ValueError("its header is damaged")
+    return int(header[1]), int(header[2]), int(header[3]), header.end()
+
+
+def _png_header(encoded: bytes) -> tuple[int, int]:
+    """Bits of a channel, and the colour type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA."""
+    # Signature, length, name, width, height, bits, colour type.
+    if encoded[12:16] != b"IHDR" or len(encoded) < 26:
+        raise ValueError("its header is damaged")
+    return encoded[24], encoded[25]
+
+
+def _png(image: Image.Image, encoded: bytes) -> np.ndarray:
+    bits, colour = _png_header(encoded)
+    # This finds damage, which OpenCV may pass over.
+    image.load()
+    if bits == 16 and colour in (2, 4, 6):
+        # A colour that stands for transparent comes as a fourth channel, grey with alpha as four.
+        values = _opencv(encoded, (3, 4))
+        return values[:, :, [0, 3]] if colour == 4 else values[:, :, : 3 if colour == 2 else 4]
+    values = np.asarray(image)
+    # Some versions of Pillow hand out sixteen bits as thirty-two.
+    return values.astype(np.uint16) if bits == 16 else _unscaled(values, bits) if colour == 0 else values
+
+
+def _unscaled(values: np.ndarray, bits: int) -> np.ndarray:
+    """Pillow makes 0 to 3 and 0 to 15 into 0 to 255."""
+    return values // (255 // (2**bits - 1)) if bits in (2, 4) and values.dtype == np.uint8 else values
+
+
+def _tags(image: Image.Image) -> Any:
+    """Of a TIFF."""
+    return cast(TiffImageFile, image).tag_v2
+
+
+def _tiff_samples(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bits and sample format (1 unsigned, 2 signed, 3 float) of each channel."""
+    tags = _tags(image)
+    count = tags.get(_SAMPLES, 1)
+    bits, formats = tuple(tags.get(_BITS, (1,))), tuple(tags.get(_SAMPLE_FORMAT, (1,)))
+    return bits * count if len(bits) == 1 else bits, formats
+
+
+def _unsigned(formats: tuple[int, ...]) -> bool:
+    # 4 is a format that is left open.
+    return set(formats) <= {1, 4}
+
+
+def _tiff(image: Image.Image, encoded: bytes) -> np.ndarray:
+    bits, formats = _tiff_samples(image)
+    tags = _tags(image)
+    orientation = tags.get(_ORIENTATION, 1)
+    if len(bits) > 1 and (max(bits) > 8 or not _unsigned(formats)):
+        plain = set(bits) == {16} and _unsigned(formats) and tags.get(_PHOTOMETRIC) == 2 and tags.get(_PLANAR, 1) == 1 and orientation == 1
+        if not plain or len(bits) not in (3, 4):
+            raise UnreadKind(f"is a TIFF with {len(bits)} channels of {max(bits)} bits that is not read (planes, an orientation, no RGB): save it as .npy")
+        image.load()
+        return _opencv(encoded, (len(bits),))
+    image.load()
+    values = np.asarray(image)
+    if bits == (8,) and formats == (2,):
+        return values.view(np.int8)
+    if bits == (32,) and formats != (3,):
+        return values if formats == (2,) else values.view(np.uint32)
+    if bits == (16,) and formats == (2,):
+        return values.astype(np.int16)
+    if image.mode.startswith("I;16"):
+        return values.astype(np.uint16)
+    return _unscaled(values, bits[0]) if len(bits) == 1 and image.mode == "L" else values
+
+
+def _opencv(encoded: bytes, channels: tuple[int, ...]) -> np.ndarray:
+    """Channels of sixteen bits, of which Pillow keeps eight and says nothing."""
+    import cv2
+
+    values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] not in channels:
+        raise UnreadKind("has several channels of 16 bits that OpenCV does not read: save it as .npy")
+    return values[:, :, [2, 1, 0, 3][: values.shape[2]]]
+
+
+def _webp_chunks(encoded: bytes) -> Iterator[bytes]:
+    """Names of the chunks of a WebP, those within the frames of an animation too."""
+    place = 12
+    while place + 8 <= len(encoded):
+        name, size = encoded[place : place + 4], struct.unpack_from("<I", encoded, place + 4)[0]
+        yield name
+        # A frame begins with sixteen bytes of its own.
+        place += 24 if name == b"ANMF" else 8 + size + size % 2

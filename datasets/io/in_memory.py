@@ -1,0 +1,234 @@
+"""A split whose images live as tensors on the device, and the loader that hands out whole batches of its views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ...core.errors import UsageError
+from .camera import Camera, view_camera
+from .file_views import LABELS
+from .values import RGB, handed_out, mirror_vectors, number_kind, vectors_among
+from .views import Draws, PaddedImages, draw_views, epoch_order
+
+Batch = dict[str, Tensor]
+
+
+class AugmentOptions(BaseModel):
+    """How training views are drawn; shared by the sets that are kept on the device."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crop_padding: int = Field(4, ge=0, description="pixels of black border on each side that a training crop may take in; 0: no crop")
+    flip: bool = Field(True, description="mirror half of the training views left to right")
+
+
+class TensorSplit:
+    """One split of a data set, all of it in memory.
+
+    Args:
+        images: Modality -> its images; all have N samples and one padding.
+        targets: int64 (N,), classes in 0..num_classes-1; None for an unlabelled set.
+        num_classes: Of the data set, not of this split.
+        classes: Their names.
+        flip: Whether half of the training views are mirrored.
+        camera: Of the modality ``depth``; None: not known.
+        semantic_classes: Names of the values of the label maps ``semantics``, the first for unlabelled pixels.
+        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as ``normals``.
+        kinds: Modality -> the kind of numbers that it is stored as elsewhere, see :func:`~.values.number_kind`; None: as it is here.
+
+    Attributes:
+        num_samples: N.
+        modalities: Modality -> shape (C, H, W) of one sample.
+
+    Raises:
+        UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width while they are cropped.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, PaddedImages],
+        *,
+        targets: Tensor | None = None,
+        num_classes: int | None = None,
+        classes: list[str] | None = None,
+        flip: bool = False,
+        camera: Camera | None = None,
+        semantic_classes: list[str] | None = None,
+        vectors: Sequence[str] | None = None,
+        kinds: Mapping[str, str] | None = None,
+    ) -> None:
+        self.images = dict(images)
+        self.camera, self.semantic_classes = camera, semantic_classes
+        self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
+        self.modalities = {name: (kept.storage.shape[3], kept.height, kept.width) for name, kept in self.images.items()}
+        self.vectors = vectors_among(vectors, {name: shape[0] for name, shape in self.modalities.items()})
+        self.kinds = {name: number_kind(kept.storage.dtype) for name, kept in self.images.items()} | dict(kinds or {})
+        self.padding = next(iter(self.images.values())).padding
+        counts = {name: len(kept.storage) for name, kept in self.images.items()}
+        counts |= {} if targets is None else {"target": len(targets)}
+        if len(set(counts.values())) > 1:
+            raise UsageError(f"the fields differ in their number of samples: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        if self.padding and len({shape[1:] for shape in self.modalities.values()}) > 1:
+            sizes = ", ".join(f"{name} {height}×{width}" for name, (_, height, width) in self.modalities.items())
+            raise UsageError(f"modalities of different sizes ({sizes}) cannot be cropped jointly: set crop_padding=0")
+        self.num_samples = next(iter(counts.values()))
+        self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None]] = {}
+
+    def loader(
+        self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
+    ) -> TensorLoader:
+        """Batches of this split.
+
+        Args:
+            batch_size: Samples in a batch, over all ranks together.
+            device: Where the batches are; the whole split is moved there once.
+            seed: Of the order and of the views.
+            train: Shuffled and augmented; otherwise in order, as stored.
+            rank, world: Which contiguous share of each batch this process takes, of how many.
+            views: Different views of each sample, after which they come again; None: a new one each epoch.
+        """
+        return TensorLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
+
+    def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None]:
+        """Images and targets on ``device``; moved the first time, shared by all loaders."""
+        if device not in self._on:
+            images = {name: kept.to(device) for name, kept in self.images.items()}
+            self._on[device] = images, None if self.targets is None else self.targets.to(device)
+        return self._on[device]
+
+
+class TensorLoader:
+    """The batches of a :class:`TensorSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
+
+    ``len()`` is the number of batches of an epoch, the last, shorter one among them. Where that one has fewer samples
+    than there are ranks, the last ranks' share of it is empty; in training it is a ``filler``, see :func:`filled`.
+
+    Raises:
+        UsageError: batch_size is smaller than the number of ranks.
+    """
+
+    def __init__(
+        self, split: TensorSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int, views: int | None = None
+    ) -> None:
+        check_shares(batch_size, rank, world)
+        self.views = views
+        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
+        self.num_samples = split.num_samples
+        self._images, self._targets = split.on(device)
+        self._padding, self._flip, self._vectors = split.padding, split.flip, split.vectors
+        self._intrinsics = split.camera.intrinsics if split.camera else None
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / self.batch_size)
+
+    @property
+    def targets(self) -> Tensor | None:
+        """Classes of all samples, (N,), on the device; None if unlabelled."""
+        return self._targets
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
+
+        Yields:
+            A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the stored unit, with NaN where
+            a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,); ``camera``
+            float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are known; ``view`` int64 (B,) if views come again;
+            ``filler``, all true, on a share that stands for an empty one.
+        """
+        if not self.train:
+            for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
+                images = self._plain(rows)
+                index = torch.arange(rows.start, rows.stop, device=self.device)
+                yield self._batch(images, index, rows, self._cameras(draw_views(0, 0, index, padding=0, flip=False), 0))
+            return
+        yield from self._training(epoch_order(self.seed, k, self.num_samples), k, self.rank, self.world, start)
+
+    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
+        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the same batches."""
+        yield from self._training(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
+
+    def _training(self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None) -> Iterator[Batch]:
+        view = k % self.views if self.views else k
+        # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
+        draws = draw_views(self.seed, view, order, padding=self._padding, flip=self._flip).to(self.device)
+        order = order.to(self.device, non_blocking=True)
+        for share in shares(len(order), batch_size or self.batch_size, rank, world, start):
+            rows = filled(share)
+            index = order[rows]
+            batch = self._batch(self._views(index, draws[rows]), index, index, self._cameras(draws[rows], self._padding))
+            yield batch | marks(index, view if self.views else None, filler=rows != share)
+
+    def _views(self, index: Tensor, draws: Draws) -> Batch:
+        if not self._padding and not self._flip:
+            return self._plain(index)
+        views = {name: self._handed_out(name, kept.views(index, draws)) for name, kept in self._images.items()}
+        if self._padding:
+            # A border of zeros is black, unlabelled, no depth; of counts or degrees, 0 is a value like any other.
+            unknown = [name for name in views if name not in (RGB, LABELS, "depth")]
+            border = self._images[unknown[0]].border(draws) if unknown else None
+            views |= {name: views[name].masked_fill(border, torch.nan) for name in unknown}
+        if self._flip:
+            views |= {name: mirror_vectors(views[name], draws.flip) for name in self._vectors}
+        return views
+
+    def _plain(self, rows: Tensor | slice) -> Batch:
+        return {name: self._handed_out(name, kept.plain(rows)) for name, kept in self._images.items()}
+
+    def _handed_out(self, name: str, values: Tensor) -> Tensor:
+        """(B, C, H, W), the channels being the last side in memory."""
+        return handed_out(name, values.permute(0, 2, 3, 1), self._vectors).permute(0, 3, 1, 2)
+
+    def _cameras(self, draws: Draws, padding: int) -> Batch:
+        """The intrinsics of these views, (B, 4), where those of the frames are known."""
+        if self._intrinsics is None:
+            return {}
+        kept = next(iter(self._images.values()))
+        size = (kept.height, kept.width)
+        top, left = draws.dy - padding, draws.dx - padding
+        return {"camera": view_camera(self._intrinsics, top=top, left=left, height=size[0], width=size[1], size=size, flip=draws.flip)}
+
+    def _batch(self, images: Batch, index: Tensor, rows: Tensor | slice, camera: Batch) -> Batch:
+        return {**images, **camera, "index": index, **({} if self._targets is None else {"target": self._targets[rows]})}
+
+
+def check_shares(batch_size: int, rank: int, world: int) -> None:
+    """Complain where a batch cannot be shared out.
+
+    Raises:
+        UsageError: ``batch_size`` is smaller than the number of ranks, or there is no such rank.
+    """
+    if batch_size < max(1, world):
+        raise UsageError(f"batch_size={batch_size} is less than one sample for each of {world} process(es)")
+    if not 0 <= rank < world:
+        raise UsageError(f"rank={rank} is not among the {world} process(es)")
+
+
+def shares(num_samples: int, batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[slice]:
+    """Where in an epoch's order this rank's share of the batches ``start``, ``start + 1``, … lies; split as torch.tensor_split does."""
+    for first in range(start * batch_size, num_samples, batch_size):
+        share, longer = divmod(min(batch_size, num_samples - first), world)
+        begin = first + rank * share + min(rank, longer)
+        yield slice(begin, begin + share + (rank < longer))
+
+
+def filled(share: slice) -> slice:
+    """The share itself, or in the place of an empty one the last sample of the batch, as in training every rank takes part in each step.
+
+    Of all samples it is the one whose row in a bank may be written once more: by the last rank, and with the value it has by then.
+
+    Example:
+        >>> [filled(share) for rank in range(3) for share in shares(2, 4, rank, 3)]
+        [slice(0, 1, None), slice(1, 2, None), slice(1, 2, None)]
+    """
+    return share if share.start < share.stop else slice(share.start - 1, share.stop)
+
+
+def marks(index: Tensor, view: int | None, *, filler: bool) -> Batch:
+    """Fields (B,) of a training batch: ``view``, the number of a view that comes again; ``filler`` on one that stands for an empty share."""
+    fields = {} if view is None else {"view": torch.full_like(index, view)}
+    return {**fields, "filler": torch.ones_like(index, dtype=torch.bool)} if filler else fields

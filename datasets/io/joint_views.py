@@ -1,0 +1,177 @@
+"""Views of aligned modalities: whatever moves one of them moves all; what only changes colours is of ``rgb`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import ContrastillError
+from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, shift
+from .values import vectors_of_array
+
+_ZERO_OUTSIDE = ("rgb", "depth", LABELS)
+_INSIDE = "inside"  # what a further transform takes in from outside has 0 there
+
+Sample = Mapping[str, np.ndarray]
+"""Modality -> (H, W) or (H, W, C), all of one height and width; ``rgb`` is uint8 (H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where in its frame a view lies, before it was resized.
+
+    Attributes:
+        top, left: Of its upper left pixel, in pixels of the frame; negative where a border came in.
+        height, width: In pixels of the frame.
+        flip: Whether it was then mirrored left to right.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class JointViews:
+    """How a sample becomes a view of ``size``.
+
+    ``rgb`` is resized bilinearly, antialiased. Every other modality takes the nearest pixel: a class, a depth of 0 where nothing
+    was measured, or a direction must not blend with its neighbours. Its values are moved and never changed, but for vectors in mirrored
+    views. What comes in from outside is 0 of rgb, depth and labels, and NaN, not measured, of all else, whose 0 may be any value.
+
+    Attributes:
+        size: Height and width in pixels; None: as stored.
+        crop: Of training views. ``"random_resized"``: a part of random area and of a ratio 3:4 to 4:3 times that of ``size``,
+            resized; ``"padded"``: the whole, shifted by up to an eighth of its sides; ``"none"``: the whole.
+        scale: Range of the part's area in the frame's, for random_resized.
+        flip: Whether half of the training views are mirrored.
+        transforms: Further transforms of albumentations: name and arguments of each.
+        modalities: Names of what a sample may hold.
+        vectors: Names of what holds vectors, x to the right: a mirrored view changes the sign of x.
+    """
+
+    size: tuple[int, int] | None = None
+    crop: Literal["random_resized", "padded", "none"] = "random_resized"
+    scale: tuple[float, float] = (0.35, 1.0)
+    flip: bool = True
+    transforms: list[dict[str, Any]] = field(default_factory=list)
+    modalities: tuple[str, ...] = ("rgb", "depth", LABELS)
+    vectors: tuple[str, ...] = ()
+
+    draws = staticmethod(draw_numbers)
+
+    def plain(self, sample: Sample) -> dict[str, Tensor]:
+        """The whole frame, its ends cut off where it is longer than ``size`` asks: what a network is tested on; (H, W, C) each."""
+        return self._cut(sample, self.whole(*_extent(sample)))
+
+    def whole(self, height: int, width: int) -> Placing:
+        """Where the views of :meth:`plain` lie in a frame of this height and width."""
+        across, down = (self.size or (height, width))[::-1]
+        # Rounded, so that a frame a pixel off the ratio is taken whole.
+        h, w = max(1, min(height, round(width * down / across))), max(1, min(width, round(height * across / down)))
+        return Placing((height - h) // 2, (width - w) // 2, h, w)
+
+    def view(self, sample: Sample, draws: list[float], seed: int) -> tuple[dict[str, Tensor], Placing]:
+        """The drawn view, and where it lies in its frame.
+
+        Args:
+            draws: The sample's, from :meth:`draws`.
+            seed: Of the further transforms.
+
+        Returns:
+            (H, W, C) each, rgb and semantics of the sample's own dtype, float32 of the rest. The further transforms are not in the placing:
+            where :attr:`moves` is true, it does not hold.
+        """
+        height, width = _extent(sample)
+        down, across = self.size or (height, width)
+        if self.crop == "random_resized":
+            place = Placing(*draw_part(height, width, self.scale, draws[1:], across / down))
+            view = self._cut(sample, place)
+        else:
+            place = self.whole(height, width)
+            view = self._cut(sample, place)
+            if self.crop == "padded":
+                y, x = shift((down, across), draws)
+                view = {name: moved(values, y, x, 0 if name in _ZERO_OUTSIDE else torch.nan) for name, values in view.items()}
+                place = Placing(place.top + y * place.height / down, place.left + x * place.width / across, place.height, place.width)
+        if self.flip and draws[0] < 0.5:
+            view = {name: values.flip(1) for name, values in view.items()}
+            for name in self.vectors:
+                view[name][:, :, 0].neg_()
+            place = Placing(place.top, place.left, place.height, place.width, True)
+        return self._transformed(view, seed) if self.transforms else view, place
+
+    @cached_property
+    def compose(self) -> Any:
+        """albumentations' own, of ``transforms``.
+
+        Raises:
+            UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
+        """
+        # As stored: a size of no transform's default, so that one that asks for its own is seen.
+        return composed(self.transforms, self.size or (61, 83), [*(name for name in self.modalities if name != "rgb"), _INSIDE])
+
+    @property
+    def moves(self) -> bool:
+        """Whether a further transform moves pixels, so that nobody knows where they came from."""
+        if not self.transforms:
+            return False
+        from albumentations import DualTransform
+
+        return any(isinstance(transform, DualTransform) for transform in self.compose.transforms)
+
+    def _cut(self, sample: Sample, place: Placing) -> dict[str, Tensor]:
+        """A rectangle of whole pixels, resized: (H, W, C) each."""
+        top, left, height, width = int(place.top), int(place.left), int(place.height), int(place.width)
+        size = self.size or _extent(sample)
+        # The nearest pixel to the centre of each of the view's.
+        y, x = (((np.arange(n) + 0.5) * (of / n)).astype(np.int64) + first for n, of, first in zip(size, (height, width), (top, left), strict=True))
+        cut = {}
+        for name, values in sample.items():
+            if name == "rgb":
+                cut[name] = resized(torch.from_numpy(np.ascontiguousarray(values[top : top + height, left : left + width])), *size)
+            else:
+                picked = values[y[:, None], x]
+                picked = picked if picked.ndim == 3 else picked[:, :, None]
+                if name != LABELS:
+                    picked = vectors_of_array(picked) if name in self.vectors else picked.astype(np.float32, copy=False)
+                cut[name] = torch.from_numpy(picked)
+        return cut
+
+    def _transformed(self, view: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        self.compose.set_random_seed(seed)
+        # It takes maps without a last side of one, and wants an image even where a sample has none.
+        arrays = {"image" if name == "rgb" else name: (values[..., 0] if values.shape[2] == 1 else values).numpy(force=True) for name, values in view.items()}
+        arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        size = next(iter(view.values())).shape[:2]
+        arrays.setdefault("image", np.zeros((*size, 3), np.uint8))
+        if self.moves:
+            arrays[_INSIDE] = np.ones(size, np.uint8)
+        made = self.compose(**arrays)
+        result = {name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape) for name, values in view.items()}
+        if self.moves:
+            outside = torch.from_numpy(np.ascontiguousarray(made[_INSIDE])) == 0
+            for name in result.keys() - set(_ZERO_OUTSIDE):
+                result[name][outside] = torch.nan
+        return result
+
+
+def _extent(sample: Sample) -> tuple[int, int]:
+    """Height and width of a sample.
+
+    Raises:
+        ContrastillError: Its modalities differ in them: their pixels could not belong together.
+    """
+    sizes = {name: values.shape[:2] for name, values in sample.items()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
+        raise ContrastillError(f"modalities of one sample differ in size ({said}): bring them to one size first")
+    return next(iter(sizes.values()))

@@ -1,0 +1,207 @@
+"""Where each sample of tar shards lies: found once from the tars' headers, and kept in a file for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+
+from ...core.errors import ContrastillError
+from .file_loader import default_workers
+from .images import IMAGE_SUFFIXES
+
+log = logging.getLogger(__name__)
+
+_IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_LARGEST = np.iinfo(np.int64).max
+# Of what an index file holds; another number makes all of them stale.
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The samples of a list of shards, in the order of shards and of members within each.
+
+    Attributes:
+        files: (N,) bytes, name of each sample's image in its tar.
+        shard: (N,) int64, place of its tar in the list.
+        offset, size: (N,) int64, where the image's bytes begin in the tar, and how many there are.
+        target: (N,) int64, its class.
+    """
+
+    files: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, rows: Sequence[int]) -> TarIndex:
+        """These samples alone, in this order."""
+        return TarIndex(*(getattr(self, field.name)[np.asarray(rows, dtype=np.int64)] for field in fields(self)))
+
+
+def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
+    """The index of these shards: a kept one that fits them, else a new one, which is then kept.
+
+    Args:
+        shards: Uncompressed tars.
+        cache: Where an index is kept if it cannot be beside the first shard.
+
+    Raises:
+        ContrastillError: A tar is cut off or damaged; a key has no class, no image, or two of one.
+    """
+    print_, name = fingerprint(shards)
+    folders = [shards[0].parent, *([cache] if cache else [])]
+    for folder in folders:
+        if (kept := _read(folder / name, print_)) is not None:
+            return kept
+    log.info("reading the headers of %d shards of %s", len(shards), shards[0].parent)
+    with ThreadPoolExecutor(max_workers=default_workers()) as pool:
+        parts = list(pool.map(_members, shards))
+    samples = [(number, *sample) for number, part in enumerate(parts) for sample in part]
+    numbers = np.array([(number, *rest) for number, _, *rest in samples], dtype=np.int64).reshape(-1, 4).T
+    index = TarIndex(np.array([os.fsencode(file) for _, file, *_ in samples], dtype=np.bytes_), *np.ascontiguousarray(numbers))
+    for folder in folders:
+        try:
+            _write(folder / name, print_, index)
+            return index
+        except OSError as error:
+            reason = error
+    log.warning("the index of %s could not be kept (%s) and is made anew each time: name a folder for it with data.cache", shards[0].parent, reason)
+    return index
+
+
+def fingerprint(shards: Sequence[Path]) -> tuple[str, str]:
+    """What changes with the shards' names, sizes and times of change; and the name of their index, which changes with their names alone."""
+    names = [shard.name for shard in shards]
+    stats = [shard.stat() for shard in shards]
+    said = json.dumps([_FORMAT, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]])
+    place = json.dumps([os.path.relpath(shard, shards[0].parent) for shard in shards] + [str(shards[0].parent.resolve())])
+    return _digest(said), f"contrastill-{_digest(place)[:12]}.index.h5"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _read(path: Path, print_: str) -> TarIndex | None:
+    """A kept index; None where there is none, or of other shards, or a damaged one."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("fingerprint") != print_:
+                return None
+            return TarIndex(*(file[field.name][:] for field in fields(TarIndex)))
+    except (OSError, KeyError, RuntimeError):
+        return None
+
+
+def _write(path: Path, print_: str, index: TarIndex) -> None:
+    """Write beside and rename: several processes may do so at once, and one that is stopped leaves no half of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with h5py.File(beside, "w") as file:
+            file.attrs["fingerprint"] = print_
+            for field in fields(index):
+                file.create_dataset(field.name, data=getattr(index, field.name), compression="gzip", shuffle=True)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _members(path: Path) -> list[tuple[str, int, int, int]]:
+    """(name of the image, offset, size, class) of each key of one tar, in the order of their first members."""
+    images: dict[str, tuple[str, int, int]] = {}
+    targets: dict[str, int] = {}
+    order: dict[str, None] = {}
+    # Keys whose only files of a kind that is read have another dot before it, and those without any.
+    dotted: dict[str, str] = {}
+    others: set[str] = set()
+    classes: set[str] = set()
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, kind = _split(member.name)
+                if not (member.isreg() and not member.issparse() and key and kind):
+                    continue
+                if kind not in (*_IMAGES, "cls", "json"):
+                    others.add(key)
+                    if kind.rpartition(".")[2] in (*_IMAGES, "cls"):
+                        dotted.setdefault(key, member.name)
+                    continue
+                order[key] = None
+                if kind in _IMAGES:
+                    if key in images:
+                        raise ContrastillError(f"{path} holds two images of the key {key}, {images[key][0]} and {member.name}: leave one in it")
+                    images[key] = (member.name, member.offset_data, member.size)
+                elif (target := _target(path, member.name, kind, tar.extractfile(member).read())) is not None:
+                    if kind == "cls" and key in classes:
+                        raise ContrastillError(f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it")
+                    classes |= {key} if kind == "cls" else set()
+                    # Both may say it; the file .cls is what says nothing else.
+                    targets[key] = target if kind == "cls" else targets.get(key, target)
+            end = tar.offset
+        _check_end(path, end)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ContrastillError(f"{path} cannot be read as an uncompressed tar ({said}): copy it again, or remove it") from error
+    for key, member_name in dotted.items():
+        if key not in images:
+            raise ContrastillError(
+                f"{path}: {member_name} is of the key {key} and of the kind {_split(member_name)[1]}, as WebDataset parts a file name at its first dot, "
+                "and the key has no image: take the other dots out of the file names"
+            )
+    if passed_over := len(others - set(order)):
+        log.warning("%s: keys with neither an image nor a class are passed over: %d", path, passed_over)
+    for key in order:
+        if key not in images:
+            raise ContrastillError(f"{path}: the key {key} has a class and no image ({', '.join(_IMAGES)}): add it, or remove the key")
+        if key not in targets:
+            raise ContrastillError(f"{path}: the key {key} has no class: add {key}.cls with a whole number, or {key}.json with one under label")
+    return [(*images[key], targets[key]) for key in order]
+
+
+def _check_end(path: Path, end: int) -> None:
+    """A tar ends in zeros: tarfile takes a header that is missing or damaged for the end and says nothing."""
+    with open(path, "rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"{'damaged header at' if len(block) == tarfile.BLOCKSIZE else 'truncated, no end of archive at'} byte {end}")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and ending of a member, parted at the first dot of its file name, as WebDataset does; no key for what is hidden."""
+    parts = PurePosixPath(name)
+    stem, _, kind = parts.name.partition(".")
+    hidden = not stem or (stem.startswith("__") and stem.endswith("__"))
+    return ("" if hidden else str(parts.with_name(stem))), kind.lower()
+
+
+def _target(path: Path, name: str, kind: str, content: bytes) -> int | None:
+    """The class that a member says; None where it is a .json that says none."""
+    try:
+        # int() itself would take 1_0 for ten.
+        value = json.loads(content) if kind == "json" else int(content.decode("ascii").replace("_", "x"))
+        if kind == "json":
+            value = value.get("label") if isinstance(value, dict) else None
+            if value is None:
+                return None
+    except ValueError:
+        value = None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        said = content[:40].decode("utf-8", "replace").strip()
+        raise ContrastillError(f"{path}: {name} says {said!r}, which is no class: a class is a whole number from 0 on")
+    return value

@@ -1,0 +1,113 @@
+"""Images as a dataset of one's own hands them out: pictures of Pillow, arrays and tensors, with the values that were meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...core.errors import UsageError
+from .file_views import LABELS
+from .image_values import beyond_float32, to_8_bits
+from .values import number_kind
+
+
+def pixels(name: str, value: Any) -> Tensor | None:
+    """An image as (H, W, C): uint8 or float32, label maps uint8, int64 or float32; None for what is none.
+
+    Raises:
+        UsageError: Its values would not be those that were meant.
+    """
+    if isinstance(value, Image.Image):
+        value = _picture(name, value)
+    if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
+        value = _eight_bits(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
+        if name != LABELS and beyond_float32(value):
+            raise UsageError(f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those up to 16777216: hand out floats")
+        # torch takes neither another byte order nor a mirrored view.
+        value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+        wide = value.dtype.kind == "u" and value.dtype != np.uint8
+        values = torch.from_numpy(value.astype(np.int64 if name == LABELS else np.float32) if wide else value)
+    elif isinstance(value, Tensor) and not value.is_complex():
+        values = value.permute(1, 2, 0) if value.ndim == 3 else value
+    else:
+        return None
+    if values.ndim not in (2, 3):
+        return None
+    _check_order(name, value)
+    values = values if values.ndim == 3 else values[:, :, None]
+    if name == LABELS and not values.is_floating_point():
+        # Not 8 bits: what does not fit would come out as another label.
+        return values if values.dtype == torch.uint8 else values.to(torch.int64)
+    return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
+
+
+def _check_order(name: str, value: np.ndarray | Tensor) -> None:
+    """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for channels."""
+    if value.ndim != 3:
+        return
+    given = tuple(value.shape)
+    if isinstance(value, Tensor) and given[2] <= 4 < min(given[:2]):
+        raise UsageError(
+            f"{name} is a tensor of shape {given}, and tensors are (channels, height, width): hand out {name}.permute(2, 0, 1), or an array (height, width, channels)"
+        )
+    if isinstance(value, np.ndarray) and given[0] <= 4 < min(given[1:]):
+        raise UsageError(
+            f"{name} is an array of shape {given}, and arrays are (height, width, channels): hand out {name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
+        )
+
+
+def kind_of(value: Any) -> str:
+    """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
+    if isinstance(value, Image.Image):
+        return number_kind({"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8"))
+    return number_kind(value.dtype)
+
+
+def is_deep(rgb: Any) -> bool:
+    """Whether it has 16 bits."""
+    return rgb.mode.startswith("I") if isinstance(rgb, Image.Image) else str(getattr(rgb, "dtype", "")).endswith("uint16")
+
+
+def _picture(name: str, image: Image.Image) -> np.ndarray:
+    """What a picture of Pillow holds: as ``rgb`` three channels, or one of 16 bits; else its values, of a palette the colours."""
+    # What has not been loaded yet still says how Pillow will bring it to 8 or 16 bits.
+    scaling = [tile for tile in getattr(image, "tile", ()) if _scales(tile, image.mode)]
+    if name != "rgb" and scaling:
+        raise UsageError(
+            f"{name} is a picture of Pillow, which scales the values of this {image.format} when it loads it: read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
+        )
+    if name == LABELS and image.format in ("JPEG", "MPO"):
+        raise UsageError(f"{name} is a JPEG, which blends the labels of neighbours: save label maps as 8-bit PNG")
+    if name != "rgb":
+        return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise UsageError(f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: hand out 8 or 16 bits, or an array of floats in [0, 1]")
+    deep = image.mode.startswith("I")
+    return np.repeat(np.array(image).astype(np.uint16)[:, :, None], 3, 2) if deep else np.array(image.convert("RGB"))
+
+
+def _scales(tile: Any, mode: str) -> bool:
+    """Whether Pillow's decoder of this part of a file changes its values."""
+    decoder, arguments = tile[0], tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    if decoder in ("ppm", "ppm_plain"):
+        return arguments[-1] != (65535 if mode == "I" else 255)
+    # Such as "L;4", "RGB;16B", "L;I": fewer bits, more, or the inverse.
+    kind = str(arguments[0] if arguments else "").partition(";")[2]
+    return mode in ("1", "L", "LA", "RGB", "RGBA", "CMYK") and kind.startswith(("2", "4", "16", "I"))
+
+
+def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """``rgb`` as networks take it, uint8 or floats in [0, 1]: 16 bits are scaled by their range, rounded."""
+    dtype = str(values.dtype).removeprefix("torch.")
+    if dtype == "uint16":
+        array = values.numpy(force=True) if isinstance(values, Tensor) else values
+        eight = to_8_bits(array, 65535)
+        return torch.from_numpy(eight) if isinstance(values, Tensor) else eight
+    if dtype != "bool" and not (dtype == "uint8" or dtype.startswith(("float", "bfloat"))):
+        raise UsageError(f"rgb is of {dtype}, whose range is not known: hand out uint8, uint16 or floats in [0, 1]")
+    return values

@@ -1,0 +1,228 @@
+"""Samples of a dataset that somebody made elsewhere, one at a time: their modalities, their labels, and what they draw at random."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from ...core.classes import listed
+from ...core.errors import ContrastillError, UsageError
+from ...core.hashing import mix
+from .camera import Unit, unit_of
+from .file_views import LABELS
+from .user_pictures import is_deep, kind_of, pixels
+from .values import RGB
+
+log = logging.getLogger(__name__)
+
+# Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range of values.
+_LOOKED_AT = 8
+_RENAMED = {"image": "rgb", "label": "target"}
+_NO_MODALITY = ("index", "target", "camera")
+
+
+class OwnSamples:
+    """The samples of a dataset, brought to one form.
+
+    Args:
+        dataset: Has a length and is read by place.
+
+    Attributes:
+        shapes: Modality -> shape (C, H, W).
+        kinds: Modality -> the kind of numbers that it comes in.
+        targets: int64 (N,), or None where there are no labels.
+        classes: Their names, where the dataset has ``classes``.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset, self.name = dataset, type(dataset).__name__
+        self.key = object()  # others may be of the same class
+        self.listed: str | None = None  # the list that labels are known from
+        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+            raise UsageError(
+                f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of one's own need: "
+                "hand over a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
+            )
+        if not len(dataset):
+            raise UsageError(f"{self.name} has no samples")
+        with drawing_from(0):
+            fields = self._sample(0)
+            images, kinds, label = self._converted(0, fields)
+        if is_deep(fields.get(RGB)):
+            log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
+        if not images:
+            raise UsageError(f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such as {{'rgb': …, 'depth': …}}")
+        if LABELS in images and images[LABELS].shape[2] != 1:
+            raise UsageError(f"{LABELS} of {self.name} has {images[LABELS].shape[2]} channels: a label map holds one number for each pixel")
+        self.dtypes = {name: values.dtype for name, values in images.items()}
+        self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+        self.kinds = kinds
+        self.targets = None if label is None else self._labels()
+        self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
+        self.classes = None if self.targets is None else _class_names(dataset)
+        if self.classes is not None and len(self.classes) <= int(self.targets.max()):
+            log.warning("%s.classes has %d names, and labels go to %d: its classes have no names here", self.name, len(self.classes), int(self.targets.max()))
+            self.classes = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, row: int) -> tuple[dict[str, Tensor], int | None]:
+        """One sample: its modalities (H, W, C), uint8 and label maps as they are and everything else as float32, and its label.
+
+        Raises:
+            ContrastillError: It cannot be read, or is not of the kind and size of the first, or its label is not the listed one.
+        """
+        images, kinds, label = self._looked(row)
+        shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+        if shapes != self.shapes or {name: values.dtype for name, values in images.items()} != self.dtypes:
+            raise ContrastillError(
+                f"sample {row} of {self.name} is {_shown(images)}, the first was {_shown(self.shapes, self.dtypes)} "
+                "(channels, height, width): let the dataset bring all to one size and kind"
+            )
+        for name, kind in kinds.items():
+            if kind != self.kinds[name] and name not in (RGB, LABELS):
+                raise ContrastillError(f"{name} of sample {row} of {self.name} is {kind}, that of the first {self.kinds[name]}: bring all to one unit and kind")
+        if RGB in images and images[RGB].is_floating_point() and not images[RGB].isfinite().all():
+            raise ContrastillError(f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the sample out")
+        self._check_label(row, label)
+        return images, label
+
+    def _check_label(self, row: int, label: int | None) -> None:
+        """Complain where a sample's label is not the listed one, by which negatives are chosen before it is read."""
+        listed = None if self.targets is None else int(self.targets[row])
+        if label == listed:
+            return
+        list_of = "its samples gave when they were read for their labels" if self.listed is None else f"{self.name}.{self.listed} says"
+        raise ContrastillError(
+            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and {'none' if listed is None else listed} is what {list_of}: "
+            "hand out one label for a sample, always the same, and correct the list or leave it out"
+        )
+
+    def highest_label(self) -> int:
+        """Of the label maps of a few samples, evenly spaced; 0 where there are none."""
+        return max((int(images[LABELS].max()) for images in self.few if LABELS in images), default=0)
+
+    @cached_property
+    def few(self) -> list[dict[str, Tensor]]:
+        """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
+        looked = []
+        for row in sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []:
+            with drawing_from(row):
+                looked.append(self.read(row)[0])
+        return looked
+
+    def _looked(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+        return self._converted(row, self._sample(row))
+
+    def _sample(self, row: int) -> dict[str, Any]:
+        try:
+            sample = self.dataset[row]
+        except Exception as error:  # whatever somebody's own code raises
+            raise ContrastillError(f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        return _fields(sample)
+
+    def _converted(self, row: int, fields: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+        label = fields.get("target")
+        images = {name: values for name, given in fields.items() if name not in _NO_MODALITY and (values := pixels(name, given)) is not None}
+        kinds = {name: kind_of(fields[name]) for name in images}
+        return images, kinds, None if label is None else self._class(row, label)
+
+    def _class(self, row: int, label: Any) -> int:
+        value = label.item() if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.asarray(label).size == 1 else label
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            shown = str(label).split("\n")[0][:40]
+            raise UsageError(f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for other modalities hand out a dict")
+        return value
+
+    def _labels(self) -> Tensor:
+        """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
+        name = next((name for name in ("targets", "labels") if getattr(self.dataset, name, None) is not None), None)
+        listed = None if name is None else getattr(self.dataset, name)
+        places = sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)})
+        if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
+            found = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
+            if found is not None and all(self._label(place) == int(found[place]) for place in places):
+                self.listed = name
+                return found.to(torch.int64)
+        return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
+
+    def _label(self, row: int) -> int:
+        with drawing_from(row):
+            _, _, label = self._looked(row)
+        if label is None:
+            raise UsageError(f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none")
+        return label
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from 0 on are no names.
+
+    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
+
+    Raises:
+        UsageError: Datasets that number their classes in different ways are put together.
+    """
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    if type(dataset) is ConcatDataset:
+        parts = [_class_names(part) for part in dataset.datasets]
+        known = [names for names in parts if names is not None]
+        if any(names != known[0] for names in known):
+            other = next(names for names in known if names != known[0])
+            raise UsageError(
+                f"ConcatDataset puts together datasets whose classes are {listed(known[0])}, and {listed(other)}: number all by one list of classes"
+            )
+        return known[0] if known and len(known) == len(parts) else None
+    names = getattr(dataset, "classes", None)
+    if names is None:
+        names = getattr(dataset, "class_to_idx", None)
+    if isinstance(names, Mapping):
+        # From a name to its number; another mapping says nothing that is known.
+        named = {str(number): name for name, number in names.items()}
+        names = [named.get(str(number)) for number in range(len(names))]
+        names = None if None in names else names
+    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__") or not hasattr(names, "__len__"):
+        return None
+    names = [*names]
+    return None if not names or names == [*range(len(names))] else [str(name) for name in names]
+
+
+@contextmanager
+def drawing_from(*key: int) -> Iterator[None]:
+    """Within it, the global generators of Python, NumPy and torch begin at a state that the key names; afterwards they are as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    number = mix(*key)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _fields(sample: Any) -> dict[str, Any]:
+    """A sample as a dict of its modalities and its ``target``."""
+    if isinstance(sample, Mapping):
+        return {_RENAMED.get(name, name): value for name, value in sample.items()}
+    if isinstance(sample, (tuple, list)):
+        return dict(zip(("rgb", "target"), sample, strict=False))
+    return {"rgb": sample}
+
+
+def _shown(images: Mapping[str, Any], dtypes: Mapping[str, torch.dtype] | None = None) -> str:
+    shapes = images if dtypes is not None else {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+    dtypes = dtypes or {name: values.dtype for name, values in images.items()}
+    return ", ".join(f"{name} {tuple(shape)} of {str(dtypes[name]).removeprefix('torch.')}" for name, shape in shapes.items())

@@ -1,0 +1,139 @@
+"""The networks that an evaluation compares: a run's student, its teachers, and what the student is to be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from accelerate.utils import set_seed
+
+from ..training.checkpoint import load_newest
+from ..core.config.loading import load_config
+from ..core.errors import ContrastillError, UsageError
+from ..core.representation import Network
+from ..core.run import Run
+from ..core.config.schema import NetworkConfig, RunConfig
+from ..training.assemble import build, measure_statistics, open_split
+
+BASELINES = ("random", "scratch", "teacher")
+"""The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""
+
+
+@dataclass
+class Contender:
+    """One network of an evaluation.
+
+    Attributes:
+        role: student, teacher, random or scratch.
+        model: Name of its architecture.
+        network: It.
+        weights: Where they are from.
+        entry: Its part of the config, without weights where it has none of it.
+    """
+
+    role: str
+    model: str
+    network: Network
+    weights: str
+    entry: NetworkConfig
+
+
+class Contenders:
+    """Builds the networks of one run, one after the other.
+
+    Args:
+        run: The run's folder.
+        config: Its config; the data in it may be others than it was trained on.
+    """
+
+    def __init__(self, run: Run, config: RunConfig) -> None:
+        self.run, self.config = run, config
+
+    def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[Contender]:
+        """The student, then what was asked for.
+
+        Raises:
+            UsageError: The baseline ``teacher`` of a run without one.
+            ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
+        """
+        student = self.student()
+        yield student
+        if "teacher" in baselines and not self.config.teachers:
+            raise UsageError(f"{self.run.path} has no teacher: leave teacher out of --baselines")
+        for number in range(len(self.config.teachers) if teachers else "teacher" in baselines):
+            yield self.teacher(number)
+        entry = student.entry
+        for role in ("random", "scratch"):
+            if role in baselines:
+                yield Contender(role, entry.model, self._untaught(student.network), "none", entry.model_copy(update={"weights": None}))
+
+    def student(self) -> Contender:
+        """The run's student alone.
+
+        Raises:
+            ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
+        """
+        network, weights = self._student()
+        return Contender("student", self.config.student.model, network, weights, self.config.student)
+
+    def teacher(self, number: int) -> Contender:
+        """One of the run's teachers, which needs no student.
+
+        Raises:
+            UsageError: There is no such teacher.
+        """
+        if number >= len(self.config.teachers):
+            there = f"{len(self.config.teachers)} teacher(s), numbered from 0" if self.config.teachers else "no teacher"
+            raise UsageError(f"{self.run.path} has no teachers.{number}: it has {there}")
+        entry = self.config.teachers[number]
+        return Contender("teacher", entry.model, self._teachers[number], str(entry.weights), entry)
+
+    @cached_property
+    def _training_data(self) -> Any:
+        """Of the run's own config; where that data is elsewhere now, of the config that was given."""
+        try:
+            return open_split(load_config(str(self.run.config)), "train")
+        except ContrastillError:
+            return open_split(self.config, "train")
+
+    def _statistics(self, entry: NetworkConfig) -> dict[str, Any]:
+        """What a network would be given in training for a modality that it has no mean and std of its own for."""
+        return {} if entry.modality == "rgb" or entry.mean is not None else {entry.modality: measure_statistics(self._training_data, entry.modality)}
+
+    @cached_property
+    def _teachers(self) -> list[Network]:
+        def classes(entry: NetworkConfig) -> int | None:
+            return self._training_data.num_classes if entry.weights is None else None
+
+        return [build(entry, classes(entry), self._statistics(entry), names=self._names(entry)) for entry in self.config.teachers]
+
+    def _names(self, entry: NetworkConfig) -> Sequence[str] | None:
+        """Names of the classes of the training data, which a teacher's class_map is for."""
+        if entry.class_map is None:
+            return None
+        own = self._student()[0].recipe["classes"] if self.run.student.is_file() else None
+        return own or self._training_data.classes
+
+    def _student(self) -> tuple[Network, str]:
+        """The run's student, of its finished file or else of its newest checkpoint; and which."""
+        # Its class_map is for the data that it is evaluated on.
+        entry = self.config.student.model_copy(update={"class_map": None})
+        if self.run.student.is_file():
+            return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
+        snapshot = load_newest(self.run.checkpoints)
+        if snapshot is None:
+            raise ContrastillError(f"{self.run.path} has neither {self.run.student.name} nor a checkpoint yet: give the training time, or start it again")
+        classes = entry.num_classes or self._training_data.num_classes or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
+        network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
+        if (names := self._training_data.classes) is not None and len(names) == classes:
+            network.recipe = {**network.recipe, "classes": tuple(names)}
+        network.load_state_dict({name.removeprefix("student."): value for name, value in snapshot.model.items() if name.startswith("student.")})
+        return network, f"checkpoint after step {snapshot.position.step}"
+
+    def _untaught(self, student: Network) -> Network:
+        """The student's architecture with the weights that the run's seed gives it, and the student's own preprocessing."""
+        same = {"weights": None, "class_map": None, "mean": student.preprocess.mean, "std": student.preprocess.std, "resolution": student.preprocess.resolution}
+        set_seed(self.config.seed)
+        return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], student=True)

@@ -1,0 +1,242 @@
+"""What ``contrastill probe`` compares, and on what: the networks and the data sets that its command line names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from pydantic import BaseModel
+from torch import Tensor
+
+from ..core.config.loading import dataset_options, load_config
+from ..core.errors import UsageError, names_beside, nearest, unknown_name
+from ..core.registry import DATASETS, PRETRAINED, model_builder
+from ..core.run import Run, runs_beside
+from ..core.config.schema import NetworkConfig
+from ..core.seeds import members
+from ..core.weights import find_weights
+from ..probe.features import Features
+from ..training.assemble import build
+from .networks import Contender, Contenders
+
+_TEACHER = re.compile(r"(?P<run>.+):(?:teacher|teachers\.(?P<number>\d+))")
+
+
+@dataclass(frozen=True)
+class NetworkName:
+    """A network that was named, not built yet.
+
+    Attributes:
+        text: As the command line has it.
+        run: The run it is of; None for one of the registered networks.
+        teacher: Which of the run's teachers it is; None: its student.
+        entry: The registered network.
+    """
+
+    text: str
+    run: Path | None = None
+    teacher: int | None = None
+    entry: NetworkConfig | None = None
+
+    def build(self, classes: int, seed: int) -> Contender:
+        """The network itself, on the CPU.
+
+        Args:
+            classes: Length of the logits where neither weights nor a run say it.
+            seed: Of weights that are random.
+
+        Raises:
+            UsageError: No such teacher, or weights of another network.
+            ContrastillError: The run has neither a student nor a checkpoint yet, or a file is damaged.
+        """
+        if self.run is None:
+            set_seed(seed)
+            return Contender("network", self.entry.model, build(self.entry, classes), self.entry.weights or "none", self.entry)
+        run = Run(self.run)
+        contenders = Contenders(run, load_config(str(run.config)))
+        return contenders.student() if self.teacher is None else contenders.teacher(self.teacher)
+
+
+def network_named(text: str) -> NetworkName:
+    """Understand ``RUN``, ``RUN:teacher``, ``RUN:teachers.1``, ``MODEL`` or ``MODEL@WEIGHTS``.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if Run(text).config.is_file():
+        return NetworkName(text, Path(text))
+    if (match := _TEACHER.fullmatch(text)) and Run(match["run"]).config.is_file():
+        return NetworkName(text, Path(match["run"]), int(match["number"] or 0))
+    if Path(text).is_dir():
+        runs = members(text)
+        way = f"name one of its runs, such as {runs[0]}" if runs else "name the folder that a training wrote (its out=…)"
+        raise UsageError(f"{text} is no run: it has no config.yaml; {way}")
+    model, at, weights = text.partition("@")
+    if at and not weights:
+        raise UsageError(f"{text} names no weights after @: write {model}@{PRETRAINED}, {model}@FILE, or {model} for random ones")
+    try:
+        model_builder(model, weights or None)
+    except UsageError as error:
+        hint = nearest(text, runs_beside(text), str(error))
+        raise UsageError(f"{text} is neither the folder of a run nor a network that can be had: {hint}") from error
+    if weights not in ("", PRETRAINED):
+        find_weights(weights)
+    return NetworkName(text, entry=NetworkConfig(model=model, weights=weights or None))
+
+
+@dataclass(frozen=True)
+class DataName:
+    """A data set that was named, not opened yet.
+
+    Attributes:
+        text: As the command line has it.
+        name: Of the registered data set.
+        path: Its file or folder, if it has one.
+        options: Its options.
+        folds: Whether the probe is repeated on each of its official folds.
+        classes: Names or numbers of the classes that are used; None: all.
+    """
+
+    text: str
+    name: str
+    path: str | None
+    options: BaseModel
+    folds: bool = False
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def short(self) -> str:
+        """The name, and of data that everybody has of their own the file's or folder's."""
+        return Path(self.path).stem if self.path and self.name in ("packed", "image_folder", "paired_folder") else self.name
+
+    def open(self) -> OpenData:
+        """Both splits.
+
+        Raises:
+            UsageError: A split is missing, has no classes, or has others than the other one; files of another layout.
+            ContrastillError: A file is damaged.
+        """
+        dataset = DATASETS[self.name](self.options)
+        splits = {name: dataset.open(name) for name in ("train", "test")}
+        for name, split in splits.items():
+            if split is None:
+                raise UsageError(f"{self.text} has no {name} split: name one with splits={{train: …, test: …}}")
+            if split.targets is None:
+                raise UsageError(f"the {name} split of {self.text} has no classes: a probe needs labelled data")
+        train, test = splits["train"], splits["test"]
+        if train.num_classes != test.num_classes or train.classes != test.classes:
+            raise UsageError(f"{self.text} has {train.num_classes} classes in its train split and {test.num_classes}, or others, in its test split")
+        opened = OpenData(self, train, test, dataset.folds() if self.folds else None, self._chosen(train))
+        opened.check()
+        return opened
+
+    def _chosen(self, split: Any) -> Tensor:
+        """Numbers of the classes that are used."""
+        names = [str(name) for name in split.classes or range(split.num_classes)]
+        if self.classes is None:
+            return torch.arange(split.num_classes)
+        for name in self.classes:
+            if name not in names and not (name.isdecimal() and int(name) < split.num_classes):
+                raise unknown_name(f"in {self.text}, the class", name, names)
+        chosen = sorted({names.index(name) if name in names else int(name) for name in self.classes})
+        if len(chosen) < 2:
+            raise UsageError(f"classes={','.join(self.classes)} of {self.text} leaves nothing to tell apart: name two at least")
+        return torch.tensor(chosen)
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """The splits of a data set, its folds (places in the train split) and the numbers of the classes that are used."""
+
+    name: DataName
+    train: Any
+    test: Any
+    folds: list[Tensor] | None
+    chosen: Tensor
+
+    def check(self) -> None:
+        """Complain about classes that can be tested and not learnt."""
+        parts = [None] if self.folds is None else self.folds
+        for rows in parts:
+            known = torch.as_tensor(self.train.targets).cpu()
+            known = known if rows is None else known[rows]
+            for number in sorted({*self.chosen.tolist()} - {*known.tolist()}):
+                called = f"class {number}" + (f" ({self.train.classes[number]})" if self.train.classes else "")
+                asked = bool((torch.as_tensor(self.test.targets).cpu() == number).any())
+                what = "has samples in the test split and none in" if asked else "has no sample in"
+                raise UsageError(f"{called} of {self.name.text} {what} the train split: take more samples, or leave it out with classes=[…]")
+
+    def picked(self, features: Features, rows: Tensor | None = None) -> Features:
+        """The samples of the chosen classes, which are numbered anew, out of ``rows`` or of all."""
+        rows = torch.arange(len(features.targets)) if rows is None else rows
+        if len(self.chosen) < self.train.num_classes:
+            rows = rows[torch.isin(features.targets[rows], self.chosen)]
+        return Features(features.values[rows], torch.searchsorted(self.chosen, features.targets[rows]))
+
+    def count(self, split: Any) -> int:
+        """Samples of a split that are of the chosen classes."""
+        return int(torch.isin(torch.as_tensor(split.targets).cpu(), self.chosen).sum())
+
+
+def data_named(text: str) -> DataName:
+    """Understand ``NAME:PATH``, a path, or a NAME that needs none, each with ``,key=value`` options.
+
+    Raises:
+        UsageError: It is none of these, or an option that the data set has not.
+    """
+    head, *given = re.split(r",(?=[A-Za-z_][\w.]*=)", text)
+    name, path = _located(head)
+    dataset = DATASETS[name]
+    known = dataset.Options.model_fields
+    if path is None and "path" in known and known["path"].is_required():
+        raise UsageError(f"{text}: {name} is read from a file or folder; write {name}:PATH")
+    if path is not None and "path" not in known:
+        raise UsageError(f"{text}: {name} is not read from a file or folder; write {name}")
+    folds, classes = "fold=all" in given, None
+    if folds and not hasattr(dataset, "folds"):
+        raise UsageError(f"{text}: {name} has no official folds, as stl10 has; leave out fold=all")
+    if folds and any(option.startswith("limit=") for option in given):
+        raise UsageError(f"{text}: folds are of the whole training split; leave out limit or fold=all")
+    if "classes" not in known:
+        asked = [option.partition("=")[2] for option in given if option.startswith("classes=")]
+        classes = _listed(asked[-1]) if asked else None
+    own = [option for option in given if option != "fold=all" and ("classes" in known or not option.startswith("classes="))]
+    # Not augmented: a border around the images would only take memory.
+    plain = {key: value for key, value in {"crop_padding": 0, "flip": False}.items() if key in known}
+    return DataName(text, name, path, dataset_options(name, {**plain, **({"path": path} if path is not None else {})}, own), folds, classes)
+
+
+def short_names(names: Sequence[Any], shorten: Any) -> dict[str, str]:
+    """Text -> a short name, where no two have the same one; else the text."""
+    short = [shorten(name) for name in names]
+    return {name.text: brief if short.count(brief) == 1 else name.text for name, brief in zip(names, short, strict=True)}
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("'\"") for part in text.strip().strip("[]").split(",") if part.strip())
+
+
+def _located(head: str) -> tuple[str, str | None]:
+    """Name of the data set and its path."""
+    if head in DATASETS:
+        return head, None
+    if Path(head).exists():
+        found = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(head)]
+        if len(found) != 1:
+            why = f"could be {' or '.join(found)}" if found else "is of no known layout"
+            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
+        return found[0], head
+    name, colon, path = head.partition(":")
+    if not colon or not path:
+        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}")
+        raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH: {hint}")
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    if not Path(path).expanduser().exists():
+        raise UsageError(f"{head}: {path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
+    return name, path

@@ -1,0 +1,255 @@
+"""The report's chapters from what other commands left beside the runs: comparisons, ensembles, evaluations, probes, benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ContrastillError
+from .markup import Markup, element, is_number, join, number
+from .page import Section
+from .page_parts import Cell, figure, measured, picture, table, warning
+from .svg import Chart, Series
+from .runs import Found, read_json
+
+# Key of a comparison's row -> column, and how its numbers are written.
+_COMPARED = {
+    "parameters": ("parameters", ",d", 1),
+    "top1": ("top-1, %", ".2f", 1),
+    "miou": ("mIoU, %", ".1f", 1),
+    "pixel_accuracy": ("pixels right, %", ".1f", 1),
+    "nll": ("NLL, nats", ".3f", 1),
+    "ece": ("calibration error, %", ".1f", 1),
+    "way": ("of the way to the teacher, %", ".0f", 100),
+    "seconds": ("training, s", ".0f", 1),
+}
+_ACROSS = ("predictions.png",)
+
+
+def results(found: Found) -> list[Section]:
+    """Every chapter that there is something to say in."""
+    folders = [*found.folders, *(run.path for group in found.groups for run in group.runs), *(group.path for group in found.groups)]
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity), ("modalities", "Segmentation and probes of the runs", _evaluation),
+              ("probes", "Probes on other data", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
+    sections = []
+    for key, title, chapter in titles:
+        parts = [_guarded(chapter, folder, found.name(folder)) for folder in folders]
+        if key == "ensembles":
+            parts.insert(0, _teachers(found))
+        if any(parts):
+            sections.append(Section(key, title, join(parts)))
+    return sections
+
+
+def _guarded(chapter: Callable[[Path, str, list[str]], Markup | None], folder: Path, name: str) -> Markup | None:
+    """A chapter of a folder; of a file that holds something else than it should, a sentence."""
+    problems: list[str] = []
+    try:
+        made = chapter(folder, name, problems)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ContrastillError) as error:
+        problems.append(f"what was written there cannot be read ({' '.join(str(error).split())[:200]}): make it again with the command that wrote it.")
+        made = None
+    said = [warning(f"{name}: {problem}") for problem in problems]
+    return join(said, made) if said or made else None
+
+
+def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
+    """comparison.json and its picture, as ``contrastill demo`` writes them."""
+    held = read_json(folder / "comparison.json", problems)
+    if held is None:
+        return None
+    rows = held["rows"]
+    keys = [key for key in _COMPARED if any(is_number(row.get(key)) for row in rows)]
+    interval = any(is_number(row.get("low")) and is_number(row.get("high")) for row in rows)
+    lines = []
+    for row in rows:
+        cells: list[Any] = [row["name"]]
+        for key in keys:
+            _, form, factor = _COMPARED[key]
+            cells.append(measured(row[key] * factor if is_number(row.get(key)) else None, form))
+        if interval:
+            cells.append(f"{number(row['low'], '.1f')} to {number(row['high'], '.1f')}" if is_number(row.get("low")) else "–")
+        lines.append(cells)
+    columns = ["network", *(_COMPARED[key][0] for key in keys), *(["95 % interval"] if interval else [])]
+    notes = [f"One seed ({held['seed']}), {held['images']:,} test images."]
+    if is_number(held.get("noise")):
+        notes.append(f"Differences below {number(held['noise'], '.1f')} points may be chance.")
+    if is_number(held.get("disagreement")):
+        notes.append(f"The teachers disagree about {number(held['disagreement'], '.1f')} % of the images.")
+    drawn = folder / "comparison.png"
+    shown = picture(drawn, f"{held['title']}: sample images, accuracies and curves") if drawn.is_file() else None
+    across = [picture(folder / one, f"{held['title']}: RGB, depth, truth and predictions of test frames") for one in _ACROSS if (folder / one).is_file()]
+    return join(element("h3", held["title"]), table(f"The networks of {name}", columns, lines, notes=[" ".join(notes)]), shown, across)
+
+
+def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
+    """diversity.json: teachers, their ensemble and the student."""
+    held = read_json(folder / "diversity.json", problems)
+    if held is None:
+        return None
+    networks = [(one["name"], one, one.get("disagreement")) for one in held["networks"]]
+    if len(networks) > 1:
+        networks.append(("their ensemble", held["ensemble"], None))
+    if held.get("student"):
+        beside = held["student_disagreement"][:-1]
+        networks.append((held["student"]["name"], held["student"], sum(beside) / len(beside)))
+    lines = [
+        [title, measured(one["top1"]), measured(one["nll"], ".4f"), measured(100 * one["ece"], ".2f"), measured(differs)] for title, one, differs in networks
+    ]
+    columns = ["network", "top-1, %", "NLL, nats", "calibration error, %", "differs from the others, %"]
+    note = f"{held['samples']:,} test samples; at least one network is right on {number(held['oracle'])} %."
+    shown = folder / "diversity.png"
+    drawn = picture(shown, f"{name}: how often networks differ, their accuracies, and reliability") if shown.is_file() else None
+    return join(element("h3", f"Networks of {name} beside each other"), table(f"{name}: networks and their ensemble", columns, lines, notes=[note]), drawn)
+
+
+def _teachers(found: Found) -> Markup | None:
+    """Error against the number of teachers, where runs with more than one are among these."""
+    from ..evaluation.ensemble_figure import gather
+
+    finished = [run for group in found.groups for run in group.runs if run.finished and run.config and run.last("top1") is not None and run.history]
+    if not any(len(run.config.teachers) > 1 for run in finished):
+        return None
+    try:
+        panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
+    except ContrastillError as error:
+        return warning(f"The error against the number of teachers is left out: {error}.")
+    parts, rows = [], []
+    for panel in panels:
+        lines = {
+            **{label: [one] for label, one in panel.untaught.items()},
+            **panel.lines,
+            "the teachers, mean": panel.teachers,
+            "the teachers' ensemble": panel.ensembles,
+        }
+        series = [
+            Series(label, [(one.teachers, one.error) for one in points], [one.std or 0.0 for one in points], place)
+            for place, (label, points) in enumerate(lines.items())
+            if points
+        ]
+        parts.append(figure(Chart(f"Error of {panel.student} against the number of its teachers", "teachers", "error of the last epoch, %", series)))
+        for label, points in lines.items():
+            rows += [[label, panel.student, Cell(str(one.teachers), one.teachers), _error(one), Cell(str(one.runs), one.runs)] for one in points]
+    columns = ["objectives", "student", "teachers", "error, %", "n"]
+    made = table("Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows)
+    return join(element("h3", "Error against the number of teachers"), element("div", parts, class_="charts"), made)
+
+
+def _error(point: Any) -> Cell:
+    return Cell(number(point.error) + ("" if point.std is None else f" ± {number(point.std)}"), point.error)
+
+
+def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
+    """evaluation.json and predictions.png, as ``contrastill evaluate`` writes them."""
+    held = read_json(folder / "evaluation.json", problems)
+    rows = held["rows"] if held is not None else []
+    lines = [line for row in rows for line in _measured(row)]
+    columns = ["network", "task", "labels", "mIoU, %", "pixels right, %", "top-1, %", "test images"]
+    kept = [place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)]
+    made = (
+        table(f"{name}: measured on its test split", [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]) if lines else None
+    )
+    shown = folder / "predictions.png"
+    drawn = (
+        picture(shown, f"{name}: RGB, depth, truth and predictions of test frames") if shown.is_file() and not (folder / "comparison.json").is_file() else None
+    )
+    return join(element("h3", f"Evaluation of {name}"), made, drawn) if made or drawn else None
+
+
+def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
+    """The lines of a row of an evaluation, by column."""
+    network, images = f"{row['role']} {row['model']}", measured(row["images"], ",d")
+    labels = measured(100 * row["labels"], "g", " %") if is_number(row.get("labels")) else None
+    if row["task"] == "segmentation":
+        yield [
+            network,
+            f"segmentation ({row['head']}), {row['mode'].replace('_', '-')}",
+            labels,
+            measured(row["miou"]),
+            measured(row["pixel_accuracy"]),
+            None,
+            images,
+        ]
+    elif row["task"] == "classification":
+        for layer, one in row["layers"].items():
+            yield [network, f"linear probe, {layer}", labels, None, None, measured(one["top1"]), images]
+    elif is_number(row.get("top1")):
+        yield [network, "accuracy", labels, None, None, measured(row["top1"]), images]
+
+
+def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
+    """probe.json and its pictures, as ``contrastill probe`` writes them."""
+    from ..evaluation.probe_tables import in_depth, tables_of
+
+    held = read_json(folder / "probe.json", problems)
+    if held is None:
+        return None
+    _shorten(held)
+    parts = [element("h3", f"Probes in {name}")]
+    charts = []
+    for data in held["data"]:
+        rows = [row for row in held["rows"] if row["data"] == data["name"]]
+        layers = in_depth({row["layer"] for row in rows})
+        if len(layers) > 1:
+            charts.append(figure(_layers(rows, layers, data["short"])))
+    parts.append(element("div", charts, class_="charts") if charts else None)
+    for title, columns, lines in tables_of(held):
+        parts.append(table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines]))
+    alts = {
+        "probe_shots": "Accuracy against labelled samples a class",
+        "cka": "How alike the layers are (CKA)",
+        "correlation": "Correlations between class logits: teacher minus student",
+    }
+    parts += [picture(folder / f"{stem}.png", f"{name}: {alt}") for stem, alt in alts.items() if (folder / f"{stem}.png").is_file()]
+    return join(parts)
+
+
+def _shorten(held: dict[str, Any]) -> None:
+    """Networks by the last part of their run's path, as the pictures call them."""
+    from ..evaluation.probe_inputs import NetworkName, short_names
+    from ..evaluation.probe_figures import short_network
+
+    entries = [*held["rows"], *held["correlation"], *held["cka"]]
+    texts = [one["name"] for one in held["networks"]] + [one[key] for one in entries for key in ("network", "teacher", "other") if key in one]
+    short = short_names([NetworkName(text) for text in dict.fromkeys(texts)], short_network)
+    for one in held["networks"]:
+        one["name"] = short[one["name"]]
+    for one in entries:
+        one |= {key: short[one[key]] for key in ("network", "teacher", "other") if key in one}
+
+
+def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:
+    """Accuracy of the linear probe along the layers."""
+    series = []
+    for place, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
+        by = {row["layer"]: row["top1"] for row in rows if row["network"] == network}
+        series.append(Series(network, [(number_, by[layer]) for number_, layer in enumerate(layers) if layer in by], style=place))
+    return Chart(f"Linear probes along the layers, on {data}", "layer", "top-1, %", series, layers)
+
+
+def _leading(cell: str) -> float | None:
+    """The number that a cell begins with."""
+    try:
+        return float(cell.split()[0])
+    except (ValueError, IndexError):
+        return None
+
+
+def _benchmark(folder: Path, name: str, problems: list[str]) -> Markup | None:
+    """results.jsonl and its pictures, as ``contrastill bench`` writes them."""
+    if not (folder / "results.jsonl").is_file():
+        return None
+    from ..compress.benchmark import BENCHMARKS
+    from ..compress.results import read_rows, summarise, tables_of
+
+    summary = summarise(read_rows(folder / "results.jsonl").values(), BENCHMARKS["cifar100"])
+    parts = [element("h3", f"Benchmark in {name}")]
+    for title, columns, lines in tables_of(summary):
+        parts.append(table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines]))
+    parts.append(element("ul", [element("li", f"{note[0].upper()}{note[1:]}.") for note in summary.notes]))
+    if (folder / "table.png").is_file():
+        parts.append(picture(folder / "table.png", f"{name}: top-1 by objective and pair"))
+    parts += [picture(path, f"{name}: top-1 against {path.stem.removeprefix('vary_')}") for path in sorted(folder.glob("vary_*.png"))]
+    return join(parts)

@@ -1,0 +1,222 @@
+"""Finds the runs of a report and reads what they hold; what is damaged or missing is noted, and never ends the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.config.loading import load_config
+from ..core.errors import ContrastillError, UsageError
+from ..core.run import Run, flatten
+from ..core.config.schema import RunConfig
+from .markup import is_number
+
+_DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K
+_FILES = ("comparison.json", "diversity.json", "probe.json", "results.jsonl")
+# Settings that say where and how, not what is learnt.
+_APART = ("out", "seed", "seeds", "trackers", "evaluation", "data.workers", "train.evaluate_every", "train.checkpoint_every", "train.keep_checkpoints")
+
+
+@dataclass
+class Trained:
+    """One run as it is on the disk.
+
+    Attributes:
+        path: Its folder.
+        config: Its config; None where that cannot be read.
+        history: The rows of metrics.jsonl that can be read.
+        finished: Whether its student is there.
+        problems: Sentences about what is missing or damaged.
+    """
+
+    path: Path
+    config: RunConfig | None
+    history: list[dict[str, Any]]
+    finished: bool
+    problems: list[str] = field(default_factory=list)
+
+    def last(self, key: str) -> float | None:
+        """The last measured value of a metric."""
+        return next((row[key] for row in reversed(self.history) if is_number(row.get(key))), None)
+
+    def read_json(self, name: str) -> Any:
+        """A file of the run; None where there is none or it is damaged, which is noted."""
+        return read_json(self.path / name, self.problems)
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed alone: a row of the tables and a line of the charts.
+
+    Attributes:
+        name: As the page calls it.
+        path: The run's folder, or the folder of seeds.
+        runs: At least one.
+    """
+
+    name: str
+    path: Path
+    runs: list[Trained]
+
+    @property
+    def config(self) -> RunConfig | None:
+        """That of the first run that has one."""
+        return next((run.config for run in self.runs if run.config is not None), None)
+
+    @property
+    def problems(self) -> list[str]:
+        """What its runs have to say."""
+        several = len(self.runs) > 1
+        return [f"{f'{run.path.name}: ' if several else ''}{problem}" for run in self.runs for problem in run.problems]
+
+    def last(self, key: str) -> list[float]:
+        """The last values of a metric, of the runs that have it."""
+        return [value for run in self.runs if (value := run.last(key)) is not None]
+
+
+@dataclass
+class Found:
+    """What the folders hold.
+
+    Attributes:
+        root: The folder that names are relative to.
+        groups: The runs.
+        folders: Every folder that was looked at and holds a result of its own, beside the runs' own folders.
+    """
+
+    root: Path
+    groups: list[Group]
+    folders: list[Path]
+
+    def name(self, path: Path) -> str:
+        """A folder as the page calls it."""
+        return _relative(path, self.root)
+
+
+def find(paths: Sequence[str]) -> Found:
+    """Look through folders for runs and for results that were written beside them.
+
+    Args:
+        paths: Runs, folders of seeds, or folders of those.
+
+    Raises:
+        UsageError: One that is no folder, or holds neither a run nor a result; no run at all.
+    """
+    folders: dict[Path, Path] = {}
+    groups: dict[Path, Group] = {}
+    root = Path(os.path.commonpath([os.path.abspath(path) for path in paths]))
+    for text in paths:
+        path = Path(text)
+        if not path.is_dir():
+            raise UsageError(f"{text} is no folder: name what contrastill train or demo wrote (its out=…)")
+        there = list(_walk(path, _DEPTH))
+        if not there:
+            raise UsageError(f"{text} holds no run: name what contrastill train, demo or bench wrote (its out=…), or a folder above it")
+        for folder in there:
+            if not Run(folder).config.is_file():
+                folders.setdefault(folder.resolve(), folder)
+                continue
+            seeds = folder.name.removeprefix("seed-").isdecimal() and folder.name.startswith("seed-") and folder.resolve() != Path(text).resolve()
+            where = folder.parent if seeds else folder
+            group = groups.setdefault(where.resolve(), Group(_relative(where, root), where, []))
+            if all(run.path.resolve() != folder.resolve() for run in group.runs):
+                group.runs.append(_read(folder))
+    if not groups:
+        raise UsageError(f"{', '.join(paths)} hold{'s' * (len(paths) == 1)} results and no run: name the runs too, or the folder above them")
+    made = [part for group in groups.values() for part in _alike(group)]
+    if len(paths) == 1:  # else the order is the user's
+        made.sort(key=lambda group: (len(group.path.parts), group.path.parent, bool(group.config and group.config.teachers)))
+    return Found(root, made, list(folders.values()))
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What a training was told, flat, without what changes nothing in what is learnt."""
+    flat = flatten(config.model_dump(mode="json"))
+    return {key: value for key, value in flat.items() if not any(key == part or key.startswith(f"{part}.") for part in _APART)}
+
+
+def read_json(path: Path, problems: list[str]) -> Any:
+    """A JSON file; None where there is none or it is damaged, which is noted."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        problems.append(f"{path.name} is damaged and left out ({type(error).__name__}).")
+        return None
+
+
+def _walk(path: Path, depth: int) -> Iterator[Path]:
+    """The runs and folders with results in a folder, seeds by their number."""
+    if Run(path).config.is_file():
+        yield path
+    elif any((path / name).is_file() for name in _FILES):
+        yield path
+    if depth and not Run(path).config.is_file():
+        try:
+            children = [child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")]
+        except OSError:
+            return
+        for child in sorted(
+            children, key=lambda one: [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", one.name)]
+        ):
+            yield from _walk(child, depth - 1)
+
+
+def _alike(group: Group) -> list[Group]:
+    """The group, or its runs one by one where they differ in more than their seed."""
+    told = [None if run.config is None else settings(run.config) for run in group.runs]
+    if all(one == told[0] for one in told) or len(group.runs) == 1:
+        return [group]
+    return [Group(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run]) for run in group.runs]
+
+
+def _read(path: Path) -> Trained:
+    """One run's folder."""
+    run, problems = Run(path), []
+    try:
+        config = load_config(str(run.config))
+    except (ContrastillError, OSError, ValueError) as error:
+        config = None
+        problems.append(f"config.yaml cannot be read, so what was trained is not known: {' '.join(str(error).split())}")
+    finished = run.student.is_file()
+    if not finished:
+        problems.append("There is no student.safetensors: the training has not ended yet, was stopped, or its student was removed.")
+    return Trained(path, config, _history(run, problems), finished, problems)
+
+
+def _history(run: Run, problems: list[str]) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that can be read; a last line that was cut off is left out without a word, as a training under way leaves it so."""
+    if not run.metrics.is_file():
+        problems.append("There is no metrics.jsonl: no epoch has ended yet.")
+        return []
+    try:
+        lines = run.metrics.read_bytes().split(b"\n")
+    except OSError as error:
+        problems.append(f"metrics.jsonl cannot be read: {error.strerror}.")
+        return []
+    rows, damaged = [], []
+    for place, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line.decode("utf-8")) if line.strip() else None
+        except ValueError:
+            row = ...
+        if isinstance(row, dict) and is_number(row.get("epoch")):
+            rows.append(row)
+        elif row is not None and place < len(lines):
+            damaged.append(place)
+    if damaged:
+        where = f"Line{'s' * (len(damaged) > 1)} {', '.join(map(str, damaged[:5]))}{' and more' if len(damaged) > 5 else ''}"
+        problems.append(f"{where} of metrics.jsonl cannot be read and {'are' if len(damaged) > 1 else 'is'} left out.")
+    return sorted(rows, key=lambda row: row["epoch"])
+
+
+def _relative(path: Path, root: Path) -> str:
+    """A folder from the common one on; that itself by its name."""
+    relative = os.path.relpath(os.path.abspath(path), root)
+    return Path(os.path.abspath(path)).name if relative == "." else Path(relative).as_posix()

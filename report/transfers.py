@@ -1,0 +1,198 @@
+"""The report's first chapters: what was transferred to what, and how the trainings went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from ..core.registry import OBJECTIVES
+from ..core.run import flatten
+from ..core.config.schema import NetworkConfig, RunConfig
+from .markup import Markup, element, is_number, join, number
+from .page import Section
+from .page_parts import Cell, figure, folded, measured, table, warning
+from .svg import Chart, Series
+from .runs import Found, Group
+
+_NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
+_LABELS = {"top1": "top-1 on the test split, %", "top5": "top-5 on the test split, %", "loss": "training loss", "lr": "learning rate"}
+_AT_ONCE = 7  # lines in a chart; with more, runs of one folder share one
+_TRAINING = ("epochs", "initial_epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "precision", "views")
+
+
+def transfers(found: Found) -> Section:
+    """Teachers, student, modalities, objectives, data and seeds of every training."""
+    rows, details = [], []
+    for group in found.groups:
+        config = group.config
+        if config is None:
+            rows.append([group.name, "not known", None, None, None, None, None, Cell(str(len(group.runs)), len(group.runs))])
+        else:
+            objectives = ", ".join(f"{label} × {entry.weight:g}" for label, entry in config.objectives.items())
+            cells = [kind(config), teachers_of(config), _network(config.student), objectives, data_of(config), measured(config.train.epochs, "d")]
+            rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
+        details.append(_detail(group, alone=len(found.groups) == 1))
+    columns = ["run", "transfer", "teachers", "student", "objectives × weight", "data", "epochs", "seeds"]
+    return Section("transfers", "What was transferred to what", join(table("The trainings", columns, rows), details))
+
+
+def kind(config: RunConfig) -> str:
+    """Which transfer a training is."""
+    if not config.teachers:
+        return "none: labels alone" if _learns_labels(config) else "none"
+    if any(teacher.modality != config.student.modality for teacher in config.teachers):
+        return "cross-modal"
+    return "ensemble" if len(config.teachers) > 1 else "compression"
+
+
+def data_of(config: RunConfig) -> str:
+    """The data in few words: the file or folder, and what kind it is."""
+    return f"{Path(config.data.path).name} ({config.data.name})" if config.data.path else config.data.name
+
+
+def teachers_of(config: RunConfig) -> str:
+    """Teachers in few words: alike ones are counted."""
+    names = [_network(teacher) for teacher in config.teachers]
+    return ", ".join(f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+
+
+def sentence(config: RunConfig) -> str:
+    """The transfer in one sentence."""
+    student, labels = config.student, _learns_labels(config)
+    if not config.teachers:
+        return f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of {data_of(config)} without a teacher."
+    taught = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
+    who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
+    return f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, {'with' if labels else 'without'} the labels of {data_of(config)}."
+
+
+def _detail(group: Group, *, alone: bool) -> Markup:
+    problems = [warning(f"{group.name}: {problem}") for problem in group.problems]
+    config = group.config
+    if config is None:
+        return join(problems)
+    parts = [_flow(config), _networks(config), _objectives(config), _settings(config)]
+    return join(problems, [element("p", sentence(config)), *parts] if alone else folded(f"{group.name}: {sentence(config)}", *parts))
+
+
+def _flow(config: RunConfig) -> Markup:
+    """Teachers, objectives and student from left to right."""
+    teachers = [element("div", element("b", one.model), element("span", f"teacher, reads {one.modality}"), class_="node teacher") for one in config.teachers]
+    if _learns_labels(config):
+        teachers.append(element("div", element("b", "labels"), element("span", f"of {data_of(config)}"), class_="node"))
+    objectives = [
+        element("div", element("b", label), element("span", f"weight {entry.weight:g}{_rising(entry.warmup)}"), class_="node objective")
+        for label, entry in config.objectives.items()
+    ]
+    student = element("div", element("b", config.student.model), element("span", f"student, reads {config.student.modality}"), class_="node student")
+    arrow = element("div", "→", class_="arrow", aria_hidden="true")
+    columns = [element("div", teachers), arrow, element("div", objectives), arrow, element("div", student)]
+    return element("div", columns, class_="flow", role="group", aria_label="From the teachers through the objectives to the student")
+
+
+def _networks(config: RunConfig) -> Markup:
+    named = [(f"teacher {place}" if len(config.teachers) > 1 else "teacher", one) for place, one in enumerate(config.teachers)]
+    rows = [[role, one.model, one.modality, one.weights or "random", _resolution(one)] for role, one in [*named, ("student", config.student)]]
+    return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
+
+
+def _objectives(config: RunConfig) -> Markup:
+    rows = []
+    for label, entry in config.objectives.items():
+        options = ", ".join(f"{key}={_said(value)}" for key, value in entry.options().items() if value is not None)
+        taught = OBJECTIVES[entry.name].needs_teacher
+        rule = (entry.rule or config.ensemble.rule) if taught and len(config.teachers) > 1 else None
+        rows.append([label, "teacher" if taught else "labels", measured(entry.weight, "g"), measured(entry.warmup, "g"), rule, options])
+    columns = ["objective", "compares with", "weight", "warm-up, share", "rule over teachers", "options"]
+    return table("Objectives", columns, rows)
+
+
+def _settings(config: RunConfig) -> Markup:
+    said = {f"train.{key}": getattr(config.train, key) for key in _TRAINING}
+    said |= {f"data.{key}": value for key, value in flatten(config.data.model_dump(mode="json")).items()}
+    rows = [[key, _said(value)] for key, value in said.items() if value is not None]
+    return folded("Training and data", table("Training and data", ["setting", "value"], rows))
+
+
+def curves(found: Found) -> Section | None:
+    """Losses and measures over epochs, the runs of a folder in one chart."""
+    there = [group for group in found.groups if any(run.history for run in group.runs)]
+    if not there:
+        return None
+    folders = dict.fromkeys(group.path.parent.resolve() for group in there) if len(there) > _AT_ONCE else [None]
+    parts: list[Markup] = []
+    for folder in folders:
+        here = [group for group in there if folder in (None, group.path.parent.resolve())]
+        if folder is not None:
+            parts.append(element("h3", "Runs in " + (found.name(folder))))
+        parts.append(_charts(here))
+    note = "Lines are means over seeds, bands their standard deviation. " if any(len(group.runs) > 1 for group in there) else ""
+    if len(there) > 1:
+        note += "Losses of different objectives do not compare with each other. "
+    return Section("curves", "How the trainings went", join(element("p", f"{note}Epoch 1 is the first; the figures are those of metrics.jsonl."), parts))
+
+
+def _charts(groups: Sequence[Group]) -> Markup:
+    styles = {group.name: place for place, group in enumerate(groups)}
+    keys = list(dict.fromkeys(key for group in groups for run in group.runs for row in run.history for key in row if key not in _NOT_TERMS))
+    charts = {key: _chart(key, groups, styles) for key in [*(name for name in _LABELS if name in keys), *(key for key in keys if key not in _LABELS)]}
+    shown = [figure(chart) for key, chart in charts.items() if chart.series and key in ("top1", "loss")]
+    others = [figure(chart) for key, chart in charts.items() if chart.series and key not in ("top1", "loss")]
+    more = folded("Terms of the loss, learning rate and other measures", element("div", others, class_="charts")) if others else None
+    return join(element("div", shown, class_="charts"), more)
+
+
+def _chart(key: str, groups: Sequence[Group], styles: dict[str, int]) -> Chart:
+    series = [one for group in groups if (one := _series(key, group, styles[group.name])).points]
+    label = _LABELS.get(key, key)
+    title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
+    return Chart(title, "epoch", label, series, limits=(0, 100) if key.startswith("top") else (-inf, inf))
+
+
+def _series(key: str, group: Group, style: int) -> Series:
+    by_epoch: dict[int, list[float]] = {}
+    for run in group.runs:
+        for row in run.history:
+            if is_number(row.get(key)):
+                by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
+    points = [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
+    spread = [stdev(values) if len(values) > 1 else 0.0 for _, values in sorted(by_epoch.items())]
+    return Series(group.name, points, spread if any(spread) else (), style)
+
+
+def _learns_labels(config: RunConfig) -> bool:
+    return any(not OBJECTIVES[entry.name].needs_teacher for entry in config.objectives.values())
+
+
+def _network(one: NetworkConfig) -> str:
+    return f"{one.model} on {one.modality}"
+
+
+def _resolution(one: NetworkConfig) -> str:
+    if one.resolution is None:
+        return "its own or the data's"
+    return "×".join(map(str, one.resolution)) if isinstance(one.resolution, tuple) else str(one.resolution)
+
+
+def _seeds(group: Group) -> str:
+    seeds = [str(run.config.seed) for run in group.runs if run.config is not None]
+    return f"{len(group.runs)} ({', '.join(seeds)})"
+
+
+def _rising(warmup: float | None) -> str:
+    return f", rising over {number(100 * warmup, 'g')} %" if warmup else ""
+
+
+def _spoken(label: str) -> str:
+    return label.replace("_", " ")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
+
+
+def _said(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

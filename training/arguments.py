@@ -1,0 +1,219 @@
+"""What is handed to a call in Python, as the entries of a config: names, paths, and objects under names that stand for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+
+from ..core.errors import UsageError, names_beside, nearest
+from ..core.fingerprint import tensors_hash
+from ..core.registry import DATASETS, MODELS, PRETRAINED, own_name
+from ..core.representation import Network, Preprocess, Taps
+from ..core.seeds import members
+from ..core.weights import find_weights
+from ..datasets.user_dataset import OwnData
+from ..models.build import read_recipe
+from ..models.user_module import OwnNetwork, given_classes, given_parts, unwrapped
+from .student import Student
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Handed:
+    """The objects of a call, lent to the registries for as long as the call lasts.
+
+    Args:
+        lent: Ends with the call.
+
+    Attributes:
+        train: What a DataLoader that was handed over says of the section ``train``.
+    """
+
+    lent: ExitStack
+    train: dict[str, Any] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
+
+    def data(self, given: Any) -> dict[str, Any]:
+        """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a pair of either for training and testing.
+
+        Raises:
+            UsageError: It is none of these.
+        """
+        if isinstance(given, Mapping):
+            return dict(given)
+        if isinstance(given, (str, os.PathLike)):
+            return {"name": str(given)} if not os.path.exists(given) and str(given) in DATASETS else {"path": str(given)}
+        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, None)
+        if len(pair) != 2:
+            raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
+        options: dict[str, Any] = {}
+        if isinstance(pair[0], DataLoader):
+            options = {"workers": pair[0].num_workers}
+            self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
+        train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
+        name = own_name(train)
+        self.lent.enter_context(DATASETS.lend(name, OwnData(train, test)))
+        return {"name": name, **options}
+
+    def network(self, given: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
+        """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an entry.
+
+        Args:
+            given: Of a dict ``model`` may be a name, a path of a run or a module.
+            role: ``"teacher"`` or ``"student"``.
+            modality: What it reads; None: what it was made for, else rgb.
+            batch: Gives a small batch in which a modality is, by its name.
+
+        Raises:
+            UsageError: No such network or path, or a module that fails on this data.
+        """
+        entry = dict(given) if isinstance(given, Mapping) else {"model": given}
+        if "model" not in entry:
+            raise UsageError(f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'")
+        model = entry.pop("model")
+        if modality is not None:
+            entry.setdefault("modality", modality)
+        if isinstance(model, nn.Module):
+            return self._module(model, entry, role, batch)
+        if not isinstance(model, (str, os.PathLike)):
+            raise UsageError(f"{role} is a {type(model).__name__}: name a network, the folder of a run, or hand over a module")
+        if os.path.exists(model):
+            return _of_run(model, role) | entry
+        _check_name(str(model), role)
+        return {"model": str(model), **({"weights": PRETRAINED} if role == "teacher" and not isinstance(given, Mapping) else {}), **entry}
+
+    def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
+        if entry.get("weights") is not None:
+            raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
+        given = unwrapped(given)
+        if isinstance(given, Student):
+            # Its normalisation would be done twice; the network inside knows how it sees.
+            entry.setdefault("modality", given.recipe["modality"])
+            given = given.module
+        module, taps, preprocess, modality = given_parts(given)
+        classes = given_classes(given) if role == "teacher" else None
+        if role == "teacher" and isinstance(given, Network) and given.classes is not None:
+            # It answers for some of its module's logits, in an order of its own; without a class_map that would be lost.
+            places, names = given.classes.tolist(), given_classes(given)
+            entry.setdefault("class_map", tuple(places) if names is None else dict(zip(places, names, strict=True)))
+            classes = None
+        entry.setdefault("modality", modality or "rgb")
+        half = next(((name, str(value.dtype)[6:]) for name, value in module.named_parameters() if value.dtype in (torch.float16, torch.bfloat16)), None)
+        if half is not None:
+            way = "train.precision=bf16" if role == "student" else "train.teacher_precision=bf16"
+            raise UsageError(
+                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over {role}.float(), and compute in half precision with {way}"
+            )
+        images = batch(entry["modality"], type(module).__name__)
+        preprocess = preprocess or _preprocess_of(module, images)
+        preprocess = Preprocess(
+            tuple(entry.get("mean") or preprocess.mean), tuple(entry.get("std") or preprocess.std), entry.get("resolution") or preprocess.resolution
+        )
+        taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
+        Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
+        channels, height, width = preprocess(images).shape[1:]
+        own = OwnNetwork(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
+        # Of a student it is the class alone: one that is made anew to go on with a training has other weights until they are loaded.
+        name = own_name(module, mark=_mark(module) if role == "teacher" else "")
+        # Teachers of one class with the same weights may differ in what no weight says.
+        self._names.append(name)
+        name += f"-{count}" if (count := self._names.count(name)) > 1 else ""
+        self.lent.enter_context(MODELS.lend(name, own))
+        kept = {"mean": preprocess.mean, "std": preprocess.std, "resolution": preprocess.resolution, "embedding": own.taps.embedding, "maps": own.taps.maps}
+        return {"model": name, "num_classes": own.num_logits, **entry, **kept}
+
+
+def _dataset(given: Any, *, training: bool) -> Any:
+    """What a DataLoader reads, or the dataset itself.
+
+    Batch size, ``drop_last`` and workers are kept; the order is a function of (seed, epoch). How batches come to the memory of the device (``pin_memory``, ``prefetch_factor``,
+    ``persistent_workers``, …) and the generator change no value. What would is refused.
+    """
+    if not isinstance(given, DataLoader):
+        return given
+    if not isinstance(given.dataset, IterableDataset):
+        if problem := _not_kept(given, training):
+            raise UsageError(f"the DataLoader's {problem}: hand over its dataset")
+        if training and type(given.sampler) is SequentialSampler:
+            log.warning("the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew in each epoch, by its seed")
+    return given.dataset
+
+
+def _not_kept(loader: DataLoader, training: bool) -> str:
+    """What a DataLoader does that a training here would not; empty where there is nothing of the kind."""
+    sampler = loader.sampler
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return f"class {type(loader).__name__} hands out batches in a way of its own, which cannot be kept"
+    if loader.batch_sampler is None:
+        return "batch_size=None hands out what the dataset gives as whole batches, and samples are put together here"
+    if type(loader.batch_sampler) is not BatchSampler:
+        return f"{type(loader.batch_sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
+    if type(sampler) not in (RandomSampler, SequentialSampler):
+        return f"{type(sampler).__name__} cannot be kept, as the order is a function of (seed, epoch)"
+    if isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
+        return "RandomSampler draws with replacement or another number of samples, and an epoch shows each sample once"
+    if loader.collate_fn is not default_collate:
+        name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)
+        return (
+            f"collate_fn {name} cannot be kept, as samples are read one by one and each has its own label and index; do in the dataset what it does to a sample"
+        )
+    if loader.worker_init_fn is not None:
+        name = getattr(loader.worker_init_fn, "__qualname__", type(loader.worker_init_fn).__name__)
+        return f"worker_init_fn {name} cannot be kept, as views are functions of (seed, view, index) in any worker; let the dataset do it when it is first read"
+    if loader.drop_last and not training:
+        return "drop_last leaves test samples out, and all of them are tested here"
+    return ""
+
+
+def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:
+    """The entry of a network that a run trained, or of a folder of such runs."""
+    first = next(iter(members(path)), Path(path))
+    file = find_weights(first)
+    made = read_recipe(file) if file.suffix == ".safetensors" else None
+    if made is None:
+        raise UsageError(f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, 'weights': {str(path)!r}}}")
+    # A student that starts from a run gets the data's classes.
+    return {"model": made["model"], "weights": str(path), "modality": made["modality"], "num_classes": made["num_classes"] if role == "teacher" else None}
+
+
+def _mark(module: nn.Module) -> str:
+    """Stands for a module's weights; what is no tensor, as in quantised layers, by its text."""
+    values = [*module.state_dict().values()]
+    others = [value for value in values if not isinstance(value, Tensor)]
+    return tensors_hash(str(others) if others else "", [value for value in values if isinstance(value, Tensor)])[:8]
+
+
+def _check_name(name: str, role: str) -> None:
+    try:
+        _ = MODELS[name]
+    except UsageError as error:
+        # What looks like a path has its like in the folder, else among the networks.
+        beside = names_beside(name)
+        hint = nearest(name, beside, "") if os.sep in name and beside else ""
+        raise UsageError(f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}") from error
+
+
+def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:
+    """Of a module that says nothing of its own: values as the data has them, images of whole numbers in [0, 1]."""
+    config = getattr(module, "pretrained_cfg", None)  # what timm's modules say of themselves
+    channels = images.shape[1]
+    if isinstance(config, Mapping) and len(config.get("mean") or ()) == channels and not images.is_floating_point():
+        return Preprocess(tuple(config["mean"]), tuple(config["std"]))
+    return Preprocess((0.0,) * channels, (1.0,) * channels)
+
+
+def networks(given: Any) -> Sequence[Any]:
+    """Teachers as a sequence of single ones."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, (list, tuple)) else (given,)

@@ -1,0 +1,229 @@
+"""Checkpoints: everything a run needs to go on with the same bits, in safetensors and JSON, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..core.errors import ContrastillError
+from ..core.full_disk import room_for
+from ..core.distributed import everyones, rank
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """Where a training is.
+
+    Attributes:
+        epoch: Epoch that is under way, from 0.
+        batch: Batches of that epoch that are done.
+        step: Optimiser steps done in all.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass
+class Snapshot:
+    """The contents of a checkpoint.
+
+    Attributes:
+        position: Where the training is.
+        model: Student, objective heads, banks and their generators.
+        optimizer: ``optimizer.state_dict()``.
+        running: Sums of the epoch under way, for its row in metrics.jsonl.
+        random: torch's generator states, see :func:`everyones_random_state`.
+        scaler: Gradient scaler's state, for fp16.
+    """
+
+    position: Position
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    running: dict[str, Tensor] = field(default_factory=dict)
+    random: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def random_state() -> dict[str, Tensor]:
+    """States of torch's global generators in this process (dropout and the like): (1, n) bytes of ``cpu`` and, where there is one, of its ``cuda`` device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {name: state[None] for name, state in states.items()}
+
+
+def everyones_random_state(device: torch.device) -> dict[str, Tensor]:
+    """:func:`random_state` of all ranks, a row each: they part where shares of a batch differ in size. To be called on every rank."""
+    return {name: everyones(state, device) for name, state in random_state().items()}
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    """Put back this rank's row of what :func:`random_state` or :func:`everyones_random_state` gave.
+
+    The first row stands for ranks that were not there; states of devices that are not there are passed over.
+    """
+    # torch reads from the beginning of a tensor's storage, whatever part of it the tensor is.
+    own = {name: state[rank() if rank() < len(state) else 0].cpu().clone() for name, state in states.items()}
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
+
+
+def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
+    """Write ``step-00000042`` under ``folder``: in a temporary folder first, then renamed; older ones are pruned.
+
+    Args:
+        folder: The run's ``checkpoints``.
+        snapshot: What to write.
+        keep: How many of the newest to keep.
+
+    Raises:
+        FullDisk: There is no room for it; those before are as they were.
+    """
+    final = folder / _name(snapshot.position)
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    for leftover in folder.glob(".step-*.tmp"):  # of a save that a kill cut off: its room is needed now
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with room_for(f"checkpoint {final.name}", folder, folder, _bytes(snapshot)):
+            temporary.mkdir(parents=True)
+            _write(temporary, snapshot)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    prune(folder, snapshot.position, keep)
+    return final
+
+
+def prune(folder: Path, position: Position, keep: int) -> None:
+    """Remove what is older than the ``keep`` newest up to ``position``, which is known to be whole; what is newer may be damaged, and stays."""
+    whole = [path for path in checkpoints(folder) if path.name <= _name(position)]
+    for old in whole[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(position: Position) -> str:
+    return f"step-{position.step:08d}"
+
+
+def _write(temporary: Path, snapshot: Snapshot) -> None:
+    """The files of a checkpoint, on the disk when it returns."""
+    optimizer_tensors, optimizer_rest = _split_tensors(snapshot.optimizer)
+    for name, tensors in (("model", snapshot.model), ("optimizer", optimizer_tensors), ("running", snapshot.running), ("random", snapshot.random)):
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
+    state = {"position": vars(snapshot.position), "optimizer": optimizer_rest, "scaler": snapshot.scaler}
+    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    # The digests are written last: a file that was cut off afterwards is found out when it is read.
+    digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+    (temporary / "digests.json").write_text(json.dumps(digests), encoding="utf-8")
+    for path in temporary.iterdir():
+        _sync(path)
+
+
+def _bytes(snapshot: Snapshot) -> int:
+    """About how large it is on the disk."""
+    optimizer, _ = _split_tensors(snapshot.optimizer)
+    return sum(value.nbytes for tensors in (snapshot.model, optimizer, snapshot.running, snapshot.random) for value in tensors.values())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints under ``folder``, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def load_newest(folder: Path) -> Snapshot | None:
+    """The newest checkpoint that is whole; None if there was never one.
+
+    A damaged one is named in a warning and the one before is taken.
+
+    Raises:
+        ContrastillError: There are checkpoints, but none is whole.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except ContrastillError as error:
+            log.warning("%s; going back to the one before", error)
+    if found:
+        raise ContrastillError(f"none of the {len(found)} checkpoints in {folder} is whole: remove the folder to start again")
+    return None
+
+
+def load_checkpoint(path: Path) -> Snapshot:
+    """Read one checkpoint.
+
+    Raises:
+        ContrastillError: A file is missing, cut off or changed.
+    """
+    try:
+        digests = json.loads((path / "digests.json").read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            if _digest(path / name) != digest:
+                raise ContrastillError(f"checkpoint {path} is damaged: {name} is not what was written")
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = {name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "running", "random")}
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise ContrastillError(f"checkpoint {path} is damaged ({type(error).__name__})") from error
+    return Snapshot(
+        position=Position(**state["position"]),
+        model=tensors["model"],
+        optimizer=_join_tensors(state["optimizer"], tensors["optimizer"]),
+        running=tensors["running"],
+        random=tensors["random"],
+        scaler=state["scaler"],
+    )
+
+
+def _split_tensors(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors (``3.momentum_buffer``) and what JSON can hold."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for number, entry in optimizer["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{name}"] = value
+            else:
+                rest.setdefault(str(number), {})[name] = value
+    return tensors, {"rest": rest, "param_groups": optimizer["param_groups"]}
+
+
+def _join_tensors(rest: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The inverse of :func:`_split_tensors`."""
+    state: dict[int, dict[str, Any]] = {int(number): dict(entry) for number, entry in rest["rest"].items()}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk, so that a rename never outruns the contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,346 @@
+"""fit(): the only training loop. It never learns which objective, dataset or transfer it runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from .accumulation import batch_samples, chunks
+from .non_finite import POLICIES
+from .checkpoint import Position, Snapshot, everyones_random_state, load_newest, prune, save_checkpoint, set_random_state
+from .compiled import compiled
+from .epochs import default_epochs
+from ..core.errors import ContrastillError, Stopped, UsageError
+from .schedule import learning_rate
+from ..core.teachers.live import prepare
+from .preemption import StopRequest
+from .progress import Progress
+from ..core.distributed import everyones
+from ..core.representation import Network, Representation
+from ..core.run import Run
+from ..core.config.schema import TrainConfig
+from .smallest_pass import check_smallest_pass
+from ..core.transfer import Transfer, TransferOutput
+
+log = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """What the loop asks of data: the batches of an epoch, from any batch on.
+
+    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one. With several processes each is
+    handed its share of every batch; in training a share that would be empty is the batch's last sample with a field ``filler``, and counts for nothing.
+    """
+
+    num_samples: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to.
+
+    Attributes:
+        last: The last epoch's row of metrics.jsonl: ``epoch``, ``step``, ``lr``, ``loss``, each term, ``top1`` and
+            ``top5`` in per cent on the test split, ``seconds``, ``samples_per_second``.
+        history: All rows.
+    """
+
+    last: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def fit(
+    transfer: Transfer,
+    train: Loader,
+    test: Loader | None,
+    config: TrainConfig,
+    *,
+    run: Run | None = None,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train the student and the objectives' heads; go on from the newest checkpoint if ``run`` has one.
+
+    However many processes and passes (``config.accumulation_steps``) a batch is dealt out to, the loss is the mean over the whole batch, as long
+    as the objectives are means over samples and the student has no statistics of its batch.
+
+    Args:
+        transfer: Teachers, student, objectives.
+        train: Training batches.
+        test: Labelled test batches, or None.
+        config: Epochs, optimiser, schedule, precision, checkpoints.
+        run: Folder for metrics.jsonl and checkpoints; None keeps nothing.
+        accelerator: Device, precision and processes; left out, Accelerate's defaults.
+        progress: Whether to draw a bar, or on something that is no terminal a line an epoch.
+
+    Raises:
+        ContrastillError: The loss stopped being a number (``config.on_nan``), or the checkpoint does not fit.
+        Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
+    """
+    accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
+    return _Training(transfer, train, test, config, run, accelerator, progress).fit()
+
+
+@torch.no_grad()
+def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back.
+
+    Raises:
+        ContrastillError: A logit is NaN, so that no class is the largest.
+    """
+    training, damaged = network.training, torch.zeros((), device=accelerator.device)
+    metrics: dict[str, MulticlassAccuracy] = {}
+    network.eval()
+    for batch in loader.epoch(0):
+        with accelerator.autocast():
+            logits = network(batch, frozenset({"logits"})).logits
+        if not metrics:
+            metrics = {
+                f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(logits.device)
+                for k in (1, 5)
+                if k < logits.shape[1]
+            }
+        # A rank's share of the last batch may be empty, which torchmetrics cannot take.
+        for metric in metrics.values() if len(logits) else ():
+            metric.update(logits, batch["target"])
+        damaged += logits.isnan().any()
+    network.train(training)
+    if float(accelerator.reduce(damaged, "sum")):
+        raise ContrastillError(
+            f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its normalisation are damaged, or its training diverged (lower train.lr then)"
+        )
+    return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
+
+
+class _Training:
+    """The state of one call of :func:`fit`."""
+
+    def __init__(
+        self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool
+    ) -> None:
+        self.transfer, self.train, self.test = transfer.to(accelerator.device).to(memory_format=torch.channels_last), train, test
+        for name, loader in (("train", train), ("test", test)):
+            if loader is not None and not hasattr(loader, "epoch"):
+                raise UsageError(
+                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) gives the same batches whenever it is asked: "
+                    "hand a Dataset or a DataLoader to contrastill.distill, or take the loader of a split"
+                )
+        epochs = config.epochs or default_epochs(train.num_samples)
+        self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
+        if config.initial_epochs and not transfer.initial_epochs:
+            raise UsageError(f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out")
+        self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
+        self.epochs = self.initial_epochs + epochs
+        prepare(transfer, train)
+        # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not broadcast rank 0's.
+        ignored = [name for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()] if name.startswith("teachers.")]
+        ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(transfer, ignored)
+        self.position = Position()
+        self.model: nn.Module | None = None
+        self.running: dict[str, Tensor] = {}
+        self.bad = POLICIES[config.on_nan](transfer, train, config, run, accelerator)
+        self.stop = StopRequest()
+        self.progress = Progress(self.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process)
+
+    @property
+    def stage(self) -> str:
+        """Of the epoch under way; after the last one still the training proper."""
+        return "initial" if self.position.epoch < self.initial_epochs else "main"
+
+    def _begin_stage(self) -> None:
+        """Wrap the model and make an optimiser for what learns in the stage that the position is in."""
+        self.transfer.train()
+        first = next(iter(self.train.epoch(0)))
+        self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
+        share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
+        passes = self.config.accumulation_steps
+        self.transfer.hold(max(share, passes), passes)
+        check_smallest_pass(self.transfer, self.train, first, self.accelerator.num_processes, passes, self.accelerator.autocast())
+        if self.model is not None:  # of the stage before
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.accelerator.free_memory()
+        self.model, self.optimizer = self.accelerator.prepare(self.transfer, _optimizer(self.transfer, self.config))
+
+    def fit(self) -> FitResult:
+        history = self._resume()
+        with self.progress, self.stop, compiled(self.transfer) if self.config.compile else nullcontext():
+            if self.position.epoch < self.epochs:
+                self.progress.announce(_announcement(self.transfer, self.train, self.config, self.epochs))
+            self.progress.start_at(self.position.epoch, self.position.batch)
+            while self.position.epoch < self.epochs:
+                history.append(self._epoch())
+        self.transfer.release()
+        return FitResult(last=history[-1] if history else {}, history=history)
+
+    def _epoch(self) -> dict[str, Any]:
+        """One epoch from the position on: its batches, its row, its checkpoint."""
+        began, seen = time.perf_counter(), 0
+        epoch, stage = self.position.epoch, self.stage
+        for batch in self.train.epoch(epoch, self.position.batch):
+            self._step(batch)
+            seen += len(batch["index"])
+            self.progress.advance()
+            every = self.config.checkpoint_every_steps
+            asked = self.stop.agreed(self.position.step, self.accelerator.device)
+            if asked or (every and self.position.step % every == 0 and self.position.batch < len(self.train)):
+                self._save()
+            if asked:
+                raise self._stopped()
+        row = {"epoch": epoch, "step": self.position.step, "lr": self.optimizer.param_groups[0]["lr"], **self._means(), **self.bad.row()}
+        seconds = time.perf_counter() - began
+        row |= {"seconds": round(seconds, 3), "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1)}
+        last = epoch + 1 == self.epochs
+        if stage == "initial":
+            row["stage"] = stage
+        elif self.test is not None and (last or (epoch + 1) % self.config.evaluate_every == 0):
+            row |= evaluate(self.transfer.student, self.test, self.accelerator)
+        if self.run and self.accelerator.is_main_process:
+            self.run.log(row)
+        self.accelerator.log({name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"])
+        self.position.epoch, self.position.batch, self.running = epoch + 1, 0, {}
+        if self.stage != stage:
+            self._begin_stage()
+        if last or (epoch + 1) % self.config.checkpoint_every == 0:
+            self._save()
+        self.progress.end_epoch(row)
+        return row
+
+    def _step(self, batch: dict[str, Tensor]) -> None:
+        """One optimiser step; nothing here waits for the device but ``on_nan=skip``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
+        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / (self.epochs - self.initial_epochs)
+        self.bad.begin()
+        passes = self._backward(batch)
+        if self.bad.accepts(self.position, batch, [{"loss": one.loss, **one.terms} for one, _ in passes]):
+            self.optimizer.step()
+            self.transfer.commit()
+            self._accumulate(passes)
+        else:
+            self.transfer.discard()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.position.batch += 1
+        self.position.step += 1
+
+    def _backward(self, batch: dict[str, Tensor]) -> list[tuple[TransferOutput, int]]:
+        """Add up the gradient of the batch's mean loss over all ranks; what each pass came to, and how many samples count in it."""
+        parts = chunks(batch, self.config.accumulation_steps)
+        # DDP takes the mean of the ranks' gradients where their sum is meant.
+        share = self.accelerator.num_processes / batch_samples(sum(size for _, size in parts), self.accelerator.device)
+        passes = []
+        for number, (chunk, size) in enumerate(parts, start=1):
+            # Gradients are exchanged once, with the last pass.
+            with self.accelerator.no_sync(self.model) if number < len(parts) else nullcontext():
+                with self.accelerator.autocast():
+                    output: TransferOutput = self.model(chunk)
+                self.accelerator.backward(output.loss * (size * share))
+            # Maps and graph are not kept till the last pass is done.
+            passes.append((replace(output, loss=output.loss.detach(), student=Representation()), size))
+        return passes
+
+    def _accumulate(self, passes: list[tuple[TransferOutput, int]]) -> None:
+        """Add a batch to the epoch's sums, on the device."""
+        for output, size in passes:
+            zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
+            sums: dict[str, Any] = {name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()}
+            for name, value in {**sums, "samples": size}.items():
+                self.running[name] = self.running.get(name, zero) + value
+
+    def _means(self) -> dict[str, float]:
+        """Means of the epoch under way over all ranks; stops where the loss was no number."""
+        self.bad.check()
+        values = {name: value.item() for name, value in self._sums().items()}
+        samples = values.pop("samples")
+        return {name: value / samples for name, value in values.items()}
+
+    def _sums(self) -> dict[str, Tensor]:
+        """The sums of the epoch under way over all ranks."""
+        if not self.running:
+            return {}
+        sums = torch.stack([*self.running.values()])
+        sums = self.accelerator.reduce(sums.float() if self.accelerator.device.type == "mps" else sums, "sum")
+        return dict(zip(self.running, sums.unbind(), strict=True))
+
+    def _stopped(self) -> Stopped:
+        """The error that says where a training was stopped and how it goes on."""
+        where = f"after epoch {self.position.epoch}, batch {self.position.batch}"
+        kept = f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it" if self.run else "nothing was kept, as it has no run folder"
+        return Stopped(f"stopped by {self.stop.signal.name} {where}: {kept}", self.stop.signal)
+
+    def _save(self) -> None:
+        """Write a checkpoint (the main process alone)."""
+        self.bad.check()
+        if self.run is None:
+            return
+        # Asked for on all processes: rows of a bank that are dealt out come together.
+        trained, running, random = self.transfer.trained_state(), self._sums(), everyones_random_state(self.accelerator.device)
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
+        snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random, scaler)
+        save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
+
+    def _resume(self) -> list[dict[str, Any]]:
+        """Go on from the newest checkpoint, if there is one; returns the rows of the epochs done."""
+        self.accelerator.wait_for_everyone()  # a training before this one in the same processes may still be saving
+        snapshot = load_newest(self.run.checkpoints) if self.run else None
+        self.position = self.position if snapshot is None else snapshot.position
+        self._check_same_start()
+        self._begin_stage()
+        self.bad.resume(self.position)
+        if snapshot is None:
+            if self.run and self.accelerator.is_main_process:
+                self.run.rewind(0)
+            return []
+        self.transfer.load_trained_state(snapshot.model)
+        self.optimizer.load_state_dict(snapshot.optimizer)
+        if self.accelerator.scaler and snapshot.scaler:
+            self.accelerator.scaler.load_state_dict(snapshot.scaler)
+        set_random_state(snapshot.random)
+        # They are of all ranks together: the main one goes on from them, the others from nothing.
+        here = self.accelerator.is_main_process
+        self.running = {name: (value if here else torch.zeros_like(value)).to(self.accelerator.device) for name, value in snapshot.running.items()}
+        if here:
+            self.run.rewind(self.position.epoch)
+            prune(self.run.checkpoints, self.position, self.config.keep_checkpoints)  # a kill may have come between a save and this
+        self.accelerator.wait_for_everyone()
+        log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
+        return self.run.history()
+
+    def _check_same_start(self) -> None:
+        """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
+        steps = everyones(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
+        if len({*steps}) > 1:
+            found = ", ".join(f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps))
+            raise ContrastillError(
+                f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… on a disk that all of them share"
+            )
+
+
+def _announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
+    """What is trained, for how long, at which rate, in one line; what is worth knowing of the classes below."""
+    rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
+    remarks = "".join(f"\n{remark}" for remark in transfer.remarks)
+    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"
+
+
+def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:
+    """Student and heads in one parameter group, as the paper has it."""
+    parameters = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov)

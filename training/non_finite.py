@@ -1,0 +1,220 @@
+"""What is done about a loss or a gradient that is no finite number: stop and name the batch, or leave the batch out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .accumulation import own_samples
+from .checkpoint import Position, checkpoints, random_state, set_random_state
+from ..core.errors import ContrastillError
+from ..core.deferred import HeldWrites
+from ..core.distributed import everyones
+from ..core.run import Run, write_text
+from ..core.config.schema import TrainConfig
+from ..core.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+Scalars = Mapping[str, Tensor]
+"""``loss`` and each term of one pass, () tensors."""
+
+
+class StopAtBad:
+    """``train.on_nan=stop``: the first step whose loss is no number is noted on the device, and found out before a row or a checkpoint is written.
+
+    Args:
+        transfer: What is trained.
+        loader: Its training batches: asked once more for the batch that was bad.
+        config: For what the message recommends.
+        run: Folder of ``bad_batch.json``, which holds ``step``, ``epoch``, ``batch``, ``terms`` and the samples' ``indices`` over all processes.
+        accelerator: Device and processes.
+    """
+
+    def __init__(self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator) -> None:
+        self._transfer, self._loader, self._config, self._run, self._accelerator = transfer, loader, config, run, accelerator
+        self._names: list[str] = []
+        self._first: Tensor | None = None
+
+    def resume(self, position: Position) -> None:
+        """Nothing is kept: what a checkpoint holds was found to be finite."""
+
+    def begin(self) -> None:
+        """Nothing has to be put back."""
+
+    def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
+        """Always; notes the step, from 1, at which the loss and each term first were no numbers."""
+        for scalars in passes:
+            if self._names != list(scalars):
+                self._names = list(scalars)
+                self._first = torch.zeros(len(scalars), dtype=torch.int64, device=scalars["loss"].device)
+            fine = torch.isfinite(torch.stack([value.detach() for value in scalars.values()]))
+            self._first = torch.where(fine | (self._first > 0), self._first, position.step + 1)
+        return True
+
+    def check(self) -> None:
+        """Stop before anything that is no number is written; asked on all processes together.
+
+        Raises:
+            ContrastillError: The loss was no number at some step.
+        """
+        if self._first is None:
+            return
+        seen = self._accelerator.gather(self._first[None])
+        if not int(seen.max()):
+            _check_weights(self._transfer, self._config, self._run)
+            return
+        step = int(seen[seen > 0].min())
+        terms = [name for name, bad in zip(self._names, (seen == step).any(0).tolist(), strict=True) if bad and name != "loss"]
+        epoch, number = divmod(step - 1, len(self._loader))
+        indices = _indices(next(iter(self._loader.epoch(epoch, number))), self._accelerator)
+        where = f"the batch's sample indices are {', '.join(map(str, indices))}"
+        if self._run is not None:
+            file = self._run.path / "bad_batch.json"
+            where = f"the batch's sample indices are in {file}"
+            if self._accelerator.is_main_process:
+                self._run.path.mkdir(parents=True, exist_ok=True)
+                write_text(file, json.dumps({"step": step, "epoch": epoch, "batch": number, "terms": terms, "indices": indices}) + "\n")
+        raise ContrastillError(
+            f"the loss is not a finite number since step {step} (epoch {epoch}, objective {' and '.join(terms) or 'weights'}): lower train.lr={self._config.lr} "
+            f"or the objective's weight, or leave such batches out with train.on_nan=skip; {where}; {_newest(self._run)}"
+        )
+
+    def row(self) -> dict[str, int]:
+        """What the epoch's row says of it: nothing."""
+        return {}
+
+
+class SkipBad:
+    """``train.on_nan=skip``: an optimiser step whose loss or gradient is no number on any process is left out on all of them.
+
+    What it had changed is put back: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of the learning rate is used up. To decide, the
+    host waits for the device once a step. Under fp16 the steps that the gradient scaler leaves out are among them.
+
+    Args:
+        transfer, config, run, accelerator: As for :class:`StopAtBad`; ``skipped_batches.jsonl`` has a line for each batch.
+        loader: Its number of batches is an epoch's.
+    """
+
+    def __init__(self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator) -> None:
+        self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
+        self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
+        self._skipped = 0
+        self._before: _Unheld | None = None
+
+    def resume(self, position: Position) -> None:
+        """Go on from the lines of the file; later ones than the checkpoint are forgotten."""
+        if self._file is None or not self._file.exists():
+            return
+        lines = [line for line in self._file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in lines if json.loads(line)["step"] <= position.step]
+        self._skipped = sum(json.loads(line)["epoch"] == position.epoch for line in kept)
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            write_text(self._file, "".join(kept))
+
+    def begin(self) -> None:
+        """Remember what the passes of the step that begins will change."""
+        self._before = _Unheld(self._transfer)
+
+    def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
+        """Whether the step may be made: the same on all processes. If not, all is as before it.
+
+        Raises:
+            ContrastillError: More than half of the epoch's steps were left out.
+        """
+        # The scaler's factor is taken out first: with it, gradients overflow by design.
+        self._accelerator.unscale_gradients()
+        norms = [torch.linalg.vector_norm(parameter.grad) for parameter in self._transfer.parameters() if parameter.grad is not None]
+        scalars = {name: torch.stack([one[name].detach() for one in passes]) for name in passes[0]}
+        bad = torch.stack([*(~torch.isfinite(values).all() for values in scalars.values()), ~torch.isfinite(torch.stack(norms)).all()])
+        flags = self._accelerator.reduce(bad.float(), "sum").tolist()
+        if not any(flags):
+            return True
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.update()
+        self._before.restore()
+        self._skipped += 1
+        self._tell(position, [name for name, flag in zip(scalars, flags, strict=False) if flag and name != "loss"], _indices(batch, self._accelerator))
+        if 2 * self._skipped > self._batches:
+            raise ContrastillError(
+                f"{self._skipped} of the {self._batches} steps of epoch {position.epoch} were left out, as their loss or gradient was not a finite number: "
+                f"lower train.lr={self._config.lr} or the objectives' weights" + (f", or look at the samples that {self._file} names" if self._file else "")
+            )
+        return False
+
+    def check(self) -> None:
+        """Stop before weights that are no numbers are written: a gradient that is one may still be too large.
+
+        Raises:
+            ContrastillError: A weight of the student or a head is no finite number.
+        """
+        _check_weights(self._transfer, self._config, self._run)
+
+    def row(self) -> dict[str, int]:
+        """Steps of the epoch that were left out; the next epoch's count begins."""
+        skipped, self._skipped = self._skipped, 0
+        return {"skipped": skipped}
+
+    def _tell(self, position: Position, terms: list[str], indices: list[int]) -> None:
+        if not self._accelerator.is_main_process:
+            return
+        step = position.step + 1
+        what = f"objective {' and '.join(terms)}" if terms else "the gradient"
+        log.warning("step %d (epoch %d) is left out: %s is not a finite number", step, position.epoch, what)
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            line = {"step": step, "epoch": position.epoch, "batch": position.batch, "terms": terms, "indices": indices}
+            with open(self._file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+POLICIES: dict[str, type[StopAtBad] | type[SkipBad]] = {"stop": StopAtBad, "skip": SkipBad}
+
+
+class _Unheld:
+    """What forward passes change at once: buffers, counters and torch's generators. What a HeldWrites writes waits, and needs no copy."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
+        held = {id(part) for module in trained if isinstance(module, HeldWrites) for part in module.modules()}
+        modules = [module for module in trained if id(module) not in held]
+        self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
+        counting = [module for module in modules if type(module).get_extra_state is not torch.nn.Module.get_extra_state]
+        self._counters = [(module, module.get_extra_state()) for module in counting]
+        self._random = random_state()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+        for module, state in self._counters:
+            module.set_extra_state(state)
+        set_random_state(self._random)
+
+
+def _check_weights(transfer: Transfer, config: TrainConfig, run: Run | None) -> None:
+    """The last step's update shows in no loss that was looked at: without this a student of NaN would be saved, and evaluated."""
+    weights = [*transfer.student.parameters(), *transfer.student.buffers(), *(weight for term in transfer.terms.values() for weight in term.parameters())]
+    if not bool(torch.stack([weight.isfinite().all() for weight in weights]).all()):
+        raise ContrastillError(
+            f"the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower train.lr={config.lr} or the objectives' weights; {_newest(run)}"
+        )
+
+
+def _newest(run: Run | None) -> str:
+    """Which checkpoint is from before."""
+    paths = checkpoints(run.checkpoints) if run else []
+    return f"{paths[-1]} is from before" if paths else "no checkpoint was written yet"
+
+
+def _indices(batch: Mapping[str, Tensor], accelerator: Accelerator) -> list[int]:
+    """The batch's samples over all processes, in the order of their ranks."""
+    own = batch["index"][: own_samples(batch), None].to(torch.int64)
+    return everyones(own, accelerator.device)[:, 0].tolist()

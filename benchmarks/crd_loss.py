@@ -114,7 +114,7 @@ def plain_call(setting: dict):
 
 
 def ours_call(setting: dict, targets, negatives: str, given: bool = False):
-    from contrastill.core.crd.loss.loss import CRDLoss
+    from contrastill.core.crd.loss import CRDLoss
 
     crd = CRDLoss(DIM, DIM, targets=targets, num_negatives=setting["K"], negatives=negatives)
 

@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
-from contrastill.core.crd.loss.loss import CRDLoss  # noqa: E402
+from contrastill.core.crd.loss import CRDLoss  # noqa: E402
 from contrastill.core.representation import Preprocess  # noqa: E402
 from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
 from contrastill.datasets.io.views import PaddedImages, draw_views, epoch_order  # noqa: E402

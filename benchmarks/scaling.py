@@ -41,7 +41,7 @@ def measure(case: dict, rank: int, folder: str, rounds: int) -> None:
 
     import torch
 
-    from contrastill.core.crd.loss.loss import CRDLoss
+    from contrastill.core.crd.loss import CRDLoss
 
     if case["n"] > 1:
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case["n"])

@@ -24,9 +24,9 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
+from contrastill.core.config.schema import TrainConfig  # noqa: E402
 from contrastill.core.objective import Setting  # noqa: E402
 from contrastill.core.representation import describe  # noqa: E402
-from contrastill.core.config.loading.schema import TrainConfig  # noqa: E402
 from contrastill.core.transfer import Term, Transfer  # noqa: E402
 from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
 from contrastill.datasets.io.views import PaddedImages  # noqa: E402

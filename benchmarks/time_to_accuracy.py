@@ -35,12 +35,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from classic_loop import ClassicDataset, ClassicLoop  # noqa: E402
 
-from contrastill.core.config.loading.loading import load_config  # noqa: E402
-from contrastill.training.engine import evaluate  # noqa: E402
+from contrastill.core.config.loading import load_config  # noqa: E402
+from contrastill.core.config.schema import RunConfig  # noqa: E402
 from contrastill.core.run import Run  # noqa: E402
-from contrastill.core.config.loading.schema import RunConfig  # noqa: E402
 from contrastill.datasets.io.views import epoch_order  # noqa: E402
 from contrastill.training.assemble import assemble, open_split  # noqa: E402
+from contrastill.training.engine import evaluate  # noqa: E402
 from contrastill.training.run import train_run  # noqa: E402
 
 HERE = Path(__file__).resolve().parent

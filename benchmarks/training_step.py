@@ -29,10 +29,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from classic_loop import ClassicDataset, ClassicLoop  # noqa: E402
 
-from contrastill.training.folding import fold_batchnorm  # noqa: E402
+from contrastill.core.config.schema import TrainConfig  # noqa: E402
 from contrastill.core.objective import Setting  # noqa: E402
 from contrastill.core.representation import Network, describe  # noqa: E402
-from contrastill.core.config.loading.schema import TrainConfig  # noqa: E402
 from contrastill.core.transfer import Term, Transfer  # noqa: E402
 from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
 from contrastill.datasets.io.views import PaddedImages, epoch_order  # noqa: E402
@@ -40,6 +39,7 @@ from contrastill.models.build import build_network  # noqa: E402
 from contrastill.models.resnet import CIFAR100_MEAN, CIFAR100_STD  # noqa: E402
 from contrastill.objectives.crd import CRD  # noqa: E402
 from contrastill.objectives.cross_entropy import CrossEntropy  # noqa: E402
+from contrastill.training.folding import fold_batchnorm  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 WARM = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**28)}

@@ -101,8 +101,8 @@ class _Data:
     """
 
     def __init__(self, config: RunConfig, named: str | None, *, needed: bool) -> None:
-        from ..training.assemble import open_split
         from ..evaluation.probe_inputs import data_named
+        from ..training.assemble import open_split
 
         if named is None:
             self._open: Callable[[str], Any] = lambda name: open_split(config, name)

@@ -70,8 +70,8 @@ def probe(
     quiet: Quiet = False,
 ) -> None:
     from ..core.errors import UsageError, unknown_name
-    from ..probe.linear import PROTOCOLS
     from ..evaluation.probe_inputs import data_named, network_named
+    from ..probe.linear import PROTOCOLS
 
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
@@ -120,8 +120,8 @@ def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: st
 
     from ..core.run import writable_folder, write_text
     from ..evaluation.probe_figures import draw_all
-    from ..evaluation.probe_tables import markdown
     from ..evaluation.probe_suite import probe_networks
+    from ..evaluation.probe_tables import markdown
 
     folder = writable_folder(out)
     accelerator = Accelerator()

@@ -91,9 +91,9 @@ def _page(found: Any, latency: bool, maps: bool, *, say: Any) -> tuple[str, list
     from datetime import UTC, datetime
 
     from .. import __version__
+    from ..report.comparison import Compared, comparison
     from ..report.markup import element
     from ..report.page import page
-    from ..report.comparison import Compared, comparison
     from ..report.reproduce import costs, embeddings, made
     from ..report.results import results
     from ..report.transfers import curves, transfers

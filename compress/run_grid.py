@@ -19,10 +19,10 @@ import torch
 
 from ..core.classes import answer_as
 from ..core.config.loading import load_config, to_yaml
+from ..core.config.schema import DataConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.registry import DATASETS
 from ..core.run import Run
-from ..core.config.schema import DataConfig
 from ..models.build import build_network
 from .benchmark import TEACHER, Training
 from .results import append_row, key_of, pack_bits, read_rows

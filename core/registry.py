@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from .objective import Objective
     from .aggregation import Rule
+    from .objective import Objective
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from .errors import ContrastillError, UsageError
+from .aggregation import Rule, Sum
 from .deferred import HeldState
+from .errors import ContrastillError, UsageError
 from .learnable import check_learning, check_weights
 from .objective import Objective, TeacherOutputs
 from .representation import Network, Representation
-from .aggregation import Rule, Sum
 
 
 @dataclass

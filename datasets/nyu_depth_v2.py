@@ -15,9 +15,9 @@ from .io.camera import Camera
 from .io.file_loader import default_workers
 from .io.file_splits import PairSplit
 from .io.joint_views import JointViews
-from .nyu_classes import lookup, names
 from .io.nyu_mat import FILE, PAGE, SPLITS, NyuReader, frame_size, num_frames, open_mat, read_splits, scene_types
 from .io.view_options import ViewOptions
+from .nyu_classes import lookup, names
 
 # Of the colour camera, which the depth is registered to (the toolbox's camera_params). Used as they are published for
 # pixels whose centres are at whole numbers from 0.

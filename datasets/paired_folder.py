@@ -14,13 +14,13 @@ from pydantic import Field, PositiveInt
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
+from .image_folder import SPLITS, folders_in, has_splits, held_share, is_free, split_folder, split_folders, test_folder, walk
 from .io.array_files import SUFFIXES, blends, read_pair
 from .io.camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .io.file_loader import default_workers
 from .io.file_splits import PairSplit
 from .io.file_views import LABELS
 from .io.fingerprint import file_sizes, listing_hash
-from .image_folder import SPLITS, folders_in, has_splits, held_share, is_free, split_folder, split_folders, test_folder, walk
 from .io.images import IMAGE_SUFFIXES, DamagedImage, Picture, warn_of_scaling
 from .io.joint_views import JointViews
 from .io.values import NO_LABEL, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among

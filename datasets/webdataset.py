@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
-from .io.file_splits import FileSplit
 from .image_folder import SPLITS, folders_in, is_free
+from .io.file_splits import FileSplit
 from .io.tar_index import TarIndex, tar_index
 from .io.tar_pictures import TarPictures
 from .io.view_options import ViewOptions

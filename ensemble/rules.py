@@ -14,13 +14,13 @@ from pydantic import Field
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from ..core.aggregation import Rule
+from ..core.deferred import HeldState
 from ..core.errors import UsageError
 from ..core.hashing import mix
-from ..core.deferred import HeldState
 from ..core.objective import Objective, Options, Setting, batch_targets, check_two_outputs
 from ..core.registry import ENSEMBLE_RULES
 from ..core.representation import Representation
-from ..core.aggregation import Rule
 from .min_norm import min_norm_weights
 
 

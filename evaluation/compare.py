@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.loading import load_config
-from ..core.run import Run, writable_folder, write_text
 from ..core.config.schema import RunConfig
+from ..core.run import Run, writable_folder, write_text
 from ..plots.comparison import Contestant, draw_comparison
 from ..training.assemble import open_split
 from ..training.run import train_unfinished

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.loading import load_config
-from ..core.run import write_text
 from ..core.config.schema import RunConfig
+from ..core.run import write_text
 from ..training.run import train_unfinished
 from .evaluate import measure_runs
 

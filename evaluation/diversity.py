@@ -15,18 +15,18 @@ from torch import Tensor
 
 from ..core.classes import answer_as
 from ..core.config.loading import load_config
+from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run, write_text
-from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.seeds import members
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
 from ..training.class_order import answer_for
-from .networks import Contenders
 from .evaluate import evaluation_data
+from .networks import Contenders
 
 FILE = "diversity.json"
 

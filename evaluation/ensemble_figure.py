@@ -11,10 +11,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config.loading import load_config
+from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten
-from ..core.config.schema import RunConfig
 from ..plots.teachers import Panel, Point
 
 _KEYS = 3  # settings that a label names

@@ -231,8 +231,8 @@ def weights() -> Iterator[Finding]:
 
 def data(sources: list[str]) -> Iterator[Finding]:
     """What is in the data that was named."""
-    from ..core.errors import ContrastillError, UsageError
     from ..cli.data import describe, in_words
+    from ..core.errors import ContrastillError, UsageError
 
     for source in sources:
         try:

@@ -13,18 +13,18 @@ from typing import Any
 
 from ..core.classes import apply_class_map
 from ..core.config.loading import load_config, validate
-from ..training.engine import evaluate
+from ..core.config.schema import RunConfig
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run, no_run, write_text
-from ..core.config.schema import RunConfig
 from ..datasets.io.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
 from ..training.assemble import check_modality, check_scale, measure_statistics, open_loader, open_split, prepare_accelerator
 from ..training.class_order import answer_for, check_same_classes
-from .networks import BASELINES, Contender, Contenders
+from ..training.engine import evaluate
 from .gallery import Gallery
+from .networks import BASELINES, Contender, Contenders
 
 LABELS = "semantics"
 """The modality of the label maps."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from ..training.checkpoint import load_newest
 from ..core.config.loading import load_config
+from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
-from ..core.config.schema import NetworkConfig, RunConfig
 from ..training.assemble import build, measure_statistics, open_split
+from ..training.checkpoint import load_newest
 
 BASELINES = ("random", "scratch", "teacher")
 """The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
 from .probe_inputs import DataName, NetworkName, short_names
-from .probe_tables import column_keys, in_depth
 from .probe_suite import Alike, Apart, Probed
+from .probe_tables import column_keys, in_depth
 
 
 def draw_all(found: Probed, networks: Sequence[NetworkName], data: Sequence[DataName], folder: Path) -> list[Path]:

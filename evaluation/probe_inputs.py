@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ..core.config.loading import dataset_options, load_config
+from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.run import Run, runs_beside
-from ..core.config.schema import NetworkConfig
 from ..core.seeds import members
 from ..core.weights import find_weights
 from ..probe.features import Features

@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config.loading import to_yaml
+from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.run import Run
-from ..core.config.schema import RunConfig
 from ..core.seeds import member
 from ..training.assemble import prepare_accelerator
 from ..training.run import train_run

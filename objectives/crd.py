@@ -9,10 +9,10 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..core.crd.loss import CRDLoss
+from ..core.crd.shared import SharedCRDLoss
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from ..core.crd.shared import SharedCRDLoss
 from .embeddings import embedding_dims
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ..core.errors import UsageError
 from ..core.crd.fresh import FreshCRDLoss
+from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

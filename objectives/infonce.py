@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.crd.loss import Embedding
-from ..core.errors import UsageError
 from ..core.deferred import HeldWrites
+from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting, batch_targets, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from ..core.distributed import everyones, world_size
 from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
 from ..core.fingerprint import network_hash, read_fields, tensors_hash, write_fields
-from ..core.distributed import everyones, world_size
 from ..core.representation import Network, Representation
 from ..core.teachers.same_outputs import near
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.distributed import world_size
+from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from .features import Features, check_classes, features_of
 from .intervals import wilson

@@ -12,14 +12,14 @@ from typing import Any
 from ..compress.benchmark import STUDENT, TEACHER, weights
 from ..compress.published import PAIRS, Figure, published
 from ..core.config.loading import load_config
-from ..core.registry import OBJECTIVES
 from ..core.config.schema import RunConfig
+from ..core.registry import OBJECTIVES
 from ..core.weights import STUDENT as STUDENT_FILE
-from .scores import Score, score, way
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
 from .runs import Found, Group
+from .scores import Score, score, way
 from .transfers import teachers_of
 
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures

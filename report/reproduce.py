@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from ..core.config.command import command_of
-from ..core.errors import ContrastillError
 from ..core.config.schema import RunConfig
+from ..core.errors import ContrastillError
 from .markup import Markup, element, join, number
 from .page import Section
 from .page_parts import Cell, copyable, folded, measured, table, warning
@@ -96,10 +96,10 @@ def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int
     import torch
 
     from ..core.run import Run
+    from ..evaluation.evaluate import evaluation_data
+    from ..evaluation.networks import Contenders
     from ..probe.projection import principal_axes
     from ..training.assemble import check_modality, open_loader, open_split
-    from ..evaluation.networks import Contenders
-    from ..evaluation.evaluate import evaluation_data
 
     contender = Contenders(Run(path), config).student()
     split = open_split(evaluation_data(config), "test")

@@ -10,8 +10,8 @@ from ..core.errors import ContrastillError
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
-from .svg import Chart, Series
 from .runs import Found, read_json
+from .svg import Chart, Series
 
 # Key of a comparison's row -> column, and how its numbers are written.
 _COMPARED = {
@@ -208,8 +208,8 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
 
 def _shorten(held: dict[str, Any]) -> None:
     """Networks by the last part of their run's path, as the pictures call them."""
-    from ..evaluation.probe_inputs import NetworkName, short_names
     from ..evaluation.probe_figures import short_network
+    from ..evaluation.probe_inputs import NetworkName, short_names
 
     entries = [*held["rows"], *held["correlation"], *held["cka"]]
     texts = [one["name"] for one in held["networks"]] + [one[key] for one in entries for key in ("network", "teacher", "other") if key in one]

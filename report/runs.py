@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.loading import load_config
+from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.run import Run, flatten
-from ..core.config.schema import RunConfig
 from .markup import is_number
 
 _DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K

@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.registry import OBJECTIVES
 from ..core.run import flatten
-from ..core.config.schema import NetworkConfig, RunConfig
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .svg import Chart, Series
 from .runs import Found, Group
+from .svg import Chart, Series
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {"top1": "top-1 on the test split, %", "top5": "top-5 on the test split, %", "loss": "training loss", "lr": "learning rate"}

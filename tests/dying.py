@@ -14,8 +14,8 @@ import sys
 
 def arm(what: str, count: int) -> None:
     """Patch the function behind ``what`` so that its ``count``-th call ends the process."""
-    from contrastill.training import checkpoint, engine
     from contrastill.core import run
+    from contrastill.training import checkpoint, engine
 
     holder, name, after = {
         "step": (engine._Training, "_step", True),

@@ -14,11 +14,10 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
 
-from contrastill.core.teachers import cache_shard as cache_files
-from contrastill.training.engine import fit
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.representation import describe
-from contrastill.core.config.loading.schema import TrainConfig
+from contrastill.core.teachers import cache_shard as cache_files
 from contrastill.core.teachers.cache import TeacherMemory
 from contrastill.core.transfer import Term, Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
@@ -26,6 +25,7 @@ from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.objectives.crd import CRD
 from contrastill.objectives.kd import KD
+from contrastill.training.engine import fit
 
 
 def split():

@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from contrastill.cli.main import main
-from contrastill.core.config.loading.loading import configs_folder
+from contrastill.core.config.loading import configs_folder
 
 FOLDER = configs_folder() / "accelerate"
 TRAIN = ["train", "teachers/rooms", "student.model=resnet8", "data.train_samples=24", "data.test_samples=8", "train.epochs=1", "train.batch_size=16"]

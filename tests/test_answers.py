@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from contrastill.core.config.schema import CacheConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.config.loading.schema import CacheConfig
 from contrastill.core.teachers.cache import TeacherMemory
 from contrastill.core.transfer import Term, Transfer, in_turn
 from contrastill.datasets.io.in_memory import TensorSplit

@@ -7,16 +7,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from contrastill.training.checkpoint import checkpoints
-from contrastill.training.engine import evaluate, fit
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.checkpoint import checkpoints
+from contrastill.training.engine import evaluate, fit
 
 BATCHES, SIZE = 5, 8
 

@@ -10,12 +10,12 @@ from safetensors.torch import load, load_file, save
 from torch.nn.functional import linear, normalize, softplus
 
 from contrastill.cli.main import main
-from contrastill.core.crd.loss.loss import CRDLoss
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.memory_bank import MemoryBank
+from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.crd.loss.memory_bank import MemoryBank
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.core.crd.loss.shared import SharedCRDLoss
 from contrastill.objectives.crd import CRD
 
 M, B, K, D = 30, 8, 9, 5

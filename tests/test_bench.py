@@ -21,7 +21,7 @@ from contrastill.compress.benchmark import BENCHMARKS, Request, all_objectives, 
 from contrastill.compress.published import PAIRS
 from contrastill.compress.results import bits_of, read_rows
 from contrastill.compress.run_grid import check
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
 from contrastill.core.registry import OBJECTIVES
 
 CIFAR = BENCHMARKS["cifar100"]

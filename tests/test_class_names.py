@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import contrastill
-from contrastill.evaluation.diversity import measure_diversity
 from contrastill.cli.main import main
 from contrastill.core.classes import apply_class_map, match_classes
-from contrastill.core.config.loading.loading import load_config, to_yaml
+from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.run import Run
+from contrastill.evaluation.diversity import measure_diversity
 from contrastill.models.build import build_network, read_recipe, save_student
 from contrastill.training.assemble import assemble, open_splits
 

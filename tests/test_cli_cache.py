@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from contrastill.cli.main import main
-from contrastill.core.teachers import cache_shard as cache_files, cache_store as teacher_files
-from contrastill.training.checkpoint import load_newest
 from contrastill.core.representation import Network
+from contrastill.core.teachers import cache_shard as cache_files
+from contrastill.core.teachers import cache_store as teacher_files
+from contrastill.training.checkpoint import load_newest
 
 COUNT = 96
 
@@ -216,7 +217,7 @@ def test_a_stale_folder_is_refused_with_what_differs(packed, said, tmp_path, cap
 
 
 def test_other_weights_and_other_data_are_refused(packed, said, tmp_path, capsys):
-    from contrastill.core.config.loading.loading import load_config
+    from contrastill.core.config.loading import load_config
     from contrastill.models.build import save_student
     from contrastill.training.assemble import build
 

@@ -10,7 +10,7 @@ import torch
 import contrastill
 from contrastill.cli.evaluate import _show
 from contrastill.cli.main import main
-from contrastill.core.config.loading.loading import load_config, to_yaml
+from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.run import Run
 from contrastill.models.build import build_network, save_student
 

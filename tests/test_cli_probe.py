@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from contrastill.cli.main import main
+from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.evaluation.probe_inputs import data_named, network_named
-from contrastill.core.config.loading.loading import load_config, to_yaml
 from contrastill.models.build import build_network, save_student
 from contrastill.probe.cka import linear_cka
 from contrastill.probe.features import features_of

@@ -58,7 +58,7 @@ def test_teacher_then_student(packed, teacher, tmp_path, capsys):
 
 
 def test_the_same_seed_gives_every_objective_the_same_untaught_student(packed, teacher):
-    from contrastill.core.config.loading.loading import load_config
+    from contrastill.core.config.loading import load_config
     from contrastill.training.assemble import assemble
 
     overrides = [argument for argument in student_command(packed, teacher, "unused")[2:] if "=" in argument]
@@ -139,7 +139,7 @@ def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_p
     assert json.loads(said["stdout"][0].strip().splitlines()[-1])["epoch"] == 1 and said["stdout"][1] == ""
     # Every sample's row was written each epoch, whichever rank saw the sample, though only rank 0 wrote the checkpoint.
     state = load_newest(out / "checkpoints").model
-    from contrastill.core.crd.loss.loss import CRDLoss
+    from contrastill.core.crd.loss import CRDLoss
 
     start = CRDLoss(64, 64, targets=torch.arange(120) % 4, seed=0)
     assert (state["terms.crd.objectives.0.loss.bank.student"] != start.bank.student).any(dim=1).all()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from contrastill.cli import completion
-from contrastill.core.config.loading.loading import shipped_configs
+from contrastill.core.config.loading import shipped_configs
 from contrastill.core.registry import MODELS, OBJECTIVES
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from contrastill.cli.main import main
 from contrastill.compress.cost import network_cost, network_costs
-from contrastill.core.config.loading.loading import load_config, to_yaml
+from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.weights import save_state_dict

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import linear, normalize, softplus
 
-from contrastill.core.crd.loss.loss import CRDLoss
+from contrastill.core.crd.loss import CRDLoss
 
 M, B, K, D = 41, 7, 12, 16
 TARGETS = torch.cat((torch.zeros(20), torch.ones(9), torch.full((7,), 2), torch.full((5,), 3))).long()[

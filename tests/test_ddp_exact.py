@@ -12,22 +12,22 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from contrastill.training.checkpoint import load_newest
-from contrastill.core.crd.loss.loss import CRDLoss
-from contrastill.training.engine import fit
+from contrastill.core.config.schema import TrainConfig
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.teacher_rows import TeacherRows
 from contrastill.core.errors import ContrastillError
-from contrastill.core.teachers.live import prepare
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import DATASETS, OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.config.loading.schema import TrainConfig
-from contrastill.core.crd.loss.teacher_rows import TeacherRows
+from contrastill.core.teachers.live import prepare
 from contrastill.core.transfer import Term, Transfer
 from contrastill.datasets.io.in_memory import TensorLoader, TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
+from contrastill.training.checkpoint import load_newest
+from contrastill.training.engine import fit
 
 BATCH, EPOCHS, LR, CLASSES, POISON = 7, 2, 0.2, 4, 5
 # Batches of 7, 7 and 1 or 2: shares differ in size, are smaller than the number of passes, and of the last batch some are empty.

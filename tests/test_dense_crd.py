@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from contrastill.core.crd.criterion import Critic, pair_loss
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.crd.loss.criterion import Critic, pair_loss
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
 from contrastill.xmodal.dense_crd import DenseCRD, MLPEmbedding

@@ -11,8 +11,8 @@ from contrastill.core.errors import UsageError
 from contrastill.core.registry import MODALITIES
 from contrastill.datasets.io.camera import Camera
 from contrastill.datasets.io.in_memory import TensorSplit
-from contrastill.datasets.rendered_rooms import Rooms
 from contrastill.datasets.io.views import PaddedImages
+from contrastill.datasets.rendered_rooms import Rooms
 from contrastill.xmodal.derive import DerivedLoader, available, check, derive
 from contrastill.xmodal.hha import gravity
 from contrastill.xmodal.modalities import Modality, inverse_depth, luminance, modality, normals

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.training import engine
 from contrastill.core.errors import ContrastillError, Stopped, UsageError
+from contrastill.training import engine
 
 SHORT = {"epochs": 2, "batch_size": 16, "lr": 0.02, "quiet": True}
 

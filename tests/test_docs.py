@@ -15,10 +15,10 @@ from typer.main import get_command
 
 import contrastill
 from contrastill.cli.main import app
-from contrastill.core.config.loading.loading import load_config, shipped_configs
+from contrastill.core.config.loading import load_config, shipped_configs
+from contrastill.core.config.schema import RunConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS, OBJECTIVES
-from contrastill.core.config.loading.schema import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from contrastill.evaluation import environment as checkup
 from contrastill.cli.doctor import _findings
 from contrastill.cli.main import main
+from contrastill.evaluation import environment as checkup
 
 
 def findings(capsys, *arguments):

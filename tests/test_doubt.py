@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
-from contrastill.training import engine
-from contrastill.core.config.loading.loading import load_config
-from contrastill.core.teachers.live import prepare
+from contrastill.core.config.loading import load_config
 from contrastill.core.representation import Representation
 from contrastill.core.run import Run
+from contrastill.core.teachers.live import prepare
 from contrastill.objectives.doubt import doubt_scale, mean_doubt
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
+from contrastill.training import engine
 from contrastill.training.assemble import assemble, open_loader, open_split
 
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from contrastill.training.checkpoint import checkpoints, load_checkpoint, load_newest
-from contrastill.training.engine import evaluate, fit
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError
-from contrastill.training.schedule import learning_rate
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.checkpoint import checkpoints, load_checkpoint, load_newest
+from contrastill.training.engine import evaluate, fit
+from contrastill.training.schedule import learning_rate
 
 
 class Blobs:

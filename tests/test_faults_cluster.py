@@ -10,11 +10,11 @@ from multiprocessing import get_context
 import pytest
 
 from contrastill.cli.main import main
-from contrastill.training.checkpoint import checkpoints
-from contrastill.core.config.loading.loading import configs_folder
+from contrastill.core.config.loading import configs_folder
 from contrastill.core.errors import ContrastillError
 from contrastill.datasets.io import file_workers
 from contrastill.training import assemble
+from contrastill.training.checkpoint import checkpoints
 from contrastill.training.processes import others_may_end
 
 SBATCH = configs_folder() / "slurm" / "train.sbatch"
@@ -62,7 +62,7 @@ def _signalled_worker():
 
 
 def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
-    from contrastill.core.config.loading.loading import load_config
+    from contrastill.core.config.loading import load_config
 
     given = {}
     monkeypatch.setattr(assemble, "Accelerator", lambda **options: given.update(options))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contrastill.cli.main import main
-from contrastill.core.config.loading.loading import configs_folder, shipped_configs
+from contrastill.core.config.loading import configs_folder, shipped_configs
 
 
 def filled(tree):

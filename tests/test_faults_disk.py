@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
-from contrastill.training import checkpoint
-from contrastill.training.checkpoint import Position, Snapshot, checkpoints, load_newest, save_checkpoint
 from contrastill.core.full_disk import FullDisk, room_for
 from contrastill.core.run import Run, write_text
+from contrastill.training import checkpoint
 from contrastill.training import run as run_module
+from contrastill.training.checkpoint import Position, Snapshot, checkpoints, load_newest, save_checkpoint
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

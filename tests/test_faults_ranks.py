@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 from contrastill.cli.main import main
-from contrastill.training.checkpoint import checkpoints
 from contrastill.core.run import Run
+from contrastill.training.checkpoint import checkpoints
 
 # Runs a command and signals itself after an optimiser step.
 SIGNALLED = """

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from contrastill.core.config.loading.loading import load_config
-from contrastill.training.folding import TOLERANCE, fold_batchnorm
+from contrastill.core.config.loading import load_config
 from contrastill.core.fingerprint import network_hash
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.transfer import Term, Transfer
@@ -16,6 +15,7 @@ from contrastill.ensemble.batched import Batched
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
 from contrastill.training.assemble import assemble
+from contrastill.training.folding import TOLERANCE, fold_batchnorm
 
 # How many BatchNorms fold, of how many: of pre-activation networks and DenseNet only those between two convolutions can.
 FAMILIES = {

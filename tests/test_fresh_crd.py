@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from contrastill.core.crd.fresh import FreshCRDLoss
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.crd.loss.fresh import FreshCRDLoss
 from contrastill.core.hashing import mix
 from contrastill.core.objective import Setting
 from contrastill.core.representation import RepresentationSpec

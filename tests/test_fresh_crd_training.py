@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
-from contrastill.training import engine
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
-from contrastill.core.teachers.live import LiveOutputs, Looking, prepare
 from contrastill.core.run import Run
+from contrastill.core.teachers.live import LiveOutputs, Looking, prepare
+from contrastill.training import engine
 from contrastill.training.assemble import assemble
 
 TIMES = ("seconds", "samples_per_second")

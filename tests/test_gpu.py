@@ -8,19 +8,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from contrastill.training.engine import fit
-from contrastill.training.folding import fold_batchnorm
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import describe
 from contrastill.core.run import Run
-from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
+from contrastill.training.engine import fit
+from contrastill.training.folding import fold_batchnorm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

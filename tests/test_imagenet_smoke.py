@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from contrastill.cli.main import main
-from contrastill.training.compiled import compiled
-from contrastill.training.engine import fit
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
-from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.ensemble.batched import Batched
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
+from contrastill.training.compiled import compiled
+from contrastill.training.engine import fit
 
 
 @pytest.fixture(scope="module")

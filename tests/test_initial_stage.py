@@ -5,17 +5,17 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from contrastill.training.engine import fit, learning_rate
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.representation import Network, Preprocess, Representation, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.ab import AB
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.factor import Factor
 from contrastill.objectives.fsp import FSP
+from contrastill.training.engine import fit, learning_rate
 
 
 class Batches:

@@ -8,16 +8,16 @@ import torch
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import nn
 
-from contrastill.training.compiled import compiled
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.transfer import Transfer
 from contrastill.ensemble.batched import Batched
 from contrastill.models.build import build_network
-from contrastill.models.user_module import OwnNetwork
 from contrastill.models.timm_adapter import classifiers_of, taps_of
 from contrastill.models.torchvision_adapter import torchvision_network
+from contrastill.models.user_module import OwnNetwork
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.compiled import compiled
 
 PLAIN = Preprocess((0.5,) * 3, (0.25,) * 3)
 SHALLOW = {"depth": 2, "num_heads": 2, "embed_dim": 32}

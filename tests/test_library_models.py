@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from contrastill.cli.main import main
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import MODELS
 from contrastill.core.representation import Preprocess, describe

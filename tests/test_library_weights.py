@@ -11,9 +11,9 @@ import time
 import pytest
 import torch
 
+from contrastill.core.config.schema import NetworkConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Preprocess, describe
-from contrastill.core.config.loading.schema import NetworkConfig
 from contrastill.core.weights import save_state_dict
 from contrastill.models.build import build_network, load_student, save_student
 from contrastill.training.assemble import build

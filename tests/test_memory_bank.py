@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load, save
 from torch.nn.functional import normalize
 
-from contrastill.core.crd.loss.loss import CRDLoss
-from contrastill.core.crd.loss.memory_bank import MemoryBank
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.memory_bank import MemoryBank
 
 M = 30
 TARGETS = torch.arange(M) % 4

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from contrastill.core.crd.loss.loss import CRDLoss
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.negatives import Groups, SampledRows
 from contrastill.core.hashing import hash64, mix, shifted
-from contrastill.core.crd.loss.negatives import Groups, SampledRows
 
 # Classes of very different sizes: 24, 10, 5 and 1 rows.
 UNBALANCED = torch.cat((torch.zeros(24), torch.ones(10), torch.full((5,), 2), torch.full((1,), 3))).long()

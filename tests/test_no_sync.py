@@ -15,17 +15,17 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import contrastill
-from contrastill.training.engine import fit
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import describe
-from contrastill.core.config.loading.schema import TrainConfig
 from contrastill.core.transfer import Term, Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
+from contrastill.training.engine import fit
 
 ROOT = Path(contrastill.__file__).parent
 WAITING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"}

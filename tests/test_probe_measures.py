@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from contrastill.core.errors import UsageError
+from contrastill.plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
 from contrastill.probe.cka import MinibatchCKA, linear_cka
 from contrastill.probe.class_correlation import class_correlation, correlation_difference
 from contrastill.probe.logme import logme
-from contrastill.plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
 
 
 def pair(samples=9, first=3, second=5, seed=0):

@@ -10,19 +10,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.training import epochs
-from contrastill.core.config.loading.loading import load_config
-from contrastill.training.epochs import default_epochs
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.training.schedule import learning_rate
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
 from contrastill.core.transfer import Term, Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
+from contrastill.training import epochs
 from contrastill.training.assemble import assemble
+from contrastill.training.epochs import default_epochs
 from contrastill.training.recipe import default_objectives, default_training
+from contrastill.training.schedule import learning_rate
 
 LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None)
 UNLABELLED = SimpleNamespace(targets=None, num_classes=None, classes=None)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from contrastill.cli.main import main
-from contrastill.plots.comparison import teacher_of
-from contrastill.report.runs import Group, Trained
 from contrastill.compress.published import published
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
+from contrastill.report.comparison import teacher_of
+from contrastill.report.runs import Group, Trained
 
 
 class Page(html.parser.HTMLParser):

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from contrastill.core.config.loading.command import command_of
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.command import command_of
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
-from contrastill.training.versions import versions
 from contrastill.probe.projection import principal_axes
-from contrastill.report.scores import score, way
 from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table
 from contrastill.report.scatter import Scatter, scatter
+from contrastill.report.scores import score, way
 from contrastill.report.svg import Chart, Series, draw
+from contrastill.training.versions import versions
 
 HOSTILE = '<script>alert("1")</script>&\'"'
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.datasets.rendered_rooms import Rooms
-from contrastill.datasets.rendered_rooms.kinds import KINDS
-from contrastill.datasets.rendered_rooms.render import CEILING, FIRST_KIND, FLOOR, SEMANTICS, WALL, intrinsics, render
-from contrastill.datasets.rendered_rooms.scene import draw_scene
-from contrastill.datasets.rendered_rooms.shade import FARTHEST
+from contrastill.datasets.rooms.kinds import KINDS
+from contrastill.datasets.rooms.render import CEILING, FIRST_KIND, FLOOR, SEMANTICS, WALL, intrinsics, render
+from contrastill.datasets.rooms.scene import draw_scene
+from contrastill.datasets.rooms.shade import FARTHEST
 
 FIELDS = ("rgb", "depth", "semantics", "target")
 

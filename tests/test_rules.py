@@ -8,11 +8,11 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
+from contrastill.core.aggregation import Sum
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import ENSEMBLE_RULES
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.core.aggregation import Sum
 from contrastill.core.transfer import Term
 from contrastill.ensemble.min_norm import min_norm_weights, project
 from contrastill.ensemble.rules import Average, Confidence, Entropy, Gradient, Random

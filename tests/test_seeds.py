@@ -8,7 +8,7 @@ import torch
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
 from contrastill.core.seeds import members

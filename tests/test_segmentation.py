@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io.in_memory import TensorSplit
-from contrastill.datasets.rendered_rooms import Rooms
 from contrastill.datasets.io.views import PaddedImages
+from contrastill.datasets.rendered_rooms import Rooms
 from contrastill.probe import maps as kept_maps
 from contrastill.probe.heads import LinearHead, UNetHead
 from contrastill.probe.labels import labelled_part

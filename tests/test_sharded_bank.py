@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from contrastill.core.crd.loss.loss import CRDLoss
+from contrastill.core.crd.loss import CRDLoss
+from contrastill.core.crd.sharding import Shard
+from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.core.errors import UsageError
-from contrastill.core.crd.loss.sharding import Shard
-from contrastill.core.crd.loss.shared import SharedCRDLoss
 
 M, D, K = 61, 16, 9
 CASES = [

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from contrastill.training.engine import fit
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Network, Preprocess, Taps, describe
-from contrastill.core.config.loading.schema import TrainConfig
-from contrastill.training.smallest_pass import FullBatches
 from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
@@ -19,6 +17,8 @@ from contrastill.objectives.crd import CRD
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.infonce import InfoNCE
 from contrastill.objectives.kd import KD
+from contrastill.training.engine import fit
+from contrastill.training.smallest_pass import FullBatches
 
 
 def module(norm=True, width=4):

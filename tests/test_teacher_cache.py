@@ -9,16 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastill.core.teachers import cache_shard as cache_files
-from contrastill.core.teachers.cache_shard import FileRows, MemoryRows
-from contrastill.training.engine import fit
+from contrastill.core.config.schema import CacheConfig, TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.fingerprint import whole_file
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
-from contrastill.core.config.loading.schema import CacheConfig, TrainConfig
+from contrastill.core.teachers import cache_shard as cache_files
 from contrastill.core.teachers.cache import TeacherMemory
+from contrastill.core.teachers.cache_shard import FileRows, MemoryRows
 from contrastill.core.transfer import Term, Transfer, teacher_fields
 from contrastill.datasets.image_folder import ImageFolder
 from contrastill.datasets.io.in_memory import TensorSplit
@@ -27,6 +26,7 @@ from contrastill.models.build import build_network
 from contrastill.objectives.attention import Attention
 from contrastill.objectives.crd import CRD
 from contrastill.objectives.kd import KD
+from contrastill.training.engine import fit
 from contrastill.xmodal.derive import DerivedLoader
 
 OPTIONS = {CRD: CRD.Options(embed_dim=8, num_negatives=16, bias=3.0)}

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
+from contrastill.core.crd.sharding import Shard
+from contrastill.core.crd.teacher_map import TeacherMap
+from contrastill.core.crd.teacher_rows import TeacherRows
 from contrastill.core.errors import UsageError
 from contrastill.core.hashing import mix
-from contrastill.core.crd.loss.sharding import Shard
-from contrastill.core.crd.loss.teacher_map import TeacherMap
-from contrastill.core.crd.loss.teacher_rows import TeacherRows
 
 M, DIM = 23, 4
 

@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from contrastill.core.config.loading.command import command_of
-from contrastill.core.config.loading.loading import dataset_options, load_config, to_yaml
+from contrastill.core.config.command import command_of
+from contrastill.core.config.loading import dataset_options, load_config, to_yaml
+from contrastill.core.config.yaml_values import override_value, read_written
 from contrastill.core.errors import UsageError
-from contrastill.core.config.loading.yaml_values import override_value, read_written
 
 GIVEN = ["data.name=packed", "data.path=x.h5", "teachers.0.weights=t.safetensors"]
 TEXTS = ["010", "1e3", "0012", "on", "no", "yes", "1_000", "0x10", "12:30:00", "2024-01-01", "1.0", "1.10", "-1", ".5", "true", "0b1"]

@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import contrastill
-from contrastill.core.config.loading.loading import load_config
+from contrastill.core.config.loading import load_config
+from contrastill.core.config.schema import DataConfig, NetworkConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.config.loading.schema import DataConfig, NetworkConfig
 from contrastill.datasets.io import pack
 from contrastill.datasets.io.camera import Camera
 from contrastill.datasets.user_dataset import OwnData

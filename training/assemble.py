@@ -16,23 +16,23 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.classes import apply_class_map
-from .engine import Loader
+from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
-from .folding import fold_batchnorm
-from ..core.teachers.live import ViewLoader
 from ..core.objective import Setting
 from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
 from ..core.representation import Network, RepresentationSpec, describe
-from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
-from .smallest_pass import FullBatches
 from ..core.teachers.cache import TeacherMemory
 from ..core.teachers.cache_store import known_spec
+from ..core.teachers.live import ViewLoader
 from ..core.transfer import Term, Transfer
 from ..datasets.io.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 from .class_order import compares_classes, order_classes
+from .engine import Loader
+from .folding import fold_batchnorm
+from .smallest_pass import FullBatches
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..core.distributed import everyones, rank
 from ..core.errors import ContrastillError
 from ..core.full_disk import room_for
-from ..core.distributed import everyones, rank
 
 log = logging.getLogger(__name__)
 

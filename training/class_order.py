@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.classes import answer_as, check_numbers, gives_places, listed
+from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.registry import ENSEMBLE_RULES, OBJECTIVES, short_name
 from ..core.representation import Network
-from ..core.config.schema import RunConfig
 
 
 @dataclass

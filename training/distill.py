@@ -11,18 +11,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .checkpoint import random_state, set_random_state
 from ..core.config.loading import make_config, make_data_config
-from .epochs import default_epochs
+from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES, OBJECTIVES, OWN, short_name
 from ..core.run import Run
-from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.seeds import members
 from ..datasets.user_dataset import OwnSplit
 from ..models.build import load_student
-from .assemble import check_modality, open_loader, open_splits
 from .arguments import Handed, networks
+from .assemble import check_modality, open_loader, open_splits
+from .checkpoint import random_state, set_random_state
+from .epochs import default_epochs
 from .recipe import default_objectives, default_training
 from .run import train_run
 

@@ -14,22 +14,22 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..core.config.schema import TrainConfig
+from ..core.distributed import everyones
+from ..core.errors import ContrastillError, Stopped, UsageError
+from ..core.representation import Network, Representation
+from ..core.run import Run
+from ..core.teachers.live import prepare
+from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
-from .non_finite import POLICIES
 from .checkpoint import Position, Snapshot, everyones_random_state, load_newest, prune, save_checkpoint, set_random_state
 from .compiled import compiled
 from .epochs import default_epochs
-from ..core.errors import ContrastillError, Stopped, UsageError
-from .schedule import learning_rate
-from ..core.teachers.live import prepare
+from .non_finite import POLICIES
 from .preemption import StopRequest
 from .progress import Progress
-from ..core.distributed import everyones
-from ..core.representation import Network, Representation
-from ..core.run import Run
-from ..core.config.schema import TrainConfig
+from .schedule import learning_rate
 from .smallest_pass import check_smallest_pass
-from ..core.transfer import Transfer, TransferOutput
 
 log = logging.getLogger(__name__)
 

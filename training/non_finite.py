@@ -11,14 +11,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .accumulation import own_samples
-from .checkpoint import Position, checkpoints, random_state, set_random_state
-from ..core.errors import ContrastillError
+from ..core.config.schema import TrainConfig
 from ..core.deferred import HeldWrites
 from ..core.distributed import everyones
+from ..core.errors import ContrastillError
 from ..core.run import Run, write_text
-from ..core.config.schema import TrainConfig
 from ..core.transfer import Transfer
+from .accumulation import own_samples
+from .checkpoint import Position, checkpoints, random_state, set_random_state
 
 log = logging.getLogger(__name__)
 

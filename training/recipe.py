@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.classes import gives_places
-from .epochs import default_epochs
 from ..core.errors import UsageError
 from ..core.seeds import members
 from ..models.build import class_names
+from .epochs import default_epochs
 
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the teacher's passes cost more than they give.
 VIEWS_PER_EPOCH = 1 / 4

@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.config.loading import to_yaml
-from .engine import fit
-from .epochs import default_epochs
+from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.full_disk import FullDisk
 from ..core.run import Run, flatten
-from ..core.config.schema import RunConfig
-from .versions import versions
 from ..datasets.io.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..plots.curves import draw_curves
 from .assemble import Assembly, assemble
+from .engine import fit
+from .epochs import default_epochs
 from .processes import others_may_end, parting
+from .versions import versions
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..core.crd.loss import Embedding, check_choices, critic_bias
-from ..core.errors import UsageError
 from ..core.crd.criterion import Critic, normalise, pair_loss
+from ..core.crd.loss import Embedding, check_choices, critic_bias
+from ..core.crd.teacher_map import all_finite
+from ..core.errors import UsageError
 from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from ..core.crd.teacher_map import all_finite
 from ..objectives.crd import CriticOptions
 from ..objectives.embeddings import embedding_dims
 from ..objectives.maps import Pairs, at_size, from_the_end, map_pairs, meet, meeting_size

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..core.hashing import hash64
 from ..core.crd.teacher_map import finite_samples
 from ..core.crd.teacher_rows import TeacherRows
+from ..core.hashing import hash64
 
 # That of BatchNorm.
 _EPS = 1e-5

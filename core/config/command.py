@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from .loading import find_config, load_config, shipped_configs
 from ..errors import UsageError
 from ..run import flatten
+from .loading import find_config, load_config, shipped_configs
 from .schema import RunConfig
 
 _ROUNDS = 4

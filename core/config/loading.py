@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, names_beside, nearest
 from ..registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, OWN, model_builder
-from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from ..seeds import each_seed
+from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .yaml_values import for_schema, joined, override_value, read_written, texts_of, values_of
 
 

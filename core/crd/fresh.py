@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .loss import DTYPES, MEMORIES, PLACEMENTS, Embedding, check_choices, check_counts, count_samples, critic_bias, negatives_origin
-from ..errors import UsageError
 from ..deferred import HeldState
+from ..distributed import Capacity, GatherInOrder, gather_in_order, rank, world_size
+from ..errors import UsageError
+from .loss import DTYPES, MEMORIES, PLACEMENTS, Embedding, check_choices, check_counts, count_samples, critic_bias, negatives_origin
 from .memory_bank import check_index
 from .negatives import Groups
-from ..distributed import Capacity, GatherInOrder, gather_in_order, rank, world_size
 from .sharding import Shard
 from .teacher_map import MAPS, TeacherMap, all_finite
 from .teacher_rows import TeacherRows

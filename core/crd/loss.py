@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .embedding import Embedding
-from ..errors import UsageError, unknown_name
 from ..deferred import HeldWrites
-from .memory_bank import MemoryBank, check_index
-from .criterion import Criterion, Critic, NegativeSums, Workspace, normalise
-from .negatives import MODES, ORIGINS, RULES, Groups
 from ..distributed import rank, world_size
+from ..errors import UsageError, unknown_name
+from .criterion import Criterion, Critic, NegativeSums, Workspace, normalise
+from .embedding import Embedding
+from .memory_bank import MemoryBank, check_index
 from .negative_sums import given_sums
+from .negatives import MODES, ORIGINS, RULES, Groups
 from .sharding import Alone, Shard, Together
 from .teacher_map import TeacherMap, all_finite
 

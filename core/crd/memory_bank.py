@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..distributed import gather_in_order
 from ..errors import UsageError
 from .criterion import normalise
-from ..distributed import gather_in_order
 from .sharding import Shard
 
 # Rows that are drawn or copied at a time, so that no copy of a bank is made on the way.

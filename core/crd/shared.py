@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .loss import CRDLoss
-from .embedding import Embedding
 from ..errors import UsageError
-from .memory_bank import check_index
 from .criterion import Criterion, Critic
+from .embedding import Embedding
+from .loss import CRDLoss
+from .memory_bank import check_index
 from .teacher_map import TeacherMap
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .embedding import Embedding
 from ..errors import ContrastillError, UsageError
 from .criterion import NORM_EPS
+from .embedding import Embedding
 
 MAPS = ("learned", "whitened", "none")
 # A direction with a smaller share of the largest variance is noise of the arithmetic.

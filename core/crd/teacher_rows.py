@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from ..deferred import HeldWrites
+from ..distributed import gather_in_order, sum_of_ranks
 from ..errors import UsageError
 from ..hashing import mix
-from ..deferred import HeldWrites
 from .memory_bank import check_index
-from ..distributed import gather_in_order, sum_of_ranks
 from .sharding import Shard
 
 # Rows that are copied at a time, so that no copy of all of them is made on the way.

@@ -12,15 +12,15 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from .cache_shard import FileRows, MemoryRows
-from ..errors import ContrastillError, UsageError
-from .live import SAMPLE, Key, Looking, ViewLoader, evenly, gathered, width
-from .codec import packings
-from ..distributed import everyones, rank, world_size
-from ..representation import Representation
 from ..config.schema import CacheConfig
-from .cache_store import TeacherFiles
+from ..distributed import everyones, rank, world_size
+from ..errors import ContrastillError, UsageError
+from ..representation import Representation
 from ..transfer import Transfer, teacher_representation
+from .cache_shard import FileRows, MemoryRows
+from .cache_store import TeacherFiles
+from .codec import packings
+from .live import SAMPLE, Key, Looking, ViewLoader, evenly, gathered, width
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cache_shard import Entry, FileRows, described
+from ..distributed import everyones, rank, world_size
 from ..errors import ContrastillError, UsageError
 from ..fingerprint import network_marks, tap_of, tensors_hash, text_hash
-from .live import Key, Looking, width
-from .codec import Packing
-from ..distributed import everyones, rank, world_size
 from ..representation import Network, RepresentationSpec, describe
 from ..run import writable_folder, write_text
+from .cache_shard import Entry, FileRows, described
+from .codec import Packing
+from .live import Key, Looking, width
 from .same_outputs import near
 
 SEAL = "cache.json"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config.schema import CacheConfig
 from ..errors import UsageError
 from ..representation import PARTS
-from ..config.schema import CacheConfig
 
 Fields = dict[str, Tensor]
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..distributed import everyones, rank, world_size
 from ..errors import UsageError
 from ..objective import TeacherOutputs
-from ..distributed import everyones, rank, world_size
 from ..representation import Representation
-from .same_outputs import near
 from ..transfer import Transfer, teacher_fields, teacher_representation
+from .same_outputs import near
 
 Key = tuple[int, str]
 """A teacher's number and a part of what it says."""

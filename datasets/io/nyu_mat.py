@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from ...core.errors import ContrastillError, UsageError
+from ..nyu_classes import RAW_LABELS
 from .fingerprint import listing_hash
 from .images import DamagedSample
-from ..nyu_classes import RAW_LABELS
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 PAGE = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"

@@ -19,9 +19,9 @@ import torch
 from ...core.config.loading import dataset_options
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ...core.registry import DATASETS
+from ..image_folder import split_folder
 from .file_views import LABELS
 from .hdf5 import SUFFIXES
-from ..image_folder import split_folder
 from .images import IMAGE_SUFFIXES, Picture, read_square, warn_of_files, warn_of_scaling
 from .values import VECTORS
 

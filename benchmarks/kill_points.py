@@ -4,7 +4,7 @@
     python benchmarks/kill_points.py --points 5 --seed 1
 
 Each point is a run of its own, killed one to three times in a row before the same command is given a last time. Half of the kills are at
-an event of tests/dying.py (after a step, between the files of a checkpoint, before or after anything gets its final name, after a row of
+an event of tests/helpers/dying.py (after a step, between the files of a checkpoint, before or after anything gets its final name, after a row of
 metrics.jsonl); the others before the N-th call of a function of `core`, N being drawn from all calls of a whole run. A run that ends before its
 kill comes is compared as it is. The data are random pixels. Each point is a row of benchmarks/results/kill_points.jsonl.
 """
@@ -26,7 +26,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
-# How often each of tests/dying.py's events happens in the run below.
+# How often each of tests/helpers/dying.py's events happens in the run below.
 EVENTS = {"step": 15, "file": 36, "replace": 13, "replaced": 13, "row": 3}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

@@ -19,8 +19,8 @@ from contrastill.core.config.loading import load_config, shipped_configs
 from contrastill.core.config.schema import RunConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS, OBJECTIVES
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), ROOT / "README.md"])
 FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```\s*$", re.MULTILINE | re.DOTALL)

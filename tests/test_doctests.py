@@ -4,12 +4,12 @@ import doctest
 import importlib
 import os
 import tomllib
-from pathlib import Path
 
 import pytest
 
+from helpers.paths import ROOT
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def modules():

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import contrastill
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "examples"}
 GENERATED = {"build", "dist", "runs", "__pycache__"}
 HEAVY = {"torch", "torchvision", "kornia", "albumentations", "timm", "h5py", "accelerate", "torchmetrics", "datasets", "pandas", "scipy", "cv2"}
@@ -258,7 +258,10 @@ def test_the_installed_wheel_runs_the_commands_elsewhere(installed):
 def test_every_shipped_config_is_installed(installed):
     folder, _ = installed
     printed = run(
-        "-c", "from contrastill.core.config.loading import shipped_configs; print(*shipped_configs())", cwd=folder / "elsewhere", PYTHONPATH=str(folder / "site")
+        "-c",
+        "from contrastill.core.config.loading import shipped_configs; print(*shipped_configs())",
+        cwd=folder / "elsewhere",
+        PYTHONPATH=str(folder / "site"),
     )
     shipped = {path.relative_to("configs").with_suffix("").as_posix() for path in files() if path.parts[0] == "configs" and path.suffix == ".yaml"}
     assert (

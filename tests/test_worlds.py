@@ -1,16 +1,9 @@
-"""Small worlds that hypothesis draws: right, or refused in one sentence (tests/worlds.py tries hundreds)."""
-
-import importlib.util
-import sys
-from pathlib import Path
+"""Small worlds that hypothesis draws: right, or refused in one sentence (tests/helpers/worlds.py tries hundreds)."""
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-_spec = importlib.util.spec_from_file_location("worlds", Path(__file__).with_name("worlds.py"))
-worlds = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = worlds  # dataclasses look their module up
-_spec.loader.exec_module(worlds)
+from helpers import worlds
 
 
 @st.composite

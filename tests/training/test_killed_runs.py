@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
 from contrastill.training.checkpoint import checkpoints
+from helpers.paths import HELPERS
 
-DYING = Path(__file__).with_name("dying.py")
+DYING = HELPERS / "dying.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 TIMES = ("seconds", "samples_per_second")
 

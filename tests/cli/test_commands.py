@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from contrastill.cli.main import app, main
+from helpers.paths import ROOT
 
 HEAVY = ["torch", "torchvision", "kornia", "albumentations", "timm", "h5py", "accelerate", "torchmetrics", "pandas", "scipy", "cv2"]
 
@@ -76,7 +76,7 @@ def test_the_help_of_all_names_every_command_and_debug(capsys):
 
 
 def test_the_documentation_lists_every_command():
-    root = Path(__file__).resolve().parent.parent
+    root = ROOT
     page, readme = ((root / name).read_text(encoding="utf-8") for name in ("docs/guides/command_line.md", "README.md"))
     for words in COMMANDS:
         assert f"`contrastill {' '.join(words)}`" in page and f"`{words[0]}`" in readme

@@ -1,12 +1,13 @@
 """The teachers' memory and its folder under two processes: the looking is shared, the bits are those of one process, and so is the training."""
 
 import json
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-SCRIPT = f"import runpy; runpy.run_path({str(Path(__file__).with_name('looking_ranks.py'))!r}, run_name='__main__')"
+from helpers.paths import HELPERS
+
+SCRIPT = f"import runpy; runpy.run_path({str(HELPERS / 'live_teacher_ranks.py')!r}, run_name='__main__')"
 
 
 def test_processes_share_the_looking_and_hold_the_same_bits_and_train_alike(ranks, tmp_path):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from contrastill.cli.main import main
+from helpers.paths import ROOT
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "errors.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (?P<what>[^|]+) \| `(?P<command>[^`|]+)` \| `(?P<said>[^`|]+)` \| (?P<code>\d) \|$", re.MULTILINE)
 ROWS = [match.groupdict() for match in ROW.finditer(PAGE)]
 SHORT = dict(re.findall(r"`([A-Z]{5})` is\s+`([^`]+)`", PAGE))

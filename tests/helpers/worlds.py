@@ -1,6 +1,6 @@
 """Small worlds drawn at random: a data set, a teacher, a student, two objectives and a tiny training, and what each came to, recomputed by another path.
 
-    python tests/worlds.py --worlds 500 --seed 0 --out build/worlds
+    python tests/helpers/worlds.py --worlds 500 --seed 0 --out build/worlds
 
 A world ends right where its training and evaluation give numbers that a naive recomputation confirms, or where it is refused in one sentence. Anything else
 is a fault: ``bare``, an exception that is none of the package's; ``wrong``, a number that the recomputation does not confirm; ``wordy``, a refusal that is no

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from contrastill.cli.main import main
 from contrastill.core.config.loading import configs_folder
+from helpers.paths import ROOT
 
 FOLDER = configs_folder() / "accelerate"
 TRAIN = ["train", "teachers/rooms", "student.model=resnet8", "data.train_samples=24", "data.test_samples=8", "train.epochs=1", "train.batch_size=16"]
@@ -40,7 +40,7 @@ def test_accelerate_reads_it_and_knows_every_key(name, kind, machines, processes
 def test_the_command_in_its_head_is_one_of_accelerates_and_of_ours(name, capsys, monkeypatch):
     head = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").replace("\\\n#", "")
     command = next(line for line in head.splitlines() if "accelerate launch --config_file" in line).split("accelerate launch ")[1].split()
-    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    monkeypatch.chdir(ROOT)
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
     assert arguments.module and arguments.training_script == "contrastill" and arguments.main_training_function == "main"
     assert arguments.multi_gpu == (name != "one_gpu")

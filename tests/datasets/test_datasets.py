@@ -15,8 +15,9 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
+from helpers.paths import DATA
 
-REAL = Path(os.environ.get("CONTRASTILL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "cifar100_subset.h5"
+REAL = DATA / "cifar100_subset.h5"
 
 
 def _write(path, train=70, test=20, classes=("a", "b", "c"), **more):

@@ -1,10 +1,12 @@
-"""Agglomeration on real images: several unlike teachers into one student without labels, then linear probes elsewhere; a resumable grid.
+"""Agglomeration on real images: several unlike teachers into one student without labels, then linear probes elsewhere;
+a resumable grid.
 
-    python benchmarks/agglomerate.py --images tiny-imagenet-100 --cifar cifar100_subset.h5 --teacher runs/grid/teacher_resnet20-0
-    python benchmarks/agglomerate.py --table
+    python benchmarks/agglomerate.py --images tiny-imagenet-100 --cifar cifar100_subset.h5 --teacher
+    runs/grid/teacher_resnet20-0 python benchmarks/agglomerate.py --table
 
-5 000 images of TinyImageNet (50 a class, the first ones) are what the student sees. Probes: 50 images a class of each set for training, 25 for testing; of TinyImageNet
-others than those the student saw. A row of benchmarks/results/agglomerate.jsonl is one network; a second call does only what is missing.
+5 000 images of TinyImageNet (50 a class, the first ones) are what the student sees. Probes: 50 images a class of each
+set for training, 25 for testing; of TinyImageNet others than those the student saw. A row of
+benchmarks/results/agglomerate.jsonl is one network; a second call does only what is missing.
 """
 
 from __future__ import annotations
@@ -52,12 +54,16 @@ def prepare(folder: Path, images: str, cifar: str) -> dict[str, Path]:
     files = {name: folder / f"{name}.h5" for name in ("seen", "tiny_imagenet", "cifar100")}
     whole = folder / "whole.h5"
     if not whole.exists():
-        subprocess.run([sys.executable, "-m", "contrastill", "data", "pack", f"tiny_imagenet:{images}", str(whole)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "contrastill", "data", "pack", f"tiny_imagenet:{images}", str(whole)], check=True
+        )
 
     def part(source: h5py.Group, first: int, count: int) -> dict[str, np.ndarray]:
         """``count`` images of each class, from the ``first`` on."""
         target = source["target"][()]
-        rows = np.sort(np.concatenate([np.flatnonzero(target == label)[first : first + count] for label in np.unique(target)]))
+        rows = np.sort(
+            np.concatenate([np.flatnonzero(target == label)[first : first + count] for label in np.unique(target)])
+        )
         return {"rgb": source["rgb"][()][rows], "target": target[rows]}
 
     for name, path, seen in (("tiny_imagenet", whole, 50), ("cifar100", Path(cifar), 0)):
@@ -77,10 +83,24 @@ def train(cell: str, overrides: list[str], files: dict[str, Path], teacher: str,
     run = runs / cell.replace(" ", "_").replace(",", "")
     third = [] if ONE in overrides else [f"teachers.2.weights={teacher}"]
     cache = f"train.teacher_cache={runs / 'said'}"
-    command = ["contrastill", "train", str(CONFIG), f"data.path={files['seen']}", *third, cache, *overrides, f"out={run}"]
+    command = [
+        "contrastill",
+        "train",
+        str(CONFIG),
+        f"data.path={files['seen']}",
+        *third,
+        cache,
+        *overrides,
+        f"out={run}",
+    ]
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", *command, "-q"], check=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
-    shown = " ".join(command).replace(f"{runs}/", "runs/").replace(f"{HERE.parent}/", "").replace(str(files["seen"].parent) + "/", "")
+    shown = (
+        " ".join(command)
+        .replace(f"{runs}/", "runs/")
+        .replace(f"{HERE.parent}/", "")
+        .replace(str(files["seen"].parent) + "/", "")
+    )
     return run, shown, time.perf_counter() - began
 
 
@@ -112,7 +132,11 @@ def network_of(cell: str, entry: list[str] | None | str, run: Path | None, teach
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| network | n | linear probe, CIFAR-100 | TinyImageNet |", "|---|---|---|---|"]
-    lines += [f"| {cell} | 1 | {rows[cell]['cifar100']:.1f} | {rows[cell]['tiny_imagenet']:.1f} |" for cell in CELLS if cell in rows]
+    lines += [
+        f"| {cell} | 1 | {rows[cell]['cifar100']:.1f} | {rows[cell]['tiny_imagenet']:.1f} |"
+        for cell in CELLS
+        if cell in rows
+    ]
     return "\n".join(lines)
 
 
@@ -134,8 +158,15 @@ def main() -> None:
         for cell, entry in CELLS.items():
             if cell in rows_of() or (arguments.cells and cell not in arguments.cells):
                 continue
-            run, command, seconds = train(cell, entry, files, teacher, runs) if isinstance(entry, list) else (None, "", 0.0)
-            row = {"cell": cell, "command": command, "train_seconds": round(seconds, 1), **probes(network_of(cell, entry, run, teacher), files)}
+            run, command, seconds = (
+                train(cell, entry, files, teacher, runs) if isinstance(entry, list) else (None, "", 0.0)
+            )
+            row = {
+                "cell": cell,
+                "command": command,
+                "train_seconds": round(seconds, 1),
+                **probes(network_of(cell, entry, run, teacher), files),
+            }
             with open(RESULTS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

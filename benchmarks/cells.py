@@ -1,4 +1,6 @@
-"""A grid of trainings that goes on where it stopped: each finished cell is a JSON row of a file, and a second call makes only what is missing."""
+"""A grid of trainings that goes on where it stopped: each finished cell is a JSON row of a file, and a second call
+makes only what is missing.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +37,33 @@ def rows_of(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def called(command: list[str], threads: int, log: Path | None = None) -> str:
-    """What a command of the package prints; it ends the grid where it fails. What it says on standard error goes to ``log``, if given."""
+    """What a command of the package prints; it ends the grid where it fails. What it says on standard error goes to
+    ``log``, if given.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     with open(log or os.devnull, "a", encoding="utf-8") as errors:
         answer = subprocess.run(
-            [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=errors if log else None, text=True, cwd=ROOT, check=False
+            [sys.executable, "-m", *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors if log else None,
+            text=True,
+            cwd=ROOT,
+            check=False,
         )
     if answer.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {answer.returncode}{f', see {log}' if log else ''}")
     return answer.stdout
 
 
-def fill(results: Path, seeds: Mapping[str, int], make: Callable[[str, int], dict[str, Any]], said: Callable[[dict[str, Any]], str], *, jobs: int) -> None:
+def fill(
+    results: Path,
+    seeds: Mapping[str, int],
+    make: Callable[[str, int], dict[str, Any]],
+    said: Callable[[dict[str, Any]], str],
+    *,
+    jobs: int,
+) -> None:
     """Make the rows that a file lacks.
 
     Args:
@@ -66,4 +83,14 @@ def fill(results: Path, seeds: Mapping[str, int], make: Callable[[str, int], dic
             print(f"{row['cell']}-{row['seed']}: {said(row)}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(work, [(cell, seed) for seed in range(max(seeds.values(), default=0)) for cell, most in seeds.items() if seed < most]))
+        list(
+            pool.map(
+                work,
+                [
+                    (cell, seed)
+                    for seed in range(max(seeds.values(), default=0))
+                    for cell, most in seeds.items()
+                    if seed < most
+                ],
+            )
+        )

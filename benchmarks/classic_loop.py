@@ -1,8 +1,10 @@
-"""The classic CRD training loop, written from its description: what the speed of a step and the time to an accuracy are compared with.
+"""The classic CRD training loop, written from its description: what the speed of a step and the time to an accuracy are
+compared with.
 
-One sample at a time, PIL crops and mirrors, torchvision makes a normalised tensor, and the dataset draws K negatives of other classes without replacement. A live
-teacher looks at the batch in float32. The loss gathers K + 1 rows for each anchor from each bank, multiplies, takes exp(score/τ)/Z with the Z of the first batch,
-and logarithms of what comes of it; autograd does the rest. Then the rows move, and SGD steps.
+One sample at a time, PIL crops and mirrors, torchvision makes a normalised tensor, and the dataset draws K negatives of
+other classes without replacement. A live teacher looks at the batch in float32. The loss gathers K + 1 rows for each
+anchor from each bank, multiplies, takes exp(score/τ)/Z with the Z of the first batch, and logarithms of what comes of
+it; autograd does the rest. Then the rows move, and SGD steps.
 """
 
 from __future__ import annotations
@@ -30,11 +32,18 @@ class ClassicDataset(Dataset):
         mean, std: Of the normalisation.
     """
 
-    def __init__(self, images: np.ndarray, targets: np.ndarray, num_negatives: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, images: np.ndarray, targets: np.ndarray, num_negatives: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         self.images, self.targets, self.num_negatives = images, targets, num_negatives
         self.others = {int(label): np.flatnonzero(targets != label) for label in np.unique(targets)}
         size = images.shape[1]
-        steps = [transforms.RandomCrop(size, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(mean, std)]
+        steps = [
+            transforms.RandomCrop(size, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
         self.transform = transforms.Compose(steps)
 
     def __len__(self) -> int:
@@ -60,20 +69,36 @@ class ClassicCRD(nn.Module):
     """
 
     def __init__(
-        self, student_dim: int, teacher_dim: int, num_samples: int, num_negatives: int, embed_dim: int = 128, temperature: float = 0.07, momentum: float = 0.5
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        num_samples: int,
+        num_negatives: int,
+        embed_dim: int = 128,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
     ) -> None:
         super().__init__()
         self.embed = nn.ModuleList([nn.Linear(student_dim, embed_dim), nn.Linear(teacher_dim, embed_dim)])
         limit = (embed_dim / 3) ** -0.5
         self.register_buffer("student_bank", torch.empty(num_samples, embed_dim).uniform_(-limit, limit))
         self.register_buffer("teacher_bank", torch.empty(num_samples, embed_dim).uniform_(-limit, limit))
-        self.num_samples, self.num_negatives, self.temperature, self.momentum = num_samples, num_negatives, temperature, momentum
+        self.num_samples, self.num_negatives, self.temperature, self.momentum = (
+            num_samples,
+            num_negatives,
+            temperature,
+            momentum,
+        )
         self.normaliser: dict[str, Tensor] = {}
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor) -> Tensor:
         """Loss of pooled features (B, d) with rows (B, K + 1), the samples' own (B,) first."""
-        ours, theirs = (F.normalize(embed(features)) for embed, features in zip(self.embed, (student, teacher), strict=True))
-        loss = self._side("student", ours, self.teacher_bank, rows) + self._side("teacher", theirs, self.student_bank, rows)
+        ours, theirs = (
+            F.normalize(embed(features)) for embed, features in zip(self.embed, (student, teacher), strict=True)
+        )
+        loss = self._side("student", ours, self.teacher_bank, rows) + self._side(
+            "teacher", theirs, self.student_bank, rows
+        )
         with torch.no_grad():
             for bank, embedding in ((self.student_bank, ours), (self.teacher_bank, theirs)):
                 moved = self.momentum * bank.index_select(0, index) + (1 - self.momentum) * embedding
@@ -103,7 +128,15 @@ class ClassicLoop:
     """
 
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, data: ClassicDataset, *, lr: float, momentum: float, weight_decay: float, weight: float = 0.8
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        data: ClassicDataset,
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        weight: float = 0.8,
     ) -> None:
         self.teacher, self.student, self.data, self.weight = teacher.eval(), student.train(), data, weight
         self.crd = ClassicCRD(student.fc.in_features, teacher.fc.in_features, len(data), data.num_negatives)
@@ -111,7 +144,9 @@ class ClassicLoop:
         self.optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self._pooled: dict[nn.Module, Tensor] = {}
         for network in (teacher, student):
-            network.fc.register_forward_pre_hook(lambda _, args, network=network: self._pooled.__setitem__(network, args[0]))
+            network.fc.register_forward_pre_hook(
+                lambda _, args, network=network: self._pooled.__setitem__(network, args[0])
+            )
 
     def batches(self, order: Sequence[int], batch_size: int = 64) -> Iterator[list[Tensor]]:
         """The batches of an epoch in this order, made in the process itself."""

@@ -1,4 +1,5 @@
-"""Curves of the contrast with fresh rows, from the rows of benchmarks/grid.py: over the length of the training, the number of rows and the temperature.
+"""Curves of the contrast with fresh rows, from the rows of benchmarks/grid.py: over the length of the training, the
+number of rows and the temperature.
 
 python benchmarks/contrast_curves.py docs/contrast_curves.png
 """
@@ -31,26 +32,37 @@ ROWS = {256: "K=256", 1024: "K=1024", 4096: "fresh", 16384: "K=16384"}
 TEMPERATURES = {0.04: "tau=0.04", 0.07: "fresh", 0.1: "tau=0.1", 0.2: "tau=0.2"}
 
 
-def mean_of(rows: Mapping[tuple[str, int], Mapping[str, Any]], cell: str, seeds: int | None = None) -> tuple[float, float] | None:
+def mean_of(
+    rows: Mapping[tuple[str, int], Mapping[str, Any]], cell: str, seeds: int | None = None
+) -> tuple[float, float] | None:
     """Mean and standard deviation of top-1 over the seeds of a cell; None where it has no row."""
     values = [row["top1"] for (name, seed), row in rows.items() if name == cell and (seeds is None or seed < seeds)]
     return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if values else None
 
 
 def draw(path: Path) -> None:
-    """Three panels; of a cell with several seeds mean and deviation. The variants have seed 0 alone, and so has what they are compared with."""
+    """Three panels; of a cell with several seeds mean and deviation. The variants have seed 0 alone, and so has what
+    they are compared with.
+    """
     grids = {length: rows_of(RESULTS / f"contrast_{length}.jsonl") for length in LENGTHS}
     with figure(path, 11, 3.4) as drawn:
         length, rows, temperature = drawn.subplots(1, 3)
         for (cell, label), colour in zip(OBJECTIVES.items(), COLOURS, strict=False):
             points = [(epochs, *measured) for epochs, grid in grids.items() if (measured := mean_of(grid, cell))]
             if points:
-                length.errorbar(*zip(*points, strict=True), label=label, color=colour, marker="o", markersize=3, capsize=2)
+                length.errorbar(
+                    *zip(*points, strict=True), label=label, color=colour, marker="o", markersize=3, capsize=2
+                )
         length.set(title="objectives beside cross-entropy", xlabel="epochs", ylabel="top-1, %")
         length.set_ylim(bottom=12)  # room for the legend below the curves
         length.legend(fontsize=7, loc="lower right")
-        for axes, cells, name, title in ((rows, ROWS, "K, rows drawn at each step", "number of rows"), (temperature, TEMPERATURES, "τ", "temperature")):
-            points = [(value, measured[0]) for value, cell in cells.items() if (measured := mean_of(grids[6], cell, seeds=1))]
+        for axes, cells, name, title in (
+            (rows, ROWS, "K, rows drawn at each step", "number of rows"),
+            (temperature, TEMPERATURES, "τ", "temperature"),
+        ):
+            points = [
+                (value, measured[0]) for value, cell in cells.items() if (measured := mean_of(grids[6], cell, seeds=1))
+            ]
             axes.plot(*zip(*points, strict=True), color=COLOURS[3], marker="o", markersize=4)
             axes.set(title=f"{title}, 6 epochs, seed 0", xlabel=name, ylabel="top-1, %", xscale="log")
             axes.set_xticks([*cells], [f"{value:g}" for value in cells])

@@ -4,10 +4,11 @@
     python benchmarks/crd_loss.py                      # all settings, both allocators
     python benchmarks/crd_loss.py --setting main --rounds 30
 
-Contenders run in turn in one process on the same inputs; a ratio is the median over rounds of (torchdistill / contender)
-of the same round. Everything runs under two allocators, each in a process of its own: **stock**, and **warm**, where glibc is
-told to keep its pages (half of a gathering version's time is page faults of its temporaries, so warm is the honest ratio).
-The reference's negatives are handed to it ready-made, as its dataset would: their draw is not in its time; it is in ours.
+Contenders run in turn in one process on the same inputs; a ratio is the median over rounds of (torchdistill /
+contender) of the same round. Everything runs under two allocators, each in a process of its own: **stock**, and
+**warm**, where glibc is told to keep its pages (half of a gathering version's time is page faults of its temporaries,
+so warm is the honest ratio). The reference's negatives are handed to it ready-made, as its dataset would: their draw is
+not in its time; it is in ours.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def reference_class():
     try:
         from torchdistill.losses.mid_level import CRDLoss
     except ImportError:
-        sys.exit("this benchmark compares with torchdistill: pip install '.[benchmark]' (or pip install --no-deps torchdistill)")
+        sys.exit(
+            "this benchmark compares with torchdistill: pip install '.[benchmark]' (or pip install --no-deps "
+            "torchdistill)"
+        )
     return CRDLoss
 
 
@@ -221,7 +225,10 @@ def main() -> None:
 
 def report(results: dict[str, dict]) -> None:
     for key in next(iter(results.values())):
-        cells = {malloc: f"{r[key]['ms']:8.1f} ms {r[key]['ratio']:6.1f}x {r[key]['mb']:7.1f} MB" for malloc, r in results.items()}
+        cells = {
+            malloc: f"{r[key]['ms']:8.1f} ms {r[key]['ratio']:6.1f}x {r[key]['mb']:7.1f} MB"
+            for malloc, r in results.items()
+        }
         print(f"  {key:20s} " + "  |  ".join(f"{malloc} {cell}" for malloc, cell in cells.items()), flush=True)
 
 

@@ -1,15 +1,18 @@
-"""Speed of the data: a batch of 64 CIFAR views and its negatives, against torchvision on PIL images and np.random.choice.
+"""Speed of the data: a batch of 64 CIFAR views and its negatives, against torchvision on PIL images and
+np.random.choice.
 
     python benchmarks/data.py
-    CONTRASTILL_DATA=/data python benchmarks/data.py --rounds 100      # /data/cifar100_subset.h5 instead of random pixels
+    CONTRASTILL_DATA=/data python benchmarks/data.py --rounds 100      # /data/cifar100_subset.h5 instead of random
+    pixels
 
-The reference is what the released CRD code does for each sample: RandomCrop(32, padding=4), flip, ToTensor, Normalize, and
-K of the rows of other classes without replacement. Ours: a batch of the loader, the network's own normalisation, and the
+The reference is what the released CRD code does for each sample: RandomCrop(32, padding=4), flip, ToTensor, Normalize,
+and K of the rows of other classes without replacement. Ours: a batch of the loader, the network's own normalisation,
+    and the
 rule that picks the rows (offset and mask of the own class for `shared`; the marks of all drawn rows for `sampled`; the
-scores themselves are the loss's and in neither time). What an epoch draws at its beginning is shared out over its batches.
-All run in turn in one process; a ratio is the median over rounds of (reference / ours) of the same round. A turn of ours
-is eight batches, for one is too short to time; "first" is the first of the eight alone, right after the reference has
-emptied the caches.
+scores themselves are the loss's and in neither time). What an epoch draws at its beginning is shared out over its
+batches. All run in turn in one process; a ratio is the median over rounds of (reference / ours) of the same round. A
+turn of ours is eight batches, for one is too short to time; "first" is the first of the eight alone, right after the
+reference has emptied the caches.
 """
 
 from __future__ import annotations
@@ -60,7 +63,12 @@ class Reference:
     def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
         self.images, self.targets = images, targets
         self.eligible = [np.flatnonzero(targets != target) for target in range(CLASSES)]
-        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        steps = [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
         self.transform = transforms.Compose(steps)
 
     def views(self, index: np.ndarray) -> torch.Tensor:
@@ -107,9 +115,13 @@ class Ours:
         kept = PaddedImages.zeros(M, 32, 32, 3, dtype=torch.uint8, padding=4)
         kept.interior[:] = torch.from_numpy(images)
         labels = torch.from_numpy(targets.astype(np.int64))
-        self.loader = TensorSplit({"rgb": kept}, targets=labels, num_classes=CLASSES, flip=True).loader(batch_size=BATCH, device="cpu", train=True)
+        self.loader = TensorSplit({"rgb": kept}, targets=labels, num_classes=CLASSES, flip=True).loader(
+            batch_size=BATCH, device="cpu", train=True
+        )
         self.preprocess = Preprocess(MEAN, STD)
-        self.losses = {name: CRDLoss(256, 256, targets=labels, num_negatives=K, negatives=name) for name in ("shared", "sampled")}
+        self.losses = {
+            name: CRDLoss(256, 256, targets=labels, num_negatives=K, negatives=name) for name in ("shared", "sampled")
+        }
         self.marks = Marks()
         self.batches, self.steps = iter(()), 0
 
@@ -186,7 +198,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     images, targets, source = load_images(Path(os.environ.get("CONTRASTILL_DATA", ROOT.parent / "shared" / "data")))
     parts = measure(Reference(images, targets), Ours(images, targets), options.rounds)
-    print(f"{BATCH} views and {K} negatives of M={M}; {source}; torch {torch.__version__}, {torch.get_num_threads()} threads; {options.rounds} rounds")
+    print(
+        f"{BATCH} views and {K} negatives of M={M}; {source}; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads; {options.rounds} rounds"
+    )
     for name, values in parts.items():
         print(f"{name:24} {1e3 * np.median(values):8.3f} ms")
     print(f"\n{'':24} {'reference':>12} {'ours':>12} {'ratio':>8}")

@@ -7,8 +7,8 @@
 All cut RandomResizedCrop(224, scale 0.35 to 1), antialiased, and flip, in batches of 64 on the CPU. Two comparisons:
 
 - `uint8`: up to a batch of bytes, where normalising is left to the device: ImageFolder with PILToTensor against ours;
-- `normalised`: up to a normalised float batch: ImageFolder with ToTensor and Normalize for each image, as its examples are
-  written, against ours with the network's own normalisation of the batch, in the training process.
+- `normalised`: up to a normalised float batch: ImageFolder with ToTensor and Normalize for each image, as its examples
+  are written, against ours with the network's own normalisation of the batch, in the training process.
 
 All take turns in one process; a turn is an epoch, its first batch excluded, and with it the start of the workers, which
 stay for all rounds. A ratio is the median over rounds of (ours / ImageFolder) of the same round.
@@ -48,20 +48,31 @@ WIDTH, HEIGHT, QUALITY = 400, 300, 87
 
 
 def textures(count: int) -> Iterator[Image.Image]:
-    """Random textures of several octaves, as much detail at each as photographs have, so that their JPEGs are as long."""
+    """Random textures of several octaves, as much detail at each as photographs have, so that their JPEGs are as
+    long.
+    """
     rng = np.random.default_rng(0)
     for _ in range(count):
         picture = np.zeros((HEIGHT, WIDTH, 3))
         for cells, strength in ((4, 70), (12, 40), (36, 22), (100, 12), (300, 7)):
             noise = rng.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
-            picture += strength / 74 * (np.asarray(Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float64) - 128)
+            picture += (
+                strength
+                / 74
+                * (
+                    np.asarray(Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float64)
+                    - 128
+                )
+            )
         yield Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8))
 
 
 def photographs(archive: Path, count: int) -> Iterator[Image.Image]:
     """Photographs of 64×64, enlarged."""
     with tarfile.open(archive) as tar:
-        members = [member for member in tar if member.isfile() and "/train/" in member.name and member.name.endswith(".JPEG")]
+        members = [
+            member for member in tar if member.isfile() and "/train/" in member.name and member.name.endswith(".JPEG")
+        ]
         for place in range(count):
             encoded = tar.extractfile(members[place * len(members) // count]).read()
             yield Image.open(io.BytesIO(encoded)).convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
@@ -78,7 +89,9 @@ def write(pictures: Iterator[Image.Image], folder: Path) -> Path:
 def reference(folder: Path, workers: int, *, normalised: bool) -> Callable[[int], Iterator[torch.Tensor]]:
     """Epochs of ImageFolder in a DataLoader."""
     last = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)] if normalised else [transforms.PILToTensor()]
-    transform = transforms.Compose([transforms.RandomResizedCrop(SIZE, scale=SCALE), transforms.RandomHorizontalFlip(), *last])
+    transform = transforms.Compose(
+        [transforms.RandomResizedCrop(SIZE, scale=SCALE), transforms.RandomHorizontalFlip(), *last]
+    )
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     loader = DataLoader(datasets.ImageFolder(folder, transform), batch_size=BATCH, shuffle=True, **options)
     return lambda _: (images for images, _ in loader)
@@ -86,7 +99,9 @@ def reference(folder: Path, workers: int, *, normalised: bool) -> Callable[[int]
 
 def ours(folder: Path, workers: int, *, normalised: bool) -> Callable[[int], Iterator[torch.Tensor]]:
     # Next to nothing is held out: all read the same files.
-    split = ImageFolder(ImageFolder.Options(path=str(folder), size=SIZE, scale=SCALE, workers=workers, test_fraction=0.01)).open("train")
+    split = ImageFolder(
+        ImageFolder.Options(path=str(folder), size=SIZE, scale=SCALE, workers=workers, test_fraction=0.01)
+    ).open("train")
     loader = split.loader(batch_size=BATCH, device="cpu", train=True)
     normalise = Preprocess(MEAN, STD) if normalised else lambda images: images
     return lambda k: (normalise(batch["rgb"]) for batch in loader.epoch(k))
@@ -104,7 +119,11 @@ def turn(batches: Iterator[torch.Tensor]) -> float:
 def measure(folder: Path, workers: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """What comes out -> who read -> images a second in each round."""
     kinds = {"uint8": False, "normalised": True}
-    readers = {(kind, name): make(folder, workers, normalised=kinds[kind]) for kind in kinds for name, make in (("ImageFolder", reference), ("ours", ours))}
+    readers = {
+        (kind, name): make(folder, workers, normalised=kinds[kind])
+        for kind in kinds
+        for name, make in (("ImageFolder", reference), ("ours", ours))
+    }
     speeds: dict[str, dict[str, list[float]]] = {kind: {"ImageFolder": [], "ours": []} for kind in kinds}
     # The first round starts the workers and fills the cache of files.
     for k in range(rounds + 1):
@@ -118,19 +137,40 @@ def measure(folder: Path, workers: int, rounds: int) -> dict[str, dict[str, list
 def report(source: str, folder: Path, rounds: int, all_workers: list[int]) -> list[dict]:
     """Measure, print a table, and return its rows."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    about = {"source": source, "files": len(sizes), "mean_bytes": round(statistics.fmean(sizes)), "batch": BATCH, "rounds": rounds}
+    about = {
+        "source": source,
+        "files": len(sizes),
+        "mean_bytes": round(statistics.fmean(sizes)),
+        "batch": BATCH,
+        "rounds": rounds,
+    }
     about |= {"cpus": os.cpu_count(), "torch": torch.__version__}
-    print(f"{source}: {len(sizes)} files of {about['mean_bytes'] / 1e3:.0f} kB; torch {torch.__version__}, {os.cpu_count()} CPUs; {rounds} rounds")
+    print(
+        f"{source}: {len(sizes)} files of {about['mean_bytes'] / 1e3:.0f} kB; torch {torch.__version__}, "
+        f"{os.cpu_count()} CPUs; {rounds} rounds"
+    )
     print(f"{'images a second':24} {'ImageFolder':>12} {'ours':>8} {'ratio':>7}  least to most")
     rows = []
     for workers in all_workers:
         for kind, speeds in measure(folder, workers, rounds).items():
             ratios = [own / theirs for own, theirs in zip(speeds["ours"], speeds["ImageFolder"], strict=True)]
-            row = {"workers": workers, "batch_of": kind, **{name: round(statistics.median(values), 1) for name, values in speeds.items()}}
-            row |= {"ratio": round(statistics.median(ratios), 2), "least": round(min(ratios), 2), "most": round(max(ratios), 2)}
+            row = {
+                "workers": workers,
+                "batch_of": kind,
+                **{name: round(statistics.median(values), 1) for name, values in speeds.items()},
+            }
+            row |= {
+                "ratio": round(statistics.median(ratios), 2),
+                "least": round(min(ratios), 2),
+                "most": round(max(ratios), 2),
+            }
             rows.append({**about, **row})
             name = f"{workers} workers, {kind}"
-            print(f"{name:24} {row['ImageFolder']:12.0f} {row['ours']:8.0f} {row['ratio']:6.2f}×  {row['least']:.2f} to {row['most']:.2f}", flush=True)
+            print(
+                f"{name:24} {row['ImageFolder']:12.0f} {row['ours']:8.0f} {row['ratio']:6.2f}×  "
+                f"{row['least']:.2f} to {row['most']:.2f}",
+                flush=True,
+            )
     return rows
 
 
@@ -141,7 +181,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=640, help="images that are made")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "files.jsonl", help="a line is added for each comparison")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "files.jsonl",
+        help="a line is added for each comparison",
+    )
     options = parser.parse_args()
     # ImageFolder's DataLoader has no say in this of its own: a thread in this process, as in each worker.
     torch.set_num_threads(1)
@@ -150,8 +195,13 @@ def main() -> None:
         if options.data:
             source, folder = options.data.name, options.data
         elif options.source == "real":
-            archive = Path(os.environ.get("CONTRASTILL_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet-100.tar"
-            source, folder = f"{archive.stem}, enlarged to {WIDTH}×{HEIGHT}", write(photographs(archive, options.count), Path(temporary))
+            archive = (
+                Path(os.environ.get("CONTRASTILL_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet-100.tar"
+            )
+            source, folder = (
+                f"{archive.stem}, enlarged to {WIDTH}×{HEIGHT}",
+                write(photographs(archive, options.count), Path(temporary)),
+            )
         else:
             source, folder = f"textures of {WIDTH}×{HEIGHT}", write(textures(options.count), Path(temporary))
         rows = report(source, folder, options.rounds, options.workers)

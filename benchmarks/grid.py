@@ -29,7 +29,10 @@ TEACHERS = [("resnet20", 0), ("resnet14", 0), ("resnet20", 1), ("resnet14", 1)]
 
 def ensemble(count: int, *overrides: str) -> list[str]:
     """Overrides of a student of the first ``count`` teachers."""
-    named = [[f"teachers.{n}.model={model}", f"teachers.{n}.weights={{runs}}/teacher_{model}-{seed}"] for n, (model, seed) in enumerate(TEACHERS[:count])]
+    named = [
+        [f"teachers.{n}.model={model}", f"teachers.{n}.weights={{runs}}/teacher_{model}-{seed}"]
+        for n, (model, seed) in enumerate(TEACHERS[:count])
+    ]
     views = ["train.views=2", "train.teacher_cache={runs}/teachers_said", "data.name=packed"]
     return [*sum(named, []), "student.model=resnet8", *views, *overrides]
 
@@ -37,13 +40,18 @@ def ensemble(count: int, *overrides: str) -> list[str]:
 ONLY_KD = ["objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"]
 TAUGHT = "ensemble/cifar100_crd"
 OTHER_RULES = ("average", "entropy", "confidence", "gradient", "random")
-EPOCHS_15, EPOCHS_10, EPOCHS_6 = ([f"train.epochs={epochs}", f"train.evaluate_every={every}"] for epochs, every in ((15, 5), (10, 5), (6, 6)))
+EPOCHS_15, EPOCHS_10, EPOCHS_6 = (
+    [f"train.epochs={epochs}", f"train.evaluate_every={every}"] for epochs, every in ((15, 5), (10, 5), (6, 6))
+)
 KEPT = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=packed"]
 
 COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step", "train.lr=0.05"]
 
 
-FRESH, STALE = "fresh_crd={weight: 0.8, teacher_map: learned}", "crd={weight: 0.8, num_negatives: 4096, negatives: shared}"
+FRESH, STALE = (
+    "fresh_crd={weight: 0.8, teacher_map: learned}",
+    "crd={weight: 0.8, num_negatives: 4096, negatives: shared}",
+)
 WHITENED = "fresh_crd={weight: 0.8, teacher_map: whitened}"
 Cell = tuple[str, list[str], int]
 
@@ -51,7 +59,11 @@ Cell = tuple[str, list[str], int]
 def _beside_labels(views: int, schedule: tuple[str, ...], objectives: tuple[str, ...], seeds: int) -> Cell:
     """Objectives beside cross-entropy of weight 1, towards the outputs of ``views`` views that are kept."""
     cached = [f"train.views={views}", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
-    return CRD, [*STUDENT, *cached, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives), *schedule], seeds
+    return (
+        CRD,
+        [*STUDENT, *cached, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives), *schedule],
+        seeds,
+    )
 
 
 def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:
@@ -69,20 +81,30 @@ def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:
         "crd_kd": (STALE, "kd={weight: 1}"),
         "kd": ("kd={weight: 0.9}", "cross_entropy.weight=0.1"),
     }
-    baseline = ("teachers/cifar100", ["student.model=resnet8", f"train.views={views}", "data.name=packed", *schedule], seeds)
-    return {"baseline": baseline, **{cell: _beside_labels(views, schedule, named, seeds) for cell, named in objectives.items()}}
+    baseline = (
+        "teachers/cifar100",
+        ["student.model=resnet8", f"train.views={views}", "data.name=packed", *schedule],
+        seeds,
+    )
+    return {
+        "baseline": baseline,
+        **{cell: _beside_labels(views, schedule, named, seeds) for cell, named in objectives.items()},
+    }
 
 
 def variants(views: int, *schedule: str) -> dict[str, Cell]:
     """One option of the contrast changed at a time, and the ways to help the paper's bank: one seed each."""
     changed = {
-        "row_gradient=false": "row_gradient: false", "student_rows=none": "student_rows: none", "criterion=sigmoid": "criterion: sigmoid",
-        "refresh_rows": "refresh_rows: true", "other_sample": "negatives_from: other_sample", "K=256": "num_negatives: 256", "K=1024": "num_negatives: 1024", "K=16384": "num_negatives: 16384",
+        "row_gradient=false": "row_gradient: false", "student_rows=none": "student_rows: none",
+        "criterion=sigmoid": "criterion: sigmoid",
+        "refresh_rows": "refresh_rows: true", "other_sample": "negatives_from: other_sample",
+        "K=256": "num_negatives: 256", "K=1024": "num_negatives: 1024", "K=16384": "num_negatives: 16384",
         "tau=0.04": "temperature: 0.04", "tau=0.1": "temperature: 0.1", "tau=0.2": "temperature: 0.2",
     }  # fmt: skip
     bank = "weight: 0.8, num_negatives: 4096, negatives: shared"
     helped = {
-        "bank_init": "bank_init: teacher_outputs", "bank_momentum": "bank_momentum: visits", "bank_whitened": "teacher_map: whitened",
+        "bank_init": "bank_init: teacher_outputs", "bank_momentum": "bank_momentum: visits",
+        "bank_whitened": "teacher_map: whitened",
         "bank_all": "bank_init: teacher_outputs, bank_momentum: visits, teacher_map: whitened",
     }  # fmt: skip
     cells = {name: f"fresh_crd={{weight: 0.8, teacher_map: learned, {option}}}" for name, option in changed.items()}
@@ -97,7 +119,11 @@ GRIDS = {
         "cells": {
             "teacher": ("teachers/cifar100", ["student.model=resnet20"], 1),
             "untaught": ("teachers/cifar100", ["student.model=resnet8"], 3),
-            "kd": (CRD, [*STUDENT, "objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"], 3),
+            "kd": (
+                CRD,
+                [*STUDENT, "objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"],
+                3,
+            ),
             "crd": (CRD, [*STUDENT, *K4096], 3),
             "crd_kd": (CRD, [*STUDENT, *K4096, "objectives.kd.weight=1"], 1),
         },
@@ -111,7 +137,8 @@ GRIDS = {
             "all_paper_bias": (CRD, [*STUDENT, "objectives.crd.negatives=all", "objectives.crd.bias=paper"], 1),
         },
     },
-    # Students whose representations are probed elsewhere (benchmarks/transferability.py); the teacher looks at four views of each image once.
+    # Students whose representations are probed elsewhere (benchmarks/transferability.py); the teacher looks at four
+    # views of each image once.
     "cifar100_subset_cosine": {
         "schedule": ["train.schedule=cosine", "train.lr=0.1"],
         "cells": {
@@ -125,15 +152,22 @@ GRIDS = {
     "cifar100_subset_ensemble": {
         "schedule": ["train.schedule=cosine", "train.lr=0.1"],
         "cells": {
-            **{f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2) for model in ("resnet20", "resnet14")},
+            **{
+                f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2)
+                for model in ("resnet20", "resnet14")
+            },
             "untaught": ("teachers/cifar100", ["student.model=resnet8", *EPOCHS_6], 3),
             **{f"kd_{n}": (TAUGHT, [*ensemble(n, *ONLY_KD), *EPOCHS_6], 3) for n in (1, 2, 4)},
             **{f"crd_{n}": (TAUGHT, [*ensemble(n, *K4096), *EPOCHS_6], 3) for n in (1, 2, 4)},
             "crd_kd_4": (TAUGHT, [*ensemble(4, *K4096, "objectives.kd.weight=1"), *EPOCHS_6], 1),
-            **{f"kd_4_{rule}": (TAUGHT, [*ensemble(4, *ONLY_KD, f"ensemble.rule={rule}"), *EPOCHS_6], 1) for rule in OTHER_RULES},
+            **{
+                f"kd_4_{rule}": (TAUGHT, [*ensemble(4, *ONLY_KD, f"ensemble.rule={rule}"), *EPOCHS_6], 1)
+                for rule in OTHER_RULES
+            },
         },
     },
-    # Contrast with fresh rows beside what it is compared with, at several lengths; teacher outputs of a few views are kept.
+    # Contrast with fresh rows beside what it is compared with, at several lengths; teacher outputs of a few views are
+    # kept.
     "contrast_3": {
         "schedule": COSINE,
         "cells": {
@@ -151,11 +185,17 @@ GRIDS = {
     },
     "contrast_10": {
         "schedule": COSINE,
-        "cells": {"teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1), **contrasts(4, *EPOCHS_10, seeds=1)},
+        "cells": {
+            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+            **contrasts(4, *EPOCHS_10, seeds=1),
+        },
     },
     "contrast_15": {
         "schedule": STEP,
-        "cells": {"teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1), **contrasts(5, *EPOCHS_15)},
+        "cells": {
+            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+            **contrasts(5, *EPOCHS_15),
+        },
     },
 }
 
@@ -171,19 +211,32 @@ GRIDS["contrast_unlike"] = {
 
 def contrast_of(count: int, *objectives: str) -> Cell:
     """Objectives beside cross-entropy of weight 1 towards ``count`` teachers, whose losses are added."""
-    return TAUGHT, [*ensemble(count, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives)), *EPOCHS_6], 3
+    return (
+        TAUGHT,
+        [*ensemble(count, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives)), *EPOCHS_6],
+        3,
+    )
 
 
 GRIDS["contrast_ensemble"] = {
     "schedule": COSINE,
     "cells": {
-        **{f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2) for model in ("resnet20", "resnet14")},
+        **{
+            f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2)
+            for model in ("resnet20", "resnet14")
+        },
         **{f"fresh_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}") for n in (1, 2, 4)},
-        **{f"fresh_wttm_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}", f"wttm={{weight: {1 / n}}}") for n in (1, 2, 4)},
+        **{
+            f"fresh_wttm_{n}": contrast_of(
+                n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}", f"wttm={{weight: {1 / n}}}"
+            )
+            for n in (1, 2, 4)
+        },
     },
 }
 
-# A teacher of other classes and another architecture: EfficientNet-Lite0 with its ImageNet weights, a student from scratch, all 100 classes at 64 pixels.
+# A teacher of other classes and another architecture: EfficientNet-Lite0 with its ImageNet weights, a student from
+# scratch, all 100 classes at 64 pixels.
 LITE0 = [
     "teachers.0.model=efficientnet_lite0",
     "teachers.0.weights=pretrained",
@@ -231,14 +284,25 @@ def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: 
     config, overrides, _ = grid["cells"][cell]
     run = runs / f"{cell}-{seed}"
     overrides = [override.replace("{runs}", str(runs)) for override in overrides]
-    command = ["contrastill", "train", config, f"data.path={data}", *overrides, *grid["schedule"], f"seed={seed}", f"out={run}"]
+    command = [
+        "contrastill",
+        "train",
+        config,
+        f"data.path={data}",
+        *overrides,
+        *grid["schedule"],
+        f"seed={seed}",
+        f"out={run}",
+    ]
     began = time.perf_counter()
     last = json.loads(called([*command, "--json"], threads).splitlines()[-1])
     bits = correct_bits(run, data)
     shown = " ".join(command).replace(f"{runs}/", "runs/").replace(data, Path(data).name)
     return {
-        "cell": cell, "seed": seed, "command": shown, "top1": round(100 * float(bits.mean()), 4), "logged_top1": last["top1"], "images": len(bits),
-        "epochs": last["epoch"] + 1, "loss": last["loss"], "samples_per_second": last["samples_per_second"], "wall_seconds": round(time.perf_counter() - began, 1),
+        "cell": cell, "seed": seed, "command": shown, "top1": round(100 * float(bits.mean()), 4),
+        "logged_top1": last["top1"], "images": len(bits),
+        "epochs": last["epoch"] + 1, "loss": last["loss"], "samples_per_second": last["samples_per_second"],
+        "wall_seconds": round(time.perf_counter() - began, 1),
         "threads": threads, "correct": np.packbits(bits).tobytes().hex(),
     }  # fmt: skip
 
@@ -266,8 +330,13 @@ def paired(rows: dict, cell: str, against: str) -> tuple[float, float, int] | No
 def table(name: str, rows: dict) -> str:
     """The grid as a Markdown table."""
     cells = GRIDS[name]["cells"]
-    baselines = [cell for cell in ("untaught", "baseline", "kd", "kd_1", "crd_1", "infonce", "wttm") if cell in cells] or [next(iter(cells))]
-    lines = [f"| cell | n | top-1, last epoch | {' | '.join(f'− {cell}' for cell in baselines)} |", "|---|---|---|" + "---|" * len(baselines)]
+    baselines = [
+        cell for cell in ("untaught", "baseline", "kd", "kd_1", "crd_1", "infonce", "wttm") if cell in cells
+    ] or [next(iter(cells))]
+    lines = [
+        f"| cell | n | top-1, last epoch | {' | '.join(f'− {cell}' for cell in baselines)} |",
+        "|---|---|---|" + "---|" * len(baselines),
+    ]
     for cell in cells:
         values = [row["top1"] for (c, _), row in sorted(rows.items()) if c == cell]
         if not values:
@@ -289,7 +358,11 @@ def main() -> None:
     runs, data = Path(arguments.runs).resolve(), str(Path(arguments.data).resolve())
     cells = {cell: min(seeds, arguments.seeds) for cell, (_, _, seeds) in GRIDS[arguments.grid]["cells"].items()}
     for first in (True, False):  # the teachers, then their students
-        wanted = {cell: seeds for cell, seeds in cells.items() if cell.startswith("teacher") == first and cell in (arguments.cells or cells)}
+        wanted = {
+            cell: seeds
+            for cell, seeds in cells.items()
+            if cell.startswith("teacher") == first and cell in (arguments.cells or cells)
+        }
         if not arguments.table:
             fill(
                 results,

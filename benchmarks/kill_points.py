@@ -3,10 +3,11 @@
     python benchmarks/kill_points.py --points 100
     python benchmarks/kill_points.py --points 5 --seed 1
 
-Each point is a run of its own, killed one to three times in a row before the same command is given a last time. Half of the kills are at
-an event of tests/helpers/dying.py (after a step, between the files of a checkpoint, before or after anything gets its final name, after a row of
-metrics.jsonl); the others before the N-th call of a function of `core`, N being drawn from all calls of a whole run. A run that ends before its
-kill comes is compared as it is. The data are random pixels. Each point is a row of benchmarks/results/kill_points.jsonl.
+Each point is a run of its own, killed one to three times in a row before the same command is given a last time. Half of
+the kills are at an event of tests/helpers/dying.py (after a step, between the files of a checkpoint, before or after
+anything gets its final name, after a row of metrics.jsonl); the others before the N-th call of a function of `core`, N
+being drawn from all calls of a whole run. A run that ends before its kill comes is compared as it is. The data are
+random pixels. Each point is a row of benchmarks/results/kill_points.jsonl.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive
 
 
 def call(at: int, arguments: list[str]) -> int:
-    """Run a command in this process and kill it before the ``at``-th call of a function of `core`; 0: say how many there were."""
+    """Run a command in this process and kill it before the ``at``-th call of a function of `core`; 0: say how many
+    there were.
+    """
     import contrastill
     from contrastill.cli.main import main
 
@@ -56,13 +59,18 @@ def call(at: int, arguments: list[str]) -> int:
 
 def train(folder: Path, out: Path, point: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the training, killed at ``point``."""
-    arguments = ["train", "compression/cifar100_crd", f"data.path={folder / 'data.h5'}", "teachers.0.model=resnet8", f"teachers.0.weights={folder / 'teacher'}",
-                 "student.model=resnet8", "objectives.crd.num_negatives=16", "objectives.crd.negatives=sampled", "train.epochs=3", "train.batch_size=16",
+    arguments = ["train", "compression/cifar100_crd", f"data.path={folder / 'data.h5'}", "teachers.0.model=resnet8",
+        f"teachers.0.weights={folder / 'teacher'}",
+                 "student.model=resnet8", "objectives.crd.num_negatives=16", "objectives.crd.negatives=sampled",
+                 "train.epochs=3", "train.batch_size=16",
                  "train.checkpoint_every_steps=2", f"out={out}", "-q"]  # fmt: skip
     what, _, at = (point or "").partition(":")
-    program = ["-m", "contrastill"] if point is None else [str(Path(__file__).resolve()), "--call", at] if what == "call" else [
+    program = ["-m", "contrastill"] if point is None else [str(Path(__file__).resolve()), "--call",
+        at] if what == "call" else [
         str(ROOT / "tests" / "dying.py"), point]  # fmt: skip
-    return subprocess.run([sys.executable, *program, *arguments], env=ENVIRONMENT, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *program, *arguments], env=ENVIRONMENT, cwd=folder, capture_output=True, text=True
+    )
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -72,7 +80,9 @@ def differences(one: Path, other: Path) -> list[str]:
     different = [str(path) for path in set(files) ^ set(found)]
     for name in (file for file in files if file.suffix == ".safetensors" and file in found):
         expected, given = load_file(one / name), load_file(other / name)
-        different += [f"{name}:{key}" for key, value in expected.items() if key not in given or not value.equal(given[key])]
+        different += [
+            f"{name}:{key}" for key, value in expected.items() if key not in given or not value.equal(given[key])
+        ]
     rows = [_rows(path / "metrics.jsonl") for path in (one, other)]
     return different + ([] if rows[0] == rows[1] else ["metrics.jsonl"])
 
@@ -97,7 +107,15 @@ def prepare(folder: Path) -> int:
         for split, count in (("train", 80), ("test", 16)):
             file[f"{split}/rgb"] = pixels.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
             file[f"{split}/target"] = np.arange(count) % 4
-    made = ["train", "teachers/cifar100", f"data.path={folder / 'data.h5'}", "student.model=resnet8", "train.epochs=1", f"out={folder / 'teacher'}", "-q"]
+    made = [
+        "train",
+        "teachers/cifar100",
+        f"data.path={folder / 'data.h5'}",
+        "student.model=resnet8",
+        "train.epochs=1",
+        f"out={folder / 'teacher'}",
+        "-q",
+    ]
     subprocess.run([sys.executable, "-m", "contrastill", *made], env=ENVIRONMENT, cwd=folder, check=True)
     whole, counted = train(folder, folder / "whole"), train(folder, folder / "counted", "call:0")
     if whole.returncode or counted.returncode or differences(folder / "whole", folder / "counted"):
@@ -125,12 +143,32 @@ def main() -> int:
             kills += codes.count(-signal.SIGKILL)
             same = last.returncode == 0 and not different and set(codes) <= {0, -signal.SIGKILL}
             failed += not same
-            row = {"point": number, "seed": options.seed, "kills": points, "codes": codes, "resumed": last.returncode, "same": same, "different": different[:5]}
+            row = {
+                "point": number,
+                "seed": options.seed,
+                "kills": points,
+                "codes": codes,
+                "resumed": last.returncode,
+                "same": same,
+                "different": different[:5],
+            }
             results.write(json.dumps(row) + "\n")
             results.flush()
-            said = "the same bits" if same else f"resumed {last.returncode}, different: {', '.join(different[:5]) or 'nothing'}"
-            print(f"{number:3d} {' '.join(f'{point}({code})' for point, code in zip(points, codes, strict=True)):40s} {said}", flush=True)
-    print(f"{failed} of {options.points} differ" if failed else f"all {options.points} runs, killed {kills} times, ended in the same bits")
+            said = (
+                "the same bits"
+                if same
+                else f"resumed {last.returncode}, different: {', '.join(different[:5]) or 'nothing'}"
+            )
+            print(
+                f"{number:3d} "
+                f"{' '.join(f'{point}({code})' for point, code in zip(points, codes, strict=True)):40s} {said}",
+                flush=True,
+            )
+    print(
+        f"{failed} of {options.points} differ"
+        if failed
+        else f"all {options.points} runs, killed {kills} times, ended in the same bits"
+    )
     return 1 if failed else 0
 
 

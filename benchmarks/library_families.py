@@ -1,17 +1,21 @@
-"""Compares embedding, logits and maps of a small network of every family of timm and torchvision with those of the libraries' own methods.
+"""Compares embedding, logits and maps of a small network of every family of timm and torchvision with those of the
+libraries' own methods.
 
     python benchmarks/library_families.py timm
     python benchmarks/library_families.py torchvision --again
     python benchmarks/library_families.py timm --table > table.md
 
-A family is a file of timm or torchvision, of which the variant with the fewest parameters is taken, for classification. Weights are random, with
-norm statistics and scales that are not those of an untaught network. Each family is a row of benchmarks/results/timm_families.jsonl or torchvision_families.jsonl;
-what has a row there is left out, unless ``--again``.
+A family is a file of timm or torchvision, of which the variant with the fewest parameters is taken, for classification.
+Weights are random, with norm statistics and scales that are not those of an untaught network. Each family is a row of
+benchmarks/results/timm_families.jsonl or torchvision_families.jsonl; what has a row there is left out, unless
+``--again``.
 
-What is right: logits are the module's own; the embedding is timm's ``forward_head(forward_features(x), pre_logits=True)``, of torchvision the tensor from which the classifier
-makes the logits; maps are values and places of timm's ``forward_intermediates`` for one index at a time, which stops there, and of its ``features_only`` network
-where that is another class; of torchvision what ``create_feature_extractor`` returns, in the image's ratio. Not square: the same for an image that is higher than
-wide or wider than high, where the family takes one.
+What is right: logits are the module's own; the embedding is timm's
+    ``forward_head(forward_features(x), pre_logits=True)``, of torchvision the tensor from which the classifier
+makes the logits; maps are values and places of timm's ``forward_intermediates`` for one index at a time, which stops
+there, and of its ``features_only`` network where that is another class; of torchvision what
+``create_feature_extractor`` returns, in the image's ratio. Not square: the same for an image that is higher than wide
+or wider than high, where the family takes one.
 """
 
 from __future__ import annotations
@@ -90,24 +94,44 @@ def compare_timm(network: Network, images: Tensor) -> dict[str, Any]:
     every = module.forward_intermediates(inputs, output_fmt="NCHW", intermediates_only=True)
     if not representation.maps:
         return row | {"maps": "none" if every else "none: timm has none either"}
-    places = [next((place for place, own in enumerate(every) if far(value, own) < TOLERANCE), None) for value in representation.maps]
+    places = [
+        next((place for place, own in enumerate(every) if far(value, own) < TOLERANCE), None)
+        for value in representation.maps
+    ]
     row["places"] = places
     if None in places or places != sorted(places):
         return row | {"maps": "wrong"}
-    alone = [module.forward_intermediates(inputs, indices=[place], output_fmt="NCHW", intermediates_only=True, stop_early=True)[0] for place in places]
+    alone = [
+        module.forward_intermediates(
+            inputs, indices=[place], output_fmt="NCHW", intermediates_only=True, stop_early=True
+        )[0]
+        for place in places
+    ]
     sizes = {(round(torch.log2(torch.tensor(inputs.shape[2] / value.shape[2])).item())) for value in every}
-    missing = len(sizes) - len({round(torch.log2(torch.tensor(inputs.shape[2] / value.shape[2])).item()) for value in representation.maps})
-    right = max(far(value, own) for value, own in zip(representation.maps, alone, strict=True)) < TOLERANCE and not missing
+    missing = len(sizes) - len(
+        {round(torch.log2(torch.tensor(inputs.shape[2] / value.shape[2])).item()) for value in representation.maps}
+    )
+    right = (
+        max(far(value, own) for value, own in zip(representation.maps, alone, strict=True)) < TOLERANCE and not missing
+    )
     row["shapes"] = [list(value.shape[1:]) for value in representation.maps]
-    return row | {"maps": verdict(0.0 if right and features_only_agrees(network, inputs, places, representation.maps) else 1.0)}
+    return row | {
+        "maps": verdict(0.0 if right and features_only_agrees(network, inputs, places, representation.maps) else 1.0)
+    }
 
 
 def features_only_agrees(network: Network, inputs: Tensor, places: list[int], maps: tuple[Tensor, ...]) -> bool:
-    """Whether timm's feature extractor, made of modules or hooks, gives the same; true where it is made of forward_intermediates too or there is none."""
+    """Whether timm's feature extractor, made of modules or hooks, gives the same; true where it is made of
+    forward_intermediates too or there is none.
+    """
     import timm
 
     name = network.recipe["model"].removeprefix("timm/")
-    options = {"img_size": tuple(inputs.shape[2:])} if network.recipe.get("resolution") and timm.get_pretrained_cfg(name).fixed_input_size else {}
+    options = (
+        {"img_size": tuple(inputs.shape[2:])}
+        if network.recipe.get("resolution") and timm.get_pretrained_cfg(name).fixed_input_size
+        else {}
+    )
     try:
         extractor = timm.create_model(name, features_only=True, out_indices=tuple(places), **options).eval()
     except Exception as error:  # families without one
@@ -122,10 +146,16 @@ def features_only_agrees(network: Network, inputs: Tensor, places: list[int], ma
         state = {key: flat[key.replace(".", "_")] for key in extractor.state_dict() if key.replace(".", "_") in flat}
     if any(state.get(key) is None for key in extractor.state_dict() if not key.endswith("num_batches_tracked")):
         own = {key.replace(".", "_").removeprefix("body_"): key for key in extractor.state_dict()}
-        state = {own[key.replace(".", "_")]: value for key, value in network.module.state_dict().items() if key.replace(".", "_") in own}
+        state = {
+            own[key.replace(".", "_")]: value
+            for key, value in network.module.state_dict().items()
+            if key.replace(".", "_") in own
+        }
     extractor.load_state_dict(state, strict=False)
     features = extractor(inputs)
-    turned = [value.permute(0, 3, 1, 2) if getattr(extractor, "output_fmt", "NCHW") == "NHWC" else value for value in features]
+    turned = [
+        value.permute(0, 3, 1, 2) if getattr(extractor, "output_fmt", "NCHW") == "NHWC" else value for value in features
+    ]
     return max(far(value, own) for value, own in zip(maps, turned, strict=True)) < TOLERANCE
 
 
@@ -222,7 +252,9 @@ def sizes_of(library: str, name: str) -> tuple[bool, int]:
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    return config.fixed_input_size, config.input_size[1] if config.fixed_input_size else min(SMALL, config.input_size[1])
+    return config.fixed_input_size, config.input_size[1] if config.fixed_input_size else min(
+        SMALL, config.input_size[1]
+    )
 
 
 def pixels(height: int, width: int) -> Tensor:
@@ -243,7 +275,11 @@ def families(library: str) -> Iterator[tuple[str, Any]]:
     import timm
     from timm.models import _registry
 
-    yield from ((name, lambda name=name: smallest(name)) for name in sorted(_registry._module_to_models) if timm.list_models(module=name))
+    yield from (
+        (name, lambda name=name: smallest(name))
+        for name in sorted(_registry._module_to_models)
+        if timm.list_models(module=name)
+    )
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
@@ -256,9 +292,15 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         other = row["not_square"]
         if isinstance(other, dict):
             states = {other[part] for part in ("embedding", "logits", "maps")}
-            other = f"{other['size'][0]}×{other['size'][1]}: {'right' if states == {'right'} else ', '.join(f'{part} {other[part]}' for part in ('embedding', 'logits', 'maps'))}"
+            other = (
+                f"{other['size'][0]}×{other['size'][1]}: "
+                f"{'right' if states == {'right'} else ', '.join(f'{part} {other[part]}' for part in ('embedding', 'logits', 'maps'))}"
+            )
         maps = f"right, {len(row['shapes'])}" if row["maps"] == "right" else row["maps"]
-        lines.append(f"| {row['family']} | {row['network']} | {row['embedding']} | {row['logits']} | {maps} | {row['size'][0]}×{row['size'][1]} | {other} |")
+        lines.append(
+            f"| {row['family']} | {row['network']} | {row['embedding']} | {row['logits']} | {maps} | "
+            f"{row['size'][0]}×{row['size'][1]} | {other} |"
+        )
     return "\n".join(lines)
 
 
@@ -267,7 +309,9 @@ def main() -> None:
     parser.add_argument("library", choices=("timm", "torchvision"))
     parser.add_argument("--only", nargs="*", help="families, where not all")
     parser.add_argument("--again", action="store_true", help="also those that have a row")
-    parser.add_argument("--table", action="store_true", help="print the rows that are there as Markdown, and compute nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the rows that are there as Markdown, and compute nothing"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     out = arguments.out or RESULTS / f"{arguments.library}_families.jsonl"
@@ -278,9 +322,13 @@ def main() -> None:
     import importlib
 
     version = importlib.import_module(arguments.library).__version__
-    todo = sorted(families(arguments.library), key=lambda entry: list(rows).index(entry[0]) if entry[0] in rows else len(rows))
+    todo = sorted(
+        families(arguments.library), key=lambda entry: list(rows).index(entry[0]) if entry[0] in rows else len(rows)
+    )
     for family, network in todo:
-        if (arguments.only and family not in arguments.only) or ("seconds" in rows.get(family, {}) and not arguments.again):
+        if (arguments.only and family not in arguments.only) or (
+            "seconds" in rows.get(family, {}) and not arguments.again
+        ):
             continue
         name = rows[family]["network"] if family in rows else network()
         try:

@@ -1,13 +1,16 @@
-"""Reading NYU-Depth V2's .mat: memory and frames a second while two workers read it, against the same frames after `data pack`.
+"""Reading NYU-Depth V2's .mat: memory and frames a second while two workers read it, against the same frames after
+`data pack`.
 
     python benchmarks/nyu_reading.py
     python benchmarks/nyu_reading.py --frames 300 --size 480 640
     python benchmarks/nyu_reading.py --data FOLDER      # the official files
 
-Without --data it writes a file of the official layout: rows of 3×640×480 bytes and 640×480 floats, a chunk a frame, gzip. Each
-way of reading runs in a process of its own: training batches of rgb and depth, views cut out at random, flipped. Memory is what
-this process and its workers hold at most while they iterate, above what it held when the package had been imported: PSS, which
-counts what processes share once, and RSS, which counts it in each. A rate is the median over epochs after the first. Linux only.
+Without --data it writes a file of the official layout: rows of 3×640×480 bytes and 640×480 floats, a chunk a frame,
+gzip. Each way of reading runs in a process of its own: training batches of rgb and depth, views cut out at random,
+    flipped. Memory is what
+this process and its workers hold at most while they iterate, above what it held when the package had been imported:
+PSS, which counts what processes share once, and RSS, which counts it in each. A rate is the median over epochs after
+the first. Linux only.
 """
 
 from __future__ import annotations
@@ -47,10 +50,17 @@ def write_set(folder: Path, frames: int) -> None:
     rng = np.random.default_rng(0)
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
         stored = {"chunks": True, "compression": "gzip", "compression_opts": 3}
-        images = file.create_dataset("images", (frames, 3, WIDTH, HEIGHT), np.uint8, **{**stored, "chunks": (1, 3, WIDTH, HEIGHT)})
-        depths = file.create_dataset("depths", (frames, WIDTH, HEIGHT), np.float32, **{**stored, "chunks": (1, WIDTH, HEIGHT)})
+        images = file.create_dataset(
+            "images", (frames, 3, WIDTH, HEIGHT), np.uint8, **{**stored, "chunks": (1, 3, WIDTH, HEIGHT)}
+        )
+        depths = file.create_dataset(
+            "depths", (frames, WIDTH, HEIGHT), np.float32, **{**stored, "chunks": (1, WIDTH, HEIGHT)}
+        )
         for frame in range(frames):
-            noise = [cv2.resize(rng.random((cells * 3 // 4, cells, 4), dtype=np.float32), (WIDTH, HEIGHT)) for cells in (4, 16, 60)]
+            noise = [
+                cv2.resize(rng.random((cells * 3 // 4, cells, 4), dtype=np.float32), (WIDTH, HEIGHT))
+                for cells in (4, 16, 60)
+            ]
             mixed = sum(octave * share for octave, share in zip(noise, (0.6, 0.3, 0.1), strict=True))
             picture = (255 * mixed[..., :3] + rng.normal(0, 2, (HEIGHT, WIDTH, 3))).clip(0, 255).astype(np.uint8)
             images[frame] = picture.transpose(2, 1, 0)
@@ -64,7 +74,9 @@ def write_set(folder: Path, frames: int) -> None:
 def held_mib() -> dict[str, float]:
     """PSS and RSS of this process and its children, MiB."""
     total = {"pss": 0.0, "rss": 0.0}
-    children = [child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()]
+    children = [
+        child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     for process in ["self", *children]:
         try:
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
@@ -120,7 +132,14 @@ def measure(kind: str, path: str, size: list[int]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=96, help="of the file that is written")
-    parser.add_argument("--size", type=int, nargs=2, default=[240, 320], metavar=("H", "W"), help="of what is handed out, and of the packed frames")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[240, 320],
+        metavar=("H", "W"),
+        help="of what is handed out, and of the packed frames",
+    )
     parser.add_argument("--data", type=Path, help="the folder of the official files")
     parser.add_argument("--child", nargs=2, metavar=("NAME", "PATH"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -134,7 +153,21 @@ def main() -> None:
         packed = Path(temporary) / "packed.h5"
         began = time.perf_counter()
         size = f"size=[{given.size[0]},{given.size[1]}]"
-        subprocess.run([sys.executable, "-m", "contrastill", "data", "pack", f"nyu_depth_v2:{folder}", packed, size, f"workers={WORKERS}", "-q"], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "contrastill",
+                "data",
+                "pack",
+                f"nyu_depth_v2:{folder}",
+                packed,
+                size,
+                f"workers={WORKERS}",
+                "-q",
+            ],
+            check=True,
+        )
         packing = time.perf_counter() - began
         ways = {}
         for kind, path in (("nyu_depth_v2", folder), ("packed", packed)):
@@ -152,7 +185,10 @@ def report(given: argparse.Namespace, ways: dict[str, dict[str, float]], about: 
     from rich.table import Table
 
     height, width = given.size
-    print(f"{about['frames']} frames of 480×640, rgb and depth handed out at {height}×{width} in batches of {BATCH}; {WORKERS} workers for the .mat")
+    print(
+        f"{about['frames']} frames of 480×640, rgb and depth handed out at {height}×{width} in batches of "
+        f"{BATCH}; {WORKERS} workers for the .mat"
+    )
     table = Table(box=box.SIMPLE)
     for column in ("", "frames/s", "with opening, first epoch", "PSS MiB", "RSS MiB"):
         table.add_column(column, justify="right" if column else "left")
@@ -160,10 +196,19 @@ def report(given: argparse.Namespace, ways: dict[str, dict[str, float]], about: 
         table.add_row(kind, f"{said['rate']:.0f}", f"{said['first']:.0f}", f"{said['pss']:.0f}", f"{said['rss']:.0f}")
     Console().print(table)
     most = ways["nyu_depth_v2"]["pss"]
-    print(f"packing {about['pack_s']} s; the .mat's {most:.0f} MiB {'stay under' if most < LIMIT_MIB else 'EXCEED'} {LIMIT_MIB}")
+    print(
+        f"packing {about['pack_s']} s; the .mat's {most:.0f} MiB {'stay under' if most < LIMIT_MIB else 'EXCEED'} "
+        f"{LIMIT_MIB}"
+    )
     out = ROOT / "benchmarks" / "results" / "nyu_reading.jsonl"
     rounded = {kind: {name: round(value, 1) for name, value in said.items()} for kind, said in ways.items()}
-    row = {"source": "official" if given.data else "synthetic", **about, "size": given.size, "batch": BATCH, "workers": WORKERS}
+    row = {
+        "source": "official" if given.data else "synthetic",
+        **about,
+        "size": given.size,
+        "batch": BATCH,
+        "workers": WORKERS,
+    }
     with out.open("a", encoding="utf-8") as file:
         file.write(json.dumps({**row, "cpus": os.cpu_count(), "torch": torch.__version__, **rounded}) + "\n")
 

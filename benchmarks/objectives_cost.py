@@ -1,10 +1,12 @@
-"""What each objective adds to a training step: the step with it beside the cross-entropy, over the step with plain KD, in turn in one run.
+"""What each objective adds to a training step: the step with it beside the cross-entropy, over the step with plain KD,
+in turn in one run.
 
     python benchmarks/objectives_cost.py
     python benchmarks/objectives_cost.py --teacher resnet56 --student resnet20 --device cuda
 
-A step is the batch's views, both forwards (a live teacher), the losses, backward and the optimiser, B = 64; of an objective with an initial stage that stage's step is timed too. A
-round times every objective once and KD before each of them; the ratio is the median over rounds of the two next to each other.
+A step is the batch's views, both forwards (a live teacher), the losses, backward and the optimiser, B = 64; of an
+objective with an initial stage that stage's step is timed too. A round times every objective once and KD before each of
+them; the ratio is the median over rounds of the two next to each other.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ CLASSES = 100
 def stepper(name: str, stage: str, arguments: argparse.Namespace, split: TensorSplit) -> Callable[[], float]:
     """A function that takes one step and returns its milliseconds."""
     torch.manual_seed(0)
-    teacher, student = (build_network(network, num_classes=CLASSES) for network in (arguments.teacher, arguments.student))
+    teacher, student = (
+        build_network(network, num_classes=CLASSES) for network in (arguments.teacher, arguments.student)
+    )
     sample = {"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}
     setting = Setting(describe(student, sample), describe(teacher, sample), split.num_samples, split.targets, 0)
     objective = OBJECTIVES[name]
@@ -46,7 +50,9 @@ def stepper(name: str, stage: str, arguments: argparse.Namespace, split: TensorS
     transfer.train().to(arguments.device, memory_format=torch.channels_last)
     batches = split.loader(batch_size=64, device=arguments.device, train=True)
     transfer.enter(stage, next(iter(batches.epoch(0))))
-    optimizer = torch.optim.SGD([parameter for parameter in transfer.parameters() if parameter.requires_grad], lr=1e-5, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in transfer.parameters() if parameter.requires_grad], lr=1e-5, momentum=0.9
+    )
     endless = itertools.chain.from_iterable(batches.epoch(k) for k in itertools.count())
 
     def step() -> float:
@@ -68,14 +74,23 @@ def main() -> None:
     parser.add_argument("--student", default="resnet8")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "objectives_cost.jsonl", help="append the result to this file, as a line of JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "results" / "objectives_cost.jsonl",
+        help="append the result to this file, as a line of JSON",
+    )
     arguments = parser.parse_args()
     samples = 20_000
     images = PaddedImages.zeros(samples, 32, 32, 3, dtype=torch.uint8, padding=4)
     images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8)
     split = TensorSplit({"rgb": images}, targets=torch.arange(samples) % CLASSES, num_classes=CLASSES, flip=True)
     # Those of one teacher on one modality are the objectives' own folder.
-    known = [name for name, found in OBJECTIVES.items() if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives" and name != "kd"]
+    known = [
+        name
+        for name, found in OBJECTIVES.items()
+        if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives" and name != "kd"
+    ]
     stages = [(name, stage) for name in known for stage in ("initial", "main") if takes_part(OBJECTIVES[name], stage)]
     steps = {key: stepper(*key, arguments, split) for key in stages}
     kd = stepper("kd", "main", arguments, split)
@@ -86,10 +101,17 @@ def main() -> None:
     base = statistics.median(before for pairs in times.values() for before, _ in pairs)
     print(f"KD {base:.1f} ms\n\n| objective | step, ms | over KD |\n|---|---|---|")
     lines = []
-    for (name, stage), pairs in sorted(times.items(), key=lambda item: statistics.median(after / before for before, after in item[1])):
-        median, ratio = statistics.median(after for _, after in pairs), statistics.median(after / before for before, after in pairs)
+    for (name, stage), pairs in sorted(
+        times.items(), key=lambda item: statistics.median(after / before for before, after in item[1])
+    ):
+        median, ratio = (
+            statistics.median(after for _, after in pairs),
+            statistics.median(after / before for before, after in pairs),
+        )
         lines.append({"objective": name, "stage": stage, "ms": round(median, 2), "over_kd": round(ratio, 3)})
-        print(f"| {name}{', initial stage' if stage == 'initial' else ''} | {median:.1f} | {100 * (ratio - 1):+.0f} % |")
+        print(
+            f"| {name}{', initial stage' if stage == 'initial' else ''} | {median:.1f} | {100 * (ratio - 1):+.0f} % |"
+        )
     row = {name: getattr(arguments, name) for name in ("teacher", "student", "rounds", "device")} | {
         "threads": torch.get_num_threads(),
         "kd_ms": round(base, 2),

@@ -1,12 +1,15 @@
-"""One extraction and a grid of linear heads trained at once, against separate probes, by torch.optim.SGD and by scikit-learn, in one run.
+"""One extraction and a grid of linear heads trained at once, against separate probes, by torch.optim.SGD and by
+scikit-learn, in one run.
 
     python benchmarks/probe_speed.py
     python benchmarks/probe_speed.py --samples 1000 --model resnet8 --classes 20 --rounds 1
 
-All fit one head for each pair of the grid to the same samples. A separate SGD probe is what a probing script does: it looks at the images once with the frozen
-network, keeps the features and trains its head. Both kinds of SGD see the same batches in the same order, start at zero and are compared at the end, so that
-what is timed is the same work. scikit-learn is given the features of one extraction and fits logistic regressions to their optimum, 24 strengths of the penalty from 10 to 1e-7. The heads
-alone, on features that are there, are timed too. Rounds alternate, and a time is the median over rounds (scikit-learn: one). A line is appended to results/probe_speed.jsonl.
+All fit one head for each pair of the grid to the same samples. A separate SGD probe is what a probing script does: it
+looks at the images once with the frozen network, keeps the features and trains its head. Both kinds of SGD see the same
+batches in the same order, start at zero and are compared at the end, so that what is timed is the same work.
+scikit-learn is given the features of one extraction and fits logistic regressions to their optimum, 24 strengths of the
+penalty from 10 to 1e-7. The heads alone, on features that are there, are timed too. Rounds alternate, and a time is the
+median over rounds (scikit-learn: one). A line is appended to results/probe_speed.jsonl.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ def drawn(samples: int, classes: int) -> TensorSplit:
     targets = torch.arange(samples) % classes
     images = PaddedImages.zeros(samples, 32, 32, 3, dtype=torch.uint8, padding=0)
     colours = torch.randint(256, (classes, 1, 1, 3), generator=generator)
-    images.interior[:] = ((colours[targets] + torch.randint(256, (samples, 32, 32, 3), generator=generator)) // 2).to(torch.uint8)
+    images.interior[:] = ((colours[targets] + torch.randint(256, (samples, 32, 32, 3), generator=generator)) // 2).to(
+        torch.uint8
+    )
     return TensorSplit({"rgb": images}, targets=targets, num_classes=classes)
 
 
@@ -70,7 +75,9 @@ def one_by_one(features: Callable[[], tuple[Tensor, Tensor]], classes: int, epoc
         nn.init.zeros_(head.bias)
         groups = [{"params": [head.weight], "weight_decay": decay}, {"params": [head.bias], "weight_decay": 0.0}]
         optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, total=total: 0.5 * (1 + math.cos(math.pi * step / total)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step, total=total: 0.5 * (1 + math.cos(math.pi * step / total))
+        )
         for epoch in range(epochs):
             order = shuffled(len(y), epoch)
             for batch, target in zip(x[order].split(batch_size), y[order].split(batch_size), strict=True):
@@ -83,7 +90,9 @@ def one_by_one(features: Callable[[], tuple[Tensor, Tensor]], classes: int, epoc
 
 
 def by_scikit_learn(x: Tensor, y: Tensor) -> None:
-    """As many logistic regressions, each of another strength of the penalty, to scikit-learn's own tolerance and number of iterations."""
+    """As many logistic regressions, each of another strength of the penalty, to scikit-learn's own tolerance and number
+    of iterations.
+    """
     from sklearn.linear_model import LogisticRegression
 
     for strength in torch.logspace(1, -7, len(GRID)).tolist():
@@ -103,7 +112,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "probe_speed.jsonl")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    network, images = build_network(arguments.model, num_classes=arguments.classes).freeze(), drawn(arguments.samples, arguments.classes)
+    network, images = (
+        build_network(arguments.model, num_classes=arguments.classes).freeze(),
+        drawn(arguments.samples, arguments.classes),
+    )
     x, y = extracted(network, images)
     rest = (arguments.classes, arguments.epochs, arguments.batch_size)
     ways: dict[str, Callable[[], Tensor | None]] = {
@@ -114,7 +126,10 @@ def main() -> None:
         "separate_sgd": lambda: one_by_one(lambda: extracted(network, images), *rest),
         "scikit_learn": lambda: by_scikit_learn(*extracted(network, images)),
     }
-    at_once(x, y, arguments.classes, 1, arguments.batch_size), one_by_one(lambda: (x, y), arguments.classes, 1, arguments.batch_size)  # warm
+    (
+        at_once(x, y, arguments.classes, 1, arguments.batch_size),
+        one_by_one(lambda: (x, y), arguments.classes, 1, arguments.batch_size),
+    )  # warm
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     made: dict[str, Tensor | None] = {}
     for round_number in range(arguments.rounds):
@@ -126,8 +141,10 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - began)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     row = {
-        "model": arguments.model, "samples": arguments.samples, "dim": x.shape[1], "classes": arguments.classes, "heads": len(GRID), "epochs": arguments.epochs,
-        "batch_size": arguments.batch_size, "rounds": arguments.rounds, "threads": torch.get_num_threads(), "machine": platform.machine(),
+        "model": arguments.model, "samples": arguments.samples, "dim": x.shape[1], "classes": arguments.classes,
+        "heads": len(GRID), "epochs": arguments.epochs,
+        "batch_size": arguments.batch_size, "rounds": arguments.rounds, "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
         "seconds": {name: round(value, 3) for name, value in median.items()},
         "separate_sgd_over_at_once": round(median["separate_sgd"] / median["at_once"], 2),
         "scikit_learn_over_at_once": round(median["scikit_learn"] / median["at_once"], 2),

@@ -1,11 +1,13 @@
-"""What CRD and FreshCRD add to a whole training step: resnet32x4 -> resnet8x4, live teacher, batch 64, against the same step with KD alone.
+"""What CRD and FreshCRD add to a whole training step: resnet32x4 -> resnet8x4, live teacher, batch 64, against the same
+step with KD alone.
 
     python benchmarks/step.py
     python benchmarks/step.py --rounds 20 --teacher resnet20 --student resnet8 --num-samples 20000 --num-negatives 4096
 
-A step is the batch's views, both forwards, the losses, backward, the optimiser and the bank's update. The steps run in turn
-in one process on the same batches, each step with CRD or FreshCRD between two with KD alone; a share is the median over rounds of
-(that step − mean of its two KD steps) / that mean. FreshCRD's rows are filled ahead, and as many are drawn as it draws by default.
+A step is the batch's views, both forwards, the losses, backward, the optimiser and the bank's update. The steps run in
+turn in one process on the same batches, each step with CRD or FreshCRD between two with KD alone; a share is the median
+over rounds of (that step − mean of its two KD steps) / that mean. FreshCRD's rows are filled ahead, and as many are
+drawn as it draws by default.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def step_of(mode: str, arguments: argparse.Namespace, split: TensorSplit) -> Cal
     teacher = build_network(arguments.teacher, num_classes=CLASSES)
     terms: dict[str, Term] = {"cross_entropy": Term(CrossEntropy()), "kd": Term(KD())}
     if mode != "kd":
-        specs = [describe(network, {"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}) for network in (student, teacher)]
+        specs = [
+            describe(network, {"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}) for network in (student, teacher)
+        ]
         setting = Setting(*specs, split.num_samples, split.targets, 0)
         if mode == "fresh_crd":
             objective = FreshCRD.build(FreshCRD.Options(num_negatives=arguments.fresh_negatives), setting)
@@ -116,7 +120,10 @@ def main() -> None:
         "fresh_K": arguments.fresh_negatives,
     }
     row |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": arguments.rounds}
-    print(f"{arguments.teacher} -> {arguments.student}, B=64, K={arguments.num_negatives}, M={arguments.num_samples}, {arguments.rounds} rounds")
+    print(
+        f"{arguments.teacher} -> {arguments.student}, B=64, K={arguments.num_negatives}, "
+        f"M={arguments.num_samples}, {arguments.rounds} rounds"
+    )
     for mode in MODES:
         share = statistics.median(shares.get(mode, [0.0]))
         row[mode] = {"ms": round(statistics.median(times[mode]), 1), "share": round(share, 4)}

@@ -3,17 +3,19 @@
     python benchmarks/time_to_accuracy.py --data ../shared/data/cifar100_subset.h5 --epochs 10
     python benchmarks/time_to_accuracy.py --table
 
-resnet20 -> resnet8 with cross-entropy and CRD at K = 4096 on a packed file of the form of CIFAR-100. All start from the same student and teacher weights and have one seed,
-one cosine schedule and one order of samples:
+resnet20 -> resnet8 with cross-entropy and CRD at K = 4096 on a packed file of the form of CIFAR-100. All start from the
+same student and teacher weights and have one seed, one cosine schedule and one order of samples:
 
 - **classic**: benchmarks/classic_loop.py, K negatives of other classes drawn for each sample, a live teacher;
 - **live**: ``contrastill train`` with negatives=shared and a live teacher;
 - **memory**: the same, with four views of each image, at which the teacher looks once;
 - with ``--longer E`` both also over E epochs: what was saved may be spent on more of them;
-- **default, E epochs**, with ``--short E``: what ``contrastill.distill`` trains where nothing is said, contrast with fresh rows and WTTM, teacher outputs of two views kept, over so few epochs.
+- **default, E epochs**, with ``--short E``: what ``contrastill.distill`` trains where nothing is said, contrast with
+  fresh rows and WTTM, teacher outputs of two views kept, over so few epochs.
 
-Each is evaluated after every epoch; evaluation, checkpoints and reading the file are outside the clock for all of them alike, the teacher's looks are inside. A finished training is a row
-of the results, and a second call trains only what is missing. Without ``--teacher`` the teacher is trained first, once.
+Each is evaluated after every epoch; evaluation, checkpoints and reading the file are outside the clock for all of them
+alike, the teacher's looks are inside. A finished training is a row of the results, and a second call trains only what
+is missing. Without ``--teacher`` the teacher is trained first, once.
 """
 
 from __future__ import annotations
@@ -53,13 +55,23 @@ Epochs = list[tuple[float, float]]
 
 def shared_overrides(arguments: argparse.Namespace) -> list[str]:
     limit = [f"data.limit={arguments.limit}"] if arguments.limit else []
-    return ["data.name=packed", f"data.path={arguments.data}", *limit, "train.schedule=cosine", f"train.lr={arguments.lr}", f"seed={arguments.seed}"]
+    return [
+        "data.name=packed",
+        f"data.path={arguments.data}",
+        *limit,
+        "train.schedule=cosine",
+        f"train.lr={arguments.lr}",
+        f"seed={arguments.seed}",
+    ]
 
 
 def student_config(arguments: argparse.Namespace, teacher: Path, out: str, *more: str) -> RunConfig:
     crd = ["objectives.crd.negatives=shared", f"objectives.crd.num_negatives={arguments.num_negatives}"]
     networks = ["teachers.0.model=resnet20", f"teachers.0.weights={teacher}", "student.model=resnet8"]
-    return load_config("compression/cifar100_crd", [*shared_overrides(arguments), *networks, *crd, f"train.epochs={arguments.epochs}", f"out={out}", *more])
+    return load_config(
+        "compression/cifar100_crd",
+        [*shared_overrides(arguments), *networks, *crd, f"train.epochs={arguments.epochs}", f"out={out}", *more],
+    )
 
 
 def trained_teacher(arguments: argparse.Namespace) -> Path:
@@ -69,7 +81,17 @@ def trained_teacher(arguments: argparse.Namespace) -> Path:
     out = arguments.runs / "teacher"
     if not (out / "student.safetensors").is_file():
         print("training the teacher", flush=True)
-        train_run(load_config("teachers/cifar100", [*shared_overrides(arguments), "student.model=resnet20", f"train.epochs={arguments.epochs}", f"out={out}"]))
+        train_run(
+            load_config(
+                "teachers/cifar100",
+                [
+                    *shared_overrides(arguments),
+                    "student.model=resnet20",
+                    f"train.epochs={arguments.epochs}",
+                    f"out={out}",
+                ],
+            )
+        )
     return out
 
 
@@ -90,7 +112,14 @@ def train_classic(arguments: argparse.Namespace, teacher: Path) -> Epochs:
     data = ClassicDataset(images, split.targets.numpy(), arguments.num_negatives, normalisation.mean, normalisation.std)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
-    loop = ClassicLoop(transfer.teachers[0].module, student.module, data, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    loop = ClassicLoop(
+        transfer.teachers[0].module,
+        student.module,
+        data,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
     steps = recipe.epochs * -(-len(data) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(loop.optimizer, T_max=steps)
     epochs: Epochs = []
@@ -111,7 +140,10 @@ def minutes_until(epochs: Epochs, top1: float) -> float | None:
 
 def table(rows: dict[str, Epochs]) -> str:
     """All trainings of one setting as a Markdown table."""
-    lines = ["| loop | seconds an epoch | minutes in all | top-1, last epoch | minutes to the classic loop's last |", "|---|---|---|---|---|"]
+    lines = [
+        "| loop | seconds an epoch | minutes in all | top-1, last epoch | minutes to the classic loop's last |",
+        "|---|---|---|---|---|",
+    ]
     for name, epochs in rows.items():
         seconds = [spent for spent, _ in epochs]
         reached = minutes_until(epochs, rows["classic"][-1][1]) if "classic" in rows else None
@@ -123,12 +155,20 @@ def table(rows: dict[str, Epochs]) -> str:
 def finished(path: Path, setting: dict) -> dict[str, Epochs]:
     """The trainings of a setting that are in the file."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {row["loop"]: [tuple(epoch) for epoch in row["each_epoch"]] for row in rows if all(row.get(key) == value for key, value in setting.items())}
+    return {
+        row["loop"]: [tuple(epoch) for epoch in row["each_epoch"]]
+        for row in rows
+        if all(row.get(key) == value for key, value in setting.items())
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("CONTRASTILL_DATA", "../shared/data") + "/cifar100_subset.h5", help="a packed file with classes")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("CONTRASTILL_DATA", "../shared/data") + "/cifar100_subset.h5",
+        help="a packed file with classes",
+    )
     parser.add_argument("--limit", type=int, help="samples of each split, evenly spaced; left out: all")
     parser.add_argument("--teacher", type=Path, help="run folder of a resnet20; left out: trained here")
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"), help="where the teacher goes")
@@ -140,7 +180,9 @@ def main() -> None:
     parser.add_argument("--num-negatives", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "time_to_accuracy.jsonl", help="rows of finished trainings")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results" / "time_to_accuracy.jsonl", help="rows of finished trainings"
+    )
     parser.add_argument("--table", action="store_true", help="print the table and train nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -151,22 +193,39 @@ def main() -> None:
     rows = finished(arguments.out, setting)
     if not arguments.table:
         if not Path(arguments.data).is_file():
-            print(f"skipped: there is no {arguments.data}; name a packed file with --data, or its folder in CONTRASTILL_DATA")
+            print(
+                f"skipped: there is no {arguments.data}; name a packed file with --data, or its folder in "
+                "CONTRASTILL_DATA"
+            )
             return
         teacher = trained_teacher(arguments)
         loops: dict[str, Callable[[], Epochs]] = {"classic": lambda: train_classic(arguments, teacher)}
         ours = dict(OURS)
         if arguments.longer:
-            ours |= {f"{name}, {arguments.longer} epochs": [*overrides, f"train.epochs={arguments.longer}"] for name, overrides in OURS.items()}
+            ours |= {
+                f"{name}, {arguments.longer} epochs": [*overrides, f"train.epochs={arguments.longer}"]
+                for name, overrides in OURS.items()
+            }
         ours |= {f"default, {epochs} epochs": [*DEFAULT, f"train.epochs={epochs}"] for epochs in arguments.short}
-        loops |= {name: lambda overrides=overrides: train_ours(arguments, teacher, overrides) for name, overrides in ours.items()}
+        loops |= {
+            name: lambda overrides=overrides: train_ours(arguments, teacher, overrides)
+            for name, overrides in ours.items()
+        }
         for name in [name for name in arguments.only or loops if name not in rows]:
             print(f"training {name}", flush=True)
             rows[name] = loops[name]()
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             with arguments.out.open("a", encoding="utf-8") as file:
                 file.write(
-                    json.dumps({**setting, "loop": name, "torch": torch.__version__, "each_epoch": [(round(s, 3), round(t, 4)) for s, t in rows[name]]}) + "\n"
+                    json.dumps(
+                        {
+                            **setting,
+                            "loop": name,
+                            "torch": torch.__version__,
+                            "each_epoch": [(round(s, 3), round(t, 4)) for s, t in rows[name]],
+                        }
+                    )
+                    + "\n"
                 )
     print(table(rows))
 

@@ -3,10 +3,12 @@
     python benchmarks/training_step.py
     python benchmarks/training_step.py --warm --rounds 20 --no-bf16
 
-A step is data, teacher, student, loss, backward, optimiser and the banks' update. The classic loop (benchmarks/classic_loop.py) and ours take turns in one process on
-the same images, each on the batch of the same samples; a ratio is the median over rounds of (classic / ours) of the same round. **Stock** is the program as it
-starts; with ``--warm`` it starts itself again with glibc told to keep its pages, as half of a gathering loss's time may be page faults of its temporaries.
-Last comes what a step with a cached teacher cannot do without: the student's own forward and backward, timed alone in the same rounds.
+A step is data, teacher, student, loss, backward, optimiser and the banks' update. The classic loop
+(benchmarks/classic_loop.py) and ours take turns in one process on the same images, each on the batch of the same
+samples; a ratio is the median over rounds of (classic / ours) of the same round. **Stock** is the program as it starts;
+with ``--warm`` it starts itself again with glibc told to keep its pages, as half of a gathering loss's time may be page
+faults of its temporaries. Last comes what a step with a cached teacher cannot do without: the student's own forward and
+backward, timed alone in the same rounds.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ def classic_step(arguments: argparse.Namespace, images: np.ndarray, targets: np.
     teacher, student = networks(arguments)
     recipe = TrainConfig()
     data = ClassicDataset(images, targets, arguments.num_negatives, CIFAR100_MEAN, CIFAR100_STD)
-    loop = ClassicLoop(teacher.module, student.module, data, lr=1e-4, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    loop = ClassicLoop(
+        teacher.module, student.module, data, lr=1e-4, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
     batches = loop.batches(order.tolist(), BATCH)
     return lambda: loop.step(next(batches)) and None
 
@@ -145,11 +149,24 @@ def main() -> None:
     parser.add_argument("--student", default="resnet8x4", help="a CIFAR ResNet")
     parser.add_argument("--num-samples", type=int, default=50_000)
     parser.add_argument("--num-negatives", type=int, default=16384)
-    parser.add_argument("--negatives", default="auto", help="of ours: auto, all, shared or sampled; the classic loop draws for each sample")
+    parser.add_argument(
+        "--negatives",
+        default="auto",
+        help="of ours: auto, all, shared or sampled; the classic loop draws for each sample",
+    )
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--no-bf16", action="store_true", help="leave out what computes in bf16, which takes ten times as long where there is no unit for it")
+    parser.add_argument(
+        "--no-bf16",
+        action="store_true",
+        help="leave out what computes in bf16, which takes ten times as long where there is no unit for it",
+    )
     parser.add_argument("--warm", action="store_true", help="glibc keeps its pages")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "training_step.jsonl", help="append the result to this file, as a line of JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "results" / "training_step.jsonl",
+        help="append the result to this file, as a line of JSON",
+    )
     arguments = parser.parse_args()
     if arguments.warm and any(os.environ.get(key) != value for key, value in WARM.items()):
         # glibc reads them once, when a program starts.
@@ -161,26 +178,51 @@ def main() -> None:
     padded.interior[:] = images
     targets = torch.arange(arguments.num_samples) % CLASSES
     split = TensorSplit({"rgb": padded}, targets=targets, num_classes=CLASSES, flip=True)
-    steps = {"classic": classic_step(arguments, images.numpy(), targets.numpy(), epoch_order(0, 0, arguments.num_samples))}
+    steps = {
+        "classic": classic_step(arguments, images.numpy(), targets.numpy(), epoch_order(0, 0, arguments.num_samples))
+    }
     ours = [name for name in OURS if not (arguments.no_bf16 and "bf16" in name)]
-    steps |= {name: our_step(arguments, split, name) for name in ours} | {"student alone": student_alone(arguments, split)}
+    steps |= {name: our_step(arguments, split, name) for name in ours} | {
+        "student alone": student_alone(arguments, split)
+    }
     report(arguments, in_turn(steps, arguments.rounds))
 
 
 def report(arguments: argparse.Namespace, times: dict[str, list[float]]) -> None:
     malloc = "warm" if arguments.warm else "stock"
     row = {name: value for name, value in vars(arguments).items() if name not in ("out", "warm", "no_bf16")}
-    row |= {"malloc": malloc, "threads": torch.get_num_threads(), "torch": torch.__version__, "processor": processor(), "steps": {}}
-    print(f"{arguments.teacher} -> {arguments.student}, B={BATCH}, K={arguments.num_negatives}, M={arguments.num_samples}, {arguments.rounds} rounds, {malloc}")
-    print(f"{row['threads']} threads, {row['processor']}\n\n| step | ms | classic / this | goal, stock |\n|---|---|---|---|")
+    row |= {
+        "malloc": malloc,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": processor(),
+        "steps": {},
+    }
+    print(
+        f"{arguments.teacher} -> {arguments.student}, B={BATCH}, K={arguments.num_negatives}, "
+        f"M={arguments.num_samples}, {arguments.rounds} rounds, {malloc}"
+    )
+    print(
+        f"{row['threads']} threads, {row['processor']}\n\n| step | ms | classic / this | goal, stock "
+        "|\n|---|---|---|---|"
+    )
     for name, values in times.items():
         ratio = statistics.median(classic / ours for classic, ours in zip(times["classic"], values, strict=True))
         row["steps"][name] = {"ms": round(statistics.median(values), 1), "ratio": round(ratio, 2)}
-        goal = f"≥ {GOALS[name]}" if name in GOALS and (arguments.teacher, arguments.student) == ("resnet32x4", "resnet8x4") else ""
+        goal = (
+            f"≥ {GOALS[name]}"
+            if name in GOALS and (arguments.teacher, arguments.student) == ("resnet32x4", "resnet8x4")
+            else ""
+        )
         print(f"| {name} | {row['steps'][name]['ms']:.0f} | {ratio:.1f} | {goal} |")
-    share = statistics.median(alone / cached for alone, cached in zip(times["student alone"], times["cached, fp32"], strict=True))
+    share = statistics.median(
+        alone / cached for alone, cached in zip(times["student alone"], times["cached, fp32"], strict=True)
+    )
     row["student_share"] = round(share, 3)
-    print(f"\nThe student's own forward and backward are {100 * share:.0f} % of the cached step in fp32 (goal ≥ {100 * SHARE_GOAL:.0f} %).")
+    print(
+        f"\nThe student's own forward and backward are {100 * share:.0f} % of the cached step in fp32 (goal ≥ "
+        f"{100 * SHARE_GOAL:.0f} %)."
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,11 +1,13 @@
-"""What the students of `grid.py cifar100_subset_cosine` and their teacher are worth on other data: linear probes, of the first seed of every layer; a resumable grid.
+"""What the students of `grid.py cifar100_subset_cosine` and their teacher are worth on other data: linear probes, of
+the first seed of every layer; a resumable grid.
 
     python benchmarks/transferability.py --runs runs/grid --data tiny-imagenet-100
     python benchmarks/transferability.py --table
     python benchmarks/transferability.py --anchor --data cifar100_subset.h5
 
-A row of benchmarks/results/transferability.jsonl is one layer of one network under one protocol; for the embedding it holds which test images were told
-right, so that two cells can be compared image by image. --anchor probes EfficientNet-Lite0 with its ImageNet weights on CIFAR-100 instead.
+A row of benchmarks/results/transferability.jsonl is one layer of one network under one protocol; for the embedding it
+holds which test images were told right, so that two cells can be compared image by image. --anchor probes
+EfficientNet-Lite0 with its ImageNet weights on CIFAR-100 instead.
 """
 
 from __future__ import annotations
@@ -31,14 +33,24 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def measure(network: Any, train: Any, test: Any, protocol: str, layers: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def measure(
+    network: Any, train: Any, test: Any, protocol: str, layers: tuple[str, ...], seed: int
+) -> list[dict[str, Any]]:
     """A row for each layer."""
     from contrastill.probe.linear import linear_probes
 
     began = time.perf_counter()
     rows = []
-    for layer, result in linear_probes(network, train, test, layers=layers, protocol=protocol, seed=seed, spatial=2).items():
-        row = {"layer": layer, "protocol": protocol, "top1": round(result.top1, 3), "low": round(result.low, 2), "high": round(result.high, 2)}
+    for layer, result in linear_probes(
+        network, train, test, layers=layers, protocol=protocol, seed=seed, spatial=2
+    ).items():
+        row = {
+            "layer": layer,
+            "protocol": protocol,
+            "top1": round(result.top1, 3),
+            "low": round(result.low, 2),
+            "high": round(result.high, 2),
+        }
         row |= {"weight_decay": result.weight_decay, "num_train": result.num_train, "images": result.num_test}
         if layer == "embedding":
             row["correct"] = np.packbits(result.correct.numpy()).tobytes().hex()
@@ -47,7 +59,9 @@ def measure(network: Any, train: Any, test: Any, protocol: str, layers: tuple[st
 
 
 def probe_runs(runs: Path, data: str, size: int) -> None:
-    """Probe every run that is there and not measured yet: the protocol of CRD on the embedding, the exact one too, of the first seed on every layer."""
+    """Probe every run that is there and not measured yet: the protocol of CRD on the embedding, the exact one too, of
+    the first seed on every layer.
+    """
     from contrastill.core.registry import DATASETS
     from contrastill.models.build import build_network
 
@@ -83,7 +97,16 @@ def probe_anchor(data: str) -> None:
         network = build_network("efficientnet_lite0", num_classes=1000, weights=weights, resolution=resolution).freeze()
         for row in measure(network, train, test, "exact", ("embedding",), 0):
             row.pop("correct")
-            _append(ANCHOR, {"model": "efficientnet_lite0", "weights": weights, "resolution": resolution, "data": Path(data).name, **row})
+            _append(
+                ANCHOR,
+                {
+                    "model": "efficientnet_lite0",
+                    "weights": weights,
+                    "resolution": resolution,
+                    "data": Path(data).name,
+                    **row,
+                },
+            )
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
@@ -93,25 +116,48 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Accuracy of each cell's embedding, its difference to teacher and KD over the same images, and the accuracies by layer."""
+    """Accuracy of each cell's embedding, its difference to teacher and KD over the same images, and the accuracies by
+    layer.
+    """
     lines = []
     for protocol in ("crd", "exact"):
-        here = {(row["cell"], row["seed"]): row for row in rows if row["protocol"] == protocol and row["layer"] == "embedding"}
+        here = {
+            (row["cell"], row["seed"]): row
+            for row in rows
+            if row["protocol"] == protocol and row["layer"] == "embedding"
+        }
         # The one teacher stands beside every seed.
         here |= {("teacher", seed): here["teacher", 0] for seed in range(3) if ("teacher", 0) in here}
-        lines += [f"\nprotocol {protocol}, embedding\n", "| cell | n | top-1 | − untaught | − kd | − teacher |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"\nprotocol {protocol}, embedding\n",
+            "| cell | n | top-1 | − untaught | − kd | − teacher |",
+            "|---|---|---|---|---|---|",
+        ]
         for cell in CELLS:
             values = [row["top1"] for (name, seed), row in here.items() if name == cell and seed < CELLS[cell]]
             if values:
                 spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-                pairs = [paired(here, cell, against) if cell not in (against, "teacher") else None for against in ("untaught", "kd", "teacher")]
+                pairs = [
+                    paired(here, cell, against) if cell not in (against, "teacher") else None
+                    for against in ("untaught", "kd", "teacher")
+                ]
                 shown = " | ".join(f"{pair[0]:+.2f} (SE {pair[1]:.2f})" if pair else "" for pair in pairs)
                 lines.append(f"| {cell} | {len(values)} | {np.mean(values):.2f}{spread} | {shown} |")
-    lines += ["\nprotocol exact, by layer (maps averaged to 2×2)\n", f"| cell | n | {' | '.join(LAYERS)} |", "|---|---|" + "---|" * len(LAYERS)]
+    lines += [
+        "\nprotocol exact, by layer (maps averaged to 2×2)\n",
+        f"| cell | n | {' | '.join(LAYERS)} |",
+        "|---|---|" + "---|" * len(LAYERS),
+    ]
     for cell in CELLS:
-        by_layer = [[row["top1"] for row in rows if (row["cell"], row["protocol"], row["layer"]) == (cell, "exact", layer)] for layer in LAYERS]
+        by_layer = [
+            [row["top1"] for row in rows if (row["cell"], row["protocol"], row["layer"]) == (cell, "exact", layer)]
+            for layer in LAYERS
+        ]
         if all(by_layer):
-            shown = [f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "") for values in by_layer]
+            shown = [
+                f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+                for values in by_layer
+            ]
             lines.append(f"| {cell} | {len(by_layer[0])} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
@@ -125,7 +171,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         here = {row["layer"]: row for row in rows if (row["cell"], row["seed"], row["protocol"]) == (cell, 0, "exact")}
         if set(LAYERS) <= set(here):
             lines.append(Line(cell, *([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))))
-    draw_lines([Panel(rows[0]["data"], LAYERS, lines)], path, title="linear probes of every layer; bars: 95 % intervals", xlabel="layer")
+    draw_lines(
+        [Panel(rows[0]["data"], LAYERS, lines)],
+        path,
+        title="linear probes of every layer; bars: 95 % intervals",
+        xlabel="layer",
+    )
 
 
 def main() -> None:

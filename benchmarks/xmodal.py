@@ -1,11 +1,12 @@
-"""Transfers across modalities on real images: a resumable grid, each finished run a JSON row; a second call trains only what is missing.
+"""Transfers across modalities on real images: a resumable grid, each finished run a JSON row; a second call trains only
+what is missing.
 
     python benchmarks/xmodal.py nyu --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
     python benchmarks/xmodal.py lab --data ../shared/data/cifar100_subset.h5 --teacher-data tiny-imagenet-100 --jobs 2
     python benchmarks/xmodal.py nyu --table
 
-A cell is one `contrastill train`, then one `contrastill evaluate`; a row holds both commands and what the evaluation said. Baselines
-(the untaught network, one trained on the labels alone, the teacher) are measured beside the first cell.
+A cell is one `contrastill train`, then one `contrastill evaluate`; a row holds both commands and what the evaluation
+said. Baselines (the untaught network, one trained on the labels alone, the teacher) are measured beside the first cell.
 """
 
 from __future__ import annotations
@@ -31,22 +32,37 @@ GRIDS = {
         "data": "nyu_depth_v2_160x120.h5",
         "config": "nyu_160x120.yaml",
         "cells": {
-            "hint (pooled)": (["objectives.fitnet={weight: 1, features: embedding, standardize: true}"], 3, (EVERY, ("random",), ("random",))),
+            "hint (pooled)": (
+                ["objectives.fitnet={weight: 1, features: embedding, standardize: true}"],
+                3,
+                (EVERY, ("random",), ("random",)),
+            ),
             "hint (map)": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}"], 3, ()),
             "AT": (["objectives.attention={weight: 1000, pairs: [[-3, -2], [-1, -1]]}"], 1, ()),
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
             "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both}"], 3, ()),
             "CRD dense + hint (map)": (
-                ["objectives.dense_crd={weight: 1, pairing: both}", "objectives.fitnet={weight: 10, pair: [-1, -1], standardize: true}"],
+                [
+                    "objectives.dense_crd={weight: 1, pairing: both}",
+                    "objectives.fitnet={weight: 10, pair: [-1, -1], standardize: true}",
+                ],
                 1,
                 (),
             ),
             "dense_softmax": ([f"objectives.dense_crd={{{SOFTMAX}}}"], 3, ()),
             "dense_fresh": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096}}"], 3, ()),
             "dense_fresh_anchor": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096, anchor_weight: 1}}"], 3, ()),
-            "hint (pooled), 40 epochs": (["objectives.fitnet={weight: 1, features: embedding, standardize: true}", *LONG], 3, ()),
-            "hint (map), 40 epochs": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}", *LONG], 3, ()),
+            "hint (pooled), 40 epochs": (
+                ["objectives.fitnet={weight: 1, features: embedding, standardize: true}", *LONG],
+                3,
+                (),
+            ),
+            "hint (map), 40 epochs": (
+                ["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}", *LONG],
+                3,
+                (),
+            ),
             "CRD dense, 40 epochs": (["objectives.dense_crd={weight: 1, pairing: both}", *LONG], 3, ()),
         },
     },
@@ -54,7 +70,11 @@ GRIDS = {
         "data": "cifar100_subset.h5",
         "config": "lab_32.yaml",
         "cells": {
-            "hint (map)": (["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}"], 1, (("random", "teacher"),)),
+            "hint (map)": (
+                ["objectives.fitnet={weight: 1, pair: [-1, -1], standardize: true}"],
+                1,
+                (("random", "teacher"),),
+            ),
             "AT": (["objectives.attention={weight: 1000}"], 1, ()),
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
@@ -72,7 +92,16 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
     teachers = [f"teachers.0.weights={teacher}"] if teacher else []
     log = runs / f"{run.name}.log"
     began = time.perf_counter()
-    train = ["contrastill", "train", str(config), f"data.path={data}", *teachers, *overrides, f"seed={seed}", f"out={run}"]
+    train = [
+        "contrastill",
+        "train",
+        str(config),
+        f"data.path={data}",
+        *teachers,
+        *overrides,
+        f"seed={seed}",
+        f"out={run}",
+    ]
     last = json.loads(called([*train, "--json"], threads, log).splitlines()[-1])
     trained = time.perf_counter() - began
     measure = ["contrastill", "evaluate", str(run), "--json"]
@@ -80,8 +109,19 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
     rows = json.loads(called(measure, threads, log).splitlines()[-1])
     for row in rows:
         row.pop("run"), row.pop("weights")
-    shown = [" ".join(part).replace(f"{runs}/", "runs/").replace(f"{HERE.parent}/", "").replace(data, Path(data).name) for part in (train, measure)]
-    return {"cell": cell, "seed": seed, "commands": shown, "loss": last["loss"], "epochs": last["epoch"] + 1, "train_seconds": round(trained, 1), "rows": rows}
+    shown = [
+        " ".join(part).replace(f"{runs}/", "runs/").replace(f"{HERE.parent}/", "").replace(data, Path(data).name)
+        for part in (train, measure)
+    ]
+    return {
+        "cell": cell,
+        "seed": seed,
+        "commands": shown,
+        "loss": last["loss"],
+        "epochs": last["epoch"] + 1,
+        "train_seconds": round(trained, 1),
+        "rows": rows,
+    }
 
 
 def lines(rows: dict) -> dict[str, list[list[dict]]]:
@@ -89,7 +129,9 @@ def lines(rows: dict) -> dict[str, list[list[dict]]]:
     found: dict[str, list[list[dict]]] = {}
     for (cell, _), row in rows.items():
         for role in dict.fromkeys(entry["role"] for entry in row["rows"]):
-            found.setdefault(cell if role == "student" else role, []).append([entry for entry in row["rows"] if entry["role"] == role])
+            found.setdefault(cell if role == "student" else role, []).append(
+                [entry for entry in row["rows"] if entry["role"] == role]
+            )
     return found
 
 
@@ -122,8 +164,19 @@ def teacher_of(data: str | None, runs: Path, threads: int) -> str:
     if not (run / "student.safetensors").is_file():
         if data is None:
             raise SystemExit("the grid lab needs --teacher-data, the folder of TinyImageNet, for its teacher")
-        small = ["data.size=32", "data.crop_padding=4", "student.model=resnet8", "train.epochs=8", "train.batch_size=64", "train.lr=0.05"]
-        called(["contrastill", "train", "teachers/tiny_imagenet_luminance", f"data.path={data}", *small, f"out={run}"], threads, runs / "luminance.log")
+        small = [
+            "data.size=32",
+            "data.crop_padding=4",
+            "student.model=resnet8",
+            "train.epochs=8",
+            "train.batch_size=64",
+            "train.lr=0.05",
+        ]
+        called(
+            ["contrastill", "train", "teachers/tiny_imagenet_luminance", f"data.path={data}", *small, f"out={run}"],
+            threads,
+            runs / "luminance.log",
+        )
     return str(run)
 
 
@@ -143,7 +196,11 @@ def main() -> None:
         teacher = teacher_of(arguments.teacher_data, runs, arguments.threads) if arguments.grid == "lab" else None
         fill(
             results,
-            {cell: min(seeds, arguments.seeds) for cell, (_, seeds, _) in grid["cells"].items() if cell in (arguments.cells or grid["cells"])},
+            {
+                cell: min(seeds, arguments.seeds)
+                for cell, (_, seeds, _) in grid["cells"].items()
+                if cell in (arguments.cells or grid["cells"])
+            },
             lambda cell, seed: run_cell(arguments.grid, cell, seed, data, teacher, runs, arguments.threads),
             lambda row: f"trained in {row['train_seconds']:.0f} s",
             jobs=arguments.jobs,

@@ -57,19 +57,46 @@ def add_to(app: typer.Typer) -> None:
 
 def bench(
     benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="cifar100.")],
-    data: Annotated[str | None, typer.Option("--data", help="A packed .h5 file, or the folder that holds cifar-100-python.")] = None,
-    pairs: Annotated[str, typer.Option("--pairs", metavar="TEACHER:STUDENT,…", help="Networks; all: the published pairs.")] = "",
-    objectives: Annotated[str, typer.Option("--objectives", metavar="NAME,…", help="Such as kd,crd,crd+kd; all: each that needs one teacher.")] = "",
+    data: Annotated[
+        str | None, typer.Option("--data", help="A packed .h5 file, or the folder that holds cifar-100-python.")
+    ] = None,
+    pairs: Annotated[
+        str, typer.Option("--pairs", metavar="TEACHER:STUDENT,…", help="Networks; all: the published pairs.")
+    ] = "",
+    objectives: Annotated[
+        str,
+        typer.Option("--objectives", metavar="NAME,…", help="Such as kd,crd,crd+kd; all: each that needs one teacher."),
+    ] = "",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each.")] = 1,
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/bench",
-    teachers: Annotated[str | None, typer.Option("--teachers", metavar="FOLDER", help="Where trained teachers are.")] = None,
-    given: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of every training, such as train.epochs=12.")] = None,
-    teacher_given: Annotated[list[str] | None, typer.Option("--teacher-set", metavar="KEY=VALUE", help="One of teachers that are trained.")] = None,
-    vary: Annotated[str | None, typer.Option("--vary", metavar="KEY=V1,V2,…", help="Train with each value of a setting, for one pair.")] = None,
+    teachers: Annotated[
+        str | None, typer.Option("--teachers", metavar="FOLDER", help="Where trained teachers are.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of every training, such as train.epochs=12."),
+    ] = None,
+    teacher_given: Annotated[
+        list[str] | None, typer.Option("--teacher-set", metavar="KEY=VALUE", help="One of teachers that are trained.")
+    ] = None,
+    vary: Annotated[
+        str | None,
+        typer.Option("--vary", metavar="KEY=V1,V2,…", help="Train with each value of a setting, for one pair."),
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings at a time; GPUs are dealt out to them.")] = 1,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of each training on a CPU; left out: the cores are shared out.")] = None,
-    table: Annotated[bool, typer.Option("--table", help="Show what is finished (of --pairs and --objectives, if given) and train nothing.")] = False,
-    markdown: Annotated[str | None, typer.Option("--markdown", metavar="FILE", help="Write the table there too.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Of each training on a CPU; left out: the cores are shared out."),
+    ] = None,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table", help="Show what is finished (of --pairs and --objectives, if given) and train nothing."
+        ),
+    ] = False,
+    markdown: Annotated[
+        str | None, typer.Option("--markdown", metavar="FILE", help="Write the table there too.")
+    ] = None,
     as_json: Annotated[bool, json_option("Print the table's numbers as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,23 +114,48 @@ def bench(
     failed: dict[str, str] = {}
     if table:
         if not (folder / "results.jsonl").is_file():
-            raise UsageError(f"{out} holds no results of a benchmark yet: name the folder with --out, or train without --table")
+            raise UsageError(
+                f"{out} holds no results of a benchmark yet: name the folder with --out, or train without --table"
+            )
     else:
         if data is None:
             raise UsageError("--data is not set: name a packed .h5 file, or the folder that holds cifar-100-python")
-        request = Request(chosen, data, folder, networks, named, seeds, given or (), teacher_given or (), _varied(vary, networks), teachers)
+        request = Request(
+            chosen,
+            data,
+            folder,
+            networks,
+            named,
+            seeds,
+            given or (),
+            teacher_given or (),
+            _varied(vary, networks),
+            teachers,
+        )
         failed = _train(request, jobs, threads, progress(quiet))
     summary = _summary(chosen, folder, [":".join(pair) for pair in networks] if table else [], named if table else [])
     written = _write(summary, folder, markdown)
     if as_json:
         from ..compress.results import as_json as cells
 
-        print(json.dumps({"table": cells(summary), "comparable": summary.comparable, "notes": summary.notes, "failed": failed, "written": written}))
+        print(
+            json.dumps(
+                {
+                    "table": cells(summary),
+                    "comparable": summary.comparable,
+                    "notes": summary.notes,
+                    "failed": failed,
+                    "written": written,
+                }
+            )
+        )
     else:
         _show(summary, written)
     if failed:
         told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        raise ContrastillError(f"{len(failed)} training{'s' * (len(failed) > 1)} failed, and the same command tries again: {told}")
+        raise ContrastillError(
+            f"{len(failed)} training{'s' * (len(failed) > 1)} failed, and the same command tries again: {told}"
+        )
 
 
 def _varied(text: str | None, pairs: list[Any]) -> tuple[str, list[str]] | None:
@@ -115,7 +167,9 @@ def _varied(text: str | None, pairs: list[Any]) -> tuple[str, list[str]] | None:
     key, _, values = text.partition("=")
     found = list(dict.fromkeys(value.strip() for value in values.split(",") if value.strip()))
     if not key or not found:
-        raise UsageError(f"--vary {text} names no values: write KEY=V1,V2,…, such as objectives.crd.num_negatives=64,256,1024")
+        raise UsageError(
+            f"--vary {text} names no values: write KEY=V1,V2,…, such as objectives.crd.num_negatives=64,256,1024"
+        )
     if len(pairs) > 1:
         raise UsageError(f"--vary is for one pair, and --pairs names {len(pairs)}: choose one of them")
     return key, found
@@ -179,7 +233,12 @@ def _write(summary: Summary, folder: Path, markdown: str | None) -> list[str]:
         write_text(file, text)
     titles = {pair: pair.replace(":", " → ", 1) for pair in summary.pairs}
     drawn = {
-        titles[pair]: {results.label(line): _score(summary, line, pair) for line in summary.lines if (line, pair) in summary.entries} for pair in summary.pairs
+        titles[pair]: {
+            results.label(line): _score(summary, line, pair)
+            for line in summary.lines
+            if (line, pair) in summary.entries
+        }
+        for pair in summary.pairs
     }
     if any(drawn.values()):
         draw_table(drawn, folder / "table.png")

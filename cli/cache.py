@@ -42,14 +42,32 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cache(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.", autocompletion=completion.config_names)],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file, or a shipped config such as compression/cifar100_crd.",
+            autocompletion=completion.config_names,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value for any key of the config: cache.logits=8 objectives.kd.weight=1.", autocompletion=completion.overrides),
+        typer.Argument(
+            help="key=value for any key of the config: cache.logits=8 objectives.kd.weight=1.",
+            autocompletion=completion.overrides,
+        ),
     ] = None,
-    views: Annotated[int | None, typer.Option("--views", min=1, help="Views of each sample; the same as train.views=.")] = None,
-    out: Annotated[str | None, typer.Option("--out", help="The folder to write to; the same as train.teacher_cache=.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many views and bytes it would be, and how much of it is there; write nothing.")] = False,
+    views: Annotated[
+        int | None, typer.Option("--views", min=1, help="Views of each sample; the same as train.views=.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="The folder to write to; the same as train.teacher_cache=.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say how many views and bytes it would be, and how much of it is there; write nothing."
+        ),
+    ] = False,
     as_json: Annotated[bool, json_option("Print what was written as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,7 +81,10 @@ def cache(
     _check(resolved)
     parts = assemble(resolved, filling=True)
     if not isinstance(parts.train, TeacherMemory):
-        raise UsageError(f"none of {', '.join(resolved.objectives)} reads a teacher: add an objective that does, such as objectives.kd.weight=1")
+        raise UsageError(
+            f"none of {', '.join(resolved.objectives)} reads a teacher: add an objective that does, such as "
+            "objectives.kd.weight=1"
+        )
     main = parts.accelerator.is_main_process
     device = parts.accelerator.device
     # As in a training, so that the numbers are the same.
@@ -92,13 +113,20 @@ def _check(config: RunConfig) -> None:
     from ..core.errors import UsageError
 
     if not config.teachers:
-        raise UsageError("the config has no teachers, so there is nothing to keep: add teachers.0.model=… teachers.0.weights=…")
+        raise UsageError(
+            "the config has no teachers, so there is nothing to keep: add teachers.0.model=… teachers.0.weights=…"
+        )
     if config.train.views is None:
-        raise UsageError("how many views of each sample the teachers look at is not said: add --views, such as --views 4 (or train.views=4)")
+        raise UsageError(
+            "how many views of each sample the teachers look at is not said: add --views, such as --views 4 (or "
+            "train.views=4)"
+        )
     if config.train.teacher_cache is None:
         raise UsageError("where to write is not said: add --out FOLDER (or train.teacher_cache=FOLDER)")
     if config.seeds:
-        raise UsageError("seeds trains several times, and each seed has views of its own: give one seed, such as seeds=null seed=0")
+        raise UsageError(
+            "seeds trains several times, and each seed has views of its own: give one seed, such as seeds=null seed=0"
+        )
 
 
 def _plan(config: RunConfig, memory: TeacherMemory) -> dict[str, Any]:
@@ -112,7 +140,9 @@ def _plan(config: RunConfig, memory: TeacherMemory) -> dict[str, Any]:
         "samples": memory.num_samples,
         "teachers": len(config.teachers),
         "parts": {part: memory.files.kept_as(part) for part in parts},
-        "train_with": " ".join([f"train.views={memory.views}", f"train.teacher_cache={config.train.teacher_cache}", *_changed(config)]),
+        "train_with": " ".join(
+            [f"train.views={memory.views}", f"train.teacher_cache={config.train.teacher_cache}", *_changed(config)]
+        ),
         "bytes": memory.files.size(),
         "files": sum(entry.count for entry in folders.values()),
         "missing": sum(len(entry.missing(damaged=True)) for entry in folders.values()),
@@ -122,24 +152,37 @@ def _plan(config: RunConfig, memory: TeacherMemory) -> dict[str, Any]:
 def _changed(config: RunConfig) -> list[str]:
     """How values are kept, as overrides, where it is not the default way."""
     defaults = type(config.cache)()
-    return [f"cache.{name}={value}" for name in ("logits", "precision") if (value := getattr(config.cache, name)) != getattr(defaults, name)]
+    return [
+        f"cache.{name}={value}"
+        for name in ("logits", "precision")
+        if (value := getattr(config.cache, name)) != getattr(defaults, name)
+    ]
 
 
 def _sentence(plan: dict[str, Any]) -> str:
     kept = ", ".join(f"{part} ({how})" for part, how in plan["parts"].items())
     views, teachers = (f"{plan[name]:,} {name[:-1]}{'s' * (plan[name] > 1)}" for name in ("views", "teachers"))
     there = plan["files"] - plan["missing"]
-    return f"{views} of {plan['samples']:,} samples, {teachers}: {kept}; {plan['bytes'] / 1e6:,.1f} MB in {plan['files']:,} files in {plan['out']}" + (
-        f", of which {there:,} are there" if there else ""
+    return (
+        f"{views} of {plan['samples']:,} samples, {teachers}: {kept}; {plan['bytes'] / 1e6:,.1f} MB in "
+        f"{plan['files']:,} files in {plan['out']}" + (f", of which {there:,} are there" if there else "")
     )
 
 
 def _fill(memory: TeacherMemory, *, quiet: bool) -> int:
-    """Write what is missing under a bar that counts this process's share of the samples; returns how many files were written."""
+    """Write what is missing under a bar that counts this process's share of the samples; returns how many files were
+    written.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("views of a sample"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("views of a sample"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task("the teachers look", total=memory.files.share())
         return memory.fill(lambda count: progress.advance(task, count))

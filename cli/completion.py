@@ -1,4 +1,6 @@
-"""What the shell offers for arguments: shipped configs, keys and values of configs, runs. It has to answer at once, so no torch is loaded."""
+"""What the shell offers for arguments: shipped configs, keys and values of configs, runs. It has to answer at once, so
+no torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 NETWORKS = (
-    "MobileNetV2", "ResNet50", "ShuffleV1", "ShuffleV2", "conv5", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet110", "resnet14",
-    "resnet20", "resnet32", "resnet32x4", "resnet44", "resnet56", "resnet8", "resnet8x4", "vgg11", "vgg13", "vgg16", "vgg19", "vgg8", "wrn_16_1", "wrn_16_2",
+    "MobileNetV2", "ResNet50", "ShuffleV1", "ShuffleV2", "conv5", "efficientnet_lite0", "efficientnet_lite1",
+    "efficientnet_lite2", "resnet110", "resnet14",
+    "resnet20", "resnet32", "resnet32x4", "resnet44", "resnet56", "resnet8", "resnet8x4", "vgg11", "vgg13", "vgg16",
+    "vgg19", "vgg8", "wrn_16_1", "wrn_16_2",
     "wrn_40_1", "wrn_40_2",
 )  # fmt: skip
 """The registered networks, whose own modules are not imported for a keystroke; a test compares."""
@@ -68,7 +72,9 @@ def overrides_after(given: list[str], incomplete: str) -> list[str]:
         return [f"{key}={one}" for one in _values_so_far(key, value)]
     if given[-1:] == ["="] and len(given) > 1:
         return _values_so_far(given[-2], incomplete)
-    if not incomplete and given and "=" not in given[-1]:  # of bash's "key" "=", whose last word click takes for nothing
+    if (
+        not incomplete and given and "=" not in given[-1]
+    ):  # of bash's "key" "=", whose last word click takes for nothing
         return _values_so_far(given[-1], "")
     return _keys(incomplete)
 
@@ -96,7 +102,9 @@ def _paths(incomplete: str) -> Iterator[tuple[str, Path]]:
 
 
 def _keys(incomplete: str) -> list[str]:
-    """The keys that begin so, one section down. The shell adds a space to a single one, which is wrong after a dot or an equals sign: it gets company."""
+    """The keys that begin so, one section down. The shell adds a space to a single one, which is wrong after a dot or
+    an equals sign: it gets company.
+    """
     names = _starting(incomplete, _keys_of(incomplete.rpartition(".")[0]))
     if len(names) == 1 and names[0].endswith("."):
         return _keys(names[0])
@@ -113,7 +121,12 @@ def _keys_of(section: str) -> list[str]:
         return ["teachers.0."]
     fields = getattr(_schema(RunConfig, section), "model_fields", {})
     names = [f"{section}.{name}" if section else name for name in fields]
-    return [f"{name}." if name in ("teachers", "objectives") or hasattr(_schema(RunConfig, name), "model_fields") else f"{name}=" for name in names]
+    return [
+        f"{name}."
+        if name in ("teachers", "objectives") or hasattr(_schema(RunConfig, name), "model_fields")
+        else f"{name}="
+        for name in names
+    ]
 
 
 def _values(key: str) -> list[str]:
@@ -128,12 +141,19 @@ def _values(key: str) -> list[str]:
         return []
     if field.annotation is bool:
         return ["true", "false"]
-    listed = [value for one in [field.annotation, *get_args(field.annotation)] for value in get_args(one) if isinstance(value, str)]
+    listed = [
+        value
+        for one in [field.annotation, *get_args(field.annotation)]
+        for value in get_args(one)
+        if isinstance(value, str)
+    ]
     return listed or ([str(field.default)] if isinstance(field.default, (int, float)) else [])
 
 
 def _schema(schema: Any, key: str) -> Any:
-    """The section of a config that a dotted key names, as its class; an entry of a list or mapping is of the class that it holds."""
+    """The section of a config that a dotted key names, as its class; an entry of a list or mapping is of the class that
+    it holds.
+    """
     for part in filter(None, key.split(".")):
         if hasattr(schema, "model_fields"):
             schema = schema.model_fields[part].annotation if part in schema.model_fields else None
@@ -145,5 +165,7 @@ def _schema(schema: Any, key: str) -> Any:
 def objectives() -> list[str]:
     """The shipped objectives, by what their files register."""
     package = Path(__file__).resolve().parent.parent
-    files = [path for folder in ("objectives", "xmodal", "ensemble") for path in sorted((package / folder).glob("*.py"))]
+    files = [
+        path for folder in ("objectives", "xmodal", "ensemble") for path in sorted((package / folder).glob("*.py"))
+    ]
     return sorted(name for path in files for name in _REGISTERED.findall(path.read_text(encoding="utf-8")))

@@ -33,7 +33,9 @@ Examples:
     contrastill cost runs/crd --device cuda --json
 """
 
-_SIZE = "Side in pixels of the images, for networks without a resolution of their own; left out: that of the run's data."
+_SIZE = (
+    "Side in pixels of the images, for networks without a resolution of their own; left out: that of the run's data."
+)
 _CLASSES = "Of networks that are named without weights; left out: those of the first run, else 1000."
 
 
@@ -43,17 +45,31 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cost(
-    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks)],
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks
+        ),
+    ],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch that is timed.")] = 1,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed forwards of each network.")] = 30,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help=_CLASSES)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Where to time, such as cpu or cuda:0; left out: the accelerator, if there is one.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the CPU within an operation.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="Where to time, such as cpu or cuda:0; left out: the accelerator, if there is one."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads of the CPU within an operation.")
+    ] = None,
     as_json: Annotated[bool, json_option("Print the rows as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    rows = cost_rows(networks, size, classes, {"batch_size": batch_size, "rounds": rounds, "device": device, "threads": threads})
+    rows = cost_rows(
+        networks, size, classes, {"batch_size": batch_size, "rounds": rounds, "device": device, "threads": threads}
+    )
     if as_json:
         print(json.dumps(rows))
     else:
@@ -73,7 +89,9 @@ def cost_rows(texts: list[str], size: int | None, classes: int | None, options: 
     # Runs first: how many classes they tell apart is what a network without weights is given.
     built: dict[str, tuple[Any, NetworkName]] = {}
     for name in sorted(named, key=lambda one: one.run is None):
-        contender = name.build(classes or next((made.network.recipe["num_classes"] for made, _ in built.values()), None) or 1000, seed=0)
+        contender = name.build(
+            classes or next((made.network.recipe["num_classes"] for made, _ in built.values()), None) or 1000, seed=0
+        )
         built[name.text] = (contender, name)
     found: list[tuple[str, str | None, Any, Any]] = []
     for name in named:
@@ -87,7 +105,8 @@ def cost_rows(texts: list[str], size: int | None, classes: int | None, options: 
     options["device"] = options["device"] or PartialState().device
     costs = network_costs([contender.network for _, _, contender, _ in found], sizes, **options)
     rows = [
-        {"network": text, "role": contender.role, "model": contender.model, **asdict(cost)} for (text, _, contender, _), cost in zip(found, costs, strict=True)
+        {"network": text, "role": contender.role, "model": contender.model, **asdict(cost)}
+        for (text, _, contender, _), cost in zip(found, costs, strict=True)
     ]
     places = {text: place for place, (text, *_) in enumerate(found)}
     for row, (text, _, contender, _) in zip(rows, found, strict=True):
@@ -126,7 +145,9 @@ def input_size(text: str, network: Network, config: RunConfig | None, size: int 
 
     found = network.preprocess.resolution or size or data_size(config, network.modality)
     if found is None:
-        raise UsageError(f"{text} takes images of any size, and no data at hand says which: give --size, such as --size 32")
+        raise UsageError(
+            f"{text} takes images of any size, and no data at hand says which: give --size, such as --size 32"
+        )
     return found
 
 

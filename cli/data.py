@@ -50,12 +50,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pack(
-    source: Annotated[str, typer.Argument(help="NAME:PATH, such as cifar100:data, or a folder of images sorted into classes.")],
+    source: Annotated[
+        str, typer.Argument(help="NAME:PATH, such as cifar100:data, or a folder of images sorted into classes.")
+    ],
     out: Annotated[str, typer.Argument(help="The file to write, called .h5.")],
-    options: Annotated[list[str] | None, typer.Argument(help="key=value for options of the data set: size=[240,320] limit=100.")] = None,
-    split: Annotated[list[str] | None, typer.Option("--split", help="train or test: pack this one alone. Left out: both.")] = None,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Side in pixels that a folder's images are resized to: centre square, bicubic.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set into PATH first, if it can be and is not there.")] = False,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="key=value for options of the data set: size=[240,320] limit=100.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="train or test: pack this one alone. Left out: both.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", min=1, help="Side in pixels that a folder's images are resized to: centre square, bicubic."
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set into PATH first, if it can be and is not there.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
     as_json: Annotated[bool, json_option("Print what was written as JSON on standard output.")] = False,
     quiet: Quiet = False,
@@ -69,7 +82,11 @@ def pack(
         task = progress.add_task(path.name, total=sum(counts.values()))
         write_packed(described, path, force=force, advance=lambda count: progress.advance(task, count))
     if as_json:
-        print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "samples": counts, "classes": described.classes}))
+        print(
+            json.dumps(
+                {"path": str(path), "bytes": path.stat().st_size, "samples": counts, "classes": described.classes}
+            )
+        )
     elif not quiet:
         samples = ", ".join(f"{name} {count}" for name, count in counts.items())
         classes = f", {len(described.classes)} classes" if described.classes else ""
@@ -90,7 +107,8 @@ def info(
 
 
 def describe(source: str, *, target: str = "target") -> dict[str, Any]:
-    """What is in data, as plain values: of a packed file what :func:`~contrastill.datasets.io.inspect_packed.describe_packed` says, of others the same keys.
+    """What is in data, as plain values: of a packed file what
+    :func:`~contrastill.datasets.io.inspect_packed.describe_packed` says, of others the same keys.
 
     Raises:
         UsageError: There are no such data, or of no known layout.
@@ -131,7 +149,10 @@ def _fields(split: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name in split.modalities:
         channels, height, width = batch[name].shape[1:]
-        fields[name] = {"shape": [split.num_samples, height, width, channels], "dtype": str(batch[name].dtype).removeprefix("torch.")}
+        fields[name] = {
+            "shape": [split.num_samples, height, width, channels],
+            "dtype": str(batch[name].dtype).removeprefix("torch."),
+        }
     if split.targets is not None:
         counts = split.targets.unique(return_counts=True)[1]
         fields["target"] = {
@@ -147,9 +168,15 @@ def in_words(described: dict[str, Any]) -> str:
     """What data hold, in a line."""
     splits = []
     for name, held in described["splits"].items():
-        images = [f"{field} {'×'.join(map(str, value['shape'][1:]))}" for field, value in held["fields"].items() if len(value["shape"]) > 1]
+        images = [
+            f"{field} {'×'.join(map(str, value['shape'][1:]))}"
+            for field, value in held["fields"].items()
+            if len(value["shape"]) > 1
+        ]
         classes = [f"{value['classes']} classes" for value in held["fields"].values() if "classes" in value]
-        splits.append(f"{name} {held['samples']}" + (f" ({', '.join([*images, *classes])})" if images or classes else ""))
+        splits.append(
+            f"{name} {held['samples']}" + (f" ({', '.join([*images, *classes])})" if images or classes else "")
+        )
     return ", ".join(splits) or "no splits"
 
 
@@ -157,7 +184,13 @@ def _progress(quiet: bool) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("samples"),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), disable=quiet)
 
 
@@ -189,7 +222,11 @@ def _show(described: dict[str, Any]) -> None:
             console.print(f"{len(names)} {what}: {shown}", highlight=False, markup=False)
     if described["depth_unit"] is not None:
         unit = described["depth_unit"]
-        console.print(f"depth is in {unit if isinstance(unit, str) else f'steps of {unit:g} m'}", highlight=False, markup=False)
+        console.print(
+            f"depth is in {unit if isinstance(unit, str) else f'steps of {unit:g} m'}", highlight=False, markup=False
+        )
     if described["intrinsics"] is not None:
-        values = ", ".join(f"{name} {value:g}" for name, value in zip(("fx", "fy", "cx", "cy"), described["intrinsics"], strict=True))
+        values = ", ".join(
+            f"{name} {value:g}" for name, value in zip(("fx", "fy", "cx", "cy"), described["intrinsics"], strict=True)
+        )
         console.print(f"intrinsics in pixels: {values}", highlight=False, markup=False)

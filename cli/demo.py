@@ -37,7 +37,10 @@ def demo(
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/demo",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the networks, the order and the views.")] = 0,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value for every training, such as train.epochs=3.", autocompletion=completion.overrides)
+        list[str] | None,
+        typer.Argument(
+            help="key=value for every training, such as train.epochs=3.", autocompletion=completion.overrides
+        ),
     ] = None,
     as_json: Annotated[bool, json_option("Print the comparison as JSON on standard output.")] = False,
     quiet: Quiet = False,
@@ -51,9 +54,13 @@ def demo(
     folder, say = Path(out), progress(quiet)
     told: dict[str, Any] = {"say": say, "progress": not quiet}
     results = {"compression": compare_compression(folder, seed, overrides or [], **told)}
-    results["ensemble"] = compare_ensemble(folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], **told)
+    results["ensemble"] = compare_ensemble(
+        folder / "ensemble", folder / "teacher", folder / "crd_kd", seed, overrides or [], **told
+    )
     results["rgb_to_depth"] = compare_depth(folder / "rgb_to_depth", folder / "teacher", seed, overrides or [], **told)
-    results["luminance_to_chrominance"] = compare_colour(folder / "luminance_to_chrominance", seed, overrides or [], **told)
+    results["luminance_to_chrominance"] = compare_colour(
+        folder / "luminance_to_chrominance", seed, overrides or [], **told
+    )
     runs = {row["name"].rpartition(" (")[0]: Path(row["run"]) for row in results["compression"]["rows"]}
     results["probe"] = compare_probe(folder / "probe", runs, seed, say=say)
     page = write_report([out], maps=True, say=say)[0]
@@ -63,13 +70,31 @@ def demo(
     found = results["compression"]
     columns = {"parameters": _number("parameters", ","), "top-1 %": _number("top1", ".2f")}
     columns |= {"of the way to the teacher": _number("way", ".0%"), "s": _number("seconds", ".0f")}
-    _show(found, columns, f"{found['images']:,} test images: differences below {found['noise']:.1f} points may be chance")
+    _show(
+        found, columns, f"{found['images']:,} test images: differences below {found['noise']:.1f} points may be chance"
+    )
     found = results["ensemble"]
-    columns = {"top-1 %": _number("top1", ".2f"), "NLL, nats": _number("nll", ".3f"), "calibration error %": _number("ece")}
-    _show(found, columns, f"{found['images']:,} test images; the teachers disagree about {found['disagreement']:.1f} % of them")
-    columns = {"mIoU %": _number("miou"), "pixels %": _number("pixel_accuracy"), "main object, linear probe %": _number("top1")}
+    columns = {
+        "top-1 %": _number("top1", ".2f"),
+        "NLL, nats": _number("nll", ".3f"),
+        "calibration error %": _number("ece"),
+    }
+    _show(
+        found,
+        columns,
+        f"{found['images']:,} test images; the teachers disagree about {found['disagreement']:.1f} % of them",
+    )
+    columns = {
+        "mIoU %": _number("miou"),
+        "pixels %": _number("pixel_accuracy"),
+        "main object, linear probe %": _number("top1"),
+    }
     for across in ("rgb_to_depth", "luminance_to_chrominance"):
-        _show(results[across], columns, f"{results[across]['images']:,} test frames; all frozen under a linear head but the one from its labels")
+        _show(
+            results[across],
+            columns,
+            f"{results[across]['images']:,} test frames; all frozen under a linear head but the one from its labels",
+        )
     found = results["probe"]
     columns = {"top-1 %": _number("top1"), "95 % interval": lambda row: f"{row['low']:.1f} to {row['high']:.1f}"}
     _show(found, columns, f"{found['train_images']:,} labelled frames to learn from, {found['images']:,} to test on")

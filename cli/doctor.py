@@ -1,4 +1,6 @@
-"""``contrastill doctor``: what is installed, what there is to compute with, and what would stand in a training's way."""
+"""``contrastill doctor``: what is installed, what there is to compute with, and what would stand in a training's
+way.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="[DATA...]", help="Files, folders or NAME:PATH to look into.")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[DATA...]", help="Files, folders or NAME:PATH to look into.")
+    ] = None,
     as_json: Annotated[bool, json_option("Print the findings as JSON on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,14 +59,24 @@ def _findings(sources: list[str]) -> list[Finding]:
     """All of them; a check that fails is a finding too."""
     from ..evaluation import environment as checkup
 
-    checks = [checkup.versions, checkup.extras, checkup.devices, checkup.environment, checkup.room, checkup.configs, checkup.weights]
+    checks = [
+        checkup.versions,
+        checkup.extras,
+        checkup.devices,
+        checkup.environment,
+        checkup.room,
+        checkup.configs,
+        checkup.weights,
+    ]
     found: list[Finding] = []
     for check in checks:
         try:
             found += check()
         except Exception as error:  # what is broken is what the command is there to say
             said = f"could not be looked at: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            found.append(checkup.Finding(check.__name__, "", "problem", said, "pip install --force-reinstall contrastill"))
+            found.append(
+                checkup.Finding(check.__name__, "", "problem", said, "pip install --force-reinstall contrastill")
+            )
     return [*found, *checkup.data(sources)]
 
 
@@ -75,7 +89,11 @@ def _show(found: list[Finding]) -> None:
             print(f"{one.mark:8}{one.subject}: {one.name}: {one.said}" + (f" -> {one.way}" if one.way else ""))
     counts = {mark: sum(one.mark == mark for one in found) for mark in _LOOKS}
     notes = f"{counts['note']} note{'s' * (counts['note'] != 1)}"
-    print(f"{counts['problem']} problem{'s' * (counts['problem'] != 1)}, {notes}" if counts["problem"] else f"nothing stands in a training's way ({notes})")
+    print(
+        f"{counts['problem']} problem{'s' * (counts['problem'] != 1)}, {notes}"
+        if counts["problem"]
+        else f"nothing stands in a training's way ({notes})"
+    )
 
 
 def _table(found: list[Finding]) -> None:
@@ -93,6 +111,10 @@ def _table(found: list[Finding]) -> None:
         if before not in (None, one.subject):
             table.add_section()
         style = _LOOKS[one.mark]
-        table.add_row(f"[{style}]{one.mark}[/{style}]", one.subject if one.subject != before else "", *map(escape, (one.name, one.said, one.way)))
+        table.add_row(
+            f"[{style}]{one.mark}[/{style}]",
+            one.subject if one.subject != before else "",
+            *map(escape, (one.name, one.said, one.way)),
+        )
         before = one.subject
     table_console().print(table)

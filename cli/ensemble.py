@@ -1,4 +1,6 @@
-"""``contrastill ensemble``: how far apart teachers are, what they are worth together, and what their number does for students."""
+"""``contrastill ensemble``: how far apart teachers are, what they are worth together, and what their number does for
+students.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +47,26 @@ Examples:
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    ensemble = typer.Typer(help="Compare teachers with each other, and students by how many teachers they had.", no_args_is_help=True)
+    ensemble = typer.Typer(
+        help="Compare teachers with each other, and students by how many teachers they had.", no_args_is_help=True
+    )
     ensemble.command(help=DIVERSITY)(diversity)
     ensemble.command(help=FIGURE)(figure)
     app.add_typer(ensemble, name="ensemble")
 
 
 def diversity(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A run that has teachers, or a folder of seeds.", autocompletion=completion.runs)],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A run that has teachers, or a folder of seeds.", autocompletion=completion.runs
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes of its config, such as data.path=…", autocompletion=completion.overrides)
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes of its config, such as data.path=…", autocompletion=completion.overrides
+        ),
     ] = None,
     as_json: Annotated[bool, json_option("Print the numbers as JSON on standard output.")] = False,
     quiet: Quiet = False,
@@ -71,7 +83,10 @@ def diversity(
 
 
 def figure(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.", autocompletion=completion.runs)],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run folders, or folders of them.", autocompletion=completion.runs),
+    ],
     out: Annotated[str, typer.Option("--out", help="The PNG to write.")] = "teachers.png",
     as_json: Annotated[bool, json_option("Print the points as JSON on standard output.")] = False,
     quiet: Quiet = False,
@@ -115,17 +130,24 @@ def _show_diversity(found: dict[str, Any]) -> None:
     console = table_console()
     console.print(table)
     mean = sum(row["top1"] for row in networks) / len(networks)
-    line = f"{len(networks)} network{'s' * (len(networks) > 1)}, {found['samples']:,} test samples: mean top-1 {mean:.2f} %"
+    line = (
+        f"{len(networks)} network{'s' * (len(networks) > 1)}, {found['samples']:,} test samples: mean top-1 "
+        f"{mean:.2f} %"
+    )
     if len(networks) > 1:
         line += (
-            f", their ensemble {found['ensemble']['top1']:.2f} %, at least one right {found['oracle']:.2f} %; two differ on {found['mean_disagreement']:.2f} %"
+            f", their ensemble {found['ensemble']['top1']:.2f} %, at least one right {found['oracle']:.2f} %; "
+            f"two differ on {found['mean_disagreement']:.2f} %"
         )
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     if student:
         whom = "the ensemble" if len(networks) > 1 else "its teacher"
         gap = student["top1"] - found["ensemble"]["top1"]
         console.print(
-            f"the student: {student['top1']:.2f} %, {gap:+.2f} points to {whom}, and differs from it on {beside[-1]:.2f} %", highlight=False, soft_wrap=True
+            f"the student: {student['top1']:.2f} %, {gap:+.2f} points to {whom}, and differs from it on "
+            f"{beside[-1]:.2f} %",
+            highlight=False,
+            soft_wrap=True,
         )
     console.print(f"picture: {found['picture']}", highlight=False, markup=False, soft_wrap=True)
 
@@ -147,7 +169,15 @@ def _rows(panel: Any) -> list[dict[str, Any]]:
         ("the teachers' ensemble", "ensemble", panel.ensembles),
     ]
     return [
-        {"student": panel.student, "label": label, "kind": kind, "teachers": point.teachers, "error": point.error, "std": point.std, "n": point.runs}
+        {
+            "student": panel.student,
+            "label": label,
+            "kind": kind,
+            "teachers": point.teachers,
+            "error": point.error,
+            "std": point.std,
+            "n": point.runs,
+        }
         for label, kind, points in named
         for point in points
     ]

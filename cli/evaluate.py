@@ -31,7 +31,8 @@ Examples:
 """
 
 _BASELINES = (
-    "Also measure, for segmentation and classification: random (the student's architecture, untaught), scratch (the same, trained on the labels), teacher."
+    "Also measure, for segmentation and classification: random (the student's architecture, untaught), "
+    "scratch (the same, trained on the labels), teacher."
 )
 
 
@@ -90,12 +91,30 @@ def _show(rows: list[dict[str, Any]]) -> None:
     table_console().print(table)
 
 
-_COLUMNS = ("run", "network", "parameters", "task", "labels", "pixel %", "mean %", "mIoU %", "top-1 %", "top-5 %", "images", "weights")
+_COLUMNS = (
+    "run",
+    "network",
+    "parameters",
+    "task",
+    "labels",
+    "pixel %",
+    "mean %",
+    "mIoU %",
+    "top-1 %",
+    "top-5 %",
+    "images",
+    "weights",
+)
 
 
 def _lines(row: dict[str, Any]) -> list[dict[str, str]]:
     """The lines of a row by column: one, or of a classification one for each layer."""
-    common = {"run": row["run"], "network": f"{row['role']} {row['model']}", "parameters": f"{row['parameters']:,}", "images": f"{row['images']:,}"}
+    common = {
+        "run": row["run"],
+        "network": f"{row['role']} {row['model']}",
+        "parameters": f"{row['parameters']:,}",
+        "images": f"{row['images']:,}",
+    }
     if row["task"] == "accuracy":
         top1 = f"{row['top1']:.2f}" if "top1" in row else "other classes"
         return [{**common, "top-1 %": top1, "top-5 %": _percent(row.get("top5")), "weights": row["weights"]}]
@@ -105,9 +124,20 @@ def _lines(row: dict[str, Any]) -> list[dict[str, str]]:
     if row["task"] == "segmentation":
         measures = {"pixel %": "pixel_accuracy", "mean %": "mean_accuracy", "mIoU %": "miou"}
         mode = {"scratch": "from scratch"}.get(row["mode"], row["mode"].replace("_", "-"))
-        return [{**common, "task": f"segmentation ({row['head']}), {mode}", **{name: _percent(row[key]) for name, key in measures.items()}}]
+        return [
+            {
+                **common,
+                "task": f"segmentation ({row['head']}), {mode}",
+                **{name: _percent(row[key]) for name, key in measures.items()},
+            }
+        ]
     return [
-        {**common, "task": f"linear probe, {layer}", "top-1 %": _percent(found["top1"]), "top-5 %": _percent(found["top5"])}
+        {
+            **common,
+            "task": f"linear probe, {layer}",
+            "top-1 %": _percent(found["top1"]),
+            "top-5 %": _percent(found["top5"]),
+        }
         for layer, found in row["layers"].items()
     ]
 

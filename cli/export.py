@@ -38,7 +38,9 @@ Examples:
 
 _OUT = "The file; left out: student.onnx or student.pt2 in the run's folder."
 _DATA = "NAME:PATH[,key=value…] for check and calibration; left out: the run's own."
-_SIZE = "Side in pixels of the images that the file takes; left out: the student's own resolution, else that of the data."
+_SIZE = (
+    "Side in pixels of the images that the file takes; left out: the student's own resolution, else that of the data."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,10 +52,18 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.", autocompletion=completion.runs)],
     format: Annotated[str, typer.Option("--format", help="onnx, or torch for an ExportedProgram (.pt2).")] = "onnx",
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help=_OUT)] = None,
-    opset: Annotated[int | None, typer.Option("--opset", help="Version of ONNX's operators; left out: the exporter's choice.")] = None,
-    dynamic: Annotated[bool, typer.Option("--dynamic/--fixed", help="Batches of any length, or an image at a time.")] = True,
-    with_preprocess: Annotated[bool, typer.Option("--with-preprocess", help="Take uint8 images, with normalisation and resizing inside.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Also write a file of 8 bits, and measure the accuracy of both.")] = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="Version of ONNX's operators; left out: the exporter's choice.")
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic/--fixed", help="Batches of any length, or an image at a time.")
+    ] = True,
+    with_preprocess: Annotated[
+        bool, typer.Option("--with-preprocess", help="Take uint8 images, with normalisation and resizing inside.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write a file of 8 bits, and measure the accuracy of both.")
+    ] = False,
     data: Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA)] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Compare the file with PyTorch.")] = True,
@@ -77,13 +87,22 @@ def export(
     modality, images = config.student.modality, opened.first(7) if check or int8 else None
     if with_preprocess and images is None and modality != "rgb":
         raise UsageError(
-            f"--with-preprocess is for uint8 images, and without its data it is not known whether {modality} is such: give --data, or leave it out"
+            f"--with-preprocess is for uint8 images, and without its data it is not known whether {modality} is "
+            "such: give --data, or leave it out"
         )
     if int8:
         opened.check_classes(run)
     path = Path(out) if out else Path(run) / f"student{FORMATS[format]}"
-    options: dict[str, Any] = {"format": format, "opset": opset, "dynamic": dynamic, "with_preprocess": with_preprocess, "check": check}
-    made = export_student(run, path, images=images, size=size or (data_size(config, modality) if images is None else None), **options)
+    options: dict[str, Any] = {
+        "format": format,
+        "opset": opset,
+        "dynamic": dynamic,
+        "with_preprocess": with_preprocess,
+        "check": check,
+    }
+    made = export_student(
+        run, path, images=images, size=size or (data_size(config, modality) if images is None else None), **options
+    )
     report = _report(made)
     if int8:
         report |= _int8(made, opened)
@@ -111,7 +130,12 @@ class _Data:
 
             source = data_named(named)
             self._open = DATASETS[source.name](source.options).open
-        self.what, self.modality, self.needed, self.required = named or "the run's data", config.student.modality, needed, needed or named is not None
+        self.what, self.modality, self.needed, self.required = (
+            named or "the run's data",
+            config.student.modality,
+            needed,
+            needed or named is not None,
+        )
         self._splits: dict[str, Any] = {}
         self._places: list[int] | None = None
 
@@ -124,17 +148,24 @@ class _Data:
                 self._splits[name] = self._open(name)
             except ContrastillError as error:
                 if self.needed:
-                    raise UsageError(f"--int8 calibrates and measures on {self.what}, which cannot be had: {error}; name others with --data") from error
+                    raise UsageError(
+                        f"--int8 calibrates and measures on {self.what}, which cannot be had: {error}; name "
+                        "others with --data"
+                    ) from error
                 if self.required:
                     raise
                 say(f"the check takes random images: {error}")
                 self._splits[name] = None
             if self.needed and self._splits[name] is None:
-                raise UsageError(f"--int8 needs train and test, and {self.what} has no {name} split: name others with --data")
+                raise UsageError(
+                    f"--int8 needs train and test, and {self.what} has no {name} split: name others with --data"
+                )
         return self._splits[name]
 
     def check_classes(self, run: str) -> None:
-        """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test split."""
+        """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test
+        split.
+        """
         from ..core.classes import match_classes
         from ..core.errors import UsageError
         from ..evaluation.probe_inputs import network_named
@@ -143,7 +174,9 @@ class _Data:
         own, names = recipe["num_classes"], recipe["classes"]
         if split.targets is None or split.num_classes != own:
             has = "no classes" if split.targets is None else f"{split.num_classes} classes"
-            raise UsageError(f"--int8 measures accuracies, and {self.what} has {has}, the student {own}: name other data with --data")
+            raise UsageError(
+                f"--int8 measures accuracies, and {self.what} has {has}, the student {own}: name other data with --data"
+            )
         if names and split.classes:
             self._places = match_classes(names, split.classes, "the student", self.what, "name other data with --data")
 
@@ -178,7 +211,16 @@ def _int8(made: Export, data: _Data) -> dict[str, Any]:
     path = made.path.with_suffix(f".int8{made.path.suffix}")
     size = quantize(made, path, data.spread())
     fp32, int8 = (accuracy(file, made.format, made.takes, data.labelled()) for file in (made.path, path))
-    return {"int8": {"path": str(path), "bytes": size, "top1": int8, "top1_fp32": fp32, "data": data.what, "images": data.split("test").num_samples}}
+    return {
+        "int8": {
+            "path": str(path),
+            "bytes": size,
+            "top1": int8,
+            "top1_fp32": fp32,
+            "data": data.what,
+            "images": data.split("test").num_samples,
+        }
+    }
 
 
 def _report(made: Export) -> dict[str, Any]:
@@ -189,7 +231,10 @@ def _report(made: Export) -> dict[str, Any]:
         "classes": made.classes,
         "bytes": made.bytes,
         "opset": made.opset,
-        "input": {"shape": ["batch" if takes.dynamic else 1, *takes.shape], "dtype": "uint8" if takes.inside else "float32"},
+        "input": {
+            "shape": ["batch" if takes.dynamic else 1, *takes.shape],
+            "dtype": "uint8" if takes.inside else "float32",
+        },
         "mean": takes.preprocess.mean,
         "std": takes.preprocess.std,
         "difference": made.difference,
@@ -211,4 +256,7 @@ def _show(report: dict[str, Any]) -> None:
     if "int8" in report:
         int8 = report["int8"]
         print(f"written: {int8['path']} ({int8['bytes'] / 1e6:.2f} MB, 8 bits)")
-        print(f"top-1 on {int8['images']:,} test images of {int8['data']}: fp32 {int8['top1_fp32']:.2f} %, int8 {int8['top1']:.2f} %")
+        print(
+            f"top-1 on {int8['images']:,} test images of {int8['data']}: fp32 {int8['top1_fp32']:.2f} %, int8 "
+            f"{int8['top1']:.2f} %"
+        )

@@ -13,8 +13,10 @@ from . import bench, cache, cost, data, demo, doctor, ensemble, evaluate, export
 
 app = typer.Typer(
     name="contrastill",
-    help="Transfer what networks know: from a big one to a small one, from many into one, from one modality to another.",
-    epilog="--debug, with any command, shows where an error came from. contrastill doctor says whether all that is needed is there.",
+    help="Transfer what networks know: from a big one to a small one, from many into one, from one modality to "
+    "another.",
+    epilog="--debug, with any command, shows where an error came from. contrastill doctor says whether all that "
+    "is needed is there.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=True,
@@ -53,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         print(
-            "contrastill: stopped; a training goes on from its last checkpoint, a cache with what it lacks, when the same command is given again",
+            "contrastill: stopped; a training goes on from its last checkpoint, a cache with what it lacks, when "
+            "the same command is given again",
             file=sys.stderr,
         )
         return 130
@@ -65,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         known = isinstance(error, ContrastillError)
-        sentence = " ".join(str(error).split()) if known else f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
+        sentence = (
+            " ".join(str(error).split())
+            if known
+            else f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
+        )
         print(f"contrastill: {sentence}", file=sys.stderr)
         return error.exit_code if isinstance(error, ContrastillError) else 1

@@ -1,4 +1,6 @@
-"""``contrastill probe``: what frozen representations are worth on other data, by linear probes and other measures of transfer."""
+"""``contrastill probe``: what frozen representations are worth on other data, by linear probes and other measures of
+transfer.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ Examples:
 """
 
 _PROTOCOL = (
-    "exact: logistic regression to its minimum. grid: SGD, learning rate and weight decay chosen on held-out training samples. "
+    "exact: logistic regression to its minimum. grid: SGD, learning rate and weight decay chosen on held-out "
+    "training samples. "
     "crd: SGD from 0.1 for 100 epochs, ×0.1 at 30, 60, 90."
 )
 _LAYERS = "embedding, logits, maps.0, maps.1 …, by commas; all: all but the logits."
@@ -53,17 +56,35 @@ def add_to(app: typer.Typer) -> None:
 
 
 def probe(
-    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks)],
-    data: Annotated[list[str], typer.Option("--data", metavar="DATA", help="NAME:PATH[,key=value…]; may be given several times.")],
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NETWORK...", help="Runs, teachers of runs, names of networks.", autocompletion=completion.networks
+        ),
+    ],
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="DATA", help="NAME:PATH[,key=value…]; may be given several times.")
+    ],
     layers: Annotated[str, typer.Option("--layers", metavar="LAYER,…", help=_LAYERS)] = "embedding",
-    spatial: Annotated[int, typer.Option("--spatial", min=1, help="Maps are averaged to so many positions a side.")] = 1,
+    spatial: Annotated[
+        int, typer.Option("--spatial", min=1, help="Maps are averaged to so many positions a side.")
+    ] = 1,
     protocol: Annotated[str, typer.Option("--protocol", help=_PROTOCOL)] = "exact",
-    shots: Annotated[str, typer.Option("--shots", metavar="N,…", help="Also with so few labelled samples a class, in 5 draws.")] = "",
-    neighbours: Annotated[int | None, typer.Option("--knn", metavar="K", min=1, help="Also by the K most similar training samples.")] = None,
+    shots: Annotated[
+        str, typer.Option("--shots", metavar="N,…", help="Also with so few labelled samples a class, in 5 draws.")
+    ] = "",
+    neighbours: Annotated[
+        int | None, typer.Option("--knn", metavar="K", min=1, help="Also by the K most similar training samples.")
+    ] = None,
     cka: Annotated[str | None, typer.Option("--cka", metavar="OTHER", help=_CKA)] = None,
     correlation: Annotated[str | None, typer.Option("--correlation", metavar="OTHER", help=_CORRELATION)] = None,
-    logme: Annotated[bool, typer.Option("--logme", help="Also LogME, an estimate from training samples alone.")] = False,
-    cache: Annotated[str | None, typer.Option("--cache", metavar="FOLDER", help="Keep features there for the next time; left out: in memory.")] = None,
+    logme: Annotated[
+        bool, typer.Option("--logme", help="Also LogME, an estimate from training samples alone.")
+    ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option("--cache", metavar="FOLDER", help="Keep features there for the next time; left out: in memory."),
+    ] = None,
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/probe",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of held-out parts, draws and random weights.")] = 0,
     as_json: Annotated[bool, json_option("Print probe.json on standard output.")] = False,
@@ -113,7 +134,9 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str, say: Callable[[str], None]) -> dict[str, Any] | None:
+def _probe(
+    named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str, say: Callable[[str], None]
+) -> dict[str, Any] | None:
     """Measure, write and draw; None on a process that is not the main one."""
 
     from accelerate import Accelerator
@@ -137,7 +160,13 @@ def _probe(named: list[NetworkName], sources: list[Any], wanted: Wanted, out: st
         "rows": found.rows,
         "cka": [vars(one) for one in found.alike],
         "correlation": [
-            {"network": one.network, "teacher": one.teacher, "data": one.data, "mean_absolute_difference": one.found.mean_absolute} for one in found.apart
+            {
+                "network": one.network,
+                "teacher": one.teacher,
+                "data": one.data,
+                "mean_absolute_difference": one.found.mean_absolute,
+            }
+            for one in found.apart
         ],
         "pictures": [str(path) for path in draw_all(found, named, sources, folder)],
     }

@@ -33,11 +33,20 @@ def add_to(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or folders of them.")],
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="The page; left out: report.html in RUN, or in the folder common to all.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The page; left out: report.html in RUN, or in the folder common to all."
+        ),
+    ] = None,
     opened: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Also time a forward of each network.")] = False,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="Also map each student's embeddings of a few hundred test samples.")] = False,
-    as_json: Annotated[bool, json_option("Print the page's path and the table's numbers as JSON on standard output.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Also map each student's embeddings of a few hundred test samples.")
+    ] = False,
+    as_json: Annotated[
+        bool, json_option("Print the page's path and the table's numbers as JSON on standard output.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     path, found, rows = write_report(runs, out, latency=latency, maps=embeddings, say=progress(quiet))
@@ -110,7 +119,18 @@ def _page(found: Any, latency: bool, maps: bool, *, say: Any) -> tuple[str, list
     sections.append(made(found))
     name = found.groups[0].name if len(found.groups) == 1 else found.root.name
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    trainings = f"{count} training run{'s' * (count > 1)}" + (f" in {len(found.groups)} settings" if count > len(found.groups) > 1 else "")
-    intro = element("p", f"What {trainings} came to, from the files in the runs' folders. Every table sorts by a click on a column's head.")
-    text = page(f"Report on {name}", intro, [one for one in sections if one is not None], f"Written by contrastill {__version__} on {now}.")
+    trainings = f"{count} training run{'s' * (count > 1)}" + (
+        f" in {len(found.groups)} settings" if count > len(found.groups) > 1 else ""
+    )
+    intro = element(
+        "p",
+        f"What {trainings} came to, from the files in the runs' folders. Every table sorts by a click on a "
+        "column's head.",
+    )
+    text = page(
+        f"Report on {name}",
+        intro,
+        [one for one in sections if one is not None],
+        f"Written by contrastill {__version__} on {now}.",
+    )
     return text, rows

@@ -33,16 +33,35 @@ A command that was stopped goes on where it was when it is given again.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(epilog=None, help=f"Train a student from its teachers, or a network from its labels alone.\n\n{EXAMPLES}")(train)
+    app.command(
+        epilog=None, help=f"Train a student from its teachers, or a network from its labels alone.\n\n{EXAMPLES}"
+    )(train)
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped config such as compression/cifar100_crd.", autocompletion=completion.config_names)],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file, or a shipped config such as compression/cifar100_crd.",
+            autocompletion=completion.config_names,
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value for any key of the config: train.epochs=10 objectives.crd=null.", autocompletion=completion.overrides)
+        list[str] | None,
+        typer.Argument(
+            help="key=value for any key of the config: train.epochs=10 objectives.crd=null.",
+            autocompletion=completion.overrides,
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config, print it resolved, build nothing.")] = False,
-    as_json: Annotated[bool, json_option("Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the config, print it resolved, build nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        json_option(
+            "Print the last epoch's metrics as JSON on standard output; of several seeds, a list of them under runs."
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     from ..core.config.loading import load_config, to_yaml
@@ -71,8 +90,10 @@ def _whats_next(out: str) -> str:
     from shlex import quote
 
     return (
-        f"in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), config.yaml (all settings)\n"
-        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export {quote(out)} · contrastill report {quote(out)}"
+        "in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), "
+        "config.yaml (all settings)\n"
+        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export "
+        f"{quote(out)} · contrastill report {quote(out)}"
     )
 
 

@@ -1,4 +1,6 @@
-"""The benchmark as trainings: from pairs of networks and names of objectives to one command of `contrastill train` each."""
+"""The benchmark as trainings: from pairs of networks and names of objectives to one command of `contrastill train`
+each.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from ..core.registry import MODELS, OBJECTIVES
 from .published import COMBINED, LEARNING_RATES, ORDER, PAIRS, WEIGHTS
 
 STUDENT, TEACHER = "student", "teacher"
-"""What stands in an objective's place for networks that learn from the labels alone: untaught students, and teachers."""
+"""What stands in an objective's place for networks that learn from the labels alone: untaught students, and
+teachers.
+"""
 _CROSS_ENTROPY = "cross_entropy"
 # Settings that a training has from the grid, and how the user says them.
 _RESERVED = {
@@ -125,14 +129,23 @@ class Request:
     teacher_files: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for override in [*self.given, *self.teacher_given, *([f"{self.vary[0]}={value}" for value in self.vary[1]] if self.vary else [])]:
+        for override in [
+            *self.given,
+            *self.teacher_given,
+            *([f"{self.vary[0]}={value}" for value in self.vary[1]] if self.vary else []),
+        ]:
             key, equals, _ = override.partition("=")
             if not equals or not key:
                 raise UsageError(f"{override!r} is no setting: write key=value, such as train.epochs=12")
             if key in _RESERVED:
-                raise UsageError(f"{key} differs from training to training of a benchmark: say it with {_RESERVED[key]}")
+                raise UsageError(
+                    f"{key} differs from training to training of a benchmark: say it with {_RESERVED[key]}"
+                )
         if self.teachers and not Path(self.teachers).is_dir():
-            raise UsageError(f"--teachers {self.teachers} is no folder: name the one that holds runs or checkpoints called as their networks")
+            raise UsageError(
+                f"--teachers {self.teachers} is no folder: name the one that holds runs or checkpoints called as "
+                "their networks"
+            )
         for teacher in dict.fromkeys(teacher for teacher, _ in self.pairs):
             if self.teachers and (found := find_teacher(self.teachers, teacher)):
                 self.teacher_files[teacher] = found
@@ -152,7 +165,9 @@ def parse_pairs(text: str, benchmark: Benchmark) -> list[tuple[str, str]]:
     for part in _parts(text):
         teacher, colon, student = part.partition(":")
         if part != "all" and not (colon and teacher and student):
-            raise UsageError(f"--pairs: {part!r} is no pair: write TEACHER:STUDENT, such as resnet32x4:resnet8x4, or all")
+            raise UsageError(
+                f"--pairs: {part!r} is no pair: write TEACHER:STUDENT, such as resnet32x4:resnet8x4, or all"
+            )
         pairs += benchmark.pairs if part == "all" else [(teacher, student)]
     for name in [name for pair in pairs for name in pair]:
         MODELS[name]
@@ -162,14 +177,21 @@ def parse_pairs(text: str, benchmark: Benchmark) -> list[tuple[str, str]]:
 
 
 def all_objectives() -> list[str]:
-    """Every objective that compares one student with one teacher: those of the objectives package, in the tables' order."""
+    """Every objective that compares one student with one teacher: those of the objectives package, in the tables'
+    order.
+    """
     package = __package__.rpartition(".")[0]
-    names = [name for name, entry in OBJECTIVES.items() if entry.needs_teacher and not entry.joint and entry.__module__.startswith(f"{package}.objectives.")]
+    names = [
+        name
+        for name, entry in OBJECTIVES.items()
+        if entry.needs_teacher and not entry.joint and entry.__module__.startswith(f"{package}.objectives.")
+    ]
     return sorted(names, key=lambda name: (rank(name), name))
 
 
 def parse_objectives(text: str) -> list[str]:
-    """Canonical names from ``kd,crd,crd+kd``: the terms of a sum by the alphabet, kd last. ``student`` may be named, and is always there anyway.
+    """Canonical names from ``kd,crd,crd+kd``: the terms of a sum by the alphabet, kd last. ``student`` may be named,
+    and is always there anyway.
 
     Raises:
         UsageError: An objective that does not exist, or one that compares with no teacher.
@@ -188,7 +210,10 @@ def parse_objectives(text: str) -> list[str]:
                 if term not in known:
                     raise unknown_name("objective", term, [*known, STUDENT, "all"])
             if len(set(terms)) < len(terms):
-                raise UsageError(f"--objectives: {part} has one objective twice: give it another weight with --set objectives.{terms[0]}.weight=…")
+                raise UsageError(
+                    f"--objectives: {part} has one objective twice: give it another weight with --set "
+                    f"objectives.{terms[0]}.weight=…"
+                )
             found.append("+".join(sorted(terms, key=lambda term: (term == "kd", term))))
     return list(dict.fromkeys(found))
 
@@ -199,7 +224,9 @@ def rank(objective: str) -> int:
 
 
 def find_teacher(folder: str | os.PathLike, name: str) -> Path | None:
-    """A network's weights in a folder of teachers: a run, a file, or a checkpoint where the benchmark's authors have it; None where there is none."""
+    """A network's weights in a folder of teachers: a run, a file, or a checkpoint where the benchmark's authors have
+    it; None where there is none.
+    """
     folder = Path(folder)
     if (folder / name / "student.safetensors").is_file():
         return folder / name
@@ -222,24 +249,37 @@ def weights(objective: str, student: str) -> dict[str, float]:
 
 
 def trainings(request: Request) -> list[Training]:
-    """Every training of a request: teachers that are missing, then one seed of everything before the second of anything.
+    """Every training of a request: teachers that are missing, then one seed of everything before the second of
+    anything.
 
     Raises:
         UsageError: A setting that no training would have.
     """
-    teachers = [_teacher(request, name) for name in dict.fromkeys(teacher for teacher, _ in request.pairs) if name not in request.teacher_files]
+    teachers = [
+        _teacher(request, name)
+        for name in dict.fromkeys(teacher for teacher, _ in request.pairs)
+        if name not in request.teacher_files
+    ]
     found = []
     for seed in range(request.seeds):
         for student in dict.fromkeys(student for _, student in request.pairs):
             found += [_training(request, None, student, STUDENT, vary, seed) for vary in _values(request, STUDENT)]
         for objective in request.objectives:
             for teacher, student in request.pairs:
-                found += [_training(request, teacher, student, objective, vary, seed) for vary in _values(request, objective)]
+                found += [
+                    _training(request, teacher, student, objective, vary, seed) for vary in _values(request, objective)
+                ]
     for override in request.given:
         if not any(override in training.given for training in [*teachers, *found]):
-            raise UsageError(f"--set {override} belongs to none of these trainings: --objectives are {', '.join(request.objectives) or STUDENT}")
+            raise UsageError(
+                f"--set {override} belongs to none of these trainings: --objectives are "
+                f"{', '.join(request.objectives) or STUDENT}"
+            )
     if request.vary and not any(training.vary for training in found):
-        raise UsageError(f"--vary {request.vary[0]} belongs to none of these trainings: --objectives are {', '.join(request.objectives) or STUDENT}")
+        raise UsageError(
+            f"--vary {request.vary[0]} belongs to none of these trainings: --objectives are "
+            f"{', '.join(request.objectives) or STUDENT}"
+        )
     return [*teachers, *found]
 
 
@@ -279,7 +319,17 @@ def _path(request: Request) -> str:
 def _teacher(request: Request, name: str) -> Training:
     given = (*(one for one in request.given if _applies(one.partition("=")[0], TEACHER)), *request.teacher_given)
     settings = (f"student.model={name}", *_rate(name), *given)
-    return Training(name, TEACHER, None, 0, trained_teacher(request, name), request.benchmark.alone, settings, given, (_path(request),))
+    return Training(
+        name,
+        TEACHER,
+        None,
+        0,
+        trained_teacher(request, name),
+        request.benchmark.alone,
+        settings,
+        given,
+        (_path(request),),
+    )
 
 
 def trained_teacher(request: Request, name: str) -> Path:
@@ -287,25 +337,56 @@ def trained_teacher(request: Request, name: str) -> Path:
     return request.out.resolve() / "teachers" / quote(name, safe="")
 
 
-def _training(request: Request, teacher: str | None, student: str, objective: str, vary: tuple[str, str] | None, seed: int) -> Training:
+def _training(
+    request: Request, teacher: str | None, student: str, objective: str, vary: tuple[str, str] | None, seed: int
+) -> Training:
     given = tuple(one for one in request.given if _applies(one.partition("=")[0], objective))
     varied = (f"{vary[0]}={vary[1]}",) if vary else ()
     # Untaught, a student is the same whoever would have been its teacher.
     folder = request.out.resolve() / ("students" if teacher is None else "")
-    out = folder / quote(student if teacher is None else f"{teacher}-{student}", safe="") / ("" if teacher is None else objective)
+    out = (
+        folder
+        / quote(student if teacher is None else f"{teacher}-{student}", safe="")
+        / ("" if teacher is None else objective)
+    )
     out = out / (quote(varied[0], safe="=") if varied else "") / f"seed-{seed}"
     own = [f"student.model={student}", *_rate(student)]
     if teacher is None:
-        return Training(student, STUDENT, vary, seed, out, request.benchmark.alone, (*own, *given, *varied), given, (_path(request),))
+        return Training(
+            student,
+            STUDENT,
+            vary,
+            seed,
+            out,
+            request.benchmark.alone,
+            (*own, *given, *varied),
+            given,
+            (_path(request),),
+        )
     weighed = weights(objective, student)
     absent = [f"objectives.{name}=null" for name in _objectives_in(request.benchmark.taught) if name not in weighed]
-    own += [f"teachers.0.model={teacher}", *absent, *(f"objectives.{term}.weight={weight:g}" for term, weight in weighed.items())]
+    own += [
+        f"teachers.0.model={teacher}",
+        *absent,
+        *(f"objectives.{term}.weight={weight:g}" for term, weight in weighed.items()),
+    ]
     file = request.teacher_files.get(teacher)
     paths = [_path(request), f"teachers.0.weights={(file or trained_teacher(request, teacher)).resolve()}"]
     if any(one.startswith("train.views=") and not one.endswith(("=", "=null")) for one in [*given, *varied]):
         paths.append(f"train.teacher_cache={request.out.resolve() / 'teacher_said'}")
     after = None if file else trained_teacher(request, teacher)
-    return Training(f"{teacher}:{student}", objective, vary, seed, out, request.benchmark.taught, (*own, *given, *varied), given, tuple(paths), after)
+    return Training(
+        f"{teacher}:{student}",
+        objective,
+        vary,
+        seed,
+        out,
+        request.benchmark.taught,
+        (*own, *given, *varied),
+        given,
+        tuple(paths),
+        after,
+    )
 
 
 def _objectives_in(config: str) -> Iterable[str]:

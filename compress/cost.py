@@ -1,4 +1,6 @@
-"""What a network costs: parameters, operations, time and bytes; several networks are timed in turn, so that they compare."""
+"""What a network costs: parameters, operations, time and bytes; several networks are timed in turn, so that they
+compare.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ class Cost:
 
     Attributes:
         parameters: How many numbers it learnt; shared ones count once.
-        flops: Floating-point operations of one image's forward, 2 for each multiply-add, of convolutions and matrix products, attention
-            among them; normalisation and activations are left out, as torch's counter leaves them out.
+        flops: Floating-point operations of one image's forward, 2 for each multiply-add, of convolutions and matrix
+            products, attention among them; normalisation and activations are left out, as torch's counter leaves them
+            out.
         latency_ms: Median time of a batch's forward, in milliseconds.
         latency_quartiles_ms: Between these two lies the middle half of the times.
         images_per_second: Images of a batch by its median time.
@@ -61,7 +64,13 @@ class Cost:
 
 
 def network_cost(
-    network: Network, size: Size, *, batch_size: int = 1, rounds: int = 30, device: str | torch.device = "cpu", threads: int | None = None
+    network: Network,
+    size: Size,
+    *,
+    batch_size: int = 1,
+    rounds: int = 30,
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
 ) -> Cost:
     """What a network costs; :func:`network_costs` of one network.
 
@@ -83,9 +92,11 @@ def network_costs(
     device: str | torch.device = "cpu",
     threads: int | None = None,
 ) -> list[Cost]:
-    """What networks cost, timed alternately: each round has one forward of every network, so that a slower minute of the machine meets them all.
+    """What networks cost, timed alternately: each round has one forward of every network, so that a slower minute of
+    the machine meets them all.
 
-    A forward takes normalised images to logits, in eval mode and without gradients; preprocessing is left out. The networks stay as they are.
+    A forward takes normalised images to logits, in eval mode and without gradients; preprocessing is left out. The
+    networks stay as they are.
 
     Args:
         networks: They are copied to the device, all at once.
@@ -111,11 +122,25 @@ def network_costs(
     with _threads(threads):
         # On the device one after the other, so that a copy is made of nothing that does not fit there.
         modules = [deepcopy(network.module).requires_grad_(False).eval().to(device) for network in networks]
-        shapes = [(len(network.preprocess.mean), *((size, size) if isinstance(size, int) else size)) for network, size in zip(networks, sizes, strict=True)]
-        flops = [_flops(module, _images(module, 1, shape, device)) for module, shape in zip(modules, shapes, strict=True)]
-        times = _times(modules, [_images(module, batch_size, shape, device) for module, shape in zip(modules, shapes, strict=True)], device, rounds)
+        shapes = [
+            (len(network.preprocess.mean), *((size, size) if isinstance(size, int) else size))
+            for network, size in zip(networks, sizes, strict=True)
+        ]
+        flops = [
+            _flops(module, _images(module, 1, shape, device)) for module, shape in zip(modules, shapes, strict=True)
+        ]
+        times = _times(
+            modules,
+            [_images(module, batch_size, shape, device) for module, shape in zip(modules, shapes, strict=True)],
+            device,
+            rounds,
+        )
         used = torch.get_num_threads()
-    quartiles = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=1).T.tolist()
+    quartiles = (
+        torch.tensor(times, dtype=torch.float64)
+        .quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=1)
+        .T.tolist()
+    )
     return [
         Cost(
             parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -139,7 +164,9 @@ def _device(name: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
         torch.get_device_module(device).synchronize()
     except (RuntimeError, AssertionError) as error:  # torch says it in as many ways as it has devices
-        raise UsageError(f"device {name} is not to be had here: give cpu, or the one that this machine has, such as cuda:0") from error
+        raise UsageError(
+            f"device {name} is not to be had here: give cpu, or the one that this machine has, such as cuda:0"
+        ) from error
     return device
 
 
@@ -161,22 +188,33 @@ def _images(module: nn.Module, batch_size: int, shape: tuple[int, int, int], dev
 
 
 def _flops(module: nn.Module, images: Tensor) -> int:
-    """Operations of a forward. Fused attention is taken apart for it: not every fused kernel is one that torch can count."""
+    """Operations of a forward. Fused attention is taken apart for it: not every fused kernel is one that torch can
+    count.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             module(images)
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:  # whatever a network says of images that are too small
+    except (
+        RuntimeError,
+        AssertionError,
+        ValueError,
+        IndexError,
+    ) as error:  # whatever a network says of images that are too small
         reason = str(error).strip().partition("\n")[0]
-        raise UsageError(f"{type(module).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}; give another size") from error
+        raise UsageError(
+            f"{type(module).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}; give another size"
+        ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
 
 
 @torch.inference_mode()
-def _times(modules: Sequence[nn.Module], batches: Sequence[Tensor], device: torch.device, rounds: int) -> list[list[float]]:
+def _times(
+    modules: Sequence[nn.Module], batches: Sequence[Tensor], device: torch.device, rounds: int
+) -> list[list[float]]:
     """Seconds of each round for each module."""
     wait = torch.get_device_module(device).synchronize  # on the CPU nothing is waited for
     times: list[list[float]] = [[] for _ in modules]

@@ -1,4 +1,6 @@
-"""A run's student as a file that runs without this package: ONNX, or torch's exported program; compared with PyTorch before it is there."""
+"""A run's student as a file that runs without this package: ONNX, or torch's exported program; compared with PyTorch
+before it is there.
+"""
 
 from __future__ import annotations
 
@@ -67,10 +69,11 @@ def export_student(
     images: Tensor | None = None,
     check: bool = True,
 ) -> Export:
-    """Write a run's student as a file whose input is ``images`` and whose output is ``logits``; a failed export leaves nothing.
+    """Write a run's student as a file whose input is ``images`` and whose output is ``logits``; a failed export leaves
+    nothing.
 
-    The names of the classes, where they are known, are in the file as a list in JSON: of ONNX in ``metadata_props`` under
-    ``classes``, of torch in the extra file ``classes.json``.
+    The names of the classes, where they are known, are in the file as a list in JSON: of ONNX in ``metadata_props``
+    under ``classes``, of torch in the extra file ``classes.json``.
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
@@ -79,8 +82,8 @@ def export_student(
         opset: Version of ONNX's operators; None is the exporter's choice.
         dynamic: Whether batches may have any length; else an image at a time.
         with_preprocess: Whether the file takes uint8 images and has the normalisation and the resizing inside.
-        size: Side, or (height, width), of the images that it takes; None is the student's own resolution, else that of ``images``. A
-            student with a resolution of its own takes no other, unless the resizing is inside.
+        size: Side, or (height, width), of the images that it takes; None is the student's own resolution, else that of
+            ``images``. A student with a resolution of its own takes no other, unless the resizing is inside.
         images: (N, C, H, W), N ≥ 1, as a data set hands them out, for the check; None: random ones.
         check: Whether to load the file again and compare its logits with PyTorch's, in batches of 1 and 7.
 
@@ -109,7 +112,9 @@ def export_student(
         _check_opset(opset)
     student = load_student(run)
     takes = _takes(student, images, size, with_preprocess, dynamic)
-    module = (nn.Sequential(_Preprocessing(takes), student) if with_preprocess else student).eval().requires_grad_(False)
+    module = (
+        (nn.Sequential(_Preprocessing(takes), student) if with_preprocess else student).eval().requires_grad_(False)
+    )
     inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
     with torch.no_grad():
         num_classes = module(inputs[:1]).shape[1]
@@ -117,20 +122,43 @@ def export_student(
     try:
         temporary.touch()
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}): choose another place with out (--out)") from error
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
+        ) from error
     try:
         with quiet():
             classes = read_recipe(find_weights(run)).get("classes")
-            used = _write(module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format, opset, dynamic, classes and list(classes))
+            used = _write(
+                module,
+                type(student).__name__,
+                inputs[: 2 if dynamic else 1],
+                temporary,
+                format,
+                opset,
+                dynamic,
+                classes and list(classes),
+            )
         difference = _difference(module, answering(temporary, format, takes), inputs) if check else None
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Export(path, format, takes, num_classes, path.stat().st_size, used, difference, check and images is not None, classes and list(classes))
+    return Export(
+        path,
+        format,
+        takes,
+        num_classes,
+        path.stat().st_size,
+        used,
+        difference,
+        check and images is not None,
+        classes and list(classes),
+    )
 
 
 class _Preprocessing(nn.Module):
-    """Preprocess of uint8 images as a module, so that its numbers go into the file; resizing is left out where nothing changes."""
+    """Preprocess of uint8 images as a module, so that its numbers go into the file; resizing is left out where nothing
+    changes.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -145,22 +173,35 @@ class _Preprocessing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = torch.addcmul(self.shift, images.float(), self.scale)
-        return images if self.resolution is None else F.interpolate(images, size=self.resolution, mode="bilinear", align_corners=False, antialias=True)
+        return (
+            images
+            if self.resolution is None
+            else F.interpolate(images, size=self.resolution, mode="bilinear", align_corners=False, antialias=True)
+        )
 
 
-def _takes(student: Any, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool) -> Takes:
+def _takes(
+    student: Any, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool
+) -> Takes:
     """What the file is to be given, by what is known of it."""
     own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
     side = pair(size) or there or own if inside else own or pair(size) or there
     if side is None:
-        raise UsageError(f"{type(student).__name__} takes images of any size: say which the file is for with size (--size), such as 32")
+        raise UsageError(
+            f"{type(student).__name__} takes images of any size: say which the file is for with size (--size), "
+            "such as 32"
+        )
     return Takes((len(student.preprocess.mean), *side), student.preprocess, inside, dynamic)
 
 
 def _random(takes: Takes) -> Tensor:
     """Inputs for the check: noise."""
     generator, shape = torch.Generator().manual_seed(0), (max(_BATCHES), *takes.shape)
-    return torch.randint(256, shape, generator=generator, dtype=torch.uint8) if takes.inside else torch.randn(shape, generator=generator)
+    return (
+        torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        if takes.inside
+        else torch.randn(shape, generator=generator)
+    )
 
 
 def _check_opset(opset: int | None) -> None:
@@ -173,19 +214,36 @@ def _check_opset(opset: int | None) -> None:
 def _no_opset(opset: int) -> UsageError:
     from onnx.defs import onnx_opset_version
 
-    return UsageError(f"opset {opset} cannot be exported: choose one of {_OLDEST_OPSET} to {onnx_opset_version()}, or leave it out")
+    return UsageError(
+        f"opset {opset} cannot be exported: choose one of {_OLDEST_OPSET} to {onnx_opset_version()}, or leave it out"
+    )
 
 
-def _write(module: nn.Module, name: str, example: Tensor, path: Path, format: str, opset: int | None, dynamic: bool, classes: list[str] | None) -> int | None:
+def _write(
+    module: nn.Module,
+    name: str,
+    example: Tensor,
+    path: Path,
+    format: str,
+    opset: int | None,
+    dynamic: bool,
+    classes: list[str] | None,
+) -> int | None:
     """Export to the file; returns the opset that it has."""
     try:
         shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
         program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
         if format == "torch":
             with open(path, "wb") as file:
-                torch.export.save(program, file, extra_files=None if classes is None else {"classes.json": json.dumps(classes)})
+                torch.export.save(
+                    program, file, extra_files=None if classes is None else {"classes.json": json.dumps(classes)}
+                )
             return None
-        named: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": ({0: "batch"},) if dynamic else None}
+        named: dict[str, Any] = {
+            "input_names": [INPUT],
+            "output_names": [OUTPUT],
+            "dynamic_shapes": ({0: "batch"},) if dynamic else None,
+        }
         made = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
         used = made.model.opset_imports[""]
         if classes is not None:
@@ -212,9 +270,14 @@ def _difference(module: nn.Module, answer: Callable[[Tensor], Tensor], inputs: T
         try:
             found = answer(inputs[:length])
         except Exception as error:  # of the runtime, for a length of batch that was fixed in the export
-            raise ContrastillError(f"the exported file does not run on a batch of {length}: {reason(error)}; --fixed may help") from error
+            raise ContrastillError(
+                f"the exported file does not run on a batch of {length}: {reason(error)}; --fixed may help"
+            ) from error
         difference, allowed = float((found - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= allowed:  # so that NaN is refused too
-            raise ContrastillError(f"the exported file's logits differ from PyTorch's by {difference:.2g} (allowed: {allowed:.2g}): nothing was written")
+            raise ContrastillError(
+                f"the exported file's logits differ from PyTorch's by {difference:.2g} (allowed: {allowed:.2g}): "
+                "nothing was written"
+            )
         largest = max(largest, difference)
     return largest

@@ -47,14 +47,23 @@ class Takes:
         if not self.inside:
             return replace(self.preprocess, resolution=self.shape[1:])(images).contiguous()
         if images.dtype != torch.uint8:
-            raise UsageError(f"the preprocessing can be inside the file for uint8 images only, and these are {images.dtype}: leave out --with-preprocess")
+            raise UsageError(
+                f"the preprocessing can be inside the file for uint8 images only, and these are {images.dtype}: "
+                "leave out --with-preprocess"
+            )
         if images.shape[1:] != self.shape:
-            images = F.interpolate(images.float(), size=self.shape[1:], mode="bilinear", align_corners=False, antialias=True).round().clamp(0, 255).byte()
+            images = (
+                F.interpolate(images.float(), size=self.shape[1:], mode="bilinear", align_corners=False, antialias=True)
+                .round()
+                .clamp(0, 255)
+                .byte()
+            )
         return images.contiguous()
 
 
 def answering(path: str | os.PathLike, format: str, takes: Takes) -> Callable[[Tensor], Tensor]:
-    """An exported file as a function from its input (B, C, H, W) to logits (B, classes); one of fixed length is given an image at a time.
+    """An exported file as a function from its input (B, C, H, W) to logits (B, classes); one of fixed length is given
+    an image at a time.
 
     Raises:
         ContrastillError: It cannot be loaded.

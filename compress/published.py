@@ -21,7 +21,8 @@ PAIRS = (
 )
 """The paper's pairs, teacher and student: seven of one family, six of two."""
 
-# The recipe: every objective has its own published weight and cross-entropy has 1, but for these. (objectives asked for, student; "" is any) -> term -> weight.
+# The recipe: every objective has its own published weight and cross-entropy has 1, but for these. (objectives asked
+# for, student; "" is any) -> term -> weight.
 WEIGHTS = {
     ("kd", ""): {"cross_entropy": 0.1, "kd": 0.9},
     ("review", "resnet20"): {"review": 0.6},
@@ -51,10 +52,17 @@ _PAPER = {  # in the order of PAIRS; None: not published
     "crd": (75.48, 74.14, 71.16, 71.46, 73.48, 75.51, 73.94, 69.73, 69.11, 74.30, 75.11, 75.65, 76.05),
     "crd+kd": (75.64, 74.38, 71.63, 71.56, 73.75, 75.46, 74.29, 69.94, 69.54, 74.58, 75.12, 76.05, 76.27),
 }
-# objectives, a setting that belongs to the method, source, what sets it apart from the recipe, and figures of the first seven pairs.
+# objectives, a setting that belongs to the method, source, what sets it apart from the recipe, and figures of the first
+# seven pairs.
 _LATER = (
     ("review", "", "ReviewKD, Chen et al., CVPR 2021", "", (76.12, 75.09, 71.89, 71.34, 73.89, 75.63, 74.84)),
-    ("simkd", "", "SimKD, Chen et al., CVPR 2022", "the student is changed", (75.53, 74.53, 71.05, 71.06, 73.92, 78.08, 74.89)),
+    (
+        "simkd",
+        "",
+        "SimKD, Chen et al., CVPR 2022",
+        "the student is changed",
+        (75.53, 74.53, 71.05, 71.06, 73.92, 78.08, 74.89),
+    ),
     ("dkd", "", "DKD, Zhao et al., CVPR 2022", "", (76.24, 74.81, 71.97, 71.06, 74.11, 76.32, 74.68)),
     ("dist", "", "DIST, Huang et al., NeurIPS 2022", "", (75.51, 74.73, 71.75, 71.65, 73.69, 76.31, 73.89)),
     (
@@ -97,7 +105,8 @@ def published(teacher: str, student: str, objectives: str, setting: str = "") ->
     Args:
         teacher: Its network.
         student: Its network.
-        objectives: Joined by +, in the order of the alphabet with kd last: ``crd+kd``; or ``student`` (untaught) or ``teacher``.
+        objectives: Joined by +, in the order of the alphabet with kd last: ``crd+kd``; or ``student`` (untaught) or
+            ``teacher``.
         setting: An option that was given another value than its default, as ``key=value``.
 
     Example:

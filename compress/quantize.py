@@ -15,7 +15,8 @@ from .exported import INPUT, Takes, quiet, reason, require
 
 
 def quantize(export: Export, path: str | os.PathLike, calibration: Iterable[Tensor]) -> int:
-    """Write an ONNX export with weights and activations of 8 bits (static quantisation, QDQ, a scale for each channel of the weights).
+    """Write an ONNX export with weights and activations of 8 bits (static quantisation, QDQ, a scale for each channel
+    of the weights).
 
     Args:
         export: What :func:`export_student` wrote with ``format="onnx"``.
@@ -38,7 +39,13 @@ def quantize(export: Export, path: str | os.PathLike, calibration: Iterable[Tens
         with quiet():
             from onnxruntime.quantization import QuantFormat, quantize_static
 
-            quantize_static(export.path, temporary, _reader(export.takes, calibration), quant_format=QuantFormat.QDQ, per_channel=True)
+            quantize_static(
+                export.path,
+                temporary,
+                _reader(export.takes, calibration),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+            )
         os.replace(temporary, path)
     except ContrastillError:
         raise
@@ -55,7 +62,11 @@ def _reader(takes: Takes, batches: Iterable[Tensor]) -> Any:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._inputs = ({INPUT: part.numpy()} for batch in batches for part in takes(batch).split(len(batch) if takes.dynamic else 1))
+            self._inputs = (
+                {INPUT: part.numpy()}
+                for batch in batches
+                for part in takes(batch).split(len(batch) if takes.dynamic else 1)
+            )
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self._inputs, None)

@@ -16,7 +16,14 @@ from .benchmark import STUDENT, TEACHER, Benchmark, rank
 from .published import Figure, published
 
 # Settings that change nothing in what is learnt.
-_HOUSEKEEPING = ("train.evaluate_every", "train.checkpoint_every", "train.checkpoint_every_steps", "train.keep_checkpoints", "trackers", "evaluation")
+_HOUSEKEEPING = (
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "trackers",
+    "evaluation",
+)
 
 Line = tuple[str, tuple[str, str] | None]
 """A row of the table: the objective, and (key, value) of an ablation or None."""
@@ -107,8 +114,8 @@ def bits_of(row: Mapping[str, Any]) -> np.ndarray:
 def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> Difference | None:
     """Difference of two lists of results on the same test images and seeds.
 
-    Its error has two parts, of images (each one's difference, meaned over the seeds) and of seeds (each one's difference, meaned over the images); the
-    larger is taken.
+    Its error has two parts, of images (each one's difference, meaned over the seeds) and of seeds (each one's
+    difference, meaned over the images); the larger is taken.
 
     Args:
         rows: By seed.
@@ -136,10 +143,14 @@ def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summar
     """
     rows = list(rows)
     places = {f"{teacher}:{student}": place for place, (teacher, student) in enumerate(benchmark.pairs)}
-    pairs = sorted(dict.fromkeys(row["pair"] for row in rows if ":" in row["pair"]), key=lambda pair: places.get(pair, len(places)))
+    pairs = sorted(
+        dict.fromkeys(row["pair"] for row in rows if ":" in row["pair"]), key=lambda pair: places.get(pair, len(places))
+    )
     if not pairs:  # nothing but students yet
         students = {row["pair"] for row in rows if row["objective"] == STUDENT}
-        pairs = [pair for pair in places if pair.partition(":")[2] in students] or sorted(f":{student}" for student in students)
+        pairs = [pair for pair in places if pair.partition(":")[2] in students] or sorted(
+            f":{student}" for student in students
+        )
     cells: dict[tuple[Line, str], dict[int, Mapping[str, Any]]] = {}
     for pair in pairs:
         teacher, _, student = pair.partition(":")
@@ -148,7 +159,9 @@ def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summar
                 line = row["objective"], tuple(row["vary"]) if row["vary"] else None
                 cells.setdefault((line, pair), {})[row["seed"]] = row
     entries = {(line, pair): _entry(cells, line, pair) for line, pair in cells}
-    lines = sorted(dict.fromkeys(line for line, _ in cells), key=lambda line: (rank(line[0]), line[0], line[1] is not None))
+    lines = sorted(
+        dict.fromkeys(line for line, _ in cells), key=lambda line: (rank(line[0]), line[0], line[1] is not None)
+    )
     reasons = _reasons(rows, benchmark)
     notes = []
     if reasons:
@@ -206,12 +219,19 @@ def _is_default(override: str) -> bool:
 
 def _reasons(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[str]:
     """What sets these trainings apart from the published ones."""
-    given = dict.fromkeys(one for row in rows for one in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])])
-    reasons = [one for one in given if not one.startswith("objectives.") and not one.split("=")[0].startswith(_HOUSEKEEPING)]
+    given = dict.fromkeys(
+        one for row in rows for one in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])]
+    )
+    reasons = [
+        one for one in given if not one.startswith("objectives.") and not one.split("=")[0].startswith(_HOUSEKEEPING)
+    ]
     for name, place, wanted in (("train_images", 0, "training"), ("images", 1, "test")):
         counts = sorted({row[name] for row in rows if row[name] is not None} - {benchmark.images[place]})
         if counts:
-            reasons.append(f"{' or '.join(f'{count:,}' for count in counts)} {wanted} images instead of {benchmark.images[place]:,}")
+            reasons.append(
+                f"{' or '.join(f'{count:,}' for count in counts)} {wanted} images instead of "
+                f"{benchmark.images[place]:,}"
+            )
     return reasons
 
 
@@ -228,7 +248,13 @@ def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tupl
             difference.append([label(line), *("" if entry is None else _differences(entry) for entry in found)])
     made = [("top-1 of the last epoch, %: mean ± standard deviation (seeds)", ["objectives", *columns], accuracy)]
     if difference:
-        made.append(("points to the untaught student and to KD: mean ± standard error, paired by test image and seed", ["objectives", *columns], difference))
+        made.append(
+            (
+                "points to the untaught student and to KD: mean ± standard error, paired by test image and seed",
+                ["objectives", *columns],
+                difference,
+            )
+        )
     return made
 
 
@@ -248,7 +274,10 @@ def markdown(summary: Summary) -> str:
     parts = []
     for title, columns, lines in tables_of(summary):
         rows = [columns, ["---"] * len(columns), *lines]
-        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows))
+        parts.append(
+            f"**{title}**\n\n"
+            + "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+        )
     notes = "\n".join(f"- {note[0].upper()}{note[1:]}." for note in summary.notes)
     return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
 

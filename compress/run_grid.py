@@ -1,4 +1,6 @@
-"""Runs the trainings of a benchmark, each in a process of its own, and turns each finished run into a row of results."""
+"""Runs the trainings of a benchmark, each in a process of its own, and turns each finished run into a row of
+results.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,15 @@ class Grid:
         failed: Name of each training that failed, and the last line of its error.
     """
 
-    def __init__(self, trainings: Sequence[Training], results: Path, *, jobs: int = 1, threads: int | None = None, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        trainings: Sequence[Training],
+        results: Path,
+        *,
+        jobs: int = 1,
+        threads: int | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.results, self.say, self.jobs = results, say, jobs
         self.failed: dict[str, str] = {}
         self._environment = _environment(jobs, threads)
@@ -72,7 +82,9 @@ class Grid:
         self._running: dict[int, tuple[Training, subprocess.Popen]] = {}
         self._rows = read_rows(results)
         self._waiting = [training for training in trainings if not finished(Run(training.out))]
-        self._unread = [training for training in trainings if finished(Run(training.out)) and training.key not in self._rows]
+        self._unread = [
+            training for training in trainings if finished(Run(training.out)) and training.key not in self._rows
+        ]
         self._total, self._old = len(trainings), len(trainings) - len(self._waiting)
         self._left, self._began, self._done = len(self._waiting), time.monotonic(), 0
 
@@ -108,7 +120,10 @@ class Grid:
             if place is None:
                 return
             if training.after and not Run(training.after).student.is_file():
-                if any(one.out == training.after for one in [*self._waiting, *(other for other, _ in self._running.values())]):
+                if any(
+                    one.out == training.after
+                    for one in [*self._waiting, *(other for other, _ in self._running.values())]
+                ):
                     continue
                 self.failed[training.name] = f"its teacher in {training.after} was not trained"
                 self._waiting.remove(training)
@@ -125,10 +140,16 @@ class Grid:
         command = [sys.executable, "-m", "contrastill", "train", training.config, *training.overrides, "-q"]
         with open(_log(training), "ab") as log:
             # In a session of its own: Ctrl-C on the terminal reaches this process alone, which then passes it on once.
-            return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _ended(self) -> list[tuple[Training, int]]:
-        found = [(place, training, process.returncode) for place, (training, process) in self._running.items() if process.poll() is not None]
+        found = [
+            (place, training, process.returncode)
+            for place, (training, process) in self._running.items()
+            if process.poll() is not None
+        ]
         for place, _, _ in found:
             del self._running[place]
         return [(training, code) for _, training, code in found]
@@ -159,7 +180,13 @@ class Grid:
         if not self._left:
             return "none left"
         seconds = (time.monotonic() - self._began) / self._done * self._left
-        rough = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        rough = (
+            f"{seconds:.0f} s"
+            if seconds < 90
+            else f"{seconds / 60:.0f} min"
+            if seconds < 5400
+            else f"{seconds / 3600:.1f} h"
+        )
         return f"{self._left} left, about {rough}"
 
     def _stop(self) -> None:
@@ -185,7 +212,9 @@ def row_of(training: Training) -> dict[str, Any]:
     run = Run(training.out)
     config, history = load_config(str(run.config)), run.history()
     if not history or "top1" not in history[-1]:
-        raise ContrastillError(f"{training.out} has no top-1 of its last epoch: a benchmark needs a test split with classes")
+        raise ContrastillError(
+            f"{training.out} has no top-1 of its last epoch: a benchmark needs a test split with classes"
+        )
     right = correct(config.student.model, training.out, config.data)
     return {
         "pair": training.pair,
@@ -217,7 +246,15 @@ def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] 
         right = correct(name, weights, config.data)
     except UsageError:
         return None
-    row = {"pair": name, "objective": TEACHER, "vary": None, "seed": 0, "overrides": [], "given": [], "top1": 100 * float(right.mean())}
+    row = {
+        "pair": name,
+        "objective": TEACHER,
+        "vary": None,
+        "seed": 0,
+        "overrides": [],
+        "given": [],
+        "top1": 100 * float(right.mean()),
+    }
     unknown = dict.fromkeys(("epochs", "seconds", "samples_per_second", "train_images"))
     return {**row, **unknown, "images": len(right), "correct": pack_bits(right)}
 
@@ -235,7 +272,10 @@ def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndar
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build_network(model, weights=weights).freeze().to(device)
     if network.recipe["num_classes"] != split.num_classes:
-        raise UsageError(f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has {split.num_classes}")
+        raise UsageError(
+            f"{model} from {weights} tells {network.recipe['num_classes']} classes apart, and the data has "
+            f"{split.num_classes}"
+        )
     if network.recipe["classes"] and split.classes:
         answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
     right = []
@@ -253,7 +293,9 @@ def _open(key: str, name: str) -> Any:
     """A split of the data that a :class:`DataConfig`, as JSON, describes."""
     values = json.loads(key)
     dataset = DATASETS[values.pop("name")]
-    return dataset(dataset.Options(**{name: value for name, value in values.items() if name in dataset.Options.model_fields})).open(name)
+    return dataset(
+        dataset.Options(**{name: value for name, value in values.items() if name in dataset.Options.model_fields})
+    ).open(name)
 
 
 @lru_cache(maxsize=64)
@@ -273,7 +315,11 @@ def _last_line(path: Path) -> str:
 def _devices() -> list[str]:
     """The GPUs to deal out, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(torch.cuda.device_count())] if visible is None else [name.strip() for name in visible.split(",")]
+    names = (
+        [str(number) for number in range(torch.cuda.device_count())]
+        if visible is None
+        else [name.strip() for name in visible.split(",")]
+    )
     return names[: torch.cuda.device_count()]
 
 
@@ -282,7 +328,13 @@ def _environment(jobs: int, threads: int | None) -> Mapping[str, str]:
     mine = dict(os.environ)
     if threads is not None or "OMP_NUM_THREADS" not in mine:
         mine["OMP_NUM_THREADS"] = str(
-            threads or max(1, len(os.sched_getaffinity(0)) // jobs if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) // jobs)
+            threads
+            or max(
+                1,
+                len(os.sched_getaffinity(0)) // jobs
+                if hasattr(os, "sched_getaffinity")
+                else (os.cpu_count() or 1) // jobs,
+            )
         )
     mine.setdefault("OMP_WAIT_POLICY", "passive")
     return mine

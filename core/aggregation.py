@@ -24,7 +24,8 @@ class Rule(nn.Module, ABC):
         Options: Schema of what a config may say beside ``ensemble.rule``.
         teacher_needs: What it reads of a teacher itself, whatever the objective reads.
         compares_classes: Whether it compares the teachers' logits with labels or with each other, class by class.
-        weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has none to tell.
+        weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has
+            none to tell.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -55,7 +56,13 @@ class Rule(nn.Module, ABC):
         return range(count)
 
     @abstractmethod
-    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        objectives: Sequence[Objective],
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> Tensor:
         """Combine the losses of a batch.
 
         Args:
@@ -71,9 +78,17 @@ class Rule(nn.Module, ABC):
 
 @ENSEMBLE_RULES.register("sum")
 class Sum(Rule):
-    """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks of its own."""
+    """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks
+    of its own.
+    """
 
-    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        objectives: Sequence[Objective],
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         self.weights = torch.ones(len(losses), device=losses[0].device)
         return reduce(add, losses)

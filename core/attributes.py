@@ -10,13 +10,23 @@ import torch
 from torch import Tensor, nn
 
 # Of nn.Module's own dictionary: what is compared apart, or says nothing about the outputs.
-_ASIDE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "_backward_hooks", "_backward_pre_hooks"}
+_ASIDE = {
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_is_full_backward_hook",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+}
 
 
 def first_difference(modules: Sequence[nn.Module]) -> str:
-    """Where modules of one architecture differ in more than their weights and buffers, in words; empty where they do not as far as can be compared.
+    """Where modules of one architecture differ in more than their weights and buffers, in words; empty where they do
+    not as far as can be compared.
 
-    Numbers, texts, flags, dtypes, tensors and arrays, also in tuples, lists and mappings, are compared by value; other objects by their class alone.
+    Numbers, texts, flags, dtypes, tensors and arrays, also in tuples, lists and mappings, are compared by value; other
+    objects by their class alone.
     """
     for found in zip(*(list(_places(module)) for module in modules), strict=True):
         name, (first, *others) = found[0][0], [attributes for _, attributes in found]
@@ -39,7 +49,13 @@ def _plain(value: Any) -> Hashable:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
         return type(value).__name__, repr(value)
     if isinstance(value, (Tensor, np.ndarray)):
-        array = value.detach().cpu().contiguous() if isinstance(value, Tensor) else torch.from_numpy(value.copy()) if value.dtype.kind in "biuf" else None
+        array = (
+            value.detach().cpu().contiguous()
+            if isinstance(value, Tensor)
+            else torch.from_numpy(value.copy())
+            if value.dtype.kind in "biuf"
+            else None
+        )
         if array is None:
             return type(value).__name__, repr(value)
         return str(array.dtype), tuple(array.shape), array.flatten().view(torch.uint8).numpy().tobytes()

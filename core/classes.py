@@ -9,8 +9,8 @@ from .errors import UsageError, unknown_name
 from .representation import Network
 
 ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
-"""Of a network: a place of its own for each class of the data; or the name of each of its own classes; or for some of its
-own, by name or place, what the data calls them."""
+"""Of a network: a place of its own for each class of the data; or the name of each of its own classes; or for some of
+its own, by name or place, what the data calls them."""
 
 _SHOWN = 3
 
@@ -24,7 +24,8 @@ def match_classes(
     *,
     length: int | None = None,
 ) -> list[int]:
-    """The place in ``own`` of each of the ``wanted`` classes; with a longer ``length`` then the others', in their order.
+    """The place in ``own`` of each of the ``wanted`` classes; with a longer ``length`` then the others', in their
+    order.
 
     Args:
         own: Names of a network's classes; None for one that has no name.
@@ -47,10 +48,15 @@ def match_classes(
         return [*range(len(own))]
     missing = [name for name in wanted if name not in {*own}]
     if missing:
-        raise UsageError(f"{who} has no class {listed(missing)}, which {data} has (its own are {listed(own)}): {otherwise}")
+        raise UsageError(
+            f"{who} has no class {listed(missing)}, which {data} has (its own are {listed(own)}): {otherwise}"
+        )
     for names, whose in ((own, who), (wanted, data)):
         if twice := sorted({name for name in names if name is not None and [*names].count(name) > 1}):
-            raise UsageError(f"{whose} has more than one class called {twice[0]}, so its classes cannot be matched by their names: rename them")
+            raise UsageError(
+                f"{whose} has more than one class called {twice[0]}, so its classes cannot be matched by their "
+                "names: rename them"
+            )
     place = {name: number for number, name in enumerate(own)}
     places = [place[name] for name in wanted]
     return [*places, *sorted({*range(len(own))} - {*places})][: length or len(places)]
@@ -87,9 +93,11 @@ def answer_as(
 
 
 def check_numbers(names: Sequence[str | None], who: str, nameless: str, otherwise: str) -> None:
-    """Complain where classes are called by numbers that are not in their order, and are to be matched with those of ``nameless`` by place alone.
+    """Complain where classes are called by numbers that are not in their order, and are to be matched with those of
+    ``nameless`` by place alone.
 
-    Folders ``0``, ``1``, ``10``, ``11``, ``2`` are sorted so, and a class without a name that has the number 2 may be the third of them, or that called 2.
+    Folders ``0``, ``1``, ``10``, ``11``, ``2`` are sorted so, and a class without a name that has the number 2 may be
+    the third of them, or that called 2.
 
     Raises:
         UsageError: They are.
@@ -98,11 +106,14 @@ def check_numbers(names: Sequence[str | None], who: str, nameless: str, otherwis
         numbers = [int(str(name)) for name in names]
         if numbers != sorted(numbers):
             raise UsageError(
-                f"the classes of {who} are called {', '.join(map(str, names[:3]))}, …, numbers in another order, and {nameless} has no names for its own: {otherwise}"
+                f"the classes of {who} are called {', '.join(map(str, names[:3]))}, …, numbers in another order, "
+                f"and {nameless} has no names for its own: {otherwise}"
             )
 
 
-def apply_class_map(network: Network, given: ClassMap, classes: int | None, names: Sequence[str] | None, who: str) -> None:
+def apply_class_map(
+    network: Network, given: ClassMap, classes: int | None, names: Sequence[str] | None, who: str
+) -> None:
     """What a config's ``class_map`` says of a network: places reorder its logits, names become those of its classes.
 
     Args:
@@ -123,11 +134,17 @@ def apply_class_map(network: Network, given: ClassMap, classes: int | None, name
         }
     elif isinstance(given[0], str):
         if len(given) != own:
-            raise UsageError(f"class_map of {who} names {len(given)} classes, and it has {own}: give a name for each of its own classes, in its own order")
+            raise UsageError(
+                f"class_map of {who} names {len(given)} classes, and it has {own}: give a name for each of its "
+                "own classes, in its own order"
+            )
         network.recipe = {**network.recipe, "classes": tuple(given)}
     else:
         if classes is not None and len(given) != classes:
-            raise UsageError(f"class_map of {who} names {len(given)} classes, and the data has {classes}: give one place for each, in the data's order")
+            raise UsageError(
+                f"class_map of {who} names {len(given)} classes, and the data has {classes}: give one place for "
+                "each, in the data's order"
+            )
         if not all(0 <= place < own for place in given):
             raise UsageError(f"class_map of {who} has a place outside 0 … {own - 1}, its own classes")
         network.map_classes(given)
@@ -138,10 +155,14 @@ def apply_class_map(network: Network, given: ClassMap, classes: int | None, name
         }
 
 
-def _renamed(own: Sequence[str | None], given: Mapping[str | int, str], names: Sequence[str] | None, who: str) -> tuple[str | None, ...]:
+def _renamed(
+    own: Sequence[str | None], given: Mapping[str | int, str], names: Sequence[str] | None, who: str
+) -> tuple[str | None, ...]:
     """Names of a network's classes, those of ``given`` by what the data call them."""
     if len({*given.values()}) < len(given):
-        raise UsageError(f"class_map of {who} has two of its classes for one of the data: name the one that answers for it")
+        raise UsageError(
+            f"class_map of {who} has two of its classes for one of the data: name the one that answers for it"
+        )
     # What the data call so is another class of the network now.
     renamed: list[Any] = [None if name in given.values() else name for name in own]
     for key, name in given.items():
@@ -153,7 +174,10 @@ def _renamed(own: Sequence[str | None], given: Mapping[str | int, str], names: S
             renamed[int(key)] = name
         else:
             known = listed(own) if any(own) else f"0 … {len(own) - 1}"
-            raise UsageError(f"class_map of {who} has {key!r}, which is none of its own classes ({known}): write {{ITS CLASS: CLASS OF THE DATA}}")
+            raise UsageError(
+                f"class_map of {who} has {key!r}, which is none of its own classes ({known}): write {{ITS CLASS: "
+                f"CLASS OF THE DATA}}"
+            )
     return tuple(renamed)
 
 

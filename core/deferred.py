@@ -13,8 +13,8 @@ from .distributed import Capacity, gather_in_order, world_size
 class HeldState(nn.Module, ABC):
     """A module whose state moves on, in training mode, once an optimiser step.
 
-    By itself it moves at the end of each forward pass. Held, it waits for :meth:`commit`: so the passes of one optimiser step all find what the
-    step before left, as a single pass over the whole batch does.
+    By itself it moves at the end of each forward pass. Held, it waits for :meth:`commit`: so the passes of one
+    optimiser step all find what the step before left, as a single pass over the whole batch does.
 
     Attributes:
         held: Whether the state waits for :meth:`commit`.
@@ -28,7 +28,8 @@ class HeldState(nn.Module, ABC):
         """From now on move on :meth:`commit` alone.
 
         Args:
-            samples: The most samples a rank sees in an optimiser step; told, the ranks need not agree upon it at every step.
+            samples: The most samples a rank sees in an optimiser step; told, the ranks need not agree upon it at every
+                step.
             passes: Forward passes these are split into.
         """
         self.held = True
@@ -70,7 +71,9 @@ class HeldWrites(HeldState):
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Write what waits, on every rank what all ranks collected, in rank order; each rank must have something waiting, or none."""
+        """Write what waits, on every rank what all ranks collected, in rank order; each rank must have something
+        waiting, or none.
+        """
         if self._waiting:
             index, rows = zip(*self._waiting, strict=True)
             self._waiting = []
@@ -82,10 +85,14 @@ class HeldWrites(HeldState):
 
     @abstractmethod
     def _write(self, index: Tensor, rows: Tensor) -> None:
-        """Write (n,) and (S, n, D), of all ranks and passes. An index below zero, ~index, marks a copy of a sample that fills up a short share."""
+        """Write (n,) and (S, n, D), of all ranks and passes. An index below zero, ~index, marks a copy of a sample that
+        fills up a short share.
+        """
 
     def _everyones(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Index (b,) and rows (S, b, D) of all ranks in rank order, so that what they write stays bit-identical: one all-gather."""
+        """Index (b,) and rows (S, b, D) of all ranks in rank order, so that what they write stays bit-identical: one
+        all-gather.
+        """
         if world_size() == 1:
             return index, rows
         fill = self._step_room.of(len(index), index.device) - len(index)

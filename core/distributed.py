@@ -11,7 +11,9 @@ from .errors import UsageError
 
 # Their older names are deprecated in the newest torch, the newer ones unknown to older ones.
 _all_gather = getattr(distributed, "all_gather_single", None) or getattr(distributed, "all_gather_into_tensor", None)
-_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or getattr(distributed, "reduce_scatter_tensor", None)
+_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or getattr(
+    distributed, "reduce_scatter_tensor", None
+)
 
 
 def world_size() -> int:
@@ -23,7 +25,8 @@ def everyones(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """The rows of all processes, one rank after the other, on every rank; those of a single process as they are.
 
     Args:
-        rows: How many there are may differ from rank to rank; a rank that has none need not know how long they are, but of which dtype.
+        rows: How many there are may differ from rank to rank; a rank that has none need not know how long they are, but
+            of which dtype.
         device: Where they are exchanged: the ranks' own devices, where the backend is NCCL.
 
     Shape:
@@ -45,7 +48,9 @@ def everyones(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
     share[: rows.shape[0], : rows.shape[1]] = rows.to(device)
     gathered = torch.empty(world * most, width, dtype=rows.dtype, device=device)
     _all_gather(gathered, share)
-    return torch.cat([part[:count] for part, count in zip(gathered.split(most), counts, strict=True)] if most else [gathered]).to(rows.device)
+    return torch.cat(
+        [part[:count] for part, count in zip(gathered.split(most), counts, strict=True)] if most else [gathered]
+    ).to(rows.device)
 
 
 def rank() -> int:
@@ -72,7 +77,8 @@ class Capacity:
     """How much room a message needs on every rank, as shares of a short batch differ in size.
 
     Args:
-        told: The most rows a rank may have; left out, the ranks agree upon it at every message, which waits for the device.
+        told: The most rows a rank may have; left out, the ranks agree upon it at every message, which waits for the
+            device.
     """
 
     def __init__(self, told: int | None = None) -> None:
@@ -90,7 +96,8 @@ class Capacity:
             return int(most)
         if count > self.told:
             raise UsageError(
-                f"a rank has {count} samples in a step that was to have {self.told} at most: all shares of a batch must be of one size, the last one shorter"
+                f"a rank has {count} samples in a step that was to have {self.told} at most: all shares of a "
+                "batch must be of one size, the last one shorter"
             )
         return self.told
 
@@ -103,7 +110,9 @@ def sum_of_ranks(share: Tensor) -> Tensor:
 
 
 class GatherInOrder(torch.autograd.Function):
-    """:func:`gather_in_order` with a gradient: what the other ranks' losses owe to a rank's rows is added to what its own does."""
+    """:func:`gather_in_order` with a gradient: what the other ranks' losses owe to a rank's rows is added to what its
+    own does.
+    """
 
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:

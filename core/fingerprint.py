@@ -1,4 +1,6 @@
-"""Tensors that are kept on the disk between runs: what stands for a network and for data, and files that are there whole or not at all."""
+"""Tensors that are kept on the disk between runs: what stands for a network and for data, and files that are there
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ def tensors_hash(header: str, values: Sequence[Tensor]) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to write, which has its name only once it is whole; several processes may write the same one at once.
+    """An HDF5 file to write, which has its name only once it is whole; several processes may write the same one at
+    once.
 
     Raises:
         ContrastillError: It cannot be written, as where the disk is full.
@@ -85,7 +88,8 @@ def whole_file(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         if not (isinstance(error, FileNotFoundError) and path.is_file()):
             raise ContrastillError(
-                f"{path} cannot be written ({error.strerror or error}): make room or choose another folder; the files that are there are whole"
+                f"{path} cannot be written ({error.strerror or error}): make room or choose another folder; the "
+                "files that are there are whole"
             ) from error
     finally:
         temporary.unlink(missing_ok=True)

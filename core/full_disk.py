@@ -52,7 +52,8 @@ def room_for(what: str, folder: Path, checkpoints: Path, needed: int | None = No
         wanted = f"{_size(needed)} are needed and " if needed is not None else ""
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         raise FullDisk(
-            f"{what} could not be written to {folder} ({os.strerror(number)}): {wanted}{_size(free)} are free; {intact}: "
+            f"{what} could not be written to {folder} ({os.strerror(number)}): {wanted}{_size(free)} are free; "
+            f"{intact}: "
             "make room, and the same command goes on from there"
         ) from error
 

@@ -32,7 +32,9 @@ def shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, variant 13 of Stafford); products wrap at 64 bits."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, variant 13 of Stafford); products wrap at 64
+    bits.
+    """
     x = (x ^ shifted(x, 30)) * _MIX1
     x = (x ^ shifted(x, 27)) * _MIX2
     return x ^ shifted(x, 31)

@@ -18,17 +18,27 @@ def check_weights(teachers: Sequence[Network], student: Network) -> None:
     """
     own = {id(parameter): name for name, parameter in student.module.named_parameters()}
     if not own:
-        raise UsageError("the student has no parameters (a quantised or frozen copy?), and a training learns those: hand over the network before that")
+        raise UsageError(
+            "the student has no parameters (a quantised or frozen copy?), and a training learns those: hand over "
+            "the network before that"
+        )
     for number, teacher in enumerate(teachers):
         shared = next((own[id(parameter)] for parameter in teacher.parameters() if id(parameter) in own), None)
         if shared is not None:
-            raise UsageError(f"the student has weights of teacher {number} ({shared}), which stay as they are: give each a module of its own (copy.deepcopy)")
+            raise UsageError(
+                f"the student has weights of teacher {number} ({shared}), which stay as they are: give each a "
+                "module of its own (copy.deepcopy)"
+            )
     for name, parameter in student.module.named_parameters():
         if parameter.is_inference():
-            raise UsageError(f"the student's {name} was made in torch.inference_mode and cannot train: make the student outside of it")
+            raise UsageError(
+                f"the student's {name} was made in torch.inference_mode and cannot train: make the student "
+                "outside of it"
+            )
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             raise UsageError(
-                f"the student's {name} is {str(parameter.dtype).removeprefix('torch.')}, and its steps would be lost in rounding: "
+                f"the student's {name} is {str(parameter.dtype).removeprefix('torch.')}, and its steps would be "
+                "lost in rounding: "
                 "call student.float(), and compute in half precision with train.precision=bf16"
             )
 
@@ -45,11 +55,14 @@ def check_learning(student: Network, outputs: Representation, reads: Mapping[str
         UsageError: No parameter trains, or none that such a part depends on.
     """
     if not any(parameter.requires_grad for parameter in student.module.parameters()):
-        raise UsageError("the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn")
+        raise UsageError(
+            "the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn"
+        )
     values = {"logits": [outputs.logits], "embedding": [outputs.embedding], "maps": [*outputs.maps]}
     for name, parts in reads.items():
         if parts and not any(value is not None and value.requires_grad for part in parts for value in values[part]):
             raise UsageError(
-                f"objective {name} reads the student's {' and '.join(sorted(parts))}, which depends on no parameter that trains (a frozen part, detach() or no_grad() in the network): "
+                f"objective {name} reads the student's {' and '.join(sorted(parts))}, which depends on no "
+                "parameter that trains (a frozen part, detach() or no_grad() in the network): "
                 "unfreeze that part, tap another module, or take the objective out"
             )

@@ -59,16 +59,19 @@ class TeacherOutputs(Protocol):
 class Objective(nn.Module):
     """A term of the loss. Its parameters train with the student and are left out of the exported student.
 
-    A new objective is one file with one subclass registered in ``OBJECTIVES``; it defines ``per_sample`` where its loss is a mean over samples, else ``forward``.
+    A new objective is one file with one subclass registered in ``OBJECTIVES``; it defines ``per_sample`` where its loss
+    is a mean over samples, else ``forward``.
 
     Attributes:
         needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
         needs_teacher: Whether it compares with a teacher at all.
         default_weight: The published weight of this term in the loss.
         default_warmup: The published share of the training over which that weight rises linearly from 0.
-        initial_epochs: The published length of the initial stage before the training proper; 0 for an objective that has none.
+        initial_epochs: The published length of the initial stage before the training proper; 0 for an objective that
+            has none.
         only_initial: Whether that stage is all there is of it.
-        joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the teacher's place.
+        joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the
+            teacher's place.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
         note: What :meth:`prepare` decided, for the line at the start of a run.
     """
@@ -98,25 +101,31 @@ class Objective(nn.Module):
         return [cls.build(options, setting) for setting in settings]
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or what a loss that does not decompose says instead.
+        """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or what a loss that does not decompose
+        says instead.
 
         ``teacher`` is None only if ``needs_teacher`` is False.
         """
         return self.per_sample(student, teacher, batch).mean()
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        """Learn before the training what the teachers say of the training samples; called at every start of a run, also of one that goes on.
+        """Learn before the training what the teachers say of the training samples; called at every start of a run, also
+        of one that goes on.
 
         Args:
             teachers: Its teacher's outputs, or all teachers' where it is ``joint``.
         """
 
     def initial(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is said."""
+        """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is
+        said.
+        """
         return self(student, teacher, batch)
 
     def enter(self, stage: str) -> None:
-        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: an objective whose own parameters learn in one of them alone freezes them in the other."""
+        """Get ready for the stage that begins, ``"initial"`` or ``"main"``: an objective whose own parameters learn in
+        one of them alone freezes them in the other.
+        """
 
     def student_needs(self, stage: str) -> frozenset[str]:
         """What it reads of the student in a stage; nothing where its own parameters learn from the teacher alone."""
@@ -128,7 +137,9 @@ class Objective(nn.Module):
         Raises:
             UsageError: It does not.
         """
-        raise UsageError(f"objective {type(self).__name__} is no mean over samples: combine its teachers with ensemble.rule=sum")
+        raise UsageError(
+            f"objective {type(self).__name__} is no mean over samples: combine its teachers with ensemble.rule=sum"
+        )
 
     @classmethod
     def decomposes(cls) -> bool:
@@ -146,8 +157,13 @@ def check_pass(objective: str, setting: Setting, least: int = 2) -> None:
     if count is not None and count < least:
         few = setting.num_samples < least
         raise UsageError(
-            f"objective {objective} compares the samples of a pass with each other and needs {least} or more, and a pass of this training has {count}: "
-            + ("use more samples" if few else "raise train.batch_size, or lower train.accumulation_steps or the number of processes")
+            f"objective {objective} compares the samples of a pass with each other and needs {least} or more, and "
+            f"a pass of this training has {count}: "
+            + (
+                "use more samples"
+                if few
+                else "raise train.batch_size, or lower train.accumulation_steps or the number of processes"
+            )
         )
 
 
@@ -179,7 +195,10 @@ def check_labels(objective: str, setting: Setting) -> None:
     check_two_outputs(objective, "student", setting.student.num_classes)
     classes, own = int(setting.targets.max()) + 1, setting.student.num_classes
     if own is not None and classes > own:
-        raise UsageError(f"objective {objective} compares logits with labels, but the student has {own} classes and the data {classes}: give it {classes}")
+        raise UsageError(
+            f"objective {objective} compares logits with labels, but the student has {own} classes and the data "
+            f"{classes}: give it {classes}"
+        )
 
 
 def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
@@ -195,12 +214,15 @@ def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
     """
     if outputs == 1:
         raise UsageError(
-            f"objective {objective} takes the softmax of the {role}'s logits, and it has one, which is always sure: give the network 2 outputs, one for each class"
+            f"objective {objective} takes the softmax of the {role}'s logits, and it has one, which is always "
+            "sure: give the network 2 outputs, one for each class"
         )
 
 
 def _unlabelled(objective: str) -> UsageError:
-    return UsageError(f"objective {objective} needs labels, and this data has none: take the objective out of the config")
+    return UsageError(
+        f"objective {objective} needs labels, and this data has none: take the objective out of the config"
+    )
 
 
 def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:

@@ -20,11 +20,13 @@ class Preprocess:
         mean: A mean for each channel: of values in [0, 1] for images, in the modality's own unit for others.
         std: A standard deviation for each channel.
         resolution: Side, or (height, width), in pixels; None leaves the images as they are.
-        colours: Whether bytes are an image's, 0 … 1; those of other modalities than ``rgb`` are values like any others, 0 … 255.
+        colours: Whether bytes are an image's, 0 … 1; those of other modalities than ``rgb`` are values like any others,
+            0 … 255.
 
     Shape:
-        - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality (metres, say), where NaN
-          stands for what was not measured. It becomes 0, the mean; where the size changes it has no part in its neighbours.
+        - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality (metres, say), where
+          NaN stands for what was not measured. It becomes 0, the mean; where the size changes it has no part in its
+          neighbours.
         - returns (B, C, H', W') float32.
 
     Raises:
@@ -39,7 +41,10 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
-            raise UsageError(f"mean has {len(self.mean)} channels and std has {len(self.std)}: give a mean and a std for each channel")
+            raise UsageError(
+                f"mean has {len(self.mean)} channels and std has {len(self.std)}: give a mean and a std for each "
+                "channel"
+            )
         if min(self.std, default=1.0) <= 0:
             raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
 
@@ -48,7 +53,8 @@ class Preprocess:
             raise UsageError(f"images of {images.dtype} have no known scale: give uint8, or floats")
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise UsageError(
-                f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean and std to a value for each channel"
+                f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean "
+                "and std to a value for each channel"
             )
         unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
         whole = images.dtype == torch.uint8
@@ -78,7 +84,9 @@ def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device, repeats: int = 0) -> tuple[Tensor, Tensor]:
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], unit: float, device: torch.device, repeats: int = 0
+) -> tuple[Tensor, Tensor]:
     """(x/unit − mean)/std as x·scale + shift, kept so that no step waits for a copy to the device.
 
     (C, 1, 1) each, or with ``repeats`` (repeats·C,): all channels of one pixel, then of the next.
@@ -87,5 +95,8 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float, device
         scale = [1 / (unit * s) for s in std]
         shift = [-m / s for m, s in zip(mean, std, strict=True)]
         shape = (-1,) if repeats else (-1, 1, 1)
-        by, at = (torch.tensor(values * max(1, repeats), dtype=torch.float32, device=device).view(shape) for values in (scale, shift))
+        by, at = (
+            torch.tensor(values * max(1, repeats), dtype=torch.float32, device=device).view(shape)
+            for values in (scale, shift)
+        )
         return by, at

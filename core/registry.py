@@ -51,7 +51,8 @@ class Registry(Mapping[str, T]):
     def register_family(self, prefix: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
         """Decorator: the decorated function answers for every name ``prefix/NAME``.
 
-        It is given NAME and returns the entry, or raises UsageError if there is none; what it knows is not iterated over.
+        It is given NAME and returns the entry, or raises UsageError if there is none; what it knows is not iterated
+        over.
         """
 
         def enter(resolve: Callable[[str], T]) -> Callable[[str], T]:
@@ -63,7 +64,9 @@ class Registry(Mapping[str, T]):
 
     @contextmanager
     def lend(self, name: str, entry: T) -> Iterator[None]:
-        """Within it, :func:`own_name` stands for an object that was made in Python; afterwards the name is refused, as no config can make it."""
+        """Within it, :func:`own_name` stands for an object that was made in Python; afterwards the name is refused, as
+        no config can make it.
+        """
         self._lent[name] = entry
         try:
             yield
@@ -75,15 +78,19 @@ class Registry(Mapping[str, T]):
             if name in self._lent:
                 return self._lent[name]
             raise UsageError(
-                f"{self.kind} {name.removeprefix(OWN)!r} was an object in Python, which no config can make: hand it to contrastill.distill again "
-                f"(a trained student to contrastill.load_student, as module=…), or register a {self.kind} of your own, as docs/guides/own.md shows"
+                f"{self.kind} {name.removeprefix(OWN)!r} was an object in Python, which no config can make: hand "
+                "it to contrastill.distill again "
+                f"(a trained student to contrastill.load_student, as module=…), or register a {self.kind} of your "
+                "own, as docs/guides/own.md shows"
             )
         self._discover()
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._families:
             return self._families[prefix](rest)
         if name not in self._entries:
-            raise unknown_name(self.kind, name, [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)])
+            raise unknown_name(
+                self.kind, name, [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)]
+            )
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -103,7 +110,9 @@ class Registry(Mapping[str, T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        with self._lock:  # the modules that are imported may look names up themselves; other threads wait until all are there
+        with (
+            self._lock
+        ):  # the modules that are imported may look names up themselves; other threads wait until all are there
             if self._discovering:
                 return
             self._discovering = True
@@ -127,7 +136,11 @@ def own_name(thing: object, *, mark: str = "") -> str:
 
 def short_name(name: str) -> str:
     """The name, of an object made in Python the class alone."""
-    return name.removeprefix(OWN).rpartition("@")[0].rpartition(".")[2] or name.rpartition(".")[2] if name.startswith(OWN) else name
+    return (
+        name.removeprefix(OWN).rpartition("@")[0].rpartition(".")[2] or name.rpartition(".")[2]
+        if name.startswith(OWN)
+        else name
+    )
 
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective", "objectives", "xmodal", "ensemble")
@@ -141,7 +154,9 @@ PRETRAINED = "pretrained"
 
 
 def takes(builder: Callable, option: str) -> bool:
-    """Whether a builder has a parameter of that name, as those of networks with published weights have ``pretrained``."""
+    """Whether a builder has a parameter of that name, as those of networks with published weights have
+    ``pretrained``.
+    """
     return option in inspect.signature(builder).parameters
 
 
@@ -153,5 +168,7 @@ def model_builder(name: str, weights: object = None) -> Callable:
     """
     builder = MODELS[name]
     if weights == PRETRAINED and not takes(builder, PRETRAINED):
-        raise UsageError(f"{name} has no published weights: give a run folder or a file under weights, or leave them out")
+        raise UsageError(
+            f"{name} has no published weights: give a run folder or a file under weights, or leave them out"
+        )
     return builder

@@ -39,14 +39,15 @@ class Taps:
     """Where in a module its representation is: names as in ``named_modules()``.
 
     ``"layer3"`` is that module's output, ``"input:fc"`` the first argument of module ``fc``, ``"nhwc:layers.1"`` the
-    output of a module whose channels come last, (B, H, W, C), turned to (B, C, H, W). ``"output:"`` is what the network itself
-    returns. Of a network with timm's methods ``"forward_intermediates:2"`` is the map of that index and
+    output of a module whose channels come last, (B, H, W, C), turned to (B, C, H, W). ``"output:"`` is what the network
+    itself returns. Of a network with timm's methods ``"forward_intermediates:2"`` is the map of that index and
     ``"forward_head:pre_logits"`` the features before the classifier.
 
     Attributes:
         embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
-        maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them, square
-            patches in rows, become (B, C, h, w); the class token and up to four registers before them are left out.
+        maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them,
+            square patches in rows, become (B, C, h, w); the class token and up to four registers before them are left
+            out.
         logits: None is what the module itself returns.
     """
 
@@ -56,7 +57,11 @@ class Taps:
 
     def names(self, needs: Collection[str] = PARTS) -> list[str]:
         """The taps that give ``needs``, each once."""
-        wanted = [self.logits] * ("logits" in needs) + [self.embedding] * ("embedding" in needs) + list(self.maps) * ("maps" in needs)
+        wanted = (
+            [self.logits] * ("logits" in needs)
+            + [self.embedding] * ("embedding" in needs)
+            + list(self.maps) * ("maps" in needs)
+        )
         return list(dict.fromkeys(name for name in wanted if name is not None))
 
 
@@ -131,7 +136,9 @@ class Network(nn.Module):
             ContrastillError: A tapped module did not run, ran twice, or its tensor was changed in place afterwards.
         """
         if self.modality not in batch:
-            raise UsageError(f"the batch has no {self.modality}, which {self._name} reads: it has {', '.join(sorted(batch))}")
+            raise UsageError(
+                f"the batch has no {self.modality}, which {self._name} reads: it has {', '.join(sorted(batch))}"
+            )
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
@@ -140,7 +147,15 @@ class Network(nn.Module):
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)
 
-    def read(self, asked: Collection[str], output: object, tapped: Mapping[str, Tensor] | Tapping, images: Tensor, *, required: bool) -> Representation:
+    def read(
+        self,
+        asked: Collection[str],
+        output: object,
+        tapped: Mapping[str, Tensor] | Tapping,
+        images: Tensor,
+        *,
+        required: bool,
+    ) -> Representation:
         """The representation in what the module returned and its taps gave.
 
         Args:
@@ -163,7 +178,8 @@ class Network(nn.Module):
         return said
 
     def map_classes(self, classes: Sequence[int]) -> Network:
-        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns itself.
+        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns
+        itself.
 
         Args:
             classes: (C,) places in its own logits.
@@ -180,8 +196,9 @@ class Network(nn.Module):
     def compute_in(self, precision: str | None) -> Network:
         """Look under an autocast of its own, whatever the caller's is, and answer in float32; returns itself.
 
-        In ``bf16`` logits, embedding and each map are within 5 % of their norm of those in float32 (measured: .3 % for 10 layers, 3 % for 110), in ``fp16``
-        within 1 %, as long as no activation passes 65 504: beyond, they are no numbers.
+        In ``bf16`` logits, embedding and each map are within 5 % of their norm of those in float32 (measured: .3 % for
+        10 layers, 3 % for 110), in ``fp16`` within 1 %, as long as no activation passes 65 504: beyond, they are no
+        numbers.
 
         Args:
             precision: ``"fp32"``, ``"bf16"``, ``"fp16"``; None takes the caller's autocast, as it is without this call.
@@ -214,7 +231,11 @@ class Network(nn.Module):
         if isinstance(logits, Tensor) and logits.ndim == 2:
             return logits if self.classes is None else logits[:, self.classes]
         if required:
-            kind = f"{tuple(logits.shape)}, and logits are (B, C): flatten it, or" if isinstance(logits, Tensor) else f"a {type(output).__name__}, not logits:"
+            kind = (
+                f"{tuple(logits.shape)}, and logits are (B, C): flatten it, or"
+                if isinstance(logits, Tensor)
+                else f"a {type(output).__name__}, not logits:"
+            )
             raise UsageError(f"{self._name} returns {kind} tap the module that gives them")
         return None
 
@@ -223,7 +244,10 @@ class Network(nn.Module):
             return value.mean(dim=(2, 3))
         if value.ndim == 2:
             return value
-        raise UsageError(f"the embedding of {self._name} at {self.taps.embedding} is {tuple(value.shape)}: tap a module that gives (B, D) or (B, D, H, W)")
+        raise UsageError(
+            f"the embedding of {self._name} at {self.taps.embedding} is {tuple(value.shape)}: tap a module that "
+            "gives (B, D) or (B, D, H, W)"
+        )
 
     def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
         if value.ndim == 3:
@@ -232,21 +256,27 @@ class Network(nn.Module):
             # Hiera computes on its patches in the order of its pooling windows.
             if len(grids) != 1 or hasattr(self.module, "unroll"):
                 raise UsageError(
-                    f"the {value.shape[1]} tokens of {self._name} at {name} cannot be laid out for images of {tuple(images.shape[2:])} pixels: "
+                    f"the {value.shape[1]} tokens of {self._name} at {name} cannot be laid out for images of "
+                    f"{tuple(images.shape[2:])} pixels: "
                     "tap a module that gives (B, C, H, W), or of timm's networks forward_intermediates:INDEX"
                 )
             height, width = grids[0]
             return value[:, value.shape[1] - height * width :].transpose(1, 2).unflatten(2, (height, width))
         if value.ndim != 4:
-            raise UsageError(f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W) or (B, N, C)")
+            raise UsageError(
+                f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W) "
+                "or (B, N, C)"
+            )
         return value
 
 
 @lru_cache(maxsize=64)
 def _grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None) -> list[tuple[int, int]]:
-    """The grids (height, width) of square patches that so many tokens can be, with the class and register tokens before them.
+    """The grids (height, width) of square patches that so many tokens can be, with the class and register tokens before
+    them.
 
-    Grids of patches that divide the image come first: only where there is none, patches at the border may be cut off or filled up.
+    Grids of patches that divide the image come first: only where there is none, patches at the border may be cut off or
+        filled up.
 
     Args:
         tokens: N.
@@ -254,7 +284,9 @@ def _grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None)
         prefixes: Possible numbers of tokens before the patches, the likeliest first; None is up to five, in any number.
     """
     height, width = size
-    exact = [(height // patch, width // patch) for patch in range(1, min(size) + 1) if height % patch == width % patch == 0]
+    exact = [
+        (height // patch, width // patch) for patch in range(1, min(size) + 1) if height % patch == width % patch == 0
+    ]
     cut = [(height // patch, width // patch) for patch in range(1, min(size) + 1)]
     filled = [(-(-height // patch), -(-width // patch)) for patch in range(1, max(size) + 1)]
     for numbers in [range(6)] if prefixes is None else [[number] for number in prefixes]:

@@ -77,7 +77,10 @@ class Run:
         if self.config.exists():
             changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
             if changed:
-                raise UsageError(f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove the folder")
+                raise UsageError(
+                    f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove "
+                    "the folder"
+                )
         if data is not None and self.data.exists():
             self._check_data(data)
         writable_folder(self.path)
@@ -91,7 +94,9 @@ class Run:
             leftover.unlink()
 
     def abandon(self) -> None:
-        """Take back :meth:`claim` and :meth:`record`: of a training that was refused before its first step, whose settings the next one is to change."""
+        """Take back :meth:`claim` and :meth:`record`: of a training that was refused before its first step, whose
+        settings the next one is to change.
+        """
         for path in (self.config, self.versions, self.data):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
@@ -99,7 +104,8 @@ class Run:
                 folder.rmdir()
 
     def record(self, versions: Mapping[str, str]) -> None:
-        """Keep what the run is made with in versions.json: an entry, and another one where it goes on with other versions.
+        """Keep what the run is made with in versions.json: an entry, and another one where it goes on with other
+        versions.
 
         Args:
             versions: As :func:`~.versions.versions` gives them.
@@ -125,14 +131,20 @@ class Run:
         try:
             before = flatten(json.loads(self.data.read_text(encoding="utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{self.data}, which tells the data of this run from others, is damaged: remove it to go on with those given now") from error
+            raise UsageError(
+                f"{self.data}, which tells the data of this run from others, is damaged: remove it to go on with "
+                "those given now"
+            ) from error
         now = flatten(dict(data))
         for key in [*before, *now]:
             if before.get(key) != now.get(key):
                 split, _, fact = key.partition(".")
-                counts = f" ({before.get(key)}, now {now.get(key)})" if fact in ("samples", "classes", "modalities") else ""
+                counts = (
+                    f" ({before.get(key)}, now {now.get(key)})" if fact in ("samples", "classes", "modalities") else ""
+                )
                 raise UsageError(
-                    f"the data changed since {self.path} began: {fact} of {split or 'the data'} differ{counts}; resume it with the data it began with, "
+                    f"the data changed since {self.path} began: {fact} of {split or 'the data'} differ{counts}; "
+                    "resume it with the data it began with, "
                     f"choose another out=…, or remove {self.data} to go on with these all the same"
                 )
 

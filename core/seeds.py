@@ -28,7 +28,9 @@ def members(folder: str | os.PathLike) -> list[Path]:
     if not folder.is_dir() or Run(folder).config.is_file() or Run(folder).student.is_file():
         return []
     numbered = {
-        int(number): path for path in folder.iterdir() if path.is_dir() and (number := path.name.removeprefix(_PREFIX)).isdigit() and number != path.name
+        int(number): path
+        for path in folder.iterdir()
+        if path.is_dir() and (number := path.name.removeprefix(_PREFIX)).isdigit() and number != path.name
     }
     return [numbered[number] for number in sorted(numbered)]
 
@@ -45,7 +47,8 @@ def each_seed(networks: Iterable[NetworkConfig]) -> list[NetworkConfig]:
         for run in runs:
             if not Run(run).student.is_file():
                 raise UsageError(
-                    f"teachers.{number}.weights={network.weights} stands for the {len(runs)} runs in it, and {run.name} has no {Run(run).student.name} yet: "
+                    f"teachers.{number}.weights={network.weights} stands for the {len(runs)} runs in it, and "
+                    f"{run.name} has no {Run(run).student.name} yet: "
                     "let its training end, or name the finished runs one by one"
                 )
         found += [network.model_copy(update={"weights": str(run)}) for run in runs] or [network]

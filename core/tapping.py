@@ -32,7 +32,9 @@ class Tapping:
         for name in hooked(self._names):
             module = self._module.get_submodule(module_of(name))
             if name.startswith(INPUT):
-                handle = module.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True)
+                handle = module.register_forward_pre_hook(
+                    lambda _, args, kwargs, name=name: self._see(name, [*args, *kwargs.values()][0]), with_kwargs=True
+                )
             else:
                 handle = module.register_forward_hook(lambda _, args, output, name=name: self._see(name, output))
             self._handles.append(handle)
@@ -49,7 +51,10 @@ class Tapping:
         except AssertionError as error:  # what timm says of an index
             if not any(name.startswith(INTERMEDIATES) for name in self._names):
                 raise
-            raise UsageError(f"{self._network} does not give the maps of its taps {', '.join(self._names)}: {' '.join(str(error).split())}") from error
+            raise UsageError(
+                f"{self._network} does not give the maps of its taps {', '.join(self._names)}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
         for name, value in values.items():
             self._see(name, value)
         return output
@@ -60,9 +65,14 @@ class Tapping:
 
     def _see(self, name: str, value: object) -> None:
         if name in self._seen:
-            raise ContrastillError(f"the tapped module {name} of {self._network} runs twice in one forward: tap one that runs once")
+            raise ContrastillError(
+                f"the tapped module {name} of {self._network} runs twice in one forward: tap one that runs once"
+            )
         if not isinstance(value, Tensor):
-            raise UsageError(f"the tap {name} of {self._network} gives a {type(value).__name__}, not a tensor: tap a module inside it")
+            raise UsageError(
+                f"the tap {name} of {self._network} gives a {type(value).__name__}, not a tensor: tap a module "
+                "inside it"
+            )
         self._seen[name] = value
         self._versions[name] = _version(value)
 
@@ -70,15 +80,21 @@ class Tapping:
         """Raise if a tapped module did not run, or if what it gave was overwritten, as by an in-place ReLU."""
         for name in self._names:
             if name not in self._seen:
-                raise ContrastillError(f"the tapped module {name} of {self._network} did not run in this forward: tap one that does")
+                raise ContrastillError(
+                    f"the tapped module {name} of {self._network} did not run in this forward: tap one that does"
+                )
             if _version(self._seen[name]) != self._versions[name]:
-                raise ContrastillError(f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module that changes it")
+                raise ContrastillError(
+                    f"what the tap {name} of {self._network} gives is changed in place afterwards: tap the module "
+                    "that changes it"
+                )
 
 
 def run(module: nn.Module, names: Iterable[str], images: Tensor) -> tuple[object, dict[str, Tensor]]:
     """What a module returns and what those taps give that need no hook, in one forward pass.
 
-    timm's ``forward`` is its ``forward_head`` of its ``forward_features``, and its ``forward_intermediates`` returns the same features with the maps.
+    timm's ``forward`` is its ``forward_head`` of its ``forward_features``, and its ``forward_intermediates`` returns
+    the same features with the maps.
 
     Args:
         module: With timm's methods, where a tap is one of them.

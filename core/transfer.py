@@ -53,19 +53,29 @@ class Term(nn.Module):
             objective that reads no teacher, or all of them at once.
         weight: Its weight in the loss; left out, the objective's published one.
         rule: How n losses become one; left out, the paper's sum.
-        warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published one.
+        warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published
+            one.
     """
 
     objectives: Sequence[Objective]
 
-    def __init__(self, objectives: Objective | Sequence[Objective], weight: float | None = None, rule: Rule | None = None, warmup: float | None = None) -> None:
+    def __init__(
+        self,
+        objectives: Objective | Sequence[Objective],
+        weight: float | None = None,
+        rule: Rule | None = None,
+        warmup: float | None = None,
+    ) -> None:
         super().__init__()
         # torch's lists and dictionaries of modules do not say of which.
         self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
         if not 0 < self.weight < math.inf:
-            raise UsageError(f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the objective out")
+            raise UsageError(
+                f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the "
+                "objective out"
+            )
         self.warmup = first.default_warmup if warmup is None else warmup
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
@@ -79,16 +89,26 @@ class Term(nn.Module):
             return ()
         return range(count) if self.joint else self.rule.chosen(count)
 
-    def forward(self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
+    ) -> Tensor:
         if not self.needs_teacher:
             return self.objectives[0](student, None, batch)
         if self.joint:
             return self.objectives[0](student, teachers, batch)
         return self.rule(self.objectives, student, teachers, batch)
 
-    def initial(self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def initial(
+        self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
+    ) -> Tensor:
         """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
-        return reduce(add, (objective.initial(student, teacher, batch) for objective, teacher in zip(self.objectives, teachers or [None], strict=True)))
+        return reduce(
+            add,
+            (
+                objective.initial(student, teacher, batch)
+                for objective, teacher in zip(self.objectives, teachers or [None], strict=True)
+            ),
+        )
 
     def weight_at(self, share: float) -> float:
         """Its weight when ``share`` of the training proper is done."""
@@ -101,12 +121,20 @@ class Term(nn.Module):
     def notes(self) -> str:
         """What its objectives decided before the training, with the teacher's number where there are several."""
         several = len(self.objectives) > 1
-        return "; ".join(f"teacher {number}: {one.note}" if several else one.note for number, one in enumerate(self.objectives) if one.note)
+        return "; ".join(
+            f"teacher {number}: {one.note}" if several else one.note
+            for number, one in enumerate(self.objectives)
+            if one.note
+        )
 
     def logs(self) -> dict[str, Tensor]:
         """What objectives and rule report, the teacher's number in the name where there are several."""
         several = len(self.objectives) > 1
-        logs = {f"{name}.{number}" if several else name: value for number, objective in enumerate(self.objectives) for name, value in objective.logs.items()}
+        logs = {
+            f"{name}.{number}" if several else name: value
+            for number, objective in enumerate(self.objectives)
+            for name, value in objective.logs.items()
+        }
         weights = self.rule.weights if several else None
         return logs if weights is None else logs | {f"weight.{number}": value for number, value in enumerate(weights)}
 
@@ -123,7 +151,8 @@ class Transfer(nn.Module):
 
     Raises:
         UsageError: No objective, an objective that reads a teacher where there is none, or another number of
-            objectives than of teachers in a term; a student that shares weights with a teacher, or whose weights are in half precision.
+            objectives than of teachers in a term; a student that shares weights with a teacher, or whose weights are in
+            half precision.
 
     Example:
         >>> import contrastill
@@ -140,7 +169,14 @@ class Transfer(nn.Module):
     teachers: Sequence[Network]
     terms: Mapping[str, Term]
 
-    def __init__(self, teachers: Sequence[Network], student: Network, objectives: Mapping[str, Term | Objective], *, look: Look | None = None) -> None:
+    def __init__(
+        self,
+        teachers: Sequence[Network],
+        student: Network,
+        objectives: Mapping[str, Term | Objective],
+        *,
+        look: Look | None = None,
+    ) -> None:
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
@@ -154,9 +190,14 @@ class Transfer(nn.Module):
             if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
             if term.needs_teacher and not term.joint and len(term.objectives) != len(teachers):
-                raise UsageError(f"objective {name} was built for {len(term.objectives)} teachers, and there are {len(teachers)}")
+                raise UsageError(
+                    f"objective {name} was built for {len(term.objectives)} teachers, and there are {len(teachers)}"
+                )
         if not any(term.in_stage("main") for term in self.terms.values()):
-            raise UsageError(f"{' and '.join(self.terms)} have an initial stage only: add an objective for the training after it, such as cross_entropy")
+            raise UsageError(
+                f"{' and '.join(self.terms)} have an initial stage only: add an objective for the training after "
+                "it, such as cross_entropy"
+            )
         self.initial_epochs = max(term.initial_epochs for term in self.terms.values())
         self.progress = 1.0
         self.remarks: list[str] = []
@@ -173,7 +214,9 @@ class Transfer(nn.Module):
         active = {name: term for name, term in self.terms.items() if term.in_stage(self.stage)}
         losses = {name: (term if main else term.initial)(student, teachers, batch) for name, term in active.items()}
         return TransferOutput(
-            loss=reduce(add, ((active[name].weight_at(self.progress) if main else 1.0) * loss for name, loss in losses.items())),
+            loss=reduce(
+                add, ((active[name].weight_at(self.progress) if main else 1.0) * loss for name, loss in losses.items())
+            ),
             terms={name: loss.detach() for name, loss in losses.items()},
             student=student,
             logs={f"{name}/{what}": value for name, term in active.items() for what, value in term.logs().items()},
@@ -181,7 +224,10 @@ class Transfer(nn.Module):
 
     def __str__(self) -> str:
         """Its terms in one line: names, weights and what they decided before the training."""
-        return " + ".join(f"{name} {term.weight:g}" + (f" ({notes})" if (notes := term.notes()) else "") for name, term in self.terms.items())
+        return " + ".join(
+            f"{name} {term.weight:g}" + (f" ({notes})" if (notes := term.notes()) else "")
+            for name, term in self.terms.items()
+        )
 
     def enter(self, stage: str, batch: Mapping[str, Tensor]) -> None:
         """Begin a stage: its terms alone make the loss, and what they do not read is frozen (:meth:`freeze_unread`).
@@ -201,10 +247,13 @@ class Transfer(nn.Module):
     def _set_stage(self, stage: str) -> None:
         self.stage = stage
         active = [term for term in self.terms.values() if term.in_stage(stage)]
-        self.student_needs: frozenset[str] = frozenset().union(*(objective.student_needs(stage) for term in active for objective in term.objectives))
+        self.student_needs: frozenset[str] = frozenset().union(
+            *(objective.student_needs(stage) for term in active for objective in term.objectives)
+        )
 
     def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
-        """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else by looking.
+        """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else
+        by looking.
 
         There is None in the places of those that no term reads in this step.
         """
@@ -214,7 +263,9 @@ class Transfer(nn.Module):
         said = [teacher_representation(batch, number) for number in range(count)]
         read = sorted({number for term in self.terms.values() for number in term.chosen(count)})
         asked = [number for number in read if said[number] is None]
-        for number, answer in zip(asked, self.look([self.teachers[number] for number in asked], batch, self.teacher_needs), strict=True):
+        for number, answer in zip(
+            asked, self.look([self.teachers[number] for number in asked], batch, self.teacher_needs), strict=True
+        ):
             said[number] = answer
         return [one if number in read else None for number, one in enumerate(said)]
 
@@ -240,7 +291,9 @@ class Transfer(nn.Module):
             module.hold(samples, passes)
 
     def commit(self) -> None:
-        """Write what the forward passes since the last commit left for banks and queues, and move draws on: once after each optimiser step, on every rank."""
+        """Write what the forward passes since the last commit left for banks and queues, and move draws on: once after
+        each optimiser step, on every rank.
+        """
         for module in self._held_states():
             module.commit()
 
@@ -271,7 +324,9 @@ class Transfer(nn.Module):
         try:
             self.load_state_dict({**own, **state}, strict=True)
         except RuntimeError as error:
-            raise ContrastillError(f"this state is of another transfer: {str(error).splitlines()[1].strip()}") from error
+            raise ContrastillError(
+                f"this state is of another transfer: {str(error).splitlines()[1].strip()}"
+            ) from error
 
     def freeze_unread(self, batch: Mapping[str, Tensor]) -> list[str]:
         """Freeze the student's parameters that no objective reads, such as a classifier that only CRD trains beside.
@@ -301,12 +356,19 @@ class Transfer(nn.Module):
                 if term.in_stage(self.stage)
             }
             check_learning(self.student, said, reads)
-            read = [value for value in (said.logits, said.embedding, *said.maps) if value is not None and value.requires_grad]
-            gradients = torch.autograd.grad([value.sum() for value in read], [p for _, p in parameters], allow_unused=True)
+            read = [
+                value
+                for value in (said.logits, said.embedding, *said.maps)
+                if value is not None and value.requires_grad
+            ]
+            gradients = torch.autograd.grad(
+                [value.sum() for value in read], [p for _, p in parameters], allow_unused=True
+            )
             unread = [(name, p) for (name, p), gradient in zip(parameters, gradients, strict=True) if gradient is None]
             if len(unread) == len(parameters):
                 raise UsageError(
-                    f"no gradient comes from what the student returns ({', '.join(sorted(self.student_needs))}) to any of its parameters, as through quantised layers: "
+                    f"no gradient comes from what the student returns ({', '.join(sorted(self.student_needs))}) "
+                    "to any of its parameters, as through quantised layers: "
                     "hand over the network before it was quantised or detached"
                 )
         self._unread = [parameter for _, parameter in unread]
@@ -316,10 +378,16 @@ class Transfer(nn.Module):
 
 
 def teacher_fields(said: Mapping[int, Representation]) -> dict[str, Tensor]:
-    """What teachers said, by their numbers, as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``, ``teachers.0.maps.0`` …"""
+    """What teachers said, by their numbers, as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``,
+    ``teachers.0.maps.0`` …
+    """
     fields: dict[str, Tensor] = {}
     for number, one in said.items():
-        fields |= {f"teachers.{number}.{part}": value for part in ("logits", "embedding") if (value := getattr(one, part)) is not None}
+        fields |= {
+            f"teachers.{number}.{part}": value
+            for part in ("logits", "embedding")
+            if (value := getattr(one, part)) is not None
+        }
         fields |= {f"teachers.{number}.maps.{place}": value for place, value in enumerate(one.maps)}
     return fields
 
@@ -330,5 +398,8 @@ def teacher_representation(batch: Mapping[str, Tensor], number: int) -> Represen
     fields = {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
     if not fields:
         return None
-    maps = tuple(fields[name] for name in sorted((name for name in fields if name.startswith("maps.")), key=lambda name: int(name[5:])))
+    maps = tuple(
+        fields[name]
+        for name in sorted((name for name in fields if name.startswith("maps.")), key=lambda name: int(name[5:]))
+    )
     return Representation(fields.get("logits"), fields.get("embedding"), maps)

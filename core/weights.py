@@ -34,7 +34,11 @@ def find_weights(path: str | os.PathLike) -> Path:
             raise UsageError(f"weights {path} is a folder without {STUDENT}: name a finished run, or a file")
         return path / STUDENT
     if not path.is_file():
-        hint = nearest(str(path), ["pretrained", *names_beside(path)], "name a run folder, a .safetensors file or a .pth checkpoint")
+        hint = nearest(
+            str(path),
+            ["pretrained", *names_beside(path)],
+            "name a run folder, a .safetensors file or a .pth checkpoint",
+        )
         raise UsageError(f"weights {path} do not exist: {hint}")
     return path
 
@@ -123,7 +127,9 @@ def load_into(
         differences = "; ".join(f"{kind} {_first(names)}" for kind, names in found if names)
         classes = classes_in(state, classifiers)
         hint = (
-            f"they have {classes} classes, set num_classes={classes}" if only_classifier and misfits and classes else f"they are of {of or 'another network'}"
+            f"they have {classes} classes, set num_classes={classes}"
+            if only_classifier and misfits and classes
+            else f"they are of {of or 'another network'}"
         )
         raise UsageError(f"weights {path} do not fit {name}: {differences}: {hint}")
     module.load_state_dict(state, strict=False)
@@ -135,7 +141,9 @@ def classes_in(state: Mapping[str, Tensor], classifiers: Sequence[str]) -> int |
     return None if weight is None else weight.shape[0]
 
 
-def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
+def save_state_dict(
+    state: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a state dict as safetensors, whole or not at all.
 
     Args:
@@ -146,7 +154,10 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike, metada
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # A clone each, because safetensors refuses tensors that share memory (tied weights).
-    tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, value in state.items()}
+    tensors = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
     try:
         save_file(tensors, temporary, metadata=dict(metadata or {}))
         with open(temporary, "rb+") as file:
@@ -172,13 +183,16 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 def _load_checkpoint(path: Path) -> Any:
-    """``torch.load`` of tensors and plain values; the released checkpoints also hold their command line as a Namespace."""
+    """``torch.load`` of tensors and plain values; the released checkpoints also hold their command line as a
+    Namespace.
+    """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or hostile file makes the reader raise
         raise ContrastillError(
-            f"weights {path} are refused: the file is damaged, or a pickle that holds more than tensors and could run code when it is read; "
+            f"weights {path} are refused: the file is damaged, or a pickle that holds more than tensors and could "
+            "run code when it is read; "
             "save the state dict as .safetensors where it was made"
         ) from error
 
@@ -188,7 +202,11 @@ def _unwrap(loaded: Any) -> Mapping[str, Tensor] | None:
     if not isinstance(loaded, Mapping):
         return None
     for inner in (loaded, loaded.get("model"), loaded.get("state_dict")):
-        if isinstance(inner, Mapping) and inner and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items()):
+        if (
+            isinstance(inner, Mapping)
+            and inner
+            and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items())
+        ):
             return inner
     return None
 
@@ -199,4 +217,6 @@ def _first(names: list[str], count: int = 3) -> str:
 
 
 def _damaged(path: Path) -> ContrastillError:
-    return ContrastillError(f"weights {path} are damaged: the file is cut off or is no safetensors file; make or copy it again")
+    return ContrastillError(
+        f"weights {path} are damaged: the file is cut off or is no safetensors file; make or copy it again"
+    )

@@ -18,8 +18,9 @@ from .io.views import PaddedImages
 class Cifar100:
     """CIFAR-100 (Krizhevsky, 2009): 50 000 training and 10 000 test images, 32×32, 100 classes.
 
-    The official files are Python pickles. torchvision opens them only after their MD5 sums, which it carries itself, have
-    been found right (training, test and meta file alike), so that nothing but the published bytes is ever unpickled.
+    The official files are Python pickles. torchvision opens them only after their MD5 sums, which it carries itself,
+    have been found right (training, test and meta file alike), so that nothing but the published bytes is ever
+    unpickled.
 
     Raises:
         UsageError: The folder does not hold the files and ``download`` is off.
@@ -48,7 +49,11 @@ class Cifar100:
         images.interior[:] = torch.from_numpy(data.data)
         targets = torch.tensor(data.targets, dtype=torch.int64)
         return TensorSplit(
-            {"rgb": images}, targets=targets, num_classes=len(data.classes), classes=list(data.classes), flip=self.options.flip and split == "train"
+            {"rgb": images},
+            targets=targets,
+            num_classes=len(data.classes),
+            classes=list(data.classes),
+            flip=self.options.flip and split == "train",
         )
 
     def _read(self, *, train: bool) -> CIFAR100:
@@ -56,7 +61,8 @@ class Cifar100:
         files = folder / CIFAR100.base_folder
         if not files.is_dir() and not self.options.download:
             raise UsageError(
-                f"{files} does not exist: set data.download=true (in data pack: --download) to fetch CIFAR-100 (169 MB), or unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}"
+                f"{files} does not exist: set data.download=true (in data pack: --download) to fetch CIFAR-100 "
+                f"(169 MB), or unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}"
             )
         try:
             return CIFAR100(folder, train=train, download=self.options.download)
@@ -65,11 +71,15 @@ class Cifar100:
                 raise _failed_download(folder, error) from error
             if isinstance(error, RuntimeError):
                 raise ContrastillError(
-                    f"the files in {files} are not the published ones (their MD5 sums differ): set data.download=true (in data pack: --download) to fetch them again"
+                    f"the files in {files} are not the published ones (their MD5 sums differ): set "
+                    "data.download=true (in data pack: --download) to fetch them again"
                 ) from error
             raise ContrastillError(f"{files} cannot be read: {error}") from error
 
 
 def _failed_download(folder: Path, error: Exception) -> ContrastillError:
     reason = getattr(error, "reason", error)
-    return ContrastillError(f"CIFAR-100 could not be downloaded ({reason}): without a network, unpack {CIFAR100.filename} from {CIFAR100.url} into {folder}")
+    return ContrastillError(
+        f"CIFAR-100 could not be downloaded ({reason}): without a network, unpack {CIFAR100.filename} from "
+        f"{CIFAR100.url} into {folder}"
+    )

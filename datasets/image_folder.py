@@ -33,21 +33,28 @@ def is_free(folder: Path) -> bool:
 
 @DATASETS.register("image_folder")
 class ImageFolder:
-    """Images in ``train/CLASS`` and ``test/CLASS`` (or ``val/CLASS``); or in ``CLASS`` alone, of which a part is held out.
+    """Images in ``train/CLASS`` and ``test/CLASS`` (or ``val/CLASS``); or in ``CLASS`` alone, of which a part is held
+    out.
 
     ``Training``, ``testing``, ``valid`` and ``validation``, in whatever case, are splits as well.
-    The classes are the folders of the training split in the order of their names; a class's images may lie in folders of their
-    own. A sample's ``index`` is its place in the list sorted by class and path. What is held out is decided by a hash of each
-    path below the folder, so that it is the same everywhere, and stays held out when images are added.
+    The classes are the folders of the training split in the order of their names; a class's images may lie in folders
+    of their own. A sample's ``index`` is its place in the list sorted by class and path. What is held out is decided by
+    a hash of each path below the folder, so that it is the same everywhere, and stays held out when images are added.
 
     Raises:
-        UsageError: No such folder, no images, a class without any, a class that only the test split has, folders that seem to be splits under other names.
+        UsageError: No such folder, no images, a class without any, a class that only the test split has, folders that
+            seem to be splits under other names.
     """
 
     class Options(ViewOptions):
         path: str = Field(description="the folder")
         size: int = Field(224, gt=0, description="side in pixels of the images handed out")
-        test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images held out for testing where there are no folders train and test")
+        test_fraction: float = Field(
+            0.1,
+            gt=0,
+            lt=1,
+            description="share of the images held out for testing where there are no folders train and test",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -56,13 +63,21 @@ class ImageFolder:
 
     @staticmethod
     def recognises(path: str) -> bool:
-        """Whether ``path`` is a folder of this layout, and of none that another data set knows: this one asks the least of a folder."""
+        """Whether ``path`` is a folder of this layout, and of none that another data set knows: this one asks the least
+        of a folder.
+        """
         root = Path(path)
-        if not is_free(root) or any(other.recognises(path) for name, other in DATASETS.items() if name != "image_folder" and hasattr(other, "recognises")):
+        if not is_free(root) or any(
+            other.recognises(path)
+            for name, other in DATASETS.items()
+            if name != "image_folder" and hasattr(other, "recognises")
+        ):
             return False
         folders = folders_in(root)
         if train := split_folders(root, "train"):
-            return bool(split_folders(root, "test")) and any(_holds_images(where / name) for where in train for name in folders_in(where))
+            return bool(split_folders(root, "test")) and any(
+                _holds_images(where / name) for where in train for name in folders_in(where)
+            )
         # A few say enough: a folder may have thousands.
         return len(folders) > 1 and all(is_free(root / name) and _holds_images(root / name) for name in folders[:8])
 
@@ -71,7 +86,10 @@ class ImageFolder:
         if split not in SPLITS:
             raise UsageError(f"image_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
-            raise UsageError(f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: set data.path")
+            raise UsageError(
+                f"{self.root} {'is a file, not a folder of images' if self.root.exists() else 'does not exist'}: "
+                "set data.path"
+            )
         options = self.options
         classes, files = self._list(split)
         # Where both splits are of the same folders, once is enough.
@@ -79,7 +97,10 @@ class ImageFolder:
             warn_of_files(self.root, self._passed_over)
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
-        pictures, targets = PictureFiles(self.root, [name for name, _ in files]), torch.tensor([target for _, target in files], dtype=torch.int64)
+        pictures, targets = (
+            PictureFiles(self.root, [name for name, _ in files]),
+            torch.tensor([target for _, target in files], dtype=torch.int64),
+        )
         return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
 
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
@@ -88,17 +109,26 @@ class ImageFolder:
         prepared = has_splits(self.root)
         train = split_folder(self.root, "train") if prepared else self.root
         if train is None:
-            raise UsageError(f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
+            raise UsageError(
+                f"{self.root} has no folder train: the layout is train/CLASS/*.jpg with test or val beside train, "
+                "or CLASS/*.jpg"
+            )
         classes = sorted(class_folders(train))
         if not classes:
-            raise UsageError(f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside train, or CLASS/*.jpg")
+            raise UsageError(
+                f"{train} has no folders of classes: the layout is train/CLASS/*.jpg with test or val beside "
+                "train, or CLASS/*.jpg"
+            )
         if not prepared:
             _check_no_splits(self.root, classes)
             return classes, self._held_out(classes, split)
         where = train if split == "train" else test_folder(self.root, train)
         strange = sorted(class_folders(where).keys() - {*classes})
         if strange:
-            raise UsageError(f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders of train's classes first")
+            raise UsageError(
+                f"{where / strange[0]} is not a class of train: sort the images of {where.name} into the folders "
+                "of train's classes first"
+            )
         return classes, self._images(where, classes, complete=split == "train")
 
     def _held_out(self, classes: list[str], split: str) -> list[tuple[str, int]]:
@@ -109,8 +139,14 @@ class ImageFolder:
             parts["test" if held_share(name) < self.options.test_fraction else "train"].append((name, target))
         missed = sorted(set(range(len(classes))) - {target for _, target in parts["train"]})
         if missed or not parts["test"]:
-            short = f"no image of {classes[missed[0]]} is left to train on" if missed else "no image is held out for testing"
-            raise UsageError(f"{self.root}: with data.test_fraction={self.options.test_fraction} {short}; add images, or set another")
+            short = (
+                f"no image of {classes[missed[0]]} is left to train on"
+                if missed
+                else "no image is held out for testing"
+            )
+            raise UsageError(
+                f"{self.root}: with data.test_fraction={self.options.test_fraction} {short}; add images, or set another"
+            )
         return parts[split]
 
     def _images(self, where: Path, classes: list[str], *, complete: bool) -> list[tuple[str, int]]:
@@ -122,11 +158,17 @@ class ImageFolder:
             # A class may be missing among those to test on.
             there = list(walk(folders.get(name, where / name), ("",)))
             # Compared by parts and not by characters, so that the order does not hang on the separator.
-            found = sorted((path for path in there if path.name.lower().endswith(IMAGE_SUFFIXES)), key=lambda path: path.parts)
+            found = sorted(
+                (path for path in there if path.name.lower().endswith(IMAGE_SUFFIXES)), key=lambda path: path.parts
+            )
             if len(found) < len(there):
-                self._passed_over.update(path.suffix.lower() for path in there if not path.name.lower().endswith(IMAGE_SUFFIXES))
+                self._passed_over.update(
+                    path.suffix.lower() for path in there if not path.name.lower().endswith(IMAGE_SUFFIXES)
+                )
             if complete and not found:
-                raise UsageError(f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder")
+                raise UsageError(
+                    f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder"
+                )
             files += [(path.relative_to(self.root).as_posix(), target) for path in found]
         if not files:
             raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
@@ -134,7 +176,9 @@ class ImageFolder:
 
 
 def has_splits(root: Path) -> bool:
-    """Whether a folder in ``root`` is called as a split is; without one to train on ``valid`` and ``validation`` may be classes."""
+    """Whether a folder in ``root`` is called as a split is; without one to train on ``valid`` and ``validation`` may be
+    classes.
+    """
     return bool(split_folders(root, "train")) or any(name.lower() in ("test", "val") for name in folders_in(root))
 
 
@@ -146,7 +190,10 @@ def split_folder(root: Path, split: str) -> Path | None:
     """
     found = split_folders(root, split)
     if len(found) > 1:
-        raise UsageError(f"{root} has {' and '.join(path.name for path in found)}, and either could be the folder to {split} on: keep one of them there")
+        raise UsageError(
+            f"{root} has {' and '.join(path.name for path in found)}, and either could be the folder to {split} "
+            "on: keep one of them there"
+        )
     return found[0] if found else None
 
 
@@ -154,7 +201,10 @@ def test_folder(root: Path, train: Path) -> Path:
     """What lies beside the folder of the training split."""
     found = split_folder(root, "test")
     if found is None:
-        raise UsageError(f"{root} has a folder {train.name}, and none called test or val: add one, or hold out a part of {train.name} with data.path={train}")
+        raise UsageError(
+            f"{root} has a folder {train.name}, and none called test or val: add one, or hold out a part of "
+            f"{train.name} with data.path={train}"
+        )
     return found
 
 
@@ -166,7 +216,8 @@ def split_folders(root: Path, split: str) -> list[Path]:
 
 
 def _check_no_splits(root: Path, classes: list[str]) -> None:
-    """Complain about folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold splits: they would be classes.
+    """Complain about folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
+    splits: they would be classes.
 
     Raises:
         UsageError: There are some.
@@ -181,7 +232,10 @@ def _check_no_splits(root: Path, classes: list[str]) -> None:
                 left[split]["".join((*parts[:place], "*", *parts[place + 1 :]))] = name
     for rest, train in left["train"].items():
         if rest in left["test"]:
-            raise UsageError(f"{root} has folders {train} and {left['test'][rest]}, which are splits rather than classes: call them train and test")
+            raise UsageError(
+                f"{root} has folders {train} and {left['test'][rest]}, which are splits rather than classes: call "
+                "them train and test"
+            )
     # A few say enough: a folder may have thousands.
     for name in classes[:8]:
         if split_folders(root / name, "train") and split_folders(root / name, "test"):
@@ -194,7 +248,8 @@ def folders_in(root: Path) -> list[str]:
 
 
 def class_folders(root: Path) -> dict[str, Path]:
-    """The folders in ``root`` by the names of their classes, whose accents are of one form (NFC): macOS may write another one, which looks the same.
+    """The folders in ``root`` by the names of their classes, whose accents are of one form (NFC): macOS may write
+    another one, which looks the same.
 
     Raises:
         UsageError: Two folders have one name.
@@ -202,7 +257,10 @@ def class_folders(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in folders_in(root):
         if found.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:
-            raise UsageError(f"{root} has two folders {name}, whose accents are coded in different ways: move the images of one into the other")
+            raise UsageError(
+                f"{root} has two folders {name}, whose accents are coded in different ways: move the images of "
+                "one into the other"
+            )
     return found
 
 
@@ -210,7 +268,9 @@ def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Pat
     """The files below ``root`` whose names end so, nothing hidden."""
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith("."))
+        yield from (
+            Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")
+        )
 
 
 def _holds_images(folder: Path) -> bool:

@@ -27,14 +27,19 @@ _FRAME = (480, 640)
 
 @DATASETS.register("nyu_depth_v2")
 class NyuDepthV2:
-    """NYU-Depth V2 (Silberman et al., ECCV 2012), labelled set: 1 449 frames of indoor rooms, 795 for training, 654 for testing.
+    """NYU-Depth V2 (Silberman et al., ECCV 2012), labelled set: 1 449 frames of indoor rooms, 795 for training, 654 for
+    testing.
 
-    Nothing but nyu_depth_v2_labeled.mat and splits.mat is needed, as they are published. Frames are whole, 480×640, white border
-    included. Only the frames and fields that are asked for are read; a sample's ``index`` is its place in splits.mat's list.
+    Nothing but nyu_depth_v2_labeled.mat and splits.mat is needed, as they are published. Frames are whole, 480×640,
+    white border included. Only the frames and fields that are asked for are read; a sample's ``index`` is its place in
+    splits.mat's list.
 
-    Modalities: ``rgb`` uint8; ``depth`` float32 in metres, in-painted, or with ``raw_depth`` as measured, 0 where nothing was;
-    ``semantics`` uint8, 0 unlabelled, else a class of the 40 (Gupta et al., 2013) or 13 (Couprie et al., 2013). The 894 labels of
-    the file are not handed out: the mapping from them is built in. The camera's intrinsics are known for frames of 480×640.
+    Modalities: ``rgb`` uint8; ``depth`` float32 in metres, in-painted, or with ``raw_depth`` as measured, 0 where
+        nothing was;
+    ``semantics`` uint8, 0 unlabelled, else a class of the 40 (Gupta et al., 2013) or 13 (Couprie et al., 2013). The 894
+    labels of
+    the file are not handed out: the mapping from them is built in. The camera's intrinsics are known for frames of
+        480×640.
 
     Raises:
         UsageError: A file is missing, of another kind, or the two do not belong together.
@@ -42,13 +47,22 @@ class NyuDepthV2:
     """
 
     class Options(ViewOptions):
-        path: str = Field(description=f"the folder that holds {FILE} and {SPLITS}, or the former, with the latter beside it")
-        modalities: list[Literal["rgb", "depth", "semantics"]] = Field(["rgb", "depth"], min_length=1, description="what is read of a frame")
+        path: str = Field(
+            description=f"the folder that holds {FILE} and {SPLITS}, or the former, with the latter beside it"
+        )
+        modalities: list[Literal["rgb", "depth", "semantics"]] = Field(
+            ["rgb", "depth"], min_length=1, description="what is read of a frame"
+        )
         raw_depth: bool = Field(False, description="depth as measured, 0 where nothing was; false: in-painted")
-        classes: Literal[40, 13] = Field(40, description="how many classes the label maps (modality semantics) tell apart")
-        scene_classes: bool = Field(False, description="the target is the type of the scene, one of 27; false: no target")
+        classes: Literal[40, 13] = Field(
+            40, description="how many classes the label maps (modality semantics) tell apart"
+        )
+        scene_classes: bool = Field(
+            False, description="the target is the type of the scene, one of 27; false: no target"
+        )
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-            None, description="side, or [height, width], in pixels of what is handed out; null: the frames' own, 480×640"
+            None,
+            description="side, or [height, width], in pixels of what is handed out; null: the frames' own, 480×640",
         )
 
         @field_validator("modalities")
@@ -100,7 +114,10 @@ class NyuDepthV2:
         if path.is_file():
             return path
         if not path.exists():
-            raise UsageError(f"{path} does not exist: set data.path to the folder that holds {FILE} (2.8 GB) and {SPLITS}, both from {PAGE}")
+            raise UsageError(
+                f"{path} does not exist: set data.path to the folder that holds {FILE} (2.8 GB) and {SPLITS}, "
+                f"both from {PAGE}"
+            )
         if not (path / FILE).is_file():
             raise UsageError(f"{path} does not hold {FILE}: put it (2.8 GB) and {SPLITS} there, both from {PAGE}")
         return path / FILE
@@ -112,7 +129,11 @@ def _targets(scenes: list[str] | None, frames: np.ndarray) -> dict[str, Any]:
         return {}
     classes = sorted(set(scenes))
     number = {name: place for place, name in enumerate(classes)}
-    return {"targets": torch.tensor([number[scenes[frame]] for frame in frames]), "num_classes": len(classes), "classes": classes}
+    return {
+        "targets": torch.tensor([number[scenes[frame]] for frame in frames]),
+        "num_classes": len(classes),
+        "classes": classes,
+    }
 
 
 def _camera(reader: NyuReader) -> Camera:

@@ -1,4 +1,6 @@
-"""``packed``: one HDF5 file; a group is a split, a dataset in it a field, the attribute ``classes`` the names of the classes."""
+"""``packed``: one HDF5 file; a group is a split, a dataset in it a field, the attribute ``classes`` the names of the
+classes.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,23 @@ from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_un
 from .io.file_views import LABELS
 from .io.hdf5 import SUFFIXES, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
-from .io.values import NO_LABEL, RGB, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, said_once, vectors_among, vectors_of_array
+from .io.values import (
+    NO_LABEL,
+    RGB,
+    VECTORS_HELP,
+    VOID,
+    VOID_HELP,
+    LabelRule,
+    check_vectors,
+    number_kind,
+    said_once,
+    vectors_among,
+    vectors_of_array,
+)
 from .io.views import PaddedImages
 
-# What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them exactly.
+# What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them
+# exactly.
 _IMAGE_DTYPES = {
     "uint8": torch.uint8,
     "int8": torch.float32,
@@ -37,38 +52,53 @@ _ROWS_AT_ONCE = 4096
 class Packed:
     """A packed HDF5 file, kept whole in memory.
 
-    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as depth
-    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values are handed out as stored, of any dtype: millimetres stay
-    millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are whole numbers (N, H, W). A sample's ``index`` is its
-    place in the split, whatever positions the file may store.
+    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
+        depth
+    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values are handed out as stored, of any dtype:
+    millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
+    whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
 
     Raises:
-        UsageError: A split or field that the file lacks; fields of differing lengths; a dtype or shape that is no image or no class.
+        UsageError: A split or field that the file lacks; fields of differing lengths; a dtype or shape that is no image
+            or no class.
         ContrastillError: The file is truncated or damaged.
     """
 
     class Options(AugmentOptions):
         path: str = Field(description="the HDF5 file")
-        fields: dict[str, str] = Field({"rgb": "rgb"}, min_length=1, description="modality -> name of its field in the file")
-        target: str | None = Field("target", description="field of the classes; null, or no field 'target' in the file: unlabelled")
-        splits: dict[str, str | None] = Field(
-            {"train": "train", "test": "test"}, description="train and test -> name of the group in the file; test may be null"
+        fields: dict[str, str] = Field(
+            {"rgb": "rgb"}, min_length=1, description="modality -> name of its field in the file"
         )
-        limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+        target: str | None = Field(
+            "target", description="field of the classes; null, or no field 'target' in the file: unlabelled"
+        )
+        splits: dict[str, str | None] = Field(
+            {"train": "train", "test": "test"},
+            description="train and test -> name of the group in the file; test may be null",
+        )
+        limit: int | None = Field(
+            None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"
+        )
         blocks: int | None = Field(
             None,
             gt=0,
-            description="where train and test name one group: it is cut in contiguous blocks of so many samples, of which every third is for testing",
+            description="where train and test name one group: it is cut in contiguous blocks of so many samples, "
+            "of which every third is for testing",
         )
         semantic_names: str = Field(
-            "semantic_classes", description="attribute of the file that names the values of the label maps, from 0, which is unlabelled"
+            "semantic_classes",
+            description="attribute of the file that names the values of the label maps, from 0, which is unlabelled",
         )
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
         depth_unit: Unit | None = Field(
-            None, description=f"of a field of depth: {UNIT_HELP} as the file says, else m for floats, mm for 16 bits, relative for 8 bits"
+            None,
+            description=f"of a field of depth: {UNIT_HELP} as the file says, else m for floats, mm for 16 bits, "
+            "relative for 8 bits",
         )
-        intrinsics: tuple[float, float, float, float] | None = Field(None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says")
+        intrinsics: tuple[float, float, float, float] | None = Field(
+            None, description="fx, fy, cx, cy of the frames in pixels; null: as the file says"
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -79,7 +109,9 @@ class Packed:
         return Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
 
     def open(self, split: str) -> TensorSplit | None:
-        """Read ``"train"`` or ``"test"``, whole; None where ``splits`` says that there is no such split. Only ``"train"`` is ever augmented."""
+        """Read ``"train"`` or ``"test"``, whole; None where ``splits`` says that there is no such split. Only
+        ``"train"`` is ever augmented.
+        """
         options, augmented = self.options, split == "train"
         if options.splits.get(split, split) is None:
             return None
@@ -99,10 +131,17 @@ class Packed:
             targets, num_classes, classes = self._targets(file, group, rows)
             camera = self._camera(file, group)
         flip = options.flip and augmented
-        labels: dict[str, Any] = {"targets": targets, "num_classes": num_classes, "classes": classes, "semantic_classes": names}
+        labels: dict[str, Any] = {
+            "targets": targets,
+            "num_classes": num_classes,
+            "classes": classes,
+            "semantic_classes": names,
+        }
         opened = TensorSplit(images, **labels, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
         if camera is not None:
-            warn_of_unit(opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path)
+            warn_of_unit(
+                opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path
+            )
         return opened
 
     def _camera(self, file: h5py.File, group: h5py.Group) -> Camera | None:
@@ -117,7 +156,8 @@ class Packed:
             unit = float(unit)
         if unit not in NAMED_UNITS and not (isinstance(unit, float) and unit > 0):
             raise UsageError(
-                f"{file.filename}: the attribute depth_unit is {unit}, and should be {', '.join(NAMED_UNITS)} or the metres of one step: set data.depth_unit"
+                f"{file.filename}: the attribute depth_unit is {unit}, and should be {', '.join(NAMED_UNITS)} or "
+                "the metres of one step: set data.depth_unit"
             )
         intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
         if intrinsics is None:
@@ -126,25 +166,34 @@ class Packed:
         # Four numbers, or the matrix that has them.
         values = values[[0, 1, 0, 1], [0, 1, 2, 2]] if values.shape == (3, 3) else values
         if values.shape != (4,) or values.dtype.kind not in "iuf":
-            raise UsageError(f"{file.filename}: the attribute intrinsics has the shape {values.shape}: it holds fx, fy, cx, cy, or the matrix (3, 3) of them")
+            raise UsageError(
+                f"{file.filename}: the attribute intrinsics has the shape {values.shape}: it holds fx, fy, cx, "
+                "cy, or the matrix (3, 3) of them"
+            )
         fx, fy, cx, cy = map(float, values)
         return Camera(unit, (fx, fy, cx, cy))
 
     def _group(self, file: h5py.File, split: str) -> h5py.Group:
         name = self.options.splits.get(split)
         if name is None:
-            raise UsageError(f"{file.filename} has no split {split!r}: data.splits names {', '.join(self.options.splits) or 'none'}")
+            raise UsageError(
+                f"{file.filename} has no split {split!r}: data.splits names {', '.join(self.options.splits) or 'none'}"
+            )
         groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
         if name not in groups:
             there = f"it has {', '.join(groups)}" if groups else "it has no groups"
-            raise UsageError(f"{file.filename} has no split (group) {name!r}: {there}; choose with data.splits.{split}=NAME")
+            raise UsageError(
+                f"{file.filename} has no split (group) {name!r}: {there}; choose with data.splits.{split}=NAME"
+            )
         return file[name]
 
     def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
         if isinstance(group.get(name), h5py.Dataset):
             return group[name]
         there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
-        raise UsageError(f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME")
+        raise UsageError(
+            f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME"
+        )
 
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
         """The rows that are read; complains where the fields disagree on how many there are."""
@@ -153,7 +202,10 @@ class Packed:
             names[self.options.target] = group[self.options.target]
         counts = {name: field.shape[0] if field.shape else 0 for name, field in names.items()}
         if len(set(counts.values())) > 1:
-            raise UsageError(f"fields of {location(group)} differ in length: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+            raise UsageError(
+                f"fields of {location(group)} differ in length: "
+                f"{', '.join(f'{name} {count}' for name, count in counts.items())}"
+            )
         count = next(iter(counts.values()))
         if not count:
             raise UsageError(f"{location(group)} has no samples")
@@ -172,11 +224,15 @@ class Packed:
             return None
         if self.options.blocks is None:
             raise UsageError(
-                f"data.splits: train and test are both {names[0]!r}: set data.blocks, such as 20, to hold out every third block of so many neighbouring samples"
+                f"data.splits: train and test are both {names[0]!r}: set data.blocks, such as 20, to hold out "
+                "every third block of so many neighbouring samples"
             )
         testing = np.arange(count) // self.options.blocks % 3 == 2
         if not testing.any():
-            raise UsageError(f"{location(group)} has {count} samples: data.blocks={self.options.blocks} leaves no third block for testing, take a smaller one")
+            raise UsageError(
+                f"{location(group)} has {count} samples: data.blocks={self.options.blocks} leaves no third block "
+                "for testing, take a smaller one"
+            )
         return np.flatnonzero(testing if split == "test" else ~testing)
 
     def _vectors(self, file: h5py.File, group: h5py.Group) -> tuple[str, ...]:
@@ -184,23 +240,40 @@ class Packed:
         fields = {modality: group[name].shape for modality, name in self.options.fields.items()}
         kept = class_names(file, "vectors")
         named = (
-            self.options.vectors if self.options.vectors is not None or kept is None else [name for name, field in self.options.fields.items() if field in kept]
+            self.options.vectors
+            if self.options.vectors is not None or kept is None
+            else [name for name, field in self.options.fields.items() if field in kept]
         )
-        return vectors_among(named, {modality: shape[3] if len(shape) == 4 else 1 for modality, shape in fields.items()})
+        return vectors_among(
+            named, {modality: shape[3] if len(shape) == 4 else 1 for modality, shape in fields.items()}
+        )
 
-    def _label_maps(self, file: h5py.File, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, names: list[str] | None) -> PaddedImages:
+    def _label_maps(
+        self,
+        file: h5py.File,
+        group: h5py.Group,
+        name: str,
+        rows: slice | np.ndarray,
+        padding: int,
+        names: list[str] | None,
+    ) -> PaddedImages:
         """Label maps, 0 for every label that stands for none: uint8 as such, wider ones int32."""
         field = group[name]
         if field.ndim not in (3, 4) or field.shape[3:] not in ((), (1,)) or field.dtype.kind not in "iuf":
-            raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: label maps are whole numbers (N, H, W)")
+            raise UsageError(
+                f"{location(group, name)} is {field.dtype} {field.shape}: label maps are whole numbers (N, H, W)"
+            )
         rule = self._label_rule(file, name, names)
         if names and names[0].lower() not in NO_LABEL:
             said_once(
-                f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, {names[0]}, is its name: if it is a class, add 1 to all"
+                f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, "
+                f"{names[0]}, is its name: if it is a class, add 1 to all"
             )
         count, height, width = field.shape[:3]
         kept = count if isinstance(rows, slice) else len(rows)
-        images = PaddedImages.zeros(kept, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding)
+        images = PaddedImages.zeros(
+            kept, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding
+        )
         for begin in range(0, kept, _ROWS_AT_ONCE):
             part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
             values = field[part if isinstance(rows, slice) else rows[part]]
@@ -222,14 +295,21 @@ class Packed:
                     seen = max(seen, *(int(np.nan_to_num(piece).max(initial=0)) for piece in pieces), 0)
         return LabelRule.of(self.options.void, given, names, seen)
 
-    def _images(self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool) -> PaddedImages:
+    def _images(
+        self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool
+    ) -> PaddedImages:
         field = group[name]
         count, *shape = field.shape
         if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or (rgb and field.dtype != np.uint8))):
-            raise UsageError(f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W)")
+            raise UsageError(
+                f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), "
+                "maps such as depth (N, H, W)"
+            )
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
         if dtype is None or (rgb and field.dtype.kind != "f" and field.dtype != np.uint8):
-            allowed = "rgb is uint8, or floats in [0, 1]" if rgb else f"images are uint8, maps {', '.join(_IMAGE_DTYPES)}"
+            allowed = (
+                "rgb is uint8, or floats in [0, 1]" if rgb else f"images are uint8, maps {', '.join(_IMAGE_DTYPES)}"
+            )
             raise UsageError(f"{location(group, name)} is {field.dtype}: {allowed}")
         height, width, channels = shape if len(shape) == 3 else (*shape, 1)
         kept = count if isinstance(rows, slice) else len(rows)
@@ -241,7 +321,10 @@ class Packed:
             if vectors:
                 check_vectors(name, values, location(group))
             if rgb and dtype is not torch.uint8 and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
-                raise UsageError(f"{location(group, name)} goes from {values.min():g} to {values.max():g}: rgb is uint8, or floats in [0, 1]")
+                raise UsageError(
+                    f"{location(group, name)} goes from {values.min():g} to {values.max():g}: rgb is uint8, or "
+                    "floats in [0, 1]"
+                )
             if dtype is not torch.uint8:
                 values = vectors_of_array(values) if vectors else values.astype(np.float32)
             images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))
@@ -256,16 +339,23 @@ class Packed:
             self._field(group, target, "target")
         return target in group
 
-    def _targets(self, file: h5py.File, group: h5py.Group, rows: slice | np.ndarray) -> tuple[Tensor | None, int | None, list[str] | None]:
+    def _targets(
+        self, file: h5py.File, group: h5py.Group, rows: slice | np.ndarray
+    ) -> tuple[Tensor | None, int | None, list[str] | None]:
         """Classes of the samples, how many classes the data set has, and their names."""
         name = self.options.target
         if not self._labelled(group):
             return None, None, None
-        read = {key: file[key][name] for key in filter(None, self.options.splits.values()) if isinstance(file.get(key), h5py.Group) and name in file[key]}
+        read = {
+            key: file[key][name]
+            for key in filter(None, self.options.splits.values())
+            if isinstance(file.get(key), h5py.Group) and name in file[key]
+        }
         for key, field in read.items():
             if field.ndim != 1 or not (field.dtype.kind in "iu" or h5py.check_string_dtype(field.dtype)):
                 raise UsageError(
-                    f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, (N,); data.target=null leaves them out"
+                    f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
+                    "(N,); data.target=null leaves them out"
                 )
         if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
             values, classes = _numbered({key: field.asstr()[()] for key, field in read.items()})
@@ -277,11 +367,17 @@ class Packed:
             known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
             raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
         split = group.name.strip("/")
-        return torch.from_numpy(values[split][rows].copy()), len(classes) if classes is not None else highest + 1, classes
+        return (
+            torch.from_numpy(values[split][rows].copy()),
+            len(classes) if classes is not None else highest + 1,
+            classes,
+        )
 
 
 def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Names of classes as numbers, in the order of the names of all splits, and that order."""
     classes = sorted({name for part in names.values() for name in part.tolist()})
     number = {name: place for place, name in enumerate(classes)}
-    return {key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()}, classes
+    return {
+        key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()
+    }, classes

@@ -1,4 +1,6 @@
-"""``paired_folder``: a folder a modality, files of the same name being one sample; a user's own aligned sensors, without labels."""
+"""``paired_folder``: a folder a modality, files of the same name being one sample; a user's own aligned sensors,
+without labels.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from pydantic import Field, PositiveInt
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from .image_folder import SPLITS, folders_in, has_splits, held_share, is_free, split_folder, split_folders, test_folder, walk
+from .image_folder import (
+    SPLITS,
+    folders_in,
+    has_splits,
+    held_share,
+    is_free,
+    split_folder,
+    split_folders,
+    test_folder,
+    walk,
+)
 from .io.array_files import SUFFIXES, blends, read_pair
 from .io.camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .io.file_loader import default_workers
@@ -36,12 +48,14 @@ _RESERVED = ("index", "target", "camera")
 
 @DATASETS.register("paired_folder")
 class PairedFolder:
-    """Aligned modalities in ``rgb``, ``depth``, … or in ``train/rgb``, ``train/depth``, … with ``test`` (or ``val``) beside ``train``.
+    """Aligned modalities in ``rgb``, ``depth``, … or in ``train/rgb``, ``train/depth``, … with ``test`` (or ``val``)
+    beside ``train``.
 
-    Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any image, of which more
-    than 8 bits are scaled to 8; other folders hold images of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR, handed out as float32 with their values as stored.
-    ``semantics`` holds label maps: 0 unlabelled, then the lines of ``classes.txt`` beside the folders, if it is there. A sample's ``index`` is
-    its place in the list sorted by path. What is held out is decided by a hash of the path, as in ``image_folder``.
+    Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any image, of which
+    more than 8 bits are scaled to 8; other folders hold images of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR,
+    handed out as float32 with their values as stored. ``semantics`` holds label maps: 0 unlabelled, then the lines of
+    ``classes.txt`` beside the folders, if it is there. A sample's ``index`` is its place in the list sorted by path.
+    What is held out is decided by a hash of the path, as in ``image_folder``.
 
     Raises:
         UsageError: No such folder, one modality alone, no files, a partner missing, a kind of file that is not read.
@@ -50,17 +64,27 @@ class PairedFolder:
 
     class Options(ViewOptions):
         path: str = Field(description="the folder")
-        folders: dict[str, str] | None = Field(None, description="modality -> its folder; null: every folder with images or arrays, called as the folder is")
+        folders: dict[str, str] | None = Field(
+            None,
+            description="modality -> its folder; null: every folder with images or arrays, called as the folder is",
+        )
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
             None, description="height and width in pixels of the views, or one number for both; null: as stored"
         )
-        depth_unit: Unit | None = Field(None, description=f"of the stored depth: {UNIT_HELP} mm for 16 bits, m for floats, relative for 8 bits")
+        depth_unit: Unit | None = Field(
+            None, description=f"of the stored depth: {UNIT_HELP} mm for 16 bits, m for floats, relative for 8 bits"
+        )
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP)
-        test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples held out for testing where there are no folders train and test")
+        test_fraction: float = Field(
+            0.1,
+            gt=0,
+            lt=1,
+            description="share of the samples held out for testing where there are no folders train and test",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -73,10 +97,13 @@ class PairedFolder:
         if not is_free(root):
             return False
         where = next(iter(split_folders(root, "train")), root)
-        first, *others = [name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None] or [""]
+        first, *others = [
+            name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None
+        ] or [""]
         if not others or not {"rgb", "depth"} & {first, *others}:
             return False
-        # Some say enough: a folder may have millions. One that lacks its partner here and there is told so when it is opened.
+        # Some say enough: a folder may have millions. One that lacks its partner here and there is told so when it is
+        # opened.
         stems = {_stem(file, where / first) for file in islice(walk(where / first, SUFFIXES), 64)}
         return all(any(_has(where / name, stem) for stem in stems) for name in others)
 
@@ -85,11 +112,18 @@ class PairedFolder:
         if split not in SPLITS:
             raise UsageError(f"paired_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
-            raise UsageError(f"{self.root} {'is a file, not a folder of modalities' if self.root.exists() else 'does not exist'}: set data.path")
+            raise UsageError(
+                f"{self.root} "
+                f"{'is a file, not a folder of modalities' if self.root.exists() else 'does not exist'}: set "
+                "data.path"
+            )
         options, training = self.options, split == "train"
         where, files = self._list(split)
         if options.intrinsics is not None and "depth" not in files:
-            raise UsageError(f"data.intrinsics are of a camera of depth, and {where} has no modality depth: leave them out, or name it in data.folders")
+            raise UsageError(
+                f"data.intrinsics are of a camera of depth, and {where} has no modality depth: leave them out, or "
+                "name it in data.folders"
+            )
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
@@ -100,7 +134,9 @@ class PairedFolder:
         )
         channels = {name: shape[0] for name, shape in reader.modalities.items()}
         for name in vectors_among(options.vectors, channels):
-            check_vectors(name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in looked]), where)
+            check_vectors(
+                name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in looked]), where
+            )
         if training:
             reader.warn()
         size = (options.size, options.size) if isinstance(options.size, int) else options.size
@@ -125,7 +161,13 @@ class PairedFolder:
 
     def _camera(self, where: Path, frames: list[np.ndarray]) -> Camera:
         unit = self.options.depth_unit or unit_of(number_kind(frames[0].dtype))
-        warn_of_unit(torch.from_numpy(np.concatenate([frame.ravel()[:: max(1, frame.size // 10_000)].astype(np.float32) for frame in frames])), unit, where)
+        warn_of_unit(
+            torch.from_numpy(
+                np.concatenate([frame.ravel()[:: max(1, frame.size // 10_000)].astype(np.float32) for frame in frames])
+            ),
+            unit,
+            where,
+        )
         return Camera(unit, self.options.intrinsics)
 
     def _class_names(self) -> list[str] | None:
@@ -138,13 +180,20 @@ class PairedFolder:
             raise ContrastillError(f"{path} is no text in UTF-8: write the name of a class on each line") from error
         named = [line for line in lines if not line.startswith("#")]
         if "" in named:
-            raise ContrastillError(f"{path}: line {lines.index('') + 1} is empty, and which value has no name is not known: write a name on each line")
+            raise ContrastillError(
+                f"{path}: line {lines.index('') + 1} is empty, and which value has no name is not known: write a "
+                "name on each line"
+            )
         # What is without a label is 0, whether the list begins with it or not.
         if named and named[0].lower() in NO_LABEL:
             log.warning("%s begins with %s, which is taken for the name of the value 0", path, named[0])
             return named
         if named and named[0].lower() == "background":
-            log.warning("%s names the values from 1: background is 1, and 0 is unlabelled; where your 0 is background, put unlabelled in its place", path)
+            log.warning(
+                "%s names the values from 1: background is 1, and 0 is unlabelled; where your 0 is background, "
+                "put unlabelled in its place",
+                path,
+            )
         return ["unlabelled", *named]
 
     def _list(self, split: str) -> tuple[Path, dict[str, list[str]]]:
@@ -160,11 +209,16 @@ class PairedFolder:
             stems = [stem for stem in stems if (held_share(stem) < self.options.test_fraction) == (split == "test")]
             if not stems:
                 kind = "held out for testing" if split == "test" else "left to train on"
-                raise UsageError(f"{self.root}: with data.test_fraction={self.options.test_fraction} no sample is {kind}; add samples, or set another")
+                raise UsageError(
+                    f"{self.root}: with data.test_fraction={self.options.test_fraction} no sample is {kind}; add "
+                    "samples, or set another"
+                )
         limit = self.options.limit
         if limit is not None and limit < len(stems):
             stems = [stems[place * len(stems) // limit] for place in range(limit)]
-        return where, {name: [found[stem].relative_to(where).as_posix() for stem in stems] for name, found in listed.items()}
+        return where, {
+            name: [found[stem].relative_to(where).as_posix() for stem in stems] for name, found in listed.items()
+        }
 
     def _folders(self, where: Path) -> dict[str, str]:
         """Modality -> name of its folder in ``where``."""
@@ -173,7 +227,8 @@ class PairedFolder:
             missed = [name for name, folder in folders.items() if not (where / folder).is_dir()]
             if missed:
                 raise UsageError(
-                    f"{where / folders[missed[0]]} does not exist: data.folders names it for {missed[0]}; there are {', '.join(folders_in(where)) or 'none'}"
+                    f"{where / folders[missed[0]]} does not exist: data.folders names it for {missed[0]}; there "
+                    f"are {', '.join(folders_in(where)) or 'none'}"
                 )
         else:
             folders = {name: name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None}
@@ -187,7 +242,8 @@ class PairedFolder:
         wrong = [name for name in folders if name in _RESERVED]
         if wrong:
             raise UsageError(
-                f"a modality cannot be called {wrong[0]}: give it another name with data.folders, such as {{rgb: rgb, thermal: {folders[wrong[0]]}}}"
+                f"a modality cannot be called {wrong[0]}: give it another name with data.folders, such as {{rgb: "
+                f"rgb, thermal: {folders[wrong[0]]}}}"
             )
         # A picture is what people look at first, and what the others are compared with.
         return dict(sorted(folders.items(), key=lambda item: (item[0] != "rgb", item[0])))
@@ -202,12 +258,14 @@ class FolderReader:
         labels: Which labels stand for none.
 
     Attributes:
-        modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after :meth:`look`.
+        modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after
+            :meth:`look`.
         kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`look`.
     """
 
     def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule) -> None:
-        # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every worker.
+        # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every
+        # worker.
         self.files = {name: np.array([os.fsencode(path) for path in paths]) for name, paths in files.items()}
         self.root, self.labels = os.fsencode(root), labels
         self.kinds: dict[str, str] = {}
@@ -232,7 +290,10 @@ class FolderReader:
                 continue
             if not looked:
                 size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
-                self.modalities, self._sizes = {name: (_channels(values), *size) for name, values in sample.items()}, sizes
+                self.modalities, self._sizes = (
+                    {name: (_channels(values), *size) for name, values in sample.items()},
+                    sizes,
+                )
                 self.kinds = {name: number_kind(values.dtype) for name, values in sample.items()}
             if LABELS in sample:
                 self.labels.tell([sample[LABELS]], self._paths(row)[LABELS].parent)
@@ -241,14 +302,21 @@ class FolderReader:
         return looked
 
     def warn(self) -> None:
-        """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression blends."""
+        """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression
+        blends.
+        """
         paths = [self._paths(row) for row in self._looked]
-        warn_of_scaling(Picture(files["rgb"]) for files in paths if "rgb" in files and files["rgb"].suffix.lower() in IMAGE_SUFFIXES)
+        warn_of_scaling(
+            Picture(files["rgb"]) for files in paths if "rgb" in files and files["rgb"].suffix.lower() in IMAGE_SUFFIXES
+        )
         for name in self.files:
             blended = [files[name] for files in paths if name != "rgb" and blends(files[name])]
             if blended:
                 log.warning(
-                    "%s is stored with lossy compression, which blends the values of neighbours and keeps 8 bits: PNG, TIFF or .npy keep %s", blended[0], name
+                    "%s is stored with lossy compression, which blends the values of neighbours and keeps 8 "
+                    "bits: PNG, TIFF or .npy keep %s",
+                    blended[0],
+                    name,
                 )
 
     def read(self, row: int) -> dict[str, np.ndarray]:
@@ -259,19 +327,28 @@ class FolderReader:
         try:
             return read_pair(self._paths(row))
         except DamagedImage as error:
-            raise DamagedImage(error.path, error.reason, f"{error.way_out}, or set data.skip_corrupted=true", error.kind) from error
+            raise DamagedImage(
+                error.path, error.reason, f"{error.way_out}, or set data.skip_corrupted=true", error.kind
+            ) from error
 
     def _checked(self, row: int, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         paths = self._paths(row)
         for name, values in sample.items():
             channels, height, width = self.modalities[name]
             if _channels(values) != channels:
-                raise ContrastillError(f"{paths[name]} has {_channels(values)} channels, other files of {name} {channels}: bring them to one kind")
+                raise ContrastillError(
+                    f"{paths[name]} has {_channels(values)} channels, other files of {name} {channels}: bring "
+                    "them to one kind"
+                )
             if height is not None and values.shape[:2] != (height, width):
-                raise ContrastillError(f"{paths[name]} is {values.shape[0]}×{values.shape[1]} (height × width), other samples {height}×{width}: {self._sizes}")
+                raise ContrastillError(
+                    f"{paths[name]} is {values.shape[0]}×{values.shape[1]} (height × width), other samples "
+                    f"{height}×{width}: {self._sizes}"
+                )
             if number_kind(values.dtype) != self.kinds[name] and name != LABELS:
                 raise ContrastillError(
-                    f"{paths[name]} holds {number_kind(values.dtype)}, other files of {name} {self.kinds[name]}: their units would differ, "
+                    f"{paths[name]} holds {number_kind(values.dtype)}, other files of {name} {self.kinds[name]}: "
+                    "their units would differ, "
                     "bring them to one kind"
                 )
         if LABELS not in sample:
@@ -303,13 +380,17 @@ def _files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in walk(folder, ("",)):
         if not file.name.lower().endswith(SUFFIXES):
-            raise UsageError(f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away")
+            raise UsageError(
+                f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
+            )
         other = found.setdefault(_stem(file, folder), file)
         if other != file:
             one, two = sorted((other.name, file.name))
             raise UsageError(f"{file.parent} holds {one} and {two}, which would both be the same sample's: remove one")
     if not found:
-        raise UsageError(f"{folder} has no files ({', '.join(SUFFIXES)}): add some, or name other folders in data.folders")
+        raise UsageError(
+            f"{folder} has no files ({', '.join(SUFFIXES)}): add some, or name other folders in data.folders"
+        )
     return found
 
 
@@ -322,5 +403,7 @@ def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
             there = next(other[lacking] for other in listed.values() if lacking in other)
             missed = len(everything) - len(found)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
-            raise UsageError(f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away")
+            raise UsageError(
+                f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
+            )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

@@ -1,4 +1,6 @@
-"""``rooms``: rendered rooms with furniture, in colour, depth and meaning; made anew from (seed, index), so that nothing is downloaded."""
+"""``rooms``: rendered rooms with furniture, in colour, depth and meaning; made anew from (seed, index), so that nothing
+is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +29,33 @@ _AT_ONCE = 512  # frames that a thread renders at a time
 
 @DATASETS.register("rooms")
 class Rooms:
-    """Rooms seen by a colour and a depth camera. **They are rendered, not real**: what is learnt here proves that a transfer works, not how well on photographs.
+    """Rooms seen by a colour and a depth camera. **They are rendered, not real**: what is learnt here proves that a
+    transfer works, not how well on photographs.
 
-    A frame shows floor, walls, mostly a ceiling, and one to five objects of twelve kinds (ball, barrel, chair, cone, crate, lamp, plant,
-    screen, shelf, sofa, stool, table) that differ in shape and not in colour; its class is the kind of the object with the most pixels. Light,
-    shadow, patterns, pose, exposure and both sensors' noise vary. Everything is a function of (scene_seed, split, index).
+    A frame shows floor, walls, mostly a ceiling, and one to five objects of twelve kinds (ball, barrel, chair, cone,
+    crate, lamp, plant, screen, shelf, sofa, stool, table) that differ in shape and not in colour; its class is the kind
+    of the object with the most pixels. Light, shadow, patterns, pose, exposure and both sensors' noise vary. Everything
+    is a function of (scene_seed, split, index).
 
-    Modalities: ``rgb`` uint8 (N, S, S, 3); ``depth`` float32 (N, S, S, 1), metres along the camera's axis, 0 where nothing was measured
-    (grazing or far surfaces, edges, holes); ``semantics`` uint8 (N, S, S, 1), places in ``rooms_render.SEMANTICS``. The camera is that of
-    ``rooms_render.intrinsics(size)``.
+    Modalities: ``rgb`` uint8 (N, S, S, 3); ``depth`` float32 (N, S, S, 1), metres along the camera's axis, 0 where
+        nothing was measured
+    (grazing or far surfaces, edges, holes); ``semantics`` uint8 (N, S, S, 1), places in ``rooms_render.SEMANTICS``. The
+    camera is that of ``rooms_render.intrinsics(size)``.
 
     Raises:
         UsageError: A split that does not exist.
     """
 
     class Options(AugmentOptions):
-        modalities: list[Literal["rgb", "depth", "semantics"]] = Field(default=["rgb"], min_length=1, description="what is kept of a frame")
+        modalities: list[Literal["rgb", "depth", "semantics"]] = Field(
+            default=["rgb"], min_length=1, description="what is kept of a frame"
+        )
         size: int = Field(32, ge=8, le=512, description="side of the frames in pixels")
         train_samples: int = Field(4000, gt=0, description="frames of the training split")
         test_samples: int = Field(1000, gt=0, description="frames of the test split")
-        scene_seed: int = Field(0, ge=0, description="of the scenes; apart from the run's seed, so that all runs see the same rooms")
+        scene_seed: int = Field(
+            0, ge=0, description="of the scenes; apart from the run's seed, so that all runs see the same rooms"
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -65,7 +74,9 @@ class Rooms:
         images: dict[str, PaddedImages] = {}
         for modality in options.modalities:
             values = fields[modality].reshape(count, options.size, options.size, -1)
-            images[modality] = PaddedImages.zeros(*values.shape, dtype=torch.from_numpy(values[:0]).dtype, padding=padding)
+            images[modality] = PaddedImages.zeros(
+                *values.shape, dtype=torch.from_numpy(values[:0]).dtype, padding=padding
+            )
             images[modality].interior[:] = torch.from_numpy(values)
         seen = intrinsics(options.size)
         return TensorSplit(

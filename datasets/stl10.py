@@ -1,4 +1,6 @@
-"""``stl10``: the official binary files, kept whole in memory: 5 000 labelled, 8 000 test and 100 000 unlabelled images of 96×96."""
+"""``stl10``: the official binary files, kept whole in memory: 5 000 labelled, 8 000 test and 100 000 unlabelled images
+of 96×96.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +33,30 @@ _AT_ONCE = 1024
 class Stl10:
     """STL-10 (Coates et al., AISTATS 2011): 10 classes, and many more images without labels.
 
-    The 100 000 unlabelled images take 2.8 GB at 96×96, 0.3 GB at 32×32: ``size`` resizes each once, while it is read; no
-    second copy of them is in memory. Where unlabelled images are among the training split, it has no targets.
+    The 100 000 unlabelled images take 2.8 GB at 96×96, 0.3 GB at 32×32: ``size`` resizes each once, while it is read;
+    no second copy of them is in memory. Where unlabelled images are among the training split, it has no targets.
 
     Raises:
-        UsageError: The folder does not hold the files and ``download`` is off, or labels and images do not belong together.
+        UsageError: The folder does not hold the files and ``download`` is off, or labels and images do not belong
+            together.
         ContrastillError: A file is truncated, or the download failed.
     """
 
     class Options(AugmentOptions):
         path: str = Field(description="the folder that holds, or with download receives, stl10_binary")
-        train_split: Literal["train", "unlabeled", "train+unlabeled"] = Field("train", description="what is trained on; the latter two have no targets")
-        fold: int | None = Field(None, ge=0, lt=_FOLDS, description="train on this one of the ten official folds of 1 000 labelled images; null: on all")
+        train_split: Literal["train", "unlabeled", "train+unlabeled"] = Field(
+            "train", description="what is trained on; the latter two have no targets"
+        )
+        fold: int | None = Field(
+            None,
+            ge=0,
+            lt=_FOLDS,
+            description="train on this one of the ten official folds of 1 000 labelled images; null: on all",
+        )
         size: int = Field(_SIDE, gt=0, le=_SIDE, description="side in pixels that images are resized to")
-        limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+        limit: int | None = Field(
+            None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"
+        )
         download: bool = Field(False, description="fetch the archive (2.6 GB) into path if it is not there")
 
         @model_validator(mode="after")
@@ -70,7 +82,9 @@ class Stl10:
         labelled = not training or options.train_split == "train"
         targets = _labels(folder, split, parts[0][1]) if labelled else None
         rows = self._rows(folder, sum(count for _, count in parts), training)
-        images = PaddedImages.zeros(len(rows), options.size, options.size, 3, dtype=torch.uint8, padding=options.crop_padding if training else 0)
+        images = PaddedImages.zeros(
+            len(rows), options.size, options.size, 3, dtype=torch.uint8, padding=options.crop_padding if training else 0
+        )
         _fill(images.interior, parts, rows)
         return TensorSplit(
             {"rgb": images},
@@ -81,7 +95,9 @@ class Stl10:
         )
 
     def folds(self) -> list[Tensor]:
-        """The ten official folds, each int64 places among the labelled training images: ``fold=k`` trains on ``folds()[k]``."""
+        """The ten official folds, each int64 places among the labelled training images: ``fold=k`` trains on
+        ``folds()[k]``.
+        """
         folder = self._folder()
         _, count = _counted(folder, "train")
         return [torch.from_numpy(_fold(folder / STL10.folds_list_file, fold, count)) for fold in range(_FOLDS)]
@@ -93,7 +109,8 @@ class Stl10:
             return folder
         if not self.options.download:
             raise UsageError(
-                f"{folder} does not exist: set data.download=true (in data pack: --download) to fetch STL-10 (2.6 GB), or unpack {STL10.filename} from {STL10.url} into {root}"
+                f"{folder} does not exist: set data.download=true (in data pack: --download) to fetch STL-10 (2.6 "
+                f"GB), or unpack {STL10.filename} from {STL10.url} into {root}"
             )
         from torchvision.datasets.utils import download_and_extract_archive
 
@@ -103,7 +120,8 @@ class Stl10:
         except (RuntimeError, OSError) as error:
             reason = getattr(error, "reason", error)
             raise ContrastillError(
-                f"STL-10 could not be downloaded ({reason}): without a network, unpack {STL10.filename} from {STL10.url} into {root}"
+                f"STL-10 could not be downloaded ({reason}): without a network, unpack {STL10.filename} from "
+                f"{STL10.url} into {root}"
             ) from error
         return folder
 
@@ -121,7 +139,10 @@ def _counted(folder: Path, name: str) -> tuple[Path, int]:
     path = folder / f"{name}_X.bin"
     size = _size(path)
     if not size or size % _IMAGE:
-        raise ContrastillError(f"{path} is truncated: its {size} bytes are no whole number of images of {_IMAGE}; unpack {STL10.filename} again")
+        raise ContrastillError(
+            f"{path} is truncated: its {size} bytes are no whole number of images of {_IMAGE}; unpack "
+            f"{STL10.filename} again"
+        )
     if size // _IMAGE != _OFFICIAL[name]:
         log.warning("%s has %d images, the published file %d", path, size // _IMAGE, _OFFICIAL[name])
     return path, size // _IMAGE
@@ -137,10 +158,15 @@ def _labels(folder: Path, name: str, count: int) -> Tensor:
     """int64 (N,), 0..9; the file counts from 1."""
     path = folder / f"{name}_y.bin"
     if _size(path) != count:
-        raise UsageError(f"{path} has {_size(path)} labels for {count} images of {name}_X.bin: unpack {STL10.filename} again")
+        raise UsageError(
+            f"{path} has {_size(path)} labels for {count} images of {name}_X.bin: unpack {STL10.filename} again"
+        )
     labels = np.fromfile(path, dtype=np.uint8).astype(np.int64)
     if labels.min() < 1 or labels.max() > len(_CLASSES):
-        raise UsageError(f"{path} has labels {labels.min()} to {labels.max()}, those of STL-10 are 1 to {len(_CLASSES)}: unpack {STL10.filename} again")
+        raise UsageError(
+            f"{path} has labels {labels.min()} to {labels.max()}, those of STL-10 are 1 to {len(_CLASSES)}: "
+            f"unpack {STL10.filename} again"
+        )
     return torch.from_numpy(labels - 1)
 
 
@@ -152,24 +178,33 @@ def _fold(path: Path, fold: int, count: int) -> np.ndarray:
     try:
         rows = np.array(lines[fold].split(), dtype=np.int64)
     except (IndexError, ValueError) as error:
-        raise ContrastillError(f"{path} has no line {fold + 1} of whole numbers: unpack {STL10.filename} again") from error
+        raise ContrastillError(
+            f"{path} has no line {fold + 1} of whole numbers: unpack {STL10.filename} again"
+        ) from error
     if rows.min() < 0 or rows.max() >= count:
-        raise UsageError(f"{path}: fold {fold} names images up to {rows.max()}, and there are {count}: unpack {STL10.filename} again")
+        raise UsageError(
+            f"{path}: fold {fold} names images up to {rows.max()}, and there are {count}: unpack {STL10.filename} again"
+        )
     return rows
 
 
 def _fill(out: Tensor, parts: list[tuple[Path, int]], rows: np.ndarray) -> None:
-    """Put the given rows of the files, one file after the other, into ``out``, uint8 (n, H, W, 3), a piece at a time."""
+    """Put the given rows of the files, one file after the other, into ``out``, uint8 (n, H, W, 3), a piece at a
+    time.
+    """
     size = out.shape[1]
     first, begin = 0, 0
     for path, count in parts:
         of_part = rows[(rows >= first) & (rows < first + count)] - first
         for place in range(0, len(of_part), _AT_ONCE):
-            # Columns come first in the file. It is mapped anew for each piece, so that what was read does not stay in memory.
+            # Columns come first in the file. It is mapped anew for each piece, so that what was read does not stay in
+            # memory.
             mapped = np.memmap(path, dtype=np.uint8, mode="r", shape=(count, 3, _SIDE, _SIDE))
             images = torch.from_numpy(mapped[of_part[place : place + _AT_ONCE]]).transpose(2, 3)
             if size != _SIDE:
-                images = F.interpolate(images.contiguous(memory_format=torch.channels_last), (size, size), mode="bilinear", antialias=True)
+                images = F.interpolate(
+                    images.contiguous(memory_format=torch.channels_last), (size, size), mode="bilinear", antialias=True
+                )
             out[begin : begin + len(images)] = images.permute(0, 2, 3, 1)
             begin += len(images)
         first += count

@@ -24,9 +24,10 @@ _AT_ONCE = 256
 class TinyImageNet:
     """TinyImageNet (Stanford CS231n): 200 classes of ImageNet, 64×64; 500 training and 50 validation images each.
 
-    The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt. A class is one
-    that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set is read as it is; its
-    name is that of words.txt. Greyscale images become RGB.
+    The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt. A
+        class is one
+    that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set is read as
+    it is; its name is that of words.txt. Greyscale images become RGB.
 
     Raises:
         UsageError: It is no such folder, or its parts do not belong together.
@@ -34,9 +35,13 @@ class TinyImageNet:
     """
 
     class Options(AugmentOptions):
-        path: str = Field(description=f"the folder with wnids.txt, train and val, or the one that holds it as {_FOLDER}")
+        path: str = Field(
+            description=f"the folder with wnids.txt, train and val, or the one that holds it as {_FOLDER}"
+        )
         size: int = Field(64, gt=0, description="side in pixels that images are resized to")
-        limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+        limit: int | None = Field(
+            None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -55,14 +60,27 @@ class TinyImageNet:
         files = _training(root, wnids) if training else _validation(root, wnids)
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
-        images = PaddedImages.zeros(len(files), options.size, options.size, 3, dtype=torch.uint8, padding=options.crop_padding if training else 0)
+        images = PaddedImages.zeros(
+            len(files),
+            options.size,
+            options.size,
+            3,
+            dtype=torch.uint8,
+            padding=options.crop_padding if training else 0,
+        )
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for begin in range(0, len(files), _AT_ONCE):
                 part = files[begin : begin + _AT_ONCE]
                 for place, pixels in enumerate(pool.map(lambda file: read_square(file[0], options.size), part), begin):
                     images.interior[place] = pixels
         targets = torch.tensor([target for _, target in files], dtype=torch.int64)
-        return TensorSplit({"rgb": images}, targets=targets, num_classes=len(wnids), classes=_names(root, wnids), flip=options.flip and training)
+        return TensorSplit(
+            {"rgb": images},
+            targets=targets,
+            num_classes=len(wnids),
+            classes=_names(root, wnids),
+            flip=options.flip and training,
+        )
 
     def _root(self) -> Path:
         path = Path(self.options.path).expanduser()
@@ -70,9 +88,21 @@ class TinyImageNet:
             if (root / "wnids.txt").is_file():
                 return root
         if path.is_file() and path.suffix.lower() in _ARCHIVES:
-            way = f"unzip {path.name}" if path.suffix.lower() == ".zip" else f"tar -xf {path.name}, or tarfile's extractall(filter='data')"
-            raise UsageError(f"{path} is an archive: unpack it ({way}) and set data.path to the folder that comes of it")
-        what = "is a file, not the folder of TinyImageNet" if path.is_file() else "has no wnids.txt" if path.is_dir() else "does not exist"
+            way = (
+                f"unzip {path.name}"
+                if path.suffix.lower() == ".zip"
+                else f"tar -xf {path.name}, or tarfile's extractall(filter='data')"
+            )
+            raise UsageError(
+                f"{path} is an archive: unpack it ({way}) and set data.path to the folder that comes of it"
+            )
+        what = (
+            "is a file, not the folder of TinyImageNet"
+            if path.is_file()
+            else "has no wnids.txt"
+            if path.is_dir()
+            else "does not exist"
+        )
         raise UsageError(f"{path} {what}: set data.path to the folder {_FOLDER}, with wnids.txt, train and val in it")
 
 
@@ -93,7 +123,9 @@ def _classes(root: Path) -> list[str]:
     there = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
     strange = sorted(there - set(listed))
     if strange:
-        raise UsageError(f"{root / 'train' / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet")
+        raise UsageError(
+            f"{root / 'train' / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet"
+        )
     if not there:
         raise UsageError(f"{root / 'train'} has no folders of classes: unpack TinyImageNet again, all of it")
     return [wnid for wnid in listed if wnid in there]
@@ -101,7 +133,11 @@ def _classes(root: Path) -> list[str]:
 
 def _names(root: Path, wnids: list[str]) -> list[str]:
     """Names of the classes, from words.txt where it knows them."""
-    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line) if (root / "words.txt").is_file() else {}
+    words = (
+        dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
+        if (root / "words.txt").is_file()
+        else {}
+    )
     return [words.get(wnid, wnid).strip() for wnid in wnids]
 
 
@@ -110,7 +146,11 @@ def _training(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     files = []
     for target, wnid in enumerate(wnids):
         folder = root / "train" / wnid / "images"
-        found = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)) if folder.is_dir() else []
+        found = (
+            sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES))
+            if folder.is_dir()
+            else []
+        )
         if not found:
             raise UsageError(f"{folder} has no images: unpack TinyImageNet again, or remove {folder.parent}")
         files += [(folder / name, target) for name in found]
@@ -127,10 +167,13 @@ def _validation(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
         wnid = rest.partition("\t")[0].strip()
         if wnid not in listed:
             raise UsageError(
-                f"{path}, line {place}: {wnid or line.strip()!r} is not in wnids.txt; a line is the file's name, its wnid and its box, with tabs between"
+                f"{path}, line {place}: {wnid or line.strip()!r} is not in wnids.txt; a line is the file's name, "
+                "its wnid and its box, with tabs between"
             )
         if wnid in number:
             files.append((root / "val" / "images" / name, number[wnid]))
     if not files:
-        raise UsageError(f"{path} lists no image of the classes in {root / 'train'}: unpack TinyImageNet again, all of it")
+        raise UsageError(
+            f"{path} lists no image of the classes in {root / 'train'}: unpack TinyImageNet again, all of it"
+        )
     return files

@@ -1,4 +1,6 @@
-"""Datasets that somebody made elsewhere, in the place of a registered one: labels, modalities, and views that are functions of (seed, view, index)."""
+"""Datasets that somebody made elsewhere, in the place of a registered one: labels, modalities, and views that are
+functions of (seed, view, index).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from .io.file_views import LABELS
 from .io.file_workers import Damaged
 from .io.in_memory import Batch
 from .io.user_samples import OwnSamples, drawing_from
-from .io.values import UNSIGNED_16, VOID, VOID_HELP, LabelRule, check_vectors, handed_out, vectors_among, vectors_of_array
+from .io.values import (
+    UNSIGNED_16,
+    VOID,
+    VOID_HELP,
+    LabelRule,
+    check_vectors,
+    handed_out,
+    vectors_among,
+    vectors_of_array,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +40,13 @@ _PLAIN = 2**32  # stands for a view's number where nothing is augmented
 class OwnData:
     """A training and a test dataset as they were handed over, in the place of a registered class.
 
-    A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and ``label`` will do for ``rgb`` and
-    ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of
-    uint16, which is scaled to 8 bits, or of floats, in [0, 1] or normalised already. Its ``index`` is its
-    place in the dataset. What a dataset draws from the generators of torch, NumPy and Python is a function of (seed, view, index).
-    Values are handed out as they are, rgb and labels aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole
-    numbers, 0, −1, −100 and 255 (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
+    A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
+    ``label`` will do for ``rgb`` and ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
+    tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of uint16, which is scaled to 8 bits, or of floats,
+    in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
+    of torch, NumPy and Python is a function of (seed, view, index). Values are handed out as they are, rgb and labels
+    aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole numbers, 0, −1, −100 and 255
+        (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
     wherever samples are read: where they differ, the training stops at the first.
 
     Args:
@@ -50,8 +62,14 @@ class OwnData:
 
         workers: int = Field(0, ge=0, description="processes that read; 0: the training's own")
         void: int | None = Field(VOID, ge=0, description=VOID_HELP)
-        vectors: list[str] | None = Field(None, description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by their names")
-        depth_unit: Unit | None = Field(None, description=f"of depth: {UNIT_HELP} m for floats, mm for 16 bits, relative for 8 bits")
+        vectors: list[str] | None = Field(
+            None,
+            description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by "
+            "their names",
+        )
+        depth_unit: Unit | None = Field(
+            None, description=f"of depth: {UNIT_HELP} m for floats, mm for 16 bits, relative for 8 bits"
+        )
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
         self._read = {"train": OwnSamples(train), "test": None if test is None else OwnSamples(test)}
@@ -73,16 +91,25 @@ class _Opened:
         train = self._read["train"]
         if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
             classes, targets = train.classes, _renumbered(samples, train)
-        if split == "test" and targets is not None and train.targets is not None and (classes is None) != (train.classes is None):
+        if (
+            split == "test"
+            and targets is not None
+            and train.targets is not None
+            and (classes is None) != (train.classes is None)
+        ):
             unnamed = samples.name if classes is None else train.name
             check_numbers(classes or train.classes, "the other dataset", unnamed, "give it a list classes")
             log.warning(
-                "the classes of the training and the test dataset are matched by number alone, as %s has no names for them: give it a list classes", unnamed
+                "the classes of the training and the test dataset are matched by number alone, as %s has no "
+                "names for them: give it a list classes",
+                unnamed,
             )
         # Names in both are matched; a split without names may have more classes than the other one names.
         nameless = [one for one in labelled if one.classes is None or classes is None]
         num_classes = max([*(int(one.targets.max()) + 1 for one in nameless), len(classes or ())], default=0)
-        return OwnSplit(samples, targets, num_classes or None, classes, self._options, self._labels(), augmented=split == "train")
+        return OwnSplit(
+            samples, targets, num_classes or None, classes, self._options, self._labels(), augmented=split == "train"
+        )
 
     def _labels(self) -> LabelRule:
         """Which labels of label maps stand for none, in both splits alike."""
@@ -94,7 +121,11 @@ def _renumbered(samples: OwnSamples, train: OwnSamples) -> Tensor:
     """The labels of a dataset by the numbers that the training dataset has for classes of the same names."""
     used = [samples.classes[number] for number in samples.targets.unique().tolist()]
     places = match_classes(
-        train.classes, used, f"the training dataset {train.name}", f"the test dataset {samples.name}", "hand over both with the same classes"
+        train.classes,
+        used,
+        f"the training dataset {train.name}",
+        f"the test dataset {samples.name}",
+        "hand over both with the same classes",
     )
     number = dict(zip(used, places, strict=True))
     return torch.tensor([number.get(name, -1) for name in samples.classes])[samples.targets]
@@ -128,7 +159,12 @@ class OwnSplit(ReadSplit):
         """Complain, or say, what values of a few samples mean."""
         few = self.samples.few
         if few and "depth" in self.samples.shapes and self.camera is not None:
-            warn_of_unit(torch.stack([images["depth"] for images in few]).float(), self.camera.unit, self.samples.name, key=self.samples.key)
+            warn_of_unit(
+                torch.stack([images["depth"] for images in few]).float(),
+                self.camera.unit,
+                self.samples.name,
+                key=self.samples.key,
+            )
         if few and LABELS in self.samples.shapes:
             self.labels.tell((images[LABELS].numpy() for images in few), self.samples.name, key=self.samples.key)
         for name in self.vectors if few else ():
@@ -157,7 +193,10 @@ class _Rows(Dataset):
                 raise
             return Damaged(str(error))
         shapes = self.samples.shapes
-        return {name: torch.stack([one[name] for one in read]) if read else torch.empty(0, *_last(shapes[name])) for name in shapes}
+        return {
+            name: torch.stack([one[name] for one in read]) if read else torch.empty(0, *_last(shapes[name]))
+            for name in shapes
+        }
 
     def _handed_out(self, row: int, images: dict[str, Tensor]) -> dict[str, Tensor]:
         given = {}

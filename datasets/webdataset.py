@@ -26,30 +26,40 @@ _LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, 
 
 @DATASETS.register("webdataset")
 class WebDataset:
-    """Images in WebDataset's tar shards: the files of one key are one sample, ``KEY.jpg`` beside ``KEY.cls``, the class as text, or ``KEY.json`` with ``label``.
+    """Images in WebDataset's tar shards: the files of one key are one sample, ``KEY.jpg`` beside ``KEY.cls``, the class
+    as text, or ``KEY.json`` with ``label``.
 
-    A key is a member's path up to the first dot of its file name, and what follows is its kind, as WebDataset parts them: ``v1.0/a.jpg`` and ``v1.0/a.seg.png`` are of
-    one sample, and ``a.1.jpg`` is no image of a key ``a.1``.
+    A key is a member's path up to the first dot of its file name, and what follows is its kind, as WebDataset parts
+    them: ``v1.0/a.jpg`` and ``v1.0/a.seg.png`` are of one sample, and ``a.1.jpg`` is no image of a key ``a.1``.
 
-    WebDataset itself streams its shards and mixes what it has in a buffer. Here the headers are read once, into an index kept beside the shards, and from
-    then on any sample is read by its place. So ``index`` is a row that never changes, the place in the order of shard names and of members in each; every
-    epoch is a permutation of all samples, and views, ranks and resuming are those of ``image_folder``. It asks for a disk or file system with fast
-    seeks; shards behind HTTP or in an object store have to be copied to one first.
+    WebDataset itself streams its shards and mixes what it has in a buffer. Here the headers are read once, into an
+    index kept beside the shards, and from then on any sample is read by its place. So ``index`` is a row that never
+    changes, the place in the order of shard names and of members in each; every epoch is a permutation of all samples,
+    and views, ranks and resuming are those of ``image_folder``. It asks for a disk or file system with fast seeks;
+    shards behind HTTP or in an object store have to be copied to one first.
 
     Raises:
         UsageError: No such folder or shard, a class that the training split does not have.
-        ContrastillError: A tar is cut off or damaged, a key lacks its class or its image, or has it behind a second dot.
+        ContrastillError: A tar is cut off or damaged, a key lacks its class or its image, or has it behind a second
+            dot.
     """
 
     class Options(ViewOptions):
         path: str = Field(description="the folder that holds the shards")
         train: str | None = Field(
             None,
-            description="shards to train on, below path: a folder, or a pattern such as train-{000000..000146}.tar or train-*.tar; null: train*.tar or train/*.tar",
+            description="shards to train on, below path: a folder, or a pattern such as "
+            "train-{000000..000146}.tar or train-*.tar; null: train*.tar or train/*.tar",
         )
-        test: str | None = Field(None, description="shards to test on, as train; null: test*.tar, test/*.tar, val*.tar or val/*.tar")
-        num_classes: int | None = Field(None, gt=0, description="how many classes there are; null: as many as the training split names")
-        cache: str | None = Field(None, description="folder to keep the index in where that of the shards cannot be written to")
+        test: str | None = Field(
+            None, description="shards to test on, as train; null: test*.tar, test/*.tar, val*.tar or val/*.tar"
+        )
+        num_classes: int | None = Field(
+            None, gt=0, description="how many classes there are; null: as many as the training split names"
+        )
+        cache: str | None = Field(
+            None, description="folder to keep the index in where that of the shards cannot be written to"
+        )
         size: int = Field(224, gt=0, description="side in pixels of the images handed out")
 
     def __init__(self, options: Options) -> None:
@@ -63,18 +73,25 @@ class WebDataset:
         return is_free(root) and bool(_sets(root, SPLITS["train"][0]))
 
     def open(self, split: str) -> FileSplit:
-        """Find the samples of ``"train"`` or ``"test"``; of a few images the headers are read. Only ``"train"`` is ever augmented."""
+        """Find the samples of ``"train"`` or ``"test"``; of a few images the headers are read. Only ``"train"`` is ever
+        augmented.
+        """
         if split not in SPLITS:
             raise UsageError(f"webdataset has no split {split!r}: it has train, test")
         if not self.root.is_dir():
-            raise UsageError(f"{self.root} {'is a file, not a folder of shards' if self.root.exists() else 'does not exist'}: set data.path")
+            raise UsageError(
+                f"{self.root} {'is a file, not a folder of shards' if self.root.exists() else 'does not exist'}: "
+                "set data.path"
+            )
         options = self.options
         shards, index = self._index(split)
         classes = self._num_classes(split, shards, index)
         if options.limit is not None and options.limit < len(index):
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)
-        return FileSplit.asked_for(pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train")
+        return FileSplit.asked_for(
+            pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train"
+        )
 
     def _index(self, split: str) -> tuple[list[Path], TarIndex]:
         asked = self.options.train if split == "train" else self.options.test
@@ -86,7 +103,8 @@ class WebDataset:
         index = tar_index(shards, cache)
         if not len(index):
             raise UsageError(
-                f"{shards[0]}{' and the others' if len(shards) > 1 else ''} to {split} on hold no samples: each is KEY.jpg with KEY.cls or KEY.json"
+                f"{shards[0]}{' and the others' if len(shards) > 1 else ''} to {split} on hold no samples: each "
+                "is KEY.jpg with KEY.cls or KEY.json"
             )
         return shards, index
 
@@ -98,14 +116,21 @@ class WebDataset:
         outside = np.flatnonzero(index.target >= count)
         if len(outside):
             row = int(outside[0])
-            known = f"data.num_classes is {count}" if self.options.num_classes else f"the shards to train on end at class {count - 1}"
+            known = (
+                f"data.num_classes is {count}"
+                if self.options.num_classes
+                else f"the shards to train on end at class {count - 1}"
+            )
             name = f"{shards[index.shard[row]]}: {os.fsdecode(index.files[row])}"
-            raise UsageError(f"{name} is of class {index.target[row]}, and {known}: set data.num_classes, or correct the class")
+            raise UsageError(
+                f"{name} is of class {index.target[row]}, and {known}: set data.num_classes, or correct the class"
+            )
         return count
 
 
 def _usual(root: Path, split: str) -> list[Path]:
-    """The shards of a split: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``, for the first of its names that has any.
+    """The shards of a split: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``, for the first of its
+    names that has any.
 
     Raises:
         UsageError: Two sets of shards could be it.
@@ -113,14 +138,19 @@ def _usual(root: Path, split: str) -> list[Path]:
     for names in SPLITS[split]:
         sets = _sets(root, names)
         if len(sets) > 1:
-            raise UsageError(f"{root} has shards in {' and '.join(sorted(sets))}, and either could be those to {split} on: name them with data.{split}=")
+            raise UsageError(
+                f"{root} has shards in {' and '.join(sorted(sets))}, and either could be those to {split} on: "
+                f"name them with data.{split}="
+            )
         if sets:
             return next(iter(sets.values()))
     return []
 
 
 def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
-    """Shards by what they are called or the folder they are in, in whatever case: in folders called so where there are any."""
+    """Shards by what they are called or the folder they are in, in whatever case: in folders called so where there are
+    any.
+    """
     folders = {name: sorted((root / name).glob("*.tar")) for name in folders_in(root) if name.lower() in names}
     sets = {name: found for name, found in folders.items() if found}
     if folders:

@@ -1,4 +1,6 @@
-"""What the build of this site needs beside mkdocs.yml: where the sources are, and docstrings as mkdocstrings reads them."""
+"""What the build of this site needs beside mkdocs.yml: where the sources are, and docstrings as mkdocstrings reads
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,16 @@ _links: tempfile.TemporaryDirectory | None = None
 def on_config(config):
     """Show the sources under the package's name, whatever the checkout is called.
 
-    The root is the package, and datasets/ has no __init__.py, without which griffe looks into no folder. So it is given folders of links to the sources.
+    The root is the package, and datasets/ has no __init__.py, without which griffe looks into no folder. So it is given
+    folders of links to the sources.
     """
     global _links
     root = Path(config.config_file_path).resolve().parent
     if _links is None:
         _links = tempfile.TemporaryDirectory(prefix="contrastill-docs-")
-        packages = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+        packages = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+            "packages"
+        ]
         for package in packages:
             shown = Path(_links.name, *package.split("."))
             shown.mkdir(parents=True, exist_ok=True)
@@ -38,7 +43,9 @@ def on_config(config):
 
 
 class Docstrings(griffe.Extension):
-    """Turns Sphinx's roles into code and the heading ``Example`` into the one that Google style knows; of a pydantic field it shows default and description."""
+    """Turns Sphinx's roles into code and the heading ``Example`` into the one that Google style knows; of a pydantic
+    field it shows default and description.
+    """
 
     def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **_: object) -> None:
         value = getattr(node, "value", None)

@@ -32,7 +32,8 @@ class Import:
     Attributes:
         importer: Such as ``contrastill.cli.train``.
         imported: A module of the package; of an absolute import the name as it is written.
-        when: ``"import"`` where it happens as the importer is imported, ``"call"`` inside a function, ``"never"`` where it is for type hints alone.
+        when: ``"import"`` where it happens as the importer is imported, ``"call"`` inside a function, ``"never"`` where
+            it is for type hints alone.
         relative: Whether it is written with a dot, as it should be.
     """
 
@@ -46,7 +47,10 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     """The package's modules and their files; of a folder with ``__init__.py`` that file is the module."""
     packages = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     files = [path for package in packages for path in sorted(root.joinpath(*package.split(".")[1:]).glob("*.py"))]
-    return {".".join(["contrastill", *path.relative_to(root).with_suffix("").parts]).removesuffix(".__init__"): path for path in files}
+    return {
+        ".".join(["contrastill", *path.relative_to(root).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in files
+    }
 
 
 def imports(root: Path = ROOT) -> list[Import]:
@@ -86,29 +90,42 @@ def folder(module: str) -> str:
 
 
 def drawing(found: list[Import]) -> str:
-    """The subpackages from top to bottom and an arc for each that imports another, with the number of its imports; dashed where all are inside functions."""
+    """The subpackages from top to bottom and an arc for each that imports another, with the number of its imports;
+    dashed where all are inside functions.
+    """
     folders = [name for layer in LAYERS for name in layer]
     sizes = Counter(folder(module) for module in modules())
-    between = [one for one in found if folder(one.importer) != folder(one.imported) and {folder(one.importer), folder(one.imported)} <= {*folders}]
+    between = [
+        one
+        for one in found
+        if folder(one.importer) != folder(one.imported) and {folder(one.importer), folder(one.imported)} <= {*folders}
+    ]
     counts = Counter((folder(one.importer), folder(one.imported)) for one in between)
     at_once = {(folder(one.importer), folder(one.imported)) for one in between if one.when != "call"}
     height = 56 * len(folders) + 60
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img" aria-labelledby="t d" font-family="system-ui, sans-serif" font-size="16">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img" aria-labelledby="t d" '
+        'font-family="system-ui, sans-serif" font-size="16">',
         '  <title id="t">Who imports whom</title>',
-        f'  <desc id="d">{"; ".join(f"{one} imports {other} {count} times" for (one, other), count in sorted(counts.items()))}.</desc>',
+        "  <desc "
+        f'id="d">{"; ".join(f"{one} imports {other} {count} times" for (one, other), count in sorted(counts.items()))}.</desc>',
         f'  <rect x="1" y="1" width="638" height="{height - 2}" rx="12" fill="#f7f8fa" stroke="#8a93a3"/>',
     ]
     middle = {}
     for number, layer in enumerate(LAYERS):
         top = 30 + 56 * folders.index(layer[0])
-        lines.append(f'  <rect x="16" y="{top}" width="248" height="{56 * len(layer)}" fill="{("#e6ebf3", "#f7f8fa")[number % 2]}"/>')
+        lines.append(
+            f'  <rect x="16" y="{top}" width="248" height="{56 * len(layer)}" '
+            f'fill="{("#e6ebf3", "#f7f8fa")[number % 2]}"/>'
+        )
         for name in layer:
             middle[name] = 58 + 56 * folders.index(name)
             lines += [
-                f'  <rect x="32" y="{middle[name] - 19}" width="216" height="38" rx="6" fill="#ffffff" stroke="#5b6678"/>',
+                f'  <rect x="32" y="{middle[name] - 19}" width="216" height="38" rx="6" fill="#ffffff" '
+                'stroke="#5b6678"/>',
                 f'  <text x="46" y="{middle[name] + 5}" fill="#1b2430" font-weight="600">{name}</text>',
-                f'  <text x="236" y="{middle[name] + 5}" fill="#5b6678" text-anchor="end" font-size="13">{sizes[name]} files</text>',
+                f'  <text x="236" y="{middle[name] + 5}" fill="#5b6678" text-anchor="end" '
+                f'font-size="13">{sizes[name]} files</text>',
             ]
     for (one, other), count in sorted(counts.items()):
         # An importer's arcs leave above the middle, what comes in ends below it.
@@ -118,10 +135,12 @@ def drawing(found: list[Import]) -> str:
         colour = _COLOURS[folders.index(one) % len(_COLOURS)]
         dashes = "" if (one, other) in at_once else ' stroke-dasharray="5 4"'
         lines += [
-            f'  <path d="M248 {start} C{out} {start} {out} {end} 254 {end}" fill="none" stroke="{colour}" stroke-width="1.5"{dashes}/>',
+            f'  <path d="M248 {start} C{out} {start} {out} {end} 254 {end}" fill="none" stroke="{colour}" '
+            f'stroke-width="1.5"{dashes}/>',
             f'  <path d="M248 {end} l9 -4.5 v9 z" fill="{colour}"/>',
             f'  <rect x="{apex - 11:g}" y="{level - 9:g}" width="22" height="17" rx="4" fill="#f7f8fa"/>',
-            f'  <text x="{apex:g}" y="{level + 4.5:g}" fill="#1b2430" text-anchor="middle" font-size="13">{count}</text>',
+            f'  <text x="{apex:g}" y="{level + 4.5:g}" fill="#1b2430" text-anchor="middle" '
+            f'font-size="13">{count}</text>',
         ]
     return "\n".join([*lines, "</svg>", ""])
 

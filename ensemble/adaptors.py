@@ -1,4 +1,6 @@
-"""Heads by which one student answers in the space of each of its teachers, and the file that holds them beside the student."""
+"""Heads by which one student answers in the space of each of its teachers, and the file that holds them beside the
+student.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ Dims = tuple[int, int]
 
 
 class Adaptor(nn.Module):
-    """The head towards one teacher: from what the student says to what that teacher would say (AM-RADIO: Ranzinger et al., CVPR 2024).
+    """The head towards one teacher: from what the student says to what that teacher would say (AM-RADIO: Ranzinger et
+    al., CVPR 2024).
 
-    A perceptron with one hidden layer for the embedding, and one for the channels of a map, the same at each position. They learn in the balanced space
-    of the teacher's features (:class:`~contrastill.ensemble.balance.Balance`); called, the adaptor answers in the teacher's own.
+    A perceptron with one hidden layer for the embedding, and one for the channels of a map, the same at each position.
+    They learn in the balanced space of the teacher's features (:class:`~contrastill.ensemble.balance.Balance`); called,
+    the adaptor answers in the teacher's own.
 
     Args:
         summary: (student's, teacher's) length of the embedding; None leaves embeddings out.
@@ -39,12 +43,14 @@ class Adaptor(nn.Module):
         estimate_steps: Of the balances.
 
     Attributes:
-        teacher: Name of the teacher's network; ``number`` is its place under ``teachers``, ``term`` that of its objective. Only of loaded ones.
+        teacher: Name of the teacher's network; ``number`` is its place under ``teachers``, ``term`` that of its
+            objective. Only of loaded ones.
         needs: What it reads of the student.
 
     Shape:
         - student.embedding (B, D_s), student.maps[pair[0]] (B, C_s, h, w)
-        - returns a representation: embedding (B, D_t), and one map (B, C_t, h, w); what it has no head for is not there.
+        - returns a representation: embedding (B, D_t), and one map (B, C_t, h, w); what it has no head for is not
+          there.
 
     Example:
         >>> import torch
@@ -85,7 +91,9 @@ class Adaptor(nn.Module):
         return said
 
     def on_map(self, features: Tensor) -> Tensor:
-        """The dense head at each position, in the balanced space and with channels last: (B, C_s, h, w) -> (B, h, w, C_t)."""
+        """The dense head at each position, in the balanced space and with channels last: (B, C_s, h, w) -> (B, h, w,
+        C_t).
+        """
         return self.dense(features.movedim(1, -1))
 
 
@@ -148,7 +156,9 @@ def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
     try:
         made = json.loads(read_metadata(path)[_METADATA])["adaptors"]
     except (KeyError, ValueError) as error:
-        raise ContrastillError(f"{path} does not say which adaptors it holds: only the {ADAPTORS} that a run wrote can be loaded") from error
+        raise ContrastillError(
+            f"{path} does not say which adaptors it holds: only the {ADAPTORS} that a run wrote can be loaded"
+        ) from error
     state, adaptors = load_state_dict(path), []
     for place, about in enumerate(made):
         own = {key.removeprefix(f"{place}."): value for key, value in state.items() if key.startswith(f"{place}.")}
@@ -163,9 +173,14 @@ def _loaded(about: dict[str, Any], state: dict[str, Tensor], path: Path) -> Adap
         adaptor = Adaptor(**{key: value for key, value in about.items() if key not in named}, estimate_steps=0)
         missing, unexpected = adaptor.load_state_dict(state, strict=False)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ContrastillError(f"{path} is damaged: teacher {named['number']} is not what its header says ({str(error).splitlines()[0]})") from error
+        raise ContrastillError(
+            f"{path} is damaged: teacher {named['number']} is not what its header says ({str(error).splitlines()[0]})"
+        ) from error
     if differing := [*unexpected, *(key for key in missing if key.rpartition(".")[2] not in _SUMS)]:
-        raise ContrastillError(f"{path} is damaged: the tensors of teacher {named['number']} are not those of its header, such as {differing[0]}")
+        raise ContrastillError(
+            f"{path} is damaged: the tensors of teacher {named['number']} are not those of its header, such as "
+            f"{differing[0]}"
+        )
     for key, value in named.items():
         setattr(adaptor, key, value)
     return adaptor.requires_grad_(False).eval()

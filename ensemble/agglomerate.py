@@ -21,11 +21,14 @@ from .adaptors import Adaptor
 
 @OBJECTIVES.register("agglomerate")
 class Agglomerate(Objective):
-    """A head for each teacher turns the student's embedding and map into that teacher's (AM-RADIO: Ranzinger et al., CVPR 2024, section 3).
+    """A head for each teacher turns the student's embedding and map into that teacher's (AM-RADIO: Ranzinger et al.,
+    CVPR 2024, section 3).
 
-    **Summary**: 1 − cosine between the head's answer and the teacher's embedding. **Dense**: at each position of the maps, at the smaller of the two grids,
-    ``cosine_share`` · (1 − cosine) + (1 − ``cosine_share``) · smooth L1 per channel. Both in the teacher's balanced space (PHI-S: Ranzinger et al., 2024), so
-    that a teacher whose features are a hundred times another's weighs no more. Neither labels nor logits are read.
+    **Summary**: 1 − cosine between the head's answer and the teacher's embedding. **Dense**: at each position of the
+        maps, at the smaller of the two grids,
+    ``cosine_share`` · (1 − cosine) + (1 − ``cosine_share``) · smooth L1 per channel. Both in the teacher's balanced
+    space (PHI-S: Ranzinger et al., 2024), so that a teacher whose features are a hundred times another's weighs no
+    more. Neither labels nor logits are read.
 
     Args:
         adaptor: Heads and balances towards this teacher.
@@ -50,19 +53,30 @@ class Agglomerate(Objective):
 
     class Options(Options):
         balance: Literal["none", "per_channel", "phi_s"] = Field(
-            "phi_s", description="how a teacher's features are brought to one scale: by a rotation and one factor, a factor a channel, or not at all"
+            "phi_s",
+            description="how a teacher's features are brought to one scale: by a rotation and one factor, a "
+            "factor a channel, or not at all",
         )
-        hidden: int | None = Field(None, gt=0, description="hidden layer of the heads; left out: the larger of both sides' dimensions")
+        hidden: int | None = Field(
+            None, gt=0, description="hidden layer of the heads; left out: the larger of both sides' dimensions"
+        )
         summary: bool = Field(True, description="learn the teachers' pooled embeddings")
         dense: bool = Field(True, description="learn a feature map of the teachers")
         pair: tuple[int, int] = Field(
-            (-1, -1), description="[student's map, teacher's map] places, from 0 or from the end; teachers.N.maps says which there are"
+            (-1, -1),
+            description="[student's map, teacher's map] places, from 0 or from the end; teachers.N.maps says "
+            "which there are",
         )
         summary_weight: float = Field(1.0, gt=0, description="factor of the embeddings' part")
         dense_weight: float = Field(1.0, gt=0, description="factor of the maps' part")
-        cosine_share: float = Field(0.9, ge=0, le=1, description="share of the cosine distance in the maps' part, the rest is smooth L1")
+        cosine_share: float = Field(
+            0.9, ge=0, le=1, description="share of the cosine distance in the maps' part, the rest is smooth L1"
+        )
         estimate_steps: int = Field(
-            32, gt=0, description="first steps over which the balance is measured; together they should hold more samples than channels"
+            32,
+            gt=0,
+            description="first steps over which the balance is measured; together they should hold more samples "
+            "than channels",
         )
 
         @model_validator(mode="after")
@@ -73,7 +87,9 @@ class Agglomerate(Objective):
 
     needs = frozenset({"embedding", "maps"})
 
-    def __init__(self, adaptor: Adaptor, *, summary_weight: float = 1.0, dense_weight: float = 1.0, cosine_share: float = 0.9) -> None:
+    def __init__(
+        self, adaptor: Adaptor, *, summary_weight: float = 1.0, dense_weight: float = 1.0, cosine_share: float = 0.9
+    ) -> None:
         super().__init__()
         self.adaptor, self.needs = adaptor, adaptor.needs
         self.summary_weight, self.dense_weight, self.cosine_share = summary_weight, dense_weight, cosine_share
@@ -86,11 +102,17 @@ class Agglomerate(Objective):
             summary = (student.embedding_dim, teacher.embedding_dim)
             if None in summary:
                 side = "student" if summary[0] is None else "teacher"
-                raise UsageError(f"objective agglomerate learns embeddings, and a {side} has none: name its module with embedding=MODULE, or set summary=false")
+                raise UsageError(
+                    f"objective agglomerate learns embeddings, and a {side} has none: name its module with "
+                    "embedding=MODULE, or set summary=false"
+                )
         if options.dense:
             if not student.map_shapes or not teacher.map_shapes:
                 side = "teacher" if student.map_shapes else "student"
-                raise UsageError(f"objective agglomerate learns feature maps, and a {side} has none: name some with maps=[MODULE, …], or set dense=false")
+                raise UsageError(
+                    f"objective agglomerate learns feature maps, and a {side} has none: name some with "
+                    "maps=[MODULE, …], or set dense=false"
+                )
             ((ours, theirs),) = map_pairs("agglomerate", (options.pair,), setting, default=())
             dense = (student.map_shapes[ours][0], teacher.map_shapes[theirs][0])
         adaptor = Adaptor(summary, dense, **options.model_dump(include={"hidden", "balance", "pair", "estimate_steps"}))
@@ -99,7 +121,9 @@ class Agglomerate(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         parts = {}
         if self.adaptor.summary is not None:
-            parts["summary"] = _cosine_distance(self.adaptor.summary(student.embedding), self.adaptor.summary_balance(teacher.embedding))
+            parts["summary"] = _cosine_distance(
+                self.adaptor.summary(student.embedding), self.adaptor.summary_balance(teacher.embedding)
+            )
         if self.adaptor.dense is not None:
             parts["dense"] = self._dense(student.maps[self.adaptor.pair[0]], teacher.maps[self.adaptor.pair[1]])
         self.logs = {name: part.detach().mean() for name, part in parts.items()}

@@ -16,12 +16,14 @@ _CONSTANT = 1e-10  # share of the mean variance below which a channel's own is r
 class Balance(nn.Module):
     """An invertible affine map after which each channel of a teacher's features has mean 0 and variance 1.
 
-    ``"per_channel"`` divides each channel by its own deviation. ``"phi_s"`` (PHI-S: Ranzinger et al., 2024) is x' = R Uᵀ (x − μ) / φ, with U the eigenvectors of
-    the covariance, R the rotation after which all channels vary alike, and φ² the mean eigenvalue: distances keep their ratios,
-    for nothing but one scalar stretches them. ``"none"`` leaves features as they are.
+    ``"per_channel"`` divides each channel by its own deviation. ``"phi_s"`` (PHI-S: Ranzinger et al., 2024) is x' = R
+    Uᵀ (x − μ) / φ, with U the eigenvectors of the covariance, R the rotation after which all channels vary alike, and
+    φ² the mean eigenvalue: distances keep their ratios, for nothing but one scalar stretches them. ``"none"`` leaves
+        features as they are.
 
-    Mean and covariance are summed up in training mode over the first calls, over all processes; the map is made anew at calls 1, 2, 4, 8, …
-    and at the last one, and then stays. A channel that does not vary is only shifted. Nothing is learnt by gradient.
+    Mean and covariance are summed up in training mode over the first calls, over all processes; the map is made anew at
+    calls 1, 2, 4, 8, … and at the last one, and then stays. A channel that does not vary is only shifted. Nothing is
+    learnt by gradient.
 
     Args:
         dim: D, number of channels.
@@ -113,7 +115,8 @@ class Balance(nn.Module):
         """The map from the sums."""
         if not bool(torch.isfinite(self.total).all() & torch.isfinite(self.products).all()):
             raise ContrastillError(
-                "a teacher's features are not all finite numbers: check its weights, its mean and its std, and take train.precision=bf16 or fp32 in the place of fp16"
+                "a teacher's features are not all finite numbers: check its weights, its mean and its std, and "
+                "take train.precision=bf16 or fp32 in the place of fp16"
             )
         self.mean.copy_(self.total / self.count)
         if self.rotation is None:

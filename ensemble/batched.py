@@ -18,11 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class Batched:
-    """Asks teachers what they say about a batch; those of one architecture answer together (torch.func.vmap over their stacked weights).
+    """Asks teachers what they say about a batch; those of one architecture answer together (torch.func.vmap over their
+    stacked weights).
 
-    The answers are those of each on its own, up to rounding: on the first batch both are computed and compared. Teachers that differ in more than their weights (an
-    attribute, a hook), whose two answers differ, or that cannot be batched are asked one after the other, and a warning says so. Whether it is faster depends on the device: small networks that leave a GPU idle gain, a CPU's cores are
-    busy with one network already (``benchmarks/ensemble_cost.py`` measures it where you are). The stacked weights are a second copy in memory.
+    The answers are those of each on its own, up to rounding: on the first batch both are computed and compared.
+        Teachers that differ in more than their weights (an
+    attribute, a hook), whose two answers differ, or that cannot be batched are asked one after the other, and a warning
+    says so. Whether it is faster depends on the device: small networks that leave a GPU idle gain, a CPU's cores are
+        busy with one network already (``benchmarks/ensemble_cost.py`` measures it where you are). The stacked weights
+        are a second copy in memory.
 
     Shape:
         - a batch of B samples -> for each teacher its :class:`~contrastill.Representation`.
@@ -33,18 +37,26 @@ class Batched:
         self._stacks: dict[tuple[int, ...], tuple[Network, dict[str, Tensor], dict[str, Tensor]]] = {}
         self._batchable: dict[tuple[int, ...], bool] = {}
 
-    def __call__(self, teachers: Sequence[Network], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
+    def __call__(
+        self, teachers: Sequence[Network], batch: Mapping[str, Tensor], needs: Collection[str]
+    ) -> list[Representation]:
         said: list[Representation | None] = [None] * len(teachers)
         key = tuple(id(teacher) for teacher in teachers)
         if key not in self._groups:
             self._groups[key] = _alike(teachers)
         for places in self._groups[key]:
-            for place, one in zip(places, self._answers([teachers[place] for place in places], places, batch, needs), strict=True):
+            for place, one in zip(
+                places, self._answers([teachers[place] for place in places], places, batch, needs), strict=True
+            ):
                 said[place] = one
         return said
 
-    def _answers(self, teachers: list[Network], places: list[int], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
-        """Of teachers of one architecture: together where that gives the answers of each alone, which the first batch decides."""
+    def _answers(
+        self, teachers: list[Network], places: list[int], batch: Mapping[str, Tensor], needs: Collection[str]
+    ) -> list[Representation]:
+        """Of teachers of one architecture: together where that gives the answers of each alone, which the first batch
+        decides.
+        """
         key = tuple(id(teacher) for teacher in teachers)
         if self._batchable.get(key, False):
             return self._together(teachers, batch, needs)
@@ -79,7 +91,9 @@ class Batched:
         return "", together
 
     @torch.no_grad()
-    def _together(self, teachers: list[Network], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
+    def _together(
+        self, teachers: list[Network], batch: Mapping[str, Tensor], needs: Collection[str]
+    ) -> list[Representation]:
         skeleton, parameters, buffers = self._stacked(teachers)
         images = {skeleton.modality: batch[skeleton.modality]}
 
@@ -90,7 +104,9 @@ class Batched:
         # vmap passes None through in no place, so only what is there is batched.
         def there(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:
             logits, embedding, maps = look(parameters, buffers)
-            fields = {"logits": logits, "embedding": embedding} | {f"maps.{place}": value for place, value in enumerate(maps)}
+            fields = {"logits": logits, "embedding": embedding} | {
+                f"maps.{place}": value for place, value in enumerate(maps)
+            }
             return {name: value for name, value in fields.items() if value is not None}
 
         fields = torch.vmap(there, randomness="different")(parameters, buffers)
@@ -99,7 +115,10 @@ class Batched:
         def of(name: str, number: int) -> Tensor | None:
             return fields[name][number] if name in fields else None
 
-        return [Representation(of("logits", n), of("embedding", n), tuple(fields[name][n] for name in maps)) for n in range(len(teachers))]
+        return [
+            Representation(of("logits", n), of("embedding", n), tuple(fields[name][n] for name in maps))
+            for n in range(len(teachers))
+        ]
 
     def _stacked(self, teachers: list[Network]) -> tuple[Network, dict[str, Tensor], dict[str, Tensor]]:
         """A network without weights, and the weights and buffers of all of them, stacked once."""
@@ -130,7 +149,10 @@ def _stacks(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _tensors(teacher: Network) -> dict[str, Tensor]:
     """Parameters and buffers by all their names, those that no checkpoint holds among them."""
-    return {**dict(teacher.named_parameters(remove_duplicate=False)), **dict(teacher.named_buffers(remove_duplicate=False))}
+    return {
+        **dict(teacher.named_parameters(remove_duplicate=False)),
+        **dict(teacher.named_buffers(remove_duplicate=False)),
+    }
 
 
 def _alike(teachers: Sequence[Network]) -> list[list[int]]:
@@ -144,7 +166,16 @@ def _alike(teachers: Sequence[Network]) -> list[list[int]]:
 def _shape(teacher: Network) -> Hashable:
     """All of a network but its weights."""
     state = tuple((name, tuple(value.shape), value.dtype, value.device) for name, value in _tensors(teacher).items())
-    return type(teacher.module), str(teacher.module), state, teacher.taps, teacher.preprocess, teacher.modality, teacher.precision, _classes(teacher)
+    return (
+        type(teacher.module),
+        str(teacher.module),
+        state,
+        teacher.taps,
+        teacher.preprocess,
+        teacher.modality,
+        teacher.precision,
+        _classes(teacher),
+    )
 
 
 def _classes(teacher: Network) -> tuple[int, ...] | None:

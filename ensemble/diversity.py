@@ -1,4 +1,6 @@
-"""What several networks are worth together, and how far apart they are: the ceiling of a student that is to replace them."""
+"""What several networks are worth together, and how far apart they are: the ceiling of a student that is to replace
+them.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,8 @@ class Diversity:
 
 
 def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = None) -> Diversity:
-    """Measure networks, their ensemble and how often they differ (deep ensembles: Lakshminarayanan et al., NeurIPS 2017; disagreement: Fort et al., 2019).
+    """Measure networks, their ensemble and how often they differ (deep ensembles: Lakshminarayanan et al., NeurIPS
+    2017; disagreement: Fort et al., 2019).
 
     Args:
         probabilities: What n networks said of N samples.
@@ -125,8 +128,15 @@ def _quality(probabilities: Tensor, targets: Tensor) -> Quality:
     right = values.argmax(1) == targets
     # No network is infinitely wrong: what underflowed counts as the smallest number there is.
     likelihood = values.gather(1, targets[:, None]).clamp_min(torch.finfo(torch.float64).tiny)
-    ece = multiclass_calibration_error(values.clamp(0, _BELOW_ONE), targets, values.shape[1], n_bins=BINS, norm="l1", validate_args=False)
-    return Quality(100 * right.double().mean().item(), -likelihood.log().mean().item(), ece.item(), _reliability(_confidence(values), right))
+    ece = multiclass_calibration_error(
+        values.clamp(0, _BELOW_ONE), targets, values.shape[1], n_bins=BINS, norm="l1", validate_args=False
+    )
+    return Quality(
+        100 * right.double().mean().item(),
+        -likelihood.log().mean().item(),
+        ece.item(),
+        _reliability(_confidence(values), right),
+    )
 
 
 def _confidence(probabilities: Tensor) -> Tensor:
@@ -138,7 +148,8 @@ def _reliability(confidences: Tensor, right: Tensor) -> Reliability:
     """The bins of the calibration error; both (N,)."""
     places = torch.bucketize(confidences, torch.linspace(0, 1, BINS + 1), right=True) - 1
     counts, sure, correct = (
-        torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, values.double()) for values in (torch.ones_like(right), confidences, right)
+        torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, values.double())
+        for values in (torch.ones_like(right), confidences, right)
     )
     return Reliability(sure / counts, correct / counts, counts / counts.sum())
 
@@ -150,15 +161,32 @@ def _differ(said: Tensor, other: Tensor) -> Tensor:
 
 def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None) -> None:
     if probabilities.ndim != 3 or 0 in probabilities.shape:
-        raise UsageError(f"probabilities of shape {tuple(probabilities.shape)} are not (networks, samples, classes) with at least one of each")
+        raise UsageError(
+            f"probabilities of shape {tuple(probabilities.shape)} are not (networks, samples, classes) with at "
+            "least one of each"
+        )
     samples, classes = probabilities.shape[1:]
     if targets.shape != (samples,):
-        raise UsageError(f"targets of shape {tuple(targets.shape)} do not fit {samples} samples: give the class of each")
+        raise UsageError(
+            f"targets of shape {tuple(targets.shape)} do not fit {samples} samples: give the class of each"
+        )
     if int(targets.min()) < 0 or int(targets.max()) >= classes:
-        raise UsageError(f"targets from {int(targets.min())} to {int(targets.max())} do not fit {classes} classes, which are numbered from 0")
+        raise UsageError(
+            f"targets from {int(targets.min())} to {int(targets.max())} do not fit {classes} classes, which are "
+            "numbered from 0"
+        )
     if student is not None and student.shape != (samples, classes):
-        raise UsageError(f"the student's probabilities of shape {tuple(student.shape)} are not ({samples}, {classes}), as the networks' are")
-    for name, one in [*((f"network {number}", one) for number, one in enumerate(probabilities)), *([("the student", student)] if student is not None else [])]:
+        raise UsageError(
+            f"the student's probabilities of shape {tuple(student.shape)} are not ({samples}, {classes}), as the "
+            "networks' are"
+        )
+    for name, one in [
+        *((f"network {number}", one) for number, one in enumerate(probabilities)),
+        *([("the student", student)] if student is not None else []),
+    ]:
         # Comparisons with NaN are false.
         if not bool((one >= 0).all()) or not bool(((one.double().sum(1) - 1).abs() < 1e-3).all()):
-            raise UsageError(f"what {name} said are no probabilities: each row is to sum to 1, without negative numbers; take the softmax of logits first")
+            raise UsageError(
+                f"what {name} said are no probabilities: each row is to sum to 1, without negative numbers; take "
+                "the softmax of logits first"
+            )

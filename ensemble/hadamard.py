@@ -9,9 +9,11 @@ from torch import Tensor
 
 
 def hadamard(n: int) -> Tensor | None:
-    """An orthonormal Hadamard matrix (n, n) in float64, all entries ±1/√n: by Sylvester's doubling of Paley's two constructions.
+    """An orthonormal Hadamard matrix (n, n) in float64, all entries ±1/√n: by Sylvester's doubling of Paley's two
+    constructions.
 
-    Paley I gives n = q + 1 for primes q ≡ 3 mod 4, Paley II n = 2(q + 1) for primes q ≡ 1 mod 4. So there is one for every power of two, and for
+    Paley I gives n = q + 1 for primes q ≡ 3 mod 4, Paley II n = 2(q + 1) for primes q ≡ 1 mod 4. So there is one for
+    every power of two, and for
     most lengths of an embedding: 192, 320, 384, 640, 768, 1024, 1152, 1280, 1536, 1664 …
 
     Args:
@@ -35,7 +37,8 @@ def hadamard(n: int) -> Tensor | None:
 
 
 def equal_diagonal_rotation(eigenvalues: Tensor) -> Tensor:
-    """An orthogonal R for which R diag(λ) Rᵀ has one value, the mean of λ, all along its diagonal (PHI-S: Ranzinger et al., 2024).
+    """An orthogonal R for which R diag(λ) Rᵀ has one value, the mean of λ, all along its diagonal (PHI-S: Ranzinger et
+    al., 2024).
 
     A Hadamard matrix does it whatever λ is; where none is known, at most D − 1 Givens rotations are made for these λ.
 
@@ -73,7 +76,9 @@ def _signs(n: int) -> Tensor | None:
 
 
 def _bordered(q: int, corner: int) -> Tensor:
-    """(q + 1, q + 1): χ(i − j) for the quadratic character of a prime q, with a first row of ones and a first column of ``corner``."""
+    """(q + 1, q + 1): χ(i − j) for the quadratic character of a prime q, with a first row of ones and a first column of
+    ``corner``.
+    """
     residues = torch.arange(q)
     character = torch.full((q,), -1.0, dtype=torch.float64)
     character[residues.square() % q] = 1.0
@@ -89,14 +94,21 @@ def _is_prime(q: int) -> bool:
 
 
 def _by_givens(eigenvalues: Tensor) -> Tensor:
-    """Turn the largest and the smallest entry of the diagonal until one of them is the mean, which sets it; then go on with the others."""
-    matrix, rotation, mean = eigenvalues.diag(), torch.eye(len(eigenvalues), dtype=torch.float64), float(eigenvalues.mean())
+    """Turn the largest and the smallest entry of the diagonal until one of them is the mean, which sets it; then go on
+    with the others.
+    """
+    matrix, rotation, mean = (
+        eigenvalues.diag(),
+        torch.eye(len(eigenvalues), dtype=torch.float64),
+        float(eigenvalues.mean()),
+    )
     left = list(range(len(eigenvalues)))
     while len(left) > 1:
         diagonal = matrix.diagonal()[left]
         low, high = left[int(diagonal.argmin())], left[int(diagonal.argmax())]
         below, above, off = float(matrix[low, low]) - mean, float(matrix[high, high]) - mean, float(matrix[low, high])
-        # The mean lies between the two, so there is an angle; none is left to turn where the entries differ by rounding alone.
+        # The mean lies between the two, so there is an angle; none is left to turn where the entries differ by rounding
+        # alone.
         if above <= 0 or below >= 0:
             break
         # Of below + 2t·off + t²·above = 0 the root without cancellation, t = tan of the angle.

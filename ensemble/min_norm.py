@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Steps of the accelerated method; with restarts its error falls geometrically, and a step is a product of n numbers with n² others.
+# Steps of the accelerated method; with restarts its error falls geometrically, and a step is a product of n numbers
+# with n² others.
 _STEPS = 300
 
 
@@ -45,7 +46,8 @@ def min_norm_weights(gram: Tensor, cap: float = 1.0, steps: int = _STEPS) -> Ten
 def project(values: Tensor, cap: float = 1.0) -> Tensor:
     """The nearest point (n,) with Σ w = 1 and 0 ≤ w ≤ cap: w = clip(values − θ, 0, cap), θ exact.
 
-    Σ clip(values − θ, 0, cap) falls in θ and is straight between the 2n places where a value starts or ends being clipped.
+    Σ clip(values − θ, 0, cap) falls in θ and is straight between the 2n places where a value starts or ends being
+    clipped.
     """
     bends = torch.cat((values, values - cap)).sort().values
     heights = (values[None] - bends[:, None]).clamp(0, cap).sum(1)  # falling

@@ -1,4 +1,6 @@
-"""Rules by which several teachers are combined, beside the paper's sum in ``core/aggregation.py``. Each is a class and a line ``ensemble.rule=NAME``."""
+"""Rules by which several teachers are combined, beside the paper's sum in ``core/aggregation.py``. Each is a class and
+a line ``ensemble.rule=NAME``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from .min_norm import min_norm_weights
 class Average(Rule):
     """One teacher whose probabilities are the mean of all teachers': L(mean_i softmax(z_i / T), S).
 
-    T is the temperature at which the objective reads its teacher, so that its softened probabilities are exactly the mean of theirs.
+    T is the temperature at which the objective reads its teacher, so that its softened probabilities are exactly the
+    mean of theirs.
 
     Raises:
         UsageError: The objective reads more than logits, of which unlike teachers have no mean.
@@ -38,12 +41,19 @@ class Average(Rule):
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         if objective.needs != frozenset({"logits"}):
             raise UsageError(
-                f"ensemble.rule=average takes the mean of the teachers' probabilities, and objective {label} reads {' and '.join(sorted(objective.needs))}, "
+                f"ensemble.rule=average takes the mean of the teachers' probabilities, and objective {label} "
+                f"reads {' and '.join(sorted(objective.needs))}, "
                 f"of which unlike teachers have no mean: add objectives.{label}.rule=sum, or take another rule"
             )
         return cls()
 
-    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        objectives: Sequence[Objective],
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> Tensor:
         first = objectives[0]
         if len(teachers) == 1:
             return first(student, teachers[0], batch)
@@ -55,7 +65,8 @@ class Average(Rule):
 
 
 class Weighted(Rule):
-    """Base of the rules that weigh each sample's losses: mean over the batch of Σ_i w_i L(T_i, S), with Σ_i w_i = 1 for each sample.
+    """Base of the rules that weigh each sample's losses: mean over the batch of Σ_i w_i L(T_i, S), with Σ_i w_i = 1 for
+    each sample.
 
     Raises:
         UsageError: The objective is no mean over samples.
@@ -68,7 +79,8 @@ class Weighted(Rule):
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         if len(settings) > 1 and not objective.decomposes():
             raise UsageError(
-                f"ensemble.rule={cls.name} weighs each sample, and the loss of objective {label} is no mean over samples: add objectives.{label}.rule=sum"
+                f"ensemble.rule={cls.name} weighs each sample, and the loss of objective {label} is no mean over "
+                f"samples: add objectives.{label}.rule=sum"
             )
         for setting in settings if len(settings) > 1 else ():
             check_two_outputs(f"{label} with ensemble.rule={cls.name}", "teacher", setting.teacher.num_classes)
@@ -78,10 +90,21 @@ class Weighted(Rule):
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         """Weights (n, B) of the samples, from what each teacher answers, n times (B, C_i)."""
 
-    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        objectives: Sequence[Objective],
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> Tensor:
         if len(teachers) == 1:
             return objectives[0](student, teachers[0], batch)
-        losses = torch.stack([objective.per_sample(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)])
+        losses = torch.stack(
+            [
+                objective.per_sample(student, teacher, batch)
+                for objective, teacher in zip(objectives, teachers, strict=True)
+            ]
+        )
         weights = self.weigh([teacher.logits for teacher in teachers], batch).to(losses.dtype).detach()
         self.weights = weights.mean(1)
         return (weights * losses).sum(0).mean()
@@ -89,7 +112,8 @@ class Weighted(Rule):
 
 @ENSEMBLE_RULES.register("entropy")
 class Entropy(Weighted):
-    """EBKD: a teacher that is sure of a sample counts more there, w_i = softmax_i(−H(p_i)) (after Kwon et al., ICASSP 2020).
+    """EBKD: a teacher that is sure of a sample counts more there, w_i = softmax_i(−H(p_i)) (after Kwon et al., ICASSP
+    2020).
 
     H is the entropy of the teacher's probabilities at temperature 1, in nats; no labels are read.
     """
@@ -97,13 +121,16 @@ class Entropy(Weighted):
     name = "entropy"
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
-        entropies = torch.stack([-(log.exp() * log).sum(1) for log in (F.log_softmax(_precise(said), dim=1) for said in logits)])
+        entropies = torch.stack(
+            [-(log.exp() * log).sum(1) for log in (F.log_softmax(_precise(said), dim=1) for said in logits)]
+        )
         return F.softmax(-entropies, dim=0)
 
 
 @ENSEMBLE_RULES.register("confidence")
 class Confidence(Weighted):
-    """CA-MKD: a teacher that is right about a sample counts more there, w_i = (1 − softmax_i(CE_i)) / (n − 1) (Zhang et al., ICASSP 2022, eq. 3).
+    """CA-MKD: a teacher that is right about a sample counts more there, w_i = (1 − softmax_i(CE_i)) / (n − 1) (Zhang et
+    al., ICASSP 2022, eq. 3).
 
     Raises:
         UsageError: The data has no labels; a teacher has other classes than the data.
@@ -115,13 +142,18 @@ class Confidence(Weighted):
     @classmethod
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         if any(setting.targets is None for setting in settings):
-            raise UsageError("ensemble.rule=confidence compares the teachers with the labels, and this data has none: take entropy, or sum")
+            raise UsageError(
+                "ensemble.rule=confidence compares the teachers with the labels, and this data has none: take "
+                "entropy, or sum"
+            )
         classes = int(settings[0].targets.max()) + 1
         for number, setting in enumerate(settings):
             if setting.teacher.num_classes is None or setting.teacher.num_classes < classes:
                 raise UsageError(
-                    f"ensemble.rule=confidence compares the teachers with the labels, but teacher {number} tells {setting.teacher.num_classes} classes apart and "
-                    f"the data has {classes}: say with teachers.{number}.class_map=[…] which of its classes is which, or take another rule"
+                    f"ensemble.rule=confidence compares the teachers with the labels, but teacher {number} tells "
+                    f"{setting.teacher.num_classes} classes apart and "
+                    f"the data has {classes}: say with teachers.{number}.class_map=[…] which of its classes is "
+                    "which, or take another rule"
                 )
         return super().build(options, label, objective, settings)
 
@@ -133,27 +165,42 @@ class Confidence(Weighted):
 
 @ENSEMBLE_RULES.register("gradient")
 class Gradient(Rule):
-    """AEKD: the weights whose combined gradient at the student's output is shortest, a direction that no teacher objects to (Du et al., NeurIPS 2020).
+    """AEKD: the weights whose combined gradient at the student's output is shortest, a direction that no teacher
+    objects to (Du et al., NeurIPS 2020).
 
-    g_i is the gradient of the batch's L(T_i, S) with respect to what the objective reads of the student; the weights minimise ‖Σ_i w_i g_i‖² subject to
-    Σ_i w_i = 1 and 0 ≤ w_i ≤ cap. The loss is Σ_i w_i L(T_i, S). Over several processes the gradients are those of the whole batch.
+    g_i is the gradient of the batch's L(T_i, S) with respect to what the objective reads of the student; the weights
+    minimise ‖Σ_i w_i g_i‖² subject to Σ_i w_i = 1 and 0 ≤ w_i ≤ cap. The loss is Σ_i w_i L(T_i, S). Over several
+    processes the gradients are those of the whole batch.
 
     Args:
-        cap: Largest weight of a teacher, which keeps out that one bad teacher decides; 1 is none, and it is never below 1/n.
+        cap: Largest weight of a teacher, which keeps out that one bad teacher decides; 1 is none, and it is never below
+            1/n.
     """
 
     class Options(Options):
-        cap: float = Field(1.0, gt=0, le=1, description="largest weight of one teacher; 1 leaves it open, and it is never below 1/n")
+        cap: float = Field(
+            1.0, gt=0, le=1, description="largest weight of one teacher; 1 leaves it open, and it is never below 1/n"
+        )
 
     def __init__(self, cap: float = 1.0) -> None:
         super().__init__()
         self.cap = cap
 
-    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        objectives: Sequence[Objective],
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> Tensor:
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         if len(losses) == 1:
             return losses[0]
-        read = [value for value in (student.logits, student.embedding, *student.maps) if value is not None and value.requires_grad]
+        read = [
+            value
+            for value in (student.logits, student.embedding, *student.maps)
+            if value is not None and value.requires_grad
+        ]
         if not read or not torch.is_grad_enabled():
             self.weights = torch.full((len(losses),), 1 / len(losses), device=losses[0].device)
         else:
@@ -169,7 +216,9 @@ def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
         there = next((part for part in parts if part is not None), None)
         if there is None:
             continue
-        flat = torch.stack([torch.zeros_like(there).flatten() if part is None else part.flatten() for part in parts]).double()
+        flat = torch.stack(
+            [torch.zeros_like(there).flatten() if part is None else part.flatten() for part in parts]
+        ).double()
         gram = flat @ flat.T if gram is None else gram + flat @ flat.T
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(gram)
@@ -178,7 +227,8 @@ def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
 
 @ENSEMBLE_RULES.register("random")
 class Random(Rule, HeldState):
-    """One teacher a step, drawn evenly: L(T_i, S). The others need not look, so that a step costs what it costs with one teacher.
+    """One teacher a step, drawn evenly: L(T_i, S). The others need not look, so that a step costs what it costs with
+    one teacher.
 
     The draw is a function of (seed, step), the same on every process, and goes on where it was in a resumed run.
 
@@ -197,11 +247,23 @@ class Random(Rule, HeldState):
     def chosen(self, count: int) -> Sequence[int]:
         return (mix(self.seed, _DRAW, self.steps) % count,)
 
-    def forward(self, objectives: Sequence[Objective], student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        objectives: Sequence[Objective],
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> Tensor:
         (number,) = self.chosen(len(objectives))
         loss = objectives[number](student, teachers[number], batch)
-        # DDP waits for a gradient of every head, and an optimiser's momentum should not depend on the number of processes.
-        others = [parameter.sum() for place, objective in enumerate(objectives) if place != number for parameter in objective.parameters()]
+        # DDP waits for a gradient of every head, and an optimiser's momentum should not depend on the number of
+        # processes.
+        others = [
+            parameter.sum()
+            for place, objective in enumerate(objectives)
+            if place != number
+            for parameter in objective.parameters()
+        ]
         self.weights = F.one_hot(torch.tensor(number), len(objectives)).to(loss.device, torch.float32)
         self._due = self.training
         if not self.held:

@@ -1,1 +1,3 @@
-"""Measures runs: accuracy, probe suites, diversity of teachers, cost, several seeds, and the environment; functions that return typed results."""
+"""Measures runs: accuracy, probe suites, diversity of teachers, cost, several seeds, and the environment; functions
+that return typed results.
+"""

@@ -19,7 +19,9 @@ from .evaluate import measure_run
 TEACHER, UNTAUGHT, KD, CRD = "teacher", "student, untaught", "student, KD", "student, CRD + KD"
 
 
-def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True) -> dict[str, Any]:
+def compare_compression(
+    out: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True
+) -> dict[str, Any]:
     """The demo of compression: a teacher, an untaught student and taught ones, all on rendered rooms.
 
     Args:
@@ -30,8 +32,9 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
         progress: Whether to show each training's.
 
     Returns:
-        ``title``, ``rows`` (``name``, ``run``, ``parameters``, ``top1``, ``way`` from the untaught student to the teacher, ``seconds``),
-        ``seed``, ``images``, ``noise`` (two standard errors of a difference, points) and ``picture``.
+        ``title``, ``rows`` (``name``, ``run``, ``parameters``, ``top1``, ``way`` from the untaught student to the
+        teacher, ``seconds``), ``seed``, ``images``, ``noise`` (two standard errors of a difference, points) and
+        ``picture``.
     """
     writable_folder(out)
     configs = _configs(out, [*overrides, f"seed={seed}"])
@@ -40,7 +43,8 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
     for name, config in configs.items():
         history = Run(config.out).history()
         measured = measure_run(config.out, [])[0]
-        rows.append({"name": f"{name} ({config.student.model})", "run": config.out, "parameters": measured["parameters"], "top1": measured["top1"],
+        rows.append({"name": f"{name} ({config.student.model})", "run": config.out,
+            "parameters": measured["parameters"], "top1": measured["top1"],
                      "seconds": round(sum(row["seconds"] for row in history), 1)})  # fmt: skip
         contestants.append(Contestant(rows[-1]["name"], measured["top1"], history))
     top1 = dict(zip(configs, (row["top1"] for row in rows), strict=True))
@@ -53,7 +57,14 @@ def compare_compression(out: Path, seed: int, overrides: list[str], *, say: Call
     _draw(contestants, test, picture, title)
     share = top1[UNTAUGHT] / 100
     noise = 200 * math.sqrt(2 * share * (1 - share) / test.num_samples)
-    result = {"title": title, "rows": rows, "seed": seed, "images": test.num_samples, "noise": noise, "picture": str(picture)}
+    result = {
+        "title": title,
+        "rows": rows,
+        "seed": seed,
+        "images": test.num_samples,
+        "noise": noise,
+        "picture": str(picture),
+    }
     write_text(out / "comparison.json", json.dumps(result, indent=1) + "\n")
     return result
 

@@ -16,9 +16,17 @@ from .evaluate import measure_run
 
 
 def compare_ensemble(
-    out: Path, teacher: Path, alone: Path, seed: int, overrides: list[str], *, say: Callable[[str], None], progress: bool = True
+    out: Path,
+    teacher: Path,
+    alone: Path,
+    seed: int,
+    overrides: list[str],
+    *,
+    say: Callable[[str], None],
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Train a second teacher of another architecture, then a student of both, and measure them beside the two teachers' mean.
+    """Train a second teacher of another architecture, then a student of both, and measure them beside the two teachers'
+    mean.
 
     Args:
         out: The folder; finished runs in it are kept.
@@ -30,8 +38,9 @@ def compare_ensemble(
         progress: Whether to show each training's.
 
     Returns:
-        ``title``, ``rows`` (``name``, ``top1`` in per cent, ``nll`` in nats, ``ece`` in per cent; None where it was not measured), ``disagreement`` of the two
-        teachers in per cent, ``seed``, ``images`` and ``picture``. Also in ``comparison.json``.
+        ``title``, ``rows`` (``name``, ``top1`` in per cent, ``nll`` in nats, ``ece`` in per cent; None where it was not
+        measured), ``disagreement`` of the two teachers in per cent, ``seed``, ``images`` and ``picture``. Also in
+        ``comparison.json``.
     """
     configs = _configs(out, teacher, seed, overrides)
     train_unfinished(configs, say, progress)
@@ -39,7 +48,14 @@ def compare_ensemble(
     student = configs[STUDENT].student.model
     rows = [_row(f"teacher ({network['model']})", network) for network in found["networks"]]
     rows.append(_row("both teachers, mean of their probabilities", found["ensemble"]))
-    rows.append({"name": f"student of the first ({student})", "top1": measure_run(alone, [])[0]["top1"], "nll": None, "ece": None})
+    rows.append(
+        {
+            "name": f"student of the first ({student})",
+            "top1": measure_run(alone, [])[0]["top1"],
+            "nll": None,
+            "ece": None,
+        }
+    )
     rows.append(_row(f"student of both ({student})", found["student"]))
     result = {
         "title": "Ensemble on rendered rooms: what a student gains from a second teacher",

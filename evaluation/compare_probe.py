@@ -27,20 +27,26 @@ def compare_probe(out: Path, runs: Mapping[str, Path], seed: int, *, say: Callab
         say: Told what begins.
 
     Returns:
-        ``title``, ``rows`` (``name``, ``run``, ``top1`` in per cent, ``low`` and ``high`` of its 95 % interval), ``seed``, ``train_images`` and ``images``.
-        Also in ``comparison.json``.
+        ``title``, ``rows`` (``name``, ``run``, ``top1`` in per cent, ``low`` and ``high`` of its 95 % interval),
+        ``seed``, ``train_images`` and ``images``. Also in ``comparison.json``.
     """
     writable_folder(out)
     trained_on = load_config(str(Run(next(iter(runs.values()))).config)).data.options()
     own = {key: trained_on[key] for key in ("size", "scene_seed")}
-    options = dataset_options("rooms", {**FRAMES, "size": own["size"], "scene_seed": own["scene_seed"] + 1, "crop_padding": 0, "flip": False})
+    options = dataset_options(
+        "rooms", {**FRAMES, "size": own["size"], "scene_seed": own["scene_seed"] + 1, "crop_padding": 0, "flip": False}
+    )
     rooms = DataName("other rooms", "rooms", None, options)
     networks = {name: NetworkName(str(path), path) for name, path in runs.items()}
     found = probe_networks([*networks.values()], [rooms], Wanted(seed=seed), accelerator=Accelerator(), say=say)
     by_run = {row["network"]: row for row in found.rows}
     models = {one["name"]: one["model"] for one in found.networks}
     rows = [
-        {"name": f"{name} ({models[network.text]})", "run": network.text, **{key: by_run[network.text][key] for key in ("top1", "low", "high")}}
+        {
+            "name": f"{name} ({models[network.text]})",
+            "run": network.text,
+            **{key: by_run[network.text][key] for key in ("top1", "low", "high")},
+        }
         for name, network in networks.items()
     ]
     result = {

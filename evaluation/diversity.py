@@ -43,8 +43,11 @@ class _Member:
     entry: NetworkConfig
 
 
-def measure_diversity(path: str | os.PathLike, overrides: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
-    """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test split of their data.
+def measure_diversity(
+    path: str | os.PathLike, overrides: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None
+) -> dict[str, Any] | None:
+    """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
+    split of their data.
 
     Args:
         path: A run, or a folder of seeds. ``diversity.json`` and ``diversity.png`` are written there.
@@ -52,10 +55,11 @@ def measure_diversity(path: str | os.PathLike, overrides: Sequence[str] = (), *,
         say: Told what is left out.
 
     Returns:
-        ``data``, ``samples``, ``networks`` (for each ``name``, ``model``, ``weights``, ``top1``, ``nll``, ``ece`` and ``disagreement``, the
-        mean with the others), ``ensemble`` and ``student`` (the same measures; None without one), ``oracle``, ``disagreement``,
-        ``student_disagreement`` (with each network, then the ensemble), ``mean_disagreement``, ``reliability`` and ``picture``; per cent but
-        ``nll`` in nats and ``ece`` in [0, 1]. None on a process that is not the main one.
+        ``data``, ``samples``, ``networks`` (for each ``name``, ``model``, ``weights``, ``top1``, ``nll``, ``ece`` and
+        ``disagreement``, the mean with the others), ``ensemble`` and ``student`` (the same measures; None without one),
+        ``oracle``, ``disagreement``, ``student_disagreement`` (with each network, then the ensemble),
+        ``mean_disagreement``, ``reliability`` and ``picture``; per cent but ``nll`` in nats and ``ece`` in [0, 1]. None
+        on a process that is not the main one.
 
     Raises:
         UsageError: The path is neither, the run has no teacher, or data and networks have not the same classes.
@@ -92,7 +96,9 @@ def _finished(folder: Path, say: Callable[[str], None]) -> list[Path]:
         raise UsageError(f"{folder} is neither a run nor a folder of seeds: {hint}")
     done = [run for run in runs if Run(run).student.is_file()]
     if not done:
-        raise UsageError(f"none of the {len(runs)} runs in {folder} has ended: give the training time, or start it again")
+        raise UsageError(
+            f"none of the {len(runs)} runs in {folder} has ended: give the training time, or start it again"
+        )
     if len(done) < len(runs):
         say(f"left out, as they have not ended: {', '.join(str(run) for run in runs if run not in done)}")
     return done
@@ -104,11 +110,15 @@ def _labelled(data: RunConfig) -> Any:
     if test is None:
         raise UsageError(f"{where} has no test split: name one with evaluation.data.splits.test=…")
     if test.targets is None:
-        raise UsageError(f"the test split of {where} has no classes to compare with: name labelled data with data.path=…")
+        raise UsageError(
+            f"the test split of {where} has no classes to compare with: name labelled data with data.path=…"
+        )
     return test
 
 
-def _of_run(folder: Path, config: RunConfig, test: Any, where: str, say: Callable[[str], None]) -> tuple[_Member | None, list[_Member]]:
+def _of_run(
+    folder: Path, config: RunConfig, test: Any, where: str, say: Callable[[str], None]
+) -> tuple[_Member | None, list[_Member]]:
     """A run's student, if its logits are worth comparing, and its teachers."""
     if not config.teachers:
         raise UsageError(f"{folder} has no teachers to compare: name a run that was taught, or a folder of seeds")
@@ -118,7 +128,10 @@ def _of_run(folder: Path, config: RunConfig, test: Any, where: str, say: Callabl
         say(f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out")
         student = None
     teachers = [
-        _Member(f"T{number}", f"teachers.{number} {one.model}", f"teachers.{number}", one.weights, one.network, one.entry) for number, one in enumerate(others)
+        _Member(
+            f"T{number}", f"teachers.{number} {one.model}", f"teachers.{number}", one.weights, one.network, one.entry
+        )
+        for number, one in enumerate(others)
     ]
     return student, teachers
 
@@ -129,7 +142,9 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
     for run in runs:
         config = load_config(str(Run(run).config), overrides)
         if not _learns_logits(config):
-            raise UsageError(f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare")
+            raise UsageError(
+                f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare"
+            )
         (one,) = Contenders(Run(run), config)(teachers=False, baselines=())
         found.append(_Member(run.name, f"{run.name} {one.model}", str(run), str(run), one.network, one.entry))
     return found
@@ -150,7 +165,9 @@ def _answers(network: Network, test: Any, where: str) -> bool:
 
 @torch.no_grad()
 def _ask(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """The classes (N,) of the test samples and what networks say of them, (n, N, C) probabilities in float32, on the CPU."""
+    """The classes (N,) of the test samples and what networks say of them, (n, N, C) probabilities in float32, on the
+    CPU.
+    """
     said = []
     for one in networks:
         check_modality(one.entry, test)
@@ -161,17 +178,21 @@ def _ask(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tu
                 test.classes,
                 who,
                 "the data",
-                "say with its class_map which of its classes are the data's, or name data of its classes with data.path=…",
+                "say with its class_map which of its classes are the data's, or name data of its classes with "
+                "data.path=…",
             )
         one.network.freeze().to(accelerator.device)
         parts, targets = [], []
-        for batch in open_loader(test, [one.network.modality], batch_size=256, train=False, device=accelerator.device).epoch(0):
+        for batch in open_loader(
+            test, [one.network.modality], batch_size=256, train=False, device=accelerator.device
+        ).epoch(0):
             with accelerator.autocast():
                 logits = one.network(batch, frozenset({"logits"})).logits
             if logits.shape[1] != test.num_classes:
                 raise UsageError(
                     f"{who} answers with {logits.shape[1]} classes and the data have {test.num_classes}: "
-                    "say with its class_map=[…] which of its classes are the data's, or name data of its classes with data.path=…"
+                    "say with its class_map=[…] which of its classes are the data's, or name data of its classes "
+                    "with data.path=…"
                 )
             parts.append(logits.double().softmax(1).float().cpu())
             targets.append(batch["target"].cpu())
@@ -189,16 +210,28 @@ def _as_json(found: Diversity, networks: Sequence[_Member], student: _Member | N
         for one, quality, differs in zip(networks, found.networks, found.disagreement, strict=True)
     ]
     beside = None if found.student_disagreement is None else found.student_disagreement.tolist()
-    curves = {"networks": found.pooled, "ensemble": found.ensemble.reliability} | ({"student": found.student.reliability} if student else {})
+    curves = {"networks": found.pooled, "ensemble": found.ensemble.reliability} | (
+        {"student": found.student.reliability} if student else {}
+    )
     return {
         "networks": rows,
         "ensemble": _measures(found.ensemble),
-        "student": {"name": student.name, "model": student.entry.model, "weights": student.weights, **_measures(found.student)} if student else None,
+        "student": {
+            "name": student.name,
+            "model": student.entry.model,
+            "weights": student.weights,
+            **_measures(found.student),
+        }
+        if student
+        else None,
         "oracle": found.oracle,
         "mean_disagreement": found.mean_disagreement,
         "disagreement": found.disagreement.tolist(),
         "student_disagreement": beside,
-        "reliability": {name: {part: _numbers(getattr(curve, part)) for part in ("confidence", "accuracy", "share")} for name, curve in curves.items()},
+        "reliability": {
+            name: {part: _numbers(getattr(curve, part)) for part in ("confidence", "accuracy", "share")}
+            for name, curve in curves.items()
+        },
     }
 
 

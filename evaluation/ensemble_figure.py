@@ -21,7 +21,12 @@ _KEYS = 3  # settings that a label names
 _DEPTH = 2  # levels of folders above a run: a folder of folders of seeds
 # Keys of a config that do not say what is learnt, or that are an axis of the figure.
 _APART = ("out", "seed", "seeds", "trackers", "teachers", "evaluation", "data.path", "ensemble.batched")
-_HOUSEKEEPING = ("train.evaluate_every", "train.checkpoint_every", "train.checkpoint_every_steps", "train.keep_checkpoints")
+_HOUSEKEEPING = (
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class Entry:
 def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = lambda text: None) -> list[Panel]:
     """The panels of the figure from run folders, or folders of them.
 
-    Runs belong to one line if nothing but seed, teachers and what does not change the result differs; where two lines would
-    bear one label, it says in what they differ.
+    Runs belong to one line if nothing but seed, teachers and what does not change the result differs; where two lines
+    would bear one label, it says in what they differ.
 
     Args:
         paths: Runs, folders of runs (of seeds, for one), or folders of those.
@@ -84,8 +89,13 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
     for reason in why:
         warn(f"left out: {reason}")
     if not any(entry.label for entry in entries):
-        raise UsageError("none of these runs has a teacher: name runs that were taught, and untaught ones to compare them with")
-    return [_panel(student, [entry for entry in entries if entry.student == student], warn) for student in dict.fromkeys(entry.student for entry in entries)]
+        raise UsageError(
+            "none of these runs has a teacher: name runs that were taught, and untaught ones to compare them with"
+        )
+    return [
+        _panel(student, [entry for entry in entries if entry.student == student], warn)
+        for student in dict.fromkeys(entry.student for entry in entries)
+    ]
 
 
 def _runs(path: Path, depth: int) -> list[Path]:
@@ -112,7 +122,11 @@ def _entry(path: Path) -> Entry:
         raise UsageError(f"{path}: {error}") from error
     label = _label(config)
     flat = flatten(config.model_dump(mode="json"))
-    settings = {key: value for key, value in flat.items() if key not in _HOUSEKEEPING and not any(key == part or key.startswith(f"{part}.") for part in _APART)}
+    settings = {
+        key: value
+        for key, value in flat.items()
+        if key not in _HOUSEKEEPING and not any(key == part or key.startswith(f"{part}.") for part in _APART)
+    }
     if config.data.path:  # a file may have been moved; another one has mostly another name
         settings["data.path"] = Path(config.data.path).name
     if not label:
@@ -131,7 +145,11 @@ def _entry(path: Path) -> Entry:
 
 def _label(config: RunConfig) -> str:
     """``CRD + KD``; with the rule that combines the teachers where it is not their sum, as ``CRD (gradient)``."""
-    names = sorted((entry.name, entry.rule or config.ensemble.rule) for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher)
+    names = sorted(
+        (entry.name, entry.rule or config.ensemble.rule)
+        for entry in config.objectives.values()
+        if OBJECTIVES[entry.name].needs_teacher
+    )
     rules = {rule for _, rule in names}
     if len(rules) <= 1:
         label = " + ".join(_spoken(name) for name, _ in names)
@@ -155,21 +173,29 @@ def _own(path: Path, config: RunConfig) -> tuple[float, float] | None:
             return None
         return 100 - fmean(network["top1"] for network in found["networks"]), 100 - found["ensemble"]["top1"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ContrastillError(f"{file} cannot be read: make it again with contrastill ensemble diversity {path}") from error
+        raise ContrastillError(
+            f"{file} cannot be read: make it again with contrastill ensemble diversity {path}"
+        ) from error
 
 
 def _panel(student: str, entries: list[Entry], warn: Callable[[str], None]) -> Panel:
     lines: dict[str, list[Point]] = {}
     untaught: dict[str, Point] = {}
     for label, line in _named(entries).items():
-        points = [_point([entry for entry in line if entry.teachers == count], warn) for count in sorted({entry.teachers for entry in line})]
+        points = [
+            _point([entry for entry in line if entry.teachers == count], warn)
+            for count in sorted({entry.teachers for entry in line})
+        ]
         if line[0].label:
             lines[label] = points
         else:
             untaught[label] = points[0]
     measured = [entry for entry in entries if entry.own]
     counts = sorted({entry.teachers for entry in measured})
-    teachers, ensembles = ([_mean(count, [entry.own[place] for entry in measured if entry.teachers == count]) for count in counts] for place in (0, 1))
+    teachers, ensembles = (
+        [_mean(count, [entry.own[place] for entry in measured if entry.teachers == count]) for count in counts]
+        for place in (0, 1)
+    )
     return Panel(student, dict(sorted(lines.items())), untaught, teachers, ensembles)
 
 
@@ -177,13 +203,22 @@ def _named(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """Lines by their label; equal labels of different settings say the first differences."""
     groups: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
-        groups.setdefault(entry.label or "untaught", {}).setdefault(json.dumps(entry.settings, sort_keys=True), []).append(entry)
+        groups.setdefault(entry.label or "untaught", {}).setdefault(
+            json.dumps(entry.settings, sort_keys=True), []
+        ).append(entry)
     named: dict[str, Any] = {}
     for label, alike in groups.items():
         every = [line[0].settings for line in alike.values()]
-        keys = [key for key in {key: None for settings in every for key in settings} if len({json.dumps(settings.get(key)) for settings in every}) > 1]
+        keys = [
+            key
+            for key in {key: None for settings in every for key in settings}
+            if len({json.dumps(settings.get(key)) for settings in every}) > 1
+        ]
         for line in alike.values():
-            said = [f"{key.removeprefix('objectives.').removeprefix('train.')}={line[0].settings.get(key)}" for key in keys[:_KEYS]]
+            said = [
+                f"{key.removeprefix('objectives.').removeprefix('train.')}={line[0].settings.get(key)}"
+                for key in keys[:_KEYS]
+            ]
             full = ", ".join([label, *said])
             again = sum(other == full or other.startswith(f"{full} #") for other in named)
             named[f"{full} #{again + 1}" if again else full] = line

@@ -1,4 +1,6 @@
-"""What ``contrastill doctor`` looks at, a function a subject; each says what it found, and where that stands in a training's way, the way out."""
+"""What ``contrastill doctor`` looks at, a function a subject; each says what it found, and where that stands in a
+training's way, the way out.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,17 @@ class Finding:
 
 
 def requirements() -> list[Any]:
-    """What contrastill asks for, as packaging's Requirements: of the checkout's pyproject.toml, else of the installed distribution."""
+    """What contrastill asks for, as packaging's Requirements: of the checkout's pyproject.toml, else of the installed
+    distribution.
+    """
     from packaging.requirements import Requirement
 
     checkout = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if checkout.is_file():
         project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"]
-        extras = [f'{one} ; extra == "{extra}"' for extra, group in project["optional-dependencies"].items() for one in group]
+        extras = [
+            f'{one} ; extra == "{extra}"' for extra, group in project["optional-dependencies"].items() for one in group
+        ]
         return [Requirement(text) for text in [*project["dependencies"], *extras]]
     return [Requirement(text) for text in metadata.requires("contrastill") or []]
 
@@ -66,13 +72,20 @@ def installed(name: str) -> str | None:
 
 
 def versions() -> Iterator[Finding]:
-    """Python, contrastill, and each package that it needs against the least version, and against what the others ask of it."""
+    """Python, contrastill, and each package that it needs against the least version, and against what the others ask of
+    it.
+    """
     from packaging.requirements import Requirement
 
     from .. import __version__
 
     yield Finding("versions", "contrastill", "ok", f"{__version__} in {Path(__file__).resolve().parent.parent}")
-    yield Finding("versions", "python", "ok", f"{platform.python_version()} in {sys.prefix}, {platform.system()} {platform.machine()}")
+    yield Finding(
+        "versions",
+        "python",
+        "ok",
+        f"{platform.python_version()} in {sys.prefix}, {platform.system()} {platform.machine()}",
+    )
     needed = [one for one in requirements() if one.marker is None]
     there = {one.name: installed(one.name) for one in needed}
     for one in needed:
@@ -80,7 +93,9 @@ def versions() -> Iterator[Finding]:
         if there[one.name] is None:
             yield Finding("versions", one.name, "problem", "is not installed", way)
         elif not one.specifier.contains(there[one.name], prereleases=True):
-            yield Finding("versions", one.name, "problem", f"{there[one.name]}, and contrastill needs {one.specifier}", way)
+            yield Finding(
+                "versions", one.name, "problem", f"{there[one.name]}, and contrastill needs {one.specifier}", way
+            )
         else:
             yield Finding("versions", one.name, "ok", there[one.name])
     for name in there:
@@ -89,45 +104,70 @@ def versions() -> Iterator[Finding]:
             applies = other.marker is None or other.marker.evaluate({"extra": ""})
             if has and applies and not other.specifier.contains(has, prereleases=True):
                 said = f"{there[name]} needs {other.name}{other.specifier}, and {has} is installed"
-                yield Finding("versions", name, "problem", said, f"pip install --upgrade {name} '{other.name}{other.specifier}'")
+                yield Finding(
+                    "versions", name, "problem", said, f"pip install --upgrade {name} '{other.name}{other.specifier}'"
+                )
 
 
 def extras() -> Iterator[Finding]:
     """Optional parts, installed or how to install them."""
     groups: dict[str, list[Any]] = {}
     for one in requirements():
-        if one.marker is not None and (match := re.search(r'extra == "([\w-]+)"', str(one.marker))) and one.name != "contrastill":
+        if (
+            one.marker is not None
+            and (match := re.search(r'extra == "([\w-]+)"', str(one.marker)))
+            and one.name != "contrastill"
+        ):
             groups.setdefault(match[1], []).append(one)
     for extra, group in groups.items():
         missing = [one.name for one in group if installed(one.name) is None]
         if extra in _DEVELOPERS:
             continue
         if missing:
-            yield Finding("extras", extra, "note", f"without {', '.join(missing)}", f"pip install 'contrastill[{extra}]'")
+            yield Finding(
+                "extras", extra, "note", f"without {', '.join(missing)}", f"pip install 'contrastill[{extra}]'"
+            )
         else:
             yield Finding("extras", extra, "ok", ", ".join(f"{one.name} {installed(one.name)}" for one in group))
 
 
 def devices() -> Iterator[Finding]:
     """Processor, accelerators, and what processes can talk through."""
-    cores, usable = os.cpu_count() or 1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores, usable = (
+        os.cpu_count() or 1,
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
     of = f" of {cores}" if usable < cores else ""
     try:
         import torch
     except Exception as error:  # a library that it lacks is an OSError, a half-installed one anything
-        yield Finding("devices", "torch", "problem", f"cannot be imported: {' '.join(str(error).split())[:200]}", "install torch again, see pytorch.org")
+        yield Finding(
+            "devices",
+            "torch",
+            "problem",
+            f"cannot be imported: {' '.join(str(error).split())[:200]}",
+            "install torch again, see pytorch.org",
+        )
         return
     threads = torch.get_num_threads()
     many = threads > usable
     yield Finding(
-        "devices", "processor", "note" if many else "ok", f"{usable}{of} core{'s' * (usable > 1)}, {threads} thread{'s' * (threads > 1)}, "
-        f"{torch.backends.cpu.get_cpu_capability()}", f"OMP_NUM_THREADS={usable}: more threads than cores wait for each other" if many else "",
+        "devices", "processor", "note" if many else "ok",
+        f"{usable}{of} core{'s' * (usable > 1)}, {threads} thread{'s' * (threads > 1)}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        f"OMP_NUM_THREADS={usable}: more threads than cores wait for each other" if many else "",
     )  # fmt: skip
     yield _bf16()
     found = list(_accelerators(torch))
     yield from found or [Finding("devices", "accelerator", *_no_accelerator(torch))]
     if not torch.distributed.is_available():
-        yield Finding("devices", "several processes", "note", "torch was built without distributed: one process at a time", "another build of torch")
+        yield Finding(
+            "devices",
+            "several processes",
+            "note",
+            "torch was built without distributed: one process at a time",
+            "another build of torch",
+        )
         return
     backends = [name for name in ("gloo", "nccl", "mpi") if getattr(torch.distributed, f"is_{name}_available")()]
     yield Finding("devices", "several processes", "ok", f"backends {', '.join(backends) or 'none'}")
@@ -135,7 +175,11 @@ def devices() -> Iterator[Finding]:
 
 def _bf16() -> Finding:
     """Whether the processor computes in bf16, or takes longer for it."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split() if Path("/proc/cpuinfo").is_file() else None
+    flags = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+        if Path("/proc/cpuinfo").is_file()
+        else None
+    )
     if flags is None:
         return Finding("devices", "bf16 on the processor", "ok", f"{platform.system()} does not say")
     units = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
@@ -152,7 +196,12 @@ def _accelerators(torch: Any) -> Iterator[Finding]:
             said = f"cannot be used: {str(error).splitlines()[0]}"
             yield Finding("devices", f"cuda:{number}", "problem", said, "CUDA_VISIBLE_DEVICES= trains on the processor")
             continue
-        yield Finding("devices", f"cuda:{number}", "ok", f"{card.name}, {_size(card.total_memory)}, compute capability {card.major}.{card.minor}")
+        yield Finding(
+            "devices",
+            f"cuda:{number}",
+            "ok",
+            f"{card.name}, {_size(card.total_memory)}, compute capability {card.major}.{card.minor}",
+        )
     if torch.backends.mps.is_available():
         yield Finding("devices", "mps", "ok", "Apple's GPU, which shares the memory")
 
@@ -161,8 +210,16 @@ def _no_accelerator(torch: Any) -> tuple[str, ...]:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "x").strip() in ("", "-1"):
         return "ok", "none: CUDA_VISIBLE_DEVICES hides them"
     if Path("/dev/nvidia0").exists():
-        build = f"for CUDA {torch.version.cuda}, which this driver may be too old for" if torch.version.cuda else "for processors alone"
-        return "note", f"a GPU is there, and torch cannot use it: this build is {build}", "install another build, see pytorch.org"
+        build = (
+            f"for CUDA {torch.version.cuda}, which this driver may be too old for"
+            if torch.version.cuda
+            else "for processors alone"
+        )
+        return (
+            "note",
+            f"a GPU is there, and torch cannot use it: this build is {build}",
+            "install another build, see pytorch.org",
+        )
     return "ok", "none: trainings run on the processor"
 
 
@@ -171,11 +228,23 @@ def environment() -> Iterator[Finding]:
     policy = os.environ.get("OMP_WAIT_POLICY", "")
     if policy.lower() != "passive":
         said = policy or "not set: threads that wait keep their cores busy"
-        yield Finding("environment", "OMP_WAIT_POLICY", "note", said, "OMP_WAIT_POLICY=passive where several processes share the cores")
+        yield Finding(
+            "environment",
+            "OMP_WAIT_POLICY",
+            "note",
+            said,
+            "OMP_WAIT_POLICY=passive where several processes share the cores",
+        )
     for name in sorted(name for name in os.environ if _VARIABLES.fullmatch(name)):
         value = "(set)" if _SECRET.search(name) else os.environ[name]
         if name in _OFFLINE and value.lower() in ("1", "on", "yes", "true"):
-            yield Finding("environment", name, "note", f"{value}: weights=pretrained finds only what was fetched before", f"unset {name} to fetch more")
+            yield Finding(
+                "environment",
+                name,
+                "note",
+                f"{value}: weights=pretrained finds only what was fetched before",
+                f"unset {name} to fetch more",
+            )
         elif name != "OMP_WAIT_POLICY" or policy.lower() == "passive":
             yield Finding("environment", name, "ok", value)
 
@@ -186,17 +255,33 @@ def room() -> Iterator[Finding]:
 
     here, free = Path.cwd(), shutil.disk_usage(Path.cwd()).free
     if not os.access(here, os.W_OK):
-        yield Finding("room", "folder", "problem", f"{here} cannot be written to", "call contrastill elsewhere, or give out=FOLDER")
+        yield Finding(
+            "room",
+            "folder",
+            "problem",
+            f"{here} cannot be written to",
+            "call contrastill elsewhere, or give out=FOLDER",
+        )
     low = free < 2e9
     mark = "problem" if free < 5e7 else "note" if low else "ok"
-    yield Finding("room", "disk", mark, f"{_size(free)} free in {here}", "make room: checkpoints are written beside the old ones" if low else "")
+    yield Finding(
+        "room",
+        "disk",
+        mark,
+        f"{_size(free)} free in {here}",
+        "make room: checkpoints are written beside the old ones" if low else "",
+    )
     memory = psutil.virtual_memory()
     low = memory.available < 1e9
     said = f"{_size(memory.available)} available of {_size(memory.total)}"
-    yield Finding("room", "memory", "note" if low else "ok", said, "end other programs, or lower train.batch_size" if low else "")
+    yield Finding(
+        "room", "memory", "note" if low else "ok", said, "end other programs, or lower train.batch_size" if low else ""
+    )
     if Path("/dev/shm").is_dir() and (shared := shutil.disk_usage("/dev/shm")).total < 256e6:
         said = f"{_size(shared.total)} in /dev/shm, which data.workers hand images over in"
-        yield Finding("room", "shared memory", "note", said, "data.workers=0, or start the container with --shm-size=2g")
+        yield Finding(
+            "room", "shared memory", "note", said, "data.workers=0, or start the container with --shm-size=2g"
+        )
 
 
 def configs() -> Iterator[Finding]:
@@ -212,9 +297,13 @@ def configs() -> Iterator[Finding]:
                 raise YAMLError("no mapping")
         except (YAMLError, OSError, UnicodeDecodeError) as error:
             damaged += 1
-            yield Finding("configs", name, "problem", f"cannot be read: {str(error).splitlines()[0]}", "install contrastill again")
+            yield Finding(
+                "configs", name, "problem", f"cannot be read: {str(error).splitlines()[0]}", "install contrastill again"
+            )
     if not names:
-        yield Finding("configs", "shipped", "problem", f"there are none in {configs_folder()}", "install contrastill again")
+        yield Finding(
+            "configs", "shipped", "problem", f"there are none in {configs_folder()}", "install contrastill again"
+        )
     elif not damaged:
         yield Finding("configs", "shipped", "ok", f"{len(names)} in {configs_folder()}")
 
@@ -223,10 +312,20 @@ def weights() -> Iterator[Finding]:
     """Where published weights are kept between calls, and what is there."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub").expanduser()
-    for name, folder, pattern in (("torchvision", torch_home / "hub" / "checkpoints", "*.pth"), ("timm", hub, "models--*")):
+    hub = Path(
+        os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
+    ).expanduser()
+    for name, folder, pattern in (
+        ("torchvision", torch_home / "hub" / "checkpoints", "*.pth"),
+        ("timm", hub, "models--*"),
+    ):
         found = len(list(folder.glob(pattern))) if folder.is_dir() else 0
-        yield Finding("weights", name, "ok", f"{found} in {folder}" if found else f"none in {folder} yet: weights=pretrained fetches them once")
+        yield Finding(
+            "weights",
+            name,
+            "ok",
+            f"{found} in {folder}" if found else f"none in {folder} yet: weights=pretrained fetches them once",
+        )
 
 
 def data(sources: list[str]) -> Iterator[Finding]:
@@ -241,7 +340,11 @@ def data(sources: list[str]) -> Iterator[Finding]:
             said = in_words(described)
             if not described["splits"] or empty:
                 yield Finding(
-                    "data", source, "problem", f"{said}: {'fields differ in length in ' + ', '.join(empty) if empty else 'it has no splits'}", "pack it again"
+                    "data",
+                    source,
+                    "problem",
+                    f"{said}: {'fields differ in length in ' + ', '.join(empty) if empty else 'it has no splits'}",
+                    "pack it again",
                 )
             elif "test" not in described["splits"]:
                 yield Finding("data", source, "note", said, "no split is called test: data.splits.test=NAME, or null")
@@ -251,7 +354,13 @@ def data(sources: list[str]) -> Iterator[Finding]:
             said, _, way = str(error).partition("; ") if not isinstance(error, UsageError) else (str(error), "", "")
             yield Finding("data", source, "problem", said, way)
         except Exception as error:  # whatever a library says of a damaged file: the report goes on
-            yield Finding("data", source, "problem", f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}", "copy it again")
+            yield Finding(
+                "data",
+                source,
+                "problem",
+                f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                "copy it again",
+            )
 
 
 def _size(count: float) -> str:

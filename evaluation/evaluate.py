@@ -1,4 +1,6 @@
-"""Measures the networks of runs on their test splits: their own accuracy, and what their representation is worth for other tasks."""
+"""Measures the networks of runs on their test splits: their own accuracy, and what their representation is worth for
+other tasks.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from ..datasets.io.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
-from ..training.assemble import check_modality, check_scale, measure_statistics, open_loader, open_split, prepare_accelerator
+from ..training.assemble import (
+    check_modality,
+    check_scale,
+    measure_statistics,
+    open_loader,
+    open_split,
+    prepare_accelerator,
+)
 from ..training.class_order import answer_for, check_same_classes
 from ..training.engine import evaluate
 from .gallery import Gallery
@@ -52,22 +61,26 @@ def measure_runs(
     picture: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measured:
-    """Measure the students of runs, and other networks beside them, at the tasks that the configs name under ``evaluation``.
+    """Measure the students of runs, and other networks beside them, at the tasks that the configs name under
+    ``evaluation``.
 
     Args:
         paths: The runs' folders.
-        overrides: ``key=value`` changes of their configs, such as ``data.path=other.h5`` or ``evaluation.mode=fine_tuned``.
+        overrides: ``key=value`` changes of their configs, such as ``data.path=other.h5`` or
+            ``evaluation.mode=fine_tuned``.
         teachers: Whether to measure all their teachers too.
         baselines: Out of ``random``, ``scratch``, ``teacher``; those that several runs share are measured once.
         picture: Where to draw segmentations; None is ``predictions.png`` in the first run's folder.
         say: Told what begins.
 
     Returns:
-        A row for each network, task and share of the labels: ``run``, ``role``, ``model``, ``parameters``, ``weights``, ``images``, ``task``, and
-        of the task ``accuracy``, where the network tells the data's classes apart, ``top1`` and ``top5``; of ``segmentation``
-        ``mode``, ``head``, ``labels``, ``train_images``, ``pixel_accuracy``, ``mean_accuracy``, ``miou``, ``per_class_iou``, ``seconds``; of
-        ``classification`` ``labels``, ``train_images`` and for each of ``layers`` ``top1``, ``top5`` and ``weight_decay``; all in per cent but ``labels``.
-        Each run's rows are also written to its ``evaluation.json``.
+        A row for each network, task and share of the labels: ``run``, ``role``, ``model``, ``parameters``, ``weights``,
+            ``images``, ``task``, and
+        of the task ``accuracy``, where the network tells the data's classes apart, ``top1`` and ``top5``; of
+        ``segmentation`` ``mode``, ``head``, ``labels``, ``train_images``, ``pixel_accuracy``, ``mean_accuracy``,
+        ``miou``, ``per_class_iou``, ``seconds``; of ``classification`` ``labels``, ``train_images`` and for each of
+        ``layers`` ``top1``, ``top5`` and ``weight_decay``; all in per cent but ``labels``. Each run's rows are also
+        written to its ``evaluation.json``.
 
     Raises:
         UsageError: A folder is no run, an unknown baseline, or data that do not fit the networks or the tasks.
@@ -84,10 +97,16 @@ def measure_runs(
         measuring = _Measuring(Run(path), list(overrides), name=name, gallery=gallery, say=say)
         own = list(measuring.rows(teachers, baselines, seen))
         if measuring.accelerator.is_main_process:
-            found = {"data": measuring.data.data.model_dump(mode="json"), "evaluation": measuring.options.model_dump(mode="json"), "rows": own}
+            found = {
+                "data": measuring.data.data.model_dump(mode="json"),
+                "evaluation": measuring.options.model_dump(mode="json"),
+                "rows": own,
+            }
             write_text(measuring.run.path / "evaluation.json", json.dumps(found, indent=1) + "\n")
         rows += own
-    drawn = gallery.draw(picture or Path(paths[0]) / "predictions.png") if measuring.accelerator.is_main_process else None
+    drawn = (
+        gallery.draw(picture or Path(paths[0]) / "predictions.png") if measuring.accelerator.is_main_process else None
+    )
     return Measured(rows, drawn)
 
 
@@ -113,14 +132,18 @@ class _Source:
 class _Measuring:
     """The evaluation of one run."""
 
-    def __init__(self, run: Run, overrides: list[str], *, name: str, gallery: Gallery, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: Run, overrides: list[str], *, name: str, gallery: Gallery, say: Callable[[str], None]
+    ) -> None:
         if not run.config.is_file():
             raise no_run(run.path)
         self.run, self.name, self.gallery, self.say = run, name, gallery, say
         self.config = load_config(str(run.config), overrides)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
-        self._own_data = self.data.data.model_dump(mode="json") == load_config(str(run.config)).data.model_dump(mode="json")
+        self._own_data = self.data.data.model_dump(mode="json") == load_config(str(run.config)).data.model_dump(
+            mode="json"
+        )
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
         self.test = self._open("test")
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None
@@ -130,10 +153,15 @@ class _Measuring:
         """The rows of every network; ``seen`` remembers the baselines that another run has had measured."""
         untaught = {"random", "scratch"} & {*baselines}
         if untaught and self.train is None:
-            raise UsageError(f"{' and '.join(sorted(untaught))} of --baselines has nothing to do: add evaluation.tasks=[segmentation] or [classification]")
+            raise UsageError(
+                f"{' and '.join(sorted(untaught))} of --baselines has nothing to do: add "
+                "evaluation.tasks=[segmentation] or [classification]"
+            )
         for contender in Contenders(self.run, self.config)(teachers=teachers, baselines=baselines):
             if contender.role != "student":
-                key = json.dumps([contender.role, self.config.seed, contender.entry.model_dump(mode="json"), self._settings()])
+                key = json.dumps(
+                    [contender.role, self.config.seed, contender.entry.model_dump(mode="json"), self._settings()]
+                )
                 if key in seen:
                     continue
                 seen.add(key)
@@ -141,7 +169,12 @@ class _Measuring:
             self._check_scale(contender)
             network = contender.network.freeze().to(self.accelerator.device)
             parameters = sum(parameter.numel() for parameter in network.parameters())
-            common = {"run": str(self.run.path), "role": contender.role, "model": contender.model, "parameters": parameters}
+            common = {
+                "run": str(self.run.path),
+                "role": contender.role,
+                "model": contender.model,
+                "parameters": parameters,
+            }
             for task in self.options.tasks:
                 for row in getattr(self, f"_{task}")(contender):
                     yield {**common, **row, "images": self.test.num_samples, "weights": contender.weights, "task": task}
@@ -151,7 +184,9 @@ class _Measuring:
             return
         network = contender.network
         shares = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
-        loader = self._source(self.test, contender).loader(batch_size=256, device=self.accelerator.device, seed=self.config.seed, train=False, **shares)
+        loader = self._source(self.test, contender).loader(
+            batch_size=256, device=self.accelerator.device, seed=self.config.seed, train=False, **shares
+        )
         # A teacher of other classes (ImageNet's, say) has embeddings to give, and no accuracy here.
         yield evaluate(network, loader, self.accelerator) if self._answers(contender) else {}
 
@@ -165,7 +200,10 @@ class _Measuring:
         who = f"{contender.role} {contender.model} of {self.run.path}"
         if student and (given := self.config.student.class_map) is not None:
             apply_class_map(network, given, self.test.num_classes, self.test.classes, who)
-        way = "say with student.class_map={ITS CLASS: CLASS OF THE DATA} which is which, or name data of its classes with data.path=…"
+        way = (
+            "say with student.class_map={ITS CLASS: CLASS OF THE DATA} which is which, or name data of its "
+            "classes with data.path=…"
+        )
         try:
             note = answer_for(network, self.test, who, self._where(), way)
         except UsageError:
@@ -179,19 +217,29 @@ class _Measuring:
     def _segmentation(self, contender: Contender) -> Iterator[dict[str, Any]]:
         mode = {"student": self.options.mode, "scratch": "scratch"}.get(contender.role, "frozen")
         train, test = (self._source(split, contender) for split in (self.train, self.test))
-        shares: dict[str, Any] = {"head": self.options.head, "epochs": self.options.epochs, "batch_size": self.options.batch_size, "lr": self.options.lr}
+        shares: dict[str, Any] = {
+            "head": self.options.head,
+            "epochs": self.options.epochs,
+            "batch_size": self.options.batch_size,
+            "lr": self.options.lr,
+        }
         best: tuple[float, Any, float] | None = None
         for fraction in self.options.label_fractions:
-            self.say(f"{self.run.path}: segmentation, {contender.role} {contender.model}, {mode}, {100 * fraction:g} % of the labels")
+            self.say(
+                f"{self.run.path}: segmentation, {contender.role} {contender.model}, {mode}, {100 * fraction:g} % "
+                "of the labels"
+            )
             result, model = segment(
-                contender.network, train, test, num_classes=self._pixel_classes, mode=mode, label_fraction=fraction, seed=self.config.seed,
+                contender.network, train, test, num_classes=self._pixel_classes, mode=mode, label_fraction=fraction,
+                seed=self.config.seed,
                 device=self.accelerator.device, labels=LABELS, progress=True, **shares,
             )  # fmt: skip
             if best is None or fraction > best[0]:
                 best = (fraction, model, result.miou)
             ious = [None if math.isnan(iou) else round(iou, 4) for iou in result.per_class_iou]
             measures = {name: round(getattr(result, name), 4) for name in ("pixel_accuracy", "mean_accuracy", "miou")}
-            yield {"mode": mode, "head": self.options.head, "labels": fraction, "train_images": result.num_train, **measures, "per_class_iou": ious,
+            yield {"mode": mode, "head": self.options.head, "labels": fraction, "train_images": result.num_train,
+                **measures, "per_class_iou": ious,
                    "seconds": result.seconds}  # fmt: skip
         whose = self.name if contender.role == "student" else contender.role
         how = "trained along" if mode == "scratch" else mode.replace("_", "-")
@@ -200,7 +248,9 @@ class _Measuring:
             self.say(f"{self.run.path}: its test frames are not those of the runs before it: it is not in the picture")
 
     def _classification(self, contender: Contender) -> Iterator[dict[str, Any]]:
-        if contender.role == "scratch":  # what is trained on classes end to end is a training of its own: contrastill train
+        if (
+            contender.role == "scratch"
+        ):  # what is trained on classes end to end is a training of its own: contrastill train
             return
         self.say(f"{self.run.path}: classification, {contender.role} {contender.model}")
         options, device = self.options, self.accelerator.device
@@ -216,8 +266,13 @@ class _Measuring:
         for fraction in options.label_fractions:
             layers, used = {}, 0
             for layer in options.layers:
-                result = fit_probe(train[layer], test[layer], layer, fraction, self.config.seed, device=device, unseen="wrong")
-                layers[layer], used = {"top1": result.top1, "top5": result.top5, "weight_decay": result.weight_decay}, result.num_train
+                result = fit_probe(
+                    train[layer], test[layer], layer, fraction, self.config.seed, device=device, unseen="wrong"
+                )
+                layers[layer], used = (
+                    {"top1": result.top1, "top5": result.top5, "weight_decay": result.weight_decay},
+                    result.num_train,
+                )
             yield {"mode": "frozen", "labels": fraction, "train_images": used, "layers": layers}
 
     def _open(self, name: str) -> Any:
@@ -237,16 +292,23 @@ class _Measuring:
             for task in self.options.tasks:
                 if task == "segmentation" and LABELS not in split.modalities:
                     there = ", ".join(split.modalities)
-                    raise UsageError(f"the {name} split of {self._where()} has no label maps: segmentation needs the modality {LABELS}, and it has {there}")
+                    raise UsageError(
+                        f"the {name} split of {self._where()} has no label maps: segmentation needs the modality "
+                        f"{LABELS}, and it has {there}"
+                    )
                 if task != "segmentation" and split.targets is None and (task, name) != ("accuracy", "train"):
                     raise UsageError(
-                        f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; choose others with evaluation.tasks"
+                        f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; "
+                        "choose others with evaluation.tasks"
                     )
         check_splits(self.train, self.test)
         if "segmentation" in self.options.tasks:
             self._pixel_classes  # noqa: B018 - complains by itself
         if "classification" in self.options.tasks and self.train.num_classes != self.test.num_classes:
-            raise UsageError(f"the train split of {self._where()} has {self.train.num_classes} classes, the test split {self.test.num_classes}")
+            raise UsageError(
+                f"the train split of {self._where()} has {self.train.num_classes} classes, the test split "
+                f"{self.test.num_classes}"
+            )
         if "classification" in self.options.tasks:
             check_same_classes({"train": self.train, "test": self.test})
 
@@ -262,7 +324,10 @@ class _Measuring:
         names = [split.semantic_classes for split in (self.train, self.test)]
         if names[0] != names[1]:
             counts = [0 if part is None else len(part) - 1 for part in names]
-            raise UsageError(f"the label maps of {self._where()} have {counts[0]} named classes in the train split and {counts[1]} in the test split")
+            raise UsageError(
+                f"the label maps of {self._where()} have {counts[0]} named classes in the train split and "
+                f"{counts[1]} in the test split"
+            )
         if names[0] is not None:
             return len(names[0]) - 1
         loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in (self.train, self.test)]
@@ -286,5 +351,8 @@ def evaluation_data(config: RunConfig) -> RunConfig:
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value for key, value in changes.items()}
+    both = {
+        key: _merged(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+        for key, value in changes.items()
+    }
     return {**tree, **both}

@@ -51,7 +51,9 @@ class Gallery:
                 self._frames["rgb"] = batch["rgb"].permute(0, 2, 3, 1).cpu().numpy()
             if "depth" in batch:
                 self._frames["depth"] = batch["depth"][:, 0].float().cpu().numpy()
-        elif self._of != (source.num_samples, source.split.semantic_classes) or not np.array_equal(self._frames["labels"], truth):
+        elif self._of != (source.num_samples, source.split.semantic_classes) or not np.array_equal(
+            self._frames["labels"], truth
+        ):
             return False
         said = model.predict(batch, tuple(truth.shape[1:]))[:, 0].cpu().numpy().astype(np.int64)
         self._predictions.append((_ORDER.index(role), name, said))

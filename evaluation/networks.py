@@ -1,4 +1,6 @@
-"""The networks that an evaluation compares: a run's student, its teachers, and what the student is to be better than."""
+"""The networks that an evaluation compares: a run's student, its teachers, and what the student is to be better
+than.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,13 @@ class Contenders:
         entry = student.entry
         for role in ("random", "scratch"):
             if role in baselines:
-                yield Contender(role, entry.model, self._untaught(student.network), "none", entry.model_copy(update={"weights": None}))
+                yield Contender(
+                    role,
+                    entry.model,
+                    self._untaught(student.network),
+                    "none",
+                    entry.model_copy(update={"weights": None}),
+                )
 
     def student(self) -> Contender:
         """The run's student alone.
@@ -100,14 +108,21 @@ class Contenders:
 
     def _statistics(self, entry: NetworkConfig) -> dict[str, Any]:
         """What a network would be given in training for a modality that it has no mean and std of its own for."""
-        return {} if entry.modality == "rgb" or entry.mean is not None else {entry.modality: measure_statistics(self._training_data, entry.modality)}
+        return (
+            {}
+            if entry.modality == "rgb" or entry.mean is not None
+            else {entry.modality: measure_statistics(self._training_data, entry.modality)}
+        )
 
     @cached_property
     def _teachers(self) -> list[Network]:
         def classes(entry: NetworkConfig) -> int | None:
             return self._training_data.num_classes if entry.weights is None else None
 
-        return [build(entry, classes(entry), self._statistics(entry), names=self._names(entry)) for entry in self.config.teachers]
+        return [
+            build(entry, classes(entry), self._statistics(entry), names=self._names(entry))
+            for entry in self.config.teachers
+        ]
 
     def _names(self, entry: NetworkConfig) -> Sequence[str] | None:
         """Names of the classes of the training data, which a teacher's class_map is for."""
@@ -124,16 +139,37 @@ class Contenders:
             return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
         snapshot = load_newest(self.run.checkpoints)
         if snapshot is None:
-            raise ContrastillError(f"{self.run.path} has neither {self.run.student.name} nor a checkpoint yet: give the training time, or start it again")
-        classes = entry.num_classes or self._training_data.num_classes or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
+            raise ContrastillError(
+                f"{self.run.path} has neither {self.run.student.name} nor a checkpoint yet: give the training "
+                "time, or start it again"
+            )
+        classes = (
+            entry.num_classes
+            or self._training_data.num_classes
+            or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
+        )
         network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
         if (names := self._training_data.classes) is not None and len(names) == classes:
             network.recipe = {**network.recipe, "classes": tuple(names)}
-        network.load_state_dict({name.removeprefix("student."): value for name, value in snapshot.model.items() if name.startswith("student.")})
+        network.load_state_dict(
+            {
+                name.removeprefix("student."): value
+                for name, value in snapshot.model.items()
+                if name.startswith("student.")
+            }
+        )
         return network, f"checkpoint after step {snapshot.position.step}"
 
     def _untaught(self, student: Network) -> Network:
-        """The student's architecture with the weights that the run's seed gives it, and the student's own preprocessing."""
-        same = {"weights": None, "class_map": None, "mean": student.preprocess.mean, "std": student.preprocess.std, "resolution": student.preprocess.resolution}
+        """The student's architecture with the weights that the run's seed gives it, and the student's own
+        preprocessing.
+        """
+        same = {
+            "weights": None,
+            "class_map": None,
+            "mean": student.preprocess.mean,
+            "std": student.preprocess.std,
+            "resolution": student.preprocess.resolution,
+        }
         set_seed(self.config.seed)
         return build(self.config.student.model_copy(update=same), student.recipe["num_classes"], student=True)

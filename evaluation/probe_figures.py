@@ -18,7 +18,8 @@ def draw_all(found: Probed, networks: Sequence[NetworkName], data: Sequence[Data
     """Draw what was found.
 
     Returns:
-        The pictures: probe_layers.png of several layers, probe_shots.png of several numbers of labels, cka.png, correlation.png.
+        The pictures: probe_layers.png of several layers, probe_shots.png of several numbers of labels, cka.png,
+            correlation.png.
     """
     others = [found.alike[0].other] if found.alike else []
     others += [found.apart[0].teacher] if found.apart else []
@@ -28,11 +29,15 @@ def draw_all(found: Probed, networks: Sequence[NetworkName], data: Sequence[Data
     drawn = []
     layers = [panel for name in data if (panel := _layers(found.rows, name.text, networks, short)) is not None]
     if layers:
-        title = "linear probes of every layer; bars: " + ("95 % intervals" if any(row.get("low") is not None for row in found.rows) else "± std over folds")
+        title = "linear probes of every layer; bars: " + (
+            "95 % intervals" if any(row.get("low") is not None for row in found.rows) else "± std over folds"
+        )
         draw_lines(layers, folder / "probe_layers.png", title=title, xlabel="layer")
         drawn.append(folder / "probe_layers.png")
     if len(found.rows[0].get("shots", ())) > 1:
-        panels = [_shots(found.rows, key, networks, short) for key in column_keys(found.rows, [name.text for name in data])]
+        panels = [
+            _shots(found.rows, key, networks, short) for key in column_keys(found.rows, [name.text for name in data])
+        ]
         title = f"few labels; bars: ± standard deviation over {found.rows[0]['shots'][0]['draws']} draws"
         draw_lines(panels, folder / "probe_shots.png", title=title, xlabel="labelled samples a class")
         drawn.append(folder / "probe_shots.png")
@@ -53,7 +58,9 @@ def short_network(name: NetworkName) -> str:
     return f"{run.name}:{role}" if colon and run.is_dir() else run.name if run.is_dir() else name.text
 
 
-def _layers(rows: Sequence[dict[str, Any]], data: str, networks: Sequence[NetworkName], short: dict[str, str]) -> Panel | None:
+def _layers(
+    rows: Sequence[dict[str, Any]], data: str, networks: Sequence[NetworkName], short: dict[str, str]
+) -> Panel | None:
     """The probes of a data set by layer; None where there is but one."""
     here = {(row["network"], row["layer"]): row for row in rows if row["data"] == data}
     layers = in_depth({layer for _, layer in here})
@@ -70,10 +77,16 @@ def _ends(row: dict[str, Any] | None) -> tuple[float | None, float | None, float
     """Top-1 and the ends of its bar."""
     if row is None:
         return None, None, None
-    return (row["top1"], row["top1"] - row["std"], row["top1"] + row["std"]) if "std" in row else (row["top1"], row["low"], row["high"])
+    return (
+        (row["top1"], row["top1"] - row["std"], row["top1"] + row["std"])
+        if "std" in row
+        else (row["top1"], row["low"], row["high"])
+    )
 
 
-def _shots(rows: Sequence[dict[str, Any]], key: tuple[str, str], networks: Sequence[NetworkName], short: dict[str, str]) -> Panel:
+def _shots(
+    rows: Sequence[dict[str, Any]], key: tuple[str, str], networks: Sequence[NetworkName], short: dict[str, str]
+) -> Panel:
     """The few-shot curves of a layer on a data set."""
     here = {row["network"]: row["shots"] for row in rows if (row["data"], row["layer"]) == key}
     lines = []

@@ -56,7 +56,9 @@ class NetworkName:
         """
         if self.run is None:
             set_seed(seed)
-            return Contender("network", self.entry.model, build(self.entry, classes), self.entry.weights or "none", self.entry)
+            return Contender(
+                "network", self.entry.model, build(self.entry, classes), self.entry.weights or "none", self.entry
+            )
         run = Run(self.run)
         contenders = Contenders(run, load_config(str(run.config)))
         return contenders.student() if self.teacher is None else contenders.teacher(self.teacher)
@@ -74,11 +76,15 @@ def network_named(text: str) -> NetworkName:
         return NetworkName(text, Path(match["run"]), int(match["number"] or 0))
     if Path(text).is_dir():
         runs = members(text)
-        way = f"name one of its runs, such as {runs[0]}" if runs else "name the folder that a training wrote (its out=…)"
+        way = (
+            f"name one of its runs, such as {runs[0]}" if runs else "name the folder that a training wrote (its out=…)"
+        )
         raise UsageError(f"{text} is no run: it has no config.yaml; {way}")
     model, at, weights = text.partition("@")
     if at and not weights:
-        raise UsageError(f"{text} names no weights after @: write {model}@{PRETRAINED}, {model}@FILE, or {model} for random ones")
+        raise UsageError(
+            f"{text} names no weights after @: write {model}@{PRETRAINED}, {model}@FILE, or {model} for random ones"
+        )
     try:
         model_builder(model, weights or None)
     except UsageError as error:
@@ -112,7 +118,11 @@ class DataName:
     @property
     def short(self) -> str:
         """The name, and of data that everybody has of their own the file's or folder's."""
-        return Path(self.path).stem if self.path and self.name in ("packed", "image_folder", "paired_folder") else self.name
+        return (
+            Path(self.path).stem
+            if self.path and self.name in ("packed", "image_folder", "paired_folder")
+            else self.name
+        )
 
     def open(self) -> OpenData:
         """Both splits.
@@ -130,7 +140,10 @@ class DataName:
                 raise UsageError(f"the {name} split of {self.text} has no classes: a probe needs labelled data")
         train, test = splits["train"], splits["test"]
         if train.num_classes != test.num_classes or train.classes != test.classes:
-            raise UsageError(f"{self.text} has {train.num_classes} classes in its train split and {test.num_classes}, or others, in its test split")
+            raise UsageError(
+                f"{self.text} has {train.num_classes} classes in its train split and {test.num_classes}, or "
+                "others, in its test split"
+            )
         opened = OpenData(self, train, test, dataset.folds() if self.folds else None, self._chosen(train))
         opened.check()
         return opened
@@ -145,7 +158,9 @@ class DataName:
                 raise unknown_name(f"in {self.text}, the class", name, names)
         chosen = sorted({names.index(name) if name in names else int(name) for name in self.classes})
         if len(chosen) < 2:
-            raise UsageError(f"classes={','.join(self.classes)} of {self.text} leaves nothing to tell apart: name two at least")
+            raise UsageError(
+                f"classes={','.join(self.classes)} of {self.text} leaves nothing to tell apart: name two at least"
+            )
         return torch.tensor(chosen)
 
 
@@ -169,7 +184,10 @@ class OpenData:
                 called = f"class {number}" + (f" ({self.train.classes[number]})" if self.train.classes else "")
                 asked = bool((torch.as_tensor(self.test.targets).cpu() == number).any())
                 what = "has samples in the test split and none in" if asked else "has no sample in"
-                raise UsageError(f"{called} of {self.name.text} {what} the train split: take more samples, or leave it out with classes=[…]")
+                raise UsageError(
+                    f"{called} of {self.name.text} {what} the train split: take more samples, or leave it out "
+                    "with classes=[…]"
+                )
 
     def picked(self, features: Features, rows: Tensor | None = None) -> Features:
         """The samples of the chosen classes, which are numbered anew, out of ``rows`` or of all."""
@@ -205,16 +223,27 @@ def data_named(text: str) -> DataName:
     if "classes" not in known:
         asked = [option.partition("=")[2] for option in given if option.startswith("classes=")]
         classes = _listed(asked[-1]) if asked else None
-    own = [option for option in given if option != "fold=all" and ("classes" in known or not option.startswith("classes="))]
+    own = [
+        option for option in given if option != "fold=all" and ("classes" in known or not option.startswith("classes="))
+    ]
     # Not augmented: a border around the images would only take memory.
     plain = {key: value for key, value in {"crop_padding": 0, "flip": False}.items() if key in known}
-    return DataName(text, name, path, dataset_options(name, {**plain, **({"path": path} if path is not None else {})}, own), folds, classes)
+    return DataName(
+        text,
+        name,
+        path,
+        dataset_options(name, {**plain, **({"path": path} if path is not None else {})}, own),
+        folds,
+        classes,
+    )
 
 
 def short_names(names: Sequence[Any], shorten: Any) -> dict[str, str]:
     """Text -> a short name, where no two have the same one; else the text."""
     short = [shorten(name) for name in names]
-    return {name.text: brief if short.count(brief) == 1 else name.text for name, brief in zip(names, short, strict=True)}
+    return {
+        name.text: brief if short.count(brief) == 1 else name.text for name, brief in zip(names, short, strict=True)
+    }
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -238,5 +267,8 @@ def _located(head: str) -> tuple[str, str | None]:
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     if not Path(path).expanduser().exists():
-        raise UsageError(f"{head}: {path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
+        raise UsageError(
+            f"{head}: {path} does not exist: "
+            f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
+        )
     return name, path

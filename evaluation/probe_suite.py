@@ -1,4 +1,6 @@
-"""Probes networks on data sets: features once for each network and data set, and every measure that was asked for on them."""
+"""Probes networks on data sets: features once for each network and data set, and every measure that was asked for on
+them.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Alike:
 
 @dataclass(frozen=True)
 class Apart:
-    """How a network's correlations between classes differ from those of its teacher; ``classes`` are names, where they are the data's."""
+    """How a network's correlations between classes differ from those of its teacher; ``classes`` are names, where they
+    are the data's.
+    """
 
     network: str
     teacher: str
@@ -94,7 +98,12 @@ class Probed:
 
 
 def probe_networks(
-    networks: Sequence[NetworkName], data: Sequence[DataName], wanted: Wanted, *, accelerator: Accelerator, say: Callable[[str], None] = lambda text: None
+    networks: Sequence[NetworkName],
+    data: Sequence[DataName],
+    wanted: Wanted,
+    *,
+    accelerator: Accelerator,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Probed:
     """Probe every network on every data set, one data set after the other.
 
@@ -106,9 +115,10 @@ def probe_networks(
         say: Told what begins.
 
     Returns:
-        What was found. A row has ``network``, ``data``, ``layer``, ``top1``, ``top5``, ``low``, ``high``, ``num_train``, ``num_test``,
-        ``protocol``, ``weight_decay``, ``learning_rate`` and ``loss``; on folds also ``std`` and ``folds``, each fold's top-1; where they were asked for
-        ``knn``, ``logme`` and ``shots``. All accuracies are in per cent.
+        What was found. A row has ``network``, ``data``, ``layer``, ``top1``, ``top5``, ``low``, ``high``,
+        ``num_train``, ``num_test``, ``protocol``, ``weight_decay``, ``learning_rate`` and ``loss``; on folds also
+        ``std`` and ``folds``, each fold's top-1; where they were asked for ``knn``, ``logme`` and ``shots``. All
+        accuracies are in per cent.
 
     Raises:
         UsageError: Networks, layers and data that do not fit each other.
@@ -137,7 +147,13 @@ def probe_networks(
             say(f"{source.text}: {name.text}")
             on.measure(name.text, found)
     found.networks = [
-        {"name": name.text, "role": one.role, "model": one.model, "weights": one.weights, "modality": one.network.modality}
+        {
+            "name": name.text,
+            "role": one.role,
+            "model": one.model,
+            "weights": one.weights,
+            "modality": one.network.modality,
+        }
         | {"parameters": sum(parameter.numel() for parameter in one.network.parameters())}
         for name, one in ((name, built[name.text]) for name in networks)
     ]
@@ -147,7 +163,14 @@ def probe_networks(
 class _On:
     """The work on one data set."""
 
-    def __init__(self, data: OpenData, networks: Sequence[str], built: dict[str, Contender], wanted: Wanted, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        data: OpenData,
+        networks: Sequence[str],
+        built: dict[str, Contender],
+        wanted: Wanted,
+        accelerator: Accelerator,
+    ) -> None:
         self.data, self.networks, self.built, self.wanted, self.accelerator = data, networks, built, wanted, accelerator
         self.where = data.name.text
         self.layers: dict[str, list[str]] = {}
@@ -163,11 +186,16 @@ class _On:
             for layer in wanted.layers or ():
                 if layer not in there:
                     near = nearest(layer, {"embedding", "logits"} & {*there}, "")
-                    raise UsageError(f"{text} has no layer {layer}: it has {', '.join(there)}{'; ' if near else ''}{near}")
+                    raise UsageError(
+                        f"{text} has no layer {layer}: it has {', '.join(there)}{'; ' if near else ''}{near}"
+                    )
         if wanted.correlation is not None:
             for text in (*self.networks, wanted.correlation.text):
                 if "logits" not in self.layers[text]:
-                    raise UsageError(f"{text} gives no logits, so its classes have no correlations: leave out --correlation, or the network")
+                    raise UsageError(
+                        f"{text} gives no logits, so its classes have no correlations: leave out --correlation, "
+                        "or the network"
+                    )
                 self._places(text)  # complains of other classes
 
     def measure(self, text: str, found: Probed) -> None:
@@ -176,7 +204,9 @@ class _On:
         layers = self._probed(text)
         train, test = self._look(text, "train", layers), self._tested(text)
         for layer in layers:
-            found.rows.append({"network": text, "data": self.where, "layer": layer, **self._row(train[layer], test[layer], layer)})
+            found.rows.append(
+                {"network": text, "data": self.where, "layer": layer, **self._row(train[layer], test[layer], layer)}
+            )
         if wanted.cka is not None:
             other = wanted.cka.text
             rows, columns = (self._comparable(name) for name in (text, other))
@@ -188,7 +218,10 @@ class _On:
             logits = [self._tested(teacher)["logits"].values, test["logits"].values]
             if logits[0].shape[1] != logits[1].shape[1]:
                 counts = [value.shape[1] for value in logits]
-                raise UsageError(f"{teacher} tells {counts[0]} classes apart and {text} {counts[1]}: --correlation compares networks of the same classes")
+                raise UsageError(
+                    f"{teacher} tells {counts[0]} classes apart and {text} {counts[1]}: --correlation compares "
+                    "networks of the same classes"
+                )
             if places := self._places(text):
                 logits[1] = logits[1][:, places]
             # Those of networks without names are taken for the data's where there are as many.
@@ -197,7 +230,9 @@ class _On:
             found.apart.append(Apart(text, teacher, self.where, correlation_difference(*logits), classes))
 
     def _places(self, text: str) -> list[int] | None:
-        """Where a network has the classes of the one that its correlations are compared with; None where either has no names for them."""
+        """Where a network has the classes of the one that its correlations are compared with; None where either has no
+        names for them.
+        """
         teacher = self.wanted.correlation.text
         own, others = (self.built[name].network.recipe.get("classes") for name in (text, teacher))
         if not own or not others or len(own) != len(others):
@@ -209,10 +244,20 @@ class _On:
         wanted, data = self.wanted, self.data
         parts, asked = [data.picked(train, rows) for rows in data.folds or [None]], data.picked(test)
         device = self.accelerator.device
-        results = [fit_probe(part, asked, layer, seed=wanted.seed, device=device, protocol=wanted.protocol) for part in parts]
+        results = [
+            fit_probe(part, asked, layer, seed=wanted.seed, device=device, protocol=wanted.protocol) for part in parts
+        ]
         first = results[0]
-        row: dict[str, Any] = {"protocol": first.protocol, "num_train": first.num_train, "num_test": first.num_test, **_accuracy(results, "top1")}
-        row |= {"top5": None if first.top5 is None else round(fmean(one.top5 for one in results), 4), "loss": fmean(one.loss for one in results)}
+        row: dict[str, Any] = {
+            "protocol": first.protocol,
+            "num_train": first.num_train,
+            "num_test": first.num_test,
+            **_accuracy(results, "top1"),
+        }
+        row |= {
+            "top5": None if first.top5 is None else round(fmean(one.top5 for one in results), 4),
+            "loss": fmean(one.loss for one in results),
+        }
         if len(results) == 1:
             row |= {"weight_decay": first.weight_decay, "learning_rate": first.learning_rate}
         if wanted.knn is not None:
@@ -229,7 +274,9 @@ class _On:
         """What a network gives on this data, in the order of its forward pass."""
         contender = self.built[text]
         check_modality(contender.entry, self.data.test)
-        loader = open_loader(self.data.test, [contender.network.modality], batch_size=2, device="cpu", seed=0, train=False)
+        loader = open_loader(
+            self.data.test, [contender.network.modality], batch_size=2, device="cpu", seed=0, train=False
+        )
         spec = describe(contender.network, next(iter(loader.epoch(0))))
         ends = [name for name, there in (("embedding", spec.embedding_dim), ("logits", spec.num_classes)) if there]
         return [*(f"maps.{number}" for number in range(len(spec.map_shapes))), *ends]
@@ -242,7 +289,9 @@ class _On:
         return [layer for layer in self.layers[text] if layer != "logits"]
 
     def _tested(self, text: str) -> dict[str, Features]:
-        """All that is needed of a network on the test samples, by one look; of those that others are compared with it is kept."""
+        """All that is needed of a network on the test samples, by one look; of those that others are compared with it
+        is kept.
+        """
         if text in self._kept:
             return self._kept[text]
         wanted, probed = self.wanted, text in self.networks
@@ -261,7 +310,9 @@ class _On:
         network = contender.network.freeze().to(accelerator.device)
         shares = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         source = getattr(self.data, split)
-        loader = open_loader(source, [network.modality], batch_size=_BATCH, device=accelerator.device, seed=0, train=False, **shares)
+        loader = open_loader(
+            source, [network.modality], batch_size=_BATCH, device=accelerator.device, seed=0, train=False, **shares
+        )
         try:
             return features_of(network, loader, list(layers), self.wanted.spatial, cache=self.wanted.cache)
         finally:

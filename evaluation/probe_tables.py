@@ -22,9 +22,19 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
     tables = [_table(result, f"linear probe ({result['protocol']}): top-1 %{spread}", _accuracy)]
     first = rows[0]
     if "knn" in first:
-        tables.append(_table(result, f"{first['knn']['k']} nearest neighbours, weighted cosine: top-1 %{spread}", lambda row: _accuracy(row["knn"])))
+        tables.append(
+            _table(
+                result,
+                f"{first['knn']['k']} nearest neighbours, weighted cosine: top-1 %{spread}",
+                lambda row: _accuracy(row["knn"]),
+            )
+        )
     if "logme" in first:
-        tables.append(_table(result, "LogME, nats a sample (higher is better, within a data set)", lambda row: f"{row['logme']:.4f}"))
+        tables.append(
+            _table(
+                result, "LogME, nats a sample (higher is better, within a data set)", lambda row: f"{row['logme']:.4f}"
+            )
+        )
     for place, shot in enumerate(first.get("shots", ())):
 
         def cell(row: dict[str, Any], place: int = place) -> str:
@@ -43,13 +53,21 @@ def markdown(result: dict[str, Any]) -> str:
     for one in result["data"]:
         folds = f", {one['folds']} folds" if "folds" in one else ""
         called = "" if one["short"] == one["name"] else f"{one['short']}, "
-        parts.append(f"- {called}`{one['name']}`: {one['classes']} classes, {one['train']:,} training samples{folds}, {one['test']:,} test samples")
+        parts.append(
+            f"- {called}`{one['name']}`: {one['classes']} classes, {one['train']:,} training samples{folds}, "
+            f"{one['test']:,} test samples"
+        )
     for one in result["networks"]:
         parts.append(f"- `{one['name']}`: {one['model']}, {one['parameters']:,} parameters, reads {one['modality']}")
     parts.append(f"- maps are averaged to {result['spatial']} × {result['spatial']} positions; seed {result['seed']}")
     for title, columns, lines in tables_of(result):
         cells = [columns, ["---", *["---:"] * (len(columns) - 1)], *lines]
-        parts += ["", f"**{title}**", "", *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)]
+        parts += [
+            "",
+            f"**{title}**",
+            "",
+            *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells),
+        ]
     parts += ["", *(f"![{name}]({name})" for name in (path.rpartition("/")[2] for path in result["pictures"]))]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -57,7 +75,9 @@ def markdown(result: dict[str, Any]) -> str:
 def _table(result: dict[str, Any], title: str, cell: Callable[[dict[str, Any]], str]) -> Table:
     found = {(row["network"], row["data"], row["layer"]): cell(row) for row in result["rows"]}
     columns = column_keys(result["rows"], [one["name"] for one in result["data"]])
-    lines = [[one["name"], *(found.get((one["name"], *column), "") for column in columns)] for one in result["networks"]]
+    lines = [
+        [one["name"], *(found.get((one["name"], *column), "") for column in columns)] for one in result["networks"]
+    ]
     short = _short(result)
     return title, ["network", *(f"{short[data]}, {layer}" for data, layer in columns)], lines
 
@@ -70,18 +90,27 @@ def column_keys(rows: list[dict[str, Any]], data: list[str]) -> list[tuple[str, 
 def in_depth(layers: set[str]) -> list[str]:
     """Layers in the order of a forward pass."""
     ends = ("embedding", "logits")
-    return sorted(layers, key=lambda layer: (ends.index(layer), 0) if layer in ends else (-1, int(layer.rpartition(".")[2])))
+    return sorted(
+        layers, key=lambda layer: (ends.index(layer), 0) if layer in ends else (-1, int(layer.rpartition(".")[2]))
+    )
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    return f"{row['top1']:.1f} ± {row['std']:.1f}" if "std" in row else f"{row['top1']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return (
+        f"{row['top1']:.1f} ± {row['std']:.1f}"
+        if "std" in row
+        else f"{row['top1']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    )
 
 
 def _correlations(result: dict[str, Any]) -> Table:
     found = {(one["network"], one["data"]): f"{one['mean_absolute_difference']:.4f}" for one in result["correlation"]}
     data = [one["name"] for one in result["data"]]
     lines = [[one["name"], *(found.get((one["name"], name), "") for name in data)] for one in result["networks"]]
-    title = f"correlations of class logits: mean absolute difference between {result['correlation'][0]['teacher']} and the network"
+    title = (
+        "correlations of class logits: mean absolute difference between "
+        f"{result['correlation'][0]['teacher']} and the network"
+    )
     return title, ["network", *_short(result).values()], lines
 
 

@@ -17,8 +17,11 @@ from ..training.run import train_run
 from .diversity import measure_diversity
 
 
-def train_seeds(config: RunConfig, *, progress: bool = True, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
-    """Train what a config describes once for each of its ``seeds``, in ``seed-N`` of its folder; finished runs are kept.
+def train_seeds(
+    config: RunConfig, *, progress: bool = True, say: Callable[[str], None] = lambda text: None
+) -> dict[str, Any] | None:
+    """Train what a config describes once for each of its ``seeds``, in ``seed-N`` of its folder; finished runs are
+    kept.
 
     Args:
         config: Has ``seeds``.
@@ -27,7 +30,8 @@ def train_seeds(config: RunConfig, *, progress: bool = True, say: Callable[[str]
 
     Returns:
         ``out``, ``runs`` (for each ``out``, ``seed`` and its last row of metrics.jsonl) and ``diversity``, what
-        :func:`~.diversity.measure_diversity` found, or None where the networks cannot be compared; None on a process that is not the main one.
+        :func:`~.diversity.measure_diversity` found, or None where the networks cannot be compared; None on a process
+        that is not the main one.
 
     Raises:
         UsageError: The folder holds a run of its own, or runs with other settings.
@@ -36,7 +40,10 @@ def train_seeds(config: RunConfig, *, progress: bool = True, say: Callable[[str]
     configs = [_with_seed(config, seed) for seed in range(config.seed, config.seed + config.seeds)]
     main = prepare_accelerator(config.model_copy(update={"trackers": []})).is_main_process
     if Run(config.out).config.is_file():
-        raise UsageError(f"{config.out} holds a run by itself, and seeds={config.seeds} asks for a folder of runs: choose another out=…")
+        raise UsageError(
+            f"{config.out} holds a run by itself, and seeds={config.seeds} asks for a folder of runs: choose "
+            "another out=…"
+        )
     for one in configs:
         # All of them before the first is trained: a run with other settings would be found hours later.
         if main and Run(one.out).config.is_file():
@@ -49,7 +56,8 @@ def train_seeds(config: RunConfig, *, progress: bool = True, say: Callable[[str]
             say(f"{number}/{len(configs)} seed {one.seed}: {one.student.model} in {one.out}")
         train_run(one, progress=progress)
         if main:
-            # From now on the folder says how many there are to be, and as teachers it is refused until the last has ended.
+            # From now on the folder says how many there are to be, and as teachers it is refused until the last has
+            # ended.
             for other in configs:
                 Path(other.out).mkdir(exist_ok=True)
     if not main:

@@ -1,4 +1,6 @@
-"""ResNet-50 with a stem for 32×32 images, as the CIFAR benchmark has it (He et al., CVPR 2016, figure 5 right and table 1)."""
+"""ResNet-50 with a stem for 32×32 images, as the CIFAR benchmark has it (He et al., CVPR 2016, figure 5 right and table
+1).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
@@ -42,7 +46,8 @@ class Bottleneck(nn.Module):
 
 
 class CifarBottleneckResNet(nn.Module):
-    """A 3×3 stem without pooling, four stages of bottlenecks at 32, 16, 8 and 4 pixels, average pooling, a linear classifier.
+    """A 3×3 stem without pooling, four stages of bottlenecks at 32, 16, 8 and 4 pixels, average pooling, a linear
+    classifier.
 
     Its module names are those of the benchmark's released checkpoints, which therefore load as they are.
 

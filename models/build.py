@@ -1,4 +1,6 @@
-"""From a network's name to a :class:`~contrastill.core.representation.Network`, and a trained student to and from its file."""
+"""From a network's name to a :class:`~contrastill.core.representation.Network`, and a trained student to and from its
+file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from torch import Tensor, nn
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS, OWN, PRETRAINED, model_builder, takes
 from ..core.representation import Network, Preprocess, Taps
-from ..core.weights import classes_in, find_weights, load_into, load_state_dict, load_weights, read_metadata, save_state_dict
+from ..core.weights import (
+    classes_in,
+    find_weights,
+    load_into,
+    load_state_dict,
+    load_weights,
+    read_metadata,
+    save_state_dict,
+)
 from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
@@ -42,22 +52,23 @@ def build_network(
     """Build a network by name, with its own taps and preprocessing where nothing else is given.
 
     Args:
-        name: A registered network such as ``resnet20``, or any of timm's or torchvision's: ``timm/vit_tiny_patch16_224``,
-            ``torchvision/resnet18``.
+        name: A registered network such as ``resnet20``, or any of timm's or torchvision's:
+            ``timm/vit_tiny_patch16_224``, ``torchvision/resnet18``.
         num_classes: Length of its logits; None keeps the classifier that its weights came with.
-        weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library publishes
-            (fetched once, then kept in the library's cache); None leaves it untaught.
-        modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the number of
+        weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library
+            publishes (fetched once, then kept in the library's cache); None leaves it untaught.
+        modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the
+            number of
             input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
-        mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left out,
-            mean and std are those of the run that ``weights`` is from, else the network's own.
+        mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left
+            out, mean and std are those of the run that ``weights`` is from, else the network's own.
         std: A standard deviation for each channel, of values in [0, 1].
-        statistics: Mean and std of a modality that no network has its own for; they count where neither ``mean`` is given nor
-            ``weights`` are of a run.
-        resolution: Side, or (height, width), in pixels, that samples are resized to. Left out, it is that of the run that
-            ``weights`` is from, else the one other weights were published for, else the data's own; a
+        statistics: Mean and std of a modality that no network has its own for; they count where neither ``mean`` is
+            given nor ``weights`` are of a run.
+        resolution: Side, or (height, width), in pixels, that samples are resized to. Left out, it is that of the run
+            that ``weights`` is from, else the one other weights were published for, else the data's own; a
             network that takes one size only, as most vision transformers, always has its own.
         embedding: Module whose output is the embedding, or ``input:MODULE``.
         maps: Modules whose outputs are the feature maps.
@@ -79,7 +90,9 @@ def build_network(
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
     made = _recipe_of(file, name)
     same = made.get("modality") == modality
-    own_mean, own_std = (mean, std) if mean is not None else (made["preprocess"][key] if same else None for key in ("mean", "std"))
+    own_mean, own_std = (
+        (mean, std) if mean is not None else (made["preprocess"][key] if same else None for key in ("mean", "std"))
+    )
     if own_mean is None and statistics is not None:
         own_mean, own_std = statistics
     options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
@@ -92,12 +105,16 @@ def build_network(
     else:
         module = builder(**options)
     if file is not None:
-        module = _loaded(module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb"))
+        module = _loaded(
+            module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb")
+        )
     source = _source(module, builder)
     own = _preprocess(source, made, file)
     network = Network(
         module,
-        taps=Taps(embedding or source.taps.embedding, source.taps.maps if maps is None else tuple(maps), source.taps.logits),
+        taps=Taps(
+            embedding or source.taps.embedding, source.taps.maps if maps is None else tuple(maps), source.taps.logits
+        ),
         preprocess=Preprocess(
             tuple(own_mean or own.mean),
             tuple(own_std or own.std),
@@ -105,8 +122,16 @@ def build_network(
         ),
         modality=modality,
     )
-    count, names = options.get("num_classes", _num_logits(module, source)), made.get("classes") or getattr(source, "classes", None)
-    network.recipe = {"model": name, **options, "num_classes": count, "classes": tuple(names) if names and len(names) == count else None}
+    count, names = (
+        options.get("num_classes", _num_logits(module, source)),
+        made.get("classes") or getattr(source, "classes", None),
+    )
+    network.recipe = {
+        "model": name,
+        **options,
+        "num_classes": count,
+        "classes": tuple(names) if names and len(names) == count else None,
+    }
     return network
 
 
@@ -118,14 +143,26 @@ def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...
 
 
 def _source(module: nn.Module, builder: Any) -> Any:
-    """What carries taps, preprocessing and the names of the classifiers: the module, or what stands for the builder of one that was made elsewhere."""
+    """What carries taps, preprocessing and the names of the classifiers: the module, or what stands for the builder of
+    one that was made elsewhere.
+    """
     return builder if hasattr(builder, "taps") else module
 
 
-def _loaded(module: nn.Module, builder: Any, options: dict[str, Any], file: Path, name: str, new_classifier: bool, new_stem: bool) -> nn.Module:
+def _loaded(
+    module: nn.Module,
+    builder: Any,
+    options: dict[str, Any],
+    file: Path,
+    name: str,
+    new_classifier: bool,
+    new_stem: bool,
+) -> nn.Module:
     """The module with a file's weights; built anew if only the file says how many classes it has."""
     state, own = load_state_dict(file), module.state_dict()
-    if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(builder, "convert"):
+    if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
+        builder, "convert"
+    ):
         state = _converted(builder, module, state)
     classifiers = _classifiers(_source(module, builder))
     classes = classes_in(state, classifiers)
@@ -141,14 +178,22 @@ def _loaded(module: nn.Module, builder: Any, options: dict[str, Any], file: Path
 
 
 def _with_channels(weight: Tensor, own: Tensor) -> Tensor:
-    """A convolution's weights for another number of input channels: their sum, spread evenly, so that a grey image gets the same answer."""
-    if weight.ndim != 4 or weight.shape[1] == own.shape[1] or weight.shape[:1] + weight.shape[2:] != own.shape[:1] + own.shape[2:]:
+    """A convolution's weights for another number of input channels: their sum, spread evenly, so that a grey image gets
+    the same answer.
+    """
+    if (
+        weight.ndim != 4
+        or weight.shape[1] == own.shape[1]
+        or weight.shape[:1] + weight.shape[2:] != own.shape[:1] + own.shape[2:]
+    ):
         return weight
     return weight.sum(1, keepdim=True).expand_as(own) / own.shape[1]
 
 
 def _converted(builder: Any, module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the library makes of a file in another form of its own; a file it cannot read stays as it is and is refused later."""
+    """What the library makes of a file in another form of its own; a file it cannot read stays as it is and is refused
+    later.
+    """
     try:
         return builder.convert(module, state)
     except Exception as error:  # conversions take for granted that the file is of their network
@@ -168,11 +213,17 @@ def _num_logits(module: nn.Module, source: Any) -> int | None:
 
 
 def _preprocess(source: Any, made: dict[str, Any], file: Path | None) -> Preprocess:
-    """That of the run the weights are from; else the network's own, with its published size for a file from elsewhere."""
+    """That of the run the weights are from; else the network's own, with its published size for a file from
+    elsewhere.
+    """
     if made:
         return Preprocess(**made["preprocess"])
     own: Preprocess = source.preprocess
-    return own if file is None else replace(own, resolution=own.resolution or getattr(source, "published_resolution", None))
+    return (
+        own
+        if file is None
+        else replace(own, resolution=own.resolution or getattr(source, "published_resolution", None))
+    )
 
 
 def save_student(network: Network, path: str | os.PathLike) -> None:
@@ -186,7 +237,9 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         UsageError: The network was not made by :func:`build_network`.
     """
     if not network.recipe:
-        raise UsageError("only a network of build_network can be saved as a student: for another module save its state_dict")
+        raise UsageError(
+            "only a network of build_network can be saved as a student: for another module save its state_dict"
+        )
     made = {
         **network.recipe,
         "modality": network.modality,
@@ -209,16 +262,20 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
-        module: For a student of a class of your own, which contrastill cannot make: one of that class, which is filled with the weights.
+        module: For a student of a class of your own, which contrastill cannot make: one of that class, which is filled
+            with the weights.
 
     Raises:
-        UsageError: There is no such file, or its network is of a class that only you can make, or ``module`` is of another.
+        UsageError: There is no such file, or its network is of a class that only you can make, or ``module`` is of
+            another.
         ContrastillError: The file is damaged, or was not written by a run.
     """
     path = find_weights(run)
     made = read_recipe(path)
     if made is None:
-        raise ContrastillError(f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name")
+        raise ContrastillError(
+            f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name"
+        )
     return fill(make(made) if module is None else module, made, path)
 
 
@@ -228,10 +285,16 @@ def make(recipe: Mapping[str, Any]) -> nn.Module:
 
 
 def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
-    """Load a student's weights into its module, and say there how it sees and where its representation is; in eval mode."""
+    """Load a student's weights into its module, and say there how it sees and where its representation is; in eval
+    mode.
+    """
     load_weights(unwrapped(module), path, name=recipe["model"])
     names, colours = recipe.get("classes"), recipe.get("modality", "rgb") == "rgb"
-    parts = {"preprocess": Preprocess(**recipe["preprocess"], colours=colours), "taps": Taps(**recipe["taps"]), "classes": names and list(names)}
+    parts = {
+        "preprocess": Preprocess(**recipe["preprocess"], colours=colours),
+        "taps": Taps(**recipe["taps"]),
+        "classes": names and list(names),
+    }
     for name, value in parts.items():
         # A class of somebody's own may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
@@ -240,7 +303,9 @@ def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.
 
 
 def read_recipe(path: os.PathLike) -> dict[str, Any] | None:
-    """How the student in a file is made, sees and is tapped, as :func:`save_student` wrote it in the header; None where it did not."""
+    """How the student in a file is made, sees and is tapped, as :func:`save_student` wrote it in the header; None where
+    it did not.
+    """
     header = read_metadata(path).get(_METADATA)
     return None if header is None else tuples(json.loads(header))
 

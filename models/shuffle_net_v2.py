@@ -16,7 +16,8 @@ STEM, LAST = 24, 1024
 
 
 class SplitUnit(nn.Module):
-    """Half of the channels pass as they are, half go through 1×1, depthwise 3×3 and 1×1 convolutions; then a shuffle (figure 3c).
+    """Half of the channels pass as they are, half go through 1×1, depthwise 3×3 and 1×1 convolutions; then a shuffle
+    (figure 3c).
 
     Shape:
         - (B, channels, H, W) -> (B, channels, H, W).
@@ -94,7 +95,9 @@ class CifarShuffleNetV2(nn.Module):
     taps: ClassVar[Taps] = Taps(embedding="input:linear", maps=("relu", "layer1", "layer2", "layer3"))
     preprocess: ClassVar[Preprocess] = Preprocess(CIFAR100_MEAN, CIFAR100_STD)
 
-    def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int, int], *, num_classes: int = 100, in_chans: int = 3) -> None:
+    def __init__(
+        self, widths: tuple[int, int, int], blocks: tuple[int, int, int], *, num_classes: int = 100, in_chans: int = 3
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 def timm_network(name: str) -> Callable[..., nn.Module]:
     """The builder of one of timm's networks.
 
-    Normalisation is that of its ``pretrained_cfg``. Its resolution is that of the ``pretrained_cfg`` if it takes no other
-    or is pretrained, else the data's own. The embedding is the classifier's input, pooled as the network itself
+    Normalisation is that of its ``pretrained_cfg``. Its resolution is that of the ``pretrained_cfg`` if it takes no
+    other or is pretrained, else the data's own. The embedding is the classifier's input, pooled as the network itself
     pools (for a vision transformer the class token or the mean of its patches); where there are several classifiers,
-    what timm's ``forward_head(…, pre_logits=True)`` makes of their inputs. The maps are those of timm's ``forward_intermediates``: the last
-    of each scale, of a transformer without stages four evenly spaced blocks.
+    what timm's ``forward_head(…, pre_logits=True)`` makes of their inputs. The maps are those of timm's
+    ``forward_intermediates``: the last of each scale, of a transformer without stages four evenly spaced blocks.
 
-    The builder takes ``num_classes`` (None: the number its weights came with), ``in_chans`` (other than the weights' own,
-    timm sums or repeats the first layer over channels), ``resolution`` (for networks of one size; position
+    The builder takes ``num_classes`` (None: the number its weights came with), ``in_chans`` (other than the weights'
+    own, timm sums or repeats the first layer over channels), ``resolution`` (for networks of one size; position
     embeddings are resized) and ``pretrained``.
 
     Raises:
@@ -45,7 +45,12 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
     if tag and name not in tagged:
         raise unknown_network("timm", name, tagged or [architecture])
 
-    def build(num_classes: int | None = None, in_chans: int = 3, resolution: int | tuple[int, int] | None = None, pretrained: bool = False) -> nn.Module:
+    def build(
+        num_classes: int | None = None,
+        in_chans: int = 3,
+        resolution: int | tuple[int, int] | None = None,
+        pretrained: bool = False,
+    ) -> nn.Module:
         config = timm.get_pretrained_cfg(name)
         options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         if resolution is not None and config.fixed_input_size:
@@ -53,7 +58,9 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         module: Any = _create(name, config, {**options, "in_chans": in_chans}, pretrained)
         own = module.pretrained_cfg
         published = side(options.get("img_size", own["input_size"][1:]))
-        module.preprocess = Preprocess(tuple(own["mean"]), tuple(own["std"]), published if config.fixed_input_size or pretrained else None)
+        module.preprocess = Preprocess(
+            tuple(own["mean"]), tuple(own["std"]), published if config.fixed_input_size or pretrained else None
+        )
         module.published_resolution = published
         module.num_logits = module.num_classes
         module.classifiers = classifiers_of(module)
@@ -84,7 +91,10 @@ def _create_with(name: str, options: Mapping[str, Any], **more: Any) -> nn.Modul
     except (AssertionError, TypeError, ValueError) as error:
         if "img_size" not in options:
             raise
-        raise UsageError(f"timm/{name} cannot be built for a resolution of {side(options['img_size'])}: leave resolution out, or choose another") from error
+        raise UsageError(
+            f"timm/{name} cannot be built for a resolution of {side(options['img_size'])}: leave resolution out, "
+            "or choose another"
+        ) from error
 
 
 @contextmanager
@@ -115,7 +125,8 @@ def _reach_hub(repository: str, filename: str | None) -> None:
         return
     if constants.HF_HUB_OFFLINE:
         raise ContrastillError(
-            f"the published weights {repository} are not in Hugging Face's cache and HF_HUB_OFFLINE is set: unset it, or give a file as weights=FILE"
+            f"the published weights {repository} are not in Hugging Face's cache and HF_HUB_OFFLINE is set: unset "
+            "it, or give a file as weights=FILE"
         )
     get_session().head(constants.ENDPOINT, timeout=PATIENCE)
 
@@ -125,7 +136,9 @@ def is_of_timm(module: nn.Module) -> bool:
 
 
 def taps_of(module: Any, classifiers: tuple[str, ...], shape: tuple[int, int, int]) -> Taps:
-    """Embedding and maps as timm's own methods give them; by hooks where those give the same, or where a network has no such methods."""
+    """Embedding and maps as timm's own methods give them; by hooks where those give the same, or where a network has no
+    such methods.
+    """
     trace = Trace(module, shape)
     embedding = trace.embedding(classifiers[:1])
     maps = trace.maps(entry["module"] for entry in getattr(module, "feature_info", []))
@@ -136,13 +149,19 @@ def taps_of(module: Any, classifiers: tuple[str, ...], shape: tuple[int, int, in
     if methods := _works_once(module, trace, shape, _by_methods):
         _, every = methods.output
         chosen = methods.indices_of_maps(every)
-        if len(maps) != len(chosen) or not all(methods.gives(name, every[index]) for name, index in zip(maps, chosen, strict=True)):
+        if len(maps) != len(chosen) or not all(
+            methods.gives(name, every[index]) for name, index in zip(maps, chosen, strict=True)
+        ):
             maps = tuple(f"{INTERMEDIATES}{index}" for index in chosen)
     return Taps(embedding, maps)
 
 
-def _works_once(module: Any, trace: Trace, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any]) -> Trace | None:
-    """The trace of a call in which each layer does what it does in the module's own forward; None where it is another or fails."""
+def _works_once(
+    module: Any, trace: Trace, shape: tuple[int, int, int], call: Callable[[nn.Module, Tensor], Any]
+) -> Trace | None:
+    """The trace of a call in which each layer does what it does in the module's own forward; None where it is another
+    or fails.
+    """
     try:
         other = Trace(module, shape, call)
     except Exception as error:  # timm before forward_intermediates, or a network without it
@@ -162,7 +181,9 @@ def _pre_logits(module: Any, images: Tensor) -> Tensor:
 
 
 def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trace, shape: tuple[int, int, int]) -> bool:
-    """Whether what goes into a single classifier is what timm calls the features before the logits: all other layers made it, and it is pooled."""
+    """Whether what goes into a single classifier is what timm calls the features before the logits: all other layers
+    made it, and it is pooled.
+    """
     if len(classifiers) != 1 or classifiers[0] not in trace.seen:
         return False
     try:
@@ -174,7 +195,9 @@ def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trac
     inputs = trace.seen[classifier].inputs
     if inputs is None or inputs.shape[:2] != before.output.shape[:2] or inputs.shape[2:].numel() > 1:
         return False
-    return before.work() == {name: done for name, done in work.items() if name != classifier and not name.startswith(f"{classifier}.")}
+    return before.work() == {
+        name: done for name, done in work.items() if name != classifier and not name.startswith(f"{classifier}.")
+    }
 
 
 def classifiers_of(module: Any) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from ..core.registry import MODELS
 from ..core.representation import Preprocess, Taps
 from .library import Trace, fetching, new_classifier, pair, side, unknown_network
 
-# Their weights were trained on (x − 0.5) / 0.5, into which torchvision turns ImageNet's normalisation inside the network,
-# for three channels only; here it is their own normalisation. Their auxiliary classifiers are left out.
+# Their weights were trained on (x − 0.5) / 0.5, into which torchvision turns ImageNet's normalisation inside the
+# network, for three channels only; here it is their own normalisation. Their auxiliary classifiers are left out.
 _INCEPTIONS = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
@@ -24,8 +24,8 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 def torchvision_network(name: str) -> Callable[..., nn.Module]:
     """The builder of one of torchvision's networks.
 
-    Normalisation is that of its default weights. Its resolution is theirs if it takes no other or is pretrained, else the
-    data's own. The embedding is the input of its last linear layer. The maps are for each size of feature map the
+    Normalisation is that of its default weights. Its resolution is theirs if it takes no other or is pretrained, else
+    the data's own. The embedding is the input of its last linear layer. The maps are for each size of feature map the
     last module that gives it, of a transformer without stages four evenly spaced blocks.
 
     The builder takes ``num_classes`` (None: ImageNet's 1000), ``in_chans`` (other than 3, the first convolution is
@@ -40,7 +40,12 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
     if name not in (known := models.list_models(module=models)):
         raise unknown_network("torchvision", name, known)
 
-    def build(num_classes: int | None = None, in_chans: int = 3, resolution: int | tuple[int, int] | None = None, pretrained: bool = False) -> nn.Module:
+    def build(
+        num_classes: int | None = None,
+        in_chans: int = 3,
+        resolution: int | tuple[int, int] | None = None,
+        pretrained: bool = False,
+    ) -> nn.Module:
         weights = models.get_model_weights(name).DEFAULT
         published = weights.transforms()
         crop = published.crop_size[0]
@@ -49,7 +54,10 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
             options |= {"aux_logits": False, "transform_input": False}
         if pretrained:
             if options.keys() & {"image_size", "input_size"} and pair(resolution) != pair(crop):
-                raise UsageError(f"torchvision's weights of {name} are for {crop} pixels only: leave resolution out, or take timm's network")
+                raise UsageError(
+                    f"torchvision's weights of {name} are for {crop} pixels only: leave resolution out, or take "
+                    "timm's network"
+                )
             with fetching(f"torchvision/{name}"):
                 module = models.get_model(name, weights=weights, **options)
         else:
@@ -70,7 +78,9 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
             module.num_prefix_tokens = 1
         trace = Trace(module, (in_chans, *(only or pair(resolution or crop))))
         blocks = [inner for inner in trace.seen if re.fullmatch(r"encoder\.layers\.encoder_layer_\d+", inner)]
-        module.taps = Taps(embedding=trace.embedding(module.classifiers), maps=trace.maps(blocks) if blocks else trace.all_maps())
+        module.taps = Taps(
+            embedding=trace.embedding(module.classifiers), maps=trace.maps(blocks) if blocks else trace.all_maps()
+        )
         return module
 
     build.__doc__ = f"torchvision's {name}."
@@ -86,7 +96,9 @@ def _size_option(name: str, resolution: int | tuple[int, int] | None) -> dict[st
         return {"input_size": pair(resolution)}
     if name.startswith("vit_"):
         if len({*pair(resolution)}) > 1:
-            raise UsageError(f"torchvision/{name} takes squares only, not {pair(resolution)}: give resolution as one number")
+            raise UsageError(
+                f"torchvision/{name} takes squares only, not {pair(resolution)}: give resolution as one number"
+            )
         return {"image_size": pair(resolution)[0]}
     return {}
 
@@ -100,11 +112,15 @@ def _length(module: nn.Module, classifier: str) -> int:
 
 
 def _exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
-    """Another first convolution, with the old one's weights adapted to its channels, or as widely spread as they were."""
+    """Another first convolution, with the old one's weights adapted to its channels, or as widely spread as they
+    were.
+    """
     from timm.models import adapt_input_conv
 
     name, old = next((name, inner) for name, inner in module.named_modules() if isinstance(inner, nn.Conv2d))
-    options: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    options: dict[str, Any] = {
+        name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    }
     new = nn.Conv2d(in_chans, old.out_channels, bias=old.bias is not None, **options)
     with torch.no_grad():
         if pretrained:
@@ -117,6 +133,10 @@ def _exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
 
 
 def _convert(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A published file as torchvision itself reads it: without auxiliary classifiers, DenseNet's layers under today's names."""
-    renamed = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): value for key, value in state.items()}
+    """A published file as torchvision itself reads it: without auxiliary classifiers, DenseNet's layers under today's
+    names.
+    """
+    renamed = {
+        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): value for key, value in state.items()
+    }
     return {key: value for key, value in renamed.items() if not key.startswith(_AUXILIARY)}

@@ -30,10 +30,10 @@ class OwnNetwork:
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input of the last linear layer that all
-            of the output goes through, or without one, as in a backbone, the output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes;
-            the maps are for each size of feature map the last module that
-            gives it. Of timm's networks both are what timm's own methods give.
+        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input
+            of the last linear layer that all of the output goes through, or without one, as in a backbone, the output
+            (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each size of
+            feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
         preprocess: How it sees.
         shape: (C, H, W) of an image as it is given to the module.
         classes: Names of its logits, where they are known.
@@ -44,7 +44,8 @@ class OwnNetwork:
         classifiers: The name of that layer.
 
     Raises:
-        UsageError: The module cannot be copied, fails on such an image, or returns no tensor while ``taps`` do not say where its embedding is.
+        UsageError: The module cannot be copied, fails on such an image, or returns no tensor while ``taps`` do not say
+            where its embedding is.
     """
 
     def __init__(
@@ -58,7 +59,10 @@ class OwnNetwork:
     ) -> None:
         self.module, self.preprocess, self.classes, self._data_classes = module, preprocess, classes, data_classes
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
-            raise UsageError(f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image before it is handed over")
+            raise UsageError(
+                f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
+                "before it is handed over"
+            )
         try:
             trace = Trace(self(), shape)
         except UsageError:
@@ -72,7 +76,8 @@ class OwnNetwork:
             if taps.embedding is None and taps.logits is None:
                 parts = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
                 raise UsageError(
-                    f"{type(module).__name__} returns a {type(output).__name__}{parts}, and a network has to return one tensor: "
+                    f"{type(module).__name__} returns a {type(output).__name__}{parts}, and a network has to "
+                    "return one tensor: "
                     "wrap it in a module that returns its logits (B, C) or its embedding (B, D)"
                 )
             self.taps = Taps(taps.embedding, taps.maps or trace.all_maps(), taps.logits)
@@ -91,9 +96,14 @@ class OwnNetwork:
         self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
 
     def _embedding(self, trace: Trace) -> str | None:
-        """The input of the layer that makes the logits, which becomes the classifier, or what a module without one returns; None where that is unclear."""
+        """The input of the layer that makes the logits, which becomes the classifier, or what a module without one
+        returns; None where that is unclear.
+        """
         linear = {name for name, inner in self.module.named_modules() if isinstance(inner, nn.Linear)}
-        ran = sorted((name for name in linear if name in trace.seen and trace.seen[name].gives_input), key=lambda name: trace.seen[name].order)
+        ran = sorted(
+            (name for name in linear if name in trace.seen and trace.seen[name].gives_input),
+            key=lambda name: trace.seen[name].order,
+        )
         # From the end: an auxiliary layer, or one that scales the logits, may run after the classifier.
         for name in reversed([name for name in ran if trace.seen[name].inputs.ndim == 2]):
             role = _role(self(), name, trace)
@@ -112,11 +122,16 @@ class OwnNetwork:
         try:
             return copy.deepcopy(self.module).cpu()
         except RuntimeError as error:
-            raise UsageError(f"{type(self.module).__name__} cannot be copied, and a training leaves what it is given as it was: {error}") from error
+            raise UsageError(
+                f"{type(self.module).__name__} cannot be copied, and a training leaves what it is given as it "
+                f"was: {error}"
+            ) from error
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself in the place of what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` put around it: names of modules and weights are its own."""
+    """The module itself in the place of what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` put
+    around it: names of modules and weights are its own.
+    """
     while True:
         if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
             module = inner
@@ -127,12 +142,19 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
-    """What a layer makes of the output: seen in what becomes of two images where it says the same of both, and where the same is added to both."""
+    """What a layer makes of the output: seen in what becomes of two images where it says the same of both, and where
+    the same is added to both.
+    """
     if trace.seen[name].output is trace.output:
         return _Role.ALL
     layer, shape = module.get_submodule(name), trace.shape
-    plain, same, shifted = (_output(module, shape, layer, change) for change in (None, lambda out: out[:1].expand_as(out), lambda out: out + 1))
-    if torch.allclose(same[0], same[1], rtol=1e-4, atol=1e-6) and not torch.allclose(plain[0], plain[1], rtol=1e-4, atol=1e-6):
+    plain, same, shifted = (
+        _output(module, shape, layer, change)
+        for change in (None, lambda out: out[:1].expand_as(out), lambda out: out + 1)
+    )
+    if torch.allclose(same[0], same[1], rtol=1e-4, atol=1e-6) and not torch.allclose(
+        plain[0], plain[1], rtol=1e-4, atol=1e-6
+    ):
         return _Role.ALL
     differences = shifted - plain
     alike = torch.allclose(differences[0], differences[1], rtol=1e-3, atol=1e-4 * float(differences.abs().max()))
@@ -140,7 +162,9 @@ def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
 
 
 def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether the output is the mean over places of what a convolution gives, as that of a classifier without a linear layer."""
+    """Whether the output is the mean over places of what a convolution gives, as that of a classifier without a linear
+    layer.
+    """
     last: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple, output: Tensor) -> None:
@@ -151,7 +175,11 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
         last[:] = [value for value in last if not any(value is given for given in args)]
 
     handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
-    handles += [inner.register_forward_pre_hook(drop) for inner in module.modules() if isinstance(inner, nn.modules.batchnorm._BatchNorm)]
+    handles += [
+        inner.register_forward_pre_hook(drop)
+        for inner in module.modules()
+        if isinstance(inner, nn.modules.batchnorm._BatchNorm)
+    ]
     output = _output(module, shape).flatten(1)
     for handle in handles:
         handle.remove()
@@ -161,10 +189,19 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
     return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=close) for mean in means)
 
 
-def _output(module: nn.Module, shape: tuple[int, int, int], layer: nn.Module | None = None, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def _output(
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    layer: nn.Module | None = None,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """What a module returns of two images, with a layer's output changed."""
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    handle = layer.register_forward_hook(lambda _, args, output: change(output)) if layer is not None and change is not None else None
+    handle = (
+        layer.register_forward_hook(lambda _, args, output: change(output))
+        if layer is not None and change is not None
+        else None
+    )
     try:
         with torch.no_grad(), torch.random.fork_rng():
             return module.eval()(images)
@@ -177,18 +214,33 @@ def _output(module: nn.Module, shape: tuple[int, int, int], layer: nn.Module | N
 
 def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -> UsageError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return UsageError(f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}")
+    return UsageError(
+        f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}"
+    )
 
 
 def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
-    """A module with the taps, the preprocessing and the modality that came with it, as those of a :class:`~contrastill.Network` do."""
+    """A module with the taps, the preprocessing and the modality that came with it, as those of a
+    :class:`~contrastill.Network` do.
+    """
     if isinstance(module, Network):
         return unwrapped(module.module), module.taps, module.preprocess, module.modality
     taps, preprocess = getattr(module, "taps", None), getattr(module, "preprocess", None)
-    return module, taps if isinstance(taps, Taps) else Taps(), preprocess if isinstance(preprocess, Preprocess) else None, None
+    return (
+        module,
+        taps if isinstance(taps, Taps) else Taps(),
+        preprocess if isinstance(preprocess, Preprocess) else None,
+        None,
+    )
 
 
 def given_classes(module: nn.Module) -> list[str] | None:
-    """Names of a module's logits that came with it, as those of :func:`~contrastill.load_student` and of a :class:`~contrastill.Network` do."""
+    """Names of a module's logits that came with it, as those of :func:`~contrastill.load_student` and of a
+    :class:`~contrastill.Network` do.
+    """
     names = module.recipe.get("classes") if isinstance(module, Network) else getattr(module, "classes", None)
-    return [*names] if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names) else None
+    return (
+        [*names]
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)
+        else None
+    )

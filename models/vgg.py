@@ -39,7 +39,9 @@ class CifarVGG(nn.Module):
     taps: ClassVar[Taps] = Taps(embedding="input:classifier", maps=("relu0", "relu1", "relu2", "relu3", "relu4"))
     preprocess: ClassVar[Preprocess] = Preprocess(CIFAR100_MEAN, CIFAR100_STD)
 
-    def __init__(self, convolutions: tuple[int, int, int, int, int], *, num_classes: int = 100, in_chans: int = 3) -> None:
+    def __init__(
+        self, convolutions: tuple[int, int, int, int, int], *, num_classes: int = 100, in_chans: int = 3
+    ) -> None:
         super().__init__()
         channels = (in_chans, *WIDTHS)
         self.block0 = _block(channels[0], channels[1], convolutions[0])
@@ -70,7 +72,11 @@ def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU and so on, without the last ReLU."""
     layers: list[nn.Module] = []
     for number in range(convolutions):
-        layers += [nn.Conv2d(channels if number else in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(channels if number else in_channels, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -79,7 +85,9 @@ def _register(depth: int) -> None:
         return CifarVGG(CONVOLUTIONS[depth], num_classes=num_classes, in_chans=in_chans)
 
     build.__name__ = f"vgg{depth}"
-    build.__doc__ = f"VGG-{depth} with BatchNorm for 32×32 images: {sum(CONVOLUTIONS[depth])} convolutions and one linear layer."
+    build.__doc__ = (
+        f"VGG-{depth} with BatchNorm for 32×32 images: {sum(CONVOLUTIONS[depth])} convolutions and one linear layer."
+    )
     MODELS.register(build.__name__)(build)
 
 

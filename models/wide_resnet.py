@@ -15,7 +15,8 @@ from .resnet import CIFAR100_MEAN, CIFAR100_STD
 class PreActivationBlock(nn.Module):
     """BatchNorm and ReLU before each of two 3×3 convolutions (He et al., ECCV 2016, figure 4e), beside a shortcut.
 
-    Where the number of channels changes, the shortcut is a 1×1 convolution of the activated input; else it is the input itself.
+    Where the number of channels changes, the shortcut is a 1×1 convolution of the activated input; else it is the input
+    itself.
 
     Shape:
         - (B, in_channels, H, W) -> (B, channels, H/stride, W/stride), a sum that nothing has activated yet.
@@ -37,7 +38,9 @@ class PreActivationBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Pre-activation blocks in a row, the first of which strides; under ``layer``, as the released checkpoints name them."""
+    """Pre-activation blocks in a row, the first of which strides; under ``layer``, as the released checkpoints name
+    them.
+    """
 
     def __init__(self, in_channels: int, channels: int, blocks: int, stride: int) -> None:
         super().__init__()
@@ -51,8 +54,8 @@ class Stage(nn.Module):
 class WideResNet(nn.Module):
     """A 3×3 stem, three stages of pre-activation blocks at 32, 16 and 8 pixels, average pooling, a linear classifier.
 
-    Its module names are those of the benchmark's released checkpoints, which therefore load as they are. Its maps are sums
-    before any activation, as are the benchmark's.
+    Its module names are those of the benchmark's released checkpoints, which therefore load as they are. Its maps are
+    sums before any activation, as are the benchmark's.
 
     Args:
         depth: Number of weighted layers, 6n + 4 for n blocks a stage.

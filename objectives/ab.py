@@ -21,8 +21,10 @@ class AB(Objective):
     """Σ over maps of ‖ρ(t) σ(μ − r(s)) + (1 − ρ(t)) σ(μ + r(s))‖², in an initial stage alone (eq. 5).
 
     ρ(t) is 1 where the teacher's neuron is active, σ the ReLU, μ a margin, and the connector r a 1×1 convolution with
-    BatchNorm: the student's response has to lie on the teacher's side of each boundary. After the ReLU, where the maps are, the teacher's side is known as before it;
-    of the student the connector is given what passed the ReLU, where the paper gives it what comes before. A map that lies one deeper counts twice as much.
+    BatchNorm: the student's response has to lie on the teacher's side of each boundary. After the ReLU, where the maps
+        are, the teacher's side is known as before it;
+    of the student the connector is given what passed the ReLU, where the paper gives it what comes before. A map that
+    lies one deeper counts twice as much.
 
     Args:
         dims: (student's, teacher's) channels of each pair.
@@ -42,7 +44,11 @@ class AB(Objective):
     """
 
     class Options(Options):
-        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three of each")
+        pairs: Pairs | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            "of each",
+        )
         margin: float = Field(1.0, gt=0, description="μ, by which a response shall lie on the right side")
 
     needs = frozenset({"maps"})
@@ -52,7 +58,9 @@ class AB(Objective):
     def __init__(self, dims: list[tuple[int, int]], pairs: Pairs, margin: float = 1.0) -> None:
         super().__init__()
         self.pairs, self.margin = pairs, margin
-        self.connectors = nn.ModuleList(nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in dims)
+        self.connectors = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in dims
+        )
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> AB:

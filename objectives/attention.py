@@ -16,7 +16,8 @@ from .maps import Pairs, from_the_end, map_pairs, meet, meeting_size
 
 @OBJECTIVES.register("attention")
 class Attention(Objective):
-    """Σ over pairs of maps of the mean of (q(student) − q(teacher))², q = normalised Σ_c F_c² over positions (eq. 2, with p = 2).
+    """Σ over pairs of maps of the mean of (q(student) − q(teacher))², q = normalised Σ_c F_c² over positions (eq. 2,
+    with p = 2).
 
     Maps of different sizes are averaged to the smaller one.
 
@@ -37,7 +38,11 @@ class Attention(Objective):
     """
 
     class Options(Options):
-        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three of each")
+        pairs: Pairs | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            "of each",
+        )
 
     needs = frozenset({"maps"})
     default_weight = 1000.0
@@ -49,7 +54,10 @@ class Attention(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Attention:
         pairs = map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3))
-        sizes = [meeting_size(setting.student.map_shapes[ours][1:], setting.teacher.map_shapes[theirs][1:]) for ours, theirs in pairs]
+        sizes = [
+            meeting_size(setting.student.map_shapes[ours][1:], setting.teacher.map_shapes[theirs][1:])
+            for ours, theirs in pairs
+        ]
         if all(size == (1, 1) for size in sizes):
             raise UsageError(
                 "objective attention compares where maps are active, and all of these meet at a single position: "

@@ -26,9 +26,10 @@ GAMMA, ORDER = 0.4, 2
 class Correlation(Objective):
     """CC: how the samples of a batch relate on each side (Peng et al., ICCV 2019).
 
-    ``"gaussian"`` is the paper's: the mean of (K_student − K_teacher)² over all pairs of samples, where K is a Gaussian kernel of unit
-    embeddings, γ = 0.4, by its Taylor series up to order 2. ``"adjacent"`` is what the published figures of the CRD paper's table were measured with: both
-    sides are embedded linearly, δ is their absolute difference, and the loss is the mean of δ_i · δ_{i+1} over neighbours in the batch.
+    ``"gaussian"`` is the paper's: the mean of (K_student − K_teacher)² over all pairs of samples, where K is a Gaussian
+    kernel of unit embeddings, γ = 0.4, by its Taylor series up to order 2. ``"adjacent"`` is what the published figures
+    of the CRD paper's table were measured with: both sides are embedded linearly, δ is their absolute difference, and
+    the loss is the mean of δ_i · δ_{i+1} over neighbours in the batch.
 
     Args:
         student_dim, teacher_dim: Lengths of the pooled embeddings.
@@ -36,7 +37,8 @@ class Correlation(Objective):
         embed_dim: Length of the linear embeddings, which only ``"adjacent"`` has.
 
     Shape:
-        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - returns a scalar, 0 for one sample.
+        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - returns a scalar, 0 for one
+          sample.
 
     Raises:
         UsageError: There is no such kernel; (``build``) a side has no embedding.
@@ -48,7 +50,9 @@ class Correlation(Objective):
     """
 
     class Options(Options):
-        kernel: Literal["adjacent", "gaussian"] = Field("adjacent", description="how samples relate: neighbours in the batch, or the paper's Gaussian kernel")
+        kernel: Literal["adjacent", "gaussian"] = Field(
+            "adjacent", description="how samples relate: neighbours in the batch, or the paper's Gaussian kernel"
+        )
         embed_dim: int = Field(128, gt=0, description="length of both embeddings, which only kernel=adjacent has")
 
     needs = frozenset({"embedding"})
@@ -59,7 +63,9 @@ class Correlation(Objective):
         if kernel not in KERNELS:
             raise unknown_name("kernel of the objective correlation,", kernel, KERNELS)
         self.kernel = kernel
-        self.embed = nn.ModuleList(nn.Linear(size, embed_dim) for size in (student_dim, teacher_dim) if kernel == "adjacent")
+        self.embed = nn.ModuleList(
+            nn.Linear(size, embed_dim) for size in (student_dim, teacher_dim) if kernel == "adjacent"
+        )
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Correlation:
@@ -86,4 +92,6 @@ def gaussian(features: Tensor) -> Tensor:
     with full_precision(features) as (features,):
         unit = normalise(features)[0]
         cosines = unit @ unit.T
-        return math.exp(-2 * GAMMA) * torch.stack([(2 * GAMMA) ** p / math.factorial(p) * cosines**p for p in range(ORDER + 1)]).sum(0)
+        return math.exp(-2 * GAMMA) * torch.stack(
+            [(2 * GAMMA) ** p / math.factorial(p) * cosines**p for p in range(ORDER + 1)]
+        ).sum(0)

@@ -20,10 +20,16 @@ class CriticOptions(Options):
     """Options of every objective that is judged by the critic of CRD."""
 
     embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
-    num_negatives: int | None = Field(None, gt=0, description="K; left out: as many as there are, for a bank 16384 at most")
-    negatives_from: Literal["other_class", "other_sample"] | None = Field(None, description="left out: other_class where there are labels")
+    num_negatives: int | None = Field(
+        None, gt=0, description="K; left out: as many as there are, for a bank 16384 at most"
+    )
+    negatives_from: Literal["other_class", "other_sample"] | None = Field(
+        None, description="left out: other_class where there are labels"
+    )
     temperature: float = Field(0.07, gt=0, description="τ of the critic (no unit)")
-    bias: Literal["released", "paper"] | float = Field("released", description="b of the critic: log K + 1/(2Dτ²), log(K/M), or a number")
+    bias: Literal["released", "paper"] | float = Field(
+        "released", description="b of the critic: log K + 1/(2Dτ²), log(K/M), or a number"
+    )
 
 
 @OBJECTIVES.register("crd")
@@ -34,28 +40,42 @@ class CRD(Objective):
         loss: The :class:`~contrastill.CRDLoss` that holds embeddings, banks and the generator.
 
     Shape:
-        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - batch["index"]: (B,) int64 in [0, M)
+        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - batch["index"]: (B,) int64 in [0,
+          M)
         - returns a scalar.
     """
 
     class Options(CriticOptions):
-        negatives: Literal["auto", "all", "shared", "sampled"] = Field("auto", description="which rows are scored as negatives")
-        bank_momentum: float | Literal["visits"] = Field(
-            0.5, description="share of its old value a bank's row keeps; visits: min(1/2, (n − 1)/n) at the n-th visit, so that the first one replaces it"
+        negatives: Literal["auto", "all", "shared", "sampled"] = Field(
+            "auto", description="which rows are scored as negatives"
         )
-        bank_placement: Literal["replicated", "sharded"] = Field("replicated", description="all of the bank's rows on each process, or dealt out to them")
+        bank_momentum: float | Literal["visits"] = Field(
+            0.5,
+            description="share of its old value a bank's row keeps; visits: min(1/2, (n − 1)/n) at the n-th "
+            "visit, so that the first one replaces it",
+        )
+        bank_placement: Literal["replicated", "sharded"] = Field(
+            "replicated", description="all of the bank's rows on each process, or dealt out to them"
+        )
         bank_dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the bank's rows")
-        bank_memory: Literal["device", "host"] = Field("device", description="where the rows are; host: pinned, for a bank larger than a GPU's memory")
+        bank_memory: Literal["device", "host"] = Field(
+            "device", description="where the rows are; host: pinned, for a bank larger than a GPU's memory"
+        )
         bank_init: Literal["random", "teacher_outputs"] = Field(
             "random",
-            description="what the bank's rows begin as: noise, or on both sides the teacher's embeddings as its map projects them before the first step, for which the teacher looks at the "
+            description="what the bank's rows begin as: noise, or on both sides the teacher's embeddings as its "
+            "map projects them before the first step, for which the teacher looks at the "
             "training set once (nothing more where its outputs are kept anyway, train.views)",
         )
         teacher_map: Literal["learned", "whitened"] = Field(
-            "learned", description="the teacher's map: trained; or fixed, its principal directions with deviation 1, so that the teacher's rows never age"
+            "learned",
+            description="the teacher's map: trained; or fixed, its principal directions with deviation 1, so "
+            "that the teacher's rows never age",
         )
         student_side: Literal["separate", "shared"] = Field(
-            "separate", description="with several teachers: an embedding and a bank of the student for each, or one for all, which takes less time and memory"
+            "separate",
+            description="with several teachers: an embedding and a bank of the student for each, or one for all, "
+            "which takes less time and memory",
         )
 
         @field_validator("bank_momentum", mode="before")
@@ -99,7 +119,8 @@ class SharedCRD(Objective):
         loss: The :class:`~contrastill.core.crd.shared.SharedCRDLoss` that holds embeddings, banks and the generator.
 
     Shape:
-        - student.embedding: (B, student_dim) - teachers: n representations with an embedding (B, teacher_dims[i]) - returns a scalar.
+        - student.embedding: (B, student_dim) - teachers: n representations with an embedding (B, teacher_dims[i]) -
+          returns a scalar.
     """
 
     needs = CRD.needs
@@ -123,7 +144,9 @@ class SharedCRD(Objective):
 
 def _prepare(loss: CRDLoss, teachers: Sequence[TeacherOutputs]) -> None:
     """Show a loss the outputs that its options ask for, and no others: they take time."""
-    samples = [outputs.sample({"embedding"}).embedding for outputs in teachers] if loss.teacher_map == "whitened" else []
+    samples = (
+        [outputs.sample({"embedding"}).embedding for outputs in teachers] if loss.teacher_map == "whitened" else []
+    )
     batches = [_embeddings(outputs) for outputs in teachers] if loss.bank_init == "teacher_outputs" else []
     loss.prepare(samples, batches)
 

@@ -46,4 +46,6 @@ class CrossEntropy(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        return F.cross_entropy(student.logits, batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            student.logits, batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
+        )

@@ -14,10 +14,12 @@ from .logits import check_classes, log_probabilities
 
 @OBJECTIVES.register("dist")
 class DIST(Objective):
-    """τ² · (β · inter + γ · intra), each 1 − the mean Pearson correlation of both sides' softmax(logits / τ) (Huang et al., NeurIPS 2022).
+    """τ² · (β · inter + γ · intra), each 1 − the mean Pearson correlation of both sides' softmax(logits / τ) (Huang et
+    al., NeurIPS 2022).
 
-    **inter** correlates what a sample's classes get (rows), **intra** what a class gets over the batch (columns). The student need not
-    match the probabilities, only how they lie to one another, which a stronger teacher leaves it more room for. Defaults are those of CIFAR-100.
+    **inter** correlates what a sample's classes get (rows), **intra** what a class gets over the batch (columns). The
+    student need not match the probabilities, only how they lie to one another, which a stronger teacher leaves it more
+    room for. Defaults are those of CIFAR-100.
 
     Args:
         beta: β, factor of the inter-class part.
@@ -62,6 +64,8 @@ class DIST(Objective):
 
 
 def pearson_distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    """1 − the mean over rows of the correlation of two (N, D); a row that is constant on a side correlates with nothing, without a gradient."""
+    """1 − the mean over rows of the correlation of two (N, D); a row that is constant on a side correlates with
+    nothing, without a gradient.
+    """
     ours, theirs = (normalise(side - side.mean(1, keepdim=True))[0] for side in (ours, theirs))
     return 1 - (ours * theirs).sum(1).mean()

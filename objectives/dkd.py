@@ -16,8 +16,9 @@ from .logits import check_classes, divergence, log_probabilities
 class DKD(Objective):
     """T² · (α · TCKD + β · NCKD), mean over the batch (Zhao et al., CVPR 2022, eq. 7).
 
-    TCKD is the divergence between (target, any other class) of both sides, NCKD that between the other classes among themselves. In plain
-    distillation the second is weighed by 1 − the teacher's probability of the target, and so hardly counts where the teacher is sure.
+    TCKD is the divergence between (target, any other class) of both sides, NCKD that between the other classes among
+    themselves. In plain distillation the second is weighed by 1 − the teacher's probability of the target, and so
+    hardly counts where the teacher is sure.
 
     Args:
         alpha: α, factor of TCKD.
@@ -28,7 +29,8 @@ class DKD(Objective):
         - student.logits, teacher.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
 
     Raises:
-        UsageError: The batch has no ``target``; (``build``) the data has no labels, or teacher and student have different numbers of classes.
+        UsageError: The batch has no ``target``; (``build``) the data has no labels, or teacher and student have
+            different numbers of classes.
 
     Example:
         >>> student, teacher = (Representation(logits=torch.randn(2, 5)) for _ in range(2))
@@ -57,13 +59,17 @@ class DKD(Objective):
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "dkd")
-        ours, theirs = (decoupled(log_probabilities(side.logits, self.temperature), target) for side in (student, teacher))
+        ours, theirs = (
+            decoupled(log_probabilities(side.logits, self.temperature), target) for side in (student, teacher)
+        )
         of_target, of_others = (divergence(*pair) for pair in zip(theirs, ours, strict=True))
         return (self.alpha * of_target + self.beta * of_others) * self.temperature**2
 
 
 def decoupled(log_probability: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (B, C) as those of (the target, any other class) (B, 2), and of the others among themselves (B, C − 1)."""
+    """Log-probabilities (B, C) as those of (the target, any other class) (B, 2), and of the others among themselves (B,
+    C − 1).
+    """
     target = target[:, None]
     other = torch.arange(log_probability.shape[1] - 1, device=target.device)
     # The target's column is left out, not masked: a −∞ would turn into NaN in the divergence.

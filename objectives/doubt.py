@@ -10,13 +10,15 @@ from ..core.objective import TeacherOutputs
 from .logits import log_probabilities
 
 FULL_DOUBT = (
-    "the teacher's mean doubt (1 − its largest probability) over training samples from which on the loss counts whole; below, it counts in proportion, as the answers of a teacher that has "
+    "the teacher's mean doubt (1 − its largest probability) over training samples from which on the loss counts "
+    "whole; below, it counts in proportion, as the answers of a teacher that has "
     "memorised its training set repeat the labels; 0: always whole"
 )
 
 
 def mean_doubt(logits: Tensor) -> float:
-    """1 − the mean over samples of the largest probability of logits (N, C): near 0 for a teacher that has memorised them, whose answers repeat the labels.
+    """1 − the mean over samples of the largest probability of logits (N, C): near 0 for a teacher that has memorised
+    them, whose answers repeat the labels.
 
     Example:
         >>> import torch
@@ -37,4 +39,9 @@ def doubt_scale(teachers: Sequence[TeacherOutputs], full_doubt: float) -> tuple[
         return 1.0, ""
     doubt = mean_doubt(teachers[0].sample({"logits"}).logits)
     scale = min(1.0, doubt / full_doubt)
-    return scale, "" if scale == 1 else f"× {scale:.2g}, as the teacher's mean probability on training samples is {1 - doubt:.3f}"
+    return (
+        scale,
+        ""
+        if scale == 1
+        else f"× {scale:.2g}, as the teacher's mean probability on training samples is {1 - doubt:.3f}",
+    )

@@ -18,5 +18,8 @@ def embedding_dims(objective: str, setting: Setting) -> tuple[int, int]:
     """
     for side in ("student", "teacher"):
         if getattr(setting, side).embedding_dim is None:
-            raise UsageError(f"objective {objective} compares pooled embeddings, and the {side} has none: name the module that gives it with embedding=MODULE")
+            raise UsageError(
+                f"objective {objective} compares pooled embeddings, and the {side} has none: name the module that "
+                "gives it with embedding=MODULE"
+            )
     return setting.student.embedding_dim, setting.teacher.embedding_dim

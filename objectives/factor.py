@@ -18,8 +18,9 @@ from .precision import full_precision
 class Factor(Objective):
     """Mean absolute difference of the teacher's and the student's factors, each of length 1 (eq. 2–3).
 
-    In the initial stage a paraphraser, a convolutional autoencoder of the teacher's map, learns to reproduce it (mean squared error, eq. 1); its code is
-    the teacher's factor. In the training proper it is frozen, and a translator makes the student's factor of its map.
+    In the initial stage a paraphraser, a convolutional autoencoder of the teacher's map, learns to reproduce it (mean
+    squared error, eq. 1); its code is the teacher's factor. In the training proper it is frozen, and a translator makes
+    the student's factor of its map.
 
     Args:
         student_dim, teacher_dim: Channels of the maps.
@@ -42,7 +43,10 @@ class Factor(Objective):
 
     class Options(Options):
         rate: float = Field(0.5, gt=0, description="k, channels of a factor as a share of the teacher's")
-        pair: tuple[int, int] | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each")
+        pair: tuple[int, int] | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each",
+        )
 
     needs = frozenset({"maps"})
     default_weight = 200.0
@@ -80,7 +84,9 @@ class Factor(Objective):
 
 def _convolutions(*dims: int) -> nn.Sequential:
     """3×3 convolutions from channels to channels, a leaky ReLU after each."""
-    layers = [[nn.Conv2d(one, other, 3, padding=1), nn.LeakyReLU(0.1)] for one, other in zip(dims, dims[1:], strict=False)]
+    layers = [
+        [nn.Conv2d(one, other, 3, padding=1), nn.LeakyReLU(0.1)] for one, other in zip(dims, dims[1:], strict=False)
+    ]
     return nn.Sequential(*sum(layers, []))
 
 

@@ -18,8 +18,9 @@ from .maps import Pairs, map_pairs, meet
 class FitNet(Objective):
     """Mean squared distance between the teacher's features and a linear map of the student's (eq. 3).
 
-    On maps the regressor is a 1×1 convolution, and the student's map is first averaged, or the teacher's, to the smaller
-    size. With ``standardize`` each of the teacher's channels has mean 0 and deviation 1 over the batch, so that no loud one drowns the rest.
+    On maps the regressor is a 1×1 convolution, and the student's map is first averaged, or the teacher's, to the
+    smaller size. With ``standardize`` each of the teacher's channels has mean 0 and deviation 1 over the batch, so that
+    no loud one drowns the rest.
 
     Args:
         student_dim, teacher_dim: Channels of what is compared.
@@ -40,21 +41,33 @@ class FitNet(Objective):
     """
 
     class Options(Options):
-        features: Literal["maps", "embedding"] = Field("maps", description="what is compared: feature maps, or the pooled embeddings")
-        pair: tuple[int, int] | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the middle ones")
-        standardize: bool = Field(False, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch")
+        features: Literal["maps", "embedding"] = Field(
+            "maps", description="what is compared: feature maps, or the pooled embeddings"
+        )
+        pair: tuple[int, int] | None = Field(
+            None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the middle ones"
+        )
+        standardize: bool = Field(
+            False, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch"
+        )
 
     needs = frozenset({"maps", "embedding"})
     default_weight = 100.0
 
-    def __init__(self, student_dim: int, teacher_dim: int, pair: tuple[int, int] | None = None, standardize: bool = False) -> None:
+    def __init__(
+        self, student_dim: int, teacher_dim: int, pair: tuple[int, int] | None = None, standardize: bool = False
+    ) -> None:
         super().__init__()
         self.pair = pair
         self.needs = frozenset({"embedding"} if pair is None else {"maps"})
-        self.regressor: nn.Module = nn.Linear(student_dim, teacher_dim) if pair is None else nn.Conv2d(student_dim, teacher_dim, 1)
+        self.regressor: nn.Module = (
+            nn.Linear(student_dim, teacher_dim) if pair is None else nn.Conv2d(student_dim, teacher_dim, 1)
+        )
         self.scale: nn.Module = nn.Identity()
         if standardize:
-            self.scale = (nn.BatchNorm1d if pair is None else nn.BatchNorm2d)(teacher_dim, affine=False, track_running_stats=False)
+            self.scale = (nn.BatchNorm1d if pair is None else nn.BatchNorm2d)(
+                teacher_dim, affine=False, track_running_stats=False
+            )
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> FitNet:
@@ -62,7 +75,9 @@ class FitNet(Objective):
             return cls(*embedding_dims("fitnet", setting), None, options.standardize)
         middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.teacher.map_shapes) // 2),)
         (pair,) = map_pairs("fitnet", None if options.pair is None else (options.pair,), setting, default=middle)
-        return cls(setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize)
+        return cls(
+            setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize
+        )
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if self.pair is None:

@@ -16,15 +16,18 @@ from .precision import full_precision
 
 @OBJECTIVES.register("fsp")
 class FSP(Objective):
-    """Mean squared distance of the FSP matrices G_ij = Σ_hw F¹_ihw F²_jhw / (H·W) of consecutive maps, in an initial stage alone (eq. 1–2).
+    """Mean squared distance of the FSP matrices G_ij = Σ_hw F¹_ihw F²_jhw / (H·W) of consecutive maps, in an initial
+    stage alone (eq. 1–2).
 
-    Both networks need maps of the same channels, so it is for networks that differ in depth. The larger map of two consecutive ones is averaged to the size of the smaller.
+    Both networks need maps of the same channels, so it is for networks that differ in depth. The larger map of two
+    consecutive ones is averaged to the size of the smaller.
 
     Args:
         count: How many maps, the last ones of each side, are read.
 
     Shape:
-        - student.maps, teacher.maps: (B, C_i, H_i, W_i), C_i the same on both sides - returns a scalar, summed over consecutive maps.
+        - student.maps, teacher.maps: (B, C_i, H_i, W_i), C_i the same on both sides - returns a scalar, summed over
+          consecutive maps.
 
     Raises:
         UsageError: Fewer than two maps, or other channels.
@@ -36,7 +39,9 @@ class FSP(Objective):
     """
 
     class Options(Options):
-        count: int | None = Field(None, ge=2, description="maps, the last ones of each side, that are read; left out: as many as both have")
+        count: int | None = Field(
+            None, ge=2, description="maps, the last ones of each side, that are read; left out: as many as both have"
+        )
 
     needs = frozenset({"maps"})
     initial_epochs = 30
@@ -52,11 +57,15 @@ class FSP(Objective):
         count = options.count or min(len(shapes) for shapes in sides.values())
         for side, shapes in sides.items():
             if len(shapes) < max(2, count):
-                raise UsageError(f"objective fsp compares {max(2, count)} maps, and the {side} has {len(shapes)}: name more with maps=[MODULE, …]")
+                raise UsageError(
+                    f"objective fsp compares {max(2, count)} maps, and the {side} has {len(shapes)}: name more "
+                    "with maps=[MODULE, …]"
+                )
         ours, theirs = ([shape[0] for shape in shapes[-count:]] for shapes in sides.values())
         if ours != theirs:
             raise UsageError(
-                f"objective fsp needs maps of the same channels, and the student's have {ours}, the teacher's {theirs}: "
+                f"objective fsp needs maps of the same channels, and the student's have {ours}, the teacher's "
+                f"{theirs}: "
                 "take networks that differ in depth alone, or another objective"
             )
         return cls(count)

@@ -1,4 +1,6 @@
-"""InfoNCE, the softmax over one positive and its negatives, as the alternative to CRD's criterion (van den Oord et al., 2018)."""
+"""InfoNCE, the softmax over one positive and its negatives, as the alternative to CRD's criterion (van den Oord et al.,
+2018).
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,13 @@ UNKNOWN = torch.iinfo(torch.int64).max
 
 @OBJECTIVES.register("infonce")
 class InfoNCE(Objective):
-    """−log softmax of the own pair's s·t/τ among those with other samples, mean of student→teacher and teacher→student (van den Oord et al., 2018, eq. 4).
+    """−log softmax of the own pair's s·t/τ among those with other samples, mean of student→teacher and teacher→student
+    (van den Oord et al., 2018, eq. 4).
 
-    Negatives are the other samples of the batch (of this process); with ``negatives="queue"`` the student's embedding also meets earlier
-    embeddings of the teacher, first in, first out (as in MoCo: He et al., CVPR 2020). They were made by the linear map as it was then.
-    Neither needs to know how many samples there are: with other_sample it also takes batches of a stream without ``index``, each sample a new one.
+    Negatives are the other samples of the batch (of this process); with ``negatives="queue"`` the student's embedding
+    also meets earlier embeddings of the teacher, first in, first out (as in MoCo: He et al., CVPR 2020). They were made
+    by the linear map as it was then. Neither needs to know how many samples there are: with other_sample it also takes
+    batches of a stream without ``index``, each sample a new one.
 
     Args:
         student_dim: Length of the student's embedding.
@@ -40,18 +44,21 @@ class InfoNCE(Objective):
         temperature: τ.
         negatives: ``"batch"`` or ``"queue"``.
         queue_size: Q, slots of the queue.
-        negatives_from: ``"other_class"``: pairs of one class are no negatives; ``"other_sample"``: only those of one sample are none.
+        negatives_from: ``"other_class"``: pairs of one class are no negatives; ``"other_sample"``: only those of one
+            sample are none.
 
     Attributes:
         logs: ``mi_bound``, log N − loss with N the candidates, the positive included: a lower bound of the mutual
             information, where negatives are other samples.
 
     Shape:
-        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - batch["index"] if there is one, or batch["target"] with other_class: (B,) int64
+        - student.embedding: (B, student_dim) - teacher.embedding: (B, teacher_dim) - batch["index"] if there is one, or
+          batch["target"] with other_class: (B,) int64
         - returns a scalar.
 
     Raises:
-        UsageError: A batch of one sample without a queue; other_class, and the data has no labels, or one class; (``build``) a side has no embedding.
+        UsageError: A batch of one sample without a queue; other_class, and the data has no labels, or one class;
+            (``build``) a side has no embedding.
 
     Example:
         >>> infonce = InfoNCE(8, 16, negatives="queue", queue_size=32)
@@ -64,9 +71,13 @@ class InfoNCE(Objective):
     class Options(Options):
         embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
         temperature: float = Field(0.07, gt=0, description="τ of the softmax (no unit)")
-        negatives: Literal["batch", "queue"] = Field("batch", description="the other samples of the batch, or also earlier embeddings of the teacher")
+        negatives: Literal["batch", "queue"] = Field(
+            "batch", description="the other samples of the batch, or also earlier embeddings of the teacher"
+        )
         queue_size: int = Field(4096, gt=0, description="how many earlier embeddings are kept, with negatives=queue")
-        negatives_from: Literal["other_class", "other_sample"] | None = Field(None, description="left out: other_class where there are labels")
+        negatives_from: Literal["other_class", "other_sample"] | None = Field(
+            None, description="left out: other_class where there are labels"
+        )
 
     needs = frozenset({"embedding"})
     # That of CRD, in whose place it stands.
@@ -91,7 +102,9 @@ class InfoNCE(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> InfoNCE:
         if options.negatives_from == "other_class" and setting.targets is None:
-            raise UsageError("objectives.infonce.negatives_from=other_class needs labels, and this data has none: take other_sample")
+            raise UsageError(
+                "objectives.infonce.negatives_from=other_class needs labels, and this data has none: take other_sample"
+            )
         origin = options.negatives_from or ("other_sample" if setting.targets is None else "other_class")
         if origin == "other_class":
             check_classes_differ("infonce", setting.targets)
@@ -100,12 +113,24 @@ class InfoNCE(Objective):
         return cls(*embedding_dims("infonce", setting), **{**dict(options), "negatives_from": origin})
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of each sample (B,), half from either direction; in training the teacher's embeddings then enter the queue."""
-        kind = batch_targets(batch, "infonce") if self.negatives_from == "other_class" else _samples(batch, len(student.embedding))
+        """The loss of each sample (B,), half from either direction; in training the teacher's embeddings then enter the
+        queue.
+        """
+        kind = (
+            batch_targets(batch, "infonce")
+            if self.negatives_from == "other_class"
+            else _samples(batch, len(student.embedding))
+        )
         if self.queue is None and len(kind) < 2:
-            raise UsageError("objective infonce takes its negatives from the batch, and this one has one sample: use another train.batch_size")
+            raise UsageError(
+                "objective infonce takes its negatives from the batch, and this one has one sample: use another "
+                "train.batch_size"
+            )
         # Under autocast the product would lose the digits that 1/τ magnifies.
-        with full_precision(self.embed_student(student.embedding), self.embed_teacher(teacher.embedding)) as (ours, theirs):
+        with full_precision(self.embed_student(student.embedding), self.embed_teacher(teacher.embedding)) as (
+            ours,
+            theirs,
+        ):
             candidates, kinds = (theirs, kind) if self.queue is None else self.queue.after(theirs, kind)
             scores = ours @ candidates.T / self.temperature
         # (B, B + Q); a sample is no negative of its kind, nor of itself if it is in the batch twice.
@@ -124,7 +149,9 @@ class InfoNCE(Objective):
     @staticmethod
     def _bound(excluded: Tensor, there: Tensor, back: Tensor) -> Tensor:
         counts = (~excluded).sum(1), (~excluded[:, : len(back)]).sum(0)
-        return torch.stack([(count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)]).mean()
+        return torch.stack(
+            [(count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)]
+        ).mean()
 
 
 def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
@@ -135,7 +162,8 @@ def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
 
 
 class Queue(HeldWrites):
-    """The last Q embeddings and their kinds, first in, first out; equal on all ranks, which write what all of them saw, in rank order.
+    """The last Q embeddings and their kinds, first in, first out; equal on all ranks, which write what all of them saw,
+    in rank order.
 
     Args:
         size: Q.
@@ -165,7 +193,9 @@ class Queue(HeldWrites):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def after(self, rows: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
-        """The given rows (B, D) and kinds (B,), then the queue's: (B + Q, D) and (B + Q,). They are copies: a later push does not reach them."""
+        """The given rows (B, D) and kinds (B,), then the queue's: (B + Q, D) and (B + Q,). They are copies: a later
+        push does not reach them.
+        """
         return torch.cat((rows, self.rows.to(rows.dtype))), torch.cat((kind, self.kind))
 
     def push(self, rows: Tensor, kind: Tensor) -> None:
@@ -173,13 +203,16 @@ class Queue(HeldWrites):
         self.write(kind, rows[None])
 
     def _write(self, index: Tensor, rows: Tensor) -> None:
-        # Copies that fill up a short share go first, so that what is real stays in order; counted back from the end, they fall before the pointer.
+        # Copies that fill up a short share go first, so that what is real stays in order; counted back from the end,
+        # they fall before the pointer.
         real = index >= 0
         order = torch.argsort(real, stable=True)[-len(self.rows) :]
         count = real.sum()
         step = torch.arange(-len(order), 0, device=order.device) + count
         slots = (self.pointer + step) % len(self.rows)
         keep = step < 0
-        self.rows.index_copy_(0, slots, torch.where(keep[:, None], self.rows[slots], rows[0, order].to(self.rows.dtype)))
+        self.rows.index_copy_(
+            0, slots, torch.where(keep[:, None], self.rows[slots], rows[0, order].to(self.rows.dtype))
+        )
         self.kind.index_copy_(0, slots, torch.where(keep, self.kind[slots], index[order].to(self.kind.dtype)))
         self.pointer.copy_((self.pointer + count) % len(self.rows))

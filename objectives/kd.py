@@ -19,13 +19,14 @@ from .logits import check_classes, divergence, log_probabilities
 class KD(Objective):
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al., 2015).
 
-    With ``standardize`` each sample's logits have mean 0 and deviation 1 before the temperature, on either side, so that the
-    student need not match how large the teacher's are (logit standardization: Sun et al., CVPR 2024).
+    With ``standardize`` each sample's logits have mean 0 and deviation 1 before the temperature, on either side, so
+    that the student need not match how large the teacher's are (logit standardization: Sun et al., CVPR 2024).
 
     Args:
         temperature: T; 4 in the CRD paper's table.
         standardize: Whether logits are standardised.
-        full_doubt: The teacher's mean doubt, 1 − its largest probability, over training samples from which on the loss counts whole; below, in proportion. 0: always whole.
+        full_doubt: The teacher's mean doubt, 1 − its largest probability, over training samples from which on the loss
+            counts whole; below, in proportion. 0: always whole.
 
     Shape:
         - student.logits, teacher.logits: (B, C) - returns a scalar.
@@ -42,7 +43,9 @@ class KD(Objective):
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
-        standardize: bool = Field(False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side")
+        standardize: bool = Field(
+            False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side"
+        )
         full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
 
     default_weight = 0.9
@@ -63,7 +66,9 @@ class KD(Objective):
         ours, theirs = student.logits, teacher.logits
         if self.standardize:
             ours, theirs = standardised(ours), standardised(theirs)
-        return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (self.scale * self.temperature**2)
+        return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (
+            self.scale * self.temperature**2
+        )
 
 
 def standardised(logits: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""What objectives on logits share: whether both sides name the same classes, probabilities at a temperature, and their divergence."""
+"""What objectives on logits share: whether both sides name the same classes, probabilities at a temperature, and their
+divergence.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,22 @@ def check_classes(objective: str, setting: Setting) -> None:
     for role, spec in (("teacher", setting.teacher), ("student", setting.student)):
         if spec.num_classes is None:
             raise UsageError(
-                f"objective {objective} compares logits (B, C), and the {role} returns none: let it return them flat, or use an objective such as crd"
+                f"objective {objective} compares logits (B, C), and the {role} returns none: let it return them "
+                "flat, or use an objective such as crd"
             )
         check_two_outputs(objective, role, spec.num_classes)
     if setting.student.num_classes != setting.teacher.num_classes:
         raise UsageError(
-            f"objective {objective} compares logits, but the teacher has {setting.teacher.num_classes} classes and the student "
-            f"{setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use an objective that reads embeddings, such as crd"
+            f"objective {objective} compares logits, but the teacher has {setting.teacher.num_classes} classes "
+            "and the student "
+            f"{setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use "
+            "an objective that reads embeddings, such as crd"
         )
 
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / T) over dimension 1, in float32 at least: half precision loses the small probabilities that distillation is about.
+    """log softmax(logits / T) over dimension 1, in float32 at least: half precision loses the small probabilities that
+    distillation is about.
 
     Args:
         logits: (B, C).

@@ -30,10 +30,15 @@ def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default:
     for side, place in (("student", 0), ("teacher", 1)):
         shapes = getattr(setting, side).map_shapes
         if not shapes:
-            raise UsageError(f"objective {objective} compares feature maps, and the {side} has none: name some with maps=[MODULE, …]")
+            raise UsageError(
+                f"objective {objective} compares feature maps, and the {side} has none: name some with maps=[MODULE, …]"
+            )
         for pair in pairs:
             if not -len(shapes) <= pair[place] < len(shapes):
-                raise UsageError(f"objectives.{objective}.pairs names map {pair[place]} of the {side}, which has {len(shapes)}, counted from 0")
+                raise UsageError(
+                    f"objectives.{objective}.pairs names map {pair[place]} of the {side}, which has "
+                    f"{len(shapes)}, counted from 0"
+                )
     return tuple((student, teacher) for student, teacher in pairs)
 
 

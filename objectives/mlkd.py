@@ -18,13 +18,16 @@ from .precision import full_precision
 
 @OBJECTIVES.register("mlkd")
 class MLKD(Objective):
-    """Probabilities aligned sample by sample, in how samples and in how classes resemble each other, at several temperatures (Jin et al., CVPR 2023).
+    """Probabilities aligned sample by sample, in how samples and in how classes resemble each other, at several
+    temperatures (Jin et al., CVPR 2023).
 
-    With p = softmax(logits / T) (B, C) of either side, at each T and added up: **instance** T² · KL, mean over the batch; **batch**
-    Σ (difference of p pᵀ)² / B; **class** Σ (difference of pᵀ p)² / C. The last two keep only the rows of those samples, or classes, of which the
-    teacher is as sure as of the median one or surer: a sample's highest probability, a class's sum of probabilities over the batch, at T = 1.
+    With p = softmax(logits / T) (B, C) of either side, at each T and added up: **instance** T² · KL, mean over the
+    batch; **batch** Σ (difference of p pᵀ)² / B; **class** Σ (difference of pᵀ p)² / C. The last two keep only the rows
+    of those samples, or classes, of which the teacher is as sure as of the median one or surer: a sample's highest
+    probability, a class's sum of probabilities over the batch, at T = 1.
 
-    The paper trains on a weak and a strong augmentation of each image at a time. That is the data's affair: here all levels see the batch as it comes.
+    The paper trains on a weak and a strong augmentation of each image at a time. That is the data's affair: here all
+    levels see the batch as it comes.
 
     Args:
         temperatures: Each T.
@@ -46,7 +49,9 @@ class MLKD(Objective):
 
     class Options(Options):
         temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-            (2.0, 3.0, 4.0, 5.0, 6.0), min_length=1, description="soften both sides' probabilities, one after the other (no unit)"
+            (2.0, 3.0, 4.0, 5.0, 6.0),
+            min_length=1,
+            description="soften both sides' probabilities, one after the other (no unit)",
         )
 
     default_weight = 1.0
@@ -69,14 +74,24 @@ class MLKD(Objective):
                 log_ours, log_theirs = (log_probabilities(side, temperature) for side in (ours, theirs))
                 p_ours, p_theirs = log_ours.exp(), log_theirs.exp()
                 instance = divergence(log_theirs, log_ours).mean() * temperature**2
-                levels.append(torch.stack((instance, gram_distance(p_ours, p_theirs, sure_samples), gram_distance(p_ours.T, p_theirs.T, sure_classes))))
+                levels.append(
+                    torch.stack(
+                        (
+                            instance,
+                            gram_distance(p_ours, p_theirs, sure_samples),
+                            gram_distance(p_ours.T, p_theirs.T, sure_classes),
+                        )
+                    )
+                )
             summed = torch.stack(levels).sum(0)
         self.logs = dict(zip(("instance", "batch", "class"), summed.detach(), strict=True))
         return summed.sum()
 
 
 def upper_half(values: Tensor) -> Tensor:
-    """Which of (N,) values are not below their median, as 0 or 1. With equal values, as those of a teacher that is sure of everything, none is dropped."""
+    """Which of (N,) values are not below their median, as 0 or 1. With equal values, as those of a teacher that is sure
+    of everything, none is dropped.
+    """
     return (values >= values.quantile(0.5)).to(values.dtype)
 
 

@@ -16,10 +16,11 @@ from .precision import full_precision
 
 @OBJECTIVES.register("nst")
 class NST(Objective):
-    """Σ over pairs of maps of the squared maximum mean discrepancy between the channels of the two sides, kernel (aᵀb)² (Huang & Wang, 2017).
+    """Σ over pairs of maps of the squared maximum mean discrepancy between the channels of the two sides, kernel (aᵀb)²
+    (Huang & Wang, 2017).
 
-    A channel is its activations over positions, at length 1, so the number of channels may differ; maps of different sizes are averaged to the
-    smaller one. A channel that is 0 everywhere stays 0.
+    A channel is its activations over positions, at length 1, so the number of channels may differ; maps of different
+    sizes are averaged to the smaller one. A channel that is 0 everywhere stays 0.
 
     Args:
         pairs: (student's map, teacher's map) places.
@@ -37,7 +38,11 @@ class NST(Objective):
     """
 
     class Options(Options):
-        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three of each")
+        pairs: Pairs | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            "of each",
+        )
 
     needs = frozenset({"maps"})
     default_weight = 50.0
@@ -61,8 +66,9 @@ class NST(Objective):
 def discrepancy(ours: Tensor, theirs: Tensor) -> Tensor:
     """Squared MMD, kernel (aᵀb)², between the rows of two sets: (B, C, N) and (B, C', N) -> (B,)."""
     (channels, length), others = ours.shape[1:], theirs.shape[1]
-    # The mean of (aᵀb)² over all a and b is ⟨mean aaᵀ, mean bbᵀ⟩, so the discrepancy is the distance of two N×N matrices; with
-    # few channels of many positions the products between channels are less work. Both count multiplications, over N.
+    # The mean of (aᵀb)² over all a and b is ⟨mean aaᵀ, mean bbᵀ⟩, so the discrepancy is the distance of two N×N
+    # matrices; with few channels of many positions the products between channels are less work. Both count
+    # multiplications, over N.
     if length * (channels + others) <= channels**2 + others**2 + channels * others:
         return (ours.mT @ ours / channels - theirs.mT @ theirs / others).square().sum((1, 2))
     return mean_kernel(ours, ours) + mean_kernel(theirs, theirs) - 2 * mean_kernel(ours, theirs)

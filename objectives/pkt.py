@@ -17,10 +17,12 @@ EPS = 1e-7
 
 @OBJECTIVES.register("pkt")
 class PKT(Objective):
-    """Mean of p_teacher log(p_teacher / p_student), p_ij the probability that sample i takes j for its neighbour (Passalis & Tefas, ECCV 2018).
+    """Mean of p_teacher log(p_teacher / p_student), p_ij the probability that sample i takes j for its neighbour
+    (Passalis & Tefas, ECCV 2018).
 
-    p_ij is (1 + cosine)/2 of the pooled embeddings, each row scaled to sum 1. A sample is its own neighbour too, which the paper leaves
-    out, and the divergence is averaged over the B² entries, where the paper adds up: the published weight of the CRD paper's table goes with that.
+    p_ij is (1 + cosine)/2 of the pooled embeddings, each row scaled to sum 1. A sample is its own neighbour too, which
+    the paper leaves out, and the divergence is averaged over the B² entries, where the paper adds up: the published
+    weight of the CRD paper's table goes with that.
 
     Shape:
         - student.embedding: (B, D) - teacher.embedding: (B, D') - returns a scalar.
@@ -50,7 +52,9 @@ class PKT(Objective):
 
 
 def neighbours(features: Tensor) -> Tensor:
-    """Probabilities (B, B), rows of sum 1, that one sample takes another for its neighbour, of rows (B, D); in float32 at least."""
+    """Probabilities (B, B), rows of sum 1, that one sample takes another for its neighbour, of rows (B, D); in float32
+    at least.
+    """
     with full_precision(features) as (features,):
         unit = normalise(features)[0]
         # Rounding may leave a cosine just below -1, and a probability must not be negative.

@@ -24,21 +24,25 @@ POOLED_SIZES = (4, 2, 1)
 
 @OBJECTIVES.register("review")
 class Review(Objective):
-    """Each of the teacher's maps is met by the student's map of that level together with all deeper ones (ReviewKD: Chen et al., CVPR 2021).
+    """Each of the teacher's maps is met by the student's map of that level together with all deeper ones (ReviewKD:
+    Chen et al., CVPR 2021).
 
-    From the deepest level, the pooled embedding as a 1×1 map, to the shallowest: an :class:`AttentionFusion` joins the student's map with what
-    came from below, and its answer is compared with the teacher's by :func:`hierarchical_context`; the levels' losses are added.
-    The published weight differs from pair to pair of networks (0.6 for resnet20, 5 for resnet8x4): the default of 1 is only where to start from.
+    From the deepest level, the pooled embedding as a 1×1 map, to the shallowest: an :class:`AttentionFusion` joins the
+    student's map with what came from below, and its answer is compared with the teacher's by
+    :func:`hierarchical_context`; the levels' losses are added. The published weight differs from pair to pair of
+    networks (0.6 for resnet20, 5 for resnet8x4): the default of 1 is only where to start from.
 
     Args:
         student_dims, teacher_dims: Channels of each level, the maps of ``pairs`` in their order, then the embedding.
         pairs: (student's map, teacher's map) places, from the shallowest to the deepest.
 
     Shape:
-        - student.maps, teacher.maps: (B, C_i, H_i, W_i), any channels and sizes - embeddings: (B, D) of either side - returns a scalar.
+        - student.maps, teacher.maps: (B, C_i, H_i, W_i), any channels and sizes - embeddings: (B, D) of either side -
+          returns a scalar.
 
     Raises:
-        UsageError: (``build``) a side has no embedding, no maps, or not those named; in training, a batch of one sample.
+        UsageError: (``build``) a side has no embedding, no maps, or not those named; in training, a batch of one
+            sample.
 
     Example:
         >>> student, teacher = (Representation(maps=(torch.randn(2, d, 8, 8),), embedding=torch.randn(2, 2 * d)) for d in (4, 6))
@@ -48,7 +52,9 @@ class Review(Objective):
 
     class Options(Options):
         pairs: Pairs | None = Field(
-            None, description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; left out: the last three of each"
+            None,
+            description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; left "
+            "out: the last three of each",
         )
 
     needs = frozenset({"maps", "embedding"})
@@ -75,9 +81,13 @@ class Review(Objective):
         return cls([*ours, embeddings[0]], [*theirs, embeddings[1]], pairs)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of each sample (B,); in training BatchNorm mixes the samples, so one alone would have another loss."""
+        """The loss of each sample (B,); in training BatchNorm mixes the samples, so one alone would have another
+        loss.
+        """
         if self.training and len(student.embedding) < 2:
-            raise UsageError("objective review normalises over the batch, and this one has one sample: use another train.batch_size")
+            raise UsageError(
+                "objective review normalises over the batch, and this one has one sample: use another train.batch_size"
+            )
         ours = [student.maps[pair[0]] for pair in self.pairs] + [student.embedding[:, :, None, None]]
         theirs = [teacher.maps[pair[1]] for pair in self.pairs] + [teacher.embedding[:, :, None, None]]
         losses, deeper = [], None
@@ -90,8 +100,8 @@ class Review(Objective):
 class AttentionFusion(nn.Module):
     """Joins a student's map with what came from the deeper levels (ABF of ReviewKD).
 
-    A 1×1 convolution brings the map to the channels that all levels share; two attention maps, from both inputs, say at each
-    position how much of either to take; a 3×3 convolution answers in the teacher's channels.
+    A 1×1 convolution brings the map to the channels that all levels share; two attention maps, from both inputs, say at
+    each position how much of either to take; a 3×3 convolution answers in the teacher's channels.
 
     Args:
         student_dim: C, channels of the student's map.
@@ -100,7 +110,8 @@ class AttentionFusion(nn.Module):
         with_deeper: Whether there is a deeper level.
 
     Shape:
-        - features: (B, C, H, W) - deeper: (B, M, h, w), or None without a deeper level - size: (H', W') of the teacher's map.
+        - features: (B, C, H, W) - deeper: (B, M, h, w), or None without a deeper level - size: (H', W') of the
+          teacher's map.
         - returns the answer (B, C', H', W'), and (B, M, H', W') for the next level.
 
     Example:
@@ -113,7 +124,9 @@ class AttentionFusion(nn.Module):
         super().__init__()
         self.enter = nn.Sequential(nn.Conv2d(student_dim, mid_dim, 1, bias=False), nn.BatchNorm2d(mid_dim))
         self.attention = nn.Conv2d(2 * mid_dim, 2, 1) if with_deeper else None
-        self.leave = nn.Sequential(nn.Conv2d(mid_dim, teacher_dim, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_dim))
+        self.leave = nn.Sequential(
+            nn.Conv2d(mid_dim, teacher_dim, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_dim)
+        )
 
     def forward(self, features: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         fused = self.enter(features)
@@ -127,11 +140,14 @@ class AttentionFusion(nn.Module):
 
 def nearest(features: Tensor, size: Sequence[int]) -> Tensor:
     """A map (B, C, H, W) at another height and width, each cell that of its nearest neighbour."""
-    return features if tuple(features.shape[2:]) == tuple(size) else F.interpolate(features, tuple(size), mode="nearest")
+    return (
+        features if tuple(features.shape[2:]) == tuple(size) else F.interpolate(features, tuple(size), mode="nearest")
+    )
 
 
 def hierarchical_context(ours: Tensor, theirs: Tensor) -> Tensor:
-    """HCL of ReviewKD: the mean squared difference of two maps at full size and averaged to 4×4, 2×2 and 1×1, weights 1, ½, ¼, ⅛ over their sum.
+    """HCL of ReviewKD: the mean squared difference of two maps at full size and averaged to 4×4, 2×2 and 1×1, weights
+    1, ½, ¼, ⅛ over their sum.
 
     Of the averages only those that are smaller than the map count, with the first of these weights.
 
@@ -151,4 +167,6 @@ def hierarchical_context(ours: Tensor, theirs: Tensor) -> Tensor:
     sizes = [(min(size, height), min(size, width)) for size in POOLED_SIZES]
     grids = [difference] + [at_size(difference, size) for size in sizes if size != (height, width)]
     weights = [0.5**level for level in range(len(grids))]
-    return reduce(add, (weight * grid.square().flatten(1).mean(1) for weight, grid in zip(weights, grids, strict=True))) / sum(weights)
+    return reduce(
+        add, (weight * grid.square().flatten(1).mean(1) for weight, grid in zip(weights, grids, strict=True))
+    ) / sum(weights)

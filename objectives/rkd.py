@@ -17,10 +17,12 @@ from .precision import full_precision
 
 @OBJECTIVES.register("rkd")
 class RKD(Objective):
-    """Distances between samples, in units of their mean, and angles at every triple, by the Huber loss between the sides (Park et al., CVPR 2019).
+    """Distances between samples, in units of their mean, and angles at every triple, by the Huber loss between the
+    sides (Park et al., CVPR 2019).
 
-    Means are taken over all B² pairs and B³ triples, where the paper adds up those of different samples; distance and cosine of a
-    sample with itself are 0 on both sides. Duplicates in a batch (closer than 1e-6) have distance 0, no direction and no gradient towards each other.
+    Means are taken over all B² pairs and B³ triples, where the paper adds up those of different samples; distance and
+    cosine of a sample with itself are 0 on both sides. Duplicates in a batch (closer than 1e-6) have distance 0, no
+    direction and no gradient towards each other.
 
     Args:
         distance_factor: Weight of the distances.
@@ -56,12 +58,18 @@ class RKD(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        (our_distances, our_angles), (their_distances, their_angles) = (relations(side.embedding) for side in (student, teacher))
-        return self.distance_factor * F.smooth_l1_loss(our_distances, their_distances) + self.angle_factor * F.smooth_l1_loss(our_angles, their_angles)
+        (our_distances, our_angles), (their_distances, their_angles) = (
+            relations(side.embedding) for side in (student, teacher)
+        )
+        return self.distance_factor * F.smooth_l1_loss(
+            our_distances, their_distances
+        ) + self.angle_factor * F.smooth_l1_loss(our_angles, their_angles)
 
 
 def relations(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances (B, B) in units of the mean of those above 0, and cosines (B, B, B) of the angle at i between j and k, of rows (B, D); in float32 at least."""
+    """Distances (B, B) in units of the mean of those above 0, and cosines (B, B, B) of the angle at i between j and k,
+    of rows (B, D); in float32 at least.
+    """
     with full_precision(features) as (features,):
         # (B, B, D), from i to j; the norm is infinite where there is no direction.
         directions, norm = normalise(features[None] - features[:, None])

@@ -16,7 +16,8 @@ from .precision import full_precision
 
 @OBJECTIVES.register("similarity")
 class Similarity(Objective):
-    """SP: Σ over pairs of maps of ‖G_teacher − G_student‖²_F / B² (Tung & Mori, ICCV 2019), G = F Fᵀ of flattened maps with rows of length 1.
+    """SP: Σ over pairs of maps of ‖G_teacher − G_student‖²_F / B² (Tung & Mori, ICCV 2019), G = F Fᵀ of flattened maps
+    with rows of length 1.
 
     Which samples of the batch look alike is compared, so channels and sizes of the two sides may differ.
 
@@ -36,7 +37,10 @@ class Similarity(Objective):
     """
 
     class Options(Options):
-        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each")
+        pairs: Pairs | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each",
+        )
 
     needs = frozenset({"maps"})
     default_weight = 3000.0
@@ -51,7 +55,10 @@ class Similarity(Objective):
         return cls(map_pairs("similarity", options.pairs, setting, default=from_the_end(setting, 1)))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        losses = [(similarities(student.maps[ours]) - similarities(teacher.maps[theirs])).square().mean() for ours, theirs in self.pairs]
+        losses = [
+            (similarities(student.maps[ours]) - similarities(teacher.maps[theirs])).square().mean()
+            for ours, theirs in self.pairs
+        ]
         return torch.stack(losses).sum()
 
 

@@ -22,10 +22,12 @@ FIRST_VARIANCE, LEAST_VARIANCE = 5.0, 1e-5
 
 @OBJECTIVES.register("vid")
 class VID(Objective):
-    """Σ over pairs of maps of the mean of ½((t − μ(s))²/σ² + log σ²): the teacher's map under a Gaussian that is predicted from the student's (eq. 6).
+    """Σ over pairs of maps of the mean of ½((t − μ(s))²/σ² + log σ²): the teacher's map under a Gaussian that is
+    predicted from the student's (eq. 6).
 
-    Its negative bounds the mutual information of the two maps from below, up to constants. Maps of different sizes are averaged to the smaller one. The mean is
-    over channels and positions too, where the paper adds up: the published weight of the CRD paper's table goes with that.
+    Its negative bounds the mutual information of the two maps from below, up to constants. Maps of different sizes are
+    averaged to the smaller one. The mean is over channels and positions too, where the paper adds up: the published
+    weight of the CRD paper's table goes with that.
 
     Args:
         dims: (student's, teacher's) channels of each pair of maps.
@@ -44,7 +46,11 @@ class VID(Objective):
     """
 
     class Options(Options):
-        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three of each")
+        pairs: Pairs | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            "of each",
+        )
 
     needs = frozenset({"maps"})
     default_weight = 1.0
@@ -57,21 +63,29 @@ class VID(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> VID:
         pairs = map_pairs("vid", options.pairs, setting, default=from_the_end(setting, 3))
-        return cls([(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs], pairs)
+        return cls(
+            [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs],
+            pairs,
+        )
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        losses = [predict(*meet(student.maps[ours], teacher.maps[theirs])) for predict, (ours, theirs) in zip(self.predictions, self.pairs, strict=True)]
+        losses = [
+            predict(*meet(student.maps[ours], teacher.maps[theirs]))
+            for predict, (ours, theirs) in zip(self.predictions, self.pairs, strict=True)
+        ]
         return torch.stack(losses).sum(0)
 
 
 class Prediction(nn.Module):
-    """A Gaussian of the teacher's map: the mean from the student's, position by position, and one variance for each channel.
+    """A Gaussian of the teacher's map: the mean from the student's, position by position, and one variance for each
+    channel.
 
     Args:
         student_dim, teacher_dim: Channels.
 
     Shape:
-        - student: (B, student_dim, H, W) - teacher: (B, teacher_dim, H, W) - returns (B,), the mean of −log density over a sample, without ½ log 2π.
+        - student: (B, student_dim, H, W) - teacher: (B, teacher_dim, H, W) - returns (B,), the mean of −log density
+          over a sample, without ½ log 2π.
     """
 
     def __init__(self, student_dim: int, teacher_dim: int) -> None:
@@ -84,7 +98,9 @@ class Prediction(nn.Module):
             nn.Conv2d(teacher_dim, teacher_dim, 1, bias=False),
         )
         # softplus of this is the first variance.
-        self.raw_variance = nn.Parameter(torch.full((teacher_dim,), math.log(math.expm1(FIRST_VARIANCE - LEAST_VARIANCE))))
+        self.raw_variance = nn.Parameter(
+            torch.full((teacher_dim,), math.log(math.expm1(FIRST_VARIANCE - LEAST_VARIANCE)))
+        )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         with full_precision(self.mean(student), teacher, self.raw_variance) as (mean, teacher, raw):

@@ -16,10 +16,12 @@ from .logits import check_classes, divergence, log_probabilities
 
 @OBJECTIVES.register("wttm")
 class WTTM(Objective):
-    """U · KL(p^γ / U ‖ q), mean over the batch: p the teacher's probabilities, γ = 1/T, U = Σ_c p_c^γ, q the student's (Zheng & Yang, ICLR 2024).
+    """U · KL(p^γ / U ‖ q), mean over the batch: p the teacher's probabilities, γ = 1/T, U = Σ_c p_c^γ, q the student's
+    (Zheng & Yang, ICLR 2024).
 
-    The power transform is the teacher's temperature; without one of its own the student is held to a more even answer than its task
-    asks for, a regularisation. U, between 1 and C^(1 − γ), makes samples count more of which the teacher is less sure.
+    The power transform is the teacher's temperature; without one of its own the student is held to a more even answer
+    than its task asks for, a regularisation. U, between 1 and C^(1 − γ), makes samples count more of which the teacher
+    is less sure.
 
     Args:
         temperature: T = 1/γ, of the teacher alone.
@@ -40,7 +42,9 @@ class WTTM(Objective):
     """
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
-        temperature: float = Field(4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)")
+        temperature: float = Field(
+            4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)"
+        )
         weighted: bool = Field(True, description="weigh each sample by the teacher's power sum; false is TTM")
         full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
 

@@ -1,4 +1,6 @@
-"""Pictures of a benchmark: accuracy by objective for each pair of networks, and against the value of a setting in an ablation."""
+"""Pictures of a benchmark: accuracy by objective for each pair of networks, and against the value of a setting in an
+ablation.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class Ablation:
 
 
 def draw_table(pairs: Mapping[str, Mapping[str, Score]], path: str | os.PathLike) -> None:
-    """Draw a dot with its standard deviation for each objective, a panel for each pair; a published figure is a hollow diamond.
+    """Draw a dot with its standard deviation for each objective, a panel for each pair; a published figure is a hollow
+    diamond.
 
     Args:
         pairs: Scores by objective, by pair.
@@ -65,9 +68,13 @@ def draw_table(pairs: Mapping[str, Mapping[str, Score]], path: str | os.PathLike
         for axes, (title, scores) in zip(grid.flat, pairs.items(), strict=False):
             for name, score in scores.items():
                 colour = "black" if name in ("teacher", "student") else COLOURS[0]
-                axes.errorbar(score.mean, place[name], xerr=score.std or None, fmt="o", color=colour, markersize=4.5, capsize=2.5)
+                axes.errorbar(
+                    score.mean, place[name], xerr=score.std or None, fmt="o", color=colour, markersize=4.5, capsize=2.5
+                )
                 if score.published is not None:
-                    axes.plot(score.published, place[name], "D", color=COLOURS[1], markerfacecolor="none", markersize=5.5)
+                    axes.plot(
+                        score.published, place[name], "D", color=COLOURS[1], markerfacecolor="none", markersize=5.5
+                    )
             if "student" in scores:
                 axes.axvline(scores["student"].mean, color="black", linestyle="--", linewidth=0.9)
             axes.set_yticks(list(place.values()), names)
@@ -80,13 +87,23 @@ def draw_table(pairs: Mapping[str, Mapping[str, Score]], path: str | os.PathLike
 
             marks = [
                 Line2D([], [], marker="o", linestyle="", color=COLOURS[0], markersize=4.5, label="these runs"),
-                Line2D([], [], marker="D", linestyle="", color=COLOURS[1], markerfacecolor="none", markersize=5.5, label="published"),
+                Line2D(
+                    [],
+                    [],
+                    marker="D",
+                    linestyle="",
+                    color=COLOURS[1],
+                    markerfacecolor="none",
+                    markersize=5.5,
+                    label="published",
+                ),
             ]
             drawn.legend(handles=marks, loc="outside lower center", ncols=2)
 
 
 def draw_ablation(ablations: Sequence[Ablation], setting: str, path: str | os.PathLike) -> None:
-    """Draw accuracy against the value of a setting: a curve an objective, horizontal lines for what the setting does not change.
+    """Draw accuracy against the value of a setting: a curve an objective, horizontal lines for what the setting does
+    not change.
 
     Numbers over more than a decade have a logarithmic axis; values that are no numbers stand side by side.
 
@@ -98,7 +115,9 @@ def draw_ablation(ablations: Sequence[Ablation], setting: str, path: str | os.Pa
     values = list(dict.fromkeys(value for one in ablations for scores in one.curves.values() for value in scores))
     numbers = _numbers(values)
     where = numbers or {value: float(place) for place, value in enumerate(values)}
-    logarithmic = numbers is not None and min(numbers.values()) > 0 and max(numbers.values()) / min(numbers.values()) > _DECADE
+    logarithmic = (
+        numbers is not None and min(numbers.values()) > 0 and max(numbers.values()) / min(numbers.values()) > _DECADE
+    )
     columns = min(3, len(ablations))
     rows = -(-len(ablations) // columns)
     entries = max(len(one.curves) + len(one.lines) for one in ablations)
@@ -135,7 +154,11 @@ def _curves(axes: Any, ablation: Ablation, where: Mapping[str, float], connected
         colour = "black" if name == "student" else COLOURS[(len(ablation.curves) + number) % 6]
         spread = "" if score.std is None else f" ± {score.std:.2f}"
         axes.axhline(
-            score.mean, color=colour, linestyle=("--", ":", "-.")[number % 3], linewidth=1.2, label=f"{name}: {score.mean:.2f}{spread}, {_seeds([score])}"
+            score.mean,
+            color=colour,
+            linestyle=("--", ":", "-.")[number % 3],
+            linewidth=1.2,
+            label=f"{name}: {score.mean:.2f}{spread}, {_seeds([score])}",
         )
         if score.std:
             axes.axhspan(score.mean - score.std, score.mean + score.std, color=colour, alpha=0.08, linewidth=0)

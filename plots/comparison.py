@@ -27,7 +27,9 @@ class Contestant:
     history: Sequence[dict[str, Any]]
 
 
-def draw_comparison(contestants: Sequence[Contestant], images: np.ndarray, labels: Sequence[str], path: str | os.PathLike, *, title: str) -> None:
+def draw_comparison(
+    contestants: Sequence[Contestant], images: np.ndarray, labels: Sequence[str], path: str | os.PathLike, *, title: str
+) -> None:
     """Draw sample images, a bar for each run and their accuracy against the epoch.
 
     Args:
@@ -48,7 +50,10 @@ def draw_comparison(contestants: Sequence[Contestant], images: np.ndarray, label
         for place, contestant in zip(places, contestants, strict=True):
             bars.text(contestant.top1 + 0.5, place, f"{contestant.top1:.1f}", va="center")
         bars.set_yticks(places, list(colours))
-        bars.set(title="top-1 on the test split, last epoch, %", xlim=(0, min(100, 1.15 * max(contestant.top1 for contestant in contestants))))
+        bars.set(
+            title="top-1 on the test split, last epoch, %",
+            xlim=(0, min(100, 1.15 * max(contestant.top1 for contestant in contestants))),
+        )
         bars.grid(axis="y", visible=False)
         for contestant in contestants:
             measured = [row for row in contestant.history if "top1" in row]

@@ -19,7 +19,11 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
         path: The PNG to write.
     """
     # An initial stage has terms of its own.
-    terms = [name for name in dict.fromkeys(name for row in history for name in row) if name not in _NOT_TERMS and "/" not in name]
+    terms = [
+        name
+        for name in dict.fromkeys(name for row in history for name in row)
+        if name not in _NOT_TERMS and "/" not in name
+    ]
     measured = [row for row in history if "top1" in row]
     with figure(path, 10.5, 3.2) as drawn:
         loss, accuracy, rate = drawn.subplots(1, 3)
@@ -31,7 +35,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
             loss.set_yscale("log")
             loss.yaxis.set_major_formatter("{x:g}")
             low, high = loss.get_ylim()
-            # Within a decade powers of ten alone would leave most losses without a tick; over several, all others would overlap.
+            # Within a decade powers of ten alone would leave most losses without a tick; over several, all others would
+            # overlap.
             loss.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
         loss.legend()
         for name, label, colour in (("top1", "top-1", COLOURS[0]), ("top5", "top-5", COLOURS[1])):

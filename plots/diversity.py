@@ -51,7 +51,15 @@ class Curve:
     role: str
 
 
-def draw_diversity(keys: Sequence[str], disagreement: np.ndarray, bars: Sequence[Bar], curves: Sequence[Curve], path: str | os.PathLike, *, title: str) -> None:
+def draw_diversity(
+    keys: Sequence[str],
+    disagreement: np.ndarray,
+    bars: Sequence[Bar],
+    curves: Sequence[Curve],
+    path: str | os.PathLike,
+    *,
+    title: str,
+) -> None:
     """Draw how often networks differ, how good each is, and whether they are right as often as they are sure.
 
     Args:
@@ -80,7 +88,15 @@ def _heat(axes: Any, keys: Sequence[str], values: np.ndarray) -> None:
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.4 * top, aspect="equal")
     for row, column in np.argwhere(apart):
         value = values[row, column]
-        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if value > 0.85 * top else "black")
+        axes.text(
+            column,
+            row,
+            f"{value:.1f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if value > 0.85 * top else "black",
+        )
     if len(keys) == 1:
         axes.text(0, 0, "one network", ha="center", va="center", color="grey")
     longest = max(len(key) for key in keys)
@@ -98,7 +114,9 @@ def _bars(axes: Any, bars: Sequence[Bar]) -> None:
     axes.barh(places, [bar.top1 for bar in bars], color=[_COLOUR[bar.role] for bar in bars], height=0.7)
     for place, bar in zip(places, bars, strict=True):
         axes.annotate(f"{bar.top1:.1f}", (bar.top1, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(places, ["\n".join(textwrap.wrap(bar.name, _WIDEST)) for bar in bars], fontsize=8 if len(bars) < 8 else 7)
+    axes.set_yticks(
+        places, ["\n".join(textwrap.wrap(bar.name, _WIDEST)) for bar in bars], fontsize=8 if len(bars) < 8 else 7
+    )
     axes.set(title="top-1, %", xlim=(0, 1.14 * max(1.0, *(bar.top1 for bar in bars))), ylim=(-0.6, len(bars) - 0.4))
     axes.grid(axis="y", visible=False)
 
@@ -109,9 +127,23 @@ def _reliability(axes: Any, curves: Sequence[Curve]) -> None:
     for curve in curves:
         there = np.isfinite(curve.confidence)
         colour = _COLOUR[curve.role]
-        axes.plot(curve.confidence[there], curve.accuracy[there], color=colour, linewidth=1, label=curve.name, marker=_MARKER[curve.role], markersize=2)
+        axes.plot(
+            curve.confidence[there],
+            curve.accuracy[there],
+            color=colour,
+            linewidth=1,
+            label=curve.name,
+            marker=_MARKER[curve.role],
+            markersize=2,
+        )
         axes.scatter(
-            curve.confidence[there], curve.accuracy[there], s=4 + 260 * curve.share[there], color=colour, marker=_MARKER[curve.role], alpha=0.45, linewidths=0
+            curve.confidence[there],
+            curve.accuracy[there],
+            s=4 + 260 * curve.share[there],
+            color=colour,
+            marker=_MARKER[curve.role],
+            alpha=0.45,
+            linewidths=0,
         )
     axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), xlabel="confidence", title="share that is right, by confidence")
     axes.set_aspect("equal")

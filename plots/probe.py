@@ -1,4 +1,6 @@
-"""What frozen representations are worth: curves over layers and over labels, and heat maps of two networks side by side."""
+"""What frozen representations are worth: curves over layers and over labels, and heat maps of two networks side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,10 @@ def draw_lines(panels: Sequence[Panel], path: str | os.PathLike, *, title: str, 
                 number = names.index(line.name)
                 # A little apart, so that bars of equal values do not hide each other.
                 shift = 0.3 * ((number + 0.5) / len(names) - 0.5)
-                shown.setdefault(line.name, _line(axes, line, shift, COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]))
+                shown.setdefault(
+                    line.name,
+                    _line(axes, line, shift, COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]),
+                )
             bottom, top = axes.get_ylim()
             axes.set_ylim(max(bottom, -3), min(top, 103))
             crowded = max(map(len, panel.places)) > 9 and len(panel.places) > 4
@@ -104,9 +109,14 @@ def draw_lines(panels: Sequence[Panel], path: str | os.PathLike, *, title: str, 
 def _line(axes: Any, line: Line, shift: float, colour: str, marker: str) -> Any:
     there = [place for place, value in enumerate(line.values) if value is not None]
     values = np.array([line.values[place] for place in there])
-    ends = [[end if end is not None else value for end, value in ((part[place], line.values[place]) for place in there)] for part in (line.low, line.high)]
+    ends = [
+        [end if end is not None else value for end, value in ((part[place], line.values[place]) for place in there)]
+        for part in (line.low, line.high)
+    ]
     bars = np.abs(np.array(ends) - values)
-    return axes.errorbar(np.array(there) + shift, values, bars, color=colour, marker=marker, markersize=4.5, capsize=2.5, linewidth=1.3)
+    return axes.errorbar(
+        np.array(there) + shift, values, bars, color=colour, marker=marker, markersize=4.5, capsize=2.5, linewidth=1.3
+    )
 
 
 def draw_cka(heats: Sequence[Heat], path: str | os.PathLike) -> None:
@@ -118,7 +128,9 @@ def draw_cka(heats: Sequence[Heat], path: str | os.PathLike) -> None:
     """
     rows, columns = (max(heat.values.shape[side] for heat in heats) for side in (0, 1))
     across = _across(len(heats))
-    with figure(path, across * max(4.0, 0.62 * columns + 1.9) + 0.8, -(-len(heats) // across) * max(3.4, 0.5 * rows + 1.9) + 0.4) as drawn:
+    with figure(
+        path, across * max(4.0, 0.62 * columns + 1.9) + 0.8, -(-len(heats) // across) * max(3.4, 0.5 * rows + 1.9) + 0.4
+    ) as drawn:
         drawn.suptitle("layers side by side: linear CKA, unbiased", fontsize=11)
         image = None
         for axes, heat in zip(_grid(drawn, len(heats), across), heats, strict=False):
@@ -127,13 +139,16 @@ def draw_cka(heats: Sequence[Heat], path: str | os.PathLike) -> None:
             for row, column in np.ndindex(*heat.values.shape):
                 value = heat.values[row, column]
                 shown = f"{value:.2f}".replace("-0.00", "0.00")
-                axes.text(column, row, shown, ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white")
+                axes.text(
+                    column, row, shown, ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white"
+                )
             _sides(axes, heat)
         drawn.colorbar(image, ax=drawn.axes, shrink=0.8, label="CKA")
 
 
 def draw_correlation(heats: Sequence[Heat], path: str | os.PathLike) -> None:
-    """Draw differences of correlations between classes (Tian et al., ICLR 2020), all on one scale that is symmetric around 0.
+    """Draw differences of correlations between classes (Tian et al., ICLR 2020), all on one scale that is symmetric
+    around 0.
 
     Args:
         heats: A matrix for each network and data set.

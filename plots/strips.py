@@ -51,7 +51,9 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def depth_colours(depth: np.ndarray) -> np.ndarray:
-    """(H, W) depths as colours (H, W, 3), near dark and far light, each frame over its own range; grey where nothing was measured."""
+    """(H, W) depths as colours (H, W, 3), near dark and far light, each frame over its own range; grey where nothing
+    was measured.
+    """
     from matplotlib import colormaps
 
     there = np.isfinite(depth) & (depth > 0)
@@ -81,7 +83,10 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     columns.append(("ground truth", colours[strips.labels]))
     columns += [(name, colours[said]) for name, said in strips.predictions]
     count, height, width = strips.labels.shape
-    handles = [Patch(facecolor=colours[value], edgecolor="0.5", linewidth=0.5, label=_name(value, strips.classes)) for value in occurring]
+    handles = [
+        Patch(facecolor=colours[value], edgecolor="0.5", linewidth=0.5, label=_name(value, strips.classes))
+        for value in occurring
+    ]
     across = max(2.0, _SIDE * len(columns))
     each = min(len(handles), max(2, int(across / 1.15)))
     lines = -(-len(handles) // each)
@@ -95,7 +100,15 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
             axes.set_axis_off()
             if place[0] == 0:
                 axes.set_title(name, fontsize=8, pad=3)
-        drawn.legend(handles=handles, loc="outside lower center", ncols=each, fontsize=7.5, handlelength=1.1, handleheight=1.1, columnspacing=1.2)
+        drawn.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=each,
+            fontsize=7.5,
+            handlelength=1.1,
+            handleheight=1.1,
+            columnspacing=1.2,
+        )
 
 
 def _name(value: int, classes: Sequence[str] | None) -> str:

@@ -72,7 +72,9 @@ def draw_teachers(panels: Sequence[Panel], path: str | os.PathLike) -> None:
 
 
 def _panel(axes: Any, panel: Panel, style: dict[str, tuple[str, str]]) -> None:
-    counts = sorted({point.teachers for points in [*panel.lines.values(), panel.teachers, panel.ensembles] for point in points}) or [1]
+    counts = sorted(
+        {point.teachers for points in [*panel.lines.values(), panel.teachers, panel.ensembles] for point in points}
+    ) or [1]
     shift = 0.012 * max(1, counts[-1] - counts[0])  # so that bars of equal points do not hide each other
     for number, (label, points) in enumerate(panel.lines.items()):
         colour, marker = style[label]
@@ -100,10 +102,19 @@ def _panel(axes: Any, panel: Panel, style: dict[str, tuple[str, str]]) -> None:
         )
         if point.std:
             axes.axhspan(point.error - point.std, point.error + point.std, color="black", alpha=0.07, linewidth=0)
-    for points, label, marker in ((panel.teachers, "the teachers, mean", "1"), (panel.ensembles, "the teachers' ensemble", "x")):
+    for points, label, marker in (
+        (panel.teachers, "the teachers, mean", "1"),
+        (panel.ensembles, "the teachers' ensemble", "x"),
+    ):
         if points:
             axes.plot(
-                [point.teachers for point in points], [point.error for point in points], color=_GREY, linestyle=":", marker=marker, markersize=6, label=label
+                [point.teachers for point in points],
+                [point.error for point in points],
+                color=_GREY,
+                linestyle=":",
+                marker=marker,
+                markersize=6,
+                label=label,
             )
     axes.set(title=f"student {panel.student}", xlabel="teachers", ylabel="error of the last epoch, %", xticks=counts)
     margin = 0.06 * max(1, counts[-1] - counts[0]) if len(counts) > 1 else 0.5

@@ -1,4 +1,6 @@
-"""Centred kernel alignment: how alike two networks see the same samples, whatever the number and the order of their channels."""
+"""Centred kernel alignment: how alike two networks see the same samples, whatever the number and the order of their
+channels.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ FEWEST = 4
 
 
 def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
-    """Linear CKA of two layers on the same samples (Kornblith et al., ICML 2019): HSIC(x, y) / √(HSIC(x, x) · HSIC(y, y)).
+    """Linear CKA of two layers on the same samples (Kornblith et al., ICML 2019): HSIC(x, y) / √(HSIC(x, x) · HSIC(y,
+    y)).
 
-    It is 1 where one layer is the other one rotated, scaled and shifted. The usual estimate of HSIC is biased: with more channels than
-    samples all layers seem alike. The unbiased one is HSIC₁ of Song et al. (JMLR 2012, eq. 5), and may come out a little below 0.
+    It is 1 where one layer is the other one rotated, scaled and shifted. The usual estimate of HSIC is biased: with
+    more channels than samples all layers seem alike. The unbiased one is HSIC₁ of Song et al. (JMLR 2012, eq. 5), and
+    may come out a little below 0.
 
     Args:
         x: One layer.
@@ -28,8 +32,8 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
         - x: (N, D1) - y: (N, D2).
 
     Raises:
-        UsageError: Shapes that do not fit, fewer than four samples (two for the biased estimate), values that are not finite, a
-            layer that says the same of every sample.
+        UsageError: Shapes that do not fit, fewer than four samples (two for the biased estimate), values that are not
+            finite, a layer that says the same of every sample.
 
     Example:
         >>> x = torch.randn(50, 8)
@@ -42,9 +46,11 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
 
 
 class MinibatchCKA:
-    """Unbiased linear CKA from minibatches (Nguyen et al., ICLR 2021, eq. 3): each of the three HSIC₁ is averaged over them.
+    """Unbiased linear CKA from minibatches (Nguyen et al., ICLR 2021, eq. 3): each of the three HSIC₁ is averaged over
+    them.
 
-    For layers that are too long to be kept for all samples; the expected value of an average does not depend on the size of the batches.
+    For layers that are too long to be kept for all samples; the expected value of an average does not depend on the
+    size of the batches.
 
     Example:
         >>> cka = MinibatchCKA()
@@ -98,7 +104,9 @@ def _unbiased_hsic(x: Tensor, y: Tensor) -> float:
     diagonals = x.square().sum(1), y.square().sum(1)
     rows_k, rows_l = (values @ values.sum(0) - diagonal for values, diagonal in zip((x, y), diagonals, strict=True))
     trace = _cross(x, y) - (diagonals[0] * diagonals[1]).sum()
-    total = trace + rows_k.sum() * rows_l.sum() / ((count - 1) * (count - 2)) - 2 / (count - 2) * (rows_k * rows_l).sum()
+    total = (
+        trace + rows_k.sum() * rows_l.sum() / ((count - 1) * (count - 2)) - 2 / (count - 2) * (rows_k * rows_l).sum()
+    )
     return total.item() / (count * (count - 3))
 
 
@@ -123,7 +131,10 @@ def _ratio(both: float, first: float, second: float) -> float:
 def _checked(x: Tensor, y: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
     """Both in float64, centred: no estimate changes by it, and less is lost to rounding."""
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise UsageError(f"layers of shape {tuple(x.shape)} and {tuple(y.shape)} cannot be compared: give (N, D1) and (N, D2) of the same N samples")
+        raise UsageError(
+            f"layers of shape {tuple(x.shape)} and {tuple(y.shape)} cannot be compared: give (N, D1) and (N, D2) "
+            "of the same N samples"
+        )
     if len(x) < fewest:
         raise UsageError(f"CKA needs at least {fewest} samples, and there are {len(x)}")
     if not bool(x.isfinite().all() and y.isfinite().all()):

@@ -24,14 +24,17 @@ def class_correlation(logits: Tensor) -> Tensor:
         - returns (C, C) float64.
 
     Raises:
-        UsageError: Another shape, fewer than two samples, values that are not finite, a class whose logit is the same for every sample.
+        UsageError: Another shape, fewer than two samples, values that are not finite, a class whose logit is the same
+            for every sample.
 
     Example:
         >>> class_correlation(torch.tensor([[1.0, -2.0], [2.0, -4.0], [4.0, -8.0]])).tolist()
         [[1.0, -1.0], [-1.0, 1.0]]
     """
     if logits.ndim != 2 or len(logits) < 2:
-        raise UsageError(f"logits of shape {tuple(logits.shape)} have no correlations: give (N, C) of at least two samples")
+        raise UsageError(
+            f"logits of shape {tuple(logits.shape)} have no correlations: give (N, C) of at least two samples"
+        )
     if not bool(logits.isfinite().all()):
         raise UsageError("logits that are not finite have no correlations: the network gave NaN or infinity")
     values = logits.detach().double()
@@ -39,7 +42,10 @@ def class_correlation(logits: Tensor) -> Tensor:
     norms = centred.square().sum(0).sqrt()
     constant = (norms <= 1e-12 * values.abs().amax(0) * len(values) ** 0.5).nonzero().flatten().tolist()
     if constant:
-        raise UsageError(f"the logit of class {constant[0]} is the same for every sample, so it has no correlation with others: look at more samples")
+        raise UsageError(
+            f"the logit of class {constant[0]} is the same for every sample, so it has no correlation with "
+            "others: look at more samples"
+        )
     unit = centred / norms
     return (unit.T @ unit).clamp(-1, 1).fill_diagonal_(1.0)
 
@@ -58,7 +64,8 @@ class CorrelationDifference:
 
 
 def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDifference:
-    """Compare two networks by :func:`class_correlation` (Tian et al., ICLR 2020: its heat maps of correlations between class logits).
+    """Compare two networks by :func:`class_correlation` (Tian et al., ICLR 2020: its heat maps of correlations between
+    class logits).
 
     Args:
         teacher: Logits of one.
@@ -72,7 +79,8 @@ def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDiffe
     """
     if teacher.ndim == student.ndim == 2 and (teacher.shape[1] != student.shape[1] or teacher.shape[1] < 2):
         raise UsageError(
-            f"logits of {teacher.shape[1]} and of {student.shape[1]} classes cannot be compared: take two networks that tell the same classes apart, two at least"
+            f"logits of {teacher.shape[1]} and of {student.shape[1]} classes cannot be compared: take two "
+            "networks that tell the same classes apart, two at least"
         )
     difference = class_correlation(teacher) - class_correlation(student)
     apart = ~torch.eye(len(difference), dtype=torch.bool, device=difference.device)

@@ -38,8 +38,12 @@ class Features:
 
 
 def copied(network: Network, *, trainable: bool) -> Network:
-    """A copy with weights of its own: a teacher in eval mode for good, or one whose every parameter trains, whatever ``network`` is."""
-    copy_ = Network(copy.deepcopy(network.module), taps=network.taps, preprocess=network.preprocess, modality=network.modality)
+    """A copy with weights of its own: a teacher in eval mode for good, or one whose every parameter trains, whatever
+    ``network`` is.
+    """
+    copy_ = Network(
+        copy.deepcopy(network.module), taps=network.taps, preprocess=network.preprocess, modality=network.modality
+    )
     return copy_.requires_grad_(True).train() if trainable else copy_.freeze()
 
 
@@ -70,14 +74,19 @@ def features(network: Network, loader: Any, layer: str, spatial: int = 1) -> Fea
     return features_of(network, loader, (layer,), spatial)[layer]
 
 
-def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: int = 1, *, cache: str | os.PathLike | None = None) -> dict[str, Features]:
-    """:func:`features` of several layers, by one forward pass of each sample; a sample that comes more than once counts once.
+def features_of(
+    network: Network, loader: Any, layers: Sequence[str], spatial: int = 1, *, cache: str | os.PathLike | None = None
+) -> dict[str, Features]:
+    """:func:`features` of several layers, by one forward pass of each sample; a sample that comes more than once counts
+    once.
 
-    Where several processes work together each looks at what its loader hands out, its share or all, and each gets the features of all
+    Where several processes work together each looks at what its loader hands out, its share or all, and each gets the
+    features of all
     samples: all of them have to call this.
 
-    With a folder, features are kept there too, and read instead of computed whenever the same network looks at the same data: file
-    ``NETWORK/DATA-LAYER.h5``, named by hashes of the network's weights, taps and preprocessing, and of the data's number of samples, its classes,
+    With a folder, features are kept there too, and read instead of computed whenever the same network looks at the same
+    data: file ``NETWORK/DATA-LAYER.h5``, named by hashes of the network's weights, taps and preprocessing, and of the
+        data's number of samples, its classes,
     and its first, middle and last batch; of all batches where a loader has no ``len()`` and no ``targets``.
 
     Args:
@@ -87,7 +96,8 @@ def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: i
 
     Raises:
         UsageError: There is no such layer, or the network has no tap for it, or ``spatial`` is less than 1.
-        ContrastillError: A file in the folder is damaged, is of another network of the same weights (an attribute differs, say), or the loader is empty.
+        ContrastillError: A file in the folder is damaged, is of another network of the same weights (an attribute
+            differs, say), or the loader is empty.
     """
     parts = {layer: _part(layer) for layer in layers}
     if spatial < 1:
@@ -97,9 +107,16 @@ def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: i
         return _looked(network, loader, layers, spatial, device)
     data = _data_hash(loader, network.modality, device)
     folders = {part: Path(cache) / network_hash(network, {part}) for part in {*parts.values()}}
-    files = {layer: folders[part] / f"{data}-{layer}{f'-{spatial}' if part == 'maps' else ''}.h5" for layer, part in parts.items()}
+    files = {
+        layer: folders[part] / f"{data}-{layer}{f'-{spatial}' if part == 'maps' else ''}.h5"
+        for layer, part in parts.items()
+    }
     # Missing for all where it is missing for one, as the processes may not share a disk and have to look together.
-    there = everyones(torch.tensor([[file.is_file() for file in files.values()]], dtype=torch.uint8), device).all(0).tolist()
+    there = (
+        everyones(torch.tensor([[file.is_file() for file in files.values()]], dtype=torch.uint8), device)
+        .all(0)
+        .tolist()
+    )
     missing = [layer for layer, known in zip(files, there, strict=True) if not known]
     found = _looked(network, loader, missing, spatial, device) if missing else {}
     if world_size() == 1 or distributed.get_rank() == 0:
@@ -110,8 +127,17 @@ def features_of(network: Network, loader: Any, layers: Sequence[str], spatial: i
     return {layer: found[layer] if layer in found else kept[layer] for layer in files}
 
 
-def _check_same(network: Network, loader: Any, kept: Mapping[str, Features], spatial: int, files: Mapping[str, Path], device: torch.device) -> None:
-    """Compare features that are kept with what the network gives for a few of the same samples, where rows can be told by their index."""
+def _check_same(
+    network: Network,
+    loader: Any,
+    kept: Mapping[str, Features],
+    spatial: int,
+    files: Mapping[str, Path],
+    device: torch.device,
+) -> None:
+    """Compare features that are kept with what the network gives for a few of the same samples, where rows can be told
+    by their index.
+    """
     batch = next(iter(loader.epoch(0)), None) if kept else None
     other: str | None = None
     if batch is not None and len(batch["index"]) and hasattr(loader, "num_samples"):
@@ -126,12 +152,15 @@ def _check_same(network: Network, loader: Any, kept: Mapping[str, Features], spa
                 other = other or layer
     if everyones(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
         raise ContrastillError(
-            f"{files[other or next(iter(files))]} holds other features of the same samples than the network gives now: they are of a network of the same weights that differs "
+            f"{files[other or next(iter(files))]} holds other features of the same samples than the network gives "
+            "now: they are of a network of the same weights that differs "
             "in something else, such as an attribute or a buffer that is not saved; remove it, or name another folder"
         )
 
 
-def _looked(network: Network, loader: Any, layers: Sequence[str], spatial: int, device: torch.device) -> dict[str, Features]:
+def _looked(
+    network: Network, loader: Any, layers: Sequence[str], spatial: int, device: torch.device
+) -> dict[str, Features]:
     """The features of layers, computed now."""
     needs = {_part(layer) for layer in layers}
     found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
@@ -148,7 +177,9 @@ def _looked(network: Network, loader: Any, layers: Sequence[str], spatial: int, 
                 targets.append(batch["target"].cpu())
     rows = everyones(torch.cat(index)[:, None], device)[:, 0]
     if not len(rows):
-        raise ContrastillError("the loader hands out no samples, so there is nothing to probe: give a split that has some")
+        raise ContrastillError(
+            "the loader hands out no samples, so there is nothing to probe: give a split that has some"
+        )
     order = _in_order(rows)
     classes = everyones(torch.cat(targets)[:, None], device)[:, 0]
     # Not all at once: the parts of a layer are let go of before the next one is put together.
@@ -157,7 +188,9 @@ def _looked(network: Network, loader: Any, layers: Sequence[str], spatial: int, 
 
 
 def _data_hash(loader: Any, modality: str, device: torch.device) -> str:
-    """16 digits that stand for what a loader hands out in epoch 0, whichever of it is this rank's share; no network looks at it."""
+    """16 digits that stand for what a loader hands out in epoch 0, whichever of it is this rank's share; no network
+    looks at it.
+    """
     if hasattr(loader, "targets") and hasattr(loader, "__len__"):
         places = sorted({0, len(loader) // 2, len(loader) - 1})
         batches = (next(iter(loader.epoch(0, place))) for place in places)
@@ -168,9 +201,14 @@ def _data_hash(loader: Any, modality: str, device: torch.device) -> str:
     parts = []
     for batch in batches:
         fields = [batch["index"], *([batch["target"]] if "target" in batch else [])]
-        index, *shares = (everyones(value.flatten(1) if value.ndim > 1 else value[:, None], device) for value in (*fields, batch[modality]))
+        index, *shares = (
+            everyones(value.flatten(1) if value.ndim > 1 else value[:, None], device)
+            for value in (*fields, batch[modality])
+        )
         order = _in_order(index[:, 0])
-        parts.append(tensors_hash(str(tuple(batch[modality].shape[1:])), [index[order], *(share[order] for share in shares)]))
+        parts.append(
+            tensors_hash(str(tuple(batch[modality].shape[1:])), [index[order], *(share[order] for share in shares)])
+        )
     return tensors_hash(f"{header} {parts}", known)
 
 
@@ -183,9 +221,13 @@ def _in_order(index: Tensor) -> Tensor:
 
 
 def _read(path: Path) -> Features:
-    fields = read_fields(path, lambda name: name in ("values", "targets"), "features of an earlier probe", "they are computed again")
+    fields = read_fields(
+        path, lambda name: name in ("values", "targets"), "features of an earlier probe", "they are computed again"
+    )
     if "values" not in fields:
-        raise ContrastillError(f"{path} does not hold the features of an earlier probe: remove it, and they are computed again")
+        raise ContrastillError(
+            f"{path} does not hold the features of an earlier probe: remove it, and they are computed again"
+        )
     return Features(fields["values"], fields.get("targets"))
 
 
@@ -201,29 +243,39 @@ def check_classes(train: Features, test: Features, num_classes: int | None = Non
         unseen: ``"refused"`` or ``"wrong"``: what becomes of test samples of a class that no training sample has.
 
     Raises:
-        UsageError: Samples without classes, a class without training samples, test samples of classes that no training sample
-            has, features of different lengths, or that are not finite.
+        UsageError: Samples without classes, a class without training samples, test samples of classes that no training
+            sample has, features of different lengths, or that are not finite.
     """
     if train.targets is None or test.targets is None:
         raise UsageError("a probe needs classes, and the samples have none: give labelled splits")
     known = set(train.targets.unique().tolist())
     empty = [number for number in range(num_classes or 0) if number not in known]
     if empty:
-        raise UsageError(f"of {num_classes} classes {_listed(empty)} has no training sample: take more training samples, or only classes that have some")
+        raise UsageError(
+            f"of {num_classes} classes {_listed(empty)} has no training sample: take more training samples, or "
+            "only classes that have some"
+        )
     if unseen not in UNSEEN:
         raise unknown_name("unseen", unseen, UNSEEN)
     unknown = sorted(set(test.targets.unique().tolist()) - known)
     if unknown and unseen == "refused":
         raise UsageError(
-            f"the test samples have classes that no training sample has: {_listed(unknown)}; take splits of the same classes, or more training samples"
+            f"the test samples have classes that no training sample has: {_listed(unknown)}; take splits of the "
+            "same classes, or more training samples"
         )
     if train.values.shape[1] != test.values.shape[1]:
         lengths = f"{train.values.shape[1]} and {test.values.shape[1]}"
-        raise UsageError(f"training and test features have {lengths} values: take both from one layer of one network, of samples of one size")
+        raise UsageError(
+            f"training and test features have {lengths} values: take both from one layer of one network, of "
+            "samples of one size"
+        )
     for name, part in (("training", train), ("test", test)):
         broken = int((~part.values.isfinite()).any(1).sum())
         if broken:
-            raise UsageError(f"the features of {broken} of {len(part.values)} {name} samples are not finite: look at the network's weights and preprocessing")
+            raise UsageError(
+                f"the features of {broken} of {len(part.values)} {name} samples are not finite: look at the "
+                "network's weights and preprocessing"
+            )
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -245,5 +297,8 @@ def _vector(said: Representation, layer: str, spatial: int) -> Tensor:
         return getattr(said, layer)
     number = int(layer.partition(".")[2])
     if number >= len(said.maps):
-        raise UsageError(f"layer {layer} does not exist: the network gives {len(said.maps)} maps, maps.0 to maps.{len(said.maps) - 1}")
+        raise UsageError(
+            f"layer {layer} does not exist: the network gives {len(said.maps)} maps, maps.0 to "
+            f"maps.{len(said.maps) - 1}"
+        )
     return F.adaptive_avg_pool2d(said.maps[number], spatial).flatten(1)

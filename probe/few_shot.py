@@ -35,10 +35,13 @@ class FewShot:
     draws: int
 
 
-def few_shot(train: Features, test: Features, shots: Sequence[int] = (1, 5, 20), draws: int = 5, seed: int = 0) -> list[FewShot]:
+def few_shot(
+    train: Features, test: Features, shots: Sequence[int] = (1, 5, 20), draws: int = 5, seed: int = 0
+) -> list[FewShot]:
     """Logistic regression on n samples of each class, drawn anew several times, each tested on the whole test split.
 
-    A draw of fewer samples is the beginning of the same draw of more. Features are standardised by the samples drawn, and the weights are held down by 0.01/2
+    A draw of fewer samples is the beginning of the same draw of more. Features are standardised by the samples drawn,
+    and the weights are held down by 0.01/2
     times their squares throughout: nothing is chosen on labels that would not be there.
 
     Args:
@@ -63,7 +66,10 @@ def few_shot(train: Features, test: Features, shots: Sequence[int] = (1, 5, 20),
     found = []
     for count in shots:
         if not 0 < count <= counts[fewest]:
-            raise UsageError(f"{count} shots cannot be drawn: class {fewest} has {int(counts[fewest])} training samples, so take 1 to {int(counts[fewest])}")
+            raise UsageError(
+                f"{count} shots cannot be drawn: class {fewest} has {int(counts[fewest])} training samples, so "
+                f"take 1 to {int(counts[fewest])}"
+            )
         accuracies = []
         for draw in range(draws):
             rows = _drawn(train.targets, count, seed, draw)

@@ -1,7 +1,7 @@
 """Heads that turn the feature maps of any tapped network into classes for each pixel.
 
-Libraries of segmentation networks have decoders for encoders of their own. A network here may be of any origin and gives its
-maps by module name, so these compact heads take any list of maps and are built from their shapes alone.
+Libraries of segmentation networks have decoders for encoders of their own. A network here may be of any origin and
+gives its maps by module name, so these compact heads take any list of maps and are built from their shapes alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class Head(nn.Module, ABC):
     def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
         super().__init__()
         if not shapes:
-            raise UsageError("segmentation needs feature maps, and the network has no tap for any: name the modules that give them, as maps=…")
+            raise UsageError(
+                "segmentation needs feature maps, and the network has no tap for any: name the modules that give "
+                "them, as maps=…"
+            )
         self.num_classes = num_classes
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels, affine=False) for channels, _, _ in shapes)
 
@@ -60,15 +63,18 @@ class Head(nn.Module, ABC):
 class LinearHead(Head):
     """A linear classifier of each pixel, on all maps brought to the size of the labels.
 
-    A 1×1 convolution over the concatenated, enlarged maps is the sum of the enlarged 1×1 convolutions of each map: both are linear and
-    the weights of an interpolation sum to 1. The sum is computed, as it enlarges a few classes instead of hundreds of channels.
+    A 1×1 convolution over the concatenated, enlarged maps is the sum of the enlarged 1×1 convolutions of each map: both
+    are linear and the weights of an interpolation sum to 1. The sum is computed, as it enlarges a few classes instead
+    of hundreds of channels.
     """
 
     rate = 30.0
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
         super().__init__(shapes, num_classes)
-        self.convs = nn.ModuleList(nn.Conv2d(channels, num_classes, 1, bias=number == 0) for number, (channels, _, _) in enumerate(shapes))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, num_classes, 1, bias=number == 0) for number, (channels, _, _) in enumerate(shapes)
+        )
         # The problem is convex: it starts at 0, and a channel that says nothing in training stays silent.
         for parameter in self.convs.parameters():
             nn.init.zeros_(parameter)
@@ -84,7 +90,9 @@ class LinearHead(Head):
 
 
 class UNetHead(Head):
-    """A small UNet decoder: from the deepest map up, at every scale a 3×3 convolution over what came from below and the maps of this scale."""
+    """A small UNet decoder: from the deepest map up, at every scale a 3×3 convolution over what came from below and the
+    maps of this scale.
+    """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
         super().__init__(shapes, num_classes)
@@ -118,8 +126,14 @@ def _scales(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
 
 def _block(channels: int, width: int) -> nn.Sequential:
     # One convolution a scale: a second one costs half as much again, most of it at the finest scale.
-    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )
 
 
 def _resized(value: Tensor, size: Sequence[int]) -> Tensor:
-    return value if tuple(value.shape[2:]) == tuple(size) else F.interpolate(value, size=tuple(size), mode="bilinear", align_corners=False)
+    return (
+        value
+        if tuple(value.shape[2:]) == tuple(size)
+        else F.interpolate(value, size=tuple(size), mode="bilinear", align_corners=False)
+    )

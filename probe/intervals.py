@@ -8,9 +8,11 @@ _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share, in per cent: it stays within 0 and 100, and is no point where all or none were right.
+    """The 95 % interval of a share, in per cent: it stays within 0 and 100, and is no point where all or none were
+    right.
 
-    The shares from which the found one is less than 1.96 of their standard deviations away (Wilson, JASA 1927); 0 to 100 where there is nothing.
+    The shares from which the found one is less than 1.96 of their standard deviations away (Wilson, JASA 1927); 0 to
+    100 where there is nothing.
 
     Args:
         right: How many were right.

@@ -14,8 +14,8 @@ _PART = 0x7061
 def labelled_part(num_samples: int, targets: Tensor | None, fraction: float, seed: int = 0) -> Tensor:
     """The samples of a stratified part: every class gives its share, and a smaller part lies within a larger one.
 
-    Seats are given to the classes as Sainte-Laguë gives them to parties, one sample after the other, so the part of 5 % is
-    the beginning of the part of 10 %. Which samples of a class come first is a hash of (seed, sample).
+    Seats are given to the classes as Sainte-Laguë gives them to parties, one sample after the other, so the part of 5 %
+    is the beginning of the part of 10 %. Which samples of a class come first is a hash of (seed, sample).
 
     Args:
         num_samples: N.
@@ -35,9 +35,13 @@ def labelled_part(num_samples: int, targets: Tensor | None, fraction: float, see
         [2, 2, 2]
     """
     if not 0 < fraction <= 1:
-        raise UsageError(f"label_fraction={fraction} is not a share of the training samples: give one above 0 and up to 1")
+        raise UsageError(
+            f"label_fraction={fraction} is not a share of the training samples: give one above 0 and up to 1"
+        )
     chance = hash64(torch.arange(num_samples), _PART, seed).argsort(stable=True)
-    shuffled = torch.zeros(num_samples, dtype=torch.int64) if targets is None else torch.as_tensor(targets).cpu()[chance]
+    shuffled = (
+        torch.zeros(num_samples, dtype=torch.int64) if targets is None else torch.as_tensor(targets).cpu()[chance]
+    )
     by_class = shuffled.argsort(stable=True)
     counts = torch.bincount(shuffled)
     sizes = counts[shuffled[by_class]]

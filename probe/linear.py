@@ -38,7 +38,8 @@ class ProbeResult:
         top1: Accuracy on the test split, per cent.
         top5: The same with five guesses; None for fewer than six classes.
         layer: Which layer.
-        weight_decay: The strength that was chosen on a held-out part of the training samples; 0 for ``crd``, which has none.
+        weight_decay: The strength that was chosen on a held-out part of the training samples; 0 for ``crd``, which has
+            none.
         num_train: Training samples whose labels were used.
         num_test: Test samples.
         correct: (N,) bool, which test samples got their class, in the order of their index.
@@ -67,23 +68,26 @@ def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embed
 
     ``protocol`` says how the classifier is fitted:
 
-    - ``exact``: multinomial logistic regression on standardised features by full-batch L-BFGS; how strongly its weights are held down is
-      chosen on a fifth of the training samples, then it is fitted to all of them.
-    - ``grid``: heads of every learning rate and weight decay in ``GRID`` are trained at once by SGD on four fifths of the training samples,
-      on standardised features (as DINOv2 evaluates: Oquab et al., TMLR 2024); with what did best on the other fifth a new one is trained on all.
-    - ``crd``: one head on the features as they are, with what probes of networks at 32 × 32 are known to need (Tian et al., ICLR 2020, left their recipe
-      out): SGD at 0.1 with Nesterov momentum 0.9 and no weight decay, batches of 64, 100 epochs, ×0.1 after 30, 60 and 90.
+    - ``exact``: multinomial logistic regression on standardised features by full-batch L-BFGS; how strongly its weights
+      are held down is chosen on a fifth of the training samples, then it is fitted to all of them.
+    - ``grid``: heads of every learning rate and weight decay in ``GRID`` are trained at once by SGD on four fifths of
+      the training samples, on standardised features (as DINOv2 evaluates: Oquab et al., TMLR 2024); with what did best
+      on the other fifth a new one is trained on all.
+    - ``crd``: one head on the features as they are, with what probes of networks at 32 × 32 are known to need (Tian et
+      al., ICLR 2020, left their recipe out): SGD at 0.1 with Nesterov momentum 0.9 and no weight decay, batches of 64,
+      100 epochs, ×0.1 after 30, 60 and 90.
 
     Args:
         network: Computes on the device it is on.
-        train: A split, which has ``loader(batch_size=, device=, seed=, train=)``, or a loader, which has ``epoch(k)``; labelled.
+        train: A split, which has ``loader(batch_size=, device=, seed=, train=)``, or a loader, which has ``epoch(k)``;
+            labelled.
         test: The same.
         layer: ``"embedding"``, ``"logits"``, ``"maps.0"``, ``"maps.1"`` …
         **options: Those of :func:`linear_probes`.
 
     Raises:
-        UsageError: No such layer or protocol, samples without classes, a class without training samples, features that are not finite, a share
-            of labels that is none.
+        UsageError: No such layer or protocol, samples without classes, a class without training samples, features that
+            are not finite, a share of labels that is none.
 
     Example:
         >>> from contrastill.datasets.rendered_rooms import Rooms
@@ -116,17 +120,25 @@ def linear_probes(
         network, train, test: As there.
         layers: Names of layers.
         spatial: Maps are averaged to ``spatial`` × ``spatial`` positions.
-        label_fraction: Share of the training samples that are used, stratified by class; a smaller part lies within a larger one.
+        label_fraction: Share of the training samples that are used, stratified by class; a smaller part lies within a
+            larger one.
         seed: Of the part and of what is held out.
         batch_size: Samples that are looked at together.
-        weight_decays: Strengths that ``exact`` chooses from: factors of half the squared weights, beside the mean cross-entropy.
+        weight_decays: Strengths that ``exact`` chooses from: factors of half the squared weights, beside the mean
+            cross-entropy.
         protocol: ``"exact"``, ``"grid"`` or ``"crd"``.
         cache: A folder in which features are kept for further probes, see :func:`~.features.features_of`.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    known, asked = (features_of(network, _loader(split, batch_size, device), layers, spatial, cache=cache) for split in (train, test))
+    known, asked = (
+        features_of(network, _loader(split, batch_size, device), layers, spatial, cache=cache)
+        for split in (train, test)
+    )
     options = {"weight_decays": weight_decays, "protocol": protocol, "num_classes": getattr(train, "num_classes", None)}
-    return {layer: fit_probe(known[layer], asked[layer], layer, label_fraction, seed, device=device, **options) for layer in layers}
+    return {
+        layer: fit_probe(known[layer], asked[layer], layer, label_fraction, seed, device=device, **options)
+        for layer in layers
+    }
 
 
 def fit_probe(
@@ -145,12 +157,15 @@ def fit_probe(
 
     Args:
         num_classes: Of the training split; each has to occur in it.
-        unseen: Test samples of a class that no training sample has: ``"refused"``, or ``"wrong"``, where a data set's own splits have some, as NYU-Depth's scenes do.
+        unseen: Test samples of a class that no training sample has: ``"refused"``, or ``"wrong"``, where a data set's
+            own splits have some, as NYU-Depth's scenes do.
     """
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if protocol != "exact" and tuple(weight_decays) != WEIGHT_DECAYS:
-        raise UsageError(f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact")
+        raise UsageError(
+            f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
+        )
     check_classes(train, test, num_classes, unseen=unseen)
     rows = labelled_part(len(train.targets), train.targets, label_fraction, seed)
     classes = int(train.targets.max()) + 1
@@ -165,20 +180,35 @@ def fit_probe(
     else:
         rate, chosen = CRD_RATE, 0.0
         mean, scale = torch.zeros_like(x[0]), torch.ones_like(x[0])
-        weight = train_heads(x, y, classes, [(rate, chosen)], epochs=CRD_EPOCHS, batch_size=CRD_BATCH, milestones=CRD_MILESTONES, seed=seed)[0]
+        weight = train_heads(
+            x,
+            y,
+            classes,
+            [(rate, chosen)],
+            epochs=CRD_EPOCHS,
+            batch_size=CRD_BATCH,
+            milestones=CRD_MILESTONES,
+            seed=seed,
+        )[0]
     if not weight.isfinite().all():
-        raise ContrastillError(f"the probe of {layer} diverged at learning rate {rate:g}: its features are too large; take protocol exact")
+        raise ContrastillError(
+            f"the probe of {layer} diverged at learning rate {rate:g}: its features are too large; take protocol exact"
+        )
     loss = F.cross_entropy(_logits((x - mean) * scale, weight), y).item()
     logits, asked = _logits((test.values.to(device) - mean) * scale, weight), test.targets.to(device)
     right = logits.topk(min(5, classes), 1).indices == asked[:, None]
     top1, top5 = (100 * right[:, :k].any(1).double().mean().item() for k in (1, 5))
     low, high = wilson(int(right[:, 0].sum()), len(asked))
     top5 = top5 if classes > 5 else None
-    return ProbeResult(top1, top5, layer, chosen, len(rows), len(asked), right[:, 0].cpu(), low, high, loss, protocol, rate)
+    return ProbeResult(
+        top1, top5, layer, chosen, len(rows), len(asked), right[:, 0].cpu(), low, high, loss, protocol, rate
+    )
 
 
 def _best_of_grid(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[float, float]:
-    """The (learning rate, weight decay) that gets most of a held-out fifth right; of equals that of the lowest cross-entropy there."""
+    """The (learning rate, weight decay) that gets most of a held-out fifth right; of equals that of the lowest
+    cross-entropy there.
+    """
     if len(y) < 5:
         return GRID[0]
     part, held = _held_out(y, seed)
@@ -191,7 +221,9 @@ def _best_of_grid(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[float,
     return GRID[scores.index(max(scores))]
 
 
-def _trained(x: Tensor, y: Tensor, classes: int, heads: Sequence[tuple[float, float]], seed: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _trained(
+    x: Tensor, y: Tensor, classes: int, heads: Sequence[tuple[float, float]], seed: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """As :func:`_fitted`, for each (learning rate, weight decay), by SGD."""
     mean, scale = _standard(x)
     weights = train_heads((x - mean) * scale, y, classes, heads, epochs=GRID_EPOCHS, batch_size=GRID_BATCH, seed=seed)
@@ -219,7 +251,9 @@ def _choose(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float], 
 
 
 def _fitted(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Weights (D + 1, classes), bias last, for each strength, with the mean and scale (D,) of the features they are for."""
+    """Weights (D + 1, classes), bias last, for each strength, with the mean and scale (D,) of the features they are
+    for.
+    """
     mean, scale = _standard(x)
     x = (x - mean) * scale
     weight = torch.zeros(x.shape[1] + 1, classes, device=x.device)
@@ -247,7 +281,14 @@ def fit_logistic(x: Tensor, y: Tensor, start: Tensor, weight_decay: float, itera
         - returns (D + 1, C).
     """
     weight = start.clone().requires_grad_(True)
-    solver = torch.optim.LBFGS([weight], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-9, history_size=10, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [weight],
+        max_iter=iterations,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-9,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
 
     def loss() -> Tensor:
         solver.zero_grad()

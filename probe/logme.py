@@ -1,4 +1,6 @@
-"""LogME: what features are worth for labels, estimated from the training samples alone, with nothing trained or tested."""
+"""LogME: what features are worth for labels, estimated from the training samples alone, with nothing trained or
+tested.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,19 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 
-# The evidence grows without bound where features give the labels exactly, and a class that they say nothing of wants weights of 0.
+# The evidence grows without bound where features give the labels exactly, and a class that they say nothing of wants
+# weights of 0.
 _LEAST = 1e-12
 
 
 def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: float = 1e-9) -> float:
     """The logarithm of maximum evidence (You et al., ICML 2021), in nats a sample; higher is better.
 
-    The indicator of each class is a linear function of the features, with weights from N(0, 1/α) and noise from N(0, 1/β). The evidence, in
-    which the weights are integrated out, is maximised over α and β by MacKay's fixed point (α = γ/‖m‖², β = (N − γ)/‖fm − y‖², m the mean of the
-    weights given the labels, γ their effective number). The mean over classes is returned. Features are taken as they are: there
-    is no bias and nothing is standardised, as in the paper. Compare networks on one data set by it, not data sets.
+    The indicator of each class is a linear function of the features, with weights from N(0, 1/α) and noise from N(0,
+    1/β). The evidence, in which the weights are integrated out, is maximised over α and β by MacKay's fixed point (α =
+    γ/‖m‖², β = (N − γ)/‖fm − y‖², m the mean of the weights given the labels, γ their effective number). The mean over
+    classes is returned. Features are taken as they are: there is no bias and nothing is standardised, as in the paper.
+        Compare networks on one data set by it, not data sets.
 
     Args:
         values: Features.
@@ -32,7 +36,8 @@ def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: 
         - values: (N, D) - targets: (N,) int64.
 
     Raises:
-        UsageError: Shapes that do not fit, fewer than two samples or classes, features that are not finite, or are all 0.
+        UsageError: Shapes that do not fit, fewer than two samples or classes, features that are not finite, or are all
+            0.
 
     Example:
         >>> targets = torch.arange(3).repeat(20)
@@ -63,7 +68,9 @@ def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: 
 
 
 def _projected(f: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared singular values (k,) of the features, the squared parts (k, C) of the labels along their directions, and what is left of the labels (C,)."""
+    """Squared singular values (k,) of the features, the squared parts (k, C) of the labels along their directions, and
+    what is left of the labels (C,).
+    """
     wide = f.shape[1] > len(f)
     # Of the smaller of both Gram matrices; float64, so that directions down to 1e-6 of the longest one are kept.
     spectrum, vectors = torch.linalg.eigh(f @ f.T if wide else f.T @ f)
@@ -84,7 +91,10 @@ def _evidence(count: int, alpha: Tensor, beta: Tensor, spectrum: Tensor, weights
 
 def _check(values: Tensor, targets: Tensor) -> None:
     if values.ndim != 2 or targets.shape != (len(values),):
-        raise UsageError(f"features of shape {tuple(values.shape)} and classes of shape {tuple(targets.shape)} do not fit: give (N, D) and (N,)")
+        raise UsageError(
+            f"features of shape {tuple(values.shape)} and classes of shape {tuple(targets.shape)} do not fit: "
+            "give (N, D) and (N,)"
+        )
     if len(values) < 2 or len(targets.unique()) < 2:
         raise UsageError("LogME needs samples of at least two classes")
     if not bool(values.isfinite().all()):

@@ -1,4 +1,6 @@
-"""Batches of labelled frames for a segmentation head: the maps of a frozen encoder, kept, or the labelled rows of a loader."""
+"""Batches of labelled frames for a segmentation head: the maps of a frozen encoder, kept, or the labelled rows of a
+loader.
+"""
 
 from __future__ import annotations
 
@@ -58,17 +60,26 @@ def keep_maps(model: Any, loader: Any, rows: Tensor, labels: str) -> KeptMaps | 
         here = to >= 0
         if not here.any():
             continue
-        picked = {name: value[here.to(value.device)] for name, value in batch.items() if name in (model.encoder.modality, labels)}
+        picked = {
+            name: value[here.to(value.device)]
+            for name, value in batch.items()
+            if name in (model.encoder.modality, labels)
+        }
         maps = model.encoder(picked, ("maps",)).maps
         if kept is None:
             kept = _room(maps, picked[labels], len(rows))
             if kept is None:
                 return None
         for whole, part in zip([*kept.maps, kept.labels], [*maps, picked[labels]], strict=True):
-            whole[to[here]] = (part.clamp(-65504, 65504) if whole.dtype == torch.float16 else part).to("cpu", whole.dtype)
+            whole[to[here]] = (part.clamp(-65504, 65504) if whole.dtype == torch.float16 else part).to(
+                "cpu", whole.dtype
+            )
         found += int(here.sum())
     if kept is None or found < len(rows):
-        raise UsageError(f"the loader gave {found} of {len(rows)} labelled training frames: its index must be their place in the split")
+        raise UsageError(
+            f"the loader gave {found} of {len(rows)} labelled training frames: its index must be their place in "
+            "the split"
+        )
     for norm, whole in zip(model.head.norms, kept.maps, strict=True):
         _standardise(norm, whole)
     return kept
@@ -78,7 +89,9 @@ def _room(maps: Collection[Tensor], labels: Tensor, count: int) -> KeptMaps | No
     """Memory for ``count`` frames like the first of these."""
     single = 4 * count * sum(value[0].numel() for value in maps)
     if single > 2 * _MOST_BYTES:
-        log.info("the maps of %d frames would take %.1f GB: they are computed again in each epoch", count, single / 2 / 1e9)
+        log.info(
+            "the maps of %d frames would take %.1f GB: they are computed again in each epoch", count, single / 2 / 1e9
+        )
         return None
     dtype = torch.float32 if single <= _SINGLE_BYTES else torch.float16
     room = [torch.empty((count, *value.shape[1:]), dtype=dtype, memory_format=torch.channels_last) for value in maps]
@@ -91,8 +104,8 @@ def _standardise(norm: torch.nn.BatchNorm2d, whole: Tensor) -> None:
     count = whole.shape[0] * whole.shape[2] * whole.shape[3]
     mean = sum(part.double().sum((0, 2, 3)) for part in parts) / count
     variance = sum((part.double() - mean[:, None, None]).square().sum((0, 2, 3)) for part in parts) / count
-    # A channel that hardly ever changes in training would be blown up on a test frame where it does: each has at least a small share of
-    # the map's own variance, whatever the map's scale.
+    # A channel that hardly ever changes in training would be blown up on a test frame where it does: each has at least
+    # a small share of the map's own variance, whatever the map's scale.
     norm.eps = max(1e-3 * variance.mean().item(), 1e-12)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
@@ -102,7 +115,9 @@ def _standardise(norm: torch.nn.BatchNorm2d, whole: Tensor) -> None:
 
 
 def shuffled_rows(count: int, batch_size: int, steps: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Row numbers of ``steps`` batches, int64 (batch_size,): one permutation of 0…count−1 after the other, a function of (seed, epoch)."""
+    """Row numbers of ``steps`` batches, int64 (batch_size,): one permutation of 0…count−1 after the other, a function
+    of (seed, epoch).
+    """
     number, waiting = 0, torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         while len(waiting) < batch_size:
@@ -112,10 +127,13 @@ def shuffled_rows(count: int, batch_size: int, steps: int, seed: int, epoch: int
         waiting = waiting[batch_size:]
 
 
-def batches_of(loader: Any, epoch: int, rows: Tensor, names: Collection[str], batch_size: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def batches_of(
+    loader: Any, epoch: int, rows: Tensor, names: Collection[str], batch_size: int, steps: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
     """``steps`` full batches of the frames ``rows``, from the views of an epoch.
 
-    All frames stream; of a part, the epoch's views are gathered first and handed out repeatedly, so no epoch costs more than one pass.
+    All frames stream; of a part, the epoch's views are gathered first and handed out repeatedly, so no epoch costs more
+    than one pass.
     """
     if len(rows) == loader.num_samples:
         full = (batch for batch in loader.epoch(epoch) if len(batch["index"]) == batch_size)

@@ -34,7 +34,8 @@ class KnnResult:
 
 
 def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07) -> KnnResult:
-    """Each test sample gets the class for which its k nearest training samples vote, by cosine similarity s, each with weight exp(s/τ) (Wu et al., CVPR 2018).
+    """Each test sample gets the class for which its k nearest training samples vote, by cosine similarity s, each with
+    weight exp(s/τ) (Wu et al., CVPR 2018).
 
     Args:
         train, test: Labelled features.
@@ -56,11 +57,15 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
     check_classes(train, test)
     classes, k = int(train.targets.max()) + 1, min(k, len(train.targets))
     known, right = F.normalize(train.values, dim=1), []
-    for part, wanted in zip(*(values.split(max(1, _CELLS // len(known))) for values in (test.values, test.targets)), strict=True):
+    for part, wanted in zip(
+        *(values.split(max(1, _CELLS // len(known))) for values in (test.values, test.targets)), strict=True
+    ):
         near = (F.normalize(part, dim=1) @ known.T).topk(k, dim=1)
         # The nearest one's weight is 1: only ratios count, and exp(1/τ) would overflow for a small τ.
         weights = ((near.values - near.values[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(part), classes, dtype=weights.dtype).scatter_add_(1, train.targets[near.indices], weights)
+        votes = torch.zeros(len(part), classes, dtype=weights.dtype).scatter_add_(
+            1, train.targets[near.indices], weights
+        )
         right.append(votes.argmax(1) == wanted)
     correct = torch.cat(right)
     hits = int(correct.sum())

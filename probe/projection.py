@@ -44,7 +44,9 @@ def principal_axes(values: Tensor, dims: int = 2) -> Projection:
         ([-5.0, 0.0, 5.0], 1.0)
     """
     if values.ndim != 2 or len(values) < 2:
-        raise UsageError(f"embeddings of shape {tuple(values.shape)} have no directions: give (N, D) of at least two samples")
+        raise UsageError(
+            f"embeddings of shape {tuple(values.shape)} have no directions: give (N, D) of at least two samples"
+        )
     if not bool(values.isfinite().all()):
         raise UsageError("embeddings that are not finite have no directions: the network gave NaN or infinity")
     centred = values.double() - values.double().mean(0)

@@ -28,7 +28,8 @@ _ENCODER_SHARE = 0.1  # of the learning rate that a fine-tuned encoder gets
 
 @dataclass(frozen=True)
 class SegmentationResult:
-    """How well classes of pixels were found, in per cent, over all labelled pixels of the test split at the labels' resolution.
+    """How well classes of pixels were found, in per cent, over all labelled pixels of the test split at the labels'
+    resolution.
 
     Attributes:
         pixel_accuracy: Share of the pixels that got their class.
@@ -54,7 +55,8 @@ class Segmenter(nn.Module):
 
     Shape:
         - batch: has the encoder's modality
-        - returns (B, num_classes, height, width) for ``size`` = (height, width); channel c is class c + 1, as 0 is unlabelled.
+        - returns (B, num_classes, height, width) for ``size`` = (height, width); channel c is class c + 1, as 0 is
+          unlabelled.
     """
 
     def __init__(self, encoder: Network, head: Head) -> None:
@@ -95,23 +97,27 @@ def segment(
 ) -> tuple[SegmentationResult, Segmenter]:
     """Train a head for classes of pixels on an encoder's maps and measure it once on the test split.
 
-    The encoder is a copy: ``network`` is as before afterwards. With the frozen encoder the maps of the training frames as they are
+    The encoder is a copy: ``network`` is as before afterwards. With the frozen encoder the maps of the training frames
+        as they are
     stored are computed once and kept; beyond 2 GB they are computed in each epoch, from the split's training views.
-    Otherwise training views are what encoder and head learn from. A part of the labels gets as many steps as all of them would.
+    Otherwise training views are what encoder and head learn from. A part of the labels gets as many steps as all of
+    them would.
 
     Args:
         network: Any tapped network with maps.
-        train: Has ``num_samples`` and ``loader(batch_size=, device=, seed=, train=)``, and ``targets`` if it has classes of whole frames.
+        train: Has ``num_samples`` and ``loader(batch_size=, device=, seed=, train=)``, and ``targets`` if it has
+            classes of whole frames.
         test: The same.
-        num_classes: C; label maps hold 1…C, and 0, −1 or −100 where there is no label, which neither the loss nor the measures see. Of the
-            product's own data sets 255 is 0 by then (``data.void``).
+        num_classes: C; label maps hold 1…C, and 0, −1 or −100 where there is no label, which neither the loss nor the
+            measures see. Of the product's own data sets 255 is 0 by then (``data.void``).
         head: ``"linear"``: a linear classifier of each pixel. ``"unet"``: a small decoder.
-        mode: ``"frozen"``: only the head learns. ``"fine_tuned"``: the encoder too, at a tenth of ``lr``. ``"scratch"``: at ``lr``.
+        mode: ``"frozen"``: only the head learns. ``"fine_tuned"``: the encoder too, at a tenth of ``lr``.
+            ``"scratch"``: at ``lr``.
         label_fraction: Share of the training frames that are used, stratified by ``train.targets``.
         epochs: Passes over the training split.
         batch_size: Frames of a step; an epoch's last, shorter batch is left out.
-        lr: Learning rate of AdamW at its highest; it rises in the first steps and falls as a cosine. A linear head, whose problem is
-            convex, learns at 30 times this rate.
+        lr: Learning rate of AdamW at its highest; it rises in the first steps and falls as a cosine. A linear head,
+            whose problem is convex, learns at 30 times this rate.
         weight_decay: Of all trained parameters.
         seed: Of the head's weights, the part, the order and the views.
         device: Where to compute.
@@ -122,7 +128,8 @@ def segment(
         The measures, and encoder and head as they were trained, in eval mode.
 
     Raises:
-        UsageError: An unknown head or mode, no label maps, labels beyond ``num_classes``, no maps, a part of fewer than two frames.
+        UsageError: An unknown head or mode, no label maps, labels beyond ``num_classes``, no maps, a part of fewer than
+            two frames.
     """
     began = time.perf_counter()
     for kind, name, known in (("head", head, HEADS), ("mode", mode, MODES)):
@@ -130,17 +137,30 @@ def segment(
             raise unknown_name(kind, name, known)
     rows = labelled_part(train.num_samples, getattr(train, "targets", None), label_fraction, seed)
     if len(rows) < 2:
-        raise UsageError(f"label_fraction={label_fraction} leaves {len(rows)} of {train.num_samples} training frames: take a larger part")
+        raise UsageError(
+            f"label_fraction={label_fraction} leaves {len(rows)} of {train.num_samples} training frames: take a "
+            "larger part"
+        )
     device = torch.device(device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _model(network, train, head, num_classes, labels, frozen=mode == "frozen").to(device).to(memory_format=torch.channels_last)
-        training = _Training(model, train, rows, labels, batch_size=min(batch_size, len(rows)), epochs=epochs, seed=seed, device=device)
+        model = (
+            _model(network, train, head, num_classes, labels, frozen=mode == "frozen")
+            .to(device)
+            .to(memory_format=torch.channels_last)
+        )
+        training = _Training(
+            model, train, rows, labels, batch_size=min(batch_size, len(rows)), epochs=epochs, seed=seed, device=device
+        )
         training.run(_optimizer(model, mode, lr, weight_decay), progress)
     model.eval()
-    confusion = count_confusion(model, test.loader(batch_size=batch_size, device=device, seed=seed, train=False), num_classes, labels)
+    confusion = count_confusion(
+        model, test.loader(batch_size=batch_size, device=device, seed=seed, train=False), num_classes, labels
+    )
     measures = measures_of(confusion)
-    return SegmentationResult(**measures, num_train=len(rows), num_test=test.num_samples, seconds=round(time.perf_counter() - began, 3)), model
+    return SegmentationResult(
+        **measures, num_train=len(rows), num_test=test.num_samples, seconds=round(time.perf_counter() - began, 3)
+    ), model
 
 
 def _model(network: Network, train: Any, head: str, num_classes: int, labels: str, *, frozen: bool) -> Segmenter:
@@ -155,26 +175,43 @@ def _model(network: Network, train: Any, head: str, num_classes: int, labels: st
 def _optimizer(model: Segmenter, mode: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     groups = [{"params": list(model.head.parameters()), "lr": lr * model.head.rate}]
     if mode != "frozen":
-        groups.append({"params": list(model.encoder.parameters()), "lr": lr * (_ENCODER_SHARE if mode == "fine_tuned" else 1)})
+        groups.append(
+            {"params": list(model.encoder.parameters()), "lr": lr * (_ENCODER_SHARE if mode == "fine_tuned" else 1)}
+        )
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
 class _Training:
     """The steps of one call of :func:`segment`."""
 
-    def __init__(self, model: Segmenter, split: Any, rows: Tensor, labels: str, *, batch_size: int, epochs: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Segmenter,
+        split: Any,
+        rows: Tensor,
+        labels: str,
+        *,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
         self.model, self.split, self.rows, self.labels = model, split, rows, labels
         self.batch_size, self.epochs, self.seed, self.device = batch_size, epochs, seed, device
         # As many as with all the labels, so that fewer labels do not mean less training as well.
         self.steps = max(1, split.num_samples // batch_size)
         self.kept: KeptMaps | None = None
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
-            self.kept = keep_maps(model, split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels)
+            self.kept = keep_maps(
+                model, split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
+            )
 
     def run(self, optimizer: torch.optim.Optimizer, progress: bool) -> None:
         total = self.epochs * self.steps
         warmup = max(1, round(_WARMUP * total))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
+        )
         with _bar(progress, total) as advance:
             for epoch in range(self.epochs):
                 self.model.train()
@@ -194,7 +231,9 @@ class _Training:
                 yield self.model.head.classify(maps, target.shape[2:]), target
             return
         loader = self.split.loader(batch_size=self.batch_size, device=self.device, seed=self.seed, train=True)
-        for batch in batches_of(loader, epoch, self.rows, (self.model.encoder.modality, self.labels), self.batch_size, self.steps, self.seed):
+        for batch in batches_of(
+            loader, epoch, self.rows, (self.model.encoder.modality, self.labels), self.batch_size, self.steps, self.seed
+        ):
             yield self.model(batch, batch[self.labels].shape[2:]), batch[self.labels]
 
 
@@ -214,7 +253,9 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def count_confusion(model: Segmenter, loader: Any, num_classes: int, labels: str = "semantics") -> Tensor:
-    """(C, C) int64: labelled pixels by their class (row) and the predicted one (column), over the batches of a loader."""
+    """(C, C) int64: labelled pixels by their class (row) and the predicted one (column), over the batches of a
+    loader.
+    """
     metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
     for batch in loader.epoch(0):
         target = _targets(batch[labels], num_classes)
@@ -252,7 +293,9 @@ def _targets(labels: Tensor, num_classes: int) -> Tensor:
     """(B, H, W) int64: class − 1, and −1 where there is no label."""
     target = labels[:, 0].long()
     if labels.is_floating_point() and not bool((target == labels[:, 0]).all()):
-        raise UsageError("the label maps hold values that are no whole numbers: classes are 1 to num_classes, 0 is unlabelled")
+        raise UsageError(
+            "the label maps hold values that are no whole numbers: classes are 1 to num_classes, 0 is unlabelled"
+        )
     for mark in _UNLABELLED:
         target = torch.where(target == mark, 0, target)
     if not target.numel():
@@ -261,7 +304,8 @@ def _targets(labels: Tensor, num_classes: int) -> Tensor:
     if lowest < 0 or highest > num_classes:
         shown = highest if highest > num_classes else lowest
         raise UsageError(
-            f"the label maps hold class {shown}, and num_classes is {num_classes}: classes are 1 to num_classes, 0, −1 and −100 are unlabelled, "
+            f"the label maps hold class {shown}, and num_classes is {num_classes}: classes are 1 to num_classes, "
+            "0, −1 and −100 are unlabelled, "
             "and data.void names another label that is"
         )
     return target - 1

@@ -29,9 +29,10 @@ def train_heads(
 ) -> Tensor:
     """Weights of H heads after training them side by side on the same batches: a step is two products for all of them.
 
-    SGD with Nesterov momentum, as torch.optim.SGD has it, on the mean cross-entropy; each head has a learning rate and a weight decay of its own,
-    and the bias has no decay. Rates fall by ``gamma`` at the epochs ``milestones``, and as a cosine to 0 where there are none. All weights start at 0, so that
-    nothing but the order of the samples is drawn. An epoch's last, shorter batch counts too. DINOv2 (Oquab et al., TMLR 2024) evaluates so.
+    SGD with Nesterov momentum, as torch.optim.SGD has it, on the mean cross-entropy; each head has a learning rate and
+    a weight decay of its own, and the bias has no decay. Rates fall by ``gamma`` at the epochs ``milestones``, and as a
+    cosine to 0 where there are none. All weights start at 0, so that nothing but the order of the samples is drawn. An
+    epoch's last, shorter batch counts too. DINOv2 (Oquab et al., TMLR 2024) evaluates so.
 
     Args:
         x: Features.
@@ -55,7 +56,8 @@ def train_heads(
     """
     count, dim = x.shape
     x = torch.cat((x, x.new_ones(count, 1)), 1)
-    # Rows of H·C values, one head's classes after the other's: the heads are columns of one matrix, and all that is done to it is done in place.
+    # Rows of H·C values, one head's classes after the other's: the heads are columns of one matrix, and all that is
+    # done to it is done in place.
     rates, decays = (x.new_tensor(values).repeat_interleave(classes)[None] for values in zip(*heads, strict=True))
     weight, speed, slope = (x.new_zeros(dim + 1, len(heads) * classes) for _ in range(3))
     decaying = any(decay for _, decay in heads)

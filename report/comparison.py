@@ -35,7 +35,9 @@ class Compared:
 
     def __init__(self, found: Found) -> None:
         self.groups = found.groups
-        self.evaluated = {group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in found.groups}
+        self.evaluated = {
+            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in found.groups
+        }
         self.scores = {group.name: self._scores(group) for group in found.groups}
 
     def _scores(self, group: Group) -> dict[str, Score]:
@@ -55,29 +57,52 @@ class Compared:
         if group.config is None or not group.config.teachers:
             return None
         wanted = _alone(group.config)
-        alone = (other for other in self.groups if other.config is not None and not other.config.teachers and metric in self.scores[other.name])
+        alone = (
+            other
+            for other in self.groups
+            if other.config is not None and not other.config.teachers and metric in self.scores[other.name]
+        )
         found = next((other for other in alone if _alone(other.config) == wanted), None)
         if found is not None:
             return self.scores[found.name][metric]
         return self._baseline(group, "random", metric)
 
     def teacher(self, group: Group, metric: str) -> Score | None:
-        """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same data, or was evaluated beside it."""
+        """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same
+        data, or was evaluated beside it.
+        """
         config = group.config
         if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
             return None  # what another modality shows may be more, or less: no end of a way
         other = teacher_of(self.groups, group.config)
-        if other is not None and metric == "top1" and metric in self.scores[other.name] and _same_test(other.config, group.config):
+        if (
+            other is not None
+            and metric == "top1"
+            and metric in self.scores[other.name]
+            and _same_test(other.config, group.config)
+        ):
             return self.scores[other.name][metric]
         return self._baseline(group, "teacher", metric)
 
     def _baseline(self, group: Group, role: str, metric: str) -> Score | None:
         """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
         alike = [
-            other for other in self.groups if other.config and (_student(other.config), _data(other.config)) == (_student(group.config), _data(group.config))
+            other
+            for other in self.groups
+            if other.config
+            and (_student(other.config), _data(other.config)) == (_student(group.config), _data(group.config))
         ]
-        alike = [other for other in alike if [one.weights for one in other.config.teachers] == [one.weights for one in group.config.teachers]]
-        values = [found[metric] for other in [group, *alike] for rows in self.evaluated[other.name] if metric in (found := _measures(rows, role))]
+        alike = [
+            other
+            for other in alike
+            if [one.weights for one in other.config.teachers] == [one.weights for one in group.config.teachers]
+        ]
+        values = [
+            found[metric]
+            for other in [group, *alike]
+            for rows in self.evaluated[other.name]
+            if metric in (found := _measures(rows, role))
+        ]
         return score(values[:1])
 
 
@@ -88,7 +113,12 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
     """The table, and its numbers."""
     rows = [_row(group, compared) for group in found.groups]
     there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
-    extra = {"untaught": "points to untaught", "way": "of the way to the teacher, %", "published": "published top-1, %", "seconds": "training, s"}
+    extra = {
+        "untaught": "points to untaught",
+        "way": "of the way to the teacher, %",
+        "published": "published top-1, %",
+        "seconds": "training, s",
+    }
     extra = {key: title for key, title in extra.items() if any(row[key] is not None for row in rows)}
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     lines = []
@@ -106,10 +136,14 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
     said = [f"* {note}" for note in notes]
     if "untaught" in extra:
         said.append(
-            "Points to untaught: the difference to the same student without a teacher; of the way: its share of what lies between that one and a "
+            "Points to untaught: the difference to the same student without a teacher; of the way: its share of "
+            "what lies between that one and a "
             "teacher that reads the same modality."
         )
-    answers = [{key: value for key, value in row.items() if key != "scores"} | {k: vars(v) for k, v in row["scores"].items()} for row in rows]
+    answers = [
+        {key: value for key, value in row.items() if key != "scores"} | {k: vars(v) for k, v in row["scores"].items()}
+        for row in rows
+    ]
     return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers
 
 
@@ -117,28 +151,43 @@ def _row(group: Group, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
     untaught = compared.untaught(group, metric) if metric else None
     figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
-    seconds = score([sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history])
+    seconds = score(
+        [
+            sum(row["seconds"] for row in run.history if is_number(row.get("seconds")))
+            for run in group.runs
+            if run.history
+        ]
+    )
     return {
         "name": group.name,
-        "networks": "" if config is None else " → ".join(part for part in (teachers_of(config), config.student.model) if part),
+        "networks": ""
+        if config is None
+        else " → ".join(part for part in (teachers_of(config), config.student.model) if part),
         "n": len(group.runs),
         "scores": scores,
         "untaught": scores[metric].mean - untaught.mean if untaught else None,
         "way": way(scores[metric], untaught, compared.teacher(group, metric)) if metric else None,
         "published": figure.top1 if figure else None,
-        "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}." if figure else "",
+        "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}."
+        if figure
+        else "",
         "seconds": seconds.mean if seconds else None,
     }
 
 
 def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
-    """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one whose path ends most alike."""
+    """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one
+    whose path ends most alike.
+    """
     teacher = config.teachers[0]
     wanted = Path(teacher.weights or "").parts
     wanted = wanted[:-1] if wanted and wanted[-1] == STUDENT_FILE else wanted
 
     def alike(group: Group) -> int:
-        if group.config is None or (group.config.student.model, group.config.student.modality) != (teacher.model, teacher.modality):
+        if group.config is None or (group.config.student.model, group.config.student.modality) != (
+            teacher.model,
+            teacher.modality,
+        ):
             return 0
         places = [path.resolve().parts for path in (group.path, *(run.path for run in group.runs))]
         return max(len(os.path.commonprefix([place[::-1], wanted[::-1]])) for place in places)
@@ -155,11 +204,17 @@ def _published(group: Group) -> tuple[Figure | None, list[str]]:
         return None, []
     student, objectives = config.student.model, _objectives(config)
     if not config.teachers:
-        pair = next((pair for pair in PAIRS if student == pair[1]), next((pair for pair in PAIRS if student == pair[0]), None))
+        pair = next(
+            (pair for pair in PAIRS if student == pair[1]), next((pair for pair in PAIRS if student == pair[0]), None)
+        )
         figure = published(*pair, STUDENT if student == pair[1] else TEACHER) if pair else None
     else:
         options = _options(config)
-        figure = published(config.teachers[0].model, student, objectives, options[0] if options else "") if len(options) < 2 else None
+        figure = (
+            published(config.teachers[0].model, student, objectives, options[0] if options else "")
+            if len(options) < 2
+            else None
+        )
     return figure, _reasons(config, facts, objectives) if figure else []
 
 
@@ -174,8 +229,16 @@ def _options(config: RunConfig) -> list[str]:
     recipe, found = _recipe(), []
     for entry in config.objectives.values():
         fields = OBJECTIVES[entry.name].Options.model_fields
-        usual = recipe[entry.name].options() if entry.name in recipe else {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
-        found += [f"objectives.{entry.name}.{key}={str(value).lower()}" for key, value in entry.options().items() if usual.get(key) != value]
+        usual = (
+            recipe[entry.name].options()
+            if entry.name in recipe
+            else {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
+        )
+        found += [
+            f"objectives.{entry.name}.{key}={str(value).lower()}"
+            for key, value in entry.options().items()
+            if usual.get(key) != value
+        ]
     return found
 
 
@@ -189,13 +252,20 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
     for split, wanted in _IMAGES.items():
         count = _fact(facts, split, "samples")
         if count != wanted:
-            reasons.append(f"{'an unknown number of' if count is None else format(count, ',')} {split} images instead of {wanted:,}")
+            reasons.append(
+                f"{'an unknown number of' if count is None else format(count, ',')} {split} images instead of "
+                f"{wanted:,}"
+            )
     if config.train.epochs != 240:
         reasons.append(f"{config.train.epochs} epochs instead of 240")
     if objectives:
         usual = weights(objectives, config.student.model)
         own = {entry.name: entry.weight for entry in config.objectives.values()}
-        reasons += [f"a weight of {own.get(name, 0):g} instead of {weight:g} for {name}" for name, weight in usual.items() if own.get(name) != weight]
+        reasons += [
+            f"a weight of {own.get(name, 0):g} instead of {weight:g} for {name}"
+            for name, weight in usual.items()
+            if own.get(name) != weight
+        ]
     return reasons
 
 
@@ -213,13 +283,20 @@ def _evaluation(found: Any) -> list[dict[str, Any]]:
 def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
     """What an evaluation found of a role, with the most labels."""
     found: dict[str, float] = {}
-    rows = sorted((row for row in rows if row.get("role") == role), key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0)
+    rows = sorted(
+        (row for row in rows if row.get("role") == role),
+        key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0,
+    )
     for row in rows:
         found |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
         if role == "teacher" and row.get("task") == "accuracy" and is_number(row.get("top1")):
             found["top1"] = row["top1"]
         layers = row.get("layers")
-        if isinstance(layers, dict) and isinstance(layers.get("embedding"), dict) and is_number(layers["embedding"].get("top1")):
+        if (
+            isinstance(layers, dict)
+            and isinstance(layers.get("embedding"), dict)
+            and is_number(layers["embedding"].get("top1"))
+        ):
             found["probe"] = layers["embedding"]["top1"]
     return found
 
@@ -234,18 +311,25 @@ def _student(config: RunConfig) -> tuple[str, str]:
 
 def _data(config: RunConfig) -> str:
     """The data, whatever modality is read from them; a file that was moved has mostly the same name."""
-    values = config.data.model_dump(mode="json") | {"path": config.data.path and config.data.path.rstrip("/").rpartition("/")[2]}
+    values = config.data.model_dump(mode="json") | {
+        "path": config.data.path and config.data.path.rstrip("/").rpartition("/")[2]
+    }
     return json.dumps({key: value for key, value in values.items() if key != "workers"}, sort_keys=True)
 
 
 def _same_test(one: RunConfig, other: RunConfig) -> bool:
     """Whether two runs were tested on the same samples, however many each was trained on."""
-    told = [{key: value for key, value in config.data.model_dump(mode="json").items() if not key.startswith("train")} for config in (one, other)]
+    told = [
+        {key: value for key, value in config.data.model_dump(mode="json").items() if not key.startswith("train")}
+        for config in (one, other)
+    ]
     return _path_free(told[0]) == _path_free(told[1])
 
 
 def _path_free(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("path", "workers", "limit")} | {"path": str(values.get("path") or "").rpartition("/")[2]}
+    return {key: value for key, value in values.items() if key not in ("path", "workers", "limit")} | {
+        "path": str(values.get("path") or "").rpartition("/")[2]
+    }
 
 
 def _score(one: Score | None) -> Cell:

@@ -27,7 +27,11 @@ def element(tag: str, *children: Any, **attributes: Any) -> Markup:
         >>> element("a", "x < y", href="#1", class_="plain", hidden=False)
         '<a href="#1" class="plain">x &lt; y</a>'
     """
-    pairs = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None and value is not False)
+    pairs = (
+        (name.rstrip("_").replace("_", "-"), value)
+        for name, value in attributes.items()
+        if value is not None and value is not False
+    )
     said = "".join(f" {name}" if value is True else f' {name}="{escape(str(value))}"' for name, value in pairs)
     return Markup(f"<{tag}{said}>") if tag in _VOID else Markup(f"<{tag}{said}>{join(*children)}</{tag}>")
 

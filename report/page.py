@@ -10,7 +10,10 @@ from .markup import Markup, element, join
 
 _HERE = Path(__file__).parent
 # Whatever a name in a file says, nothing is fetched.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri "
+    "'none'; form-action 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,24 @@ def page(title: str, intro: Markup, sections: Sequence[Section], made: str) -> s
     """
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     entries = [element("li", element("a", one.title, href=f"#{one.key}")) for one in sections]
-    contents = element("nav", element("h2", "Contents", id="contents"), element("ol", entries), aria_labelledby="contents", class_="contents")
+    contents = element(
+        "nav",
+        element("h2", "Contents", id="contents"),
+        element("ol", entries),
+        aria_labelledby="contents",
+        class_="contents",
+    )
     top = element(
         "header",
-        element("button", "Dark", type="button", id="theme", aria_pressed="false", title="Switch between light and dark"),
+        element(
+            "button", "Dark", type="button", id="theme", aria_pressed="false", title="Switch between light and dark"
+        ),
         element("h1", title),
         intro,
     )
-    chapters = [element("section", element("h2", one.title, id=one.key), one.body, aria_labelledby=one.key) for one in sections]
+    chapters = [
+        element("section", element("h2", one.title, id=one.key), one.body, aria_labelledby=one.key) for one in sections
+    ]
     body = element(
         "body",
         element("a", "Skip to the results", href="#main", class_="skip"),

@@ -32,7 +32,8 @@ class Cell:
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, notes: Sequence[str] = ()) -> Markup:
-    """A table in a box that scrolls by itself; the first column names the rows, the others are numbers where all of them are.
+    """A table in a box that scrolls by itself; the first column names the rows, the others are numbers where all of
+    them are.
 
     Args:
         caption: What it shows.
@@ -43,7 +44,12 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *
     rows = [[cell if isinstance(cell, Cell) else Cell("" if cell is None else cell) for cell in row] for row in rows]
     numeric = [any(is_number(row[place].value) for row in rows) for place in range(len(columns))]
     head = [
-        element("th", element("button", name, type="button", class_="sort"), scope="col", class_="number" if numeric[place] else None)
+        element(
+            "th",
+            element("button", name, type="button", class_="sort"),
+            scope="col",
+            class_="number" if numeric[place] else None,
+        )
         for place, name in enumerate(columns)
     ]
     body = [
@@ -54,7 +60,13 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *
         )
         for row in rows
     ]
-    made = element("table", element("caption", element("span", caption)), element("thead", element("tr", head)), element("tbody", body), class_="sortable")
+    made = element(
+        "table",
+        element("caption", element("span", caption)),
+        element("thead", element("tr", head)),
+        element("tbody", body),
+        class_="sortable",
+    )
     box = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
     return element("div", box, [element("p", said, class_="small") for said in notes], class_="table")
 
@@ -63,7 +75,11 @@ def _breakable(name: Any) -> Any:
     """A name that may go on in the next line behind a slash or an underscore."""
     if isinstance(name, Markup) or not isinstance(name, str):
         return name
-    return join([element("wbr") if part is None else part for piece in re.split(r"(?<=[/_])", name) for part in (piece, None)][:-1])
+    return join(
+        [element("wbr") if part is None else part for piece in re.split(r"(?<=[/_])", name) for part in (piece, None)][
+            :-1
+        ]
+    )
 
 
 def _cell(cell: Cell, numeric: bool) -> Markup:
@@ -78,11 +94,25 @@ def measured(value: Any, form: str = ".2f", unit: str = "") -> Cell:
 
 def figure(chart: Chart) -> Markup:
     """A chart with its legend, what the pointer is at, and its values as a table that is folded away."""
-    names = [element("li", element("button", swatch(one.style), element("span", one.name), type="button", aria_pressed="true")) for one in chart.series]
+    names = [
+        element(
+            "li", element("button", swatch(one.style), element("span", one.name), type="button", aria_pressed="true")
+        )
+        for one in chart.series
+    ]
     keys = element("ul", names, class_="legend", aria_label=f"Lines of {chart.title}")
-    readout = element("p", "Point at the chart, or focus it and use the arrow keys, to read values.", class_="readout small", aria_live="polite")
-    drawn = element("div", draw(chart), class_="plot", tabindex=0, role="group", aria_label=f"{chart.title}: arrow keys read values")
-    return element("figure", element("figcaption", chart.title), drawn, keys, readout, _values(chart), class_="chart-box")
+    readout = element(
+        "p",
+        "Point at the chart, or focus it and use the arrow keys, to read values.",
+        class_="readout small",
+        aria_live="polite",
+    )
+    drawn = element(
+        "div", draw(chart), class_="plot", tabindex=0, role="group", aria_label=f"{chart.title}: arrow keys read values"
+    )
+    return element(
+        "figure", element("figcaption", chart.title), drawn, keys, readout, _values(chart), class_="chart-box"
+    )
 
 
 def _values(chart: Chart) -> Markup:
@@ -93,7 +123,11 @@ def _values(chart: Chart) -> Markup:
     values = [dict(one.points) for one in chart.series]
     rows = [[_place(chart, x), *(measured(by.get(x), ".4g") for by in values)] for x in kept]
     caption = f"{chart.title}: values" + (f" of every {every}th {chart.xlabel}" if every > 1 else "")
-    return element("details", element("summary", "Values as a table"), table(caption, [chart.xlabel, *(one.name for one in chart.series)], rows))
+    return element(
+        "details",
+        element("summary", "Values as a table"),
+        table(caption, [chart.xlabel, *(one.name for one in chart.series)], rows),
+    )
 
 
 def _place(chart: Chart, x: float) -> Cell:
@@ -120,7 +154,10 @@ def warning(text: str) -> Markup:
 def copyable(command: str, label: str) -> Markup:
     """A command with a button that copies it."""
     return element(
-        "div", element("pre", element("code", command), tabindex=0, aria_label=label), element("button", "Copy", type="button", class_="copy"), class_="command"
+        "div",
+        element("pre", element("code", command), tabindex=0, aria_label=label),
+        element("button", "Copy", type="button", class_="copy"),
+        class_="command",
     )
 
 

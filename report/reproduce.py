@@ -34,12 +34,18 @@ def costs(found: Found, *, latency: bool) -> Section:
             continue
         seen.add(kind)
         try:
-            rows += [_cost(row, group.name, latency) for row in cost_rows(names, None, None, {"rounds": 30 if latency else 1, "device": None})]
+            rows += [
+                _cost(row, group.name, latency)
+                for row in cost_rows(names, None, None, {"rounds": 30 if latency else 1, "device": None})
+            ]
         except (ContrastillError, OSError, RuntimeError) as error:
             notes.append(warning(f"{group.name}: its networks are not counted: {' '.join(str(error).split())}"))
     columns = ["run", "role", "network", "input", "parameters", "MFLOPs an image", "MB"]
     columns += ["latency of one image, ms", "images/s"] if latency else []
-    said = ["Networks of one kind are listed once. FLOPs are 2 for each multiply-add; beside a number is its share of the first teacher's."]
+    said = [
+        "Networks of one kind are listed once. FLOPs are 2 for each multiply-add; beside a number is its share "
+        "of the first teacher's."
+    ]
     if latency:
         said.append("Latency is the median of 30 forwards; student and teachers took turns on this machine.")
     made = table("What the networks cost", columns, rows, notes=said) if rows else None
@@ -62,17 +68,27 @@ def _cost(row: dict[str, Any], name: str, latency: bool) -> list[Any]:
         measured(row["bytes"] / 1e6),
     ]
     return cells + (
-        [Cell(f"{row['latency_ms']:.2f}{shares.get('latency', '')}", row["latency_ms"]), measured(row["images_per_second"], ",.0f")] if latency else []
+        [
+            Cell(f"{row['latency_ms']:.2f}{shares.get('latency', '')}", row["latency_ms"]),
+            measured(row["images_per_second"], ",.0f"),
+        ]
+        if latency
+        else []
     )
 
 
 def embeddings(found: Found) -> Section:
     """A map of what each student says of a few hundred test samples."""
-    return Section("embeddings", "Maps of the embeddings", join(element("p", _MAPS), element("div", [_map(group) for group in found.groups], class_="charts")))
+    return Section(
+        "embeddings",
+        "Maps of the embeddings",
+        join(element("p", _MAPS), element("div", [_map(group) for group in found.groups], class_="charts")),
+    )
 
 
 _MAPS = (
-    "Each dot is a test sample, placed by the two directions in which the student's embeddings vary most (PCA) and coloured by its class. "
+    "Each dot is a test sample, placed by the two directions in which the student's embeddings vary most (PCA) "
+    "and coloured by its class. "
     "Two directions show little of a space of many: nearness here is a hint, the tables say what can be told apart."
 )
 
@@ -87,7 +103,10 @@ def _map(group: Group) -> Markup:
         points, classes, names, shares = _embedded(run.path, run.config)
     except (ContrastillError, OSError, RuntimeError) as error:
         return warning(f"{group.name}: no map of its embeddings: {' '.join(str(error).split())}")
-    title = f"{group.name}: {len(points)} test samples; the axes hold {number(100 * shares[0], '.0f')} % and {number(100 * shares[1], '.0f')} % of the variance"
+    title = (
+        f"{group.name}: {len(points)} test samples; the axes hold {number(100 * shares[0], '.0f')} % and "
+        f"{number(100 * shares[1], '.0f')} % of the variance"
+    )
     return scatter(Scatter(title, points, classes, names))
 
 
@@ -123,8 +142,18 @@ def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int
 
 def made(found: Found) -> Section:
     """The command of every training, and what it ran on."""
-    parts = [element("p", "Paths in the commands are as they were given: relative ones count from the folder in which the training was started.")]
-    parts += [_made(group) for group in found.groups] if len(found.groups) < 4 else [folded(group.name, _made(group)) for group in found.groups]
+    parts = [
+        element(
+            "p",
+            "Paths in the commands are as they were given: relative ones count from the folder in which the "
+            "training was started.",
+        )
+    ]
+    parts += (
+        [_made(group) for group in found.groups]
+        if len(found.groups) < 4
+        else [folded(group.name, _made(group)) for group in found.groups]
+    )
     return Section("made", "How to make it again", join(parts))
 
 
@@ -133,7 +162,11 @@ def _made(group: Group) -> Markup:
     for config, name in _configs(group):
         command = command_of(config)
         parts.append(copyable(command or f"contrastill train {name}/config.yaml", f"The command of {group.name}"))
-        parts.append(None if command else element("p", "No shipped config leads to these settings, so the run's own is named.", class_="small"))
+        parts.append(
+            None
+            if command
+            else element("p", "No shipped config leads to these settings, so the run's own is named.", class_="small")
+        )
     rows = []
     for run in group.runs:
         held = run.read_json("versions.json")
@@ -143,7 +176,9 @@ def _made(group: Group) -> Markup:
     if rows:
         parts.append(table(f"{group.name}: versions, from versions.json", ["run", *_VERSIONS], rows))
     else:
-        parts.append(warning(f"{group.name}: there is no readable versions.json, so what it was trained with is not known."))
+        parts.append(
+            warning(f"{group.name}: there is no readable versions.json, so what it was trained with is not known.")
+        )
     return join(parts)
 
 
@@ -154,7 +189,11 @@ def _configs(group: Group) -> list[tuple[RunConfig, str]]:
     """The configs that make a group: one with ``seeds`` where a folder holds seeds in a row, else each run's own."""
     known = [(run.config, run.path.as_posix()) for run in group.runs if run.config is not None]
     seeds = sorted(config.seed for config, _ in known)
-    members = all(run.path != group.path and run.path.name == f"seed-{run.config.seed}" for run in group.runs if run.config is not None)
+    members = all(
+        run.path != group.path and run.path.name == f"seed-{run.config.seed}"
+        for run in group.runs
+        if run.config is not None
+    )
     if len(known) > 1 and members and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
         first = min(known, key=lambda one: one[0].seed)
         out = first[0].out.rstrip("/").rpartition("/")[0]

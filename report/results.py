@@ -1,4 +1,6 @@
-"""The report's chapters from what other commands left beside the runs: comparisons, ensembles, evaluations, probes, benchmarks."""
+"""The report's chapters from what other commands left beside the runs: comparisons, ensembles, evaluations, probes,
+benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,14 @@ _ACROSS = ("predictions.png",)
 
 def results(found: Found) -> list[Section]:
     """Every chapter that there is something to say in."""
-    folders = [*found.folders, *(run.path for group in found.groups for run in group.runs), *(group.path for group in found.groups)]
+    folders = [
+        *found.folders,
+        *(run.path for group in found.groups for run in group.runs),
+        *(group.path for group in found.groups),
+    ]
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity), ("modalities", "Segmentation and probes of the runs", _evaluation),
+    titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity),
+        ("modalities", "Segmentation and probes of the runs", _evaluation),
               ("probes", "Probes on other data", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
     sections = []
     for key, title, chapter in titles:
@@ -49,7 +56,10 @@ def _guarded(chapter: Callable[[Path, str, list[str]], Markup | None], folder: P
     try:
         made = chapter(folder, name, problems)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ContrastillError) as error:
-        problems.append(f"what was written there cannot be read ({' '.join(str(error).split())[:200]}): make it again with the command that wrote it.")
+        problems.append(
+            f"what was written there cannot be read ({' '.join(str(error).split())[:200]}): make it again with "
+            "the command that wrote it."
+        )
         made = None
     said = [warning(f"{name}: {problem}") for problem in problems]
     return join(said, made) if said or made else None
@@ -70,7 +80,9 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
             _, form, factor = _COMPARED[key]
             cells.append(measured(row[key] * factor if is_number(row.get(key)) else None, form))
         if interval:
-            cells.append(f"{number(row['low'], '.1f')} to {number(row['high'], '.1f')}" if is_number(row.get("low")) else "–")
+            cells.append(
+                f"{number(row['low'], '.1f')} to {number(row['high'], '.1f')}" if is_number(row.get("low")) else "–"
+            )
         lines.append(cells)
     columns = ["network", *(_COMPARED[key][0] for key in keys), *(["95 % interval"] if interval else [])]
     notes = [f"One seed ({held['seed']}), {held['images']:,} test images."]
@@ -80,8 +92,17 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
         notes.append(f"The teachers disagree about {number(held['disagreement'], '.1f')} % of the images.")
     drawn = folder / "comparison.png"
     shown = picture(drawn, f"{held['title']}: sample images, accuracies and curves") if drawn.is_file() else None
-    across = [picture(folder / one, f"{held['title']}: RGB, depth, truth and predictions of test frames") for one in _ACROSS if (folder / one).is_file()]
-    return join(element("h3", held["title"]), table(f"The networks of {name}", columns, lines, notes=[" ".join(notes)]), shown, across)
+    across = [
+        picture(folder / one, f"{held['title']}: RGB, depth, truth and predictions of test frames")
+        for one in _ACROSS
+        if (folder / one).is_file()
+    ]
+    return join(
+        element("h3", held["title"]),
+        table(f"The networks of {name}", columns, lines, notes=[" ".join(notes)]),
+        shown,
+        across,
+    )
 
 
 def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
@@ -96,20 +117,40 @@ def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
         beside = held["student_disagreement"][:-1]
         networks.append((held["student"]["name"], held["student"], sum(beside) / len(beside)))
     lines = [
-        [title, measured(one["top1"]), measured(one["nll"], ".4f"), measured(100 * one["ece"], ".2f"), measured(differs)] for title, one, differs in networks
+        [
+            title,
+            measured(one["top1"]),
+            measured(one["nll"], ".4f"),
+            measured(100 * one["ece"], ".2f"),
+            measured(differs),
+        ]
+        for title, one, differs in networks
     ]
     columns = ["network", "top-1, %", "NLL, nats", "calibration error, %", "differs from the others, %"]
     note = f"{held['samples']:,} test samples; at least one network is right on {number(held['oracle'])} %."
     shown = folder / "diversity.png"
-    drawn = picture(shown, f"{name}: how often networks differ, their accuracies, and reliability") if shown.is_file() else None
-    return join(element("h3", f"Networks of {name} beside each other"), table(f"{name}: networks and their ensemble", columns, lines, notes=[note]), drawn)
+    drawn = (
+        picture(shown, f"{name}: how often networks differ, their accuracies, and reliability")
+        if shown.is_file()
+        else None
+    )
+    return join(
+        element("h3", f"Networks of {name} beside each other"),
+        table(f"{name}: networks and their ensemble", columns, lines, notes=[note]),
+        drawn,
+    )
 
 
 def _teachers(found: Found) -> Markup | None:
     """Error against the number of teachers, where runs with more than one are among these."""
     from ..evaluation.ensemble_figure import gather
 
-    finished = [run for group in found.groups for run in group.runs if run.finished and run.config and run.last("top1") is not None and run.history]
+    finished = [
+        run
+        for group in found.groups
+        for run in group.runs
+        if run.finished and run.config and run.last("top1") is not None and run.history
+    ]
     if not any(len(run.config.teachers) > 1 for run in finished):
         return None
     try:
@@ -129,9 +170,27 @@ def _teachers(found: Found) -> Markup | None:
             for place, (label, points) in enumerate(lines.items())
             if points
         ]
-        parts.append(figure(Chart(f"Error of {panel.student} against the number of its teachers", "teachers", "error of the last epoch, %", series)))
+        parts.append(
+            figure(
+                Chart(
+                    f"Error of {panel.student} against the number of its teachers",
+                    "teachers",
+                    "error of the last epoch, %",
+                    series,
+                )
+            )
+        )
         for label, points in lines.items():
-            rows += [[label, panel.student, Cell(str(one.teachers), one.teachers), _error(one), Cell(str(one.runs), one.runs)] for one in points]
+            rows += [
+                [
+                    label,
+                    panel.student,
+                    Cell(str(one.teachers), one.teachers),
+                    _error(one),
+                    Cell(str(one.runs), one.runs),
+                ]
+                for one in points
+            ]
     columns = ["objectives", "student", "teachers", "error, %", "n"]
     made = table("Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows)
     return join(element("h3", "Error against the number of teachers"), element("div", parts, class_="charts"), made)
@@ -149,11 +208,19 @@ def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
     columns = ["network", "task", "labels", "mIoU, %", "pixels right, %", "top-1, %", "test images"]
     kept = [place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)]
     made = (
-        table(f"{name}: measured on its test split", [columns[place] for place in kept], [[line[place] for place in kept] for line in lines]) if lines else None
+        table(
+            f"{name}: measured on its test split",
+            [columns[place] for place in kept],
+            [[line[place] for place in kept] for line in lines],
+        )
+        if lines
+        else None
     )
     shown = folder / "predictions.png"
     drawn = (
-        picture(shown, f"{name}: RGB, depth, truth and predictions of test frames") if shown.is_file() and not (folder / "comparison.json").is_file() else None
+        picture(shown, f"{name}: RGB, depth, truth and predictions of test frames")
+        if shown.is_file() and not (folder / "comparison.json").is_file()
+        else None
     )
     return join(element("h3", f"Evaluation of {name}"), made, drawn) if made or drawn else None
 
@@ -196,13 +263,19 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
             charts.append(figure(_layers(rows, layers, data["short"])))
     parts.append(element("div", charts, class_="charts") if charts else None)
     for title, columns, lines in tables_of(held):
-        parts.append(table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines]))
+        parts.append(
+            table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
+        )
     alts = {
         "probe_shots": "Accuracy against labelled samples a class",
         "cka": "How alike the layers are (CKA)",
         "correlation": "Correlations between class logits: teacher minus student",
     }
-    parts += [picture(folder / f"{stem}.png", f"{name}: {alt}") for stem, alt in alts.items() if (folder / f"{stem}.png").is_file()]
+    parts += [
+        picture(folder / f"{stem}.png", f"{name}: {alt}")
+        for stem, alt in alts.items()
+        if (folder / f"{stem}.png").is_file()
+    ]
     return join(parts)
 
 
@@ -212,7 +285,9 @@ def _shorten(held: dict[str, Any]) -> None:
     from ..evaluation.probe_inputs import NetworkName, short_names
 
     entries = [*held["rows"], *held["correlation"], *held["cka"]]
-    texts = [one["name"] for one in held["networks"]] + [one[key] for one in entries for key in ("network", "teacher", "other") if key in one]
+    texts = [one["name"] for one in held["networks"]] + [
+        one[key] for one in entries for key in ("network", "teacher", "other") if key in one
+    ]
     short = short_names([NetworkName(text) for text in dict.fromkeys(texts)], short_network)
     for one in held["networks"]:
         one["name"] = short[one["name"]]
@@ -225,7 +300,9 @@ def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:
     series = []
     for place, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
         by = {row["layer"]: row["top1"] for row in rows if row["network"] == network}
-        series.append(Series(network, [(number_, by[layer]) for number_, layer in enumerate(layers) if layer in by], style=place))
+        series.append(
+            Series(network, [(number_, by[layer]) for number_, layer in enumerate(layers) if layer in by], style=place)
+        )
     return Chart(f"Linear probes along the layers, on {data}", "layer", "top-1, %", series, layers)
 
 
@@ -247,9 +324,14 @@ def _benchmark(folder: Path, name: str, problems: list[str]) -> Markup | None:
     summary = summarise(read_rows(folder / "results.jsonl").values(), BENCHMARKS["cifar100"])
     parts = [element("h3", f"Benchmark in {name}")]
     for title, columns, lines in tables_of(summary):
-        parts.append(table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines]))
+        parts.append(
+            table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
+        )
     parts.append(element("ul", [element("li", f"{note[0].upper()}{note[1:]}.") for note in summary.notes]))
     if (folder / "table.png").is_file():
         parts.append(picture(folder / "table.png", f"{name}: top-1 by objective and pair"))
-    parts += [picture(path, f"{name}: top-1 against {path.stem.removeprefix('vary_')}") for path in sorted(folder.glob("vary_*.png"))]
+    parts += [
+        picture(path, f"{name}: top-1 against {path.stem.removeprefix('vary_')}")
+        for path in sorted(folder.glob("vary_*.png"))
+    ]
     return join(parts)

@@ -1,4 +1,6 @@
-"""Finds the runs of a report and reads what they hold; what is damaged or missing is noted, and never ends the report."""
+"""Finds the runs of a report and reads what they hold; what is damaged or missing is noted, and never ends the
+report.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,17 @@ from .markup import is_number
 _DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K
 _FILES = ("comparison.json", "diversity.json", "probe.json", "results.jsonl")
 # Settings that say where and how, not what is learnt.
-_APART = ("out", "seed", "seeds", "trackers", "evaluation", "data.workers", "train.evaluate_every", "train.checkpoint_every", "train.keep_checkpoints")
+_APART = (
+    "out",
+    "seed",
+    "seeds",
+    "trackers",
+    "evaluation",
+    "data.workers",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+)
 
 
 @dataclass
@@ -116,28 +128,44 @@ def find(paths: Sequence[str]) -> Found:
             raise UsageError(f"{text} is no folder: name what contrastill train or demo wrote (its out=…)")
         there = list(_walk(path, _DEPTH))
         if not there:
-            raise UsageError(f"{text} holds no run: name what contrastill train, demo or bench wrote (its out=…), or a folder above it")
+            raise UsageError(
+                f"{text} holds no run: name what contrastill train, demo or bench wrote (its out=…), or a folder "
+                "above it"
+            )
         for folder in there:
             if not Run(folder).config.is_file():
                 folders.setdefault(folder.resolve(), folder)
                 continue
-            seeds = folder.name.removeprefix("seed-").isdecimal() and folder.name.startswith("seed-") and folder.resolve() != Path(text).resolve()
+            seeds = (
+                folder.name.removeprefix("seed-").isdecimal()
+                and folder.name.startswith("seed-")
+                and folder.resolve() != Path(text).resolve()
+            )
             where = folder.parent if seeds else folder
             group = groups.setdefault(where.resolve(), Group(_relative(where, root), where, []))
             if all(run.path.resolve() != folder.resolve() for run in group.runs):
                 group.runs.append(_read(folder))
     if not groups:
-        raise UsageError(f"{', '.join(paths)} hold{'s' * (len(paths) == 1)} results and no run: name the runs too, or the folder above them")
+        raise UsageError(
+            f"{', '.join(paths)} hold{'s' * (len(paths) == 1)} results and no run: name the runs too, or the "
+            "folder above them"
+        )
     made = [part for group in groups.values() for part in _alike(group)]
     if len(paths) == 1:  # else the order is the user's
-        made.sort(key=lambda group: (len(group.path.parts), group.path.parent, bool(group.config and group.config.teachers)))
+        made.sort(
+            key=lambda group: (len(group.path.parts), group.path.parent, bool(group.config and group.config.teachers))
+        )
     return Found(root, made, list(folders.values()))
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
     """What a training was told, flat, without what changes nothing in what is learnt."""
     flat = flatten(config.model_dump(mode="json"))
-    return {key: value for key, value in flat.items() if not any(key == part or key.startswith(f"{part}.") for part in _APART)}
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == part or key.startswith(f"{part}.") for part in _APART)
+    }
 
 
 def read_json(path: Path, problems: list[str]) -> Any:
@@ -163,7 +191,10 @@ def _walk(path: Path, depth: int) -> Iterator[Path]:
         except OSError:
             return
         for child in sorted(
-            children, key=lambda one: [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", one.name)]
+            children,
+            key=lambda one: [
+                (part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", one.name)
+            ],
         ):
             yield from _walk(child, depth - 1)
 
@@ -173,7 +204,10 @@ def _alike(group: Group) -> list[Group]:
     told = [None if run.config is None else settings(run.config) for run in group.runs]
     if all(one == told[0] for one in told) or len(group.runs) == 1:
         return [group]
-    return [Group(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run]) for run in group.runs]
+    return [
+        Group(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run])
+        for run in group.runs
+    ]
 
 
 def _read(path: Path) -> Trained:
@@ -186,12 +220,16 @@ def _read(path: Path) -> Trained:
         problems.append(f"config.yaml cannot be read, so what was trained is not known: {' '.join(str(error).split())}")
     finished = run.student.is_file()
     if not finished:
-        problems.append("There is no student.safetensors: the training has not ended yet, was stopped, or its student was removed.")
+        problems.append(
+            "There is no student.safetensors: the training has not ended yet, was stopped, or its student was removed."
+        )
     return Trained(path, config, _history(run, problems), finished, problems)
 
 
 def _history(run: Run, problems: list[str]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that can be read; a last line that was cut off is left out without a word, as a training under way leaves it so."""
+    """The rows of metrics.jsonl that can be read; a last line that was cut off is left out without a word, as a
+    training under way leaves it so.
+    """
     if not run.metrics.is_file():
         problems.append("There is no metrics.jsonl: no epoch has ended yet.")
         return []
@@ -211,7 +249,10 @@ def _history(run: Run, problems: list[str]) -> list[dict[str, Any]]:
         elif row is not None and place < len(lines):
             damaged.append(place)
     if damaged:
-        where = f"Line{'s' * (len(damaged) > 1)} {', '.join(map(str, damaged[:5]))}{' and more' if len(damaged) > 5 else ''}"
+        where = (
+            f"Line{'s' * (len(damaged) > 1)} "
+            f"{', '.join(map(str, damaged[:5]))}{' and more' if len(damaged) > 5 else ''}"
+        )
         problems.append(f"{where} of metrics.jsonl cannot be read and {'are' if len(damaged) > 1 else 'is'} left out.")
     return sorted(rows, key=lambda row: row["epoch"])
 

@@ -45,22 +45,41 @@ def scatter(shown: Scatter) -> Markup:
         where = round(_EDGE + (x - low[0]) * scale, 1), round(height - _EDGE - (y - low[1]) * scale, 1)
         dots[one if one in style else None].append(where)
     groups = [_group(places, style.get(one), _name(shown, one, counts)) for one, places in dots.items() if places]
-    svg = element("svg", element("title", shown.title), groups, viewBox=f"0 0 {_SIDE} {height}", role="img", class_="map")
+    svg = element(
+        "svg", element("title", shown.title), groups, viewBox=f"0 0 {_SIDE} {height}", role="img", class_="map"
+    )
     keys = [
         element("li", _swatch(style.get(one)), element("span", _name(shown, one, counts)))
         for one, places in [*list(dots.items())[1:], (None, dots[None])]
         if places
     ]
-    return element("figure", element("figcaption", shown.title), svg, element("ul", keys, class_="legend plain"), class_="chart-box")
+    return element(
+        "figure",
+        element("figcaption", shown.title),
+        svg,
+        element("ul", keys, class_="legend plain"),
+        class_="chart-box",
+    )
 
 
 def _group(places: Sequence[tuple[float, float]], style: int | None, name: str) -> Markup:
-    return element("g", element("title", name), [marker(x, y, 0 if style is None else _kind(style)) for x, y in places], class_=_class(style))
+    return element(
+        "g",
+        element("title", name),
+        [marker(x, y, 0 if style is None else _kind(style)) for x, y in places],
+        class_=_class(style),
+    )
 
 
 def _swatch(style: int | None) -> Markup:
     return element(
-        "svg", marker(7, 7, 0 if style is None else _kind(style)), viewBox="0 0 14 14", width=14, height=14, class_=_class(style), aria_hidden="true"
+        "svg",
+        marker(7, 7, 0 if style is None else _kind(style)),
+        viewBox="0 0 14 14",
+        width=14,
+        height=14,
+        class_=_class(style),
+        aria_hidden="true",
     )
 
 

@@ -1,4 +1,6 @@
-"""What runs came to, side by side: means and spreads over seeds, and how far a student came from untaught to its teacher."""
+"""What runs came to, side by side: means and spreads over seeds, and how far a student came from untaught to its
+teacher.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def score(values: Sequence[float]) -> Score | None:
 
 
 def way(student: Score | None, untaught: Score | None, teacher: Score | None) -> float | None:
-    """Share of the way from the untaught student to the teacher; None where a mean is missing or the teacher is no better.
+    """Share of the way from the untaught student to the teacher; None where a mean is missing or the teacher is no
+    better.
 
     Example:
         >>> way(score([72.0]), score([70.0]), score([74.0]))

@@ -58,7 +58,10 @@ def draw(chart: Chart) -> Markup:
     axes = _Axes(chart)
     body = [*axes.grid(), *(_line(one, axes) for one in chart.series)]
     body.append(element("g", element("line", y1=_TOP, y2=_HEIGHT - _BOTTOM, class_="cursor"), class_="pointer"))
-    values = [{"name": one.name, "style": one.style % _STYLES, "points": [[x, _short(y)] for x, y in one.points]} for one in chart.series]
+    values = [
+        {"name": one.name, "style": one.style % _STYLES, "points": [[x, _short(y)] for x, y in one.points]}
+        for one in chart.series
+    ]
     return element(
         "svg",
         element("title", chart.title),
@@ -85,11 +88,21 @@ class _Axes:
     def __init__(self, chart: Chart) -> None:
         self.chart = chart
         xs = [x for one in chart.series for x, _ in one.points]
-        lows = [y - s for one in chart.series for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)]
-        highs = [y + s for one in chart.series for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)]
+        lows = [
+            y - s
+            for one in chart.series
+            for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)
+        ]
+        highs = [
+            y + s
+            for one in chart.series
+            for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)
+        ]
         ys = [y for one in chart.series for _, y in one.points]
         self.log = min(ys) > 0 and math.log10(max(ys) / min(ys)) > _DECADES
-        low, high = (min(ys), max(ys)) if self.log else (max(min(lows), chart.limits[0]), min(max(highs), chart.limits[1]))
+        low, high = (
+            (min(ys), max(ys)) if self.log else (max(min(lows), chart.limits[0]), min(max(highs), chart.limits[1]))
+        )
         if chart.places:  # room for their names
             xs = [-0.4, len(chart.places) - 0.6]
         self.x0, self.x1 = (min(xs) - 0.5, max(xs) + 0.5) if min(xs) == max(xs) else (min(xs), max(xs))
@@ -116,20 +129,56 @@ class _Axes:
         """Lines, ticks and labels."""
         drawn = []
         for value in self.ticks_y:
-            drawn.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=self.y(value), y2=self.y(value), class_="grid"))
+            drawn.append(
+                element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=self.y(value), y2=self.y(value), class_="grid")
+            )
             drawn.append(element("text", number(value, "g"), x=_LEFT - 6, y=self.y(value) + 4, text_anchor="end"))
         places = self.chart.places
         shown = range(len(places)) if places else _whole(self.x0, self.x1)
         turned = places is not None and sum(map(len, places)) > 44
         for value in shown:
             name = places[value] if places else number(value, "g")
-            at = {"transform": f"rotate(-20 {self.x(value)} {_HEIGHT - _BOTTOM + 15})", "text_anchor": "end"} if turned else {"text_anchor": "middle"}
-            drawn.append(element("line", x1=self.x(value), x2=self.x(value), y1=_HEIGHT - _BOTTOM, y2=_HEIGHT - _BOTTOM + 4, class_="tick"))
+            at = (
+                {"transform": f"rotate(-20 {self.x(value)} {_HEIGHT - _BOTTOM + 15})", "text_anchor": "end"}
+                if turned
+                else {"text_anchor": "middle"}
+            )
+            drawn.append(
+                element(
+                    "line",
+                    x1=self.x(value),
+                    x2=self.x(value),
+                    y1=_HEIGHT - _BOTTOM,
+                    y2=_HEIGHT - _BOTTOM + 4,
+                    class_="tick",
+                )
+            )
             drawn.append(element("text", name, x=self.x(value), y=_HEIGHT - _BOTTOM + 17, **at))
-        drawn.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=_HEIGHT - _BOTTOM, y2=_HEIGHT - _BOTTOM, class_="axis"))
-        drawn.append(element("text", self.chart.xlabel, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle", class_="label"))
+        drawn.append(
+            element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=_HEIGHT - _BOTTOM, y2=_HEIGHT - _BOTTOM, class_="axis")
+        )
+        drawn.append(
+            element(
+                "text",
+                self.chart.xlabel,
+                x=(_LEFT + _WIDTH - _RIGHT) / 2,
+                y=_HEIGHT - 6,
+                text_anchor="middle",
+                class_="label",
+            )
+        )
         middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-        drawn.append(element("text", self.chart.ylabel, x=13, y=middle, text_anchor="middle", transform=f"rotate(-90 13 {middle})", class_="label"))
+        drawn.append(
+            element(
+                "text",
+                self.chart.ylabel,
+                x=13,
+                y=middle,
+                text_anchor="middle",
+                transform=f"rotate(-90 13 {middle})",
+                class_="label",
+            )
+        )
         return drawn
 
 
@@ -154,9 +203,15 @@ def marker(x: float, y: float, style: int) -> Markup:
     if kind == 0:
         return element("circle", cx=x, cy=y, r=r, class_="marker")
     if kind == 1:
-        return element("rect", x=round(x - r * 0.9, 1), y=round(y - r * 0.9, 1), width=r * 1.8, height=r * 1.8, class_="marker")
+        return element(
+            "rect", x=round(x - r * 0.9, 1), y=round(y - r * 0.9, 1), width=r * 1.8, height=r * 1.8, class_="marker"
+        )
     corners = ((0, -1.25), (1.15, 0.8), (-1.15, 0.8)) if kind == 2 else ((0, -1.35), (1.35, 0), (0, 1.35), (-1.35, 0))
-    return element("polygon", points=" ".join(f"{round(x + r * dx, 1)},{round(y + r * dy, 1)}" for dx, dy in corners), class_="marker")
+    return element(
+        "polygon",
+        points=" ".join(f"{round(x + r * dx, 1)},{round(y + r * dy, 1)}" for dx, dy in corners),
+        class_="marker",
+    )
 
 
 def _class(style: int) -> str:
@@ -197,7 +252,9 @@ def _decades(low: float, high: float) -> list[float]:
 def _whole(low: float, high: float) -> list[int]:
     """Whole numbers along an axis of epochs."""
     first, last = math.ceil(low), math.floor(high)
-    step = next(step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 5000, 10**9) if (last - first) / step <= 7)
+    step = next(
+        step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 5000, 10**9) if (last - first) / step <= 7
+    )
     return [value for value in range(first, last + 1) if value % step == 0 or (value == first and step == 1)]
 
 

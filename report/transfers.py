@@ -18,9 +18,25 @@ from .runs import Found, Group
 from .svg import Chart, Series
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
-_LABELS = {"top1": "top-1 on the test split, %", "top5": "top-5 on the test split, %", "loss": "training loss", "lr": "learning rate"}
+_LABELS = {
+    "top1": "top-1 on the test split, %",
+    "top5": "top-5 on the test split, %",
+    "loss": "training loss",
+    "lr": "learning rate",
+}
 _AT_ONCE = 7  # lines in a chart; with more, runs of one folder share one
-_TRAINING = ("epochs", "initial_epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "precision", "views")
+_TRAINING = (
+    "epochs",
+    "initial_epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "precision",
+    "views",
+)
 
 
 def transfers(found: Found) -> Section:
@@ -29,10 +45,19 @@ def transfers(found: Found) -> Section:
     for group in found.groups:
         config = group.config
         if config is None:
-            rows.append([group.name, "not known", None, None, None, None, None, Cell(str(len(group.runs)), len(group.runs))])
+            rows.append(
+                [group.name, "not known", None, None, None, None, None, Cell(str(len(group.runs)), len(group.runs))]
+            )
         else:
             objectives = ", ".join(f"{label} × {entry.weight:g}" for label, entry in config.objectives.items())
-            cells = [kind(config), teachers_of(config), _network(config.student), objectives, data_of(config), measured(config.train.epochs, "d")]
+            cells = [
+                kind(config),
+                teachers_of(config),
+                _network(config.student),
+                objectives,
+                data_of(config),
+                measured(config.train.epochs, "d"),
+            ]
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
         details.append(_detail(group, alone=len(found.groups) == 1))
     columns = ["run", "transfer", "teachers", "student", "objectives × weight", "data", "epochs", "seeds"]
@@ -56,17 +81,25 @@ def data_of(config: RunConfig) -> str:
 def teachers_of(config: RunConfig) -> str:
     """Teachers in few words: alike ones are counted."""
     names = [_network(teacher) for teacher in config.teachers]
-    return ", ".join(f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    return ", ".join(
+        f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
 
 
 def sentence(config: RunConfig) -> str:
     """The transfer in one sentence."""
     student, labels = config.student, _learns_labels(config)
     if not config.teachers:
-        return f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of {data_of(config)} without a teacher."
+        return (
+            f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of "
+            f"{data_of(config)} without a teacher."
+        )
     taught = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
     who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
-    return f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, {'with' if labels else 'without'} the labels of {data_of(config)}."
+    return (
+        f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, "
+        f"{'with' if labels else 'without'} the labels of {data_of(config)}."
+    )
 
 
 def _detail(group: Group, *, alone: bool) -> Markup:
@@ -75,27 +108,57 @@ def _detail(group: Group, *, alone: bool) -> Markup:
     if config is None:
         return join(problems)
     parts = [_flow(config), _networks(config), _objectives(config), _settings(config)]
-    return join(problems, [element("p", sentence(config)), *parts] if alone else folded(f"{group.name}: {sentence(config)}", *parts))
+    return join(
+        problems,
+        [element("p", sentence(config)), *parts] if alone else folded(f"{group.name}: {sentence(config)}", *parts),
+    )
 
 
 def _flow(config: RunConfig) -> Markup:
     """Teachers, objectives and student from left to right."""
-    teachers = [element("div", element("b", one.model), element("span", f"teacher, reads {one.modality}"), class_="node teacher") for one in config.teachers]
+    teachers = [
+        element(
+            "div", element("b", one.model), element("span", f"teacher, reads {one.modality}"), class_="node teacher"
+        )
+        for one in config.teachers
+    ]
     if _learns_labels(config):
         teachers.append(element("div", element("b", "labels"), element("span", f"of {data_of(config)}"), class_="node"))
     objectives = [
-        element("div", element("b", label), element("span", f"weight {entry.weight:g}{_rising(entry.warmup)}"), class_="node objective")
+        element(
+            "div",
+            element("b", label),
+            element("span", f"weight {entry.weight:g}{_rising(entry.warmup)}"),
+            class_="node objective",
+        )
         for label, entry in config.objectives.items()
     ]
-    student = element("div", element("b", config.student.model), element("span", f"student, reads {config.student.modality}"), class_="node student")
+    student = element(
+        "div",
+        element("b", config.student.model),
+        element("span", f"student, reads {config.student.modality}"),
+        class_="node student",
+    )
     arrow = element("div", "→", class_="arrow", aria_hidden="true")
     columns = [element("div", teachers), arrow, element("div", objectives), arrow, element("div", student)]
-    return element("div", columns, class_="flow", role="group", aria_label="From the teachers through the objectives to the student")
+    return element(
+        "div",
+        columns,
+        class_="flow",
+        role="group",
+        aria_label="From the teachers through the objectives to the student",
+    )
 
 
 def _networks(config: RunConfig) -> Markup:
-    named = [(f"teacher {place}" if len(config.teachers) > 1 else "teacher", one) for place, one in enumerate(config.teachers)]
-    rows = [[role, one.model, one.modality, one.weights or "random", _resolution(one)] for role, one in [*named, ("student", config.student)]]
+    named = [
+        (f"teacher {place}" if len(config.teachers) > 1 else "teacher", one)
+        for place, one in enumerate(config.teachers)
+    ]
+    rows = [
+        [role, one.model, one.modality, one.weights or "random", _resolution(one)]
+        for role, one in [*named, ("student", config.student)]
+    ]
     return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
 
 
@@ -105,7 +168,16 @@ def _objectives(config: RunConfig) -> Markup:
         options = ", ".join(f"{key}={_said(value)}" for key, value in entry.options().items() if value is not None)
         taught = OBJECTIVES[entry.name].needs_teacher
         rule = (entry.rule or config.ensemble.rule) if taught and len(config.teachers) > 1 else None
-        rows.append([label, "teacher" if taught else "labels", measured(entry.weight, "g"), measured(entry.warmup, "g"), rule, options])
+        rows.append(
+            [
+                label,
+                "teacher" if taught else "labels",
+                measured(entry.weight, "g"),
+                measured(entry.warmup, "g"),
+                rule,
+                options,
+            ]
+        )
     columns = ["objective", "compares with", "weight", "warm-up, share", "rule over teachers", "options"]
     return table("Objectives", columns, rows)
 
@@ -129,19 +201,38 @@ def curves(found: Found) -> Section | None:
         if folder is not None:
             parts.append(element("h3", "Runs in " + (found.name(folder))))
         parts.append(_charts(here))
-    note = "Lines are means over seeds, bands their standard deviation. " if any(len(group.runs) > 1 for group in there) else ""
+    note = (
+        "Lines are means over seeds, bands their standard deviation. "
+        if any(len(group.runs) > 1 for group in there)
+        else ""
+    )
     if len(there) > 1:
         note += "Losses of different objectives do not compare with each other. "
-    return Section("curves", "How the trainings went", join(element("p", f"{note}Epoch 1 is the first; the figures are those of metrics.jsonl."), parts))
+    return Section(
+        "curves",
+        "How the trainings went",
+        join(element("p", f"{note}Epoch 1 is the first; the figures are those of metrics.jsonl."), parts),
+    )
 
 
 def _charts(groups: Sequence[Group]) -> Markup:
     styles = {group.name: place for place, group in enumerate(groups)}
-    keys = list(dict.fromkeys(key for group in groups for run in group.runs for row in run.history for key in row if key not in _NOT_TERMS))
-    charts = {key: _chart(key, groups, styles) for key in [*(name for name in _LABELS if name in keys), *(key for key in keys if key not in _LABELS)]}
+    keys = list(
+        dict.fromkeys(
+            key for group in groups for run in group.runs for row in run.history for key in row if key not in _NOT_TERMS
+        )
+    )
+    charts = {
+        key: _chart(key, groups, styles)
+        for key in [*(name for name in _LABELS if name in keys), *(key for key in keys if key not in _LABELS)]
+    }
     shown = [figure(chart) for key, chart in charts.items() if chart.series and key in ("top1", "loss")]
     others = [figure(chart) for key, chart in charts.items() if chart.series and key not in ("top1", "loss")]
-    more = folded("Terms of the loss, learning rate and other measures", element("div", others, class_="charts")) if others else None
+    more = (
+        folded("Terms of the loss, learning rate and other measures", element("div", others, class_="charts"))
+        if others
+        else None
+    )
     return join(element("div", shown, class_="charts"), more)
 
 

@@ -23,8 +23,11 @@ def four_classes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def short_training(four_classes):
-    """Arguments of a training of three epochs of three batches, a checkpoint every two steps; ``out`` is to be added."""
-    return ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=3", "train.batch_size=16",
+    """Arguments of a training of three epochs of three batches, a checkpoint every two steps; ``out`` is to be
+    added.
+    """
+    return ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=3",
+        "train.batch_size=16",
             "train.checkpoint_every_steps=2", "train.evaluate_every=3", "-q"]  # fmt: skip
 
 
@@ -61,15 +64,22 @@ except BaseException:
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory):
-    """Runs a script in several processes at once: ``ranks(script, world, …)``; rank, world and what follows are its arguments.
+    """Runs a script in several processes at once: ``ranks(script, world, …)``; rank, world and what follows are its
+    arguments.
 
-    They are forked off a process that holds torch, so that none takes seconds to load it. What a launcher sets is in the environment where there are several.
+    They are forked off a process that holds torch, so that none takes seconds to load it. What a launcher sets is in
+    the environment where there are several.
     """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     with pytest.MonkeyPatch.context() as patch:
         # Read as torch is loaded; without threads a fork is safe.
-        for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}.items():
+        for name, value in {
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "ACCELERATE_USE_CPU": "true",
+        }.items():
             patch.setenv(name, value)
         if "forkserver" in methods:
             context.set_forkserver_preload(["accelerate", "contrastill.training.engine"])
@@ -79,7 +89,12 @@ def ranks(tmp_path_factory):
         logs = tmp_path_factory.mktemp("ranks")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            launched = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+            launched = {
+                "WORLD_SIZE": str(world),
+                "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free.getsockname()[1]),
+            }
         running = []
         for rank in range(world):
             told = {

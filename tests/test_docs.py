@@ -1,4 +1,6 @@
-"""The documentation against the tree and the command line: links, navigation, commands, configs, code. Neither mkdocs nor a network is needed."""
+"""The documentation against the tree and the command line: links, navigation, commands, configs, code. Neither mkdocs
+nor a network is needed.
+"""
 
 import re
 import shlex
@@ -103,7 +105,12 @@ def test_what_the_reference_names_is_there_and_everything_public_is_named():
             module, _, attribute = name.rpartition(".")
             named.add(getattr(import_module(module), attribute))
     public = {getattr(contrastill, name) for name in contrastill.__all__ if name != "__version__"}
-    registered = {*OBJECTIVES.values(), *DATASETS.values(), *ENSEMBLE_RULES.values(), *(getattr(entry, "function", entry) for entry in MODALITIES.values())}
+    registered = {
+        *OBJECTIVES.values(),
+        *DATASETS.values(),
+        *ENSEMBLE_RULES.values(),
+        *(getattr(entry, "function", entry) for entry in MODALITIES.values()),
+    }
     assert {getattr(one, "__name__", one) for one in (public | registered) - named} == set()
 
 
@@ -118,12 +125,20 @@ def commands(command, *names):
 def test_what_is_public_says_what_it_is():
     """A sentence for everything; the shapes that a criterion takes and gives; examples for a command."""
     public = {name: getattr(contrastill, name) for name in contrastill.__all__ if name != "__version__"}
-    entered = {f"{registry.kind} {name}": entry for registry in (OBJECTIVES, DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS) for name, entry in registry.items()}
+    entered = {
+        f"{registry.kind} {name}": entry
+        for registry in (OBJECTIVES, DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS)
+        for name, entry in registry.items()
+    }
     said = {name: getattr(one, "function", one).__doc__ or "" for name, one in (public | entered).items()}
     assert [name for name, text in said.items() if not re.match(r"\S.+?\S[.:](?= |\n|$)", text, re.DOTALL)] == []
     losses = ["CRDLoss", *(f"objective {name}" for name, entry in OBJECTIVES.items() if entry.needs_teacher)]
     assert [name for name in losses if "(B, " not in said[name]] == []
-    assert [name for name, command in commands(get_command(app)) if len(command.help or "") < 40 or f"contrastill {name}" not in command.help] == []
+    assert [
+        name
+        for name, command in commands(get_command(app))
+        if len(command.help or "") < 40 or f"contrastill {name}" not in command.help
+    ] == []
 
 
 def test_all_shipped_configs_are_shown():
@@ -225,7 +240,9 @@ def test_commands_exist_with_their_options_and_names(page, tmp_path, monkeypatch
             assert words[1] in targets
         given = arguments(words)
         command, names = get_command(app), []
-        if given is None or (len(given) == 1 and given[0] in ["--help", *(name for option in command.params for name in option.opts)]):
+        if given is None or (
+            len(given) == 1 and given[0] in ["--help", *(name for option in command.params for name in option.opts)]
+        ):
             continue
         while hasattr(command, "commands"):
             assert given[0] in command.commands, f"{page}: {shlex.join(words)}"
@@ -240,7 +257,12 @@ def test_commands_exist_with_their_options_and_names(page, tmp_path, monkeypatch
 
 def test_the_checks_of_commands_notice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert is_key("train.epochs") and is_key("objectives.crd.weight") and not is_key("train.epoch") and not is_key("trian.epochs")
+    assert (
+        is_key("train.epochs")
+        and is_key("objectives.crd.weight")
+        and not is_key("train.epoch")
+        and not is_key("trian.epochs")
+    )
     with pytest.raises(UsageError, match="num_negative"):
         check_config("compression/cifar100_crd", ["objectives.crd.num_negative=3"])
     with pytest.raises(UsageError, match="resnet21"):

@@ -19,7 +19,20 @@ from helpers.paths import ROOT
 
 NOT_PACKAGED = {"tests", "benchmarks", "docs", "examples"}
 GENERATED = {"build", "dist", "runs", "__pycache__"}
-HEAVY = {"torch", "torchvision", "kornia", "albumentations", "timm", "h5py", "accelerate", "torchmetrics", "datasets", "pandas", "scipy", "cv2"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "kornia",
+    "albumentations",
+    "timm",
+    "h5py",
+    "accelerate",
+    "torchmetrics",
+    "datasets",
+    "pandas",
+    "scipy",
+    "cv2",
+}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
@@ -27,17 +40,28 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive
 def files():
     """The repository's files, relative to its root; git's answer where there is git, so that ignored ones are out."""
     try:
-        listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        listing = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         found = [Path(name) for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
     except (OSError, subprocess.CalledProcessError):
         found = []
     if Path("pyproject.toml") not in found:
         found = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
-    return sorted(path for path in found if not GENERATED & set(path.parts) and not any(p.startswith(".venv") or p.endswith(".egg-info") for p in path.parts))
+    return sorted(
+        path
+        for path in found
+        if not GENERATED & set(path.parts)
+        and not any(p.startswith(".venv") or p.endswith(".egg-info") for p in path.parts)
+    )
 
 
 def package_files():
-    return [path for path in files() if path.suffix == ".py" and path.parts[0] not in NOT_PACKAGED and not path.parts[0].startswith(".")]
+    return [
+        path
+        for path in files()
+        if path.suffix == ".py" and path.parts[0] not in NOT_PACKAGED and not path.parts[0].startswith(".")
+    ]
 
 
 def settings():
@@ -45,7 +69,14 @@ def settings():
 
 
 def run(*command, cwd=ROOT, **environment):
-    answer = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
     return answer.stdout
 
@@ -65,7 +96,10 @@ def test_files_that_must_not_be_there(name):
 
 
 def test_the_root_holds_no_module_but_the_package_itself():
-    assert {path.name for path in files() if len(path.parts) == 1 and path.suffix == ".py"} == {"__init__.py", "__main__.py"}
+    assert {path.name for path in files() if len(path.parts) == 1 and path.suffix == ".py"} == {
+        "__init__.py",
+        "__main__.py",
+    }
 
 
 def test_pytest_does_not_collect_doctests_by_itself():
@@ -78,7 +112,9 @@ def test_no_folder_bears_the_name_of_another_package():
     assert {"core", "cli", "models"} <= folders
     # compression is a package of Python 3.14's standard library, whichever Python runs this.
     assert not folders & (set(sys.stdlib_module_names) | {"compression"})
-    installed = {name: set(owners) - {"contrastill"} for name, owners in importlib.metadata.packages_distributions().items()}
+    installed = {
+        name: set(owners) - {"contrastill"} for name, owners in importlib.metadata.packages_distributions().items()
+    }
     assert {name: installed[name] for name in folders if installed.get(name)} == {}
 
 
@@ -120,13 +156,17 @@ def test_imports_are_read_off_all_sources():
 def test_imports_are_relative_and_lead_to_a_module():
     for one in sources().imports():
         assert one.relative, f"{one.importer}: {one.imported} is imported by its full name"
-        assert one.imported in {*sources().modules(), "contrastill", "contrastill.datasets"}, f"{one.importer} imports {one.imported}"
+        assert one.imported in {*sources().modules(), "contrastill", "contrastill.datasets"}, (
+            f"{one.importer} imports {one.imported}"
+        )
 
 
 def test_imports_go_one_way():
     layers = sources().LAYERS
     level = {name: place for place, names in enumerate(layers) for name in names}
-    assert {path.parts[0] for path in package_files() if len(path.parts) > 1} - {"configs"} == set(level), "every folder has its place in the layers"
+    assert {path.parts[0] for path in package_files() if len(path.parts) > 1} - {"configs"} == set(level), (
+        "every folder has its place in the layers"
+    )
     for one in sources().imports():
         here, there = sources().folder(one.importer), sources().folder(one.imported)
         if {here, there} <= level.keys() and here != there:
@@ -199,10 +239,33 @@ def test_datasets_is_theirs_under_python(check_module):
 
 
 def test_datasets_is_theirs_under_torchrun(check_module):
-    theirs(run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "whose_datasets", **check_module))
+    theirs(
+        run(
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "1",
+            "-m",
+            "whose_datasets",
+            **check_module,
+        )
+    )
 
 
-ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+ACCELERATE = (
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "1",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+)
 
 
 def test_datasets_is_theirs_under_accelerate(check_module):
@@ -244,13 +307,24 @@ def test_the_installed_wheel_runs_the_commands_elsewhere(installed):
     folder, _ = installed
     at = {"cwd": folder / "elsewhere", "PYTHONPATH": str(folder / "site")}
     spec = "importlib.util.find_spec('contrastill.datasets.packed').origin"
-    where = run("-c", f"import contrastill, importlib.util; print(contrastill.__file__, {spec}, contrastill.__version__)", **at).split()
+    where = run(
+        "-c", f"import contrastill, importlib.util; print(contrastill.__file__, {spec}, contrastill.__version__)", **at
+    ).split()
     assert all(Path(name).is_relative_to(folder / "site") for name in where[:2])
     assert where[2] == settings()["project"]["version"]
     assert "train" in run("-m", "contrastill", "--help", **at)
     assert "--dry-run" in run("-m", "contrastill", "train", "--help", **at)
     (folder / "a.h5").touch()
-    printed = run("-m", "contrastill", "train", "teachers/cifar100", "data.name=packed", f"data.path={folder}/a.h5", "--dry-run", **at)
+    printed = run(
+        "-m",
+        "contrastill",
+        "train",
+        "teachers/cifar100",
+        "data.name=packed",
+        f"data.path={folder}/a.h5",
+        "--dry-run",
+        **at,
+    )
     assert "resnet32x4" in printed
     assert not list((folder / "elsewhere").iterdir())
 
@@ -263,7 +337,11 @@ def test_every_shipped_config_is_installed(installed):
         cwd=folder / "elsewhere",
         PYTHONPATH=str(folder / "site"),
     )
-    shipped = {path.relative_to("configs").with_suffix("").as_posix() for path in files() if path.parts[0] == "configs" and path.suffix == ".yaml"}
+    shipped = {
+        path.relative_to("configs").with_suffix("").as_posix()
+        for path in files()
+        if path.parts[0] == "configs" and path.suffix == ".yaml"
+    }
     assert (
         set(printed.split()) == {name for name in shipped if not name.startswith("accelerate/")}
         and {"compression/cifar100", "compression/cifar100_crd", "ensemble/cifar100"} <= shipped

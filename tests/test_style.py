@@ -34,7 +34,9 @@ def test_format():
 def test_files_have_one_reason():
     """A file of more than 350 lines has two."""
     written = [
-        path for path in ROOT.rglob("*.py") if not any(part.startswith(".") or part in ("build", "tests", "runs") for part in path.relative_to(ROOT).parts)
+        path
+        for path in ROOT.rglob("*.py")
+        if not any(part.startswith(".") or part in ("build", "tests", "runs") for part in path.relative_to(ROOT).parts)
     ]
     assert len(written) > 100
     lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in written}

@@ -1,4 +1,6 @@
-"""A process's share of a batch in several passes, each with the weight that makes their sum the loss of the whole batch."""
+"""A process's share of a batch in several passes, each with the weight that makes their sum the loss of the whole
+batch.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ Chunk = tuple[dict[str, Tensor], int]
 
 
 def own_samples(batch: Mapping[str, Tensor]) -> int:
-    """How many samples of a share count: none where all there is is a ``filler``, which stands for the share of a process that has none.
+    """How many samples of a share count: none where all there is is a ``filler``, which stands for the share of a
+    process that has none.
 
     Example:
         >>> own_samples({"index": torch.arange(3)}), own_samples({"index": torch.arange(1), "filler": torch.ones(1, dtype=torch.bool)})
@@ -23,10 +26,12 @@ def own_samples(batch: Mapping[str, Tensor]) -> int:
 
 
 def chunks(batch: Mapping[str, Tensor], count: int) -> list[Chunk]:
-    """A share cut along dimension 0 into ``count`` parts of nearly one size, each with the number of its samples that count.
+    """A share cut along dimension 0 into ``count`` parts of nearly one size, each with the number of its samples that
+    count.
 
-    One process makes fewer where there are fewer samples. Several all make ``count``, as a pass may exchange something between them:
-    a part for which there is no sample is the share's last sample again, and counts 0. A bank is not changed by it: the row is written twice with one value.
+    One process makes fewer where there are fewer samples. Several all make ``count``, as a pass may exchange something
+    between them: a part for which there is no sample is the share's last sample again, and counts 0. A bank is not
+        changed by it: the row is written twice with one value.
 
     Example:
         >>> [(chunk["index"].tolist(), counts) for chunk, counts in chunks({"index": torch.arange(5)}, 2)]
@@ -46,7 +51,9 @@ def chunks(batch: Mapping[str, Tensor], count: int) -> list[Chunk]:
 
 
 def batch_samples(counted: int, device: torch.device) -> Tensor | int:
-    """Samples of the batch over all processes, of which this one has ``counted``; with several a float64 () on the device, so that nothing waits for it."""
+    """Samples of the batch over all processes, of which this one has ``counted``; with several a float64 () on the
+    device, so that nothing waits for it.
+    """
     if world_size() == 1:
         return counted
     total = torch.full((), counted, dtype=torch.float64, device=device)

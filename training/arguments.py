@@ -1,4 +1,6 @@
-"""What is handed to a call in Python, as the entries of a config: names, paths, and objects under names that stand for them."""
+"""What is handed to a call in Python, as the entries of a config: names, paths, and objects under names that stand for
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
@@ -44,7 +53,8 @@ class Handed:
     _names: list[str] = field(default_factory=list)
 
     def data(self, given: Any) -> dict[str, Any]:
-        """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a pair of either for training and testing.
+        """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a
+        pair of either for training and testing.
 
         Raises:
             UsageError: It is none of these.
@@ -52,7 +62,9 @@ class Handed:
         if isinstance(given, Mapping):
             return dict(given)
         if isinstance(given, (str, os.PathLike)):
-            return {"name": str(given)} if not os.path.exists(given) and str(given) in DATASETS else {"path": str(given)}
+            return (
+                {"name": str(given)} if not os.path.exists(given) and str(given) in DATASETS else {"path": str(given)}
+            )
         pair = tuple(given) if isinstance(given, (tuple, list)) else (given, None)
         if len(pair) != 2:
             raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
@@ -66,7 +78,8 @@ class Handed:
         return {"name": name, **options}
 
     def network(self, given: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
-        """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an entry.
+        """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an
+        entry.
 
         Args:
             given: Of a dict ``model`` may be a name, a path of a run or a module.
@@ -79,22 +92,32 @@ class Handed:
         """
         entry = dict(given) if isinstance(given, Mapping) else {"model": given}
         if "model" not in entry:
-            raise UsageError(f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'")
+            raise UsageError(
+                f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'"
+            )
         model = entry.pop("model")
         if modality is not None:
             entry.setdefault("modality", modality)
         if isinstance(model, nn.Module):
             return self._module(model, entry, role, batch)
         if not isinstance(model, (str, os.PathLike)):
-            raise UsageError(f"{role} is a {type(model).__name__}: name a network, the folder of a run, or hand over a module")
+            raise UsageError(
+                f"{role} is a {type(model).__name__}: name a network, the folder of a run, or hand over a module"
+            )
         if os.path.exists(model):
             return _of_run(model, role) | entry
         _check_name(str(model), role)
-        return {"model": str(model), **({"weights": PRETRAINED} if role == "teacher" and not isinstance(given, Mapping) else {}), **entry}
+        return {
+            "model": str(model),
+            **({"weights": PRETRAINED} if role == "teacher" and not isinstance(given, Mapping) else {}),
+            **entry,
+        }
 
     def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
         if entry.get("weights") is not None:
-            raise UsageError(f"{role} is a module and comes with weights={entry['weights']}: load them into the module first")
+            raise UsageError(
+                f"{role} is a module and comes with weights={entry['weights']}: load them into the module first"
+            )
         given = unwrapped(given)
         if isinstance(given, Student):
             # Its normalisation would be done twice; the network inside knows how it sees.
@@ -103,41 +126,60 @@ class Handed:
         module, taps, preprocess, modality = given_parts(given)
         classes = given_classes(given) if role == "teacher" else None
         if role == "teacher" and isinstance(given, Network) and given.classes is not None:
-            # It answers for some of its module's logits, in an order of its own; without a class_map that would be lost.
+            # It answers for some of its module's logits, in an order of its own; without a class_map that would be
+            # lost.
             places, names = given.classes.tolist(), given_classes(given)
             entry.setdefault("class_map", tuple(places) if names is None else dict(zip(places, names, strict=True)))
             classes = None
         entry.setdefault("modality", modality or "rgb")
-        half = next(((name, str(value.dtype)[6:]) for name, value in module.named_parameters() if value.dtype in (torch.float16, torch.bfloat16)), None)
+        half = next(
+            (
+                (name, str(value.dtype)[6:])
+                for name, value in module.named_parameters()
+                if value.dtype in (torch.float16, torch.bfloat16)
+            ),
+            None,
+        )
         if half is not None:
             way = "train.precision=bf16" if role == "student" else "train.teacher_precision=bf16"
             raise UsageError(
-                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over {role}.float(), and compute in half precision with {way}"
+                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over {role}.float(), and "
+                f"compute in half precision with {way}"
             )
         images = batch(entry["modality"], type(module).__name__)
         preprocess = preprocess or _preprocess_of(module, images)
         preprocess = Preprocess(
-            tuple(entry.get("mean") or preprocess.mean), tuple(entry.get("std") or preprocess.std), entry.get("resolution") or preprocess.resolution
+            tuple(entry.get("mean") or preprocess.mean),
+            tuple(entry.get("std") or preprocess.std),
+            entry.get("resolution") or preprocess.resolution,
         )
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
         channels, height, width = preprocess(images).shape[1:]
         own = OwnNetwork(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
-        # Of a student it is the class alone: one that is made anew to go on with a training has other weights until they are loaded.
+        # Of a student it is the class alone: one that is made anew to go on with a training has other weights until
+        # they are loaded.
         name = own_name(module, mark=_mark(module) if role == "teacher" else "")
         # Teachers of one class with the same weights may differ in what no weight says.
         self._names.append(name)
         name += f"-{count}" if (count := self._names.count(name)) > 1 else ""
         self.lent.enter_context(MODELS.lend(name, own))
-        kept = {"mean": preprocess.mean, "std": preprocess.std, "resolution": preprocess.resolution, "embedding": own.taps.embedding, "maps": own.taps.maps}
+        kept = {
+            "mean": preprocess.mean,
+            "std": preprocess.std,
+            "resolution": preprocess.resolution,
+            "embedding": own.taps.embedding,
+            "maps": own.taps.maps,
+        }
         return {"model": name, "num_classes": own.num_logits, **entry, **kept}
 
 
 def _dataset(given: Any, *, training: bool) -> Any:
     """What a DataLoader reads, or the dataset itself.
 
-    Batch size, ``drop_last`` and workers are kept; the order is a function of (seed, epoch). How batches come to the memory of the device (``pin_memory``, ``prefetch_factor``,
-    ``persistent_workers``, …) and the generator change no value. What would is refused.
+    Batch size, ``drop_last`` and workers are kept; the order is a function of (seed, epoch). How batches come to the
+    memory of the device (``pin_memory``, ``prefetch_factor``, ``persistent_workers``, …) and the generator change no
+    value. What would is refused.
     """
     if not isinstance(given, DataLoader):
         return given
@@ -145,7 +187,10 @@ def _dataset(given: Any, *, training: bool) -> Any:
         if problem := _not_kept(given, training):
             raise UsageError(f"the DataLoader's {problem}: hand over its dataset")
         if training and type(given.sampler) is SequentialSampler:
-            log.warning("the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew in each epoch, by its seed")
+            log.warning(
+                "the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew "
+                "in each epoch, by its seed"
+            )
     return given.dataset
 
 
@@ -165,11 +210,15 @@ def _not_kept(loader: DataLoader, training: bool) -> str:
     if loader.collate_fn is not default_collate:
         name = getattr(loader.collate_fn, "__qualname__", type(loader.collate_fn).__name__)
         return (
-            f"collate_fn {name} cannot be kept, as samples are read one by one and each has its own label and index; do in the dataset what it does to a sample"
+            f"collate_fn {name} cannot be kept, as samples are read one by one and each has its own label and "
+            "index; do in the dataset what it does to a sample"
         )
     if loader.worker_init_fn is not None:
         name = getattr(loader.worker_init_fn, "__qualname__", type(loader.worker_init_fn).__name__)
-        return f"worker_init_fn {name} cannot be kept, as views are functions of (seed, view, index) in any worker; let the dataset do it when it is first read"
+        return (
+            f"worker_init_fn {name} cannot be kept, as views are functions of (seed, view, index) in any "
+            "worker; let the dataset do it when it is first read"
+        )
     if loader.drop_last and not training:
         return "drop_last leaves test samples out, and all of them are tested here"
     return ""
@@ -181,9 +230,17 @@ def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:
     file = find_weights(first)
     made = read_recipe(file) if file.suffix == ".safetensors" else None
     if made is None:
-        raise UsageError(f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, 'weights': {str(path)!r}}}")
+        raise UsageError(
+            f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, "
+            f"'weights': {str(path)!r}}}"
+        )
     # A student that starts from a run gets the data's classes.
-    return {"model": made["model"], "weights": str(path), "modality": made["modality"], "num_classes": made["num_classes"] if role == "teacher" else None}
+    return {
+        "model": made["model"],
+        "weights": str(path),
+        "modality": made["modality"],
+        "num_classes": made["num_classes"] if role == "teacher" else None,
+    }
 
 
 def _mark(module: nn.Module) -> str:
@@ -200,7 +257,9 @@ def _check_name(name: str, role: str) -> None:
         # What looks like a path has its like in the folder, else among the networks.
         beside = names_beside(name)
         hint = nearest(name, beside, "") if os.sep in name and beside else ""
-        raise UsageError(f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}") from error
+        raise UsageError(
+            f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}"
+        ) from error
 
 
 def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:

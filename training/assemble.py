@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Assembly:
-    """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its logits.
+    """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its
+    logits.
 
     ``splits`` are the opened splits of the data by name, None where it has no such split.
     """
@@ -68,9 +69,16 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     splits = splits or open_splits(config.data)
     for network in networks:
         check_modality(network, splits["train"])
-    shares = {"device": accelerator.device, "seed": config.seed, "rank": accelerator.process_index, "world": accelerator.num_processes}
+    shares = {
+        "device": accelerator.device,
+        "seed": config.seed,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+    }
     modalities = [network.modality for network in networks]
-    train = open_loader(splits["train"], modalities, batch_size=config.train.batch_size, train=True, views=config.train.views, **shares)
+    train = open_loader(
+        splits["train"], modalities, batch_size=config.train.batch_size, train=True, views=config.train.views, **shares
+    )
     train = FullBatches(train) if config.train.drop_last else train
     statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
     classes, names = splits["train"].num_classes, splits["train"].classes
@@ -81,12 +89,22 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         raise order.refusal
     # Seeded again, so that one seed gives every objective and every teacher the same untaught student.
     set_seed(config.seed)
-    student = build(config.student, classes or next((teacher.recipe["num_classes"] for teacher in teachers), None), statistics, student=True)
+    student = build(
+        config.student,
+        classes or next((teacher.recipe["num_classes"] for teacher in teachers), None),
+        statistics,
+        student=True,
+    )
     batch = {
-        name: value[:2].cpu() for name, value in next(iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))).items()
+        name: value[:2].cpu()
+        for name, value in next(
+            iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))
+        ).items()
     }
     student_spec = describe(student, batch)
-    teacher_specs = [known_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers]
+    teacher_specs = [
+        known_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
+    ]
     for teacher in teachers:
         if config.train.fold_teachers:
             fold_batchnorm(teacher, batch)
@@ -116,9 +134,20 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
         outputs, known = student.recipe["num_classes"], splits["test"].num_classes
         if outputs != known:
-            log.warning("the student has %s outputs and the data %s classes, so no top-1 is measured: give the student as many outputs", outputs, known)
+            log.warning(
+                "the student has %s outputs and the data %s classes, so no top-1 is measured: give the student "
+                "as many outputs",
+                outputs,
+                known,
+            )
         else:
-            test = open_loader(splits["test"], [config.student.modality], batch_size=max(256, config.train.batch_size), train=False, **shares)
+            test = open_loader(
+                splits["test"],
+                [config.student.modality],
+                batch_size=max(256, config.train.batch_size),
+                train=False,
+                **shares,
+            )
     if config.train.views and transfer.teacher_needs:
         told = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
         told |= {f"data.{name}": value for name, value in config.data.options().items()}
@@ -149,7 +178,8 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     rule = ENSEMBLE_RULES[name]
     if objectives[0].joint and name != "sum":
         raise UsageError(
-            f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: add objectives.{label}.rule=sum, "
+            f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: "
+            f"add objectives.{label}.rule=sum, "
             f"or objectives.{label}.student_side=separate, by which each teacher has an objective of its own"
         )
     # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
@@ -175,16 +205,23 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
     precision = "no" if config.train.precision == "fp32" else config.train.precision
     if is_initialized() and AcceleratorState().mixed_precision != precision:
         raise UsageError(
-            f"train.precision={config.train.precision}, but this process has an Accelerator with mixed_precision={AcceleratorState().mixed_precision!r} already: "
+            f"train.precision={config.train.precision}, but this process has an Accelerator with "
+            f"mixed_precision={AcceleratorState().mixed_precision!r} already: "
             "make both the same"
         )
     waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
-    accelerator = Accelerator(mixed_precision=precision, log_with=list(config.trackers) or None, project_config=project, kwargs_handlers=[waiting])
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        log_with=list(config.trackers) or None,
+        project_config=project,
+        kwargs_handlers=[waiting],
+    )
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started > 1 and accelerator.num_processes == 1:
         # Each would train alone, all in one folder.
         raise UsageError(
-            f"a launcher started {started} processes, and there is no GPU for them: start one, or set ACCELERATE_USE_CPU=true to share out the CPU"
+            f"a launcher started {started} processes, and there is no GPU for them: start one, or set "
+            "ACCELERATE_USE_CPU=true to share out the CPU"
         )
     return accelerator
 
@@ -233,7 +270,8 @@ _OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and co
 
 
 def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are handed out; NaN and infinite values are left out.
+    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
+    handed out; NaN and infinite values are left out.
 
     A channel that does not vary has a deviation of 1.
 
@@ -251,9 +289,15 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
         values = values.double() / 255 if values.dtype == torch.uint8 else values.double()
         there = values.isfinite()
         values = values.nan_to_num(0.0, 0.0, 0.0)
-        count, total, square = count + there.sum((0, 2, 3)), total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
+        count, total, square = (
+            count + there.sum((0, 2, 3)),
+            total + values.sum((0, 2, 3)),
+            square + values.square().sum((0, 2, 3)),
+        )
     if int(count.min()) == 0:
-        raise ContrastillError(f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it")
+        raise ContrastillError(
+            f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it"
+        )
     mean = total / count
     std = (square / count - mean.square()).clamp_min(0).sqrt()
     # What is left of the difference of two squares, or of values in single precision, is rounding.
@@ -263,7 +307,9 @@ def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[t
         raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
     std = torch.where(constant, 1.0, std)
     # Figures, not decimals: a modality's unit may be small.
-    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(float(f"{value:.7g}") for value in std.tolist())
+    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(
+        float(f"{value:.7g}") for value in std.tolist()
+    )
 
 
 def build(
@@ -292,7 +338,13 @@ def build(
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
-    network = build_network(config.model, num_classes=num_classes, new_classifier=student, statistics=(statistics or {}).get(config.modality), **options)
+    network = build_network(
+        config.model,
+        num_classes=num_classes,
+        new_classifier=student,
+        statistics=(statistics or {}).get(config.modality),
+        **options,
+    )
     if config.mean is None and config.modality in (statistics or {}):
         check_scale(network, config.model, statistics[config.modality])
     if config.class_map is not None:
@@ -318,8 +370,12 @@ def check_scale(network: Network, name: str, measured: tuple) -> None:
         abs(mean - its_mean) > _OTHER_UNIT * its_std or not 1 / _OTHER_UNIT < std / its_std < _OTHER_UNIT
         for its_mean, its_std, mean, std in zip(own.mean, own.std, *measured, strict=True)
     ):
-        theirs, ours = (", ".join(f"{mean:g} ± {std:g}" for mean, std in zip(*pair, strict=True)) for pair in ((own.mean, own.std), measured))
+        theirs, ours = (
+            ", ".join(f"{mean:g} ± {std:g}" for mean, std in zip(*pair, strict=True))
+            for pair in ((own.mean, own.std), measured)
+        )
         raise UsageError(
-            f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is {ours}: "
+            f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is "
+            f"{ours}: "
             "bring the data to its unit, or set mean and std of this network if they are meant to differ"
         )

@@ -1,4 +1,6 @@
-"""Checkpoints: everything a run needs to go on with the same bits, in safetensors and JSON, whole or not there at all."""
+"""Checkpoints: everything a run needs to go on with the same bits, in safetensors and JSON, whole or not there at
+all.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class Snapshot:
 
 
 def random_state() -> dict[str, Tensor]:
-    """States of torch's global generators in this process (dropout and the like): (1, n) bytes of ``cpu`` and, where there is one, of its ``cuda`` device."""
+    """States of torch's global generators in this process (dropout and the like): (1, n) bytes of ``cpu`` and, where
+    there is one, of its ``cuda`` device.
+    """
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -68,7 +72,9 @@ def random_state() -> dict[str, Tensor]:
 
 
 def everyones_random_state(device: torch.device) -> dict[str, Tensor]:
-    """:func:`random_state` of all ranks, a row each: they part where shares of a batch differ in size. To be called on every rank."""
+    """:func:`random_state` of all ranks, a row each: they part where shares of a batch differ in size. To be called on
+    every rank.
+    """
     return {name: everyones(state, device) for name, state in random_state().items()}
 
 
@@ -114,7 +120,9 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
 
 
 def prune(folder: Path, position: Position, keep: int) -> None:
-    """Remove what is older than the ``keep`` newest up to ``position``, which is known to be whole; what is newer may be damaged, and stays."""
+    """Remove what is older than the ``keep`` newest up to ``position``, which is known to be whole; what is newer may
+    be damaged, and stays.
+    """
     whole = [path for path in checkpoints(folder) if path.name <= _name(position)]
     for old in whole[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -127,8 +135,16 @@ def _name(position: Position) -> str:
 def _write(temporary: Path, snapshot: Snapshot) -> None:
     """The files of a checkpoint, on the disk when it returns."""
     optimizer_tensors, optimizer_rest = _split_tensors(snapshot.optimizer)
-    for name, tensors in (("model", snapshot.model), ("optimizer", optimizer_tensors), ("running", snapshot.running), ("random", snapshot.random)):
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
+    for name, tensors in (
+        ("model", snapshot.model),
+        ("optimizer", optimizer_tensors),
+        ("running", snapshot.running),
+        ("random", snapshot.random),
+    ):
+        save_file(
+            {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+            temporary / f"{name}.safetensors",
+        )
     state = {"position": vars(snapshot.position), "optimizer": optimizer_rest, "scaler": snapshot.scaler}
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     # The digests are written last: a file that was cut off afterwards is found out when it is read.
@@ -141,7 +157,11 @@ def _write(temporary: Path, snapshot: Snapshot) -> None:
 def _bytes(snapshot: Snapshot) -> int:
     """About how large it is on the disk."""
     optimizer, _ = _split_tensors(snapshot.optimizer)
-    return sum(value.nbytes for tensors in (snapshot.model, optimizer, snapshot.running, snapshot.random) for value in tensors.values())
+    return sum(
+        value.nbytes
+        for tensors in (snapshot.model, optimizer, snapshot.running, snapshot.random)
+        for value in tensors.values()
+    )
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -164,7 +184,9 @@ def load_newest(folder: Path) -> Snapshot | None:
         except ContrastillError as error:
             log.warning("%s; going back to the one before", error)
     if found:
-        raise ContrastillError(f"none of the {len(found)} checkpoints in {folder} is whole: remove the folder to start again")
+        raise ContrastillError(
+            f"none of the {len(found)} checkpoints in {folder} is whole: remove the folder to start again"
+        )
     return None
 
 
@@ -180,7 +202,9 @@ def load_checkpoint(path: Path) -> Snapshot:
             if _digest(path / name) != digest:
                 raise ContrastillError(f"checkpoint {path} is damaged: {name} is not what was written")
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = {name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "running", "random")}
+        tensors = {
+            name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "running", "random")
+        }
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise ContrastillError(f"checkpoint {path} is damaged ({type(error).__name__})") from error
     return Snapshot(

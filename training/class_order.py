@@ -28,11 +28,14 @@ class ClassOrder:
     notes: list[str] = field(default_factory=list)
 
 
-def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mapping[str, Any], length: int | None) -> ClassOrder:
+def order_classes(
+    teachers: Sequence[Network], config: RunConfig, splits: Mapping[str, Any], length: int | None
+) -> ClassOrder:
     """Let each teacher answer in the order of the data's classes, by their names.
 
-    Where the data has neither labels nor names, in the order of the first teacher that has names. A teacher without names, and any
-    teacher of labelled data without names, keeps its order where it has as many classes as the student, which a note says.
+    Where the data has neither labels nor names, in the order of the first teacher that has names. A teacher without
+    names, and any teacher of labelled data without names, keeps its order where it has as many classes as the student,
+    which a note says.
 
     Args:
         teachers: As they were built; their logits are reordered.
@@ -45,8 +48,16 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
     """
     check_same_classes(splits)
     order, data = ClassOrder(), splits["train"]
-    matched = [(number, teacher) for number, teacher in enumerate(teachers) if not gives_places(config.teachers[number].class_map)]
-    named = {number: own for number, teacher in matched if (own := teacher.recipe.get("classes")) and None not in own and length in (None, len(own))}
+    matched = [
+        (number, teacher)
+        for number, teacher in enumerate(teachers)
+        if not gives_places(config.teachers[number].class_map)
+    ]
+    named = {
+        number: own
+        for number, teacher in matched
+        if (own := teacher.recipe.get("classes")) and None not in own and length in (None, len(own))
+    }
     whose = "the data"
     if data.classes is not None:
         order.names = tuple(data.classes)
@@ -55,7 +66,8 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
         order.names, whose = named[first], f"teacher {first}"
     elif len({*named.values()}) > 1:
         order.refusal = UsageError(
-            "the teachers have their classes in different orders, and the data does not name its own: name them, or give each teacher a class_map of places"
+            "the teachers have their classes in different orders, and the data does not name its own: name them, "
+            "or give each teacher a class_map of places"
         )
     for number, teacher in matched:
         who = f"teacher {number} ({short_name(config.teachers[number].model)})"
@@ -64,7 +76,8 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
             # A student with more outputs than the data has classes: what the others are, a teacher of its length says.
             full = length if length == count and length > len(order.names) else None
             otherwise = (
-                f"say with teachers.{number}.class_map={{ITS CLASS: CLASS OF THE DATA}} which is which, or take objectives that read no logits, such as crd"
+                f"say with teachers.{number}.class_map={{ITS CLASS: CLASS OF THE DATA}} which is which, "
+                "or take objectives that read no logits, such as crd"
             )
             try:
                 answer_as(teacher, order.names, who, whose, otherwise, length=full)
@@ -75,10 +88,17 @@ def order_classes(teachers: Sequence[Network], config: RunConfig, splits: Mappin
         elif count == length and (data.targets is not None or len(teachers) > 1):
             nameless, named_ones = (who, "the data") if order.names else ("the data", who)
             try:
-                check_numbers(order.names or own or (), named_ones, nameless, f"name them, or say the place of each with teachers.{number}.class_map=[PLACE,…]")
+                check_numbers(
+                    order.names or own or (),
+                    named_ones,
+                    nameless,
+                    f"name them, or say the place of each with teachers.{number}.class_map=[PLACE,…]",
+                )
             except UsageError as error:
                 order.refusal = order.refusal or error
-            order.notes.append(f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them")
+            order.notes.append(
+                f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
+            )
     return order
 
 
@@ -91,7 +111,8 @@ def check_same_classes(splits: Mapping[str, Any]) -> None:
     train, test = splits["train"], splits.get("test")
     if test is not None and train.classes and test.classes and [*train.classes] != [*test.classes]:
         raise UsageError(
-            f"the training split has the classes {listed(train.classes)}, and the test split {listed(test.classes)}: give both the same classes in the same order"
+            f"the training split has the classes {listed(train.classes)}, and the test split "
+            f"{listed(test.classes)}: give both the same classes in the same order"
         )
 
 
@@ -99,11 +120,14 @@ def compares_classes(config: RunConfig) -> bool:
     """Whether anything in the loss compares the teachers' logits class by class."""
     entries = [entry for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher]
     rules = [ENSEMBLE_RULES[entry.rule or config.ensemble.rule] for entry in entries if len(config.teachers) > 1]
-    return any("logits" in OBJECTIVES[entry.name].needs for entry in entries) or any(rule.compares_classes for rule in rules)
+    return any("logits" in OBJECTIVES[entry.name].needs for entry in entries) or any(
+        rule.compares_classes for rule in rules
+    )
 
 
 def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str) -> str:
-    """Let a network's first logits be those of a split's classes, by name; its others stay possible answers, and wrong ones.
+    """Let a network's first logits be those of a split's classes, by name; its others stay possible answers, and wrong
+    ones.
 
     Args:
         network: Whose logits are reordered.
@@ -116,16 +140,22 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
         What is worth knowing of the match; empty where names and numbers agree on all classes.
 
     Raises:
-        UsageError: The data has a class that the network has not, or another number of classes where either has no names.
+        UsageError: The data has a class that the network has not, or another number of classes where either has no
+            names.
     """
     own, count = network.recipe.get("classes"), network.recipe.get("num_classes")
     if own is None or split.classes is None:
         if count != split.num_classes:
             raise UsageError(f"{who} tells {count} classes apart, and {data} has {split.num_classes}: {otherwise}")
         nameless, named = (data, who) if split.classes is None else (who, data)
-        check_numbers(own or split.classes or (), named, nameless, "name them, or say the place of each with class_map=[PLACE,…]")
+        check_numbers(
+            own or split.classes or (), named, nameless, "name them, or say the place of each with class_map=[PLACE,…]"
+        )
         return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
     answer_as(network, split.classes, who, data, otherwise, length=count)
     if len(split.classes) < len(own):
-        return f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name: to answer with another one counts as wrong"
+        return (
+            f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name: to answer "
+            "with another one counts as wrong"
+        )
     return ""

@@ -1,4 +1,6 @@
-"""torch.compile for networks whose representation is read off by taps: what is tapped becomes an output of the compiled function."""
+"""torch.compile for networks whose representation is read off by taps: what is tapped becomes an output of the compiled
+function.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,16 @@ from ..core.transfer import Transfer, in_turn
 def compiled(transfer: Transfer) -> Iterator[None]:
     """Compile student and teachers of a transfer (torch.compile) for as long as the context lasts.
 
-    Modules, their names and their weights stay as they are: checkpoints and an exported student are the same with it and without. Losses differ by rounding.
+    Modules, their names and their weights stay as they are: checkpoints and an exported student are the same with it
+        and without. Losses differ by rounding.
 
     Args:
         transfer: On its device. Its networks have looked at a batch before, which is when wrong taps are found.
 
     Raises:
         UsageError: Its teachers answer together, as one batched network.
-        ContrastillError: A network cannot be compiled here, such as for want of a C++ compiler; raised when it first looks at a batch.
+        ContrastillError: A network cannot be compiled here, such as for want of a C++ compiler; raised when it first
+            looks at a batch.
 
     Example:
         >>> from contrastill.models.build import build_network
@@ -39,7 +43,10 @@ def compiled(transfer: Transfer) -> Iterator[None]:
         True
     """
     if transfer.look is not in_turn:
-        raise UsageError("train.compile compiles each teacher by itself, and ensemble.batched makes one network of them: leave out one of the two")
+        raise UsageError(
+            "train.compile compiles each teacher by itself, and ensemble.batched makes one network of them: "
+            "leave out one of the two"
+        )
     networks = [*transfer.teachers, transfer.student]
     try:
         for network in networks:
@@ -51,11 +58,18 @@ def compiled(transfer: Transfer) -> Iterator[None]:
             network.__dict__.pop("forward", None)
 
 
-def _forward(network: Network, functions: dict[frozenset[str], _Compiled], batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
+def _forward(
+    network: Network,
+    functions: dict[frozenset[str], _Compiled],
+    batch: Mapping[str, Tensor],
+    needs: Collection[str] | None = None,
+) -> Representation:
     """As :meth:`Network.forward`, by a compiled function for each set of needs."""
     asked = network.parts(needs)
     if asked not in functions:
-        functions[asked] = _Compiled(network.module, network.taps.names(asked), "logits" in asked and network.taps.logits is None)
+        functions[asked] = _Compiled(
+            network.module, network.taps.names(asked), "logits" in asked and network.taps.logits is None
+        )
     with torch.set_grad_enabled(torch.is_grad_enabled() and not network._frozen):
         images = network.preprocess(batch[network.modality])
         output, tapped = functions[asked](images)
@@ -65,22 +79,27 @@ def _forward(network: Network, functions: dict[frozenset[str], _Compiled], batch
 class _Compiled:
     """A module and some of its taps as one compiled function.
 
-    A hook that is another object in each forward, as the ones of a plain forward are, would be compiled anew each time or be taken for the first one. These
-    are made once, and are on the module during a call only.
+    A hook that is another object in each forward, as the ones of a plain forward are, would be compiled anew each time
+    or be taken for the first one. These are made once, and are on the module during a call only.
 
     Args:
         module: Of a network.
         names: Its taps.
-        output: Whether what the module itself returns is asked for. If not, it is no output of the function either, so that parameters which only it
-            depends on get no gradient, and not one of zeros that weight decay and DDP would take for one.
+        output: Whether what the module itself returns is asked for. If not, it is no output of the function either, so
+            that parameters which only it depends on get no gradient, and not one of zeros that weight decay and DDP
+            would take for one.
     """
 
     def __init__(self, module: nn.Module, names: list[str], output: bool) -> None:
         self._module, self._names, self._output = module, names, output
         self._seen: dict[str, Tensor] = {}
-        self._hooks = {name: partial(self._see_input if name.startswith(INPUT) else self._see_output, name) for name in hooked(names)}
+        self._hooks = {
+            name: partial(self._see_input if name.startswith(INPUT) else self._see_output, name)
+            for name in hooked(names)
+        }
         self._function = torch.compile(self._look)
-        # Said where CUDA's compiler is installed and no GPU is there, which is nothing to a network that runs on the processor.
+        # Said where CUDA's compiler is installed and no GPU is there, which is nothing to a network that runs on the
+        # processor.
         logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_of_cuda)
 
     def __call__(self, images: Tensor) -> tuple[object, dict[str, Tensor]]:
@@ -92,21 +111,32 @@ class _Compiled:
             if (reason := _refusal(error)) is None:
                 raise
             name = type(self._module).__name__
-            raise ContrastillError(f"torch.compile fails on {name} here ({reason}): install what it lacks, or set train.compile=false") from error
+            raise ContrastillError(
+                f"torch.compile fails on {name} here ({reason}): install what it lacks, or set train.compile=false"
+            ) from error
         finally:
             self._seen.clear()
             for handle in handles:
                 handle.remove()
-        turned = (value.permute(0, 3, 1, 2) if name.startswith(NHWC) and value.ndim == 4 else value for name, value in zip(self._names, values, strict=True))
+        turned = (
+            value.permute(0, 3, 1, 2) if name.startswith(NHWC) and value.ndim == 4 else value
+            for name, value in zip(self._names, values, strict=True)
+        )
         return output, dict(zip(self._names, turned, strict=True))
 
     def _look(self, images: Tensor) -> tuple[object, list[Tensor]]:
         output, values = run(self._module, self._names, images)
-        return output if self._output else None, [values[name] if name in values else self._seen[name] for name in self._names]
+        return output if self._output else None, [
+            values[name] if name in values else self._seen[name] for name in self._names
+        ]
 
     def _register(self, name: str) -> torch.utils.hooks.RemovableHandle:
         module, hook = self._module.get_submodule(module_of(name)), self._hooks[name]
-        return module.register_forward_pre_hook(hook, with_kwargs=True) if name.startswith(INPUT) else module.register_forward_hook(hook)
+        return (
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+            if name.startswith(INPUT)
+            else module.register_forward_hook(hook)
+        )
 
     def _see_input(self, name: str, _: nn.Module, args: tuple, kwargs: dict) -> None:
         self._seen[name] = [*args, *kwargs.values()][0]

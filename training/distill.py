@@ -1,4 +1,6 @@
-"""The one call: teachers, a student and data in, a trained student out; what ``contrastill train`` does with a config."""
+"""The one call: teachers, a student and data in, a trained student out; what ``contrastill train`` does with a
+config.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ class Distilled:
         top1 = f"top-1 {self.metrics['top1']:.2f} %" if "top1" in self.metrics else f"loss {self.metrics['loss']:.4g}"
         epochs = self.metrics["epoch"] + 1
         objectives = ", ".join(f"{name} {entry.weight:g}" for name, entry in self.config.objectives.items())
-        return f"{short_name(self.config.student.model)} taught by {teachers} ({objectives}): {top1} after {epochs} epoch{'s' * (epochs > 1)}, in {self.out}"
+        return (
+            f"{short_name(self.config.student.model)} taught by {teachers} ({objectives}): {top1} after "
+            f"{epochs} epoch{'s' * (epochs > 1)}, in {self.out}"
+        )
 
 
 def distill(
@@ -68,34 +73,48 @@ def distill(
     quiet: bool = False,
     **overrides: Any,
 ) -> Distilled:
-    """Train a student from its teachers: the twin of ``contrastill train``, by the same config, the same code and to the same bits.
+    """Train a student from its teachers: the twin of ``contrastill train``, by the same config, the same code and to
+    the same bits.
 
-    Called again after it was stopped or killed, it goes on from the last checkpoint in ``out``. Under ``accelerate launch`` all processes call it.
+    Called again after it was stopped or killed, it goes on from the last checkpoint in ``out``. Under
+    ``accelerate launch`` all processes call it.
     What is given stays as it is: modules are copied, and torch's global generators are put back.
 
     Args:
-        teacher: A network's name (``"timm/resnet50"``, with its published weights), the folder or file of a run, any ``nn.Module`` or
-            :class:`~contrastill.Network`, or several of these in a list, an ensemble. A dict says more, by the keys of a config's ``teachers``:
-            ``{"model": module, "modality": "depth", "embedding": "input:fc", "mean": …, "std": …}``. None: the student learns from labels alone.
+        teacher: A network's name (``"timm/resnet50"``, with its published weights), the folder or file of a run, any
+            ``nn.Module`` or :class:`~contrastill.Network`, or several of these in a list, an ensemble. A dict says
+            more, by the keys of a config's ``teachers``:
+            ``{"model": module, "modality": "depth", "embedding": "input:fc", "mean": …, "std": …}``. None: the student
+            learns from labels alone.
         student: The same for the network to train; by its name it is untaught.
-        data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section ``data``; or a map-style ``Dataset`` of
-            ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of one (for its batch size, ``drop_last`` and workers), or ``(train, test)``.
+        data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section
+            ``data``; or a map-style ``Dataset`` of ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of
+            one (for its batch size, ``drop_last`` and workers), or ``(train, test)``.
         out: The run's folder.
-        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the paper's rate and schedule. None is what was best or level at the lengths that were
-            measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also cross-entropy of weight 1; where besides every teacher is known to
-            answer with the data's classes (a run's or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its training images; with a cosine
-            and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A line at the start says what was chosen.
-        epochs: Passes over the training samples; None is as many as suit their number: 240 for 12 500 or fewer, 60 for 50 000, 20 for a million.
+        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the
+            paper's rate and schedule. None is what was best or level at the lengths that were measured
+            (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also
+            cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's
+            or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its
+            training images; with a cosine and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A
+            line at the start says what was chosen.
+        epochs: Passes over the training samples; None is as many as suit their number: 240 for 12 500 or fewer, 60 for
+            50 000, 20 for a million.
         seed: Of weights, order, views and negatives.
-        teacher_modality, student_modality: What they read: ``rgb``, ``depth`` or another that the data has or that is made from it; None is rgb,
-            of a run's network the modality it was trained on.
-        embedding: The student's module whose output is the embedding, or ``"input:MODULE"``. None is the input of its last linear layer.
+        teacher_modality, student_modality: What they read: ``rgb``, ``depth`` or another that the data has or that is
+            made from it; None is rgb, of a run's network the modality it was trained on.
+        embedding: The student's module whose output is the embedding, or ``"input:MODULE"``. None is the input of its
+            last linear layer.
         quiet: No progress.
-        overrides: Further keys of the config: those of ``train`` by their own names (``batch_size=256, lr=0.1, precision="bf16"``), a whole section as a
-            dict (``ensemble={"rule": "entropy"}``), any other by its dotted key (``**{"objectives.crd.num_negatives": 4096}``).
+        overrides: Further keys of the config: those of ``train`` by their own names
+            (``batch_size=256, lr=0.1, precision="bf16"``), a whole section as a dict
+            (``ensemble={"rule": "entropy"}``), any other by its dotted key
+            (``**{"objectives.crd.num_negatives": 4096}``).
 
-    A module of your own sees the values that your dataset hands out, or rgb of whole numbers as values in [0, 1] (one of timm's: normalised as it says itself), unless
-    ``mean`` and ``std`` say otherwise; a label that a sample has and the dataset's list of labels has otherwise ends the training where it is read; networks known by name normalise on their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
+    A module of your own sees the values that your dataset hands out, or rgb of whole numbers as values in [0, 1] (one
+    of timm's: normalised as it says itself), unless ``mean`` and ``std`` say otherwise; a label that a sample has and
+    the dataset's list of labels has otherwise ends the training where it is read; networks known by name normalise on
+    their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
 
     Raises:
         UsageError: Something that does not exist, or that does not fit the rest; nothing is written then.
@@ -120,15 +139,26 @@ def distill(
             splits = open_splits(section)
             read = _Batches(splits["train"])
             teachers = [handed.network(one, "teacher", teacher_modality, read) for one in networks(teacher)]
-            learner = handed.network(student, "student", student_modality, read) | ({} if embedding is None else {"embedding": embedding})
+            learner = handed.network(student, "student", student_modality, read) | (
+                {} if embedding is None else {"embedding": embedding}
+            )
             _check_scale([*teachers, learner], read)
             each = _each_teacher(teachers)
             train = _training(objectives is None, each, learner, splits["train"].num_samples, handed.train, given)
             chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
-            tree = {"out": str(out), "seed": seed, "data": section.model_dump(mode="json"), "teachers": teachers, "student": learner, "objectives": chosen}
+            tree = {
+                "out": str(out),
+                "seed": seed,
+                "data": section.model_dump(mode="json"),
+                "teachers": teachers,
+                "student": learner,
+                "objectives": chosen,
+            }
             config = make_config({**tree, "train": {**train, **handed.train}}, given)
             if config.seeds:
-                raise UsageError("seeds is of the command contrastill train: call distill once for each seed, with an out of its own")
+                raise UsageError(
+                    "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"
+                )
             train_run(config, splits=splits, progress=not quiet)
             return _result(config)
     finally:
@@ -136,21 +166,36 @@ def distill(
 
 
 def _training(
-    default: bool, teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], num_samples: int, handed: Mapping[str, Any], given: Mapping[str, Any]
+    default: bool,
+    teachers: Sequence[Mapping[str, Any]],
+    student: Mapping[str, Any],
+    num_samples: int,
+    handed: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The section ``train`` as far as nobody says otherwise: of named objectives the length alone, as their published weights belong to the paper's rate."""
+    """The section ``train`` as far as nobody says otherwise: of named objectives the length alone, as their published
+    weights belong to the paper's rate.
+    """
     if not default:
         return {"epochs": default_epochs(num_samples)}
     values = {**{f"train.{key}": value for key, value in handed.items()}, **given}
     # What is no such value is refused with the whole config.
-    known = {key: value for key in ("batch_size", "epochs") if isinstance(value := values.get(f"train.{key}"), int) and value > 0}
+    known = {
+        key: value
+        for key in ("batch_size", "epochs")
+        if isinstance(value := values.get(f"train.{key}"), int) and value > 0
+    }
     optimizer = values.get("train.optimizer") or "sgd"
-    return default_training(num_samples, **known, optimizer=optimizer, teachers=len(teachers), pretrained=student.get("weights") is not None)
+    return default_training(
+        num_samples, **known, optimizer=optimizer, teachers=len(teachers), pretrained=student.get("weights") is not None
+    )
 
 
 def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The entry of each teacher: a folder of seeds stands for all that are in it."""
-    return [entry for entry in entries for _ in range(len(members(entry["weights"])) or 1 if entry.get("weights") else 1)]
+    return [
+        entry for entry in entries for _ in range(len(members(entry["weights"])) or 1 if entry.get("weights") else 1)
+    ]
 
 
 def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +224,9 @@ def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Batches:
-    """Two samples of a split with a modality, stored or derived: what networks that are not made by name are measured with."""
+    """Two samples of a split with a modality, stored or derived: what networks that are not made by name are measured
+    with.
+    """
 
     def __init__(self, split: Any) -> None:
         self.split = split
@@ -187,31 +234,44 @@ class _Batches:
     def __call__(self, modality: str, who: str) -> Tensor:
         """(2, C, H, W), on the CPU; ``who`` is to read it."""
         check_modality(NetworkConfig(model=who, modality=modality), self.split)
-        return next(iter(open_loader(self.split, [modality], batch_size=2, train=False, device="cpu").epoch(0)))[modality]
+        return next(iter(open_loader(self.split, [modality], batch_size=2, train=False, device="cpu").epoch(0)))[
+            modality
+        ]
 
 
 def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
-    """Complain about colours that somebody normalised already where a network is to do so again, or where another modality is made from them."""
+    """Complain about colours that somebody normalised already where a network is to do so again, or where another
+    modality is made from them.
+    """
     if not isinstance(read.split, OwnSplit) or "rgb" not in read.split.modalities:
         return
     made = [
         entry
         for entry in entries
-        if (name := entry.get("modality", "rgb")) not in read.split.modalities and name in MODALITIES and MODALITIES[name].of == "rgb"
+        if (name := entry.get("modality", "rgb")) not in read.split.modalities
+        and name in MODALITIES
+        and MODALITIES[name].of == "rgb"
     ]
-    named = [entry for entry in entries if not entry["model"].startswith(OWN) and entry.get("modality", "rgb") == "rgb" and entry.get("mean") is None]
+    named = [
+        entry
+        for entry in entries
+        if not entry["model"].startswith(OWN) and entry.get("modality", "rgb") == "rgb" and entry.get("mean") is None
+    ]
     if not named and not made:
         return
     images = read("rgb", (named or made)[0]["model"])
     if images.is_floating_point() and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
         if not named:
             raise UsageError(
-                f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {made[0]['modality']} is made from images in [0, 1] (or uint8): "
+                f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and "
+                f"{made[0]['modality']} is made from images in [0, 1] (or uint8): "
                 "take the normalisation out of the dataset"
             )
         raise UsageError(
-            f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {named[0]['model']} normalises images in [0, 1] (or uint8) itself: "
-            "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of each network to keep it"
+            f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {named[0]['model']} "
+            "normalises images in [0, 1] (or uint8) itself: "
+            "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of "
+            "each network to keep it"
         )
 
 

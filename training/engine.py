@@ -22,7 +22,15 @@ from ..core.run import Run
 from ..core.teachers.live import prepare
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
-from .checkpoint import Position, Snapshot, everyones_random_state, load_newest, prune, save_checkpoint, set_random_state
+from .checkpoint import (
+    Position,
+    Snapshot,
+    everyones_random_state,
+    load_newest,
+    prune,
+    save_checkpoint,
+    set_random_state,
+)
 from .compiled import compiled
 from .epochs import default_epochs
 from .non_finite import POLICIES
@@ -37,8 +45,9 @@ log = logging.getLogger(__name__)
 class Loader(Protocol):
     """What the loop asks of data: the batches of an epoch, from any batch on.
 
-    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one. With several processes each is
-    handed its share of every batch; in training a share that would be empty is the batch's last sample with a field ``filler``, and counts for nothing.
+    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one. With
+    several processes each is handed its share of every batch; in training a share that would be empty is the batch's
+    last sample with a field ``filler``, and counts for nothing.
     """
 
     num_samples: int
@@ -74,8 +83,8 @@ def fit(
 ) -> FitResult:
     """Train the student and the objectives' heads; go on from the newest checkpoint if ``run`` has one.
 
-    However many processes and passes (``config.accumulation_steps``) a batch is dealt out to, the loss is the mean over the whole batch, as long
-    as the objectives are means over samples and the student has no statistics of its batch.
+    However many processes and passes (``config.accumulation_steps``) a batch is dealt out to, the loss is the mean over
+    the whole batch, as long as the objectives are means over samples and the student has no statistics of its batch.
 
     Args:
         transfer: Teachers, student, objectives.
@@ -109,7 +118,9 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
             logits = network(batch, frozenset({"logits"})).logits
         if not metrics:
             metrics = {
-                f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(logits.device)
+                f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(
+                    logits.device
+                )
                 for k in (1, 5)
                 if k < logits.shape[1]
             }
@@ -120,7 +131,8 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
     network.train(training)
     if float(accelerator.reduce(damaged, "sum")):
         raise ContrastillError(
-            f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its normalisation are damaged, or its training diverged (lower train.lr then)"
+            f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its "
+            "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
     return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
 
@@ -129,24 +141,44 @@ class _Training:
     """The state of one call of :func:`fit`."""
 
     def __init__(
-        self, transfer: Transfer, train: Loader, test: Loader | None, config: TrainConfig, run: Run | None, accelerator: Accelerator, progress: bool
+        self,
+        transfer: Transfer,
+        train: Loader,
+        test: Loader | None,
+        config: TrainConfig,
+        run: Run | None,
+        accelerator: Accelerator,
+        progress: bool,
     ) -> None:
-        self.transfer, self.train, self.test = transfer.to(accelerator.device).to(memory_format=torch.channels_last), train, test
+        self.transfer, self.train, self.test = (
+            transfer.to(accelerator.device).to(memory_format=torch.channels_last),
+            train,
+            test,
+        )
         for name, loader in (("train", train), ("test", test)):
             if loader is not None and not hasattr(loader, "epoch"):
                 raise UsageError(
-                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) gives the same batches whenever it is asked: "
+                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) gives the "
+                    "same batches whenever it is asked: "
                     "hand a Dataset or a DataLoader to contrastill.distill, or take the loader of a split"
                 )
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
         if config.initial_epochs and not transfer.initial_epochs:
-            raise UsageError(f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out")
+            raise UsageError(
+                f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an "
+                "initial stage: leave it out"
+            )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
         prepare(transfer, train)
-        # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not broadcast rank 0's.
-        ignored = [name for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()] if name.startswith("teachers.")]
+        # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
+        # broadcast rank 0's.
+        ignored = [
+            name
+            for name, _ in [*transfer.named_parameters(), *transfer.named_buffers()]
+            if name.startswith("teachers.")
+        ]
         ignored += [name for name, _ in transfer.named_buffers() if name.startswith("terms.")]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(transfer, ignored)
         self.position = Position()
@@ -154,7 +186,9 @@ class _Training:
         self.running: dict[str, Tensor] = {}
         self.bad = POLICIES[config.on_nan](transfer, train, config, run, accelerator)
         self.stop = StopRequest()
-        self.progress = Progress(self.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process)
+        self.progress = Progress(
+            self.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process
+        )
 
     @property
     def stage(self) -> str:
@@ -169,7 +203,9 @@ class _Training:
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
         passes = self.config.accumulation_steps
         self.transfer.hold(max(share, passes), passes)
-        check_smallest_pass(self.transfer, self.train, first, self.accelerator.num_processes, passes, self.accelerator.autocast())
+        check_smallest_pass(
+            self.transfer, self.train, first, self.accelerator.num_processes, passes, self.accelerator.autocast()
+        )
         if self.model is not None:  # of the stage before
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
@@ -200,9 +236,18 @@ class _Training:
                 self._save()
             if asked:
                 raise self._stopped()
-        row = {"epoch": epoch, "step": self.position.step, "lr": self.optimizer.param_groups[0]["lr"], **self._means(), **self.bad.row()}
+        row = {
+            "epoch": epoch,
+            "step": self.position.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **self._means(),
+            **self.bad.row(),
+        }
         seconds = time.perf_counter() - began
-        row |= {"seconds": round(seconds, 3), "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1)}
+        row |= {
+            "seconds": round(seconds, 3),
+            "samples_per_second": round(seen * self.accelerator.num_processes / seconds, 1),
+        }
         last = epoch + 1 == self.epochs
         if stage == "initial":
             row["stage"] = stage
@@ -210,7 +255,9 @@ class _Training:
             row |= evaluate(self.transfer.student, self.test, self.accelerator)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
-        self.accelerator.log({name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"])
+        self.accelerator.log(
+            {name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"]
+        )
         self.position.epoch, self.position.batch, self.running = epoch + 1, 0, {}
         if self.stage != stage:
             self._begin_stage()
@@ -223,7 +270,9 @@ class _Training:
         """One optimiser step; nothing here waits for the device but ``on_nan=skip``."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
-        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / (self.epochs - self.initial_epochs)
+        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / (
+            self.epochs - self.initial_epochs
+        )
         self.bad.begin()
         passes = self._backward(batch)
         if self.bad.accepts(self.position, batch, [{"loss": one.loss, **one.terms} for one, _ in passes]):
@@ -237,7 +286,9 @@ class _Training:
         self.position.step += 1
 
     def _backward(self, batch: dict[str, Tensor]) -> list[tuple[TransferOutput, int]]:
-        """Add up the gradient of the batch's mean loss over all ranks; what each pass came to, and how many samples count in it."""
+        """Add up the gradient of the batch's mean loss over all ranks; what each pass came to, and how many samples
+        count in it.
+        """
         parts = chunks(batch, self.config.accumulation_steps)
         # DDP takes the mean of the ranks' gradients where their sum is meant.
         share = self.accelerator.num_processes / batch_samples(sum(size for _, size in parts), self.accelerator.device)
@@ -256,7 +307,9 @@ class _Training:
         """Add a batch to the epoch's sums, on the device."""
         for output, size in passes:
             zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
-            sums: dict[str, Any] = {name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()}
+            sums: dict[str, Any] = {
+                name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()
+            }
             for name, value in {**sums, "samples": size}.items():
                 self.running[name] = self.running.get(name, zero) + value
 
@@ -278,7 +331,11 @@ class _Training:
     def _stopped(self) -> Stopped:
         """The error that says where a training was stopped and how it goes on."""
         where = f"after epoch {self.position.epoch}, batch {self.position.batch}"
-        kept = f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it" if self.run else "nothing was kept, as it has no run folder"
+        kept = (
+            f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it"
+            if self.run
+            else "nothing was kept, as it has no run folder"
+        )
         return Stopped(f"stopped by {self.stop.signal.name} {where}: {kept}", self.stop.signal)
 
     def _save(self) -> None:
@@ -287,7 +344,11 @@ class _Training:
         if self.run is None:
             return
         # Asked for on all processes: rows of a bank that are dealt out come together.
-        trained, running, random = self.transfer.trained_state(), self._sums(), everyones_random_state(self.accelerator.device)
+        trained, running, random = (
+            self.transfer.trained_state(),
+            self._sums(),
+            everyones_random_state(self.accelerator.device),
+        )
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
@@ -313,10 +374,15 @@ class _Training:
         set_random_state(snapshot.random)
         # They are of all ranks together: the main one goes on from them, the others from nothing.
         here = self.accelerator.is_main_process
-        self.running = {name: (value if here else torch.zeros_like(value)).to(self.accelerator.device) for name, value in snapshot.running.items()}
+        self.running = {
+            name: (value if here else torch.zeros_like(value)).to(self.accelerator.device)
+            for name, value in snapshot.running.items()
+        }
         if here:
             self.run.rewind(self.position.epoch)
-            prune(self.run.checkpoints, self.position, self.config.keep_checkpoints)  # a kill may have come between a save and this
+            prune(
+                self.run.checkpoints, self.position, self.config.keep_checkpoints
+            )  # a kill may have come between a save and this
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
         return self.run.history()
@@ -325,9 +391,12 @@ class _Training:
         """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
         steps = everyones(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
         if len({*steps}) > 1:
-            found = ", ".join(f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps))
+            found = ", ".join(
+                f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps)
+            )
             raise ContrastillError(
-                f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… on a disk that all of them share"
+                f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… "
+                "on a disk that all of them share"
             )
 
 
@@ -343,4 +412,6 @@ def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer
     parameters = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov)
+    return torch.optim.SGD(
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+    )

@@ -7,7 +7,8 @@ SAMPLES, SHORTEST, LONGEST = 3_000_000, 20, 240
 
 
 def default_epochs(num_samples: int) -> int:
-    """Epochs that suit the size of the data: as many as show the student some three million samples, between 20 and 240.
+    """Epochs that suit the size of the data: as many as show the student some three million samples, between 20 and
+    240.
 
     Example:
         >>> [default_epochs(count) for count in (1000, 20_000, 50_000, 1_281_167)]

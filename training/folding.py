@@ -22,14 +22,17 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def fold_batchnorm(network: Network, batch: Mapping[str, Tensor]) -> list[str]:
-    """Fold each BatchNorm of a teacher into the convolution whose output it alone reads (Jacob et al., CVPR 2018, section 3.2).
+    """Fold each BatchNorm of a teacher into the convolution whose output it alone reads (Jacob et al., CVPR 2018,
+    section 3.2).
 
-    With scale = γ/√(σ² + ε), in float64: weight ← scale·weight, bias ← scale·(bias − μ) + β; an identity takes the BatchNorm's place, or the activation that
-    is part of it. Which belong together is seen in one forward by hooks. Then logits, embedding and maps on ``batch`` are compared with those of before: no
-    value may differ by more than 1e-4 of the largest one of its tensor. Folds that change more, as where something reads a convolution's output unseen by
+    With scale = γ/√(σ² + ε), in float64: weight ← scale·weight, bias ← scale·(bias − μ) + β; an identity takes the
+    BatchNorm's place, or the activation that is part of it. Which belong together is seen in one forward by hooks. Then
+    logits, embedding and maps on ``batch`` are compared with those of before: no value may differ by more than 1e-4 of
+    the largest one of its tensor. Folds that change more, as where something reads a convolution's output unseen by
     hooks, are taken back, and a warning names them.
 
-    A folded network has other weights and modules: it does not load the unfolded one's file, and :func:`~contrastill.core.fingerprint.network_hash` of it is another, so
+    A folded network has other weights and modules: it does not load the unfolded one's file, and
+        :func:`~contrastill.core.fingerprint.network_hash` of it is another, so
     what a folded teacher said is never taken for what the unfolded one said.
 
     Args:
@@ -77,12 +80,20 @@ class _Pair:
         convolution, norm = self.convolution, self.norm
         self._weight, self._bias = convolution.weight, convolution.bias
         zero, one = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_mean)
-        gamma, beta, bias = (default if value is None else value for value, default in ((norm.weight, one), (norm.bias, zero), (convolution.bias, zero)))
+        gamma, beta, bias = (
+            default if value is None else value
+            for value, default in ((norm.weight, one), (norm.bias, zero), (convolution.bias, zero))
+        )
         # Of the parameters; the products are rounded once, at the end.
         scale = gamma.double() / (norm.running_var.double() + norm.eps).sqrt()
         weight = convolution.weight.double() * scale.view(-1, *[1] * (convolution.weight.ndim - 1))
-        for name, value in (("weight", weight), ("bias", (bias.double() - norm.running_mean.double()) * scale + beta.double())):
-            setattr(convolution, name, nn.Parameter(value.to(self._weight.dtype), requires_grad=self._weight.requires_grad))
+        for name, value in (
+            ("weight", weight),
+            ("bias", (bias.double() - norm.running_mean.double()) * scale + beta.double()),
+        ):
+            setattr(
+                convolution, name, nn.Parameter(value.to(self._weight.dtype), requires_grad=self._weight.requires_grad)
+            )
         # A BatchNorm with parts of its own, as timm's with its activation, leaves these behind, under their names.
         parts = OrderedDict(norm.named_children())
         self.root.set_submodule(self.norm_name, nn.Sequential(parts) if parts else nn.Identity())
@@ -102,7 +113,11 @@ def _one_by_one(pairs: list[_Pair], before: list[Tensor], network: Network, batc
         else:
             pair.undo()
             left.append(pair.norm_name)
-    log.warning("%s: folding %s would change what the network says, so that is left out", type(network.module).__name__, ", ".join(left))
+    log.warning(
+        "%s: folding %s would change what the network says, so that is left out",
+        type(network.module).__name__,
+        ", ".join(left),
+    )
     return kept
 
 
@@ -147,8 +162,14 @@ def _pairs(network: Network, batch: Mapping[str, Tensor]) -> list[_Pair]:
     for name, module in root.named_modules():
         # What is compiled to TorchScript takes no such hooks; its parts stay as they are.
         if name and not isinstance(module, torch.jit.ScriptModule):
-            handles.append(module.register_forward_pre_hook(lambda _, args, kwargs, name=name: before(name, args, kwargs), with_kwargs=True))
-            handles.append(module.register_forward_hook(lambda module, _, output, name=name: after(name, module, output)))
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, kwargs, name=name: before(name, args, kwargs), with_kwargs=True
+                )
+            )
+            handles.append(
+                module.register_forward_hook(lambda module, _, output, name=name: after(name, module, output))
+            )
     try:
         network(batch)
     finally:
@@ -162,7 +183,12 @@ def _pairs(network: Network, batch: Mapping[str, Tensor]) -> list[_Pair]:
         tensor, version = trace.reads[name]
         convolution, made = trace.made_by.get(id(tensor), (None, -1))
         alone = trace.read_by[id(tensor)] == [name] and trace.runs[name] == 1 and made == version
-        if convolution is not None and alone and trace.runs[id(convolution)] == 1 and owners[id(convolution.weight)] == 1:
+        if (
+            convolution is not None
+            and alone
+            and trace.runs[id(convolution)] == 1
+            and owners[id(convolution.weight)] == 1
+        ):
             pairs.append(_Pair(root, name, convolution, module))
     return pairs
 
@@ -181,9 +207,13 @@ def _said(network: Network, batch: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _agrees(before: list[Tensor], network: Network, batch: Mapping[str, Tensor]) -> bool:
-    """Whether the network still says what it said; not if it no longer runs, as one that asks its BatchNorm for its weights."""
+    """Whether the network still says what it said; not if it no longer runs, as one that asks its BatchNorm for its
+    weights.
+    """
     try:
         after = _said(network, batch)
     except AttributeError:
         return False
-    return all(bool((new - old).abs().max() <= TOLERANCE * old.abs().max()) for old, new in zip(before, after, strict=True))
+    return all(
+        bool((new - old).abs().max() <= TOLERANCE * old.abs().max()) for old, new in zip(before, after, strict=True)
+    )

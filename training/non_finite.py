@@ -27,18 +27,28 @@ Scalars = Mapping[str, Tensor]
 
 
 class StopAtBad:
-    """``train.on_nan=stop``: the first step whose loss is no number is noted on the device, and found out before a row or a checkpoint is written.
+    """``train.on_nan=stop``: the first step whose loss is no number is noted on the device, and found out before a row
+    or a checkpoint is written.
 
     Args:
         transfer: What is trained.
         loader: Its training batches: asked once more for the batch that was bad.
         config: For what the message recommends.
-        run: Folder of ``bad_batch.json``, which holds ``step``, ``epoch``, ``batch``, ``terms`` and the samples' ``indices`` over all processes.
+        run: Folder of ``bad_batch.json``, which holds ``step``, ``epoch``, ``batch``, ``terms`` and the samples'
+            ``indices`` over all processes.
         accelerator: Device and processes.
     """
 
-    def __init__(self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator) -> None:
-        self._transfer, self._loader, self._config, self._run, self._accelerator = transfer, loader, config, run, accelerator
+    def __init__(
+        self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator
+    ) -> None:
+        self._transfer, self._loader, self._config, self._run, self._accelerator = (
+            transfer,
+            loader,
+            config,
+            run,
+            accelerator,
+        )
         self._names: list[str] = []
         self._first: Tensor | None = None
 
@@ -71,7 +81,11 @@ class StopAtBad:
             _check_weights(self._transfer, self._config, self._run)
             return
         step = int(seen[seen > 0].min())
-        terms = [name for name, bad in zip(self._names, (seen == step).any(0).tolist(), strict=True) if bad and name != "loss"]
+        terms = [
+            name
+            for name, bad in zip(self._names, (seen == step).any(0).tolist(), strict=True)
+            if bad and name != "loss"
+        ]
         epoch, number = divmod(step - 1, len(self._loader))
         indices = _indices(next(iter(self._loader.epoch(epoch, number))), self._accelerator)
         where = f"the batch's sample indices are {', '.join(map(str, indices))}"
@@ -80,10 +94,16 @@ class StopAtBad:
             where = f"the batch's sample indices are in {file}"
             if self._accelerator.is_main_process:
                 self._run.path.mkdir(parents=True, exist_ok=True)
-                write_text(file, json.dumps({"step": step, "epoch": epoch, "batch": number, "terms": terms, "indices": indices}) + "\n")
+                write_text(
+                    file,
+                    json.dumps({"step": step, "epoch": epoch, "batch": number, "terms": terms, "indices": indices})
+                    + "\n",
+                )
         raise ContrastillError(
-            f"the loss is not a finite number since step {step} (epoch {epoch}, objective {' and '.join(terms) or 'weights'}): lower train.lr={self._config.lr} "
-            f"or the objective's weight, or leave such batches out with train.on_nan=skip; {where}; {_newest(self._run)}"
+            f"the loss is not a finite number since step {step} (epoch {epoch}, objective "
+            f"{' and '.join(terms) or 'weights'}): lower train.lr={self._config.lr} "
+            f"or the objective's weight, or leave such batches out with train.on_nan=skip; {where}; "
+            f"{_newest(self._run)}"
         )
 
     def row(self) -> dict[str, int]:
@@ -92,17 +112,22 @@ class StopAtBad:
 
 
 class SkipBad:
-    """``train.on_nan=skip``: an optimiser step whose loss or gradient is no number on any process is left out on all of them.
+    """``train.on_nan=skip``: an optimiser step whose loss or gradient is no number on any process is left out on all of
+    them.
 
-    What it had changed is put back: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of the learning rate is used up. To decide, the
+    What it had changed is put back: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of
+        the learning rate is used up. To decide, the
     host waits for the device once a step. Under fp16 the steps that the gradient scaler leaves out are among them.
 
     Args:
-        transfer, config, run, accelerator: As for :class:`StopAtBad`; ``skipped_batches.jsonl`` has a line for each batch.
+        transfer, config, run, accelerator: As for :class:`StopAtBad`; ``skipped_batches.jsonl`` has a line for each
+            batch.
         loader: Its number of batches is an epoch's.
     """
 
-    def __init__(self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator) -> None:
+    def __init__(
+        self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator
+    ) -> None:
         self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._skipped = 0
@@ -112,7 +137,9 @@ class SkipBad:
         """Go on from the lines of the file; later ones than the checkpoint are forgotten."""
         if self._file is None or not self._file.exists():
             return
-        lines = [line for line in self._file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        lines = [
+            line for line in self._file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+        ]
         kept = [line for line in lines if json.loads(line)["step"] <= position.step]
         self._skipped = sum(json.loads(line)["epoch"] == position.epoch for line in kept)
         self._accelerator.wait_for_everyone()
@@ -131,9 +158,15 @@ class SkipBad:
         """
         # The scaler's factor is taken out first: with it, gradients overflow by design.
         self._accelerator.unscale_gradients()
-        norms = [torch.linalg.vector_norm(parameter.grad) for parameter in self._transfer.parameters() if parameter.grad is not None]
+        norms = [
+            torch.linalg.vector_norm(parameter.grad)
+            for parameter in self._transfer.parameters()
+            if parameter.grad is not None
+        ]
         scalars = {name: torch.stack([one[name].detach() for one in passes]) for name in passes[0]}
-        bad = torch.stack([*(~torch.isfinite(values).all() for values in scalars.values()), ~torch.isfinite(torch.stack(norms)).all()])
+        bad = torch.stack(
+            [*(~torch.isfinite(values).all() for values in scalars.values()), ~torch.isfinite(torch.stack(norms)).all()]
+        )
         flags = self._accelerator.reduce(bad.float(), "sum").tolist()
         if not any(flags):
             return True
@@ -141,11 +174,17 @@ class SkipBad:
             self._accelerator.scaler.update()
         self._before.restore()
         self._skipped += 1
-        self._tell(position, [name for name, flag in zip(scalars, flags, strict=False) if flag and name != "loss"], _indices(batch, self._accelerator))
+        self._tell(
+            position,
+            [name for name, flag in zip(scalars, flags, strict=False) if flag and name != "loss"],
+            _indices(batch, self._accelerator),
+        )
         if 2 * self._skipped > self._batches:
             raise ContrastillError(
-                f"{self._skipped} of the {self._batches} steps of epoch {position.epoch} were left out, as their loss or gradient was not a finite number: "
-                f"lower train.lr={self._config.lr} or the objectives' weights" + (f", or look at the samples that {self._file} names" if self._file else "")
+                f"{self._skipped} of the {self._batches} steps of epoch {position.epoch} were left out, as their "
+                "loss or gradient was not a finite number: "
+                f"lower train.lr={self._config.lr} or the objectives' weights"
+                + (f", or look at the samples that {self._file} names" if self._file else "")
             )
         return False
 
@@ -179,7 +218,9 @@ POLICIES: dict[str, type[StopAtBad] | type[SkipBad]] = {"stop": StopAtBad, "skip
 
 
 class _Unheld:
-    """What forward passes change at once: buffers, counters and torch's generators. What a HeldWrites writes waits, and needs no copy."""
+    """What forward passes change at once: buffers, counters and torch's generators. What a HeldWrites writes waits, and
+    needs no copy.
+    """
 
     def __init__(self, transfer: Transfer) -> None:
         trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
@@ -200,11 +241,18 @@ class _Unheld:
 
 
 def _check_weights(transfer: Transfer, config: TrainConfig, run: Run | None) -> None:
-    """The last step's update shows in no loss that was looked at: without this a student of NaN would be saved, and evaluated."""
-    weights = [*transfer.student.parameters(), *transfer.student.buffers(), *(weight for term in transfer.terms.values() for weight in term.parameters())]
+    """The last step's update shows in no loss that was looked at: without this a student of NaN would be saved, and
+    evaluated.
+    """
+    weights = [
+        *transfer.student.parameters(),
+        *transfer.student.buffers(),
+        *(weight for term in transfer.terms.values() for weight in term.parameters()),
+    ]
     if not bool(torch.stack([weight.isfinite().all() for weight in weights]).all()):
         raise ContrastillError(
-            f"the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower train.lr={config.lr} or the objectives' weights; {_newest(run)}"
+            "the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower "
+            f"train.lr={config.lr} or the objectives' weights; {_newest(run)}"
         )
 
 

@@ -13,12 +13,14 @@ from torch import distributed
 
 # Ranks that step together must stop together; asking all of them costs a wait for the device, so not at every step.
 AGREE_EVERY_STEPS = 16
-# SLURM sends what ``--signal`` names ahead of the time limit, by custom SIGUSR1, and SIGTERM at a preemption. Windows has no SIGUSR1.
+# SLURM sends what ``--signal`` names ahead of the time limit, by custom SIGUSR1, and SIGTERM at a preemption. Windows
+# has no SIGUSR1.
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:
-    """Within it, the first SIGTERM, SIGUSR1 or Ctrl-C is only noted, so that the step under way can end and be saved; the second acts at once.
+    """Within it, the first SIGTERM, SIGUSR1 or Ctrl-C is only noted, so that the step under way can end and be saved;
+    the second acts at once.
 
     Signals reach the main thread alone: entered in another thread, it notes nothing.
 

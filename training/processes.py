@@ -34,15 +34,18 @@ def others_may_end(timeout_minutes: float) -> Iterator[None]:
         silent = "timeout" in said or "timed out" in said
         what = f"said nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
         way = "raise it if a process may be busy for so long, or find out" if silent else "its own output says"
-        raise ContrastillError(f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint") from error
+        raise ContrastillError(
+            f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint"
+        ) from error
 
 
 @contextmanager
 def parting() -> Iterator[None]:
-    """Within it, a training: what Accelerate keeps of it in the process ends with it, so that the next may have another precision.
+    """Within it, a training: what Accelerate keeps of it in the process ends with it, so that the next may have another
+    precision.
 
-    What was there before, as by an Accelerator of the caller's own, stays; and where there are several processes their group, which is made once, and ends
-    when the process does.
+    What was there before, as by an Accelerator of the caller's own, stays; and where there are several processes their
+    group, which is made once, and ends when the process does.
     """
     there = is_initialized()
     try:

@@ -37,7 +37,8 @@ class Progress:
         console = Console(file=sys.stderr)
         self._enabled, self._epochs, self._batches = enabled, epochs, batches
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), _SamplesPerSecond(samples / max(1, batches)),
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            _SamplesPerSecond(samples / max(1, batches)),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
             console=console, disable=not enabled or not console.is_terminal, transient=True,
         )  # fmt: skip
@@ -58,7 +59,11 @@ class Progress:
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Say where a training goes on."""
-        self._bar.update(self._task, completed=epoch * self._batches + batch, description=f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+        self._bar.update(
+            self._task,
+            completed=epoch * self._batches + batch,
+            description=f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}",
+        )
         if self._enabled and (epoch or batch) and epoch < self._epochs:
             self._console.print(f"going on at epoch {epoch + 1}/{self._epochs}, batch {batch + 1}/{self._batches}")
 
@@ -71,7 +76,8 @@ class Progress:
         if self._enabled:
             top1 = f"  top-1 {row['top1']:.2f} %" if "top1" in row else ""
             self._console.print(
-                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{top1}  lr {row['lr']:.3g}  {row['samples_per_second']:,.0f} samples/s",
+                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{top1}  lr {row['lr']:.3g}  "
+                f"{row['samples_per_second']:,.0f} samples/s",
                 highlight=False,
             )
         self._bar.update(self._task, description=f"epoch {min(row['epoch'] + 2, self._epochs)}/{self._epochs}")

@@ -1,4 +1,6 @@
-"""What is trained where nothing is said: objectives, their weights, length, views and learning rate, from what is known of teachers and data."""
+"""What is trained where nothing is said: objectives, their weights, length, views and learning rate, from what is known
+of teachers and data.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,24 @@ from ..core.seeds import members
 from ..models.build import class_names
 from .epochs import default_epochs
 
-# The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the teacher's passes cost more than they give.
+# The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the
+# teacher's passes cost more than they give.
 VIEWS_PER_EPOCH = 1 / 4
 # The share of the training over which the rate rises.
 WARMUP = 0.05
-# Samples times views times teachers of which outputs are kept: wide ones, of 2048 + 1000 numbers, then take 6 GB, those of a small network a twentieth.
+# Samples times views times teachers of which outputs are kept: wide ones, of 2048 + 1000 numbers, then take 6 GB, those
+# of a small network a twentieth.
 KEPT_SAMPLES = 500_000
 # Mean doubt of a teacher on its training images below which its logits begin to repeat the labels.
 FULL_DOUBT = 0.02
 
 
 def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
-    """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits where every teacher answers with the data's classes.
+    """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits
+    where every teacher answers with the data's classes.
 
-    Weights were decided by the grids of docs/results.md. The term on logits counts less where the teacher has memorised its training images (``full_doubt``).
+    Weights were decided by the grids of docs/results.md. The term on logits counts less where the teacher has memorised
+    its training images (``full_doubt``).
 
     Args:
         teachers: Their entries in a config.
@@ -37,7 +43,10 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
     # A folder of pictures that are all of one class says nothing by its labels.
     labelled = split.targets is not None and split.num_classes > 1
     if not teachers and not labelled:
-        raise UsageError("there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two classes at least")
+        raise UsageError(
+            "there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two "
+            "classes at least"
+        )
     chosen: dict[str, Any] = {"cross_entropy": {"weight": 1.0}} if labelled else {}
     if teachers:
         # The losses towards several teachers are added: together they weigh what one does.
@@ -51,9 +60,16 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
 
 
 def default_training(
-    num_samples: int, batch_size: int = 64, *, epochs: int | None = None, optimizer: str = "sgd", teachers: int = 1, pretrained: bool = False
+    num_samples: int,
+    batch_size: int = 64,
+    *,
+    epochs: int | None = None,
+    optimizer: str = "sgd",
+    teachers: int = 1,
+    pretrained: bool = False,
 ) -> dict[str, Any]:
-    """Keys of ``train``: length by the size of the data, a cosine after a short rise, a rate by the batch, and how many views have their teacher outputs kept.
+    """Keys of ``train``: length by the size of the data, a cosine after a short rise, a rate by the batch, and how many
+    views have their teacher outputs kept.
 
     Args:
         num_samples: M, training samples.
@@ -71,7 +87,12 @@ def default_training(
     """
     epochs = epochs or default_epochs(num_samples)
     rate = (0.1 if optimizer == "sgd" else 1e-3) * math.sqrt(batch_size / 64) * (0.1 if pretrained else 1)
-    chosen: dict[str, Any] = {"epochs": epochs, "schedule": "cosine", "warmup_epochs": round(epochs * WARMUP, 2), "lr": round(rate, 6)}
+    chosen: dict[str, Any] = {
+        "epochs": epochs,
+        "schedule": "cosine",
+        "warmup_epochs": round(epochs * WARMUP, 2),
+        "lr": round(rate, 6),
+    }
     affordable = KEPT_SAMPLES // (num_samples * teachers) if teachers else 0
     views = min(epochs, max(2, math.ceil(epochs * VIEWS_PER_EPOCH)), affordable)
     if views >= min(2, epochs):
@@ -80,7 +101,9 @@ def default_training(
 
 
 def _answers(entry: Mapping[str, Any], split: Any) -> bool:
-    """Whether a teacher is known to answer with the data's classes: by their names, by their number where either has no names."""
+    """Whether a teacher is known to answer with the data's classes: by their names, by their number where either has no
+    names.
+    """
     given, weights = entry.get("class_map"), entry.get("weights")
     own = class_names(entry["model"], next(iter(members(weights)), weights) if weights else None)
     if given is not None:

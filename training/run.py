@@ -24,7 +24,9 @@ from .versions import versions
 log = logging.getLogger(__name__)
 
 
-def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, progress: bool = True) -> dict[str, Any] | None:
+def train_run(
+    config: RunConfig, *, splits: Mapping[str, Any] | None = None, progress: bool = True
+) -> dict[str, Any] | None:
     """Train what a config describes in its run folder, going on where an earlier call was stopped.
 
     Args:
@@ -37,7 +39,8 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
 
     Raises:
         UsageError: The config does not fit the data or the folder holds another run, or one of other data.
-        ContrastillError: The training failed or was stopped, or another of its processes was; what was written before stays.
+        ContrastillError: The training failed or was stopped, or another of its processes was; what was written before
+            stays.
     """
     run = Run(config.out)
     with others_may_end(config.train.timeout_minutes), parting():
@@ -45,15 +48,27 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
         accelerator = parts.accelerator
         if config.train.epochs is None:
             # What the folder keeps says how long the training was.
-            config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": default_epochs(parts.train.num_samples)})})
+            config = config.model_copy(
+                update={"train": config.train.model_copy(update={"epochs": default_epochs(parts.train.num_samples)})}
+            )
         begun = run.config.exists()
         if accelerator.is_main_process:
-            run.claim(to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None})
+            run.claim(
+                to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None}
+            )
             run.record(versions())
         accelerator.wait_for_everyone()
         _start_trackers(parts, config)
         try:
-            result = fit(parts.transfer, parts.train, parts.test, config.train, run=run, accelerator=accelerator, progress=progress)
+            result = fit(
+                parts.transfer,
+                parts.train,
+                parts.test,
+                config.train,
+                run=run,
+                accelerator=accelerator,
+                progress=progress,
+            )
         except UsageError:
             if accelerator.is_main_process and not begun and not run.metrics.exists():
                 run.abandon()
@@ -65,7 +80,9 @@ def train_run(config: RunConfig, *, splits: Mapping[str, Any] | None = None, pro
             if accelerator.is_main_process:
                 _draw(run)
         if accelerator.is_main_process:
-            with run.room_for(run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())):
+            with run.room_for(
+                run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())
+            ):
                 save_student(parts.transfer.student, run.student)
                 save_adaptors(parts.transfer, run.adaptors)
         # Whoever trained it may read it.
@@ -101,4 +118,6 @@ def _start_trackers(parts: Assembly, config: RunConfig) -> None:
     """Open the trackers, with the config as flat names and plain values, which is all that every one of them takes."""
     if config.trackers:
         values = flatten(config.model_dump(mode="json"))
-        parts.accelerator.init_trackers("contrastill", config={name: value for name, value in values.items() if value is not None})
+        parts.accelerator.init_trackers(
+            "contrastill", config={name: value for name, value in values.items() if value is not None}
+        )

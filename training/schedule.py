@@ -8,7 +8,8 @@ from ..core.config.schema import TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_epochs: int = 0) -> float:
-    """The rate of optimiser step ``step`` (from 0): a function of the step alone, so a resumed run needs no scheduler state.
+    """The rate of optimiser step ``step`` (from 0): a function of the step alone, so a resumed run needs no scheduler
+    state.
 
     Args:
         config: Rate at the start, schedule, warmup, and epochs, which have to be set.
@@ -28,7 +29,9 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_
     if step < 0:
         return config.initial_lr or config.lr
     if config.epochs is None:
-        raise ValueError("epochs is not set, on which the rate of a step depends: take those of default_epochs(num_samples)")
+        raise ValueError(
+            "epochs is not set, on which the rate of a step depends: take those of default_epochs(num_samples)"
+        )
     total = config.epochs * steps_per_epoch
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:

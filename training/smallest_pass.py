@@ -1,4 +1,6 @@
-"""The smallest forward pass of an epoch, and whether the networks and objectives can take it: found out before the first step, not at the end of the first epoch."""
+"""The smallest forward pass of an epoch, and whether the networks and objectives can take it: found out before the
+first step, not at the end of the first epoch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from ..core.transfer import Transfer
 
 
 class FullBatches:
-    """The batches of a loader without the last one of an epoch where that has fewer than ``batch_size`` samples; everything else is the loader's own.
+    """The batches of a loader without the last one of an epoch where that has fewer than ``batch_size`` samples;
+    everything else is the loader's own.
 
     Args:
         loader: Of the training samples, in another order each epoch, so that no sample is left out for good.
@@ -28,7 +31,8 @@ class FullBatches:
         self._loader = loader
         if not len(self):
             raise UsageError(
-                f"train.drop_last leaves nothing of {loader.num_samples} samples in batches of {loader.batch_size}: lower train.batch_size, or set train.drop_last=false"
+                f"train.drop_last leaves nothing of {loader.num_samples} samples in batches of "
+                f"{loader.batch_size}: lower train.batch_size, or set train.drop_last=false"
             )
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +50,8 @@ class FullBatches:
 
 
 def smallest_pass(samples: int, processes: int, passes: int) -> int:
-    """Samples of the smallest forward pass in which a batch of ``samples`` is looked at, see :func:`~.accumulation.chunks`.
+    """Samples of the smallest forward pass in which a batch of ``samples`` is looked at, see
+    :func:`~.accumulation.chunks`.
 
     Example:
         >>> smallest_pass(64, 1, 1), smallest_pass(65, 2, 4), smallest_pass(1, 1, 4), smallest_pass(3, 4, 1)
@@ -57,9 +62,15 @@ def smallest_pass(samples: int, processes: int, passes: int) -> int:
 
 
 def check_smallest_pass(
-    transfer: Transfer, loader: Any, batch: Mapping[str, Tensor], processes: int, passes: int, autocast: AbstractContextManager[Any]
+    transfer: Transfer,
+    loader: Any,
+    batch: Mapping[str, Tensor],
+    processes: int,
+    passes: int,
+    autocast: AbstractContextManager[Any],
 ) -> None:
-    """Where some pass of an epoch has a single sample, look at one: BatchNorm has no variance of a single value, some objectives have no negatives.
+    """Where some pass of an epoch has a single sample, look at one: BatchNorm has no variance of a single value, some
+    objectives have no negatives.
 
     Nothing is other afterwards. Called by all processes, while banks and draws move on by ``commit`` alone.
 
@@ -80,11 +91,17 @@ def check_smallest_pass(
     full = min(size, loader.num_samples)
     left = loader.num_samples - size * len(loader) + size if loader.num_samples < size * len(loader) else full
     if smallest_pass(full, processes, passes) == 1:
-        where = f"a pass of this training has 1 sample (train.batch_size={size} in {passes * processes} part{'s' * (passes * processes > 1)})"
+        where = (
+            f"a pass of this training has 1 sample (train.batch_size={size} in {passes * processes} "
+            f"part{'s' * (passes * processes > 1)})"
+        )
         way = "raise train.batch_size" + ", or lower train.accumulation_steps" * (passes > 1)
     elif smallest_pass(left, processes, passes) == 1:
         shared = f", in {passes * processes} parts" if passes * processes > 1 else ""
-        where = f"the last batch of an epoch has {left} sample{'s' * (left > 1)}{shared} ({loader.num_samples:,} samples, train.batch_size={size})"
+        where = (
+            f"the last batch of an epoch has {left} sample{'s' * (left > 1)}{shared} ({loader.num_samples:,} "
+            f"samples, train.batch_size={size})"
+        )
         way = "set train.drop_last=true, or another train.batch_size"
     else:
         return
@@ -106,7 +123,12 @@ def check_smallest_pass(
 def _unchanged(transfer: Transfer) -> Iterator[None]:
     """Within it forward passes leave no trace: neither in statistics, nor in generators, banks and draws."""
     # Of the terms BatchNorm alone: their banks are large, and are not written before a commit.
-    normed = [module for term in transfer.terms.values() for module in term.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    normed = [
+        module
+        for term in transfer.terms.values()
+        for module in term.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+    ]
     buffers = [(buffer, buffer.clone()) for module in (transfer.student, *normed) for buffer in module.buffers()]
     try:
         with torch.random.fork_rng(), torch.no_grad():

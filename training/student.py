@@ -23,11 +23,13 @@ _WEIGHTS = "model.safetensors"
 class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=["knowledge-distillation"]):
     """A student with its normalisation inside: it takes images as they are, and goes to and from a folder or the Hub.
 
-    ``save_pretrained(folder)`` writes ``model.safetensors`` (under the network's own names), ``config.json`` and a card, ``README.md``; ``push_to_hub("you/name")``
-    uploads the same; ``Student.from_pretrained(folder or "you/name")`` gives the same student, to the same bits. Nothing is pickled.
+    ``save_pretrained(folder)`` writes ``model.safetensors`` (under the network's own names), ``config.json`` and a
+    card, ``README.md``; ``push_to_hub("you/name")`` uploads the same; ``Student.from_pretrained(folder or "you/name")``
+    gives the same student, to the same bits. Nothing is pickled.
 
     Args:
-        recipe: Name of the network, its classes, channels and modality, its normalisation and where its representation is.
+        recipe: Name of the network, its classes, channels and modality, its normalisation and where its representation
+            is.
         trained: What the card says of the training.
         module: Of a class of your own, which contrastill cannot make; None: the network is made by its name.
 
@@ -37,7 +39,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         classes: Names of its logits; None where the data had no names.
 
     Shape:
-        - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; others as stored, of any dtype - returns logits (B, num_classes).
+        - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; others as stored, of any dtype
+          - returns logits (B, num_classes).
 
     Raises:
         UsageError: The network is of a class that only you can make, and ``module`` is left out.
@@ -78,7 +81,10 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         path = find_weights(run)
         recipe = read_recipe(path)
         if recipe is None:
-            raise ContrastillError(f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name")
+            raise ContrastillError(
+                f"{path} does not say which network it is: only a student that a run wrote can be loaded without "
+                "its name"
+            )
         student = cls(recipe, _trained(Run(path.parent)), module)
         fill(student.module, recipe, path)
         return student
@@ -88,22 +94,40 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""
-        return ModelCard(f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}")
+        return ModelCard(
+            f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}"
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_module(self.module, self.recipe, save_directory / _WEIGHTS)
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool, local_files_only: bool, token: Any, **made: Any
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: Any,
+        force_download: bool,
+        local_files_only: bool,
+        token: Any,
+        **made: Any,
     ) -> Self:
         if os.path.isdir(model_id):
             path = Path(model_id) / _WEIGHTS
         else:
-            chosen = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only, "token": token}
+            chosen = {
+                "revision": revision,
+                "cache_dir": cache_dir,
+                "force_download": force_download,
+                "local_files_only": local_files_only,
+                "token": token,
+            }
             path = Path(hf_hub_download(model_id, _WEIGHTS, **chosen))
         if "recipe" not in made:
-            raise ContrastillError(f"{model_id} has no config.json of a student: only what Student.save_pretrained wrote can be loaded")
+            raise ContrastillError(
+                f"{model_id} has no config.json of a student: only what Student.save_pretrained wrote can be loaded"
+            )
         student = cls(**made)
         fill(student.module, student.recipe, path)
         return student
@@ -129,24 +153,36 @@ def _trained(run: Run) -> dict[str, Any] | None:
 
 
 def _labels(classes: Sequence[str] | None) -> dict[str, Any]:
-    """The names of the classes as config.json of timm (``label_names``) and of transformers (``id2label``, ``label2id``) has them."""
+    """The names of the classes as config.json of timm (``label_names``) and of transformers (``id2label``,
+    ``label2id``) has them.
+    """
     if classes is None:
         return {}
     numbered = {str(number): name for number, name in enumerate(classes)}
-    return {"num_classes": len(classes), "label_names": [*classes], "id2label": numbered, "label2id": {name: int(number) for number, name in numbered.items()}}
+    return {
+        "num_classes": len(classes),
+        "label_names": [*classes],
+        "id2label": numbered,
+        "label2id": {name: int(number) for number, name in numbered.items()},
+    }
 
 
 def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
     """The card's text below its header."""
     name, preprocess = short_name(recipe["model"]), recipe["preprocess"]
-    seen = f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std {list(preprocess['std'])} inside"
+    seen = (
+        f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std "
+        f"{list(preprocess['std'])} inside"
+    )
     lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
     if recipe.get("classes"):
         lines += [f"Classes, in the order of the logits: {', '.join(recipe['classes'])}.", ""]
     if trained is not None:
         taught = f"taught by {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
-        measured = ", ".join(f"{name.replace('top', 'top-')} {value:.2f} %" for name, value in trained["measured"].items())
+        measured = ", ".join(
+            f"{name.replace('top', 'top-')} {value:.2f} %" for name, value in trained["measured"].items()
+        )
         lines += [
             f"A student {taught}, made by contrastill.",
             "",
@@ -160,5 +196,14 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
             "",
         ]
     return "\n".join(
-        [*lines, "```python", "import contrastill", "", 'student = contrastill.Student.from_pretrained("…")', "logits = student(images)", "```", ""]
+        [
+            *lines,
+            "```python",
+            "import contrastill",
+            "",
+            'student = contrastill.Student.from_pretrained("…")',
+            "logits = student(images)",
+            "```",
+            "",
+        ]
     )

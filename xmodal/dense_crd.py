@@ -26,7 +26,9 @@ CRITERIA = ("nce", "softmax")
 
 
 class MLPEmbedding(nn.Sequential):
-    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is thrown away regresses better than a linear one."""
+    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is
+    thrown away regresses better than a linear one.
+    """
 
     def __init__(self, dim: int, embed_dim: int) -> None:
         hidden = 2 * embed_dim
@@ -43,22 +45,30 @@ PROJECTORS: dict[str, type[nn.Module]] = {"linear": Embedding, "mlp": MLPEmbeddi
 
 @OBJECTIVES.register("dense_crd")
 class DenseCRD(Objective):
-    """The criterion of CRD with positions of maps in the place of pooled embeddings (Tian et al., ICLR 2020, section 4.2).
+    """The criterion of CRD with positions of maps in the place of pooled embeddings (Tian et al., ICLR 2020, section
+    4.2).
 
-    **local_local**: each position of the student's map against each of the teacher's, after both were averaged to the smaller
+    **local_local**: each position of the student's map against each of the teacher's, after both were averaged to the
+        smaller
     grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
-    against the other's pooled embedding, both ways; positions of the same sample are positives, as the paper contrasts on NYU-Depth.
+    against the other's pooled embedding, both ways; positions of the same sample are positives, as the paper contrasts
+    on NYU-Depth.
 
-    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position. The teacher's
+    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position.
+        The teacher's
     channels are first brought to one scale, so that the loudest do not decide what its embedding sees.
 
-    With ``num_rows`` a student's position meets K further positions of the teacher in local_local, of other samples. The frozen teacher's own values are kept, which never age, and
-    are mapped in the step, with the gradient. A few positions of each sample are kept: filled ahead where the teacher's outputs are kept for the training (``train.views``), else
-    as samples come. A row is of the view in which it was kept, so a sample's own rows are never its negatives, whatever ``negatives_from`` says. Several processes keep the
-    same rows; the batch's positions are those of a process alone.
+    With ``num_rows`` a student's position meets K further positions of the teacher in local_local, of other samples.
+    The frozen teacher's own values are kept, which never age, and are mapped in the step, with the gradient. A few
+    positions of each sample are kept: filled ahead where the teacher's outputs are kept for the training
+    (``train.views``), else as samples come. A row is of the view in which it was kept, so a sample's own rows are never
+    its negatives, whatever ``negatives_from`` says. Several processes keep the same rows; the batch's positions are
+    those of a process alone.
 
-    Memory and time, beside the networks and for each pair of maps, with N = B · positions of a sample (2560 at most by default), C the teacher's channels: scores of N · (N + K) numbers, a few
-    times over (N = 2560, K = 4096: 68 MB each), N · (N + K) · D multiplications three times over, and K · C · D for the rows' map; M · row_positions · C numbers of 4 bytes for the rows.
+    Memory and time, beside the networks and for each pair of maps, with N = B · positions of a sample (2560 at most by
+    default), C the teacher's channels: scores of N · (N + K) numbers, a few times over (N = 2560, K = 4096: 68 MB
+    each), N · (N + K) · D multiplications three times over, and K · C · D for the rows' map; M · row_positions · C
+    numbers of 4 bytes for the rows.
 
     Args:
         local_dims: (student's, teacher's) channels of each pair of maps.
@@ -66,50 +76,81 @@ class DenseCRD(Objective):
         pairs: (student's map, teacher's map) places; their losses are added.
         pairing: ``"local_local"``, ``"local_global"`` or ``"both"``, their sum.
         embed_dim: D.
-        num_negatives: K, weight of an anchor's negatives; None is how many rows of another kind a batch has, of a local_global one its other samples.
+        num_negatives: K, weight of an anchor's negatives; None is how many rows of another kind a batch has, of a
+            local_global one its other samples.
         negatives_from: ``"other_sample"``; ``"other_position"``: the sample's own other positions too, in local_local;
             ``"other_class"``: of samples with another label.
         temperature: τ.
         bias: b, as in :class:`~contrastill.CRDLoss`, with the negatives of the batch for K.
-        positions: Most rows that a batch may come to, on which time and memory depend quadratically; larger maps are averaged to fewer cells.
-        standardize: Whether each of the teacher's channels has mean 0 and deviation 1: over the batch, or with ``num_rows`` over the training set, as :meth:`prepare` measures it.
-        criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of both ways, see
-            :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and no ``bias``.
-        num_rows: K, kept positions that are drawn at each step and count as K whatever share of them is eligible; 0 for none. At most as many as are kept.
+        positions: Most rows that a batch may come to, on which time and memory depend quadratically; larger maps are
+            averaged to fewer cells.
+        standardize: Whether each of the teacher's channels has mean 0 and deviation 1: over the batch, or with
+            ``num_rows`` over the training set, as :meth:`prepare` measures it.
+        criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of
+            both ways, see :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and
+            no ``bias``.
+        num_rows: K, kept positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
+            none. At most as many as are kept.
         row_positions: Positions of a sample that are kept.
-        anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's position and y the teacher's there, standardised: the mean over
-            positions; 0 leaves it out.
-        projector: The student's map to its embedding: ``"linear"``, or ``"mlp"``: Linear, BatchNorm over the batch, ReLU, Linear, with 2·D in between.
-        grids: Height and width at which each pair of maps is compared; None is the smaller of both, as ``positions`` allows. ``num_rows`` needs one size for rows and batches.
+        anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's
+            position and y the teacher's there, standardised: the mean over positions; 0 leaves it out.
+        projector: The student's map to its embedding: ``"linear"``, or ``"mlp"``: Linear, BatchNorm over the batch,
+            ReLU, Linear, with 2·D in between.
+        grids: Height and width at which each pair of maps is compared; None is the smaller of both, as ``positions``
+            allows. ``num_rows`` needs one size for rows and batches.
         num_samples: M; ``num_rows`` needs it.
         targets: (M,) classes; ``num_rows`` and other_class need them.
         seed: Of the rows.
 
     Attributes:
-        rows: The :class:`~contrastill.xmodal.position_rows.PositionRows` of each pair of maps; none where ``num_rows`` is 0.
+        rows: The :class:`~contrastill.xmodal.position_rows.PositionRows` of each pair of maps; none where ``num_rows``
+            is 0.
 
     Shape:
         - maps (B, C_i, H_i, W_i) and, for local_global, embeddings (B, D_i); batch["index"] (B,) - returns a scalar.
 
     Raises:
-        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample; options that do not go together.
+        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample; options
+            that do not go together.
     """
 
     class Options(CriticOptions):
-        pairs: Pairs | None = Field(None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each")
-        pairing: Literal["local_local", "local_global", "both"] = Field("local_local", description="what is contrasted with what")
+        pairs: Pairs | None = Field(
+            None,
+            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each",
+        )
+        pairing: Literal["local_local", "local_global", "both"] = Field(
+            "local_local", description="what is contrasted with what"
+        )
         negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]  # another set of answers
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
-        positions: int = Field(2560, gt=0, description="most positions of a batch, all samples together; larger maps are averaged to fewer cells")
-        standardize: bool = Field(
-            True, description="bring each of the teacher's channels to mean 0 and deviation 1, over the batch or with num_rows over the training set"
+        positions: int = Field(
+            2560,
+            gt=0,
+            description="most positions of a batch, all samples together; larger maps are averaged to fewer cells",
         )
-        criterion: Literal["nce", "softmax"] = Field("nce", description="how a positive is told from the negatives; softmax: InfoNCE")
-        num_rows: int = Field(0, ge=0, description="K, kept positions of the teacher that the student's meet at each step beside the batch's; needs softmax")
+        standardize: bool = Field(
+            True,
+            description="bring each of the teacher's channels to mean 0 and deviation 1, over the batch or with "
+            "num_rows over the training set",
+        )
+        criterion: Literal["nce", "softmax"] = Field(
+            "nce", description="how a positive is told from the negatives; softmax: InfoNCE"
+        )
+        num_rows: int = Field(
+            0,
+            ge=0,
+            description="K, kept positions of the teacher that the student's meet at each step beside the "
+            "batch's; needs softmax",
+        )
         row_positions: int = Field(4, gt=0, description="positions of a sample that are kept for num_rows")
-        anchor_weight: float = Field(0.0, ge=0, description="weight of 1 − cosine between a linear map of the student's position and the teacher's own")
+        anchor_weight: float = Field(
+            0.0,
+            ge=0,
+            description="weight of 1 − cosine between a linear map of the student's position and the teacher's own",
+        )
         projector: Literal["linear", "mlp"] = Field("linear", description="the student's map to its embedding")
 
     needs = frozenset({"maps", "embedding"})
@@ -142,11 +183,17 @@ class DenseCRD(Objective):
         super().__init__()
         check_choices(criterion=(criterion, CRITERIA), projector=(projector, PROJECTORS))
         if criterion == "softmax" and num_negatives is not None:
-            raise UsageError("num_negatives of dense_crd weighs the negatives of criterion=nce, and softmax has no such weight: leave it out")
+            raise UsageError(
+                "num_negatives of dense_crd weighs the negatives of criterion=nce, and softmax has no such "
+                "weight: leave it out"
+            )
         if num_rows:
             _check_rows(criterion, pairing, grids, num_samples)
             if negatives_from == "other_class" and targets is None:
-                raise UsageError("negatives_from='other_class' with num_rows needs the classes of all training samples: pass targets, or 'other_sample'")
+                raise UsageError(
+                    "negatives_from='other_class' with num_rows needs the classes of all training samples: pass "
+                    "targets, or 'other_sample'"
+                )
         self.positions = positions
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
@@ -158,7 +205,9 @@ class DenseCRD(Objective):
             scale: nn.Module = nn.Identity()
             if standardize:
                 # Rows of other batches need the scale that this batch has.
-                scale = ChannelScale(dims[1]) if extra else nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False)
+                scale = (
+                    ChannelScale(dims[1]) if extra else nn.BatchNorm1d(dims[1], affine=False, track_running_stats=False)
+                )
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
         self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
@@ -175,7 +224,10 @@ class DenseCRD(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DenseCRD:
         if options.negatives_from == "other_class" and setting.targets is None:
-            raise UsageError("objectives.dense_crd.negatives_from=other_class needs labels, and this data has none: take other_position or other_sample")
+            raise UsageError(
+                "objectives.dense_crd.negatives_from=other_class needs labels, and this data has none: take "
+                "other_position or other_sample"
+            )
         if options.negatives_from == "other_class":
             check_classes_differ("dense_crd", setting.targets, "other_position or other_sample")
         check_pass("dense_crd", setting)
@@ -185,11 +237,22 @@ class DenseCRD(Objective):
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
         extra: dict[str, Any] = {}
         if options.num_rows:
-            most = options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
+            most = (
+                options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
+            )
             grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
-            extra = {"grids": grids, "num_samples": setting.num_samples, "targets": setting.targets, "seed": setting.seed}
+            extra = {
+                "grids": grids,
+                "num_samples": setting.num_samples,
+                "targets": setting.targets,
+                "seed": setting.seed,
+            }
         # Of places alone no embedding is read.
-        embeddings = (student.embedding_dim, teacher.embedding_dim) if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
+        embeddings = (
+            (student.embedding_dim, teacher.embedding_dim)
+            if options.pairing == "local_local"
+            else embedding_dims("dense_crd", setting)
+        )
         return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
@@ -207,9 +270,16 @@ class DenseCRD(Objective):
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if len(batch["index"]) < 2:
-            raise UsageError("objective dense_crd takes its negatives from the batch, and this one has one sample: use another train.batch_size")
+            raise UsageError(
+                "objective dense_crd takes its negatives from the batch, and this one has one sample: use "
+                "another train.batch_size"
+            )
         kin, losses = self._kin(batch), []
-        pooled = None if self.pooled is None else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
+        pooled = (
+            None
+            if self.pooled is None
+            else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
+        )
         for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
             maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
             # (B·P, D): a position a row, sample by sample.
@@ -233,19 +303,25 @@ class DenseCRD(Objective):
         return meet(ours, theirs, max(1, self.positions // len(ours)))
 
     def _with_rows(self, number: int, maps: Tensor, raw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, ExtraRows]:
-        """The embeddings (B·P, D) of a teacher's positions (B·P, C), and the rows that the student's meet beside them; a few of the positions are stored."""
+        """The embeddings (B·P, D) of a teacher's positions (B·P, C), and the rows that the student's meet beside them;
+        a few of the positions are stored.
+        """
         store, index = self.rows[number], batch["index"]
         place, row, drawn = store.draw(self.num_rows)
         sample = store.sample_of(row)
         # One product for the batch's own positions and the rows.
         mapped = self.local[number][1](torch.cat((raw, store.read(place))))
-        group, row_group = (index, sample) if self.label is None else (batch_targets(batch, "dense_crd"), self.label[sample])
+        group, row_group = (
+            (index, sample) if self.label is None else (batch_targets(batch, "dense_crd"), self.label[sample])
+        )
         if self.training:
             store.store(*store.choose(index, maps))
         return mapped[: len(raw)], ExtraRows(mapped[len(raw) :], (group[:, None] == row_group) | ~drawn, len(place))
 
     def _kin(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, B) bool: pairs of samples that are no negatives of each other; a sample that is in the batch twice is its own kin."""
+        """(B, B) bool: pairs of samples that are no negatives of each other; a sample that is in the batch twice is its
+        own kin.
+        """
         label = batch_targets(batch, "dense_crd") if self.negatives_from == "other_class" else batch["index"]
         return label[:, None] == label
 
@@ -261,9 +337,18 @@ class DenseCRD(Objective):
     def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
         cells = len(local) // len(kin)
         own = torch.arange(len(kin), device=kin.device).repeat_interleave(cells)
-        return self._loss(local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0))
+        return self._loss(
+            local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0)
+        )
 
-    def _loss(self, anchors: Tensor, others: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, extra: ExtraRows | None = None) -> Tensor:
+    def _loss(
+        self,
+        anchors: Tensor,
+        others: Tensor,
+        positive: tuple[Tensor, Tensor],
+        excluded: Tensor,
+        extra: ExtraRows | None = None,
+    ) -> Tensor:
         if self.criterion == "softmax":
             return softmax_pair_loss(anchors, others, positive, excluded, self.temperature, extra)
         count = self.num_negatives or max(1, len(others) - 1)
@@ -276,6 +361,12 @@ def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | Non
     if criterion != "softmax":
         raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
     if pairing == "local_global":
-        raise UsageError("num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take local_local or both, or num_rows=0")
+        raise UsageError(
+            "num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take "
+            "local_local or both, or num_rows=0"
+        )
     if grids is None or num_samples is None:
-        raise UsageError("num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and how many samples there are")
+        raise UsageError(
+            "num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and "
+            "how many samples there are"
+        )

@@ -34,7 +34,11 @@ def available(modalities: Shapes, camera: Camera | None) -> dict[str, int]:
         {'rgb': 3, 'chrominance': 2, 'grey': 1, 'luminance': 1}
     """
     stored = {name: shape[0] for name, shape in modalities.items()}
-    made = {name: entry.channels for name, entry in MODALITIES.items() if name not in stored and _obstacle(entry, modalities, camera) is None}
+    made = {
+        name: entry.channels
+        for name, entry in MODALITIES.items()
+        if name not in stored and _obstacle(entry, modalities, camera) is None
+    }
     return stored | made
 
 
@@ -51,7 +55,10 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
     if name in modalities:
         return
     if name in SOURCES:
-        raise UsageError(f"modality {name} is not in this data, which has {', '.join(modalities)}: read one of {', '.join(available(modalities, camera))}")
+        raise UsageError(
+            f"modality {name} is not in this data, which has {', '.join(modalities)}: read one of "
+            f"{', '.join(available(modalities, camera))}"
+        )
     if name not in MODALITIES:
         raise unknown_name("modality", name, {*modalities, *MODALITIES, *SOURCES})
     obstacle = _obstacle(MODALITIES[name], modalities, camera)
@@ -63,13 +70,14 @@ def derive(batch: Batch, wanted: Collection[str], camera: Camera | None) -> Batc
     """A batch with the wanted modalities added; what is stored under a name is not made anew.
 
     Args:
-        batch: Stored modalities (B, C, H, W) by name, ``index``, … ; with intrinsics, ``camera`` (B, 4), those of each view.
+        batch: Stored modalities (B, C, H, W) by name, ``index``, … ; with intrinsics, ``camera`` (B, 4), those of each
+            view.
         wanted: Names of modalities, stored or not.
         camera: Of the split; None: not known.
 
     Returns:
-        A new dict. Its ``depth``, if there is any, is float32 in metres, or as stored if that is relative or of unknown unit, and
-        NaN where nothing was measured, wanted or not.
+        A new dict. Its ``depth``, if there is any, is float32 in metres, or as stored if that is relative or of unknown
+        unit, and NaN where nothing was measured, wanted or not.
 
     Raises:
         UsageError: A wanted modality that cannot be made from this batch.
@@ -83,7 +91,10 @@ def derive(batch: Batch, wanted: Collection[str], camera: Camera | None) -> Batc
         check(name, {key: tuple(value.shape[1:]) for key, value in batch.items() if value.ndim == 4}, camera)
         entry = MODALITIES[name]
         if entry.intrinsics and "camera" not in batch:
-            raise UsageError(f"modality {name} needs each view's intrinsics, and the batch has no camera: its loader must be that of a split with intrinsics")
+            raise UsageError(
+                f"modality {name} needs each view's intrinsics, and the batch has no camera: its loader must be "
+                "that of a split with intrinsics"
+            )
         result[name] = entry.function(result[entry.of], *([batch["camera"]] if entry.intrinsics else []))
     return result
 
@@ -122,14 +133,26 @@ class DerivedLoader:
 def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str | None:
     """Why this modality cannot be made from these, as the rest of a sentence; None if it can."""
     if entry.of not in modalities:
-        return f"is made from {entry.of}, and this data has only {', '.join(modalities)}: read one of {', '.join(modalities)}, or give data with {entry.of}"
+        return (
+            f"is made from {entry.of}, and this data has only {', '.join(modalities)}: read one of "
+            f"{', '.join(modalities)}, or give data with {entry.of}"
+        )
     channels = modalities[entry.of][0]
     if channels != SOURCES[entry.of]:
-        return f"is made from {entry.of} with {SOURCES[entry.of]} channel(s), and that of this data has {channels}: read {entry.of} itself"
+        return (
+            f"is made from {entry.of} with {SOURCES[entry.of]} channel(s), and that of this data has "
+            f"{channels}: read {entry.of} itself"
+        )
     if entry.metres and camera is None:
-        return f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm, relative or the metres of one step"
+        return (
+            f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm, "
+            "relative or the metres of one step"
+        )
     if entry.metres and metres_of(camera.unit) is None:
         return f"needs {entry.of} in metres, and that of this data is {camera.unit}: read depth or normalized_depth"
     if entry.intrinsics and camera.intrinsics is None:
-        return "needs the camera's intrinsics, and none are known: set data.intrinsics=[fx,fy,cx,cy], in pixels of a stored frame"
+        return (
+            "needs the camera's intrinsics, and none are known: set data.intrinsics=[fx,fy,cx,cy], in pixels "
+            "of a stored frame"
+        )
     return None

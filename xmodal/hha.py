@@ -1,4 +1,6 @@
-"""HHA: depth as horizontal disparity, height above ground and angle with gravity, and the direction of gravity itself."""
+"""HHA: depth as horizontal disparity, height above ground and angle with gravity, and the direction of gravity
+itself.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ _LOWEST = 0.01  # share of the pixels that may lie below the ground: noise
 def hha(depth: Tensor, camera: Tensor) -> Tensor:
     """Horizontal disparity, height above ground, angle with gravity (Gupta et al., ECCV 2014), in physical units.
 
-    Channels: 1 / depth in 1/m, the disparity of a stereo pair one metre apart and of focal length 1; the height in metres above the lowest point
-    in view (the 1st percentile, so that noise does not set it); the angle in degrees of the surface's normal with gravity: 180 for a
-    floor, 90 for a wall, 0 for a ceiling.
+    Channels: 1 / depth in 1/m, the disparity of a stereo pair one metre apart and of focal length 1; the height in
+        metres above the lowest point
+    in view (the 1st percentile, so that noise does not set it); the angle in degrees of the surface's normal with
+    gravity: 180 for a floor, 90 for a wall, 0 for a ceiling.
 
     Shape:
         - depth: (B, 1, H, W) float32, metres, NaN where nothing was measured - camera: (B, 4), fx, fy, cx, cy in pixels
@@ -41,9 +44,10 @@ def hha(depth: Tensor, camera: Tensor) -> Tensor:
 def gravity(facing: Tensor) -> Tensor:
     """The direction of gravity in camera coordinates, estimated from normals (Gupta et al., CVPR 2013, section 3).
 
-    From the camera's y axis on: surfaces within an angle of the last estimate are taken for floors and ceilings, those within the same angle
-    of upright for walls, and gravity is the direction nearest to the normals of the former and to a right angle with those of the
-    latter (least sum of squared sines and cosines). Right for cameras within about 40° of upright.
+    From the camera's y axis on: surfaces within an angle of the last estimate are taken for floors and ceilings, those
+    within the same angle of upright for walls, and gravity is the direction nearest to the normals of the former and to
+    a right angle with those of the latter (least sum of squared sines and cosines). Right for cameras within about 40°
+    of upright.
 
     Shape:
         - facing: (B, 3, H, W) float32, length 1, NaN where there is no normal - returns (B, 3), length 1, downwards.
@@ -68,7 +72,8 @@ def gravity(facing: Tensor) -> Tensor:
 
 
 def _smallest_eigenvector(matrix: Tensor, like: Tensor) -> Tensor:
-    """The eigenvector of the smallest eigenvalue, (B, 3), length 1, of symmetric matrices (B, 3, 3); its sign is that of ``like`` (B, 3).
+    """The eigenvector of the smallest eigenvalue, (B, 3), length 1, of symmetric matrices (B, 3, 3); its sign is that
+    of ``like`` (B, 3).
 
     By squaring: torch.linalg.eigh would make the device wait for the host at every call.
     """

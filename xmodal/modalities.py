@@ -1,4 +1,5 @@
-"""Modalities made from a stored one, on the device, a whole batch at once: colours from rgb, and what a depth camera's values mean.
+"""Modalities made from a stored one, on the device, a whole batch at once: colours from rgb, and what a depth camera's
+values mean.
 
 A new one is a function with one line above it, in any file of this folder.
 """
@@ -33,7 +34,8 @@ class Modality:
         channels: How many it has.
         metres: Whether it means nothing where depth is relative.
         intrinsics: Whether it needs the view's camera.
-        function: ``(B, C, H, W)`` of the source, and the camera (B, 4) if ``intrinsics``, to (B, channels, H, W) float32.
+        function: ``(B, C, H, W)`` of the source, and the camera (B, 4) if ``intrinsics``, to (B, channels, H, W)
+            float32.
     """
 
     name: str
@@ -44,8 +46,11 @@ class Modality:
     function: Callable[..., Tensor]
 
 
-def modality(name: str, *, of: str, channels: int, metres: bool = False, intrinsics: bool = False) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Decorator: the function below makes the modality ``name``. Under autocast it still runs in float32, without gradients.
+def modality(
+    name: str, *, of: str, channels: int, metres: bool = False, intrinsics: bool = False
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator: the function below makes the modality ``name``. Under autocast it still runs in float32, without
+    gradients.
 
     Args:
         name, of, channels, metres, intrinsics: See :class:`Modality`.
@@ -112,7 +117,8 @@ def inverse_depth(depth: Tensor) -> Tensor:
 
 @modality("normalized_depth", of="depth", channels=1)
 def normalized_depth(depth: Tensor) -> Tensor:
-    """Depth with each frame's measured values brought to mean 0 and deviation 1 (no unit): the same for metres and for relative depth.
+    """Depth with each frame's measured values brought to mean 0 and deviation 1 (no unit): the same for metres and for
+    relative depth.
 
     Shape:
         - depth: (B, 1, H, W) float32, metres or relative, NaN where nothing was measured - returns the same.
@@ -129,8 +135,8 @@ def normalized_depth(depth: Tensor) -> Tensor:
 def normals(depth: Tensor, camera: Tensor) -> Tensor:
     """Directions of the surfaces in camera coordinates (x right, y down, z forward): length 1, towards the camera.
 
-    The cross product of the slopes of the surface (Sobel, 3 × 3 pixels), so a pixel beside one that was not measured has none.
-    Across the edge of an object it is the direction of the step between the two surfaces.
+    The cross product of the slopes of the surface (Sobel, 3 × 3 pixels), so a pixel beside one that was not measured
+    has none. Across the edge of an object it is the direction of the step between the two surfaces.
 
     Shape:
         - depth: (B, 1, H, W) float32, metres, NaN where nothing was measured - camera: (B, 4), fx, fy, cx, cy in pixels
@@ -141,9 +147,11 @@ def normals(depth: Tensor, camera: Tensor) -> Tensor:
         [0.0, 0.0, -1.0]
     """
     missing = depth.isnan()
-    # Neighbours of a hole lose their normal through the mask alone: what a convolution makes of NaN differs between devices.
+    # Neighbours of a hole lose their normal through the mask alone: what a convolution makes of NaN differs between
+    # devices.
     position = points(torch.where(missing, 1.0, depth), camera)
-    # Subtractions rather than a convolution (kornia's depth_to_normals): on a GPU that one may run in TF32, whose steps are 2 mm at 3 m.
+    # Subtractions rather than a convolution (kornia's depth_to_normals): on a GPU that one may run in TF32, whose steps
+    # are 2 mm at 3 m.
     border = F.pad(position, (1, 1, 1, 1), mode="replicate")
     right = border[..., 2:] - border[..., :-2]
     right = right[..., :-2, :] + 2 * right[..., 1:-1, :] + right[..., 2:, :]
@@ -172,7 +180,8 @@ def points(depth: Tensor, camera: Tensor) -> Tensor:
 
 
 def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
-    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing measured, see :func:`~contrastill.datasets.io.camera.not_measured`.
+    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing
+    measured, see :func:`~contrastill.datasets.io.camera.not_measured`.
 
     Shape:
         - depth: (B, 1, H, W), in the camera's unit - returns (B, 1, H, W) float32.
@@ -181,7 +190,10 @@ def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
         UsageError: depth is in half precision.
     """
     if depth.dtype in (torch.float16, torch.bfloat16):
-        raise UsageError(f"depth of {depth.dtype} has lost millimetres to metres of what was measured: store it as float32, or as whole millimetres")
+        raise UsageError(
+            f"depth of {depth.dtype} has lost millimetres to metres of what was measured: store it as float32, or "
+            "as whole millimetres"
+        )
     unit = None if camera is None else camera.unit
     values = in_metres(depth, unit)
     return torch.where(not_measured(values, unit), torch.nan, values)

@@ -16,8 +16,9 @@ _EPS = 1e-5
 class PositionRows(TeacherRows):
     """A few positions of each sample's map: row ``sample · row_positions + k`` is the k-th.
 
-    Which positions is a function of (seed, sample), so rows that are filled at once are those that would have come one after another. Memory: M · row_positions · C
-    numbers of 4 bytes, and as much in a checkpoint where they were not filled at once.
+    Which positions is a function of (seed, sample), so rows that are filled at once are those that would have come one
+    after another. Memory: M · row_positions · C numbers of 4 bytes, and as much in a checkpoint where they were not
+        filled at once.
 
     Args:
         num_samples: M.
@@ -38,14 +39,20 @@ class PositionRows(TeacherRows):
         self.row_positions = row_positions
 
     def choose(self, index: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Of samples (B,) and their maps (B, C, H, W), the numbers (B · row_positions,) and values (B · row_positions, C) of their rows."""
+        """Of samples (B,) and their maps (B, C, H, W), the numbers (B · row_positions,) and values (B · row_positions,
+        C) of their rows.
+        """
         positions = maps.flatten(2).transpose(1, 2)
         index = index.to(positions.device, torch.int64)[:, None]
         # Each position of a sample draws a number, and those with the smallest are kept.
-        numbers = hash64(index * positions.shape[1] + torch.arange(positions.shape[1], device=index.device), self.seed, 6)
+        numbers = hash64(
+            index * positions.shape[1] + torch.arange(positions.shape[1], device=index.device), self.seed, 6
+        )
         chosen = numbers.argsort(1)[:, : self.row_positions]
         values = positions.gather(1, chosen[:, :, None].expand(-1, -1, positions.shape[2]))
-        return (index * self.row_positions + torch.arange(self.row_positions, device=index.device)).flatten(), values.flatten(0, 1)
+        return (
+            index * self.row_positions + torch.arange(self.row_positions, device=index.device)
+        ).flatten(), values.flatten(0, 1)
 
     def sample_of(self, row: Tensor) -> Tensor:
         """The sample of each row."""
@@ -70,7 +77,9 @@ class ChannelScale(nn.Module):
     def measure(self, maps: Tensor) -> None:
         """Take mean and deviation over all positions of those of the maps (n, C, H, W) that are finite numbers."""
         maps = finite_samples(maps)
-        variance, mean = torch.var_mean(maps.to(torch.promote_types(maps.dtype, self.mean.dtype)), (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(
+            maps.to(torch.promote_types(maps.dtype, self.mean.dtype)), (0, 2, 3), correction=0
+        )
         self.mean.copy_(mean)
         self.deviation.copy_((variance + _EPS).sqrt())
 

@@ -24,16 +24,23 @@ class ExtraRows:
 
 
 def softmax_pair_loss(
-    ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, temperature: float, extra: ExtraRows | None = None
+    ours: Tensor,
+    theirs: Tensor,
+    positive: tuple[Tensor, Tensor],
+    excluded: Tensor,
+    temperature: float,
+    extra: ExtraRows | None = None,
 ) -> Tensor:
-    """−log of a positive's share among the candidates of its anchor (InfoNCE: van den Oord et al., 2018, eq. 4), both ways; gradients reach all three.
+    """−log of a positive's share among the candidates of its anchor (InfoNCE: van den Oord et al., 2018, eq. 4), both
+    ways; gradients reach all three.
 
     With s the scores over τ, j the pairs of a row of scores that are not excluded, r the n eligible kept rows:
 
         ours → theirs    −s⁺ + log( e^{s⁺} + Σ_j e^{s_j} + K/n · Σ_r e^{s_r} )
         theirs → ours    −s⁺ + log( e^{s⁺} + Σ_j e^{s_j} )
 
-    Each is averaged over the positive pairs, and the loss is the mean of both. Where there are no rows yet, n = 0, their sum is left out. Memory and time go with N · (N' + k).
+    Each is averaged over the positive pairs, and the loss is the mean of both. Where there are no rows yet, n = 0,
+    their sum is left out. Memory and time go with N · (N' + k).
 
     Args:
         ours: (N, D), normalised, sample by sample.
@@ -57,7 +64,12 @@ def softmax_pair_loss(
         there, back = [own, scores.logsumexp(1)[positive[0]]], [own, scores.logsumexp(0)[positive[1]]]
         if extra is not None:
             batch, size = extra.excluded.shape
-            far = (scaled @ extra.rows.to(scaled.dtype).T).view(batch, -1, size).masked_fill(extra.excluded[:, None], least).logsumexp(2)
+            far = (
+                (scaled @ extra.rows.to(scaled.dtype).T)
+                .view(batch, -1, size)
+                .masked_fill(extra.excluded[:, None], least)
+                .logsumexp(2)
+            )
             eligible = (size - extra.excluded.sum(1, keepdim=True)).clamp_min(1)
             there.append((far + (extra.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
         return (torch.stack((torch.stack(there).logsumexp(0), torch.stack(back).logsumexp(0))) - own).mean()

@@ -1,4 +1,6 @@
-"""The command that makes a run again: the shipped config that is nearest, and the overrides that lead from it to the run's own."""
+"""The command that makes a run again: the shipped config that is nearest, and the overrides that lead from it to the
+run's own.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,25 @@ from .loading import find_config, load_config, shipped_configs
 from .schema import RunConfig
 
 _ROUNDS = 4
-"""Overrides bring keys with them whose defaults differ in turn: an objective its options, a teacher its preprocessing."""
+"""Overrides bring keys with them whose defaults differ in turn: an objective its options, a teacher its
+preprocessing.
+"""
 
 
 def command_of(config: RunConfig) -> str | None:
-    """The shortest ``contrastill train SHIPPED key=value…`` whose resolved config is this one; None where no shipped config leads to it.
+    """The shortest ``contrastill train SHIPPED key=value…`` whose resolved config is this one; None where no shipped
+    config leads to it.
 
     Example:
         >>> command_of(load_config("teachers/rooms", ["student.model=resnet8", "train.epochs=3", "out=runs/small"]))
         'contrastill train teachers/rooms out=runs/small student.model=resnet8 train.epochs=3'
     """
     wanted = flatten(config.model_dump(mode="json"), plain_lists=True)
-    found = [(len(overrides), name, overrides) for name in shipped_configs() if (overrides := _overrides(name, wanted)) is not None]
+    found = [
+        (len(overrides), name, overrides)
+        for name in shipped_configs()
+        if (overrides := _overrides(name, wanted)) is not None
+    ]
     if not found:
         return None
     _, name, overrides = min(found)
@@ -47,7 +56,9 @@ def _overrides(name: str, wanted: Mapping[str, Any]) -> list[str] | None:
 
 
 def _unset(name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for what the config leaves to its reader, and the data's name where its files are not here to be recognised."""
+    """Values for what the config leaves to its reader, and the data's name where its files are not here to be
+    recognised.
+    """
     from omegaconf import OmegaConf
 
     tree = OmegaConf.load(find_config(name))
@@ -60,10 +71,14 @@ def _unset(name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides for what is missing, other or too much."""
-    given = {key: value for key, value in wanted.items() if there.get(key, _ABSENT) != value and not _has_inner(key, there)}
+    given = {
+        key: value for key, value in wanted.items() if there.get(key, _ABSENT) != value and not _has_inner(key, there)
+    }
     for key in there:
         section, _, rest = key.partition(".")
-        if section == "objectives" and not any(other.startswith(f"objectives.{rest.split('.')[0]}.") for other in wanted):
+        if section == "objectives" and not any(
+            other.startswith(f"objectives.{rest.split('.')[0]}.") for other in wanted
+        ):
             given[f"objectives.{rest.split('.')[0]}"] = None
     # An objective or teacher that is new brings its defaults: what differs from them is said in the next round.
     new = {head for key in given if (head := _head(key)) and not any(other.startswith(f"{head}.") for other in there)}
@@ -85,7 +100,9 @@ def _head(key: str) -> str | None:
 
 
 def _names(key: str, value: Any) -> bool:
-    """Whether it is what brings an objective or teacher in: its weight, and its name where it stands under another; its model."""
+    """Whether it is what brings an objective or teacher in: its weight, and its name where it stands under another; its
+    model.
+    """
     section, label, last = key.split(".", 2)
     return last == "model" if section == "teachers" else last == "weight" or (last == "name" and value != label)
 
@@ -93,7 +110,9 @@ def _names(key: str, value: Any) -> bool:
 def _order(entry: tuple[str, Any]) -> tuple:
     """Teachers by their number and model first, as a list grows by its next number."""
     parts = entry[0].split(".")
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, "" if part == "model" else part) for part in parts], entry[0]
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, "" if part == "model" else part) for part in parts
+    ], entry[0]
 
 
 def _text(value: Any) -> str:

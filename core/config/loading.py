@@ -27,7 +27,9 @@ def configs_folder() -> Path:
 
 
 def shipped_configs() -> list[str]:
-    """Names of the shipped configs of runs: ``compression/cifar100_crd``; those in accelerate/ are for ``accelerate launch``."""
+    """Names of the shipped configs of runs: ``compression/cifar100_crd``; those in accelerate/ are for
+    ``accelerate launch``.
+    """
     names = (path.relative_to(configs_folder()).with_suffix("") for path in configs_folder().rglob("*.yaml"))
     return sorted(str(name) for name in names if name.parts[0] != "accelerate")
 
@@ -42,7 +44,11 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = shipped_configs()
-    hint = nearest(name, [*known, *(path for path in names_beside(name) if path.endswith((".yaml", ".yml")))], f"the shipped ones are {', '.join(known)}")
+    hint = nearest(
+        name,
+        [*known, *(path for path in names_beside(name) if path.endswith((".yaml", ".yml")))],
+        f"the shipped ones are {', '.join(known)}",
+    )
     raise UsageError(f"config {name!r} is neither a file nor a shipped config: {hint}")
 
 
@@ -141,7 +147,8 @@ def _dotted(key: str) -> str:
 
 
 class _Tree:
-    """A config of values, and the same one of texts: OmegaConf holds plain values alone, and only the schema knows which fields are text.
+    """A config of values, and the same one of texts: OmegaConf holds plain values alone, and only the schema knows
+    which fields are text.
 
     Args:
         written: Of :func:`~.written.read_written`, or plain values.
@@ -165,14 +172,20 @@ class _Tree:
             _put(self.values, key, values_of(value))
             _put(self.texts, key, texts_of(value))
         except (OmegaConfBaseException, YAMLError) as error:
-            reason = "a list or mapping that does not end, or is no YAML" if isinstance(error, YAMLError) else str(error).splitlines()[0]
+            reason = (
+                "a list or mapping that does not end, or is no YAML"
+                if isinstance(error, YAMLError)
+                else str(error).splitlines()[0]
+            )
             raise UsageError(f"{override!r} cannot be read: {reason}") from error
 
     def container(self) -> dict[str, Any]:
         """Values with their texts, all references resolved."""
         from omegaconf import OmegaConf
 
-        return joined(OmegaConf.to_container(self.values, resolve=True), OmegaConf.to_container(self.texts, resolve=True))
+        return joined(
+            OmegaConf.to_container(self.values, resolve=True), OmegaConf.to_container(self.texts, resolve=True)
+        )
 
 
 def _put(tree: Any, key: str, value: Any) -> None:
@@ -183,7 +196,10 @@ def _put(tree: Any, key: str, value: Any) -> None:
     holder = OmegaConf.select(tree, parent) if parent else tree
     if isinstance(holder, ListConfig):
         if not last.isdigit() or int(last) > len(holder):
-            raise UsageError(f"{key} is not in the config: {parent} is a list of {len(holder)}, numbered from 0, and {parent}.{len(holder)} adds one")
+            raise UsageError(
+                f"{key} is not in the config: {parent} is a list of {len(holder)}, numbered from 0, and "
+                f"{parent}.{len(holder)} adds one"
+            )
         if int(last) == len(holder):
             holder.append(value)
             return
@@ -211,10 +227,17 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         if entry.rule is not None:
             ENSEMBLE_RULES[entry.rule]
         if objective.needs_teacher and not config.teachers:
-            raise UsageError(f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… teachers.0.weights=…")
-    _keep(config.ensemble, _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig))
+            raise UsageError(
+                f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… "
+                "teachers.0.weights=…"
+            )
+    _keep(
+        config.ensemble,
+        _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig),
+    )
     _validate_data(config.data)
-    # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody needs it.
+    # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody
+    # needs it.
     for network in [*(teacher for teacher in config.teachers if not teacher.model.startswith(OWN)), config.student]:
         model_builder(network.model, network.weights)
     return config
@@ -239,7 +262,10 @@ def _recognise(path: str | None) -> str:
     if path is None:
         raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
     if not os.path.exists(path):
-        raise UsageError(f"data.path={path} does not exist: {nearest(path, names_beside(path), 'name a file or a folder that is there')}")
+        raise UsageError(
+            f"data.path={path} does not exist: "
+            f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
+        )
     names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
     if len(names) != 1:
         found = f"could be {' or '.join(names)}" if names else "is of no known layout"
@@ -265,8 +291,16 @@ def _checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Ba
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
         known = sorted({*_keys_at(schema, first["loc"][:-1]), *(section.model_fields if section else ())})
-        elsewhere = [f"{one}.{name}" for one, field in RunConfig.model_fields.items() if name in getattr(field.annotation, "model_fields", {})]
-        hint = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(name, known, f"known here are {', '.join(known) or 'no keys'}")
+        elsewhere = [
+            f"{one}.{name}"
+            for one, field in RunConfig.model_fields.items()
+            if name in getattr(field.annotation, "model_fields", {})
+        ]
+        hint = (
+            f"did you mean {' or '.join(elsewhere)}?"
+            if elsewhere
+            else nearest(name, known, f"known here are {', '.join(known) or 'no keys'}")
+        )
         raise UsageError(f"{key} is not a key of the config: {hint}")
     if first["type"] == "missing":
         raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
@@ -282,7 +316,11 @@ def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
     for part in location:
         field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
         annotation = field.annotation if field else schema
-        inner = [argument for argument in getattr(annotation, "__args__", ()) if isinstance(argument, type) and issubclass(argument, BaseModel)]
+        inner = [
+            argument
+            for argument in getattr(annotation, "__args__", ())
+            if isinstance(argument, type) and issubclass(argument, BaseModel)
+        ]
         schema = inner[0] if inner else annotation
     return sorted(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
 

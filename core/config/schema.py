@@ -38,47 +38,85 @@ def _class_map(value: Any) -> Any:
     else:
         fits = isinstance(value, (list, tuple)) and any(all(type(one) is kind for one in value) for kind in (int, str))
     if not fits or not value:
-        raise ValueError("give a list of places, a list of names, or a mapping {ITS CLASS: CLASS OF THE DATA} in which the data's classes are names")
+        raise ValueError(
+            "give a list of places, a list of names, or a mapping {ITS CLASS: CLASS OF THE DATA} in which the "
+            "data's classes are names"
+        )
     return value if isinstance(value, dict) else tuple(value)
 
 
 class NetworkConfig(Section):
-    model: str = Field(description="name of a network, such as resnet20, timm/vit_tiny_patch16_224 or torchvision/resnet18")
+    model: str = Field(
+        description="name of a network, such as resnet20, timm/vit_tiny_patch16_224 or torchvision/resnet18"
+    )
     weights: str | None = Field(
-        None, description="run folder, .safetensors file or released checkpoint, or pretrained: those its library publishes; left out: random weights"
+        None,
+        description="run folder, .safetensors file or released checkpoint, or pretrained: those its library "
+        "publishes; left out: random weights",
     )
     modality: str = Field("rgb", description="the modality it reads")
-    num_classes: int | None = Field(None, gt=0, description="length of its logits; left out: the data's number of classes, for a teacher that of its weights")
-    class_map: Annotated[tuple[int, ...] | tuple[str, ...] | dict[str | int, str], BeforeValidator(_class_map)] | None = Field(
+    num_classes: int | None = Field(
         None,
-        description="of a teacher whose classes have other names or none: for each class of the data, which of its own that is, from 0; or the names of its own "
+        gt=0,
+        description="length of its logits; left out: the data's number of classes, for a teacher that of its weights",
+    )
+    class_map: (
+        Annotated[tuple[int, ...] | tuple[str, ...] | dict[str | int, str], BeforeValidator(_class_map)] | None
+    ) = Field(
+        None,
+        description="of a teacher whose classes have other names or none: for each class of the data, which of "
+        "its own that is, from 0; or the names of its own "
         "classes, in its order; or, for some of its own (by name or number), what the data calls them",
     )
     mean: tuple[float, ...] | None = Field(
         None,
-        description="a mean for each channel, of rgb of values in [0, 1], of another modality in its unit; left out: the network's own, of another modality measured on the data",
+        description="a mean for each channel, of rgb of values in [0, 1], of another modality in its unit; left "
+        "out: the network's own, of another modality measured on the data",
     )
-    std: tuple[float, ...] | None = Field(None, description="a standard deviation for each channel; left out: as the mean")
+    std: tuple[float, ...] | None = Field(
+        None, description="a standard deviation for each channel; left out: as the mean"
+    )
     resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="side, or [height, width], in pixels that samples are resized to; left out: that of its weights or of the network, else the data's"
+        None,
+        description="side, or [height, width], in pixels that samples are resized to; left out: that of its "
+        "weights or of the network, else the data's",
     )
-    embedding: str | None = Field(None, description="module whose output is the embedding, or input:MODULE; left out: the network's own choice")
-    maps: tuple[str, ...] | None = Field(None, description="modules whose outputs are the feature maps; left out: the network's own choice")
+    embedding: str | None = Field(
+        None, description="module whose output is the embedding, or input:MODULE; left out: the network's own choice"
+    )
+    maps: tuple[str, ...] | None = Field(
+        None, description="modules whose outputs are the feature maps; left out: the network's own choice"
+    )
 
 
 class ObjectiveConfig(OpenSection):
     name: str | None = Field(None, description="registered objective; left out: the key it stands under")
-    weight: float | None = Field(None, gt=0, le=1e30, description="factor of this term in the loss; left out: the published one")
-    warmup: float | None = Field(None, ge=0, lt=1, description="share of the training over which the weight rises linearly from 0; left out: the published one")
-    rule: str | None = Field(None, description="how its losses towards several teachers are combined; left out: ensemble.rule")
+    weight: float | None = Field(
+        None, gt=0, le=1e30, description="factor of this term in the loss; left out: the published one"
+    )
+    warmup: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the training over which the weight rises linearly from 0; left out: the published one",
+    )
+    rule: str | None = Field(
+        None, description="how its losses towards several teachers are combined; left out: ensemble.rule"
+    )
 
 
 class EnsembleConfig(OpenSection):
     """What several teachers make of one objective; further keys are the rule's own."""
 
-    rule: str = Field("sum", description="how the losses towards several teachers become one, for each objective that names no rule of its own")
+    rule: str = Field(
+        "sum",
+        description="how the losses towards several teachers become one, for each objective that names no rule "
+        "of its own",
+    )
     batched: bool = Field(
-        False, description="run teachers of one architecture as one network (torch.func.vmap); same answers, whether it is faster is the device's affair"
+        False,
+        description="run teachers of one architecture as one network (torch.func.vmap); same answers, whether it "
+        "is faster is the device's affair",
     )
 
 
@@ -86,25 +124,35 @@ class TrainConfig(Section):
     epochs: int | None = Field(
         None,
         gt=0,
-        description="passes over the training split; left out: by the number of its samples, 240 for 12 500 or fewer, 60 for 50 000, 20 for 150 000 or more",
+        description="passes over the training split; left out: by the number of its samples, 240 for 12 500 or "
+        "fewer, 60 for 50 000, 20 for 150 000 or more",
     )
     initial_epochs: int | None = Field(
-        None, gt=0, description="passes before those, for the initial stage that some objectives (ab, factor, fsp) have; left out: the published 30"
+        None,
+        gt=0,
+        description="passes before those, for the initial stage that some objectives (ab, factor, fsp) have; "
+        "left out: the published 30",
     )
-    initial_lr: float | None = Field(None, gt=0, le=1e30, description="learning rate of the initial stage, which is constant; left out: lr")
+    initial_lr: float | None = Field(
+        None, gt=0, le=1e30, description="learning rate of the initial stage, which is constant; left out: lr"
+    )
     batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
     drop_last: bool = Field(
-        False, description="leave out the last batch of an epoch where it has fewer than batch_size samples; others are left out in each epoch"
+        False,
+        description="leave out the last batch of an epoch where it has fewer than batch_size samples; others are "
+        "left out in each epoch",
     )
     accumulation_steps: int = Field(
         1,
         gt=0,
-        description="backward passes an optimiser step is split into, to save memory; the same result, but for BatchNorm's statistics and for objectives that "
+        description="backward passes an optimiser step is split into, to save memory; the same result, but for "
+        "BatchNorm's statistics and for objectives that "
         "compare the samples of a batch with each other, such as similarity or rkd: they see the samples of one pass",
     )
     on_nan: Literal["stop", "skip"] = Field(
         "stop",
-        description="what is done where the loss is no finite number: stop, and name the batch in bad_batch.json; or skip the optimiser step, also for its "
+        description="what is done where the loss is no finite number: stop, and name the batch in "
+        "bad_batch.json; or skip the optimiser step, also for its "
         "gradient's sake, with a line in skipped_batches.jsonl (waits for the device once a step)",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of student and heads")
@@ -113,40 +161,60 @@ class TrainConfig(Section):
     nesterov: bool = Field(False, description="Nesterov's momentum, of SGD")
     weight_decay: float = Field(5e-4, ge=0, le=1e30, description="of all trained parameters")
     schedule: Literal["step", "cosine", "constant"] = Field("step", description="course of the learning rate")
-    milestones: tuple[float, ...] = Field((0.625, 0.75, 0.875), description="fractions of all steps after which the rate falls, for schedule=step")
+    milestones: tuple[float, ...] = Field(
+        (0.625, 0.75, 0.875), description="fractions of all steps after which the rate falls, for schedule=step"
+    )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
     teacher_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="of the teachers' forward pass alone (autocast); left out: as precision, and fp32 where what teachers said is kept"
+        None,
+        description="of the teachers' forward pass alone (autocast); left out: as precision, and fp32 where what "
+        "teachers said is kept",
     )
     fold_teachers: bool = Field(
-        False, description="fold each BatchNorm of a teacher into the convolution before it: less time, the same answers to 1e-4 of the largest value (checked)"
+        False,
+        description="fold each BatchNorm of a teacher into the convolution before it: less time, the same "
+        "answers to 1e-4 of the largest value (checked)",
     )
     compile: bool = Field(False, description="compile student and teachers with torch.compile")
-    evaluate_every: int = Field(1, gt=0, description="epochs between evaluations on the test split; the last epoch always is")
+    evaluate_every: int = Field(
+        1, gt=0, description="epochs between evaluations on the test split; the last epoch always is"
+    )
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
-    checkpoint_every_steps: int | None = Field(None, gt=0, description="also a checkpoint after so many steps, for long epochs")
+    checkpoint_every_steps: int | None = Field(
+        None, gt=0, description="also a checkpoint after so many steps, for long epochs"
+    )
     timeout_minutes: float = Field(
-        30.0, gt=0, le=100_000, description="how long the processes of a training wait for one that says nothing before they give up"
+        30.0,
+        gt=0,
+        le=100_000,
+        description="how long the processes of a training wait for one that says nothing before they give up",
     )
     keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
     views: int | None = Field(
         None,
         gt=0,
-        description="different views of each sample; the teachers look at each once and what they said is kept, see cache. Left out: a new view each epoch",
+        description="different views of each sample; the teachers look at each once and what they said is kept, "
+        "see cache. Left out: a new view each epoch",
     )
 
     teacher_cache: str | None = Field(
-        None, description="folder in which what the teachers said about each view is kept for further runs, or that contrastill cache wrote; needs views"
+        None,
+        description="folder in which what the teachers said about each view is kept for further runs, or that "
+        "contrastill cache wrote; needs views",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         if self.teacher_cache is not None and self.views is None:
-            raise ValueError("teacher_cache keeps what was said about views that come again: set train.views, such as train.views=4")
+            raise ValueError(
+                "teacher_cache keeps what was said about views that come again: set train.views, such as train.views=4"
+            )
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError("milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]")
+            raise ValueError(
+                "milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]"
+            )
         return self
 
 
@@ -154,28 +222,44 @@ class CacheConfig(Section):
     """How what the teachers said about each view is kept, in memory or in the folder ``train.teacher_cache``."""
 
     logits: Literal["all"] | PositiveInt = Field(
-        "all", description="all logits, or so many of the largest of each sample; the others then share their mass evenly"
+        "all",
+        description="all logits, or so many of the largest of each sample; the others then share their mass evenly",
     )
-    precision: Literal["fp32", "fp16"] = Field("fp32", description="in which values are kept; of logits in fp16 the log-probabilities")
+    precision: Literal["fp32", "fp16"] = Field(
+        "fp32", description="in which values are kept; of logits in fp16 the log-probabilities"
+    )
     parts: tuple[Literal["logits", "embedding", "maps"], ...] | None = Field(
         None,
-        description="what a folder keeps beside what the objectives read, for the objectives of other runs; left out: logits and embedding, where all teachers have them",
+        description="what a folder keeps beside what the objectives read, for the objectives of other runs; left "
+        "out: logits and embedding, where all teachers have them",
     )
 
 
 class EvaluationConfig(Section):
     """What ``contrastill evaluate`` measures."""
 
-    data: dict[str, Any] = Field(default_factory=dict, description="changes of data for the evaluation, such as {splits: {train: labelled, test: labelled}}")
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        description="changes of data for the evaluation, such as {splits: {train: labelled, test: labelled}}",
+    )
     tasks: tuple[Literal["accuracy", "segmentation", "classification"], ...] = Field(
         ("accuracy",),
         min_length=1,
-        description="of the student's own logits; of a head on its maps, by label maps; of a linear probe on its layers, by classes",
+        description="of the student's own logits; of a head on its maps, by label maps; of a linear probe on its "
+        "layers, by classes",
     )
-    head: Literal["linear", "unet"] = Field("linear", description="of a segmentation: a linear classifier of each pixel, or a decoder with skip connections")
-    mode: Literal["frozen", "fine_tuned"] = Field("frozen", description="of a segmentation: whether the network trains with its head")
-    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1, description="shares of the labelled training samples")
-    layers: tuple[str, ...] = Field(("embedding",), min_length=1, description="of the linear probes: embedding, logits, maps.0, maps.1 …")
+    head: Literal["linear", "unet"] = Field(
+        "linear", description="of a segmentation: a linear classifier of each pixel, or a decoder with skip connections"
+    )
+    mode: Literal["frozen", "fine_tuned"] = Field(
+        "frozen", description="of a segmentation: whether the network trains with its head"
+    )
+    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0,), min_length=1, description="shares of the labelled training samples"
+    )
+    layers: tuple[str, ...] = Field(
+        ("embedding",), min_length=1, description="of the linear probes: embedding, logits, maps.0, maps.1 …"
+    )
     spatial: int = Field(1, gt=0, description="of the linear probes: maps are averaged to so many values a side")
     epochs: int = Field(30, gt=0, description="of a segmentation: passes over the labelled training samples")
     batch_size: int = Field(16, gt=0, description="of a segmentation")
@@ -187,13 +271,20 @@ class RunConfig(Section):
 
     out: str = Field(description="the run's folder")
     seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
-    seeds: int | None = Field(None, gt=0, description="trainings, of seed, seed + 1, …, each a run in a folder of its own under out; left out: one, in out")
+    seeds: int | None = Field(
+        None,
+        gt=0,
+        description="trainings, of seed, seed + 1, …, each a run in a folder of its own under out; left out: "
+        "one, in out",
+    )
     data: DataConfig
     teachers: list[NetworkConfig] = Field(default_factory=list)
     student: NetworkConfig
     objectives: dict[str, ObjectiveConfig]
     ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
-    trackers: list[str] = Field(default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb")
+    trackers: list[str] = Field(
+        default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb"
+    )
     train: TrainConfig = Field(default_factory=TrainConfig)
     cache: CacheConfig = Field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -202,5 +293,8 @@ class RunConfig(Section):
     @classmethod
     def _null_takes_an_objective_out(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("objectives"), dict):
-            values = {**values, "objectives": {name: entry for name, entry in values["objectives"].items() if entry is not None}}
+            values = {
+                **values,
+                "objectives": {name: entry for name, entry in values["objectives"].items() if entry is not None},
+            }
         return values

@@ -1,4 +1,6 @@
-"""YAML that keeps how a value was written: a field of text gets ``010``, ``1e3`` or ``no`` as it stands, and a number is never octal or a time of day."""
+"""YAML that keeps how a value was written: a field of text gets ``010``, ``1e3`` or ``no`` as it stands, and a number
+is never octal or a time of day.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def read_written(text: str) -> Any:
 
 
 def override_value(text: str) -> Any:
-    """What follows ``key=``: YAML in one line; what is neither quoted, a list, a mapping nor a number is the text itself, with # and : in it.
+    """What follows ``key=``: YAML in one line; what is neither quoted, a list, a mapping nor a number is the text
+    itself, with # and : in it.
 
     Raises:
         YAMLError: A list or a mapping that is no YAML.
@@ -64,11 +67,16 @@ def override_value(text: str) -> Any:
     if isinstance(value, Written):
         return Written(value.value, text)
     # What begins with # is nothing to YAML.
-    return text if not quoted and (isinstance(value, str) or (value is None and not _NULL.fullmatch(text.strip()))) else value
+    return (
+        text
+        if not quoted and (isinstance(value, str) or (value is None and not _NULL.fullmatch(text.strip())))
+        else value
+    )
 
 
 def parse_scalar(text: str) -> Any:
-    """A plain scalar's value: YAML 1.1's words for truth and nothing, decimal numbers, and those that begin with 0x, 0o or 0b.
+    """A plain scalar's value: YAML 1.1's words for truth and nothing, decimal numbers, and those that begin with 0x, 0o
+    or 0b.
 
     Example:
         >>> [parse_scalar(text) for text in ("0100", "1e3", "5e-4", "on", "12:30", "2024-01-01", "~")]
@@ -145,7 +153,8 @@ def joined(values: Any, texts: Any) -> Any:
 
 
 def for_schema(annotation: Any, value: Any) -> Any:
-    """A tree with the text where the schema has text, and the value elsewhere; what an open section does not know stays :class:`Written`.
+    """A tree with the text where the schema has text, and the value elsewhere; what an open section does not know stays
+    :class:`Written`.
 
     Args:
         annotation: A pydantic model, or the annotation of a field.
@@ -158,10 +167,14 @@ def for_schema(annotation: Any, value: Any) -> Any:
         return _leaf(annotations, value)
     if isinstance(value, Mapping):
         model = next((one for one in annotations if isinstance(one, type) and issubclass(one, BaseModel)), None)
-        inner = next((get_args(one)[1] for one in annotations if get_origin(one) in (dict, Mapping) and get_args(one)), Any)
+        inner = next(
+            (get_args(one)[1] for one in annotations if get_origin(one) in (dict, Mapping) and get_args(one)), Any
+        )
         return _for_model(model, value) if model else {key: for_schema(inner, one) for key, one in value.items()}
     if isinstance(value, list):
-        sequence = next((one for one in annotations if get_origin(one) in (list, tuple, set, frozenset, Sequence)), None)
+        sequence = next(
+            (one for one in annotations if get_origin(one) in (list, tuple, set, frozenset, Sequence)), None
+        )
         inner = [one for one in get_args(sequence) if one is not Ellipsis] or [Any] if sequence is not None else [Any]
         return [for_schema(inner[min(place, len(inner) - 1)], one) for place, one in enumerate(value)]
     return value
@@ -172,13 +185,20 @@ def _for_model(model: type[BaseModel], value: Any) -> Any:
         return values_of(value)
     open_section = model.model_config.get("extra") == "allow"
     return {
-        key: for_schema(model.model_fields[key].annotation, one) if key in model.model_fields else one if open_section else values_of(one)
+        key: for_schema(model.model_fields[key].annotation, one)
+        if key in model.model_fields
+        else one
+        if open_section
+        else values_of(one)
         for key, one in value.items()
     }
 
 
 def _leaf(annotations: Sequence[Any], written: Written) -> Any:
-    if annotations and all(one is str or (get_origin(one) is Literal and all(isinstance(name, str) for name in get_args(one))) for one in annotations):
+    if annotations and all(
+        one is str or (get_origin(one) is Literal and all(isinstance(name, str) for name in get_args(one)))
+        for one in annotations
+    ):
         return written.text
     if isinstance(written.value, bool) and not any(one is bool or one is Any or one is object for one in annotations):
         # pydantic would count it as 0 or 1.

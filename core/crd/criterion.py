@@ -129,7 +129,9 @@ class NegativeSums:
         """(B, n) uninitialised memory, the same at every call."""
         return self.buffer("scratch", self.sums.shape[1], columns)
 
-    def add(self, rows: Tensor, exclude: Callable[[Tensor], object] | None = None, counts: Tensor | None = None) -> None:
+    def add(
+        self, rows: Tensor, exclude: Callable[[Tensor], object] | None = None, counts: Tensor | None = None
+    ) -> None:
         """Add the rows (2, n, D) of one chunk.
 
         Args:
@@ -138,8 +140,11 @@ class NegativeSums:
             counts: (B, n), how often each row counts.
         """
         if rows.device != self.scaled.device or (rows.dtype != self.dtype and rows.device.type == "cpu"):
-            # From the host's memory; and a CPU multiplies half precision in software, many times slower than it converts.
-            rows = self.buffer("rows", *rows.shape, dtype=self.dtype if self.scaled.device.type == "cpu" else rows.dtype).copy_(rows, non_blocking=True)
+            # From the host's memory; and a CPU multiplies half precision in software, many times slower than it
+            # converts.
+            rows = self.buffer(
+                "rows", *rows.shape, dtype=self.dtype if self.scaled.device.type == "cpu" else rows.dtype
+            ).copy_(rows, non_blocking=True)
         same = rows.dtype == self.dtype
         scores = self.buffer("scores", *self.sums.shape, rows.shape[1])
         if same:
@@ -156,7 +161,9 @@ class NegativeSums:
         else:
             self.gradient.add_(torch.bmm(weights.to(rows.dtype), rows), alpha=share)
 
-    def _narrow(self, scores: Tensor, exclude: Callable[[Tensor], object] | None, counts: Tensor | None) -> tuple[Tensor, float]:
+    def _narrow(
+        self, scores: Tensor, exclude: Callable[[Tensor], object] | None, counts: Tensor | None
+    ) -> tuple[Tensor, float]:
         """Add the values of scores whose exp is finite; return what the rows are weighted with, up to a number."""
         columns = scores.shape[2]
         group = 1 if counts is not None else self.group
@@ -179,7 +186,9 @@ class NegativeSums:
             self.sums += (values if counts is None else values.mul_(counts)).sum(2)
         return scores, share
 
-    def _wide(self, scores: Tensor, exclude: Callable[[Tensor], object] | None, counts: Tensor | None) -> tuple[Tensor, float]:
+    def _wide(
+        self, scores: Tensor, exclude: Callable[[Tensor], object] | None, counts: Tensor | None
+    ) -> tuple[Tensor, float]:
         """The same where exp would overflow: softplus(x) = x beyond its threshold, and sigmoid saturates."""
         scores.sub_(self.critic.bias)
         values, weights = softplus(scores, threshold=LINEAR), scores.sigmoid_()
@@ -233,7 +242,8 @@ class Criterion(torch.autograd.Function):
 
         Args:
             projected: (2, B, D), what is scored against bank 0, then against bank 1, before normalisation.
-            positives: (2, B, D), each anchor's own row in that bank; of everyone's anchors and those rows that are here, where the bank is dealt out.
+            positives: (2, B, D), each anchor's own row in that bank; of everyone's anchors and those rows that are
+                here, where the bank is dealt out.
             critic: τ, b and the scores' range.
             workspace: Where scores lie meanwhile.
             exchange: Which processes score an anchor.
@@ -267,12 +277,19 @@ class Criterion(torch.autograd.Function):
         return slope * grad.to(slope.dtype)[:, :, None], None, None, None, None, None
 
 
-def pair_loss(ours: Tensor, theirs: Tensor, positive: tuple[Tensor, Tensor], excluded: Tensor, critic: Critic, num_negatives: float) -> Tensor:
+def pair_loss(
+    ours: Tensor,
+    theirs: Tensor,
+    positive: tuple[Tensor, Tensor],
+    excluded: Tensor,
+    critic: Critic,
+    num_negatives: float,
+) -> Tensor:
     """The criterion between all pairs of a batch, both ways, where both sides are live: gradients reach both.
 
-    Each of ours is an anchor to theirs, and each of theirs one to ours. An anchor's loss is the mean over its positives of softplus(b − s⁺/τ)
-    plus K/|negatives| · Σ softplus(s⁻/τ − b): the expectation over all of them, whichever side has more, as b belongs to one K. Anchors
-    are averaged, both ways added.
+    Each of ours is an anchor to theirs, and each of theirs one to ours. An anchor's loss is the mean over its positives
+    of softplus(b − s⁺/τ) plus K/|negatives| · Σ softplus(s⁻/τ − b): the expectation over all of them, whichever side
+    has more, as b belongs to one K. Anchors are averaged, both ways added.
 
     Args:
         ours: (N, D), normalised.

@@ -1,4 +1,6 @@
-"""Contrast with fresh rows: the teacher's own embeddings are kept and projected anew at every step, with the gradient."""
+"""Contrast with fresh rows: the teacher's own embeddings are kept and projected anew at every step, with the
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from torch.nn import functional as F
 from ..deferred import HeldState
 from ..distributed import Capacity, GatherInOrder, gather_in_order, rank, world_size
 from ..errors import UsageError
-from .loss import DTYPES, MEMORIES, PLACEMENTS, Embedding, check_choices, check_counts, count_samples, critic_bias, negatives_origin
+from .loss import (
+    DTYPES,
+    MEMORIES,
+    PLACEMENTS,
+    Embedding,
+    check_choices,
+    check_counts,
+    count_samples,
+    critic_bias,
+    negatives_origin,
+)
 from .memory_bank import check_index
 from .negatives import Groups
 from .sharding import Shard
@@ -29,51 +41,66 @@ _FAR_BELOW = -1e30
 
 
 class FreshCRDLoss(HeldState):
-    """Contrast of a student with its teachers in which no row is stale: −log of the share that the own pair has among K rows of the teacher, and the reverse in the batch.
+    """Contrast of a student with its teachers in which no row is stale: −log of the share that the own pair has among K
+    rows of the teacher, and the reverse in the batch.
 
-    With g_S and g_T the maps, each followed by normalisation, s = g_S(x_i) · g_T(r_j) / τ the score of a sample's student embedding x_i and a kept teacher embedding r_j,
-    and t_i the teacher's embedding of the sample itself:
+    With g_S and g_T the maps, each followed by normalisation, s = g_S(x_i) · g_T(r_j) / τ the score of a sample's
+    student embedding x_i and a kept teacher embedding r_j, and t_i the teacher's embedding of the sample itself:
 
         student → rows     ℓ_i = −s_ii + log( e^{s_ii} + K/n_i · Σ_j e^{s_ij} ),   s_ii = g_S(x_i) · g_T(t_i) / τ
-        teacher → batch    the same with t_i as the anchor and the students' embeddings of the batch as rows, without the factor
+        teacher → batch    the same with t_i as the anchor and the students' embeddings of the batch as rows, without
+        the factor
 
-    n_i of the K drawn rows are eligible (of another class, or of another sample). The rows r_j are the frozen teacher's own embeddings; g_T maps them **in the step**, and its gradient
-    comes through all of them. A memory bank (:class:`~contrastill.CRDLoss`) keeps what g_T made an epoch ago and passes no gradient. The loss is the mean of both directions. The ways
-    to draw and to score are those of InfoNCE (van den Oord et al., 2018, eq. 4) and CRD (Tian et al., ICLR 2020, eq. 17).
+    n_i of the K drawn rows are eligible (of another class, or of another sample). The rows r_j are the frozen teacher's
+    own embeddings; g_T maps them **in the step**, and its gradient comes through all of them. A memory bank
+    (:class:`~contrastill.CRDLoss`) keeps what g_T made an epoch ago and passes no gradient. The loss is the mean of
+    both directions. The ways to draw and to score are those of InfoNCE (van den Oord et al., 2018, eq. 4) and CRD (Tian
+    et al., ICLR 2020, eq. 17).
 
     Args:
         student_dim: Length of the student's embedding.
-        teacher_dim: Length of the teacher's, or of each of several teachers': these meet one g_S, and their losses are added.
+        teacher_dim: Length of the teacher's, or of each of several teachers': these meet one g_S, and their losses are
+            added.
         targets: (M,) classes of all training samples.
         num_samples: M, where there are no ``targets``.
         embed_dim: D.
         num_negatives: K, rows drawn at each step; at most M of them.
-        negatives_from: ``"other_class"``, ``"other_sample"`` or None: other_class where ``targets`` are given, else other_sample.
+        negatives_from: ``"other_class"``, ``"other_sample"`` or None: other_class where ``targets`` are given, else
+            other_sample.
         temperature: τ.
-        criterion: ``"softmax"``; ``"sigmoid"``, with learned τ and b (SigLIP: Zhai et al., ICCV 2023, section 3); ``"nce"``, the criterion of CRD: a weight of K/n_i on each row, at which
-            training diverges where the rows carry a gradient and the learning rate is not small.
+        criterion: ``"softmax"``; ``"sigmoid"``, with learned τ and b (SigLIP: Zhai et al., ICCV 2023, section 3);
+            ``"nce"``, the criterion of CRD: a weight of K/n_i on each row, at which training diverges where the rows
+            carry a gradient and the learning rate is not small.
         bias: b of ``"nce"``, as :class:`~contrastill.CRDLoss` takes it.
         student_rows: ``"batch"``, or ``"none"``: the first direction alone.
-        row_gradient: Whether the gradient reaches g_T through the rows. False shows what that is worth; it costs more than it saves.
-        teacher_map: g_T: ``"learned"``, linear; ``"whitened"``: the D principal directions, each with deviation 1; ``"none"``: the teacher's embedding as it is, D its length. The last two are fixed.
-        row_variance: Share of the embeddings' variance that the kept rows hold, in as many of their principal directions; None: in 2·D of them at most.
+        row_gradient: Whether the gradient reaches g_T through the rows. False shows what that is worth; it costs more
+            than it saves.
+        teacher_map: g_T: ``"learned"``, linear; ``"whitened"``: the D principal directions, each with deviation 1;
+            ``"none"``: the teacher's embedding as it is, D its length. The last two are fixed.
+        row_variance: Share of the embeddings' variance that the kept rows hold, in as many of their principal
+            directions; None: in 2·D of them at most.
         refresh_rows: Whether a row is replaced when its sample is seen again, in another view.
-        row_placement, row_dtype, row_memory: As ``bank_placement``, ``bank_dtype`` and ``bank_memory`` of a :class:`~contrastill.CRDLoss`.
+        row_placement, row_dtype, row_memory: As ``bank_placement``, ``bank_dtype`` and ``bank_memory`` of a
+            :class:`~contrastill.CRDLoss`.
         seed: Of every draw.
 
     Attributes:
         embed_student: g_S.
         embed_teacher: g_T of each teacher.
         rows: The :class:`~contrastill.core.crd.teacher_rows.TeacherRows` of each teacher.
-        logs: Of the last call, detached and on the device: ``mi_bound_student``, log(1 + K) − ℓ, and ``mi_bound_teacher``, log of the batch's candidates − ℓ: lower bounds of the mutual
-            information with ``softmax`` and negatives from other samples; ``score_student`` and ``score_teacher`` where they are no bound.
+        logs: Of the last call, detached and on the device: ``mi_bound_student``, log(1 + K) − ℓ, and
+            ``mi_bound_teacher``, log of the batch's candidates − ℓ: lower bounds of the mutual information with
+            ``softmax`` and negatives from other samples; ``score_student`` and ``score_teacher`` where they are no
+            bound.
 
     Shape:
-        - student: (B, student_dim) - teacher: (B, teacher_dim), or one for each of several teachers - index: (B,) int64 in [0, M)
+        - student: (B, student_dim) - teacher: (B, teacher_dim), or one for each of several teachers - index: (B,) int64
+          in [0, M)
         - returns a scalar.
 
     Raises:
-        UsageError: (a ValueError) As :class:`~contrastill.CRDLoss`; ``student_rows="batch"`` and a batch without two samples is none: that direction then counts 0.
+        UsageError: (a ValueError) As :class:`~contrastill.CRDLoss`; ``student_rows="batch"`` and a batch without two
+            samples is none: that direction then counts 0.
 
     Example:
         >>> crd = FreshCRDLoss(64, 256, targets=torch.randint(100, (50_000,)))
@@ -133,11 +160,17 @@ class FreshCRDLoss(HeldState):
         if teacher_map == "none":
             if len({*teacher_dims}) > 1:
                 raise UsageError(
-                    f"teacher_map='none' leaves the teachers' embeddings as they are, and they are of lengths {teacher_dims}: take 'whitened' or 'learned'"
+                    "teacher_map='none' leaves the teachers' embeddings as they are, and they are of lengths "
+                    f"{teacher_dims}: take 'whitened' or 'learned'"
                 )
             embed_dim = teacher_dims[0]
         self.embed_dim, self.num_negatives = embed_dim, min(num_negatives, self.num_samples)
-        self.temperature, self.criterion, self.student_rows, self.row_gradient = float(temperature), criterion, student_rows, row_gradient
+        self.temperature, self.criterion, self.student_rows, self.row_gradient = (
+            float(temperature),
+            criterion,
+            student_rows,
+            row_gradient,
+        )
         self.bias = critic_bias(bias, self.num_negatives, self.num_samples, embed_dim, self.temperature)
         self.embed_student = Embedding(student_dim, embed_dim)
         self.embed_teacher: Sequence[TeacherMap] = nn.ModuleList(  # type: ignore[assignment]
@@ -145,20 +178,32 @@ class FreshCRDLoss(HeldState):
         )
         shard = Shard(rank(), world_size()) if row_placement == "sharded" else Shard()
         self.rows: Sequence[TeacherRows] = nn.ModuleList(  # type: ignore[assignment]
-            TeacherRows(self.num_samples, dim, seed=seed + number, shard=shard, dtype=DTYPES[row_dtype], on_host=row_memory == "host", refresh=refresh_rows)
+            TeacherRows(
+                self.num_samples,
+                dim,
+                seed=seed + number,
+                shard=shard,
+                dtype=DTYPES[row_dtype],
+                on_host=row_memory == "host",
+                refresh=refresh_rows,
+            )
             for number, dim in enumerate(teacher_dims)
         )
         # SigLIP's, from its section 3: log t' = log 10 and b = −10.
-        self.log_scale, self.offset = (nn.Parameter(torch.tensor(value)) if criterion == "sigmoid" else None for value in (math.log(10.0), -10.0))
+        self.log_scale, self.offset = (
+            nn.Parameter(torch.tensor(value)) if criterion == "sigmoid" else None for value in (math.log(10.0), -10.0)
+        )
         self._room = Capacity()
         self.logs: dict[str, Tensor] = {}
 
     def prepare(self, number: int, sample: Tensor, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
-        """Before the first step: centre a teacher's embeddings, give them deviation 1, and fill its rows; what is not prepared is used as it comes, and rows are filled as samples come.
+        """Before the first step: centre a teacher's embeddings, give them deviation 1, and fill its rows; what is not
+        prepared is used as it comes, and rows are filled as samples come.
 
         Args:
             number: Of the teacher.
-            sample: (n, teacher_dim) embeddings from all over the training set, for mean, deviation and principal directions.
+            sample: (n, teacher_dim) embeddings from all over the training set, for mean, deviation and principal
+                directions.
             batches: index (b,) and embeddings (b, teacher_dim) of all samples, or None.
 
         Raises:
@@ -188,10 +233,20 @@ class FreshCRDLoss(HeldState):
             ours = self.embed_student(_wide(student))
             everyone = self._everyone(ours, index) if self.student_rows == "batch" else None
             self.logs = {}
-            losses = [self._towards(number, ours, _wide(one), index, group, everyone) for number, one in enumerate(teachers)]
+            losses = [
+                self._towards(number, ours, _wide(one), index, group, everyone) for number, one in enumerate(teachers)
+            ]
         return torch.stack(losses).sum(0)
 
-    def _towards(self, number: int, ours: Tensor, teacher: Tensor, index: Tensor, group: Tensor, everyone: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+    def _towards(
+        self,
+        number: int,
+        ours: Tensor,
+        teacher: Tensor,
+        index: Tensor,
+        group: Tensor,
+        everyone: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:
         """Loss (B,) towards one teacher."""
         embed, store = self.embed_teacher[number], self.rows[number]
         place, sample, drawn = store.draw(self.num_negatives)
@@ -199,7 +254,9 @@ class FreshCRDLoss(HeldState):
         theirs, rows = embed(raw), embed(store.read(place).to(raw.dtype))
         row_group = sample if self.label is None else self.label[sample]
         excluded = (group[:, None] == row_group) | ~drawn
-        there, _ = self._direction(ours, theirs, rows if self.row_gradient else rows.detach(), excluded, self.num_negatives)
+        there, _ = self._direction(
+            ours, theirs, rows if self.row_gradient else rows.detach(), excluded, self.num_negatives
+        )
         losses, bounds = [there], {"student": math.log(1 + self.num_negatives) - there.detach().mean()}
         if everyone is not None:
             students, their_group, repeated = everyone
@@ -213,14 +270,19 @@ class FreshCRDLoss(HeldState):
         self.logs |= {f"{name}_{side}{several}": value for side, value in bounds.items()}
         return torch.stack(losses).mean(0)
 
-    def _direction(self, anchors: Tensor, partners: Tensor, rows: Tensor, excluded: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
-        """Loss (B,) of anchors (B, D) with their own partners (B, D) and rows (n, D), and how many rows (B,) are eligible; these count as ``count`` together, or each as one."""
+    def _direction(
+        self, anchors: Tensor, partners: Tensor, rows: Tensor, excluded: Tensor, count: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of anchors (B, D) with their own partners (B, D) and rows (n, D), and how many rows (B,) are
+        eligible; these count as ``count`` together, or each as one.
+        """
         scale: Tensor | float = 1 / self.temperature
         offset: Tensor | float | None = -self.bias if self.criterion == "nce" else None
         if self.criterion == "sigmoid":
             scale, offset = self.log_scale.exp(), self.offset
         anchors, out = anchors * scale, excluded.to(anchors.dtype)
-        # One product scores the rows and sets those that are no candidates far below all others; finite, so that an anchor without any has no NaN in its gradient.
+        # One product scores the rows and sets those that are no candidates far below all others; finite, so that an
+        # anchor without any has no NaN in its gradient.
         own, scores = (anchors * partners).sum(1), torch.addmm(out, anchors, rows.T, beta=_FAR_BELOW)
         if offset is not None:
             own, scores = own + offset, scores + offset
@@ -272,11 +334,16 @@ class FreshCRDLoss(HeldState):
             raise UsageError(f"this loss was built for {len(self.rows)} teachers, and there are {len(teachers)}")
         if index.ndim != 1 or not len(index):
             raise UsageError(f"index must be (B,) with B ≥ 1, not {tuple(index.shape)}")
-        names = ["the student", "the teacher" if len(teachers) == 1 else "teacher {}"] + ["teacher {}"] * (len(teachers) - 1)
-        for number, (name, features, embed) in enumerate(zip(names, (student, *teachers), (self.embed_student, *self.embed_teacher), strict=True), start=-1):
+        names = ["the student", "the teacher" if len(teachers) == 1 else "teacher {}"] + ["teacher {}"] * (
+            len(teachers) - 1
+        )
+        for number, (name, features, embed) in enumerate(
+            zip(names, (student, *teachers), (self.embed_student, *self.embed_teacher), strict=True), start=-1
+        ):
             if features.shape != (len(index), embed.in_features):
                 raise UsageError(
-                    f"the embedding of {name.format(number)} must be (B, {embed.in_features}), B = {len(index)} as in index, not {tuple(features.shape)}"
+                    f"the embedding of {name.format(number)} must be (B, {embed.in_features}), B = {len(index)} "
+                    f"as in index, not {tuple(features.shape)}"
                 )
         check_index(index, self.num_samples, "index")
 

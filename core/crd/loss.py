@@ -36,9 +36,10 @@ ALL_ROWS_PER_NEGATIVE = 8
 class CRDLoss(HeldWrites):
     """Contrastive representation distillation (Tian et al., ICLR 2020, eq. 17–18).
 
-    Each sample's student embedding is scored against the teacher's bank and its teacher embedding against the student's;
-    with s the scores and h = sigmoid(s/τ − b), the loss is −log h(own row) − Σ_K log(1 − h(negative)), averaged over
-    the batch and added over both sides. Scores are read first; then, in training mode, the rows move towards the embeddings.
+    Each sample's student embedding is scored against the teacher's bank and its teacher embedding against the
+    student's; with s the scores and h = sigmoid(s/τ − b), the loss is −log h(own row) − Σ_K log(1 − h(negative)),
+    averaged over the batch and added over both sides. Scores are read first; then, in training mode, the rows move
+    towards the embeddings.
 
     Args:
         student_dim: Length of the student's embedding.
@@ -48,42 +49,53 @@ class CRDLoss(HeldWrites):
         embed_dim: D, length of a bank's row.
         num_negatives: K; None is min(16384, the smallest number of eligible rows).
         negatives: ``"sampled"``: K rows for each anchor, without replacement. ``"shared"``: one set of K rows for the
-            batch. ``"all"``: the expectation over all eligible rows, weighted as K. ``"auto"``: ``negatives_reason`` says.
-        negatives_from: ``"other_class"``, ``"other_sample"`` or None: other_class where ``targets`` are given, else other_sample.
-        temperature: τ of the critic. With ``bias="released"`` the positive's probability cannot pass .98 at 0.07, .48 at 0.1, .01 at 0.2.
-        bank_momentum: Share of its old value that a row keeps. ``"visits"``: min(½, (n − 1)/n) at the n-th visit of its sample, so that the first one replaces
-            the row, whatever it began as, and the second averages both. The number of visits is part of the state.
-        bank_init: What rows begin as: ``"random"``, noise; ``"teacher_outputs"``, once :meth:`prepare` was called: the teacher's, what its map makes of its
-            embeddings before the first step; the student's, the same rows, as a positive pair is to be near.
-        teacher_map: g^T: ``"learned"``, linear; ``"whitened"``, once :meth:`prepare` was called: the D principal directions of the teacher's embeddings, each
-            with deviation 1. That is fixed: the teacher's rows never age, and the teacher's side of the loss, whose rows are the student's, trains nothing.
-        bias: b: ``"released"``, log K + 1/(2Dτ²), is what the released code estimates from its first batch; ``"paper"``, log(K/M), is
-            eq. 18 as printed; or a number. The default was decided by measurement: at K = 1024 and one short schedule ``"paper"``
-            ended 6 points lower (docs/results.md).
+            batch. ``"all"``: the expectation over all eligible rows, weighted as K. ``"auto"``: ``negatives_reason``
+            says.
+        negatives_from: ``"other_class"``, ``"other_sample"`` or None: other_class where ``targets`` are given, else
+            other_sample.
+        temperature: τ of the critic. With ``bias="released"`` the positive's probability cannot pass .98 at 0.07, .48
+            at 0.1, .01 at 0.2.
+        bank_momentum: Share of its old value that a row keeps. ``"visits"``: min(½, (n − 1)/n) at the n-th visit of its
+            sample, so that the first one replaces the row, whatever it began as, and the second averages both. The
+            number of visits is part of the state.
+        bank_init: What rows begin as: ``"random"``, noise; ``"teacher_outputs"``, once :meth:`prepare` was called: the
+            teacher's, what its map makes of its embeddings before the first step; the student's, the same rows, as a
+            positive pair is to be near.
+        teacher_map: g^T: ``"learned"``, linear; ``"whitened"``, once :meth:`prepare` was called: the D principal
+            directions of the teacher's embeddings, each
+            with deviation 1. That is fixed: the teacher's rows never age, and the teacher's side of the loss, whose
+                rows are the student's, trains nothing.
+        bias: b: ``"released"``, log K + 1/(2Dτ²), is what the released code estimates from its first batch;
+            ``"paper"``, log(K/M), is eq. 18 as printed; or a number. The default was decided by measurement: at K =
+            1024 and one short schedule ``"paper"`` ended 6 points lower (docs/results.md).
         seed: Of the rows, of their order and of every draw.
-        bank_placement: ``"replicated"``: each process holds all rows. ``"sharded"``: each holds M/n of them and scores everyone's anchors against these;
-            every process must then call the loss, and ask for its state, together.
+        bank_placement: ``"replicated"``: each process holds all rows. ``"sharded"``: each holds M/n of them and scores
+            everyone's anchors against these; every process must then call the loss, and ask for its state, together.
         bank_dtype: Of the rows: ``"fp32"``, ``"fp16"`` or ``"bf16"``. What is written to them is worked out in float32.
-        bank_memory: ``"device"``, or ``"host"``: pinned memory of the host, copied over as it is scored, for banks larger than a GPU; each step then waits for the device.
+        bank_memory: ``"device"``, or ``"host"``: pinned memory of the host, copied over as it is scored, for banks
+            larger than a GPU; each step then waits for the device.
 
     Attributes:
-        embed_student, embed_teacher: The linear maps with normalisation; they train with the student. ``embed_teacher`` is a fixed
-            :class:`~contrastill.core.crd.teacher_map.TeacherMap` with ``teacher_map="whitened"``.
-        bank: ``bank.student`` and ``bank.teacher``, (M, D) copies in sample order; ``bank.visits``, (M,), where they are counted.
+        embed_student, embed_teacher: The linear maps with normalisation; they train with the student. ``embed_teacher``
+            is a fixed :class:`~contrastill.core.crd.teacher_map.TeacherMap` with ``teacher_map="whitened"``.
+        bank: ``bank.student`` and ``bank.teacher``, (M, D) copies in sample order; ``bank.visits``, (M,), where they
+            are counted.
         bias: b as a float.
         negatives: The rule in use; ``negatives_reason`` says in one line which and why.
-        logs: Of the last call, detached and on the device: ``mi_bound_student`` and ``mi_bound_teacher``, log K − (loss of
-            one side), which bound the mutual information from below (often below zero); ``score_student`` and
+        logs: Of the last call, detached and on the device: ``mi_bound_student`` and ``mi_bound_teacher``, log K − (loss
+            of one side), which bound the mutual information from below (often below zero); ``score_student`` and
             ``score_teacher`` with negatives from other classes, where that is a score and no bound.
 
     Shape:
         - student: (B, student_dim) - teacher: (B, teacher_dim) - index: (B,) int64 in [0, M)
-        - rows: (B, K) int64 in [0, M), negatives given by hand; as many as K, own class or not, and each counts as often as named.
+        - rows: (B, K) int64 in [0, M), negatives given by hand; as many as K, own class or not, and each counts as
+          often as named.
         - returns a scalar.
 
     Raises:
-        UsageError: (a ValueError) ``targets`` is None and ``negatives_from="other_class"``; a class without eligible rows; more
-            negatives than eligible rows; an index out of range (on a GPU: a device-side assertion, to spare a synchronisation).
+        UsageError: (a ValueError) ``targets`` is None and ``negatives_from="other_class"``; a class without eligible
+            rows; more negatives than eligible rows; an index out of range (on a GPU: a device-side assertion, to spare
+            a synchronisation).
 
     Example:
         >>> crd = CRDLoss(64, 256, targets=torch.randint(100, (50_000,)))
@@ -125,12 +137,18 @@ class CRDLoss(HeldWrites):
         )
         num_samples, origin = count_samples(targets, num_samples), negatives_origin(negatives_from, targets)
         if bank_momentum != "visits" and (isinstance(bank_momentum, str) or not 0 <= bank_momentum < 1):
-            raise UsageError(f"bank_momentum is the share of its value a row keeps, in [0, 1), or 'visits', not {bank_momentum!r}")
+            raise UsageError(
+                f"bank_momentum is the share of its value a row keeps, in [0, 1), or 'visits', not {bank_momentum!r}"
+            )
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
         check_counts(embed_dim=embed_dim, **({} if num_negatives is None else {"num_negatives": num_negatives}))
         self.num_samples, self.embed_dim = num_samples, embed_dim
-        self.temperature, self.bank_momentum, self.seed = float(temperature), bank_momentum if bank_momentum == "visits" else float(bank_momentum), int(seed)
+        self.temperature, self.bank_momentum, self.seed = (
+            float(temperature),
+            bank_momentum if bank_momentum == "visits" else float(bank_momentum),
+            int(seed),
+        )
         self.bank_init, self.teacher_map = bank_init, teacher_map
         self.negatives_from = origin
         self.embed_student = Embedding(student_dim, embed_dim)
@@ -157,7 +175,8 @@ class CRDLoss(HeldWrites):
         ceiling = 1 / (1 + math.exp(min(700.0, self.bias - 1 / self.temperature)))
         if ceiling < 0.5:
             warnings.warn(
-                f"with temperature {temperature:g} and bias {self.bias:.3g} the positive's probability cannot pass {ceiling:.2g}: "
+                f"with temperature {temperature:g} and bias {self.bias:.3g} the positive's probability cannot "
+                f"pass {ceiling:.2g}: "
                 "lower the temperature, or use bias='paper'",
                 stacklevel=2,
             )
@@ -166,21 +185,28 @@ class CRDLoss(HeldWrites):
         self.logs: dict[str, Tensor] = {}
 
     def prepare(self, samples: Sequence[Tensor] = (), batches: Sequence[Iterable[tuple[Tensor, Tensor]]] = ()) -> None:
-        """Before the first step: measure the teacher's fixed map, and begin the rows as its outputs; what the options do not ask for is not looked at.
+        """Before the first step: measure the teacher's fixed map, and begin the rows as its outputs; what the options
+        do not ask for is not looked at.
 
         Args:
-            samples: For ``teacher_map="whitened"``, the teacher's embeddings (n, teacher_dim) of n ≥ 2 samples from all over the training set; of each teacher where there are several.
-            batches: For ``bank_init="teacher_outputs"``, index (b,) and embeddings (b, teacher_dim) until each training sample was there once, the same on every
-                process; of each teacher where there are several.
+            samples: For ``teacher_map="whitened"``, the teacher's embeddings (n, teacher_dim) of n ≥ 2 samples from all
+                over the training set; of each teacher where there are several.
+            batches: For ``bank_init="teacher_outputs"``, index (b,) and embeddings (b, teacher_dim) until each training
+                sample was there once, the same on every process; of each teacher where there are several.
 
         Raises:
             UsageError: What an option asks for is not given for each teacher, or fits no teacher.
             ContrastillError: An embedding that a row is to begin as is no finite number.
         """
         maps = self._teacher_maps()
-        for name, asked, given in (("samples", self.teacher_map == "whitened", samples), ("batches", self.bank_init == "teacher_outputs", batches)):
+        for name, asked, given in (
+            ("samples", self.teacher_map == "whitened", samples),
+            ("batches", self.bank_init == "teacher_outputs", batches),
+        ):
             if asked and len(given) != len(maps):
-                raise UsageError(f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(given)}: see its arguments")
+                raise UsageError(
+                    f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(given)}: see its arguments"
+                )
         if self.teacher_map == "whitened":
             for embed, sample in zip(maps, samples, strict=True):
                 embed.measure(sample)
@@ -191,7 +217,9 @@ class CRDLoss(HeldWrites):
         return self.per_sample(student, teacher, index, rows).mean()
 
     def per_sample(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The loss of each sample, both sides added: (B,); the banks are updated as by ``forward``, which returns the mean."""
+        """The loss of each sample, both sides added: (B,); the banks are updated as by ``forward``, which returns the
+        mean.
+        """
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))
@@ -218,7 +246,11 @@ class CRDLoss(HeldWrites):
         return sides.sum(0)
 
     def _new_teacher_map(self, dim: int) -> Embedding | TeacherMap:
-        return TeacherMap(dim, self.embed_dim, kind="whitened") if self.teacher_map == "whitened" else Embedding(dim, self.embed_dim)
+        return (
+            TeacherMap(dim, self.embed_dim, kind="whitened")
+            if self.teacher_map == "whitened"
+            else Embedding(dim, self.embed_dim)
+        )
 
     def _teacher_maps(self) -> Sequence[Any]:
         return [self.embed_teacher]
@@ -241,18 +273,29 @@ class CRDLoss(HeldWrites):
         self._drew = False
 
     def _check(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None) -> None:
-        for name, features, layer in (("student", student, self.embed_student), ("teacher", teacher, self.embed_teacher)):
+        for name, features, layer in (
+            ("student", student, self.embed_student),
+            ("teacher", teacher, self.embed_teacher),
+        ):
             if features.ndim != 2 or features.shape[1] != layer.in_features:
-                raise UsageError(f"the {name}'s embedding must be (B, {layer.in_features}), not {tuple(features.shape)}")
+                raise UsageError(
+                    f"the {name}'s embedding must be (B, {layer.in_features}), not {tuple(features.shape)}"
+                )
         if index.shape != (len(student),) or len(teacher) != len(student) or not len(student):
-            raise UsageError(f"student, teacher and index must agree in B ≥ 1: {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(index.shape)}")
+            raise UsageError(
+                f"student, teacher and index must agree in B ≥ 1: {tuple(student.shape)}, {tuple(teacher.shape)} "
+                f"and {tuple(index.shape)}"
+            )
         check_index(index, self.num_samples, "index")
         if rows is not None:
             if rows.shape != (len(index), self.num_negatives):
                 raise UsageError(f"rows must be (B, K) = {(len(index), self.num_negatives)}, not {tuple(rows.shape)}")
             check_index(rows, self.num_samples, "rows: row")
             if self.bank.shard.world > 1:
-                raise UsageError("rows given by hand are scored where all rows are: leave them out, or take bank_placement='replicated'")
+                raise UsageError(
+                    "rows given by hand are scored where all rows are: leave them out, or take "
+                    "bank_placement='replicated'"
+                )
 
     def get_extra_state(self) -> Tensor:
         """Seed and number of the next draw: all that the draws depend on."""
@@ -281,9 +324,14 @@ def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:
     if times <= ALL_ROWS_PER_NEGATIVE:
         return (
             "all",
-            f"all: the exact expectation over {num_samples} rows has no sampling noise and takes at most {max(1.0, times):.1f} times a shared window of {num_negatives}",
+            f"all: the exact expectation over {num_samples} rows has no sampling noise and takes at most "
+            f"{max(1.0, times):.1f} times a shared window of {num_negatives}",
         )
-    return "shared", f"shared: scoring all of {num_samples} rows would take {times:.0f} times a window of {num_negatives}, drawing for each anchor longer still"
+    return (
+        "shared",
+        f"shared: scoring all of {num_samples} rows would take {times:.0f} times a window of {num_negatives}, "
+        "drawing for each anchor longer still",
+    )
 
 
 def check_choices(**choices: tuple[Any, Collection[Any]]) -> None:
@@ -309,7 +357,9 @@ def negatives_origin(given: str | None, targets: Tensor | None) -> str:
     origin = given or ("other_sample" if targets is None else "other_class")
     check_choices(negatives_from=(origin, ORIGINS))
     if origin == "other_class" and targets is None:
-        raise UsageError("negatives_from='other_class' needs the targets of all training samples: pass targets, or 'other_sample'")
+        raise UsageError(
+            "negatives_from='other_class' needs the targets of all training samples: pass targets, or 'other_sample'"
+        )
     return origin
 
 
@@ -320,10 +370,15 @@ def count_samples(targets: Tensor | None, num_samples: int | None) -> int:
         UsageError: Neither is given, they contradict each other, or the classes are no whole numbers.
     """
     if targets is None and num_samples is None:
-        raise UsageError("the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set")
+        raise UsageError(
+            "the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set"
+        )
     if targets is not None:
         if targets.ndim != 1 or targets.dtype.is_floating_point:
-            raise UsageError(f"targets must be the (M,) whole-numbered classes of all training samples, not {tuple(targets.shape)} {targets.dtype}")
+            raise UsageError(
+                "targets must be the (M,) whole-numbered classes of all training samples, not "
+                f"{tuple(targets.shape)} {targets.dtype}"
+            )
         if num_samples not in (None, len(targets)):
             raise UsageError(f"num_samples={num_samples} contradicts the {len(targets)} targets: leave it out")
         num_samples = len(targets)

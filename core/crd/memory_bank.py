@@ -21,8 +21,10 @@ _BLOCK = 2**16
 class MemoryBank(nn.Module):
     """A bank of M rows for each side, drawn from U(−s, s) with s = 1/√(D/3), so that a row's norm is about 1.
 
-    Inside, rows may lie in any order (negatives that are neighbours cost no gather) and on several processes; outside it is always
-    sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders and numbers of processes.
+    Inside, rows may lie in any order (negatives that are neighbours cost no gather) and on several processes; outside
+    it is always
+    sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders and numbers of
+        processes.
 
     Args:
         num_samples: M, rows of each bank.
@@ -32,8 +34,10 @@ class MemoryBank(nn.Module):
         sides: Their names, S of them; each is an attribute and a key of the state_dict.
         shard: Which of the rows this process holds.
         dtype: Of the rows. What is written is worked out in float32 at least.
-        on_host: Whether rows stay in the host's memory, pinned where there is a GPU, and are copied over as they are scored.
-        count_visits: Whether it counts how often each row was updated, as ``update(…, "visits")`` needs; the state_dict then has a key ``visits``.
+        on_host: Whether rows stay in the host's memory, pinned where there is a GPU, and are copied over as they are
+            scored.
+        count_visits: Whether it counts how often each row was updated, as ``update(…, "visits")`` needs; the state_dict
+            then has a key ``visits``.
 
     Attributes:
         rows: (S, m, D): the student's bank, then the teacher's, in inner order; m is M, or the rows of this process.
@@ -60,7 +64,8 @@ class MemoryBank(nn.Module):
         super().__init__()
         self.sides, self.num_samples, self.shard = tuple(sides), num_samples, shard or Shard()
         held = self.shard.below(num_samples)
-        # One row more, for what is written to samples that another process holds: nothing need be asked of the device to leave them out.
+        # One row more, for what is written to samples that another process holds: nothing need be asked of the device
+        # to leave them out.
         pinned = on_host and torch.cuda.is_available()
         memory = torch.empty(len(self.sides), held + 1, dim, dtype=dtype, pin_memory=pinned)
         memory[:, held:] = 0
@@ -99,7 +104,9 @@ class MemoryBank(nn.Module):
 
     @property
     def visits(self) -> Tensor | None:
-        """(M,) int32 copy of the number of times each sample's rows were updated, in sample order; None where they are not counted."""
+        """(M,) int32 copy of the number of times each sample's rows were updated, in sample order; None where they are
+        not counted.
+        """
         return None if self.count is None else self._whole(self.count[:-1])
 
     def _whole(self, rows: Tensor) -> Tensor:
@@ -124,17 +131,21 @@ class MemoryBank(nn.Module):
         return index if self.place is None else self.place[index]
 
     def read(self, place: Tensor, device: torch.device) -> Tensor:
-        """(S, B, D) rows at places (B,), on ``device``: zeros for those of other processes, so that a sum over processes is the row."""
+        """(S, B, D) rows at places (B,), on ``device``: zeros for those of other processes, so that a sum over
+        processes is the row.
+        """
         at = self.shard.below(place).clamp(max=self.rows.shape[1])
         found = self.memory.index_select(1, at.to(self.memory.device)).to(device)
         return found if self.shard.world == 1 else found * self.shard.holds(place)[:, None]
 
     @torch.no_grad()
     def start(self, teachers: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> None:
-        """Begin with given rows of the teachers, and for the student, as a positive pair is to be near, with theirs: of several teachers the normalised mean.
+        """Begin with given rows of the teachers, and for the student, as a positive pair is to be near, with theirs: of
+        several teachers the normalised mean.
 
         Args:
-            teachers: For each side behind the first one, index (b,) and rows (b, D) until each sample was there once; the same on every process.
+            teachers: For each side behind the first one, index (b,) and rows (b, D) until each sample was there once;
+                the same on every process.
         """
         self.radius = 0.0
         for side, batches in zip(self.rows[1:], teachers, strict=True):
@@ -142,7 +153,11 @@ class MemoryBank(nn.Module):
                 self._put(side, index, rows)
         for start, stop in _blocks(self.rows.shape[1]):
             theirs = self.rows[1:, start:stop]
-            self.rows[0, start:stop] = theirs[0] if len(theirs) == 1 else normalise(theirs.to(torch.promote_types(theirs.dtype, torch.float32)).mean(0))[0]
+            self.rows[0, start:stop] = (
+                theirs[0]
+                if len(theirs) == 1
+                else normalise(theirs.to(torch.promote_types(theirs.dtype, torch.float32)).mean(0))[0]
+            )
 
     @torch.no_grad()
     def update(self, index: Tensor, embeddings: Tensor, momentum: float | Literal["visits"]) -> None:
@@ -160,22 +175,32 @@ class MemoryBank(nn.Module):
         last = origin[torch.searchsorted(ordered, place, right=True) - 1]
         at = torch.where(self.shard.holds(place), self.shard.below(place), self.rows.shape[1])
         old = self.memory.index_select(1, at).to(torch.promote_types(self.memory.dtype, torch.float32))
-        new = torch.lerp(embeddings.to(old).index_select(1, last), old, self._visit(at).to(old)[:, None] if momentum == "visits" else momentum)
+        new = torch.lerp(
+            embeddings.to(old).index_select(1, last),
+            old,
+            self._visit(at).to(old)[:, None] if momentum == "visits" else momentum,
+        )
         norm = torch.linalg.vector_norm(new, dim=2, keepdim=True)
         # Opposite vectors cancel out: such a row stays as it was instead of turning into NaN.
         new = torch.where(norm > 1e-6, new / norm.clamp_min(1e-6), old)
         self.memory.index_copy_(1, at, new.to(self.memory.dtype))
 
     def _visit(self, at: Tensor) -> Tensor:
-        """Count an update of the rows at (B,), once however often one is named, and return the share (B,) that each keeps of its old value."""
+        """Count an update of the rows at (B,), once however often one is named, and return the share (B,) that each
+        keeps of its old value.
+        """
         visits = self.count.index_select(0, at) + 1
         self.count.index_copy_(0, at, visits)
         return ((visits - 1) / visits).clamp(max=0.5)
 
     @torch.no_grad()
     def _put(self, side: Tensor, index: Tensor, values: Tensor) -> None:
-        """Set rows of one side, those that this process holds; the bound of the norms is of all of them, as all processes must take the same branches."""
-        widest = float(torch.linalg.vector_norm(values, dim=1, dtype=torch.promote_types(values.dtype, torch.float32)).max())
+        """Set rows of one side, those that this process holds; the bound of the norms is of all of them, as all
+        processes must take the same branches.
+        """
+        widest = float(
+            torch.linalg.vector_norm(values, dim=1, dtype=torch.promote_types(values.dtype, torch.float32)).max()
+        )
         self.radius = max(self.radius, max(1.0, widest) * (1.001 + torch.finfo(side.dtype).eps))
         self._set(side, index, values)
 
@@ -204,7 +229,8 @@ class MemoryBank(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # The bound stays at least that of the rows this bank began with: a run that goes on takes the branches of one that was not stopped, and logs the same digits.
+        # The bound stays at least that of the rows this bank began with: a run that goes on takes the branches of one
+        # that was not stopped, and logs the same digits.
         parts = {prefix + name: rows for name, rows in zip(self.sides, self.rows, strict=True)}
         if self.count is not None:
             parts[prefix + "visits"] = self.count[:-1]
@@ -236,11 +262,17 @@ def check_index(index: Tensor, num_samples: int, what: str) -> None:
         UsageError: On a CPU, or for a tensor that holds no integers.
     """
     if index.dtype not in (torch.int64, torch.int32):
-        raise UsageError(f"{what} must be int64 row numbers, not {index.dtype}: pass the samples' positions in the training set")
+        raise UsageError(
+            f"{what} must be int64 row numbers, not {index.dtype}: pass the samples' positions in the training set"
+        )
     if index.device.type == "cpu":
         low, high = (int(value) for value in torch.aminmax(index))
         if low < 0 or high >= num_samples:
             outside = low if low < 0 else high
-            raise UsageError(f"{what} {outside} is out of range: the bank has rows 0 … {num_samples - 1}, one per training sample")
+            raise UsageError(
+                f"{what} {outside} is out of range: the bank has rows 0 … {num_samples - 1}, one per training sample"
+            )
     else:
-        torch._assert_async(((index >= 0) & (index < num_samples)).all(), f"{what} is out of range of the bank's {num_samples} rows")
+        torch._assert_async(
+            ((index >= 0) & (index < num_samples)).all(), f"{what} is out of range of the bank's {num_samples} rows"
+        )

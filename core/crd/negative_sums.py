@@ -11,7 +11,8 @@ from torch import Tensor
 from .criterion import NegativeSums
 from .sharding import Shard
 
-# With a draw for each anchor, every row is scored and masked up to this many rows per negative; beyond, rows are gathered.
+# With a draw for each anchor, every row is scored and masked up to this many rows per negative; beyond, rows are
+# gathered.
 # Measured on one core at B=64, D=128: 0.9 µs a scored row, 24 µs a gathered negative (of all 64 anchors, both sides).
 DENSE_ROWS_PER_NEGATIVE = 24
 GATHERED_FLOATS = 2**21
@@ -44,7 +45,9 @@ def marked(mask: Tensor) -> int:
     return sum(int(part.view(torch.int64).sum(0).view(torch.uint8).sum()) for part in mask.split(255))
 
 
-def gathered_sums(rows: Tensor, places: Callable[[int, int], Tensor], batch: int, sums: NegativeSums, shard: Shard | None = None) -> None:
+def gathered_sums(
+    rows: Tensor, places: Callable[[int, int], Tensor], batch: int, sums: NegativeSums, shard: Shard | None = None
+) -> None:
     """Gather the rows of a few anchors at a time: for banks much larger than K.
 
     Args:
@@ -71,7 +74,9 @@ def gathered_sums(rows: Tensor, places: Callable[[int, int], Tensor], batch: int
 
 
 def here(places: Tensor, shard: Shard) -> Tensor:
-    """The rows among places (K,) that this process holds; with several processes, how many these are must be asked of the device."""
+    """The rows among places (K,) that this process holds; with several processes, how many these are must be asked of
+    the device.
+    """
     return places if shard.world == 1 else shard.below(places[shard.holds(places)])
 
 

@@ -66,7 +66,10 @@ class Groups:
         if self.eligible < 1:
             if num_samples == 1:
                 raise UsageError("no row is eligible as a negative, because there is only one sample: use more samples")
-            raise UsageError("no row is eligible as a negative, because all samples are of one class: use more classes, or negatives_from='other_sample'")
+            raise UsageError(
+                "no row is eligible as a negative, because all samples are of one class: use more classes, or "
+                "negatives_from='other_sample'"
+            )
 
     def together(self) -> Tensor | None:
         """(M,) the place of each sample if groups lie together; None is sample order."""
@@ -143,7 +146,8 @@ class Negatives(nn.Module, ABC):
 
 def zero_slices(cells: Tensor, slices: list[tuple[int, int]], start: int, stop: int) -> None:
     """Set (2, B, n), the rows [start, stop), to zero in place in each anchor's own slice of rows, on a CPU."""
-    # NumPy's view of the same memory: a hundred small writes, each in a fifth of the time that PyTorch's dispatch takes.
+    # NumPy's view of the same memory: a hundred small writes, each in a fifth of the time that PyTorch's dispatch
+    # takes.
     view = cells.numpy()
     for anchor, (low, high) in enumerate(slices):
         if low < stop and high > start:
@@ -175,7 +179,8 @@ class AllRows(Negatives):
 
 
 class SharedWindow(Negatives):
-    """One set of K rows for the whole batch: a window at a random offset of a fixed random order, in which the bank is kept.
+    """One set of K rows for the whole batch: a window at a random offset of a fixed random order, in which the bank is
+    kept.
 
     Every row is in the window with probability K/M, so a sum over the eligible ones among them, times M/|eligible|,
     expects (K/|eligible|) · Σ over all eligible rows.
@@ -202,7 +207,10 @@ class SharedWindow(Negatives):
         end = offset + self.num_negatives
         for low, high in ((offset, min(end, self.num_samples)), (0, max(0, end - self.num_samples))):
             for start, stop in sums.spans(*self.shard.span(low, high)):
-                sums.add(rows[:, start:stop], exclude=partial(self._exclude, anchors=anchors, start=start, stop=stop, sums=sums))
+                sums.add(
+                    rows[:, start:stop],
+                    exclude=partial(self._exclude, anchors=anchors, start=start, stop=stop, sums=sums),
+                )
         return self.num_samples / (self.num_samples - anchors.size).to(sums.dtype)
 
     def _exclude(self, cells: Tensor, anchors: Anchors, start: int, stop: int, sums: NegativeSums) -> None:
@@ -244,7 +252,9 @@ class SampledRows(Negatives):
         picks = self._picks(draw, rows.device)
         turns = self._turns(anchors, draw)
         if not affords_every_row(self.num_samples, self.num_negatives):
-            gathered_sums(rows, lambda low, high: self._places(anchors, picks, turns, low, high), len(anchors), sums, self.shard)
+            gathered_sums(
+                rows, lambda low, high: self._places(anchors, picks, turns, low, high), len(anchors), sums, self.shard
+            )
             return
         mask = sums.buffer("mask", len(anchors), self.num_samples, dtype=torch.uint8).zero_()
         if rows.device.type == "cpu":
@@ -257,10 +267,14 @@ class SampledRows(Negatives):
 
     def draw(self, anchors: Anchors, draw: int) -> Tensor:
         """The places (B, K) of draw number ``draw``."""
-        return self._places(anchors, self._picks(draw, anchors.index.device), self._turns(anchors, draw), 0, len(anchors))
+        return self._places(
+            anchors, self._picks(draw, anchors.index.device), self._turns(anchors, draw), 0, len(anchors)
+        )
 
     def _turns(self, anchors: Anchors, draw: int) -> Tensor:
-        """(B,) uniform positions on each anchor's circle; a function of the sample, so the same on whatever rank it is."""
+        """(B,) uniform positions on each anchor's circle; a function of the sample, so the same on whatever rank it
+        is.
+        """
         return shifted(hash64(anchors.index, self.seed, 4, draw), 2) % (self.num_samples - anchors.size)
 
     def _picks(self, draw: int, device: torch.device) -> Tensor:
@@ -292,7 +306,9 @@ class SampledRows(Negatives):
         for size, pick in zip(self.circles, picks, strict=True):
             strips.append(torch.zeros(size, dtype=mask.dtype).index_fill_(0, pick, 1).numpy())
         total, lines = self.num_samples, mask.numpy()
-        own = zip(self._which(anchors).tolist(), turns.tolist(), anchors.start.tolist(), anchors.size.tolist(), strict=True)
+        own = zip(
+            self._which(anchors).tolist(), turns.tolist(), anchors.start.tolist(), anchors.size.tolist(), strict=True
+        )
         for anchor, (circle, position, start, size) in enumerate(own):
             strip, line, done = strips[circle], lines[anchor], 0
             while done < len(strip):

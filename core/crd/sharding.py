@@ -17,7 +17,8 @@ Place = TypeVar("Place", int, Tensor)
 class Shard:
     """The rows of one of ``world`` processes: places rank, rank + world, rank + 2·world, …
 
-    Dealt out one by one, any range of places is split evenly: a window of negatives costs all processes the same. The only
+    Dealt out one by one, any range of places is split evenly: a window of negatives costs all processes the same. The
+        only
     shard of a single process is the whole bank.
 
     Example:
@@ -32,7 +33,9 @@ class Shard:
     world: int = 1
 
     def below(self, place: Place) -> Place:
-        """How many of its rows lie below a place, or below each of a tensor of places: the first of its rows at or behind it."""
+        """How many of its rows lie below a place, or below each of a tensor of places: the first of its rows at or
+        behind it.
+        """
         return (place - self.rank + self.world - 1) // self.world
 
     def span(self, low: int, high: int) -> tuple[int, int]:
@@ -71,7 +74,8 @@ class Together:
         capacity: The largest number of them on any rank.
 
     Attributes:
-        index: (world · capacity,) samples of all processes in rank order; a short share is filled up with its first sample.
+        index: (world · capacity,) samples of all processes in rank order; a short share is filled up with its first
+            sample.
     """
 
     def __init__(self, index: Tensor, capacity: int) -> None:
@@ -89,5 +93,8 @@ class Together:
         flat = torch.cat([part.flatten(2) if part.ndim > 2 else part[..., None] for part in there], 2)
         own = scatter_sum(flat.transpose(0, 1))[: self._own].transpose(0, 1)
         widths = [part[0, 0].numel() for part in there]
-        back = iter(part.reshape(len(own), self._own, *whole.shape[2:]) for part, whole in zip(own.split(widths, 2), there, strict=True))
+        back = iter(
+            part.reshape(len(own), self._own, *whole.shape[2:])
+            for part, whole in zip(own.split(widths, 2), there, strict=True)
+        )
         return tuple(None if part is None else next(back) for part in sums)

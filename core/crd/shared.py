@@ -18,10 +18,11 @@ from .teacher_map import TeacherMap
 
 
 class SharedCRDLoss(CRDLoss):
-    """Σ_i L_crd(T_i, S) (Tian et al., ICLR 2020, section 3.4) in which all teachers meet the same embedding g^S(S) and the same bank of the student.
+    """Σ_i L_crd(T_i, S) (Tian et al., ICLR 2020, section 3.4) in which all teachers meet the same embedding g^S(S) and
+    the same bank of the student.
 
-    n losses of their own keep 2n banks and score 2n times; here there are n + 1 banks, and all teachers' anchors are scored against the student's
-    at once. All draws are those of a single :class:`~contrastill.CRDLoss` with this seed.
+    n losses of their own keep 2n banks and score 2n times; here there are n + 1 banks, and all teachers' anchors are
+    scored against the student's at once. All draws are those of a single :class:`~contrastill.CRDLoss` with this seed.
 
     Args:
         student_dim: Length of the student's embedding.
@@ -68,8 +69,11 @@ class SharedCRDLoss(CRDLoss):
         self._check_all(student, teachers, index)
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         ours = self.embed_student.project(student).expand(count, -1, -1)
-        theirs = torch.cat([embed.project(teacher) for embed, teacher in zip(self.embed_teacher, teachers, strict=True)])[None]
-        # All teachers' anchors against the student's bank, (1, n·B, D); the student's anchors against each teacher's, (n, B, D).
+        theirs = torch.cat(
+            [embed.project(teacher) for embed, teacher in zip(self.embed_teacher, teachers, strict=True)]
+        )[None]
+        # All teachers' anchors against the student's bank, (1, n·B, D); the student's anchors against each teacher's,
+        # (n, B, D).
         of_teachers, teacher_anchors = self._score(theirs, index.repeat(count), slice(0, 1), critic, count)
         of_student, student_anchors = self._score(ours, index, slice(1, None), critic, 1)
         of_teachers = of_teachers.view(count, -1)
@@ -79,23 +83,48 @@ class SharedCRDLoss(CRDLoss):
             self.write(index, embeddings)
         with torch.no_grad():
             name = "mi_bound" if self.negatives_from == "other_sample" else "score"
-            bounds = {side: math.log(self.num_negatives) - value.detach().mean(1) for side, value in (("student", of_student), ("teacher", of_teachers))}
-            self.logs = {f"{name}_{side}.{number}": value for side, values in bounds.items() for number, value in enumerate(values)}
+            bounds = {
+                side: math.log(self.num_negatives) - value.detach().mean(1)
+                for side, value in (("student", of_student), ("teacher", of_teachers))
+            }
+            self.logs = {
+                f"{name}_{side}.{number}": value
+                for side, values in bounds.items()
+                for number, value in enumerate(values)
+            }
         return of_student.sum(0) + of_teachers.sum(0)
 
-    def _score(self, projected: Tensor, index: Tensor, sides: slice, critic: Critic, teachers: int) -> tuple[Tensor, Tensor]:
-        """Losses (S, b) and anchors (S, b, D) of ``projected`` (S, b, D), ``teachers`` times a batch, against the banks of these sides."""
+    def _score(
+        self, projected: Tensor, index: Tensor, sides: slice, critic: Critic, teachers: int
+    ) -> tuple[Tensor, Tensor]:
+        """Losses (S, b) and anchors (S, b, D) of ``projected`` (S, b, D), ``teachers`` times a batch, against the banks
+        of these sides.
+        """
         exchange = self._exchange(index, teachers)
         batch = self.rule.anchors(exchange.index, self.bank.places(exchange.index))
         positives, bank = self.bank.read(batch.place, index.device)[sides], self.bank.rows[sides].detach()
-        return Criterion.apply(projected, positives, critic, self._workspace, exchange, lambda sums: self.rule(batch, bank, sums, self.draws))
+        return Criterion.apply(
+            projected,
+            positives,
+            critic,
+            self._workspace,
+            exchange,
+            lambda sums: self.rule(batch, bank, sums, self.draws),
+        )
 
     def _check_all(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor) -> None:
         if len(teachers) != len(self.embed_teacher):
-            raise UsageError(f"this loss was built for {len(self.embed_teacher)} teachers, and there are {len(teachers)}")
+            raise UsageError(
+                f"this loss was built for {len(self.embed_teacher)} teachers, and there are {len(teachers)}"
+            )
         named: list[tuple[str, Tensor, Embedding | TeacherMap]] = [("student's", student, self.embed_student)]
-        named += [(f"teacher {number}'s", *pair) for number, pair in enumerate(zip(teachers, self.embed_teacher, strict=True))]
+        named += [
+            (f"teacher {number}'s", *pair) for number, pair in enumerate(zip(teachers, self.embed_teacher, strict=True))
+        ]
         for name, features, layer in named:
             if features.shape != (len(index), layer.in_features) or not len(index):
-                raise UsageError(f"{name} embedding must be (B, {layer.in_features}) with the B ≥ 1 of index, {len(index)}, not {tuple(features.shape)}")
+                raise UsageError(
+                    f"{name} embedding must be (B, {layer.in_features}) with the B ≥ 1 of index, {len(index)}, "
+                    f"not {tuple(features.shape)}"
+                )
         check_index(index, self.num_samples, "index")

@@ -16,20 +16,24 @@ from .embedding import Embedding
 MAPS = ("learned", "whitened", "none")
 # A direction with a smaller share of the largest variance is noise of the arithmetic.
 _FLAT = 1e-6
-# Kept directions for each of the map's own: the map of K rows costs K · d · D, and those beyond hold little that D dimensions could show.
+# Kept directions for each of the map's own: the map of K rows costs K · d · D, and those beyond hold little that D
+# dimensions could show.
 ROWS_PER_DIM = 2
 
 
 class TeacherMap(nn.Module):
     """(x − mean) / deviation, perhaps in fewer directions, then a linear map and normalisation: (n, d) -> (n, D).
 
-    Embeddings after a ReLU share a large mean: without it all pairs look alike to a map that has not learnt yet. The deviation is one number, so that directions keep their weights.
+    Embeddings after a ReLU share a large mean: without it all pairs look alike to a map that has not learnt yet. The
+        deviation is one number, so that directions keep their weights.
 
     Args:
         dim: d.
         embed_dim: D.
-        kind: ``"learned"``; ``"whitened"``: the D principal directions, each with deviation 1, zeros where d < D; ``"none"``: no map, D = d.
-        row_variance: Share of the variance that :meth:`reduce` keeps; None: as many directions as twice the map's own D, or all as they are where there are no more.
+        kind: ``"learned"``; ``"whitened"``: the D principal directions, each with deviation 1, zeros where d < D;
+            ``"none"``: no map, D = d.
+        row_variance: Share of the variance that :meth:`reduce` keeps; None: as many directions as twice the map's own
+            D, or all as they are where there are no more.
 
     Attributes:
         in_features: d.
@@ -45,7 +49,13 @@ class TeacherMap(nn.Module):
         super().__init__()
         if kind == "none" and embed_dim != dim:
             raise UsageError(f"teacher_map='none' leaves embeddings {dim} long, not {embed_dim}")
-        self.kind, self.in_features, self.embed_dim, self.row_variance, self.row_dim = kind, dim, embed_dim, row_variance, dim
+        self.kind, self.in_features, self.embed_dim, self.row_variance, self.row_dim = (
+            kind,
+            dim,
+            embed_dim,
+            row_variance,
+            dim,
+        )
         self.map = Embedding(dim, embed_dim) if kind == "learned" else None
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
@@ -54,11 +64,13 @@ class TeacherMap(nn.Module):
 
     @torch.no_grad()
     def measure(self, sample: Tensor, *, save_basis: bool = True) -> None:
-        """Take mean, deviation and directions of embeddings (n, d), n ≥ 2, leaving out those that are no finite numbers.
+        """Take mean, deviation and directions of embeddings (n, d), n ≥ 2, leaving out those that are no finite
+        numbers.
 
         Args:
             sample: Embeddings.
-            save_basis: Whether a checkpoint holds the kept directions: it must where it holds rows, which mean nothing in others.
+            save_basis: Whether a checkpoint holds the kept directions: it must where it holds rows, which mean nothing
+                in others.
 
         Raises:
             UsageError: They are of another length, or fewer than two are finite.
@@ -71,7 +83,9 @@ class TeacherMap(nn.Module):
         scale = centred.square().mean().sqrt().clamp_min(1e-12)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
-        fewer = self.row_variance is not None or (self.kind != "none" and self.in_features > ROWS_PER_DIM * self.embed_dim)
+        fewer = self.row_variance is not None or (
+            self.kind != "none" and self.in_features > ROWS_PER_DIM * self.embed_dim
+        )
         if self.kind != "whitened" and not fewer:
             return
         variance, directions = torch.linalg.eigh((centred / scale).T @ (centred / scale) / len(values))
@@ -84,18 +98,26 @@ class TeacherMap(nn.Module):
             self.whitening.zero_()[:, :count] = (directions[:, :count] * variance[:count].rsqrt()).to(self.whitening)
         if fewer:
             share = variance.cumsum(0) / variance.sum().clamp_min(1e-12)
-            enough = ROWS_PER_DIM * self.embed_dim if self.row_variance is None else int((share < self.row_variance - 1e-9).sum()) + 1
+            enough = (
+                ROWS_PER_DIM * self.embed_dim
+                if self.row_variance is None
+                else int((share < self.row_variance - 1e-9).sum()) + 1
+            )
             basis = directions[:, : max(1, min(enough, int(keep.sum())))]
             self.register_buffer("basis", basis.to(self.mean).contiguous(), persistent=save_basis)
             self.row_dim = self.basis.shape[1]
 
     def reduce(self, values: Tensor) -> Tensor:
-        """(n, d) -> (n, row_dim): centred, with deviation 1, in the kept directions; the form in which rows are kept."""
+        """(n, d) -> (n, row_dim): centred, with deviation 1, in the kept directions; the form in which rows are
+        kept.
+        """
         values = (values.to(self.mean) - self.mean) / self.scale
         return values if self.basis is None else values @ self.basis
 
     def project(self, values: Tensor) -> Tensor:
-        """Embeddings as the teacher gives them (n, d) -> (n, D), before normalisation; outside autocast, as small directions are the differences of large values."""
+        """Embeddings as the teacher gives them (n, d) -> (n, D), before normalisation; outside autocast, as small
+        directions are the differences of large values.
+        """
         with torch.autocast(values.device.type, enabled=False):
             return self._map(self.reduce(values))
 
@@ -122,7 +144,8 @@ def finite_samples(values: Tensor, least: int = 1) -> Tensor:
     finite = values[values.flatten(1).isfinite().all(1)]
     if len(finite) < least:
         raise UsageError(
-            f"the teacher's outputs are finite numbers for {len(finite)} of the {len(values)} training samples it was shown, and {least} are needed: "
+            f"the teacher's outputs are finite numbers for {len(finite)} of the {len(values)} training samples it "
+            f"was shown, and {least} are needed: "
             "look at its weights and at its precision"
         )
     return finite
@@ -138,14 +161,17 @@ def all_finite(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tenso
         bad = ~values.flatten(1).isfinite().all(1)
         if bad.any():
             raise ContrastillError(
-                f"the teacher's output for training sample {int(index[bad.to(index.device)][0])} is not a finite number: "
+                f"the teacher's output for training sample {int(index[bad.to(index.device)][0])} is not a finite "
+                "number: "
                 "look at that sample, and at the teacher's weights and precision"
             )
         yield index, values
 
 
 class _Normalised(torch.autograd.Function):
-    """Unit vectors (n, D) in place of ``values``; zero stays zero. Of thousands of rows each copy that is not made counts."""
+    """Unit vectors (n, D) in place of ``values``; zero stays zero. Of thousands of rows each copy that is not made
+    counts.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

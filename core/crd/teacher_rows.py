@@ -19,10 +19,12 @@ _BLOCK = 2**16
 
 
 class TeacherRows(HeldWrites):
-    """(M, d) embeddings of a teacher, of which windows of a random order are drawn; rows of samples that no pass has shown yet are never drawn.
+    """(M, d) embeddings of a teacher, of which windows of a random order are drawn; rows of samples that no pass has
+    shown yet are never drawn.
 
-    They are filled at once (:meth:`fill`), or as samples come (:meth:`store`): a sample's row then lies where it arrived, and as samples arrive shuffled, windows
-    of that order are random too. Everything random is a function of (seed, number of the draw).
+    They are filled at once (:meth:`fill`), or as samples come (:meth:`store`): a sample's row then lies where it
+    arrived, and as samples arrive shuffled, windows of that order are random too. Everything random is a function of
+    (seed, number of the draw).
 
     Args:
         num_samples: M.
@@ -65,14 +67,20 @@ class TeacherRows(HeldWrites):
         super().__init__()
         self.num_samples, self.seed, self.shard, self.refresh = num_samples, seed, shard or Shard(), refresh
         self._on_host, self.complete, self.draws, self._drew = on_host, False, 0, False
-        # Beside the rows there is one place for what this process does not hold: nothing need be asked of the device to leave it out.
+        # Beside the rows there is one place for what this process does not hold: nothing need be asked of the device to
+        # leave it out.
         self.register_buffer("place", torch.full((num_samples,), -1), persistent=False)
         self.register_buffer("sample", torch.zeros(num_samples + 1, dtype=torch.int64), persistent=False)
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64), persistent=False)
         self._allocate(dim, dtype)
 
     def _allocate(self, dim: int, dtype: torch.dtype) -> None:
-        memory = torch.zeros(self.shard.below(self.num_samples) + 1, dim, dtype=dtype, pin_memory=self._on_host and torch.cuda.is_available())
+        memory = torch.zeros(
+            self.shard.below(self.num_samples) + 1,
+            dim,
+            dtype=dtype,
+            pin_memory=self._on_host and torch.cuda.is_available(),
+        )
         if self._on_host:
             self.memory = memory  # no buffer: it does not move with the module
         else:
@@ -115,7 +123,9 @@ class TeacherRows(HeldWrites):
         self.complete = True
 
     def store(self, index: Tensor, embeddings: Tensor) -> None:
-        """Take a batch's rows (B, d) of samples (B,) where they lack or are to be refreshed, and go on to the next draw: at once, or when :meth:`commit` says so."""
+        """Take a batch's rows (B, d) of samples (B,) where they lack or are to be refreshed, and go on to the next
+        draw: at once, or when :meth:`commit` says so.
+        """
         check_index(index, self.num_samples, "index")
         index, self._drew = index.long(), True
         if not self.complete or self.refresh:
@@ -164,7 +174,9 @@ class TeacherRows(HeldWrites):
         return place, self.sample[place], step < self.filled
 
     def read(self, place: Tensor) -> Tensor:
-        """The rows at places (k,), the same on every process: (k, d), in float32 at least and on the device of ``place``."""
+        """The rows at places (k,), the same on every process: (k, d), in float32 at least and on the device of
+        ``place``.
+        """
         at = self.shard.below(place).clamp(max=len(self.memory) - 1).to(self.memory.device)
         rows = self.memory.index_select(0, at).to(place.device)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -172,12 +184,17 @@ class TeacherRows(HeldWrites):
 
     @property
     def embeddings(self) -> Tensor:
-        """A copy of all rows in sample order (M, d); zeros where there is none yet. Every process must ask together where they are dealt out."""
+        """A copy of all rows in sample order (M, d); zeros where there is none yet. Every process must ask together
+        where they are dealt out.
+        """
         rows = torch.zeros(self.num_samples, self.dim, dtype=self.memory.dtype, device=self.memory.device)
         place = self.place.to(rows.device)
         for start, stop in _blocks(self.num_samples):
             at = place[start:stop].clamp_min(0)
-            values = self.memory[self.shard.below(at).clamp(max=len(self.memory) - 1)] * (self.shard.holds(at) & (place[start:stop] >= 0))[:, None]
+            values = (
+                self.memory[self.shard.below(at).clamp(max=len(self.memory) - 1)]
+                * (self.shard.holds(at) & (place[start:stop] >= 0))[:, None]
+            )
             rows[start:stop] = values if self.shard.world == 1 else gather_in_order(values[None]).sum(0)
         return rows
 
@@ -210,14 +227,21 @@ class TeacherRows(HeldWrites):
         own = {prefix + "embeddings", prefix + "place"} if self._saves() else set()
         self._load_extra(state_dict, prefix, missing_keys)
         if strict:
-            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own and not key.endswith("_extra_state"))
+            unexpected_keys.extend(
+                key
+                for key in state_dict
+                if key.startswith(prefix) and key not in own and not key.endswith("_extra_state")
+            )
         absent = [key for key in sorted(own) if key not in state_dict]
         missing_keys.extend(absent)
         if absent or not own:
             return
         rows, place = state_dict[prefix + "embeddings"], state_dict[prefix + "place"]
         if tuple(rows.shape) != (self.num_samples, self.dim) or len(place) != self.num_samples:
-            error_msgs.append(f"{prefix}embeddings has shape {tuple(rows.shape)}, this loss has rows of {(self.num_samples, self.dim)}")
+            error_msgs.append(
+                f"{prefix}embeddings has shape {tuple(rows.shape)}, this loss has rows of "
+                f"{(self.num_samples, self.dim)}"
+            )
             return
         self.place.copy_(place)
         there = torch.nonzero(self.place >= 0)[:, 0]

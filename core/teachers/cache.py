@@ -33,13 +33,15 @@ _ROWS_AT_ONCE = 4096
 class TeacherMemory:
     """A loader that puts the teachers' words beside each batch: from memory, or from a folder.
 
-    A view is looked at as a whole, in the order of the samples and without autocast, before its first epoch: what is kept does not depend on where
-    a training was stopped and resumed, on its batch size from 256 on, or on how many processes look (each looks at its share). It equals what a live
-    teacher says up to the rounding that another composition of the batch brings, 1e-5 relative in float32. How it is kept, see :class:`~.packing.Packing`.
+    A view is looked at as a whole, in the order of the samples and without autocast, before its first epoch: what is
+    kept does not depend on where a training was stopped and resumed, on its batch size from 256 on, or on how many
+    processes look (each looks at its share). It equals what a live teacher says up to the rounding that another
+    composition of the batch brings, 1e-5 relative in float32. How it is kept, see :class:`~.packing.Packing`.
 
-    Without a folder it lies in memory, on the device of the batches where it fits there. With one it is also written there (:class:`~.teacher_files.TeacherFiles`),
-    and read by every later run in which the same teachers look at the same views; where all views of it take more than 0.6 of the memory that is free, it stays
-    on the disk and each process reads the rows of its batches. A folder that ``contrastill cache`` wrote is complete, or refused.
+    Without a folder it lies in memory, on the device of the batches where it fits there. With one it is also written
+    there (:class:`~.teacher_files.TeacherFiles`), and read by every later run in which the same teachers look at the
+    same views; where all views of it take more than 0.6 of the memory that is free, it stays on the disk and each
+    process reads the rows of its batches. A folder that ``contrastill cache`` wrote is complete, or refused.
 
     Args:
         loader: Batches whose ``view`` numbers come again after ``loader.views`` epochs.
@@ -50,8 +52,8 @@ class TeacherMemory:
         filling: The folder is about to be filled by ``contrastill cache``: that it is not complete is no error.
 
     Raises:
-        UsageError: It would take more memory than there is, the folder was written by ``contrastill cache`` for something else, what it holds are not the teachers' outputs,
-            or a teacher is random.
+        UsageError: It would take more memory than there is, the folder was written by ``contrastill cache`` for
+            something else, what it holds are not the teachers' outputs, or a teacher is random.
         ContrastillError: A file in the folder is damaged.
     """
 
@@ -100,7 +102,9 @@ class TeacherMemory:
     def outputs(self, number: int, index: Tensor, needs: Collection[str], view: int = 0) -> Representation:
         """What a teacher says of a view of samples (b,), those of ``needs`` that the objectives read."""
         self._load(view)
-        return teacher_representation(self._fields(view, index, [key for key in self._kept[view] if key[0] == number and key[1] in needs]), number)
+        return teacher_representation(
+            self._fields(view, index, [key for key in self._kept[view] if key[0] == number and key[1] in needs]), number
+        )
 
     def _load(self, view: int) -> None:
         if view not in self._kept:
@@ -131,7 +135,9 @@ class TeacherMemory:
         return int(everyones(torch.tensor([[written]]), self._loader.device).sum())
 
     def let_go(self) -> None:
-        """Let go of the weights of the teachers, which are not asked any more: where the folder was complete from the start."""
+        """Let go of the weights of the teachers, which are not asked any more: where the folder was complete from the
+        start.
+        """
         for teacher in self._transfer.teachers:
             teacher.module = _Silent()
 
@@ -148,7 +154,9 @@ class TeacherMemory:
                 self.files.check(view)
 
     def _look(self, view: int) -> dict[Key, MemoryRows | FileRows]:
-        """What the teachers say about a view, asked now: each process looks at every n-th batch, and gets what the others were told."""
+        """What the teachers say about a view, asked now: each process looks at every n-th batch, and gets what the
+        others were told.
+        """
         count, size = self._loader.num_samples, self._looking.batch
         batches = torch.arange(count).split(size)
         keys = [(number, part) for number in range(len(self._transfer.teachers)) for part in sorted(self._needs)]
@@ -167,7 +175,9 @@ class TeacherMemory:
                 widths = {key: width(value) for key, value in values.items()}
                 fields = {key: self._packings[key[1]].pack(value) for key, value in values.items()}
             if not first:
-                place = self._placed(sum(value.nbytes / len(value) for each in fields.values() for value in each.values()))
+                place = self._placed(
+                    sum(value.nbytes / len(value) for each in fields.values() for value in each.values())
+                )
             for key, each in fields.items():
                 for name, value in each.items():
                     rows = gathered(value[:own])
@@ -186,7 +196,9 @@ class TeacherMemory:
         return {key: each if place is None else each.loaded(place) for key, each in rows.items()}
 
     def _cheap(self) -> frozenset[str]:
-        """What is kept although nothing reads it in this run, as the next one's objectives may: logits and embedding, where every teacher has them."""
+        """What is kept although nothing reads it in this run, as the next one's objectives may: logits and embedding,
+        where every teacher has them.
+        """
         teachers = self._transfer.teachers
         there = {
             "embedding": all(teacher.taps.embedding for teacher in teachers),
@@ -195,7 +207,9 @@ class TeacherMemory:
         return frozenset(part for part, everywhere in there.items() if everywhere)
 
     def _placed(self, each: float) -> torch.device | None:
-        """Where all views fit, ``each`` bytes a sample: the batches' device, the CPU's memory, or None, the folder. Decided once, before an hour is spent on it."""
+        """Where all views fit, ``each`` bytes a sample: the batches' device, the CPU's memory, or None, the folder.
+        Decided once, before an hour is spent on it.
+        """
         if self._kept:
             return self._place
         needed = self._loader.views * self._loader.num_samples * each
@@ -203,14 +217,17 @@ class TeacherMemory:
         self._place = next((place for place in (device, torch.device("cpu")) if needed <= _SHARE * _free(place)), None)
         if self._place is None and self.files is None:
             raise UsageError(
-                f"what the teachers say about train.views={self._loader.views} views takes {needed / 1e9:.1f} GB, and {_free(torch.device('cpu')) / 1e9:.1f} GB "
-                "are free: take fewer views, or name fewer maps with teachers.0.maps=[…], set cache.precision=fp16, or name a folder with train.teacher_cache"
+                f"what the teachers say about train.views={self._loader.views} views takes {needed / 1e9:.1f} GB, "
+                f"and {_free(torch.device('cpu')) / 1e9:.1f} GB "
+                "are free: take fewer views, or name fewer maps with teachers.0.maps=[…], set "
+                "cache.precision=fp16, or name a folder with train.teacher_cache"
             )
         return self._place
 
 
 class CachedOutputs:
-    """A teacher's outputs of the first view as :class:`TeacherMemory` keeps them; ``TeacherOutputs`` of :mod:`.objective`.
+    """A teacher's outputs of the first view as :class:`TeacherMemory` keeps them; ``TeacherOutputs`` of
+    :mod:`.objective`.
 
     Args:
         memory: That keeps them.
@@ -239,7 +256,10 @@ class _Silent(nn.Module):
     """In the place of a teacher whose every word is known."""
 
     def forward(self, images: Tensor) -> Tensor:
-        raise ContrastillError("a teacher was asked about a batch although all it says was to come from train.teacher_cache: leave out train.teacher_cache")
+        raise ContrastillError(
+            "a teacher was asked about a batch although all it says was to come from train.teacher_cache: leave "
+            "out train.teacher_cache"
+        )
 
 
 def _free(device: torch.device) -> float:

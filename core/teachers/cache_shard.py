@@ -45,7 +45,8 @@ class MemoryRows:
 class FileRows:
     """What was said of every sample, on the disk: of a batch, its rows alone are read.
 
-    The files are mapped, not held open: there may be more of them than a process may open, and what the system has read stays in its cache for all processes.
+    The files are mapped, not held open: there may be more of them than a process may open, and what the system has read
+        stays in its cache for all processes.
 
     Args:
         files: By field, an array (n, …) of each file, in order.
@@ -76,11 +77,15 @@ class FileRows:
 
     def loaded(self, device: torch.device) -> MemoryRows:
         """All of it in memory."""
-        return MemoryRows({name: torch.from_numpy(np.concatenate(each)).to(device) for name, each in self.files.items()}, self.num_classes)
+        return MemoryRows(
+            {name: torch.from_numpy(np.concatenate(each)).to(device) for name, each in self.files.items()},
+            self.num_classes,
+        )
 
 
 class Entry:
-    """The folder ``ROOT/PART-VIEW-HASH`` with its files ``00000.h5``, ``00001.h5``, …; each says in its attributes what it is of.
+    """The folder ``ROOT/PART-VIEW-HASH`` with its files ``00000.h5``, ``00001.h5``, …; each says in its attributes what
+    it is of.
 
     Args:
         root: The cache's folder.
@@ -90,7 +95,9 @@ class Entry:
         repair: What to do about a damaged file once it is removed, for an error.
     """
 
-    def __init__(self, root: Path, samples: int, marks: Mapping[str, str], told: Mapping[str, Any], repair: str) -> None:
+    def __init__(
+        self, root: Path, samples: int, marks: Mapping[str, str], told: Mapping[str, Any], repair: str
+    ) -> None:
         self.samples, self.told, self.repair = samples, dict(told), repair
         self.marks = {**marks, "samples": str(samples), "format": f"{FORMAT} ({ROWS} samples a file)"}
         self.folder = root / f"{marks['part']}-{marks['view']}-{text_hash(json.dumps(self.marks, sort_keys=True))}"
@@ -109,7 +116,11 @@ class Entry:
 
     def missing(self, *, damaged: bool = False) -> list[int]:
         """Numbers of the files that are not there; with ``damaged`` also of those that cannot be read."""
-        return [number for number in range(self.count) if not self.path(number).is_file() or (damaged and not self._sound(number))]
+        return [
+            number
+            for number in range(self.count)
+            if not self.path(number).is_file() or (damaged and not self._sound(number))
+        ]
 
     def _sound(self, number: int) -> bool:
         try:
@@ -120,10 +131,14 @@ class Entry:
 
     @contextmanager
     def writing(self, number: int) -> Iterator[Put]:
-        """Write a file, whole or not at all: gives a function that is told the place in the file, the fields of a batch from there on, and C."""
+        """Write a file, whole or not at all: gives a function that is told the place in the file, the fields of a batch
+        from there on, and C.
+        """
         count = len(self.rows(number))
         with whole_file(self.path(number)) as file:
-            file.attrs["marks"], file.attrs["told"] = (json.dumps(each, sort_keys=True) for each in (self.marks, self.told))
+            file.attrs["marks"], file.attrs["told"] = (
+                json.dumps(each, sort_keys=True) for each in (self.marks, self.told)
+            )
 
             def put(first: int, fields: Mapping[str, Tensor], num_classes: int) -> None:
                 file.attrs["num_classes"] = num_classes
@@ -159,10 +174,15 @@ class Entry:
         path, count = self.path(number), len(self.rows(number))
         with sound_file(path, _WHAT, self.repair) as file:
             if json.loads(file.attrs["marks"]) != self.marks:
-                raise ContrastillError(f"{path} was not written where it lies: it is of another teacher or view; remove it, and {self.repair}")
+                raise ContrastillError(
+                    f"{path} was not written where it lies: it is of another teacher or view; remove it, and "
+                    f"{self.repair}"
+                )
             arrays = {name: _mapped(path, file[name]) for name in file}
             if not arrays or any(len(values) != count for values in arrays.values()):
-                raise ContrastillError(f"{path}, {_WHAT}, does not have all of its {count} samples: remove it, and {self.repair}")
+                raise ContrastillError(
+                    f"{path}, {_WHAT}, does not have all of its {count} samples: remove it, and {self.repair}"
+                )
             return arrays, int(file.attrs["num_classes"])
 
 
@@ -171,7 +191,9 @@ def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
 
 
 def described(folder: Path) -> tuple[dict[str, str], dict[str, Any]] | None:
-    """Marks and what was told of an entry, read off the first of its files that can be read; None where there is none."""
+    """Marks and what was told of an entry, read off the first of its files that can be read; None where there is
+    none.
+    """
     for path in sorted(folder.glob("[0-9]*.h5")):
         try:
             with h5py.File(path) as file:

@@ -1,4 +1,6 @@
-"""The folder of a teacher cache: which files it has to hold, how they are filled by several processes, and why a folder does not fit."""
+"""The folder of a teacher cache: which files it has to hold, how they are filled by several processes, and why a folder
+does not fit.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,17 @@ _GLIMPSED = 64
 class TeacherFiles:
     """What the teachers say about every view, one :class:`~.cache_files.Entry` for each teacher, part and view.
 
-    An entry's folder is named by a hash of all that its values depend on: the teacher's weights, architecture, taps, preprocessing and precision, how the values are kept,
-    the number of samples, and 64 evenly spaced samples as the view shows them, which depend on data, seed and augmentation. So one folder serves any
-    number of teachers, data sets and seeds, and more views are added to those that are there.
+    An entry's folder is named by a hash of all that its values depend on: the teacher's weights, architecture, taps,
+    preprocessing and precision, how the values are kept, the number of samples, and 64 evenly spaced samples as the
+    view shows them, which depend on data, seed and augmentation. So one folder serves any number of teachers, data sets
+    and seeds, and more views are added to those that are there.
 
-    Two networks of the same weights may still differ, in an attribute or a buffer that is no part of their state: so a few of the samples that are kept are asked about again
-    before a view is read, and outputs that differ by more than rounding are refused.
+    Two networks of the same weights may still differ, in an attribute or a buffer that is no part of their state: so a
+    few of the samples that are kept are asked about again before a view is read, and outputs that differ by more than
+    rounding are refused.
 
-    A folder that ``contrastill cache`` wrote is sealed: it is read only, and what is not in it is refused rather than asked of a teacher.
+    A folder that ``contrastill cache`` wrote is sealed: it is read only, and what is not in it is refused rather than
+        asked of a teacher.
 
     Args:
         root: The folder.
@@ -49,9 +54,23 @@ class TeacherFiles:
     """
 
     def __init__(
-        self, root: Path, looking: Looking, packings: Mapping[str, Packing], parts: Collection[str], told: Mapping[str, Any], *, filling: bool
+        self,
+        root: Path,
+        looking: Looking,
+        packings: Mapping[str, Packing],
+        parts: Collection[str],
+        told: Mapping[str, Any],
+        *,
+        filling: bool,
     ) -> None:
-        self.root, self._looking, self._packings, self._parts, self._told, self._filling = root, looking, packings, sorted(parts), told, filling
+        self.root, self._looking, self._packings, self._parts, self._told, self._filling = (
+            root,
+            looking,
+            packings,
+            sorted(parts),
+            told,
+            filling,
+        )
         self.sealed = (root / SEAL).is_file() and not filling
         self._repair = "run contrastill cache again with this config" if self.sealed else "the teacher looks again"
         self._teachers = list(looking.transfer.teachers)
@@ -63,7 +82,10 @@ class TeacherFiles:
         """Where everything about a view has its place."""
         if view not in self._entries:
             shown = self._looking.glimpse(view, _GLIMPSED)
-            contents = {name: tensors_hash("", [shown["index"], shown[name]]) for name in {marks["modality"] for marks in self._marks}}
+            contents = {
+                name: tensors_hash("", [shown["index"], shown[name]])
+                for name in {marks["modality"] for marks in self._marks}
+            }
             self._entries[view] = {
                 (number, part): Entry(
                     self.root,
@@ -85,7 +107,9 @@ class TeacherFiles:
         return self._entries[view]
 
     def missing(self, parts: Collection[str]) -> list[tuple[int, Key, int]]:
-        """View, teacher and part, and number of each file of all views that is not there; where it is filled, also of damaged ones."""
+        """View, teacher and part, and number of each file of all views that is not there; where it is filled, also of
+        damaged ones.
+        """
         return [
             (view, key, number)
             for view in range(self._looking.loader.views)
@@ -120,7 +144,9 @@ class TeacherFiles:
         return written
 
     def _dealt(self, view: int) -> Iterator[tuple[int, range]]:
-        """Numbers and samples of the files of a view that this process writes: by place, whatever is there, as not all may see the same files at one time."""
+        """Numbers and samples of the files of a view that this process writes: by place, whatever is there, as not all
+        may see the same files at one time.
+        """
         entry = next(iter(self.entries(view).values()))
         mine = (number for number in range(entry.count) if (view * entry.count + number) % world_size() == rank())
         return ((number, entry.rows(number)) for number in mine)
@@ -144,7 +170,10 @@ class TeacherFiles:
         everyones(torch.ones(1, 1, dtype=torch.uint8), device)
         unseen = any(entry.missing() for view in views for entry in self.entries(view).values())
         if everyones(torch.tensor([[unseen]], dtype=torch.uint8), device).any():
-            raise ContrastillError(f"what one process writes to {self.root} another one does not see: name a folder on a disk that all machines share")
+            raise ContrastillError(
+                f"what one process writes to {self.root} another one does not see: name a folder on a disk that "
+                "all machines share"
+            )
 
     def open(self, view: int, parts: Collection[str]) -> dict[Key, FileRows]:
         """The rows of a view.
@@ -155,7 +184,8 @@ class TeacherFiles:
         return {key: entry.open() for key, entry in self.entries(view).items() if key[1] in parts}
 
     def check(self, view: int) -> None:
-        """Ask the teachers about a few samples of a view that are kept, and compare: two networks of the same weights may differ in an attribute.
+        """Ask the teachers about a few samples of a view that are kept, and compare: two networks of the same weights
+        may differ in an attribute.
 
         Raises:
             UsageError: The outputs that are kept are another network's, or a teacher is random.
@@ -163,13 +193,18 @@ class TeacherFiles:
         problem = self._problem(view)
         # Raised by all processes or by none, as they go on together.
         if everyones(torch.tensor([[problem is not None]], dtype=torch.uint8), self._looking.loader.device).any():
-            raise problem or UsageError(f"train.teacher_cache={self.root}: another process found other outputs in it than its teachers give")
+            raise problem or UsageError(
+                f"train.teacher_cache={self.root}: another process found other outputs in it than its teachers give"
+            )
 
     def _problem(self, view: int) -> UsageError | None:
         """What :meth:`check` raises."""
         files: dict[int, dict[Key, FileRows]] = {}
         for key, entry in self.entries(view).items():
-            number, rows = next(((number, rows) for number in range(entry.count) if (rows := entry.file_rows(number)) is not None), (0, None))
+            number, rows = next(
+                ((number, rows) for number in range(entry.count) if (rows := entry.file_rows(number)) is not None),
+                (0, None),
+            )
             if rows is not None:
                 files.setdefault(number, {})[key] = rows
         entry = next(iter(self.entries(view).values()))
@@ -177,11 +212,15 @@ class TeacherFiles:
             samples = entry.rows(number)
             chosen, now = self._looking.some(view, samples, kept)
             for key, each in kept.items():
-                pairs = self._packings[key[1]].comparable(now[key], each.at((chosen - samples.start).to(self._looking.loader.device)))
+                pairs = self._packings[key[1]].comparable(
+                    now[key], each.at((chosen - samples.start).to(self._looking.loader.device))
+                )
                 if not all(near(ours, theirs, self._looking.precision(key)) for ours, theirs in pairs):
                     return self._looking.unrepeatable(view, samples, [key]) or UsageError(
-                        f"train.teacher_cache={self.root} holds other {key[1]} of the same samples than teacher {key[0]} gives now: they are of a network of the same "
-                        "weights that differs in something else, such as an attribute or a buffer that is not saved; name another folder, or remove this one"
+                        f"train.teacher_cache={self.root} holds other {key[1]} of the same samples than teacher "
+                        f"{key[0]} gives now: they are of a network of the same "
+                        "weights that differs in something else, such as an attribute or a buffer that is not "
+                        "saved; name another folder, or remove this one"
                     )
         if not files and not self._repeatable:
             if problem := self._looking.unrepeatable(view, entry.rows(0), [*self.entries(view)]):
@@ -201,7 +240,10 @@ class TeacherFiles:
         """Bytes of all views, from what the teachers say about two samples."""
         keys, count = self.entries(0).keys(), min(2, self._looking.loader.num_samples)
         said = next(iter(self._looking.said(0, torch.arange(count), keys)))
-        each = sum(field.nbytes for key, values in said.items() for field in self._packings[key[1]].pack(values).values()) / count
+        each = (
+            sum(field.nbytes for key, values in said.items() for field in self._packings[key[1]].pack(values).values())
+            / count
+        )
         return round(each * self._looking.loader.num_samples * self._looking.loader.views)
 
     def refusal(self, parts: Collection[str]) -> UsageError | None:
@@ -214,14 +256,20 @@ class TeacherFiles:
         if any(entry.path(number).is_file() for number in range(entry.count)):
             there = entry.count - len(entry.missing())
             reason = (
-                f"is not complete (view {view} has {there} of {entry.count} files of teacher {key[0]}'s {key[1]}): run contrastill cache again, which goes on"
+                f"is not complete (view {view} has {there} of {entry.count} files of teacher {key[0]}'s "
+                f"{key[1]}): run contrastill cache again, which goes on"
             )
         else:
-            reason = f"{_difference(self.root, entry, key)}: give the config that it was made with, run contrastill cache with this one, or name another folder"
+            reason = (
+                f"{_difference(self.root, entry, key)}: give the config that it was made with, run "
+                "contrastill cache with this one, or name another folder"
+            )
         return UsageError(f"train.teacher_cache={self.root} {reason}")
 
     def seal(self) -> None:
-        """Say that the folder is written by the command alone, and how long what the teachers say is; from then on all processes may write."""
+        """Say that the folder is written by the command alone, and how long what the teachers say is; from then on all
+        processes may write.
+        """
         if rank() == 0:
             self._write_seal()
         everyones(torch.ones(1, 1, dtype=torch.uint8), self._looking.loader.device)
@@ -230,7 +278,10 @@ class TeacherFiles:
         shown = self._looking.glimpse(0, 2)
         specs = {_spec_key(teacher, shown): asdict(describe(teacher, shown)) for teacher in self._teachers}
         writable_folder(self.root)
-        write_text(self.root / SEAL, json.dumps({"written_by": "contrastill cache", "specs": _sealed_specs(self.root) | specs}, indent=1) + "\n")
+        write_text(
+            self.root / SEAL,
+            json.dumps({"written_by": "contrastill cache", "specs": _sealed_specs(self.root) | specs}, indent=1) + "\n",
+        )
 
 
 _NAMES = {
@@ -257,9 +308,16 @@ def _difference(root: Path, entry: Entry, key: Key) -> str:
     names = differing(marks)
     if names == ["view"]:
         views = sorted({int(one["view"]) for one, _ in found if not set(differing(one)) - {"view"}})
-        return f"holds view{'s' * (len(views) > 1)} {', '.join(map(str, views))} and train.views={entry.marks['view']} or more are asked for"
-    changed = [f"{name}: {told.get(name)}, now {value}" for name, value in entry.told.items() if told.get(name) != value]
-    shown = [_shown(name, marks.get(name), entry.marks[name], key[0]) for name in names if name != "content" or not changed]
+        return (
+            f"holds view{'s' * (len(views) > 1)} {', '.join(map(str, views))} and "
+            f"train.views={entry.marks['view']} or more are asked for"
+        )
+    changed = [
+        f"{name}: {told.get(name)}, now {value}" for name, value in entry.told.items() if told.get(name) != value
+    ]
+    shown = [
+        _shown(name, marks.get(name), entry.marks[name], key[0]) for name in names if name != "content" or not changed
+    ]
     explained = changed if {"content", "samples", "weights", "precision"} & set(names) else []
     return f"was made for something else ({'; '.join([*shown, *explained])})"
 
@@ -291,11 +349,14 @@ def _sealed_specs(root: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, KeyError) as error:
         raise ContrastillError(
-            f"{root / SEAL} is damaged: run contrastill cache again, or remove the file and the teachers look again where need be"
+            f"{root / SEAL} is damaged: run contrastill cache again, or remove the file and the teachers look "
+            "again where need be"
         ) from error
 
 
 def _spec_key(teacher: Network, batch: Mapping[str, Tensor]) -> str:
     """Stands for all that shapes depend on: not the weights."""
     classes = None if teacher.classes is None else len(teacher.classes)
-    return text_hash(str([str(teacher.module), teacher.taps, teacher.preprocess, classes, tuple(batch[teacher.modality].shape[1:])]))
+    return text_hash(
+        str([str(teacher.module), teacher.taps, teacher.preprocess, classes, tuple(batch[teacher.modality].shape[1:])])
+    )

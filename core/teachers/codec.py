@@ -20,12 +20,16 @@ Fields = dict[str, Tensor]
 class Packing:
     """Turns a part of a representation into what is kept of it, and back.
 
-    In float32 all is kept as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value. Logits are kept as log-probabilities log p = z − log Σ exp z, with
-    that sum in float32 beside them: the error of log p is 2⁻¹¹ |log p| at most, so it is least where a class is probable.
+    In float32 all is kept as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value. Logits are kept
+    as log-probabilities log p = z − log Σ exp z, with
+    that sum in float32 beside them: the error of log p is 2⁻¹¹ |log p| at most, so it is least where a class is
+        probable.
 
-    With ``top`` = k there are the k largest log-probabilities with their classes (int16, or int32 beyond 32 768 classes), and the exact logarithm of the mass of all others
-    in float32. Coming back, that mass is spread evenly over the others. Under a softmax at T = 1 the k classes keep their probabilities and the others keep
-    their sum r; with C classes, KL(teacher ‖ stand-in) = r · (log(C − k) − entropy among the others) ≤ r · log(C − k). At higher temperatures the others count for more.
+    With ``top`` = k there are the k largest log-probabilities with their classes (int16, or int32 beyond 32 768
+    classes), and the exact logarithm of the mass of all others in float32. Coming back, that mass is spread evenly over
+    the others. Under a softmax at T = 1 the k classes keep their probabilities and the others keep their sum r; with C
+    classes, KL(teacher ‖ stand-in) = r · (log(C − k) − entropy among the others) ≤ r · log(C − k). At higher
+    temperatures the others count for more.
 
     Args:
         part: ``"logits"``, ``"embedding"`` or ``"maps"``.
@@ -82,7 +86,8 @@ class Packing:
         return {"logits": logits.scatter(1, fields["logits.classes"].long(), fields["logits"].float() + sums)}
 
     def comparable(self, values: Mapping[str, Tensor], fields: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Outputs and what is kept of the same samples, in pairs that are equal up to rounding where they are of one network.
+        """Outputs and what is kept of the same samples, in pairs that are equal up to rounding where they are of one
+        network.
 
         Args:
             values: As :meth:`pack` takes them.
@@ -91,14 +96,19 @@ class Packing:
         if "logits.classes" in fields:
             # At the classes that are kept: two that are nearly equal may change places.
             classes = fields["logits.classes"].long()
-            return [(values["logits"].float().gather(1, classes), fields["logits"].float() + fields["logits.sums"][:, None])]
+            return [
+                (values["logits"].float().gather(1, classes), fields["logits"].float() + fields["logits.sums"][:, None])
+            ]
         back = self.unpack(fields, 0)
         return [(value.float(), back[name]) for name, value in values.items()]
 
     def _largest(self, logits: Tensor) -> Fields:
         count = logits.shape[1]
         if self.top >= count:
-            raise UsageError(f"cache.logits={self.top} keeps the largest of more logits than that, and a teacher has {count}: set fewer, or cache.logits=all")
+            raise UsageError(
+                f"cache.logits={self.top} keeps the largest of more logits than that, and a teacher has {count}: "
+                "set fewer, or cache.logits=all"
+            )
         sums = logits.logsumexp(1)
         largest, classes = logits.topk(self.top, dim=1)
         # Summed by themselves: as a difference to the whole, a small rest would be lost in rounding.
@@ -115,10 +125,16 @@ class Packing:
             return values
         rounded = values.half()
         if bool((rounded.isinf() & values.isfinite()).any()):
-            raise UsageError(f"a teacher's {name} has values up to {float(values.abs().max()):.3g}, which float16 cannot hold: set cache.precision=fp32")
+            raise UsageError(
+                f"a teacher's {name} has values up to {float(values.abs().max()):.3g}, which float16 cannot hold: "
+                "set cache.precision=fp32"
+            )
         return rounded
 
 
 def packings(config: CacheConfig) -> dict[str, Packing]:
     """How each part is kept as a config has it."""
-    return {part: Packing(part, config.precision, config.logits if part == "logits" and config.logits != "all" else None) for part in PARTS}
+    return {
+        part: Packing(part, config.precision, config.logits if part == "logits" and config.logits != "all" else None)
+        for part in PARTS
+    }

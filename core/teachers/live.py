@@ -1,4 +1,6 @@
-"""Teachers look at the views of all samples, in the order of the samples and in batches of one size, so that what they say depends on nothing else."""
+"""Teachers look at the views of all samples, in the order of the samples and in batches of one size, so that what they
+say depends on nothing else.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ SAMPLE = 2048
 class ViewLoader(Protocol):
     """A loader whose views come again.
 
-    ``in_order(view, rows, batch_size)`` yields the samples ``rows``, or without them all by their index, in one view, the same on every rank.
+    ``in_order(view, rows, batch_size)`` yields the samples ``rows``, or without them all by their index, in one view,
+    the same on every rank.
     """
 
     num_samples: int
@@ -41,14 +44,16 @@ class ViewLoader(Protocol):
 
     def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
 
-    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[dict[str, Tensor]]: ...
+    def in_order(
+        self, view: int, rows: Tensor | None = None, batch_size: int | None = None
+    ) -> Iterator[dict[str, Tensor]]: ...
 
 
 class Looking:
     """Asks the teachers of a transfer about views.
 
-    Batches begin at multiples of one power of two, whichever samples are asked for and whichever process asks, so that every way to keep what
-    was said holds the same bits.
+    Batches begin at multiples of one power of two, whichever samples are asked for and whichever process asks, so that
+    every way to keep what was said holds the same bits.
 
     Args:
         loader: Its batches are on the teachers' device.
@@ -92,13 +97,17 @@ class Looking:
         return chosen, next(self.said(view, chosen, keys))
 
     def unrepeatable(self, view: int, rows: range, keys: Collection[Key]) -> UsageError | None:
-        """Why outputs cannot be cached: a teacher that gives others the second time; None where there is no such one."""
+        """Why outputs cannot be cached: a teacher that gives others the second time; None where there is no such
+        one.
+        """
         (_, once), (_, again) = (self.some(view, rows, keys) for _ in range(2))
         for key in keys:
             if not all(near(once[key][name], again[key][name], self.precision(key)) for name in once[key]):
                 return UsageError(
-                    f"teacher {key[0]} gives other {key[1]} of the same samples each time it is asked, so its outputs cannot be cached: "
-                    "turn off what is random in it (dropout that is active in eval mode, say), or set train.views=null, by which it is asked at each step"
+                    f"teacher {key[0]} gives other {key[1]} of the same samples each time it is asked, so its "
+                    "outputs cannot be cached: "
+                    "turn off what is random in it (dropout that is active in eval mode, say), or set "
+                    "train.views=null, by which it is asked at each step"
                 )
         return None
 
@@ -113,7 +122,8 @@ class Looking:
 
 
 class LiveOutputs:
-    """A live teacher's outputs of the first view; ``TeacherOutputs`` of :mod:`.objective`. Each process looks at its share.
+    """A live teacher's outputs of the first view; ``TeacherOutputs`` of :mod:`.objective`. Each process looks at its
+    share.
 
     Args:
         looking: At the training samples.
@@ -136,7 +146,8 @@ class LiveOutputs:
     def _batches(self, rows: Tensor, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
         if not hasattr(self.looking.loader, "in_order"):
             raise UsageError(
-                "an objective looks at samples before the training, and the loader of this data cannot show those it is asked for: "
+                "an objective looks at samples before the training, and the loader of this data cannot show "
+                "those it is asked for: "
                 "give it a method in_order(view, rows, batch_size), or take out the objective"
             )
         batches, world = rows.split(self.looking.batch), world_size()
@@ -147,13 +158,18 @@ class LiveOutputs:
         for first in range(0, len(batches), world):
             own = batches[first + rank()] if first + rank() < len(batches) else rows[:0]
             if len(own) or not fields:
-                fields = {f"teachers.{self.number}.{name}": values for each in next(outputs).values() for name, values in each.items()}
+                fields = {
+                    f"teachers.{self.number}.{name}": values
+                    for each in next(outputs).values()
+                    for name, values in each.items()
+                }
             everyone = {name: gathered(values[: len(own)]) for name, values in fields.items()}
             yield torch.cat(batches[first : first + world]), teacher_representation(everyone, self.number)
 
 
 def first_view(loader: Any, transfer: Transfer, number: int) -> TeacherOutputs:
-    """What a teacher says of the training samples in their first view: from what the loader keeps, or asked now; nothing is looked at before an objective asks.
+    """What a teacher says of the training samples in their first view: from what the loader keeps, or asked now;
+    nothing is looked at before an objective asks.
 
     Args:
         loader: Of the training samples.
@@ -165,7 +181,9 @@ def first_view(loader: Any, transfer: Transfer, number: int) -> TeacherOutputs:
 
 
 def prepare(transfer: Transfer, loader: Any) -> None:
-    """Show a transfer's objectives what its teachers say of the training samples, as :func:`~contrastill.fit` does before the first step."""
+    """Show a transfer's objectives what its teachers say of the training samples, as :func:`~contrastill.fit` does
+    before the first step.
+    """
     transfer.prepare([first_view(loader, transfer, number) for number in range(len(transfer.teachers))])
 
 
@@ -178,8 +196,13 @@ def evenly(total: int, count: int) -> Tensor:
 def joined(parts: Sequence[Representation]) -> Representation:
     """Representations of several batches as one."""
     first = parts[0]
-    logits, embedding = (None if getattr(first, name) is None else torch.cat([getattr(one, name) for one in parts]) for name in ("logits", "embedding"))
-    return Representation(logits, embedding, tuple(torch.cat(maps) for maps in zip(*(one.maps for one in parts), strict=True)))
+    logits, embedding = (
+        None if getattr(first, name) is None else torch.cat([getattr(one, name) for one in parts])
+        for name in ("logits", "embedding")
+    )
+    return Representation(
+        logits, embedding, tuple(torch.cat(maps) for maps in zip(*(one.maps for one in parts), strict=True))
+    )
 
 
 def gathered(rows: Tensor) -> Tensor:
@@ -193,7 +216,11 @@ def gathered(rows: Tensor) -> Tensor:
 def _of(fields: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
     """The fields of one teacher's part, by their names without the teacher's number."""
     number, part = key
-    own = {name.removeprefix(f"teachers.{number}."): values for name, values in fields.items() if name.startswith(f"teachers.{number}.{part}")}
+    own = {
+        name.removeprefix(f"teachers.{number}."): values
+        for name, values in fields.items()
+        if name.startswith(f"teachers.{number}.{part}")
+    }
     return {name: values for name, values in own.items() if name.partition(".")[0] == part}
 
 

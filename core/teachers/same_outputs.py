@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..representation import Network, Representation
 
-# How far two computations of one network may be apart by their rounding alone, as a share of a sample's norm: bf16 3 % in 110 layers (Network.compute_in), fp16 and TF32,
-# in which a GPU convolves float32, 1 %.
+# How far two computations of one network may be apart by their rounding alone, as a share of a sample's norm: bf16 3 %
+# in 110 layers (Network.compute_in), fp16 and TF32, in which a GPU convolves float32, 1 %.
 _ROUNDING = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -20,7 +20,8 @@ def precision_of(network: Network, device: torch.device) -> torch.dtype:
 
 
 def same_outputs(one: Representation, other: Representation, precision: torch.dtype = torch.float32) -> bool:
-    """Whether two representations of a batch are those of one network, up to the rounding of another device, batch or version.
+    """Whether two representations of a batch are those of one network, up to the rounding of another device, batch or
+    version.
 
     Args:
         one, other: Of the same samples and with the same parts.

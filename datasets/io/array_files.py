@@ -29,26 +29,32 @@ def read_pair(files: Mapping[str, Path]) -> dict[str, np.ndarray]:
         ContrastillError: One holds what its modality cannot be, or they differ in size or in EXIF's orientation.
     """
     read = {name: _read(path, name) for name, path in files.items()}
-    sample, turned = {name: values for name, (values, _) in read.items()}, {name: number for name, (_, number) in read.items()}
+    sample, turned = (
+        {name: values for name, (values, _) in read.items()},
+        {name: number for name, (_, number) in read.items()},
+    )
     first, *others = sample
     for name in others:
         # One turned and the other not may have one size nevertheless.
         if turned[name] != turned[first]:
             numbers = [turned[one] if turned[one] > 1 else "none" for one in (first, name)]
             raise ContrastillError(
-                f"{files[first]} has the EXIF orientation {numbers[0]}, its partner {files[name]} {numbers[1]}, and which way both lie is not known: "
+                f"{files[first]} has the EXIF orientation {numbers[0]}, its partner {files[name]} {numbers[1]}, "
+                "and which way both lie is not known: "
                 "turn the pixels and leave the tag out of both, or tag both alike"
             )
         (height, width), size = sample[first].shape[:2], sample[name].shape[:2]
         if size != (height, width):
             raise ContrastillError(
-                f"{files[name]} is {size[0]}×{size[1]} (height × width), its partner {files[first]} {height}×{width}: bring the files of a pair to one size"
+                f"{files[name]} is {size[0]}×{size[1]} (height × width), its partner {files[first]} "
+                f"{height}×{width}: bring the files of a pair to one size"
             )
     return sample
 
 
 def read_array(path: Path, modality: str) -> np.ndarray:
-    """The values of a file, as they are stored, upright: ``rgb`` uint8 (H, W, 3), ``depth`` (H, W), ``semantics`` uint8 (H, W), others (H, W) or (H, W, C).
+    """The values of a file, as they are stored, upright: ``rgb`` uint8 (H, W, 3), ``depth`` (H, W), ``semantics`` uint8
+    (H, W), others (H, W) or (H, W, C).
 
     Raises:
         UsageError: A kind of file that is not read.
@@ -70,7 +76,9 @@ def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
     """The values, and the EXIF orientation by which they were turned; 1: by none."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UsageError(f"{path} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away")
+        raise UsageError(
+            f"{path} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
+        )
     if suffix in IMAGE_SUFFIXES and modality == "rgb":
         picture = Picture(path)
         return picture.pixels().numpy(), picture.orientation
@@ -82,16 +90,22 @@ def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or not values.size or values.dtype.kind not in "buif":
-        raise ContrastillError(f"{path} is {values.dtype} {values.shape}: it should hold numbers (height, width) or (height, width, channels)")
+        raise ContrastillError(
+            f"{path} is {values.dtype} {values.shape}: it should hold numbers (height, width) or (height, width, "
+            "channels)"
+        )
     if modality == "rgb" and (values.dtype != np.uint8 or values.shape[2:] != (3,)):
         raise ContrastillError(f"{path} is {values.dtype} {values.shape}: rgb is uint8 (height, width, 3)")
     if modality in ("depth", LABELS) and values.ndim == 3:
-        raise ContrastillError(f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one")
+        raise ContrastillError(
+            f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one"
+        )
     if modality == LABELS:
         return _labels(path, values), turned
     if beyond_float32(values):
         raise ContrastillError(
-            f"{path} holds whole numbers up to {values.max()}, and modalities are float32, which keeps those up to 16777216: save it as floats"
+            f"{path} holds whole numbers up to {values.max()}, and modalities are float32, which keeps those up "
+            "to 16777216: save it as floats"
         )
     return values, turned
 
@@ -99,7 +113,10 @@ def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
 def _labels(path: Path, values: np.ndarray) -> np.ndarray:
     """uint8, if that is what they are."""
     if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():
-        raise ContrastillError(f"{path} holds {values.dtype} from {values.min():g} to {values.max():g}: labels are whole numbers, 0 (unlabelled) to 255")
+        raise ContrastillError(
+            f"{path} holds {values.dtype} from {values.min():g} to {values.max():g}: labels are whole numbers, 0 "
+            "(unlabelled) to 255"
+        )
     return values.astype(np.uint8)
 
 
@@ -129,7 +146,9 @@ def _image(path: Path, modality: str) -> tuple[np.ndarray, int]:
         # A label map's palette is for looking at it: its values are the numbers of the colours.
         if image.mode == "P" and modality != LABELS:
             values = np.asarray(image.convert("RGB"))
-        return values if turned == 1 or image.format == "TIFF" else upright(torch.from_numpy(values.copy()), turned).numpy(), turned
+        return values if turned == 1 or image.format == "TIFF" else upright(
+            torch.from_numpy(values.copy()), turned
+        ).numpy(), turned
 
 
 def _numpy(path: Path, _: str) -> np.ndarray:
@@ -137,7 +156,10 @@ def _numpy(path: Path, _: str) -> np.ndarray:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         if "allow_pickle" in str(error):
-            raise ContrastillError(f"{path} holds Python objects, which may run code when they are loaded: save plain numbers with numpy.save") from error
+            raise ContrastillError(
+                f"{path} holds Python objects, which may run code when they are loaded: save plain numbers with "
+                "numpy.save"
+            ) from error
         raise DamagedImage(path, reason_of(error), kind="an array") from error
     if not isinstance(values, np.ndarray):
         raise ContrastillError(f"{path} is an archive of arrays: save one array a file with numpy.save")
@@ -149,7 +171,9 @@ def _exr(path: Path, modality: str) -> np.ndarray:
     try:
         import OpenEXR
     except ImportError as error:
-        raise ContrastillError(f"{path} needs the library OpenEXR: pip install 'contrastill[exr]', or save it as .npy") from error
+        raise ContrastillError(
+            f"{path} needs the library OpenEXR: pip install 'contrastill[exr]', or save it as .npy"
+        ) from error
     try:
         with OpenEXR.File(str(path)) as file:
             parts = len(file.parts)
@@ -163,7 +187,9 @@ def _exr(path: Path, modality: str) -> np.ndarray:
         raise ContrastillError(f"{path} has {parts} parts: save the one that is meant in a file of its own")
     name = "Z" if "Z" in pixels and modality == "depth" else next(iter(pixels), None)
     if name is None or (len(pixels) > 1 and name != "Z"):
-        raise ContrastillError(f"{path} has the channels {', '.join(pixels) or 'none'}: keep one, or R, G and B; of depth, Z")
+        raise ContrastillError(
+            f"{path} has the channels {', '.join(pixels) or 'none'}: keep one, or R, G and B; of depth, Z"
+        )
     return _in_display_window(path, pixels[name], *windows)
 
 
@@ -185,7 +211,10 @@ def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: 
     if stored.shape[:2] == (height, width):
         return stored
     if values.dtype.kind != "f":
-        raise ContrastillError(f"{path} stores a part of its frame, and its whole numbers cannot say which pixels are missing: save the whole, or floats")
+        raise ContrastillError(
+            f"{path} stores a part of its frame, and its whole numbers cannot say which pixels are missing: save "
+            "the whole, or floats"
+        )
     frame = np.full((height, width, *values.shape[2:]), np.nan, values.dtype)
     frame[rows[0] - y : rows[0] - y + stored.shape[0], columns[0] - x : columns[0] - x + stored.shape[1]] = stored
     return frame

@@ -1,4 +1,6 @@
-"""The camera that a data set's depth comes from: its unit, its intrinsics, and what crops, resizes and mirrors make of them."""
+"""The camera that a data set's depth comes from: its unit, its intrinsics, and what crops, resizes and mirrors make of
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ log = logging.getLogger(__name__)
 
 NAMED_UNITS = ("m", "mm", "relative")
 Unit = Literal["m", "mm", "relative"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""Of stored depth: metres, millimetres, a scale that differs from frame to frame, or the metres of one step: 0.0002 where 5000 are a metre."""
-UNIT_HELP = "m, mm, relative, or the metres of one step, as 0.0002 (TUM: 5000 to a metre) or 0.00390625 (KITTI: 256); null:"
+"""Of stored depth: metres, millimetres, a scale that differs from frame to frame, or the metres of one step: 0.0002
+where 5000 are a metre.
+"""
+UNIT_HELP = (
+    "m, mm, relative, or the metres of one step, as 0.0002 (TUM: 5000 to a metre) or 0.00390625 (KITTI: 256); null:"
+)
 
 _METRES = {"m": 1.0, "mm": 1e-3}
 
@@ -69,7 +75,10 @@ def view_camera(
         - returns (B, 4) float32: fx, fy, cx, cy in pixels of the view.
     """
     fx, fy, cx, cy = intrinsics
-    down, across = size[0] / torch.as_tensor(height, dtype=torch.float32), size[1] / torch.as_tensor(width, dtype=torch.float32)
+    down, across = (
+        size[0] / torch.as_tensor(height, dtype=torch.float32),
+        size[1] / torch.as_tensor(width, dtype=torch.float32),
+    )
     # Pixel centres are at whole numbers, so it is the pixels' edges, half a pixel away, that scale.
     x = (cx - left.float() + 0.5) * across - 0.5
     y = (cy - top.float() + 0.5) * down - 0.5
@@ -78,7 +87,8 @@ def view_camera(
 
 
 def not_measured(depth: Tensor, unit: Unit | None) -> Tensor:
-    """Where depth is a mark of nothing measured: 0, negative, NaN, infinite; in metres and millimetres also 65.535 m, the highest of 16 bits, in other steps 65535 of them, and 10 km or more.
+    """Where depth is a mark of nothing measured: 0, negative, NaN, infinite; in metres and millimetres also 65.535 m,
+    the highest of 16 bits, in other steps 65535 of them, and 10 km or more.
 
     Args:
         depth: Any shape, floats: in metres, of a relative or unknown unit as stored, where 1e9 and more is a mark.
@@ -104,13 +114,16 @@ _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
 
 def unit_of(kind: str) -> Unit:
-    """What depth of a :func:`~.values.number_kind` is taken to be in where nobody says so: floats metres, 8 bits relative, wider integers millimetres."""
+    """What depth of a :func:`~.values.number_kind` is taken to be in where nobody says so: floats metres, 8 bits
+    relative, wider integers millimetres.
+    """
     units: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}
     return units.get(kind, "mm")
 
 
 def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -> None:
-    """Log a warning if depth can hardly be in its unit, and which of its values are taken for marks of nothing measured, beside 0 and NaN.
+    """Log a warning if depth can hardly be in its unit, and which of its values are taken for marks of nothing
+    measured, beside 0 and NaN.
 
     Args:
         depth: A few frames, any shape, as stored.
@@ -122,13 +135,19 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
     odd = depth[marks & (depth != 0) & ~depth.isnan()].float()
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
-        said_once(f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is taken for not measured, as 0 is", key)
+        said_once(
+            f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is "
+            "taken for not measured, as 0 is",
+            key,
+        )
     valid = depth[~marks].float()
     if metres_of(unit) is None or not len(valid):
         return
     low, high = _PLAUSIBLE[unit] if isinstance(unit, str) else (bound / unit for bound in _PLAUSIBLE["m"])
     if not low <= valid.median() <= high:
-        likely = next((name for name, (least, most) in _PLAUSIBLE.items() if least <= valid.median() <= most), "relative")
+        likely = next(
+            (name for name, (least, most) in _PLAUSIBLE.items() if least <= valid.median() <= most), "relative"
+        )
         log.warning(
             "%s: depth goes from %.4g to %.4g (median %.4g), which can hardly be %s: set data.depth_unit=%s, or what it is",
             where, valid.min(), valid.max(), valid.median(), unit, likely,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of all samples: more than this is no accident of a disk, and a training would learn from another set than it was given.
+# Of all samples: more than this is no accident of a disk, and a training would learn from another set than it was
+# given.
 MOST = 0.01
 _T = TypeVar("_T")
 
@@ -39,7 +40,8 @@ class Mended:
 
 @dataclass
 class StandIns:
-    """Reads a sample, or where it is corrupted the next sound one by its row: a function of the files alone, so that order, ranks and resuming change nothing.
+    """Reads a sample, or where it is corrupted the next sound one by its row: a function of the files alone, so that
+    order, ranks and resuming change nothing.
 
     A corrupted sample keeps its row, of which no batch ever tells.
 
@@ -104,6 +106,7 @@ def check_share(corrupted: dict[int, str], count: int) -> None:
     """Complain where too many samples are corrupted."""
     if len(corrupted) > MOST * count:
         raise ContrastillError(
-            f"{len(corrupted)} of {count} samples are corrupted, more than the {MOST:.0%} that data.skip_corrupted leaves out: copy the data again; "
+            f"{len(corrupted)} of {count} samples are corrupted, more than the {MOST:.0%} that "
+            "data.skip_corrupted leaves out: copy the data again; "
             f"the first is {next(iter(corrupted.values()))}"
         )

@@ -44,8 +44,8 @@ class Readable(Protocol):
 class FileLoader:
     """The batches of a split; what they hold depends on nothing but (seed, epoch) and their place in it.
 
-    The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once: the
-    one that is asked takes the workers over, at the cost of what they had read ahead.
+    The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once:
+    the one that is asked takes the workers over, at the cost of what they had read ahead.
 
     Raises:
         UsageError: batch_size is smaller than the number of ranks.
@@ -65,7 +65,14 @@ class FileLoader:
     ) -> None:
         check_shares(batch_size, rank, world)
         self.views = views
-        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
+        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = (
+            batch_size,
+            device,
+            seed,
+            train,
+            rank,
+            world,
+        )
         self.num_samples = split.num_samples
         self._augmented = train and split.augmented
         self._jitter = split.color_jitter if self._augmented else 0.0
@@ -86,13 +93,15 @@ class FileLoader:
         return self._targets
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
+        ``k``, or ``k`` mod ``views``.
 
         Yields:
-            A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1]; ``semantics`` uint8,
-            others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,); where the split knows its
-            intrinsics and no transform of albumentations moved the view, ``camera`` float32 (B, 4); ``view`` int64 (B,) if views come again;
-            ``filler``, all true, on a training share that stands for an empty one.
+            A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1];
+            ``semantics`` uint8, others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,);
+            where the split knows its intrinsics and no transform of albumentations moved the view, ``camera`` float32
+            (B, 4); ``view`` int64 (B,) if views come again; ``filler``, all true, on a training share that stands for
+            an empty one.
 
         Raises:
             ContrastillError: A file is damaged, or a worker was killed.
@@ -101,10 +110,14 @@ class FileLoader:
         yield from self._batches(order, k, self.rank, self.world, start)
 
     def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
-        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the same batches."""
+        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the
+        same batches.
+        """
         yield from self._batches(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
 
-    def _batches(self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None) -> Iterator[Batch]:
+    def _batches(
+        self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None
+    ) -> Iterator[Batch]:
         k = k % self.views if self.views else k
         view = k if self._augmented else None
         batch_size = batch_size or self.batch_size
@@ -147,7 +160,8 @@ class FileLoader:
                     persistent_workers=self._workers > 0,
                     worker_init_fn=prepare_worker,
                     pin_memory=self.device.type == "cuda",
-                    # Of its own: DataLoader draws a number at the start of each pass, and the global generator's state is the training's.
+                    # Of its own: DataLoader draws a number at the start of each pass, and the global generator's state
+                    # is the training's.
                     generator=torch.Generator(),
                 )
         self._requests.pending = [(view, index.numpy()) for index in batches]
@@ -164,15 +178,19 @@ class FileLoader:
             self._stop()
             said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
             raise ContrastillError(
-                f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more (shared) memory; "
+                f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more "
+                "(shared) memory; "
                 "the same command goes on from the last checkpoint"
             ) from error
 
     def _stop(self) -> None:
-        """End the workers now: where an error's traceback holds on to them they would end when garbage is collected, seconds later."""
+        """End the workers now: where an error's traceback holds on to them they would end when garbage is collected,
+        seconds later.
+        """
         shutdown = getattr(getattr(self._data, "_iterator", None), "_shutdown_workers", None)
         if shutdown is not None:
-            # The end of a further worker is told by a signal amid this, with the error of the one that was killed; all are ended nonetheless.
+            # The end of a further worker is told by a signal amid this, with the error of the one that was killed; all
+            # are ended nonetheless.
             with suppress(RuntimeError):
                 shutdown()
         self._data = None

@@ -42,7 +42,15 @@ class ReadSplit(ABC):
         """The samples, as the worker processes read them."""
 
     def loader(
-        self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
+        self,
+        *,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int = 0,
+        train: bool,
+        rank: int = 0,
+        world: int = 1,
+        views: int | None = None,
     ) -> FileLoader:
         """Batches of this split.
 
@@ -54,7 +62,16 @@ class ReadSplit(ABC):
             rank, world: Which contiguous share of each batch this process takes, of how many.
             views: Different views of each sample, after which they come again; None: a new one each epoch.
         """
-        return FileLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
+        return FileLoader(
+            self,
+            batch_size=batch_size,
+            device=torch.device(device),
+            seed=seed,
+            train=train,
+            rank=rank,
+            world=world,
+            views=views,
+        )
 
 
 class FileSplit(ReadSplit):
@@ -96,8 +113,19 @@ class FileSplit(ReadSplit):
         self.semantic_classes: list[str] | None = None
 
     @classmethod
-    def asked_for(cls, pictures: PictureSource, targets: Tensor, classes: list[str] | int, options: ViewOptions, size: int, *, training: bool) -> FileSplit:
-        """The split with the views and workers that a data set's options ask for; only a training split is ever augmented."""
+    def asked_for(
+        cls,
+        pictures: PictureSource,
+        targets: Tensor,
+        classes: list[str] | int,
+        options: ViewOptions,
+        size: int,
+        *,
+        training: bool,
+    ) -> FileSplit:
+        """The split with the views and workers that a data set's options ask for; only a training split is ever
+        augmented.
+        """
         views = FileViews(size, options.crop, options.scale, options.flip, options.transforms if training else [])
         if views.transforms:
             # Complains here, not in a worker.
@@ -106,7 +134,16 @@ class FileSplit(ReadSplit):
         skip = options.skip_corrupted
         if training:
             warn_of_scaling(_some(pictures, len(targets)))
-        return cls(pictures, targets, classes, views=views, augmented=training, color_jitter=options.color_jitter, workers=workers, skip_corrupted=skip)
+        return cls(
+            pictures,
+            targets,
+            classes,
+            views=views,
+            augmented=training,
+            color_jitter=options.color_jitter,
+            workers=workers,
+            skip_corrupted=skip,
+        )
 
     @property
     def files(self) -> np.ndarray:
@@ -147,14 +184,16 @@ class PairSplit(ReadSplit):
         workers: Processes that read; 0 reads in this one.
         modalities: What is handed out of what is read; None: all.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
-        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as ``normals``.
+        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as
+            ``normals``.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a view.
         kinds: Modality -> the kind of numbers it is stored as, as far as the reader says.
 
     Raises:
-        UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that albumentations does not take.
+        UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that
+            albumentations does not take.
     """
 
     def __init__(
@@ -204,4 +243,10 @@ class PairSplit(ReadSplit):
         return self.samples.listing()
 
     def reader(self, seed: int) -> Dataset:
-        return Pairs(self.samples, self.views, None if self.camera is None else self.camera.intrinsics, seed, self.num_samples if self.skip_corrupted else None)
+        return Pairs(
+            self.samples,
+            self.views,
+            None if self.camera is None else self.camera.intrinsics,
+            seed,
+            self.num_samples if self.skip_corrupted else None,
+        )

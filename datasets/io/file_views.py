@@ -1,6 +1,8 @@
-"""Views of image files: which part of a picture is cut out, drawn by counting, so that nothing but (seed, view, index) decides it.
+"""Views of image files: which part of a picture is cut out, drawn by counting, so that nothing but (seed, view, index)
+decides it.
 
-The part is drawn from the header's height and width, before a pixel is decoded: of a large JPEG only as much is decoded as the view needs.
+The part is drawn from the header's height and width, before a pixel is decoded: of a large JPEG only as much is decoded
+as the view needs.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ from .images import REDUCTIONS, Picture
 _CROPS, _JITTER, _TRANSFORMS = 3, 4, 5
 _TRIES = 10
 _RATIO = (math.log(3 / 4), math.log(4 / 3))
-# Shorter side that a picture is resized to before the centre is cut out, in sides of what is cut out: 256 to 224 as ImageNet is evaluated.
+# Shorter side that a picture is resized to before the centre is cut out, in sides of what is cut out: 256 to 224 as
+# ImageNet is evaluated.
 _MARGIN = 256 / 224
 LABELS = "semantics"
-"""The modality that is a label map: its values are names, and stay whole numbers, of 8 bits where the files hold no more."""
+"""The modality that is a label map: its values are names, and stay whole numbers, of 8 bits where the files hold no
+more.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ class FileViews:
 
     Attributes:
         size: Side in pixels.
-        crop: Of training views. ``"random_resized"``: a part of random area and ratio, 3:4 to 4:3, resized; ``"padded"``: the
-            centre square, shifted by up to size/8 pixels, black coming in; ``"none"``: the centre square.
+        crop: Of training views. ``"random_resized"``: a part of random area and ratio, 3:4 to 4:3, resized;
+            ``"padded"``: the centre square, shifted by up to size/8 pixels, black coming in; ``"none"``: the centre
+            square.
         scale: Range of the part's area in the picture's, for random_resized.
         flip: Whether half of the training views are mirrored.
         transforms: Further transforms of albumentations: name and arguments of each.
@@ -53,8 +59,8 @@ class FileViews:
     def plain(self, picture: Picture) -> Tensor:
         """The centre square, uint8 (size, size, 3): what a network is tested on.
 
-        Where training views are resized parts, the shorter side is first brought to 256/224 of ``size``, as in the usual
-        evaluation on ImageNet; otherwise to ``size``.
+        Where training views are resized parts, the shorter side is first brought to 256/224 of ``size``, as in the
+        usual evaluation on ImageNet; otherwise to ``size``.
         """
         short = round(self.size * _MARGIN) if self.crop == "random_resized" else self.size
         # Twice the pixels needed, so that how it was decoded is hardly seen.
@@ -96,7 +102,12 @@ class FileViews:
         pixels = picture.pixels(_reduction(min(height, width), self.size))
         if pixels.shape[:2] != (picture.height, picture.width):
             down, across = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
-            top, left, height, width = round(top * down), round(left * across), round(height * down), round(width * across)
+            top, left, height, width = (
+                round(top * down),
+                round(left * across),
+                round(height * down),
+                round(width * across),
+            )
         return resized(pixels[top : top + height, left : left + width], self.size, self.size)
 
     @cached_property
@@ -104,7 +115,8 @@ class FileViews:
         """albumentations' own, of ``transforms``.
 
         Raises:
-            UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
+            UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the
+                shape.
         """
         return composed(self.transforms, (self.size, self.size))
 
@@ -115,14 +127,18 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
     Args:
         transforms: Name and arguments of each.
         size: Height and width of what it is given, which it has to keep.
-        masks: Names beside ``image`` that move as it moves, by the nearest pixel, and whose values stay; float32, or whole numbers for ``semantics``.
+        masks: Names beside ``image`` that move as it moves, by the nearest pixel, and whose values stay; float32, or
+            whole numbers for ``semantics``.
 
     Raises:
-        UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
+        UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the
+            shape.
     """
     import albumentations as A
 
-    known = [name for name in dir(A) if isinstance(getattr(A, name), type) and issubclass(getattr(A, name), A.BasicTransform)]
+    known = [
+        name for name in dir(A) if isinstance(getattr(A, name), type) and issubclass(getattr(A, name), A.BasicTransform)
+    ]
     built = []
     for given in transforms:
         arguments = dict(given)
@@ -137,15 +153,23 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
                 warnings.simplefilter("error", UserWarning)
                 built.append(getattr(A, name)(**arguments))
         except (TypeError, ValueError, UserWarning) as error:
-            raise UsageError(f"data.transforms: {name} does not take {arguments}: {' '.join(str(error).split())}") from error
+            raise UsageError(
+                f"data.transforms: {name} does not take {arguments}: {' '.join(str(error).split())}"
+            ) from error
     # Some transforms ask for another interpolation of masks unless all are told: 0 is cv2.INTER_NEAREST.
     compose = A.Compose(built, additional_targets=dict.fromkeys(masks, "mask"), mask_interpolation=0)
-    given = {"image": np.zeros((*size, 3), np.uint8)} | {name: np.zeros(size, np.uint8 if name == LABELS else np.float32) for name in masks}
+    given = {"image": np.zeros((*size, 3), np.uint8)} | {
+        name: np.zeros(size, np.uint8 if name == LABELS else np.float32) for name in masks
+    }
     shown = compose(**given)
-    if any(getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype for name, values in given.items()):
+    if any(
+        getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype
+        for name, values in given.items()
+    ):
         names = ", ".join(transform["name"] for transform in transforms)
         raise UsageError(
-            f"data.transforms ({names}) do not keep {size[0]}×{size[1]} pixels of uint8: leave resizing and normalising to data.size and the network"
+            f"data.transforms ({names}) do not keep {size[0]}×{size[1]} pixels of uint8: leave resizing and "
+            "normalising to data.size and the network"
         )
     return compose
 
@@ -156,8 +180,11 @@ def draw_numbers(seed: int, view: int, index: Tensor) -> list[list[float]]:
     return (shifted(hash64(counter, _CROPS, seed, view), 11).double() * 2.0**-53).tolist()
 
 
-def draw_part(height: int, width: int, scale: tuple[float, float], draws: list[float], shape: float = 1.0) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a part of random area and ratio; the centre where ten tries do not fit (Szegedy et al., CVPR 2015).
+def draw_part(
+    height: int, width: int, scale: tuple[float, float], draws: list[float], shape: float = 1.0
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a part of random area and ratio; the centre where ten tries do not fit (Szegedy et
+    al., CVPR 2015).
 
     Args:
         scale: Range of its area in the picture's.
@@ -189,13 +216,23 @@ def jitter(images: Tensor, index: Tensor, *, seed: int, view: int, strength: flo
     Shape:
         - returns (B, 3, H, W) float32 in [0, 1], channels_last.
     """
-    from kornia.enhance import adjust_brightness_accumulative, adjust_contrast_with_mean_subtraction, adjust_saturation_with_gray_subtraction
+    from kornia.enhance import (
+        adjust_brightness_accumulative,
+        adjust_contrast_with_mean_subtraction,
+        adjust_saturation_with_gray_subtraction,
+    )
 
     bits = hash64(index, _JITTER, seed, view)
     factors = [1 + strength * ((shifted(bits, shift) & 0x1FFFFF) * 2.0**-20 - 1) for shift in (1, 22, 43)]
     images = images.float() / 255 if images.dtype == torch.uint8 else images
     for adjust, factor in zip(
-        (adjust_brightness_accumulative, adjust_contrast_with_mean_subtraction, adjust_saturation_with_gray_subtraction), factors, strict=True
+        (
+            adjust_brightness_accumulative,
+            adjust_contrast_with_mean_subtraction,
+            adjust_saturation_with_gray_subtraction,
+        ),
+        factors,
+        strict=True,
     ):
         images = adjust(images, factor.to(images.device, torch.float32, non_blocking=True))
     return images.contiguous(memory_format=torch.channels_last)
@@ -210,7 +247,9 @@ def resized(pixels: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, antialiased: Pillow's result to one level, in a quarter of its time; uint8 (height, width, 3)."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    return F.interpolate(pixels[None].permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    return F.interpolate(pixels[None].permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True)[0].permute(
+        1, 2, 0
+    )
 
 
 def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -219,7 +258,9 @@ def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def shift(size: tuple[int, int], draws: list[float]) -> tuple[int, int]:
-    """How many pixels a padded view lies lower and further right than what it is cut out of: up to an eighth of a side, either way."""
+    """How many pixels a padded view lies lower and further right than what it is cut out of: up to an eighth of a side,
+    either way.
+    """
     down, across = (side // 8 for side in size)
     return int(draws[1] * (2 * down + 1)) - down, int(draws[2] * (2 * across + 1)) - across
 

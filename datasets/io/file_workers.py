@@ -1,4 +1,6 @@
-"""What the worker processes do that read files: batches of samples, or why they could not be read; their threads, signals and end."""
+"""What the worker processes do that read files: batches of samples, or why they could not be read; their threads,
+signals and end.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +33,22 @@ _FOR_THE_TRAINING = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if
 
 @dataclass(frozen=True)
 class Damaged:
-    """Stands for a batch that could not be read: an exception would come out of a worker with its traceback for a message."""
+    """Stands for a batch that could not be read: an exception would come out of a worker with its traceback for a
+    message.
+    """
 
     message: str
 
 
 class SampleReader(Protocol):
-    """Reads the samples of a :class:`PairSplit`; it is pickled into workers, and opens what it reads from in each of them.
+    """Reads the samples of a :class:`PairSplit`; it is pickled into workers, and opens what it reads from in each of
+    them.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a stored frame; H and W None where frames differ in size.
         label_dtype: Of label maps, if it is not uint8.
-        kinds: Modality -> the kind of numbers it is stored as, if the reader has such, see :func:`~.values.number_kind`.
+        kinds: Modality -> the kind of numbers it is stored as, if the reader has such, see
+            :func:`~.values.number_kind`.
     """
 
     modalities: dict[str, tuple[int, int | None, int | None]]
@@ -62,7 +68,8 @@ class SampleReader(Protocol):
 
 
 class PictureSource(Protocol):
-    """Opens the pictures of a :class:`FileSplit`; it is pickled into workers, and opens what it reads from in each of them.
+    """Opens the pictures of a :class:`FileSplit`; it is pickled into workers, and opens what it reads from in each of
+    them.
 
     Attributes:
         files: (N,) bytes, what each picture is called.
@@ -120,10 +127,16 @@ class Images(Dataset):
 
         def read(row: int, drawn: list[float] | None) -> torch.Tensor:
             picture = self.pictures.open(row)
-            return self.views.plain(picture) if drawn is None else self.views.view(picture, drawn, transform_seed(self.seed, view, row))
+            return (
+                self.views.plain(picture)
+                if drawn is None
+                else self.views.view(picture, drawn, transform_seed(self.seed, view, row))
+            )
 
         try:
-            mended = _read_all(read, self.views, self.seed, view, rows, self.skip_among, lambda place, seen: out[place].copy_(seen))
+            mended = _read_all(
+                read, self.views, self.seed, view, rows, self.skip_among, lambda place, seen: out[place].copy_(seen)
+            )
         except DamagedImage as error:
             return Damaged(f"{error.path} cannot be read as an image ({error.reason}): {WAY_OUT}")
         except ContrastillError as error:
@@ -139,16 +152,32 @@ class Pairs(Dataset):
     """
 
     def __init__(
-        self, samples: SampleReader, views: JointViews, intrinsics: tuple[float, float, float, float] | None, seed: int, skip_among: int | None = None
+        self,
+        samples: SampleReader,
+        views: JointViews,
+        intrinsics: tuple[float, float, float, float] | None,
+        seed: int,
+        skip_among: int | None = None,
     ) -> None:
-        self.samples, self.views, self.intrinsics, self.seed, self.skip_among = samples, views, intrinsics, seed, skip_among
+        self.samples, self.views, self.intrinsics, self.seed, self.skip_among = (
+            samples,
+            views,
+            intrinsics,
+            seed,
+            skip_among,
+        )
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Mended | Damaged:
-        """Each modality (B, H, W, C): the given views of the given rows, or for view None the plain ones; ``camera`` (B, 4) if it is known."""
+        """Each modality (B, H, W, C): the given views of the given rows, or for view None the plain ones; ``camera``
+        (B, 4) if it is known.
+        """
         view, rows = request
         channels = {name: self.samples.modalities[name][0] for name in self.views.modalities}
         whole = {"rgb": torch.uint8, LABELS: getattr(self.samples, "label_dtype", torch.uint8)}
-        out = {name: torch.empty((len(rows), *self.views.size, count), dtype=whole.get(name, torch.float32)) for name, count in channels.items()}
+        out = {
+            name: torch.empty((len(rows), *self.views.size, count), dtype=whole.get(name, torch.float32))
+            for name, count in channels.items()
+        }
         places = []
 
         def read(row: int, drawn: list[float] | None) -> tuple[dict, Any]:
@@ -162,8 +191,15 @@ class Pairs(Dataset):
             seen, where = said
             places.append((where.top, where.left, where.height, where.width, where.flip))
             for name, values in seen.items():
-                if name == LABELS and values.dtype != out[name].dtype and not (out[name][place].copy_(values) == values).all():
-                    raise ContrastillError(f"label maps hold {values.max()}, which {out[name].dtype} cannot: their reader has to say a wider label_dtype")
+                if (
+                    name == LABELS
+                    and values.dtype != out[name].dtype
+                    and not (out[name][place].copy_(values) == values).all()
+                ):
+                    raise ContrastillError(
+                        f"label maps hold {values.max()}, which {out[name].dtype} cannot: their reader has to say "
+                        "a wider label_dtype"
+                    )
                 out[name][place].copy_(values)
 
         try:
@@ -173,7 +209,9 @@ class Pairs(Dataset):
         if self.intrinsics is None or (view is not None and self.views.moves):
             return mended(out)
         top, left, height, width, flip = torch.tensor(places, dtype=torch.float32).reshape(-1, 5).T
-        camera = view_camera(self.intrinsics, top=top, left=left, height=height, width=width, size=self.views.size, flip=flip.bool())
+        camera = view_camera(
+            self.intrinsics, top=top, left=left, height=height, width=width, size=self.views.size, flip=flip.bool()
+        )
         return mended({**out, "camera": camera})
 
 
@@ -208,7 +246,9 @@ def _read_all(
 
         held[place], said = stand_ins.read(row, own)
         keep(place, said)
-    return lambda batch: Mended(batch, torch.from_numpy(held), stand_ins.corrupted) if stand_ins and stand_ins.corrupted else batch
+    return lambda batch: (
+        Mended(batch, torch.from_numpy(held), stand_ins.corrupted) if stand_ins and stand_ins.corrupted else batch
+    )
 
 
 def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.ndarray) -> list[list[float] | None]:
@@ -217,7 +257,9 @@ def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.
 
 @contextmanager
 def sigterm_blocked() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 wait: a worker started meanwhile has them blocked in all its threads, those too that a library starts before :func:`prepare_worker` is called."""
+    """SIGTERM and SIGUSR1 wait: a worker started meanwhile has them blocked in all its threads, those too that a
+    library starts before :func:`prepare_worker` is called.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -237,7 +279,9 @@ def unwarned() -> Iterator[None]:
 
 
 def prepare_worker(_: int) -> None:
-    """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM or SIGUSR1 go to all processes of a group."""
+    """One thread each, and nothing but its training ends a worker: Ctrl-C and a scheduler's SIGTERM or SIGUSR1 go to
+    all processes of a group.
+    """
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

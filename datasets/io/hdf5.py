@@ -27,13 +27,17 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
     if not path.is_file():
         if path.is_dir():
             raise UsageError(f"{path} is a folder, not a packed HDF5 file: contrastill data pack makes one")
-        raise UsageError(f"{path} does not exist: {nearest(str(path), names_beside(path), 'name a packed HDF5 file that is there')}")
+        raise UsageError(
+            f"{path} does not exist: {nearest(str(path), names_beside(path), 'name a packed HDF5 file that is there')}"
+        )
     try:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         # h5py says damage in any of the three: KeyError for a lost group, RuntimeError for a lost link table.
-        raise ContrastillError(f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})") from error
+        raise ContrastillError(
+            f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again ({error})"
+        ) from error
 
 
 def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None:
@@ -46,7 +50,8 @@ def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None
     if names is not None and np.ndim(names) != 1:
         shown = str(names)[:40]
         raise UsageError(
-            f"{file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as file.attrs[{attribute!r}] = ['a', 'b']"
+            f"{file.filename}: the attribute {attribute} is {shown!r}, and should be a list of names: write it as "
+            f"file.attrs[{attribute!r}] = ['a', 'b']"
         )
     return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 

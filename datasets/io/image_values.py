@@ -1,4 +1,6 @@
-"""What an image file stores: the values themselves with all their bits, or scaled to 8 bits by the range that the file states."""
+"""What an image file stores: the values themselves with all their bits, or scaled to 8 bits by the range that the file
+states.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,32 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ...core.errors import ContrastillError
 
 # Tags of TIFF.
-_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 254, 256, 257, 258, 262, 274, 277, 284, 339
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = (
+    254,
+    256,
+    257,
+    258,
+    262,
+    274,
+    277,
+    284,
+    339,
+)
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P[2356]" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)" + _BETWEEN + rb"(\d+)\s")
 
 
 class UnreadKind(ContrastillError):
-    """A file is sound, and of a kind whose values would not come out as they are. The message goes on from the file's name."""
+    """A file is sound, and of a kind whose values would not come out as they are. The message goes on from the file's
+    name.
+    """
 
 
 def highest_value(image: Image.Image, encoded: bytes) -> int:
-    """What stands for full intensity in a file whose channels have more than 8 bits; 255 for all others, which Pillow scales itself."""
+    """What stands for full intensity in a file whose channels have more than 8 bits; 255 for all others, which Pillow
+    scales itself.
+    """
     if image.format == "PNG":
         return 65535 if _png_header(encoded)[0] == 16 else 255
     if image.format == "PPM" and encoded[:2] in (b"P2", b"P3", b"P5", b"P6"):
@@ -33,19 +49,29 @@ def highest_value(image: Image.Image, encoded: bytes) -> int:
     if image.format == "TIFF":
         bits, formats = _tiff_samples(image)
         # Signed numbers and floats have no such value, and are no pictures of 8 bits.
-        return 255 if max(bits) <= 8 and _unsigned(formats) else 2 ** max(bits) - 1 if _unsigned(formats) else 2 ** max(bits)
+        return (
+            255
+            if max(bits) <= 8 and _unsigned(formats)
+            else 2 ** max(bits) - 1
+            if _unsigned(formats)
+            else 2 ** max(bits)
+        )
     return 255
 
 
 def rgb_values(image: Image.Image, encoded: bytes, highest: int) -> np.ndarray:
-    """The picture of a file with :func:`highest_value` above 255, scaled to 8 bits by that value, rounded: uint8 (H, W, 3).
+    """The picture of a file with :func:`highest_value` above 255, scaled to 8 bits by that value, rounded: uint8 (H, W,
+    3).
 
     Raises:
         UnreadKind: Its range is not known, or its channels lie in planes.
         ValueError: It is damaged.
     """
     if image.format == "TIFF" and (image.mode in ("I", "F") or not _unsigned(_tiff_samples(image)[1])):
-        raise UnreadKind(f"holds {'floats' if image.mode == 'F' else 'signed or 32-bit integers'}, whose range as rgb is not known: save it in 8 or 16 bits")
+        raise UnreadKind(
+            f"holds {'floats' if image.mode == 'F' else 'signed or 32-bit integers'}, whose range as rgb is not "
+            "known: save it in 8 or 16 bits"
+        )
     inverted = image.format == "TIFF" and _tags(image).get(_PHOTOMETRIC) == 0
     values = _tiff(image, encoded) if image.format == "TIFF" else stored_values(image, encoded)
     values = highest - values if inverted else values
@@ -62,11 +88,16 @@ def to_8_bits(values: np.ndarray, highest: int) -> np.ndarray:
 
 def beyond_float32(values: np.ndarray) -> bool:
     """Whether some are whole numbers that float32, which modalities are handed out in, does not keep."""
-    return values.dtype.kind in "iu" and values.dtype.itemsize > 2 and bool((values.astype(np.float32).astype(np.float64) != values).any())
+    return (
+        values.dtype.kind in "iu"
+        and values.dtype.itemsize > 2
+        and bool((values.astype(np.float32).astype(np.float64) != values).any())
+    )
 
 
 def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
-    """The numbers in an opened file, not scaled: (H, W), or (H, W, C) with colours as R, G, B; of a palette the numbers of its colours.
+    """The numbers in an opened file, not scaled: (H, W), or (H, W, C) with colours as R, G, B; of a palette the numbers
+    of its colours.
 
     Raises:
         UnreadKind: They would not come out as they are stored.
@@ -81,7 +112,10 @@ def stored_values(image: Image.Image, encoded: bytes) -> np.ndarray:
         return _png(image, encoded)
     if image.format == "TIFF":
         if _tags(image).get(_PHOTOMETRIC) == 0:
-            raise UnreadKind("is a TIFF in which 0 is white (MinIsWhite), so that its values may be meant either way: save it with 0 as black, or as PNG")
+            raise UnreadKind(
+                "is a TIFF in which 0 is white (MinIsWhite), so that its values may be meant either way: save it "
+                "with 0 as black, or as PNG"
+            )
         return _tiff(image, encoded)
     return np.asarray(image)
 
@@ -120,14 +154,17 @@ def _pages(image: Image.Image) -> int:
 
 
 def pnm_values(encoded: bytes) -> np.ndarray:
-    """PGM and PPM, binary or as text: uint8 or, where the header's maximum is above 255, uint16. Pillow scales them by that maximum.
+    """PGM and PPM, binary or as text: uint8 or, where the header's maximum is above 255, uint16. Pillow scales them by
+    that maximum.
 
     Raises:
         UnreadKind: A bitmap or another of the family, or several images in one file.
         ValueError: It is damaged.
     """
     if encoded[:2] not in (b"P2", b"P3", b"P5", b"P6"):
-        raise UnreadKind(f"is a PNM of the kind {encoded[:2].decode('latin-1')}, which is not read: save it as PNG, PGM, PPM or .npy")
+        raise UnreadKind(
+            f"is a PNM of the kind {encoded[:2].decode('latin-1')}, which is not read: save it as PNG, PGM, PPM or .npy"
+        )
     width, height, highest, begin = _pnm_header(encoded)
     channels = 3 if encoded[:2] in (b"P3", b"P6") else 1
     dtype, count = np.dtype(">u2" if highest > 255 else "u1"), width * height * channels
@@ -144,8 +181,12 @@ def pnm_values(encoded: bytes) -> np.ndarray:
             raise ValueError(f"it has {len(numbers)} values, and its header asks for {count}")
         values = np.array(numbers).astype(np.int64)
     if values.max(initial=0) > highest or values.min(initial=0) < 0:
-        raise ValueError(f"it holds values from {values.min()} to {values.max()}, and its header says {highest} at most")
-    return values.astype(np.uint16 if highest > 255 else np.uint8).reshape((height, width, 3) if channels == 3 else (height, width))
+        raise ValueError(
+            f"it holds values from {values.min()} to {values.max()}, and its header says {highest} at most"
+        )
+    return values.astype(np.uint16 if highest > 255 else np.uint8).reshape(
+        (height, width, 3) if channels == 3 else (height, width)
+    )
 
 
 def _pnm_header(encoded: bytes) -> tuple[int, int, int, int]:
@@ -205,9 +246,18 @@ def _tiff(image: Image.Image, encoded: bytes) -> np.ndarray:
     tags = _tags(image)
     orientation = tags.get(_ORIENTATION, 1)
     if len(bits) > 1 and (max(bits) > 8 or not _unsigned(formats)):
-        plain = set(bits) == {16} and _unsigned(formats) and tags.get(_PHOTOMETRIC) == 2 and tags.get(_PLANAR, 1) == 1 and orientation == 1
+        plain = (
+            set(bits) == {16}
+            and _unsigned(formats)
+            and tags.get(_PHOTOMETRIC) == 2
+            and tags.get(_PLANAR, 1) == 1
+            and orientation == 1
+        )
         if not plain or len(bits) not in (3, 4):
-            raise UnreadKind(f"is a TIFF with {len(bits)} channels of {max(bits)} bits that is not read (planes, an orientation, no RGB): save it as .npy")
+            raise UnreadKind(
+                f"is a TIFF with {len(bits)} channels of {max(bits)} bits that is not read (planes, an "
+                "orientation, no RGB): save it as .npy"
+            )
         image.load()
         return _opencv(encoded, (len(bits),))
     image.load()

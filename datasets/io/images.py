@@ -43,7 +43,9 @@ class DamagedImage(DamagedSample):
         kind: What it should have been.
     """
 
-    def __init__(self, path: str | PathLike, reason: object, way_out: str = "repair or remove it", kind: str = "an image") -> None:
+    def __init__(
+        self, path: str | PathLike, reason: object, way_out: str = "repair or remove it", kind: str = "an image"
+    ) -> None:
         self.path, self.reason, self.way_out, self.kind = Path(path), str(reason), way_out, kind
         super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {way_out}")
 
@@ -51,8 +53,9 @@ class DamagedImage(DamagedSample):
 class Picture:
     """An image file whose header has been read, not yet its pixels.
 
-    Greyscale, palettes and CMYK become RGB, an alpha channel is left out, and EXIF's rotation is applied. Channels of more than 8 bits
-    are scaled to 8 by the range that the file states, the same for all pictures of a kind. Of an animation it is the first frame.
+    Greyscale, palettes and CMYK become RGB, an alpha channel is left out, and EXIF's rotation is applied. Channels of
+    more than 8 bits are scaled to 8 by the range that the file states, the same for all pictures of a kind. Of an
+    animation it is the first frame.
 
     Args:
         path: The file, or where its bytes are from, for messages.
@@ -118,7 +121,8 @@ class Picture:
 
 
 def warn_of_scaling(pictures: Iterable[Picture]) -> None:
-    """Log one warning if pictures that are to be ``rgb`` have more than 8 bits: how they are scaled, and what is left of them.
+    """Log one warning if pictures that are to be ``rgb`` have more than 8 bits: how they are scaled, and what is left
+    of them.
 
     Args:
         pictures: Some of a data set.
@@ -158,7 +162,9 @@ def read_square(path: str | PathLike, size: int | None = None) -> Tensor:
         return pixels
     edge = min(width, height)
     left, top = (width - edge) // 2, (height - edge) // 2
-    resized = Image.fromarray(pixels.numpy()).resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
+    resized = Image.fromarray(pixels.numpy()).resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)
+    )
     return torch.from_numpy(np.array(resized))
 
 

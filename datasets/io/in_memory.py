@@ -23,7 +23,9 @@ class AugmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    crop_padding: int = Field(4, ge=0, description="pixels of black border on each side that a training crop may take in; 0: no crop")
+    crop_padding: int = Field(
+        4, ge=0, description="pixels of black border on each side that a training crop may take in; 0: no crop"
+    )
     flip: bool = Field(True, description="mirror half of the training views left to right")
 
 
@@ -38,15 +40,18 @@ class TensorSplit:
         flip: Whether half of the training views are mirrored.
         camera: Of the modality ``depth``; None: not known.
         semantic_classes: Names of the values of the label maps ``semantics``, the first for unlabelled pixels.
-        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as ``normals``.
-        kinds: Modality -> the kind of numbers that it is stored as elsewhere, see :func:`~.values.number_kind`; None: as it is here.
+        vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as
+            ``normals``.
+        kinds: Modality -> the kind of numbers that it is stored as elsewhere, see :func:`~.values.number_kind`; None:
+            as it is here.
 
     Attributes:
         num_samples: N.
         modalities: Modality -> shape (C, H, W) of one sample.
 
     Raises:
-        UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width while they are cropped.
+        UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width
+            while they are cropped.
     """
 
     def __init__(
@@ -72,7 +77,10 @@ class TensorSplit:
         counts = {name: len(kept.storage) for name, kept in self.images.items()}
         counts |= {} if targets is None else {"target": len(targets)}
         if len(set(counts.values())) > 1:
-            raise UsageError(f"the fields differ in their number of samples: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+            raise UsageError(
+                "the fields differ in their number of samples: "
+                f"{', '.join(f'{name} {count}' for name, count in counts.items())}"
+            )
         if self.padding and len({shape[1:] for shape in self.modalities.values()}) > 1:
             sizes = ", ".join(f"{name} {height}×{width}" for name, (_, height, width) in self.modalities.items())
             raise UsageError(f"modalities of different sizes ({sizes}) cannot be cropped jointly: set crop_padding=0")
@@ -80,7 +88,15 @@ class TensorSplit:
         self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None]] = {}
 
     def loader(
-        self, *, batch_size: int, device: torch.device | str, seed: int = 0, train: bool, rank: int = 0, world: int = 1, views: int | None = None
+        self,
+        *,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int = 0,
+        train: bool,
+        rank: int = 0,
+        world: int = 1,
+        views: int | None = None,
     ) -> TensorLoader:
         """Batches of this split.
 
@@ -92,7 +108,16 @@ class TensorSplit:
             rank, world: Which contiguous share of each batch this process takes, of how many.
             views: Different views of each sample, after which they come again; None: a new one each epoch.
         """
-        return TensorLoader(self, batch_size=batch_size, device=torch.device(device), seed=seed, train=train, rank=rank, world=world, views=views)
+        return TensorLoader(
+            self,
+            batch_size=batch_size,
+            device=torch.device(device),
+            seed=seed,
+            train=train,
+            rank=rank,
+            world=world,
+            views=views,
+        )
 
     def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None]:
         """Images and targets on ``device``; moved the first time, shared by all loaders."""
@@ -113,11 +138,27 @@ class TensorLoader:
     """
 
     def __init__(
-        self, split: TensorSplit, *, batch_size: int, device: torch.device, seed: int, train: bool, rank: int, world: int, views: int | None = None
+        self,
+        split: TensorSplit,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        train: bool,
+        rank: int,
+        world: int,
+        views: int | None = None,
     ) -> None:
         check_shares(batch_size, rank, world)
         self.views = views
-        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = batch_size, device, seed, train, rank, world
+        self.batch_size, self.device, self.seed, self.train, self.rank, self.world = (
+            batch_size,
+            device,
+            seed,
+            train,
+            rank,
+            world,
+        )
         self.num_samples = split.num_samples
         self._images, self._targets = split.on(device)
         self._padding, self._flip, self._vectors = split.padding, split.flip, split.vectors
@@ -132,13 +173,15 @@ class TensorLoader:
         return self._targets
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view ``k``, or ``k`` mod ``views``.
+        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
+        ``k``, or ``k`` mod ``views``.
 
         Yields:
-            A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the stored unit, with NaN where
-            a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled, ``target`` int64 (B,); ``camera``
-            float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are known; ``view`` int64 (B,) if views come again;
-            ``filler``, all true, on a share that stands for an empty one.
+            A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the
+            stored unit, with NaN where a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled,
+            ``target`` int64 (B,); ``camera`` float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are
+            known; ``view`` int64 (B,) if views come again; ``filler``, all true, on a share that stands for an empty
+            one.
         """
         if not self.train:
             for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
@@ -149,10 +192,14 @@ class TensorLoader:
         yield from self._training(epoch_order(self.seed, k, self.num_samples), k, self.rank, self.world, start)
 
     def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
-        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the same batches."""
+        """The training samples ``rows`` (n,), or all in the order of their index, in view ``view``: on every rank the
+        same batches.
+        """
         yield from self._training(torch.arange(self.num_samples) if rows is None else rows, view, 0, 1, 0, batch_size)
 
-    def _training(self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None) -> Iterator[Batch]:
+    def _training(
+        self, order: Tensor, k: int, rank: int, world: int, start: int, batch_size: int | None = None
+    ) -> Iterator[Batch]:
         view = k % self.views if self.views else k
         # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
         draws = draw_views(self.seed, view, order, padding=self._padding, flip=self._flip).to(self.device)
@@ -160,7 +207,9 @@ class TensorLoader:
         for share in shares(len(order), batch_size or self.batch_size, rank, world, start):
             rows = filled(share)
             index = order[rows]
-            batch = self._batch(self._views(index, draws[rows]), index, index, self._cameras(draws[rows], self._padding))
+            batch = self._batch(
+                self._views(index, draws[rows]), index, index, self._cameras(draws[rows], self._padding)
+            )
             yield batch | marks(index, view if self.views else None, filler=rows != share)
 
     def _views(self, index: Tensor, draws: Draws) -> Batch:
@@ -190,10 +239,19 @@ class TensorLoader:
         kept = next(iter(self._images.values()))
         size = (kept.height, kept.width)
         top, left = draws.dy - padding, draws.dx - padding
-        return {"camera": view_camera(self._intrinsics, top=top, left=left, height=size[0], width=size[1], size=size, flip=draws.flip)}
+        return {
+            "camera": view_camera(
+                self._intrinsics, top=top, left=left, height=size[0], width=size[1], size=size, flip=draws.flip
+            )
+        }
 
     def _batch(self, images: Batch, index: Tensor, rows: Tensor | slice, camera: Batch) -> Batch:
-        return {**images, **camera, "index": index, **({} if self._targets is None else {"target": self._targets[rows]})}
+        return {
+            **images,
+            **camera,
+            "index": index,
+            **({} if self._targets is None else {"target": self._targets[rows]}),
+        }
 
 
 def check_shares(batch_size: int, rank: int, world: int) -> None:
@@ -209,7 +267,9 @@ def check_shares(batch_size: int, rank: int, world: int) -> None:
 
 
 def shares(num_samples: int, batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[slice]:
-    """Where in an epoch's order this rank's share of the batches ``start``, ``start + 1``, … lies; split as torch.tensor_split does."""
+    """Where in an epoch's order this rank's share of the batches ``start``, ``start + 1``, … lies; split as
+    torch.tensor_split does.
+    """
     for first in range(start * batch_size, num_samples, batch_size):
         share, longer = divmod(min(batch_size, num_samples - first), world)
         begin = first + rank * share + min(rank, longer)
@@ -217,9 +277,11 @@ def shares(num_samples: int, batch_size: int, rank: int, world: int, start: int 
 
 
 def filled(share: slice) -> slice:
-    """The share itself, or in the place of an empty one the last sample of the batch, as in training every rank takes part in each step.
+    """The share itself, or in the place of an empty one the last sample of the batch, as in training every rank takes
+    part in each step.
 
-    Of all samples it is the one whose row in a bank may be written once more: by the last rank, and with the value it has by then.
+    Of all samples it is the one whose row in a bank may be written once more: by the last rank, and with the value it
+    has by then.
 
     Example:
         >>> [filled(share) for rank in range(3) for share in shares(2, 4, rank, 3)]
@@ -229,6 +291,8 @@ def filled(share: slice) -> slice:
 
 
 def marks(index: Tensor, view: int | None, *, filler: bool) -> Batch:
-    """Fields (B,) of a training batch: ``view``, the number of a view that comes again; ``filler`` on one that stands for an empty share."""
+    """Fields (B,) of a training batch: ``view``, the number of a view that comes again; ``filler`` on one that stands
+    for an empty share.
+    """
     fields = {} if view is None else {"view": torch.full_like(index, view)}
     return {**fields, "filler": torch.ones_like(index, dtype=torch.bool)} if filler else fields

@@ -16,15 +16,17 @@ _BYTES_AT_ONCE = 1 << 26
 
 
 def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str, Any]:
-    """Splits, fields, shapes, dtypes, ranges of values and samples a class of a packed file; plain values, ready for JSON.
+    """Splits, fields, shapes, dtypes, ranges of values and samples a class of a packed file; plain values, ready for
+    JSON.
 
     Args:
         target: The field of classes.
 
     Returns:
-        ``path``, ``bytes``, ``classes`` (names or None), ``semantic_classes`` (names of the values of label maps, or None),
-        ``depth_unit`` (or None), ``intrinsics`` (fx, fy, cx, cy in pixels, or None), ``splits``: name -> ``samples`` (None where the fields differ) and
-        ``fields``: name -> ``shape``, ``dtype``, ``min``, ``max`` and, for the target, ``classes`` and ``per_class``.
+        ``path``, ``bytes``, ``classes`` (names or None), ``semantic_classes`` (names of the values of label maps, or
+        None), ``depth_unit`` (or None), ``intrinsics`` (fx, fy, cx, cy in pixels, or None), ``splits``: name ->
+        ``samples`` (None where the fields differ) and ``fields``: name -> ``shape``, ``dtype``, ``min``, ``max`` and,
+        for the target, ``classes`` and ``per_class``.
 
     Raises:
         UsageError: There is no such file.
@@ -42,7 +44,11 @@ def describe_packed(path: str | PathLike, *, target: str = "target") -> dict[str
 
 
 def _split(group: h5py.Group, target: str) -> dict[str, Any]:
-    fields = {name: _field(field, is_target=name == target) for name, field in group.items() if isinstance(field, h5py.Dataset)}
+    fields = {
+        name: _field(field, is_target=name == target)
+        for name, field in group.items()
+        if isinstance(field, h5py.Dataset)
+    }
     lengths = {field["shape"][0] if field["shape"] else 0 for field in fields.values()}
     return {"samples": lengths.pop() if len(lengths) == 1 else None, "fields": fields}
 

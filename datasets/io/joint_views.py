@@ -43,14 +43,15 @@ class Placing:
 class JointViews:
     """How a sample becomes a view of ``size``.
 
-    ``rgb`` is resized bilinearly, antialiased. Every other modality takes the nearest pixel: a class, a depth of 0 where nothing
-    was measured, or a direction must not blend with its neighbours. Its values are moved and never changed, but for vectors in mirrored
-    views. What comes in from outside is 0 of rgb, depth and labels, and NaN, not measured, of all else, whose 0 may be any value.
+    ``rgb`` is resized bilinearly, antialiased. Every other modality takes the nearest pixel: a class, a depth of 0
+    where nothing was measured, or a direction must not blend with its neighbours. Its values are moved and never
+    changed, but for vectors in mirrored views. What comes in from outside is 0 of rgb, depth and labels, and NaN, not
+    measured, of all else, whose 0 may be any value.
 
     Attributes:
         size: Height and width in pixels; None: as stored.
-        crop: Of training views. ``"random_resized"``: a part of random area and of a ratio 3:4 to 4:3 times that of ``size``,
-            resized; ``"padded"``: the whole, shifted by up to an eighth of its sides; ``"none"``: the whole.
+        crop: Of training views. ``"random_resized"``: a part of random area and of a ratio 3:4 to 4:3 times that of
+            ``size``, resized; ``"padded"``: the whole, shifted by up to an eighth of its sides; ``"none"``: the whole.
         scale: Range of the part's area in the frame's, for random_resized.
         flip: Whether half of the training views are mirrored.
         transforms: Further transforms of albumentations: name and arguments of each.
@@ -69,7 +70,9 @@ class JointViews:
     draws = staticmethod(draw_numbers)
 
     def plain(self, sample: Sample) -> dict[str, Tensor]:
-        """The whole frame, its ends cut off where it is longer than ``size`` asks: what a network is tested on; (H, W, C) each."""
+        """The whole frame, its ends cut off where it is longer than ``size`` asks: what a network is tested on; (H, W,
+        C) each.
+        """
         return self._cut(sample, self.whole(*_extent(sample)))
 
     def whole(self, height: int, width: int) -> Placing:
@@ -87,8 +90,8 @@ class JointViews:
             seed: Of the further transforms.
 
         Returns:
-            (H, W, C) each, rgb and semantics of the sample's own dtype, float32 of the rest. The further transforms are not in the placing:
-            where :attr:`moves` is true, it does not hold.
+            (H, W, C) each, rgb and semantics of the sample's own dtype, float32 of the rest. The further transforms are
+            not in the placing: where :attr:`moves` is true, it does not hold.
         """
         height, width = _extent(sample)
         down, across = self.size or (height, width)
@@ -100,8 +103,16 @@ class JointViews:
             view = self._cut(sample, place)
             if self.crop == "padded":
                 y, x = shift((down, across), draws)
-                view = {name: moved(values, y, x, 0 if name in _ZERO_OUTSIDE else torch.nan) for name, values in view.items()}
-                place = Placing(place.top + y * place.height / down, place.left + x * place.width / across, place.height, place.width)
+                view = {
+                    name: moved(values, y, x, 0 if name in _ZERO_OUTSIDE else torch.nan)
+                    for name, values in view.items()
+                }
+                place = Placing(
+                    place.top + y * place.height / down,
+                    place.left + x * place.width / across,
+                    place.height,
+                    place.width,
+                )
         if self.flip and draws[0] < 0.5:
             view = {name: values.flip(1) for name, values in view.items()}
             for name in self.vectors:
@@ -114,10 +125,13 @@ class JointViews:
         """albumentations' own, of ``transforms``.
 
         Raises:
-            UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the shape.
+            UsageError: A transform that does not exist, or with arguments it does not take, or that does not keep the
+                shape.
         """
         # As stored: a size of no transform's default, so that one that asks for its own is seen.
-        return composed(self.transforms, self.size or (61, 83), [*(name for name in self.modalities if name != "rgb"), _INSIDE])
+        return composed(
+            self.transforms, self.size or (61, 83), [*(name for name in self.modalities if name != "rgb"), _INSIDE]
+        )
 
     @property
     def moves(self) -> bool:
@@ -133,11 +147,16 @@ class JointViews:
         top, left, height, width = int(place.top), int(place.left), int(place.height), int(place.width)
         size = self.size or _extent(sample)
         # The nearest pixel to the centre of each of the view's.
-        y, x = (((np.arange(n) + 0.5) * (of / n)).astype(np.int64) + first for n, of, first in zip(size, (height, width), (top, left), strict=True))
+        y, x = (
+            ((np.arange(n) + 0.5) * (of / n)).astype(np.int64) + first
+            for n, of, first in zip(size, (height, width), (top, left), strict=True)
+        )
         cut = {}
         for name, values in sample.items():
             if name == "rgb":
-                cut[name] = resized(torch.from_numpy(np.ascontiguousarray(values[top : top + height, left : left + width])), *size)
+                cut[name] = resized(
+                    torch.from_numpy(np.ascontiguousarray(values[top : top + height, left : left + width])), *size
+                )
             else:
                 picked = values[y[:, None], x]
                 picked = picked if picked.ndim == 3 else picked[:, :, None]
@@ -149,14 +168,20 @@ class JointViews:
     def _transformed(self, view: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         self.compose.set_random_seed(seed)
         # It takes maps without a last side of one, and wants an image even where a sample has none.
-        arrays = {"image" if name == "rgb" else name: (values[..., 0] if values.shape[2] == 1 else values).numpy(force=True) for name, values in view.items()}
+        arrays = {
+            "image" if name == "rgb" else name: (values[..., 0] if values.shape[2] == 1 else values).numpy(force=True)
+            for name, values in view.items()
+        }
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         size = next(iter(view.values())).shape[:2]
         arrays.setdefault("image", np.zeros((*size, 3), np.uint8))
         if self.moves:
             arrays[_INSIDE] = np.ones(size, np.uint8)
         made = self.compose(**arrays)
-        result = {name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape) for name, values in view.items()}
+        result = {
+            name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape)
+            for name, values in view.items()
+        }
         if self.moves:
             outside = torch.from_numpy(np.ascontiguousarray(made[_INSIDE])) == 0
             for name in result.keys() - set(_ZERO_OUTSIDE):

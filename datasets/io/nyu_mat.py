@@ -1,4 +1,6 @@
-"""The official files of NYU-Depth V2: nyu_depth_v2_labeled.mat (MATLAB 7.3, which is HDF5) a frame at a time, and splits.mat."""
+"""The official files of NYU-Depth V2: nyu_depth_v2_labeled.mat (MATLAB 7.3, which is HDF5) a frame at a time, and
+splits.mat.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,12 @@ from .images import DamagedSample
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 PAGE = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
-"""The site of Silberman et al., Indoor segmentation and support inference from RGBD images (ECCV 2012): both files are there."""
+"""The site of Silberman et al., Indoor segmentation and support inference from RGBD images (ECCV 2012): both files are
+there.
+"""
 
-# Field -> its dimensions after the frame, and the dtypes it may have. MATLAB counts columns first: a picture lies on its side.
+# Field -> its dimensions after the frame, and the dtypes it may have. MATLAB counts columns first: a picture lies on
+# its side.
 _LAYOUT = {"images": (3, "u1"), "depths": (2, "f4 f8"), "rawDepths": (2, "f4 f8"), "labels": (2, "u1 u2 i2 u4 i4")}
 
 
@@ -43,7 +48,9 @@ class NyuReader:
         ContrastillError: The file is truncated or damaged.
     """
 
-    def __init__(self, path: Path, frames: np.ndarray, fields: dict[str, str], lookup: np.ndarray | None = None) -> None:
+    def __init__(
+        self, path: Path, frames: np.ndarray, fields: dict[str, str], lookup: np.ndarray | None = None
+    ) -> None:
         self.path, self.frames, self.fields, self.lookup = path, frames, dict(fields), lookup
         with open_mat(path) as file:
             height, width = frame_size(file, fields.values())
@@ -52,7 +59,8 @@ class NyuReader:
         self._owner: int | None = None
 
     def read(self, row: int) -> dict[str, np.ndarray]:
-        """The modalities of one sample: ``rgb`` uint8 (H, W, 3), ``depth`` float32 (H, W) in metres, ``semantics`` uint8 (H, W).
+        """The modalities of one sample: ``rgb`` uint8 (H, W, 3), ``depth`` float32 (H, W) in metres, ``semantics``
+        uint8 (H, W).
 
         Raises:
             ContrastillError: The frame is damaged, or has a label that does not exist.
@@ -69,7 +77,8 @@ class NyuReader:
             lowest, highest = int(values.min()), int(values.max())
             if lowest < 0 or highest > RAW_LABELS:
                 raise ContrastillError(
-                    f"frame {frame} of {self.path} has a label {lowest if lowest < 0 else highest}, labels are 0 to {RAW_LABELS}: fetch the file again from {PAGE}"
+                    f"frame {frame} of {self.path} has a label {lowest if lowest < 0 else highest}, labels are 0 "
+                    f"to {RAW_LABELS}: fetch the file again from {PAGE}"
                 )
             values = values if self.lookup is None else self.lookup[values]
         elif name == "depth":
@@ -81,7 +90,8 @@ class NyuReader:
 
     def _opened(self) -> h5py.File:
         if self._owner != os.getpid():
-            # After a fork the parent's handle is here too, with its place in the file: let go of it before opening another.
+            # After a fork the parent's handle is here too, with its place in the file: let go of it before opening
+            # another.
             self.close()
             self._file, self._owner = h5py.File(self.path, "r"), os.getpid()
         return self._file
@@ -111,10 +121,13 @@ def open_mat(path: Path) -> Iterator[h5py.File]:
         raise ContrastillError(f"{path} cannot be read: {error}") from error
     if head.startswith(b"MATLAB 5.0"):
         raise UsageError(
-            f"{path} is a MATLAB 5 file, not the labelled set, which is HDF5 (MATLAB 7.3): set data.path to the folder that holds {FILE} of {PAGE}"
+            f"{path} is a MATLAB 5 file, not the labelled set, which is HDF5 (MATLAB 7.3): set data.path to the "
+            f"folder that holds {FILE} of {PAGE}"
         )
     if head and not head.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise UsageError(f"{path} is no MATLAB 7.3 (HDF5) file: set data.path to the folder that holds {FILE} of {PAGE}")
+        raise UsageError(
+            f"{path} is no MATLAB 7.3 (HDF5) file: set data.path to the folder that holds {FILE} of {PAGE}"
+        )
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -123,7 +136,10 @@ def open_mat(path: Path) -> Iterator[h5py.File]:
 
 
 def _damaged(path: Path, error: Exception, part: str = "") -> ContrastillError:
-    return ContrastillError(f"{part}{path} cannot be read: it is truncated or damaged; fetch it again from {PAGE} ({' '.join(str(error).split())})")
+    return ContrastillError(
+        f"{part}{path} cannot be read: it is truncated or damaged; fetch it again from {PAGE} "
+        f"({' '.join(str(error).split())})"
+    )
 
 
 def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
@@ -138,13 +154,23 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
         held = file.get(field)
         if not isinstance(held, h5py.Dataset):
             there = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
-            raise UsageError(f"{file.filename} has no field {field!r}, it has {there}: set data.path to the folder that holds {FILE} of {PAGE}")
-        fits = held.ndim == dimensions + 1 and held.dtype.str[1:] in dtypes.split() and (dimensions == 2 or held.shape[1] == 3)
+            raise UsageError(
+                f"{file.filename} has no field {field!r}, it has {there}: set data.path to the folder that holds "
+                f"{FILE} of {PAGE}"
+            )
+        fits = (
+            held.ndim == dimensions + 1
+            and held.dtype.str[1:] in dtypes.split()
+            and (dimensions == 2 or held.shape[1] == 3)
+        )
         shape = (held.shape[0], *held.shape[-2:]) if fits else None
         first = first or shape
         if shape is None or shape != first:
             wanted = "uint8 (N, 3, W, H)" if field == "images" else "(N, W, H), the same as images"
-            raise UsageError(f"{file.filename}: {field} is {held.dtype} {held.shape}, the labelled set has {wanted}: fetch {FILE} from {PAGE}")
+            raise UsageError(
+                f"{file.filename}: {field} is {held.dtype} {held.shape}, the labelled set has {wanted}: fetch "
+                f"{FILE} from {PAGE}"
+            )
     return first[2], first[1]
 
 
@@ -161,7 +187,10 @@ def scene_types(file: h5py.File) -> list[str]:
     """
     held = file.get("sceneTypes")
     if not isinstance(held, h5py.Dataset) or held.size != num_frames(file) or held.dtype.kind != "O":
-        raise UsageError(f"{file.filename} does not say the scene type of each frame: set data.scene_classes=false, or fetch {FILE} from {PAGE}")
+        raise UsageError(
+            f"{file.filename} does not say the scene type of each frame: set data.scene_classes=false, or fetch "
+            f"{FILE} from {PAGE}"
+        )
     # Each is a reference to an array of character codes.
     return ["".join(map(chr, np.ravel(file[reference]))) for reference in np.ravel(held[()])]
 
@@ -174,18 +203,26 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
         count: Frames of the labelled set.
 
     Raises:
-        UsageError: There is no such file, or it is that of another set: frames that do not exist, or that are in both splits.
+        UsageError: There is no such file, or it is that of another set: frames that do not exist, or that are in both
+            splits.
         ContrastillError: It is damaged.
     """
     from scipy.io import loadmat
 
     if not path.is_file():
-        raise UsageError(f"{path} does not exist: put {SPLITS} beside {FILE}, which says which frames are for training; it is on the same page, {PAGE}")
+        raise UsageError(
+            f"{path} does not exist: put {SPLITS} beside {FILE}, which says which frames are for training; it is "
+            f"on the same page, {PAGE}"
+        )
     try:
         held = loadmat(path)
     except Exception as error:
-        # scipy says damage in many ways: MatReadError, ValueError, TypeError, zlib.error, an error of its own for MATLAB 7.3, …
-        raise ContrastillError(f"{path} cannot be read as a MATLAB 5 file: fetch {SPLITS} again from {PAGE} ({' '.join(str(error).split())})") from error
+        # scipy says damage in many ways: MatReadError, ValueError, TypeError, zlib.error, an error of its own for
+        # MATLAB 7.3, …
+        raise ContrastillError(
+            f"{path} cannot be read as a MATLAB 5 file: fetch {SPLITS} again from {PAGE} "
+            f"({' '.join(str(error).split())})"
+        ) from error
     splits = {}
     for split, key in (("train", "trainNdxs"), ("test", "testNdxs")):
         if key not in held:
@@ -196,10 +233,16 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
             raise UsageError(f"{path}: {key} is no list of whole numbers: fetch {SPLITS} from {PAGE}")
         if numbers.min() < 1 or numbers.max() > count:
             strange = int(numbers.min() if numbers.min() < 1 else numbers.max())
-            raise UsageError(f"{path}: {key} names frame {strange}, and {FILE} has frames 1 to {count}: the two files do not belong together")
+            raise UsageError(
+                f"{path}: {key} names frame {strange}, and {FILE} has frames 1 to {count}: the two files do not "
+                "belong together"
+            )
         splits[split] = numbers.astype(np.int64) - 1
     together = np.concatenate(list(splits.values()))
     seen, times = np.unique(together, return_counts=True)
     if times.max() > 1:
-        raise UsageError(f"{path} names frame {seen[times > 1][0] + 1} twice: training and test frames are to be disjoint; fetch {SPLITS} from {PAGE}")
+        raise UsageError(
+            f"{path} names frame {seen[times > 1][0] + 1} twice: training and test frames are to be disjoint; "
+            f"fetch {SPLITS} from {PAGE}"
+        )
     return splits

@@ -39,8 +39,8 @@ class SplitSource:
 
     Attributes:
         num_samples: How many samples.
-        pieces: Their fields in pieces, (n, …) arrays by field name, in order. A field ``camera`` (n, 4) is not stored: the
-            intrinsics of all samples become an attribute of the file, where they are the same.
+        pieces: Their fields in pieces, (n, …) arrays by field name, in order. A field ``camera`` (n, 4) is not stored:
+            the intrinsics of all samples become an attribute of the file, where they are the same.
     """
 
     num_samples: int
@@ -64,13 +64,21 @@ class PackSource:
     attributes: dict[str, str | list[str]] = field(default_factory=dict)
 
 
-def source_of(source: str, *, size: int | None = None, download: bool = False, options: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> PackSource:
+def source_of(
+    source: str,
+    *,
+    size: int | None = None,
+    download: bool = False,
+    options: Sequence[str] = (),
+    splits: Sequence[str] = SPLITS,
+) -> PackSource:
     """What a SOURCE on the command line stands for.
 
     Args:
-        source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, or a folder ``train/<class>/*.png`` with
-            ``test`` or ``val`` beside.
-        size: Side in pixels that a folder's images are resized to (shorter side, then the centre square); None keeps them.
+        source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, or a folder
+            ``train/<class>/*.png`` with ``test`` or ``val`` beside.
+        size: Side in pixels that a folder's images are resized to (shorter side, then the centre square); None keeps
+            them.
         download: Let a data set that can fetch itself do so.
         options: ``key=value`` for options of a registered data set.
         splits: Which of ``train`` and ``test`` are packed.
@@ -87,16 +95,24 @@ def source_of(source: str, *, size: int | None = None, download: bool = False, o
         return _registered(name, path, size, download, options, splits)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        hint = nearest(source, [*(f"{name}:PATH" for name in DATASETS), *names_beside(source)], f"NAME is one of {', '.join(DATASETS)}")
+        hint = nearest(
+            source,
+            [*(f"{name}:PATH" for name in DATASETS), *names_beside(source)],
+            f"NAME is one of {', '.join(DATASETS)}",
+        )
         raise UsageError(f"{source} is neither a folder nor NAME:PATH: {hint}")
     if download:
         raise UsageError("--download is for NAME:PATH, such as cifar100:data")
     if options:
-        raise UsageError(f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}")
+        raise UsageError(
+            f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}"
+        )
     return _image_folder(folder, size, splits)
 
 
-def write_packed(source: PackSource, out: str | Path, *, force: bool = False, advance: Callable[[int], None] = lambda _: None) -> None:
+def write_packed(
+    source: PackSource, out: str | Path, *, force: bool = False, advance: Callable[[int], None] = lambda _: None
+) -> None:
     """Write ``out``; it appears under its name when it is whole, never before.
 
     Args:
@@ -165,7 +181,9 @@ def _keep_intrinsics(file: h5py.File, cameras: list[np.ndarray | None]) -> None:
     if len(known) == len(cameras) and np.allclose(every, every[0], rtol=0, atol=1e-3):
         file.attrs["intrinsics"] = every[0].astype(np.float64).round(4)
     else:
-        log.warning("%s: the frames' intrinsics differ, and a packed file has one set for all: they are left out", file.filename)
+        log.warning(
+            "%s: the frames' intrinsics differ, and a packed file has one set for all: they are left out", file.filename
+        )
 
 
 def _create(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -178,14 +196,18 @@ def _create(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     group.create_dataset(name, shape=shape, dtype=dtype, chunks=(rows, *shape[1:]), compression="gzip")
 
 
-def _registered(name: str, path: str, size: int | None, download: bool, options: Sequence[str], names: list[str]) -> PackSource:
+def _registered(
+    name: str, path: str, size: int | None, download: bool, options: Sequence[str], names: list[str]
+) -> PackSource:
     dataset = DATASETS[name]
     known = dataset.Options.model_fields
     if size is not None:
         hint = f"; give size={size} or size=[{size},{size}] after OUT instead" if "size" in known else ""
         raise UsageError(f"--size resizes the images of a folder; {name} is packed as its options say{hint}")
     # Not augmented: a border around the images would only be thrown away again.
-    plain = {key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in known}
+    plain = {
+        key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in known
+    }
     values = {**plain, **({"path": path} if path else {})}
     data = dataset(dataset_options(name, values, [option.removeprefix("data.") for option in options]))
     opened = {split: _opened(data, split, names) for split in names}
@@ -225,7 +247,9 @@ def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
 def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:
     there = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
     if "train" not in there:
-        raise UsageError(f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train")
+        raise UsageError(
+            f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train"
+        )
     classes = sorted(entry.name for entry in there["train"].iterdir() if entry.is_dir())
     if not classes:
         raise UsageError(f"{there['train']} has no folders of classes: the layout is train/<class>/*.png")
@@ -248,7 +272,10 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     """The images of a split and their classes, in the order of the names."""
     strange = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in classes)
     if strange:
-        raise UsageError(f"{folder / strange[0]} is not a class of train: sort the images of {folder.name} into the folders of train's classes first")
+        raise UsageError(
+            f"{folder / strange[0]} is not a class of train: sort the images of {folder.name} into the folders of "
+            "train's classes first"
+        )
     files, passed_over = [], Counter[str]()
     for target, name in enumerate(classes):
         for path in sorted(path for path in (folder / name).rglob("*") if path.is_file()):
@@ -270,5 +297,7 @@ def _decoded(files: list[tuple[Path, int]], size: int | None, side: tuple[int, i
             for (path, _), image in zip(part, images, strict=True):
                 if image.shape[1::-1] != side:
                     found, first = (f"{width}×{height}" for width, height in (image.shape[1::-1], side))
-                    raise UsageError(f"{path} is {found} pixels, the first image {first}: give --size to make them equal")
+                    raise UsageError(
+                        f"{path} is {found} pixels, the first image {first}: give --size to make them equal"
+                    )
             yield {"rgb": np.stack(images), "target": torch.tensor([target for _, target in part]).numpy()}

@@ -72,23 +72,35 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
         parts = list(pool.map(_members, shards))
     samples = [(number, *sample) for number, part in enumerate(parts) for sample in part]
     numbers = np.array([(number, *rest) for number, _, *rest in samples], dtype=np.int64).reshape(-1, 4).T
-    index = TarIndex(np.array([os.fsencode(file) for _, file, *_ in samples], dtype=np.bytes_), *np.ascontiguousarray(numbers))
+    index = TarIndex(
+        np.array([os.fsencode(file) for _, file, *_ in samples], dtype=np.bytes_), *np.ascontiguousarray(numbers)
+    )
     for folder in folders:
         try:
             _write(folder / name, print_, index)
             return index
         except OSError as error:
             reason = error
-    log.warning("the index of %s could not be kept (%s) and is made anew each time: name a folder for it with data.cache", shards[0].parent, reason)
+    log.warning(
+        "the index of %s could not be kept (%s) and is made anew each time: name a folder for it with data.cache",
+        shards[0].parent,
+        reason,
+    )
     return index
 
 
 def fingerprint(shards: Sequence[Path]) -> tuple[str, str]:
-    """What changes with the shards' names, sizes and times of change; and the name of their index, which changes with their names alone."""
+    """What changes with the shards' names, sizes and times of change; and the name of their index, which changes with
+    their names alone.
+    """
     names = [shard.name for shard in shards]
     stats = [shard.stat() for shard in shards]
-    said = json.dumps([_FORMAT, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]])
-    place = json.dumps([os.path.relpath(shard, shards[0].parent) for shard in shards] + [str(shards[0].parent.resolve())])
+    said = json.dumps(
+        [_FORMAT, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]]
+    )
+    place = json.dumps(
+        [os.path.relpath(shard, shards[0].parent) for shard in shards] + [str(shards[0].parent.resolve())]
+    )
     return _digest(said), f"contrastill-{_digest(place)[:12]}.index.h5"
 
 
@@ -108,7 +120,9 @@ def _read(path: Path, print_: str) -> TarIndex | None:
 
 
 def _write(path: Path, print_: str, index: TarIndex) -> None:
-    """Write beside and rename: several processes may do so at once, and one that is stopped leaves no half of a file."""
+    """Write beside and rename: several processes may do so at once, and one that is stopped leaves no half of a
+    file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -144,11 +158,16 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                 order[key] = None
                 if kind in _IMAGES:
                     if key in images:
-                        raise ContrastillError(f"{path} holds two images of the key {key}, {images[key][0]} and {member.name}: leave one in it")
+                        raise ContrastillError(
+                            f"{path} holds two images of the key {key}, {images[key][0]} and {member.name}: leave "
+                            "one in it"
+                        )
                     images[key] = (member.name, member.offset_data, member.size)
                 elif (target := _target(path, member.name, kind, tar.extractfile(member).read())) is not None:
                     if kind == "cls" and key in classes:
-                        raise ContrastillError(f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it")
+                        raise ContrastillError(
+                            f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it"
+                        )
                     classes |= {key} if kind == "cls" else set()
                     # Both may say it; the file .cls is what says nothing else.
                     targets[key] = target if kind == "cls" else targets.get(key, target)
@@ -156,20 +175,28 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
         _check_end(path, end)
     except (tarfile.TarError, EOFError, OSError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ContrastillError(f"{path} cannot be read as an uncompressed tar ({said}): copy it again, or remove it") from error
+        raise ContrastillError(
+            f"{path} cannot be read as an uncompressed tar ({said}): copy it again, or remove it"
+        ) from error
     for key, member_name in dotted.items():
         if key not in images:
             raise ContrastillError(
-                f"{path}: {member_name} is of the key {key} and of the kind {_split(member_name)[1]}, as WebDataset parts a file name at its first dot, "
+                f"{path}: {member_name} is of the key {key} and of the kind {_split(member_name)[1]}, as "
+                "WebDataset parts a file name at its first dot, "
                 "and the key has no image: take the other dots out of the file names"
             )
     if passed_over := len(others - set(order)):
         log.warning("%s: keys with neither an image nor a class are passed over: %d", path, passed_over)
     for key in order:
         if key not in images:
-            raise ContrastillError(f"{path}: the key {key} has a class and no image ({', '.join(_IMAGES)}): add it, or remove the key")
+            raise ContrastillError(
+                f"{path}: the key {key} has a class and no image ({', '.join(_IMAGES)}): add it, or remove the key"
+            )
         if key not in targets:
-            raise ContrastillError(f"{path}: the key {key} has no class: add {key}.cls with a whole number, or {key}.json with one under label")
+            raise ContrastillError(
+                f"{path}: the key {key} has no class: add {key}.cls with a whole number, or {key}.json with one "
+                "under label"
+            )
     return [(*images[key], targets[key]) for key in order]
 
 
@@ -179,11 +206,16 @@ def _check_end(path: Path, end: int) -> None:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
     if block != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"{'damaged header at' if len(block) == tarfile.BLOCKSIZE else 'truncated, no end of archive at'} byte {end}")
+        raise tarfile.ReadError(
+            f"{'damaged header at' if len(block) == tarfile.BLOCKSIZE else 'truncated, no end of archive at'} "
+            f"byte {end}"
+        )
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and ending of a member, parted at the first dot of its file name, as WebDataset does; no key for what is hidden."""
+    """Key and ending of a member, parted at the first dot of its file name, as WebDataset does; no key for what is
+    hidden.
+    """
     parts = PurePosixPath(name)
     stem, _, kind = parts.name.partition(".")
     hidden = not stem or (stem.startswith("__") and stem.endswith("__"))

@@ -26,7 +26,8 @@ class TarPictures:
     """
 
     def __init__(self, shards: Sequence[Path], index: TarIndex) -> None:
-        # Blocks of bytes and of numbers, so that a million samples are neither pickled nor counted one by one in every worker.
+        # Blocks of bytes and of numbers, so that a million samples are neither pickled nor counted one by one in every
+        # worker.
         self.shards, self.index = np.array([os.fsencode(shard) for shard in shards]), index
         self._open: OrderedDict[int, _Tar] = OrderedDict()
 

@@ -1,4 +1,6 @@
-"""Images as a dataset of one's own hands them out: pictures of Pillow, arrays and tensors, with the values that were meant."""
+"""Images as a dataset of one's own hands them out: pictures of Pillow, arrays and tensors, with the values that were
+meant.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def pixels(name: str, value: Any) -> Tensor | None:
         value = _eight_bits(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
         if name != LABELS and beyond_float32(value):
-            raise UsageError(f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those up to 16777216: hand out floats")
+            raise UsageError(
+                f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those "
+                "up to 16777216: hand out floats"
+            )
         # torch takes neither another byte order nor a mirrored view.
         value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
         wide = value.dtype.kind == "u" and value.dtype != np.uint8
@@ -47,46 +52,60 @@ def pixels(name: str, value: Any) -> Tensor | None:
 
 
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:
-    """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for channels."""
+    """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for
+    channels.
+    """
     if value.ndim != 3:
         return
     given = tuple(value.shape)
     if isinstance(value, Tensor) and given[2] <= 4 < min(given[:2]):
         raise UsageError(
-            f"{name} is a tensor of shape {given}, and tensors are (channels, height, width): hand out {name}.permute(2, 0, 1), or an array (height, width, channels)"
+            f"{name} is a tensor of shape {given}, and tensors are (channels, height, width): hand out "
+            f"{name}.permute(2, 0, 1), or an array (height, width, channels)"
         )
     if isinstance(value, np.ndarray) and given[0] <= 4 < min(given[1:]):
         raise UsageError(
-            f"{name} is an array of shape {given}, and arrays are (height, width, channels): hand out {name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
+            f"{name} is an array of shape {given}, and arrays are (height, width, channels): hand out "
+            f"{name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
         )
 
 
 def kind_of(value: Any) -> str:
     """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
     if isinstance(value, Image.Image):
-        return number_kind({"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8"))
+        return number_kind(
+            {"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8")
+        )
     return number_kind(value.dtype)
 
 
 def is_deep(rgb: Any) -> bool:
     """Whether it has 16 bits."""
-    return rgb.mode.startswith("I") if isinstance(rgb, Image.Image) else str(getattr(rgb, "dtype", "")).endswith("uint16")
+    return (
+        rgb.mode.startswith("I") if isinstance(rgb, Image.Image) else str(getattr(rgb, "dtype", "")).endswith("uint16")
+    )
 
 
 def _picture(name: str, image: Image.Image) -> np.ndarray:
-    """What a picture of Pillow holds: as ``rgb`` three channels, or one of 16 bits; else its values, of a palette the colours."""
+    """What a picture of Pillow holds: as ``rgb`` three channels, or one of 16 bits; else its values, of a palette the
+    colours.
+    """
     # What has not been loaded yet still says how Pillow will bring it to 8 or 16 bits.
     scaling = [tile for tile in getattr(image, "tile", ()) if _scales(tile, image.mode)]
     if name != "rgb" and scaling:
         raise UsageError(
-            f"{name} is a picture of Pillow, which scales the values of this {image.format} when it loads it: read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
+            f"{name} is a picture of Pillow, which scales the values of this {image.format} when it loads it: "
+            "read it with cv2.imread(…, cv2.IMREAD_UNCHANGED)"
         )
     if name == LABELS and image.format in ("JPEG", "MPO"):
         raise UsageError(f"{name} is a JPEG, which blends the labels of neighbours: save label maps as 8-bit PNG")
     if name != "rgb":
         return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-        raise UsageError(f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: hand out 8 or 16 bits, or an array of floats in [0, 1]")
+        raise UsageError(
+            f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: hand out 8 or 16 bits, "
+            "or an array of floats in [0, 1]"
+        )
     deep = image.mode.startswith("I")
     return np.repeat(np.array(image).astype(np.uint16)[:, :, None], 3, 2) if deep else np.array(image.convert("RGB"))
 

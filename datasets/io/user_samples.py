@@ -1,4 +1,6 @@
-"""Samples of a dataset that somebody made elsewhere, one at a time: their modalities, their labels, and what they draw at random."""
+"""Samples of a dataset that somebody made elsewhere, one at a time: their modalities, their labels, and what they draw
+at random.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from .values import RGB
 
 log = logging.getLogger(__name__)
 
-# Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range of values.
+# Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range
+# of values.
 _LOOKED_AT = 8
 _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
@@ -49,7 +52,8 @@ class OwnSamples:
         self.listed: str | None = None  # the list that labels are known from
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
-                f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of one's own need: "
+                f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
+                "one's own need: "
                 "hand over a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
             )
         if not len(dataset):
@@ -60,9 +64,15 @@ class OwnSamples:
         if is_deep(fields.get(RGB)):
             log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
-            raise UsageError(f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such as {{'rgb': …, 'depth': …}}")
+            raise UsageError(
+                f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such "
+                f"as {{'rgb': …, 'depth': …}}"
+            )
         if LABELS in images and images[LABELS].shape[2] != 1:
-            raise UsageError(f"{LABELS} of {self.name} has {images[LABELS].shape[2]} channels: a label map holds one number for each pixel")
+            raise UsageError(
+                f"{LABELS} of {self.name} has {images[LABELS].shape[2]} channels: a label map holds one number "
+                "for each pixel"
+            )
         self.dtypes = {name: values.dtype for name, values in images.items()}
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
@@ -70,17 +80,24 @@ class OwnSamples:
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
         self.classes = None if self.targets is None else _class_names(dataset)
         if self.classes is not None and len(self.classes) <= int(self.targets.max()):
-            log.warning("%s.classes has %d names, and labels go to %d: its classes have no names here", self.name, len(self.classes), int(self.targets.max()))
+            log.warning(
+                "%s.classes has %d names, and labels go to %d: its classes have no names here",
+                self.name,
+                len(self.classes),
+                int(self.targets.max()),
+            )
             self.classes = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, row: int) -> tuple[dict[str, Tensor], int | None]:
-        """One sample: its modalities (H, W, C), uint8 and label maps as they are and everything else as float32, and its label.
+        """One sample: its modalities (H, W, C), uint8 and label maps as they are and everything else as float32, and
+        its label.
 
         Raises:
-            ContrastillError: It cannot be read, or is not of the kind and size of the first, or its label is not the listed one.
+            ContrastillError: It cannot be read, or is not of the kind and size of the first, or its label is not the
+                listed one.
         """
         images, kinds, label = self._looked(row)
         shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
@@ -91,9 +108,15 @@ class OwnSamples:
             )
         for name, kind in kinds.items():
             if kind != self.kinds[name] and name not in (RGB, LABELS):
-                raise ContrastillError(f"{name} of sample {row} of {self.name} is {kind}, that of the first {self.kinds[name]}: bring all to one unit and kind")
+                raise ContrastillError(
+                    f"{name} of sample {row} of {self.name} is {kind}, that of the first {self.kinds[name]}: "
+                    "bring all to one unit and kind"
+                )
         if RGB in images and images[RGB].is_floating_point() and not images[RGB].isfinite().all():
-            raise ContrastillError(f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the sample out")
+            raise ContrastillError(
+                f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the "
+                "sample out"
+            )
         self._check_label(row, label)
         return images, label
 
@@ -102,9 +125,14 @@ class OwnSamples:
         listed = None if self.targets is None else int(self.targets[row])
         if label == listed:
             return
-        list_of = "its samples gave when they were read for their labels" if self.listed is None else f"{self.name}.{self.listed} says"
+        list_of = (
+            "its samples gave when they were read for their labels"
+            if self.listed is None
+            else f"{self.name}.{self.listed} says"
+        )
         raise ContrastillError(
-            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and {'none' if listed is None else listed} is what {list_of}: "
+            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and "
+            f"{'none' if listed is None else listed} is what {list_of}: "
             "hand out one label for a sample, always the same, and correct the list or leave it out"
         )
 
@@ -116,7 +144,9 @@ class OwnSamples:
     def few(self) -> list[dict[str, Tensor]]:
         """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
         looked = []
-        for row in sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []:
+        for row in (
+            sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []
+        ):
             with drawing_from(row):
                 looked.append(self.read(row)[0])
         return looked
@@ -128,20 +158,33 @@ class OwnSamples:
         try:
             sample = self.dataset[row]
         except Exception as error:  # whatever somebody's own code raises
-            raise ContrastillError(f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise ContrastillError(
+                f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
         return _fields(sample)
 
     def _converted(self, row: int, fields: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
         label = fields.get("target")
-        images = {name: values for name, given in fields.items() if name not in _NO_MODALITY and (values := pixels(name, given)) is not None}
+        images = {
+            name: values
+            for name, given in fields.items()
+            if name not in _NO_MODALITY and (values := pixels(name, given)) is not None
+        }
         kinds = {name: kind_of(fields[name]) for name in images}
         return images, kinds, None if label is None else self._class(row, label)
 
     def _class(self, row: int, label: Any) -> int:
-        value = label.item() if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.asarray(label).size == 1 else label
+        value = (
+            label.item()
+            if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.asarray(label).size == 1
+            else label
+        )
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             shown = str(label).split("\n")[0][:40]
-            raise UsageError(f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for other modalities hand out a dict")
+            raise UsageError(
+                f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for "
+                "other modalities hand out a dict"
+            )
         return value
 
     def _labels(self) -> Tensor:
@@ -160,12 +203,15 @@ class OwnSamples:
         with drawing_from(row):
             _, _, label = self._looked(row)
         if label is None:
-            raise UsageError(f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none")
+            raise UsageError(
+                f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none"
+            )
         return label
 
 
 def _class_names(dataset: Any) -> list[str] | None:
-    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from 0 on are no names.
+    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from
+    0 on are no names.
 
     ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
 
@@ -180,7 +226,8 @@ def _class_names(dataset: Any) -> list[str] | None:
         if any(names != known[0] for names in known):
             other = next(names for names in known if names != known[0])
             raise UsageError(
-                f"ConcatDataset puts together datasets whose classes are {listed(known[0])}, and {listed(other)}: number all by one list of classes"
+                f"ConcatDataset puts together datasets whose classes are {listed(known[0])}, and {listed(other)}: "
+                "number all by one list of classes"
             )
         return known[0] if known and len(known) == len(parts) else None
     names = getattr(dataset, "classes", None)
@@ -199,7 +246,9 @@ def _class_names(dataset: Any) -> list[str] | None:
 
 @contextmanager
 def drawing_from(*key: int) -> Iterator[None]:
-    """Within it, the global generators of Python, NumPy and torch begin at a state that the key names; afterwards they are as they were."""
+    """Within it, the global generators of Python, NumPy and torch begin at a state that the key names; afterwards they
+    are as they were.
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     number = mix(*key)
     random.seed(number)
@@ -223,6 +272,12 @@ def _fields(sample: Any) -> dict[str, Any]:
 
 
 def _shown(images: Mapping[str, Any], dtypes: Mapping[str, torch.dtype] | None = None) -> str:
-    shapes = images if dtypes is not None else {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+    shapes = (
+        images
+        if dtypes is not None
+        else {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+    )
     dtypes = dtypes or {name: values.dtype for name, values in images.items()}
-    return ", ".join(f"{name} {tuple(shape)} of {str(dtypes[name]).removeprefix('torch.')}" for name, shape in shapes.items())
+    return ", ".join(
+        f"{name} {tuple(shape)} of {str(dtypes[name]).removeprefix('torch.')}" for name, shape in shapes.items()
+    )

@@ -1,4 +1,6 @@
-"""What stored values mean, the same for packed files, folders and datasets of one's own: scales, vectors, labels that stand for none."""
+"""What stored values mean, the same for packed files, folders and datasets of one's own: scales, vectors, labels that
+stand for none.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,14 @@ NEGATIVE_MARKS = (-1, -100)
 """Labels below 0 that stand for none: of many tools, and of torch's cross_entropy."""
 UNSIGNED_16 = "unsigned 16-bit integers"
 VECTORS_HELP = (
-    "modalities whose values are vectors, x to the right in the picture: a mirrored view changes the sign of x, and unsigned integers are read as −1 … 1; "
+    "modalities whose values are vectors, x to the right in the picture: a mirrored view changes the sign of x, "
+    "and unsigned integers are read as −1 … 1; "
     f"null: those called {', '.join(VECTORS)}; []: none"
 )
-VOID_HELP = "label beside 0, −1 and −100 that stands for none; null: none; by default 255, unless there are more classes than that"
+VOID_HELP = (
+    "label beside 0, −1 and −100 that stands for none; null: none; by default 255, unless there are more "
+    "classes than that"
+)
 
 
 def number_kind(dtype: Any) -> str:
@@ -45,11 +51,14 @@ def number_kind(dtype: Any) -> str:
     name = str(dtype).removeprefix("torch.")
     if "float" in name:
         return "floats"
-    return {"uint8": "8-bit integers", "int8": "8-bit integers", "bool": "8-bit integers", "uint16": UNSIGNED_16}.get(name, "wide integers")
+    return {"uint8": "8-bit integers", "int8": "8-bit integers", "bool": "8-bit integers", "uint16": UNSIGNED_16}.get(
+        name, "wide integers"
+    )
 
 
 def handed_out(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tensor:
-    """Stored values as a batch has them: rgb and labels as they are, all else float32 in the stored unit; coded vectors decoded.
+    """Stored values as a batch has them: rgb and labels as they are, all else float32 in the stored unit; coded vectors
+    decoded.
 
     Args:
         name: Of the modality.
@@ -64,7 +73,8 @@ def handed_out(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tens
 
 
 def vectors_of_array(values: np.ndarray) -> np.ndarray:
-    """Vectors (…, C) as float32: unsigned integers from 0 … their highest to −1 … 1, NaN where all channels are 0, which no direction is stored as.
+    """Vectors (…, C) as float32: unsigned integers from 0 … their highest to −1 … 1, NaN where all channels are 0,
+    which no direction is stored as.
 
     Raises:
         UsageError: They are unsigned integers of more than 16 bits.
@@ -76,7 +86,10 @@ def vectors_of_array(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "u":
         return values.astype(np.float32, copy=False)
     if values.dtype.itemsize > 2:
-        raise UsageError(f"vectors of {values.dtype} have no known scale: store them as floats, or as uint8 or uint16 with the middle of the range as zero")
+        raise UsageError(
+            f"vectors of {values.dtype} have no known scale: store them as floats, or as uint8 or uint16 with the "
+            "middle of the range as zero"
+        )
     return _decoded(torch.from_numpy(values.astype(np.float32)), float(np.iinfo(values.dtype).max)).numpy()
 
 
@@ -109,19 +122,25 @@ def vectors_among(named: Sequence[str] | None, channels: Mapping[str, int]) -> t
         if name not in channels:
             raise UsageError(f"data.vectors names {name}, and the data have {', '.join(channels)}")
         if name in (RGB, "depth", LABELS) or channels[name] < 2:
-            raise UsageError(f"data.vectors names {name}, which cannot be vectors in the picture: they have x, y and perhaps more channels")
+            raise UsageError(
+                f"data.vectors names {name}, which cannot be vectors in the picture: they have x, y and perhaps "
+                "more channels"
+            )
     return tuple(named)
 
 
 def check_vectors(name: str, values: np.ndarray, where: object) -> None:
-    """Complain about directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about 0."""
+    """Complain about directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about
+    0.
+    """
     if values.shape[-1] != 3 or values.dtype.kind != "f":
         return
     known = values[np.isfinite(values).all(-1)]
     lengths = np.linalg.norm(2 * known.astype(np.float32) - 1, axis=-1)
     if known.size and known.min() >= 0 and known.max() <= 1 and (abs(lengths - 1) < 0.1).mean() > 0.9:
         raise UsageError(
-            f"{where}: {name} are floats from {known.min():.3g} to {known.max():.3g} without a negative component, so 0.5 seems to stand for zero: "
+            f"{where}: {name} are floats from {known.min():.3g} to {known.max():.3g} without a negative "
+            "component, so 0.5 seems to stand for zero: "
             "store vectors as floats with their sign, as uint8 or uint16, or set data.vectors=[] if they are none"
         )
 
@@ -160,7 +179,9 @@ class LabelRule:
             is_class = (highest if highest is not None else seen) > void or (highest is not None and highest >= void)
             return cls(None if is_class else void, highest, assumed=not is_class)
         if names is not None and 0 < void < len(names):
-            raise UsageError(f"data.void={void} is the class {names[void]}: void is a label that stands for none, or null")
+            raise UsageError(
+                f"data.void={void} is the class {names[void]}: void is a label that stands for none, or null"
+            )
         return cls(void, highest)
 
     def __call__(self, labels: np.ndarray, where: object) -> np.ndarray:
@@ -174,23 +195,30 @@ class LabelRule:
         """
         if labels.dtype.kind == "f":
             if not (np.isfinite(labels) & (labels == np.round(labels))).all():
-                raise ContrastillError(f"{where} holds labels that are no whole numbers: label maps hold 0 for unlabelled, then 1, 2, …")
+                raise ContrastillError(
+                    f"{where} holds labels that are no whole numbers: label maps hold 0 for unlabelled, then 1, 2, …"
+                )
             labels = labels.astype(np.int64)
         if labels.dtype.kind == "i":
             negative = np.isin(labels, NEGATIVE_MARKS)
             if (labels[~negative] < 0).any():
-                raise ContrastillError(f"{where} holds the label {labels[~negative].min()}: labels are 0 for unlabelled (−1 and −100 too), then 1, 2, …")
+                raise ContrastillError(
+                    f"{where} holds the label {labels[~negative].min()}: labels are 0 for unlabelled (−1 and −100 "
+                    "too), then 1, 2, …"
+                )
             labels = np.where(negative, labels.dtype.type(0), labels)
         if self.void is not None:
             labels = np.where(labels == self.void, labels.dtype.type(0), labels)
         most = int(labels.max(initial=0))
         if self.highest is not None and most > self.highest:
             raise ContrastillError(
-                f"{where} holds the label {most}, and {self.highest} are named: add the missing names, or set data.void={most} if it stands for no label"
+                f"{where} holds the label {most}, and {self.highest} are named: add the missing names, or set "
+                f"data.void={most} if it stands for no label"
             )
         if self.assumed and most > VOID:
             raise ContrastillError(
-                f"{where} holds the label {most}, so that 255 may be a class: set data.void=null if it is one, or data.void=255 if it stands for no label"
+                f"{where} holds the label {most}, so that 255 may be a class: set data.void=null if it is one, or "
+                "data.void=255 if it stands for no label"
             )
         if most > np.iinfo(np.int32).max:
             raise ContrastillError(f"{where} holds the label {most}, which is beyond 31 bits")
@@ -200,11 +228,16 @@ class LabelRule:
         """Log once for ``where`` and ``key`` which of these labels, as stored, are taken for none, beside 0."""
         found: set[int] = set()
         for values in labels:
-            found |= {mark for mark in (*NEGATIVE_MARKS, self.void) if mark is not None and mark != 0 and (values == mark).any()}
+            found |= {
+                mark
+                for mark in (*NEGATIVE_MARKS, self.void)
+                if mark is not None and mark != 0 and (values == mark).any()
+            }
         if found:
             marks = " and ".join(map(str, sorted(found)))
             said_once(
-                f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says otherwise",
+                f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says "
+                "otherwise",
                 key,
             )
 
@@ -219,36 +252,56 @@ def check_splits(train: Any, test: Any) -> None:
     """Complain where a test split means other things by its values than the training split.
 
     Raises:
-        UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers or number of channels, other classes or another number of them.
+        UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers
+            or number of channels, other classes or another number of them.
     """
     for split in (train, test):
         if (getattr(split, "num_classes", None) or 0) > _MOST_CLASSES:
-            raise UsageError(f"labels go to {split.num_classes - 1}, as if there were as many classes: number the classes from 0 on, without gaps")
+            raise UsageError(
+                f"labels go to {split.num_classes - 1}, as if there were as many classes: number the classes from "
+                "0 on, without gaps"
+            )
         if split is not None and split.modalities.get("depth", (1,))[0] != 1:
-            raise UsageError(f"depth has {split.modalities['depth'][0]} channels, and should have one: keep one, or give it another name, such as hha")
+            raise UsageError(
+                f"depth has {split.modalities['depth'][0]} channels, and should have one: keep one, or give it "
+                "another name, such as hha"
+            )
     if train is None or test is None:
         return
     units = [None if split.camera is None else split.camera.unit for split in (train, test)]
     if "depth" in train.modalities and "depth" in test.modalities and units[0] != units[1]:
-        raise UsageError(f"depth of the training split is in {units[0]}, that of the test split in {units[1]}: bring both to one unit, or set data.depth_unit")
+        raise UsageError(
+            f"depth of the training split is in {units[0]}, that of the test split in {units[1]}: bring both to "
+            "one unit, or set data.depth_unit"
+        )
     kinds = [getattr(split, "kinds", {}) for split in (train, test)]
     for name in train.modalities:
         if name not in test.modalities or name == LABELS:
             continue
         channels = [split.modalities[name][0] for split in (train, test)]
         if channels[0] != channels[1]:
-            raise UsageError(f"{name} has {channels[0]} channels in the training split and {channels[1]} in the test split: bring both to one kind")
+            raise UsageError(
+                f"{name} has {channels[0]} channels in the training split and {channels[1]} in the test split: "
+                "bring both to one kind"
+            )
         one, other = (kind.get(name) for kind in kinds)
         if name != RGB and one and other and one != other and not (name == "depth" and units[0] in ("m", "mm")):
-            raise UsageError(f"{name} is stored as {one} in the training split and as {other} in the test split, whose scales differ: bring both to one kind")
+            raise UsageError(
+                f"{name} is stored as {one} in the training split and as {other} in the test split, whose scales "
+                "differ: bring both to one kind"
+            )
     counts = [getattr(split, "num_classes", None) for split in (train, test)]
     if None not in counts and counts[0] != counts[1]:
-        raise UsageError(f"the training split has {counts[0]} classes and the test split {counts[1]}: number both by one list of classes")
+        raise UsageError(
+            f"the training split has {counts[0]} classes and the test split {counts[1]}: number both by one list "
+            "of classes"
+        )
     for what, attribute in (("classes", "classes"), ("label maps' classes", "semantic_classes")):
         names = [getattr(split, attribute, None) for split in (train, test)]
         if names[0] is not None and names[1] is not None and list(names[0]) != list(names[1]):
             raise UsageError(
-                f"the {what} of the training split are {_few(names[0])}, those of the test split {_few(names[1])}: number both by one list of names"
+                f"the {what} of the training split are {_few(names[0])}, those of the test split "
+                f"{_few(names[1])}: number both by one list of names"
             )
 
 

@@ -13,19 +13,36 @@ class ViewOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     crop: Literal["random_resized", "padded", "none"] = Field(
-        "random_resized", description="training views: a random part, resized; the whole, shifted by up to an eighth of its sides; the whole"
+        "random_resized",
+        description="training views: a random part, resized; the whole, shifted by up to an eighth of its sides; "
+        "the whole",
     )
-    scale: tuple[float, float] = Field((0.35, 1.0), description="least and greatest area of the part in the picture's, for crop=random_resized")
+    scale: tuple[float, float] = Field(
+        (0.35, 1.0), description="least and greatest area of the part in the picture's, for crop=random_resized"
+    )
     flip: bool = Field(True, description="mirror half of the training views left to right")
-    color_jitter: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation of rgb change by up to this share in training views; 0: off")
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="brightness, contrast and saturation of rgb change by up to this share in training views; 0: off",
+    )
     transforms: list[dict[str, Any]] = Field(
-        default_factory=list, description="further albumentations transforms of the training views, in order, such as {name: GaussianBlur, p: 0.2}"
+        default_factory=list,
+        description="further albumentations transforms of the training views, in order, such as {name: "
+        "GaussianBlur, p: 0.2}",
     )
     skip_corrupted: bool = Field(
-        False, description="the next sample stands in for one whose file is corrupted, up to 1 % of all; each is named once; false: stop at one"
+        False,
+        description="the next sample stands in for one whose file is corrupted, up to 1 % of all; each is named "
+        "once; false: stop at one",
     )
-    workers: int | None = Field(None, ge=0, description="processes that read; 0: the training's own; null: one a CPU, at most 8")
-    limit: int | None = Field(None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all")
+    workers: int | None = Field(
+        None, ge=0, description="processes that read; 0: the training's own; null: one a CPU, at most 8"
+    )
+    limit: int | None = Field(
+        None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"
+    )
 
     @field_validator("scale")
     @classmethod

@@ -81,7 +81,9 @@ class PaddedImages:
         self._rows = self._as_rows() if storage.device.type == "cpu" and count else None
 
     @classmethod
-    def zeros(cls, count: int, height: int, width: int, channels: int, *, dtype: torch.dtype, padding: int) -> PaddedImages:
+    def zeros(
+        cls, count: int, height: int, width: int, channels: int, *, dtype: torch.dtype, padding: int
+    ) -> PaddedImages:
         """Black images, to be filled through :attr:`interior`."""
         return cls(torch.zeros((count, height + 2 * padding, width + 2 * padding, channels), dtype=dtype), padding)
 
@@ -102,7 +104,9 @@ class PaddedImages:
         return own.permute(0, 3, 1, 2)
 
     def views(self, index: Tensor, draws: Draws) -> Tensor:
-        """The drawn views of the images ``index`` (B,): crops of the padded images, some mirrored; (B, C, H, W) in channels_last."""
+        """The drawn views of the images ``index`` (B,): crops of the padded images, some mirrored; (B, C, H, W) in
+        channels_last.
+        """
         cut = self._cut_by_pixels if self._rows is None else self._cut_by_rows
         return cut(index, draws).permute(0, 3, 1, 2)
 
@@ -123,7 +127,9 @@ class PaddedImages:
         return self.storage[index[:, None, None], y[:, :, None], x[:, None, :]]
 
     def _cut_by_rows(self, index: Tensor, draws: Draws) -> Tensor:
-        """The same on a CPU, where copying whole rows of a crop is many times faster than gathering pixels: (B, H, W, C)."""
+        """The same on a CPU, where copying whole rows of a crop is many times faster than gathering pixels: (B, H, W,
+        C).
+        """
         _, height, width, channels = self.storage.shape
         first = (index.numpy() * height + draws.dy.numpy()) * width + draws.dx.numpy()
         cut = self._rows[first[:, None] + np.arange(self.height) * width]
@@ -136,7 +142,9 @@ class PaddedImages:
         return torch.from_numpy(cut).view(self.storage.dtype).view(len(first), self.height, self.width, channels)
 
     def _as_rows(self) -> np.ndarray:
-        """Every run of W pixels in the storage as one opaque element; element i begins at pixel i of the flat storage."""
+        """Every run of W pixels in the storage as one opaque element; element i begins at pixel i of the flat
+        storage.
+        """
         flat = self.storage.numpy().reshape(-1).view(np.uint8)
         run = self.width * self._pixel
         shape = (len(flat) // self._pixel - self.width + 1,)

@@ -1,7 +1,8 @@
-"""The kinds of objects in the rendered rooms: each is a handful of boxes, ellipsoids and frusta, drawn afresh for every object.
+"""The kinds of objects in the rendered rooms: each is a handful of boxes, ellipsoids and frusta, drawn afresh for every
+object.
 
-An object stands on the floor at the origin, z up, its front to −y, in metres. Kinds differ by shape alone; colours are drawn
-elsewhere. All of M objects of one kind are made at once: a number below is an array (M,), float64.
+An object stands on the floor at the origin, z up, its front to −y, in metres. Kinds differ by shape alone; colours are
+drawn elsewhere. All of M objects of one kind are made at once: a number below is an array (M,), float64.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ class Builder:
 
 
 def _axes(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Rotations (M, 3, 3) whose third column points along (x, y, z), the first one horizontal if that is upright in x."""
+    """Rotations (M, 3, 3) whose third column points along (x, y, z), the first one horizontal if that is upright in
+    x.
+    """
     flat, length = np.sqrt(x * x + z * z), np.sqrt(x * x + y * y + z * z)
     x, y, z, across, down = x / length, y / length, z / length, z / flat, -x / flat
     zero = np.zeros_like(x)
@@ -186,7 +189,12 @@ def _stool(o: Builder) -> None:
     radius, height, spread, leg = o.draw(0.17, 0.25), o.draw(0.42, 0.75), o.draw(1.0, 1.5), o.draw(0.018, 0.03)
     o.column(0, 0, height - 0.05, height, radius)
     for x, y in ((0.75, 0.0), (-0.75, 0.0), (0.0, 0.75), (0.0, -0.75)):
-        o.bar((x * radius * spread, y * radius * spread, 0.0 * radius), (x * radius, y * radius, height - 0.04), leg, slot=1)
+        o.bar(
+            (x * radius * spread, y * radius * spread, 0.0 * radius),
+            (x * radius, y * radius, height - 0.04),
+            leg,
+            slot=1,
+        )
 
 
 def _shelf(o: Builder) -> None:
@@ -210,7 +218,13 @@ def _lamp(o: Builder) -> None:
 
 
 def _sofa(o: Builder) -> None:
-    a, b, seat, back, arm = o.draw(0.45, 1.0), o.draw(0.35, 0.45), o.draw(0.32, 0.45), o.draw(0.7, 0.95), o.draw(0.07, 0.13)
+    a, b, seat, back, arm = (
+        o.draw(0.45, 1.0),
+        o.draw(0.35, 0.45),
+        o.draw(0.32, 0.45),
+        o.draw(0.7, 0.95),
+        o.draw(0.07, 0.13),
+    )
     o.box(0, 0, seat / 2 - 0.03, a, b, seat / 2 - 0.05)
     o.box(0, b - 0.1, back / 2, a, 0.1, back / 2)
     arms = seat + o.draw(0.12, 0.25)
@@ -230,7 +244,16 @@ def _plant(o: Builder) -> None:
         o.ball(x * width * 0.6, y * width * 0.6, height + lift, size, size, size * 0.8, where=bushy)
         # Leaves: flat ellipsoids that lean outwards.
         far = width * o.draw(0.8, 1.3)
-        o.ball(x * far / 2, y * far / 2, pot + height / 3, 0.09, 0.03, height * 0.42, axis=(x * far, y * far, height * 0.7), where=~bushy)
+        o.ball(
+            x * far / 2,
+            y * far / 2,
+            pot + height / 3,
+            0.09,
+            0.03,
+            height * 0.42,
+            axis=(x * far, y * far, height * 0.7),
+            where=~bushy,
+        )
 
 
 def _screen(o: Builder) -> None:

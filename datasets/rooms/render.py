@@ -1,7 +1,9 @@
-"""Casts rays into the drawn rooms: rgb, metric depth and semantic maps, as a colour and a depth camera in one would see them.
+"""Casts rays into the drawn rooms: rgb, metric depth and semantic maps, as a colour and a depth camera in one would see
+them.
 
-A ray goes through each primitive whose projected box covers its pixel; the nearest hit is shaded. Every operation on the pixels is
-one that IEEE 754 rounds exactly and that acts on each value alone, so a frame is the same bytes alone, in a batch and in any thread.
+A ray goes through each primitive whose projected box covers its pixel; the nearest hit is shaded. Every operation on
+the pixels is one that IEEE 754 rounds exactly and that acts on each value alone, so a frame is the same bytes alone, in
+a batch and in any thread.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ FIRST_KIND = 4
 SEMANTICS = ("unlabelled", "floor", "wall", "ceiling", *KINDS)
 """Names of the values of a semantic map."""
 
-# Rays of a pixel, in pixels from its centre. The first one is the centre itself, which depth and semantics are taken at.
+# Rays of a pixel, in pixels from its centre. The first one is the centre itself, which depth and semantics are taken
+# at.
 _RAYS = np.array([[0.0, 0.0], [-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
 _NEAR = 0.05
 _ATTEMPTS = 6
@@ -66,7 +69,13 @@ def render(index: np.ndarray, *, seed: int, split: int, size: int, noise: bool =
     count = len(index)
     target = classes_of(index, seed, split)
     square = (count, size, size)
-    frames = Frames(np.empty((*square, 3), np.uint8), np.empty(square, np.float32), np.empty(square, np.uint8), target, np.zeros(count, np.int64))
+    frames = Frames(
+        np.empty((*square, 3), np.uint8),
+        np.empty(square, np.float32),
+        np.empty(square, np.uint8),
+        target,
+        np.zeros(count, np.int64),
+    )
     waiting = np.arange(count)
     for attempt in range(_ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
@@ -140,7 +149,9 @@ def _shoot(scene: Scene, index: np.ndarray, seed: int, split: int, size: int, no
 
 
 def _colours(scene: Scene, hits: _Hits, direction: list[np.ndarray]) -> list[np.ndarray]:
-    """Linear rgb of the pixels, three arrays (N, pixels). Where all rays of a pixel meet one surface, its centre stands for all."""
+    """Linear rgb of the pixels, three arrays (N, pixels). Where all rays of a pixel meet one surface, its centre stands
+    for all.
+    """
     count, rays = len(scene.eye), len(_RAYS)
     surface = hits.surface.reshape(count, -1, rays)
     several = (surface != surface[..., :1]).any(2)
@@ -153,9 +164,19 @@ def _colours(scene: Scene, hits: _Hits, direction: list[np.ndarray]) -> list[np.
     def taken(values: np.ndarray) -> np.ndarray:
         return values.reshape(-1)[chosen].astype(np.float32)
 
-    place = [(scene.eye[frame, k] + hits.distance.reshape(-1)[chosen] * direction[k].reshape(-1)[chosen]).astype(np.float32) for k in range(3)]
+    place = [
+        (scene.eye[frame, k] + hits.distance.reshape(-1)[chosen] * direction[k].reshape(-1)[chosen]).astype(np.float32)
+        for k in range(3)
+    ]
     flat = [values.reshape(-1)[chosen] for values in hits.flat]
-    points = Points(frame, hits.surface.reshape(-1)[chosen], hits.object.reshape(-1)[chosen], place, [taken(values) for values in hits.normal], flat)
+    points = Points(
+        frame,
+        hits.surface.reshape(-1)[chosen],
+        hits.object.reshape(-1)[chosen],
+        place,
+        [taken(values) for values in hits.normal],
+        flat,
+    )
     pixels = []
     for colour in shade(scene, points):
         every = np.zeros(surface.shape, np.float32)
@@ -190,7 +211,10 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
     # The camera in each primitive's own frame, in which it is a unit cube, sphere or frustum.
     away = scene.eye[frame] - parts.centre
     local = [sum(parts.turn[:, k, j] * away[:, k] for k in range(3)) / parts.half[:, j] for j in range(3)]
-    turned = [[sum(parts.turn[:, k, j] * axes[:, a, k] for k in range(3)) / parts.half[:, j] for a in range(3)] for j in range(3)]
+    turned = [
+        [sum(parts.turn[:, k, j] * axes[:, a, k] for k in range(3)) / parts.half[:, j] for a in range(3)]
+        for j in range(3)
+    ]
     left, right, top, bottom = _covers(parts, axes, away, size)
     width, height = np.maximum(0, right - left), np.maximum(0, bottom - top)
     cells = width * height
@@ -215,7 +239,9 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
                 reach[part] = meet([value[part] for value in own], [value[part] for value in step], taper[part])
         at = frame[who] * hits.distance.shape[1] + base + ray
         seen = np.flatnonzero(reach < hits.distance.reshape(-1)[at])
-        found.append((at[seen], reach[seen], who[seen], [value[seen] for value in own], [value[seen] for value in step]))
+        found.append(
+            (at[seen], reach[seen], who[seen], [value[seen] for value in own], [value[seen] for value in step])
+        )
     at, reach, who = (np.concatenate([entry[k] for entry in found]) for k in range(3))
     own, step = ([np.concatenate([entry[k][j] for entry in found]) for j in range(3)] for k in (3, 4))
     nearest = hits.distance.reshape(-1)
@@ -229,7 +255,9 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
 
 
 def _covers(parts: Primitives, axes: np.ndarray, away: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
-    """The rectangle of pixels that each primitive's box may cover: left, right, top, bottom, the second ones exclusive."""
+    """The rectangle of pixels that each primitive's box may cover: left, right, top, bottom, the second ones
+    exclusive.
+    """
     half = parts.half.copy()
     half[:, :2] *= np.maximum(1.0, parts.taper)[:, None]
     low, high = np.full((2, len(half)), np.inf), np.full((2, len(half)), -np.inf)
@@ -294,14 +322,23 @@ def _meet_frustum(o: list[np.ndarray], d: list[np.ndarray], taper: np.ndarray) -
 
 
 def _describe(scene: Scene, hits: _Hits, at: np.ndarray, who: np.ndarray, meeting: list[np.ndarray]) -> None:
-    """Surface, normal and pattern coordinates of the rays ``at``, which meet primitives ``who`` at ``meeting``, in their own frames."""
+    """Surface, normal and pattern coordinates of the rays ``at``, which meet primitives ``who`` at ``meeting``, in
+    their own frames.
+    """
     parts = scene.parts
     shape, taper, half, turn = parts.shape[who], parts.taper[who], parts.half[who], parts.turn[who]
     size = [np.abs(value) for value in meeting]
-    box = [np.where((size[k] >= size[(k + 1) % 3]) & (size[k] >= size[(k + 2) % 3]), np.sign(meeting[k]), 0.0) for k in range(3)]
+    box = [
+        np.where((size[k] >= size[(k + 1) % 3]) & (size[k] >= size[(k + 2) % 3]), np.sign(meeting[k]), 0.0)
+        for k in range(3)
+    ]
     slope = (taper - 1) / 2
     lid = size[2] > 1 - 1e-9
-    side = [np.where(lid, 0.0, meeting[0]), np.where(lid, 0.0, meeting[1]), np.where(lid, np.sign(meeting[2]), -slope * ((taper + 1) / 2 + slope * meeting[2]))]
+    side = [
+        np.where(lid, 0.0, meeting[0]),
+        np.where(lid, 0.0, meeting[1]),
+        np.where(lid, np.sign(meeting[2]), -slope * ((taper + 1) / 2 + slope * meeting[2])),
+    ]
     own = [np.where(shape == BOX, box[k], np.where(shape == BALL, meeting[k], side[k])) / half[:, k] for k in range(3)]
     normal = [sum(turn[:, k, j] * own[j] for j in range(3)) for k in range(3)]
     length = np.sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2])

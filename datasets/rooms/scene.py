@@ -65,13 +65,20 @@ class Scene:
         kept = (self.parts.object >= first) & (self.parts.object < last)
         parts = Primitives(**{field.name: getattr(self.parts, field.name)[kept] for field in fields(Primitives)})
         parts.object = parts.object - first
-        return Scene(**{field.name: getattr(self, field.name)[rows] for field in fields(Scene) if field.name != "parts"}, parts=parts)
+        return Scene(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(Scene) if field.name != "parts"},
+            parts=parts,
+        )
 
 
 def classes_of(index: np.ndarray, seed: int, split: int) -> np.ndarray:
-    """The main object's kind, int64: each run of ``len(KINDS)`` samples holds every kind once, in an order of its own."""
+    """The main object's kind, int64: each run of ``len(KINDS)`` samples holds every kind once, in an order of its
+    own.
+    """
     count = len(KINDS)
-    order = hash64(torch.from_numpy(index // count)[:, None] * count + torch.arange(count), _CLASS, seed, split).argsort(1)
+    order = hash64(
+        torch.from_numpy(index // count)[:, None] * count + torch.arange(count), _CLASS, seed, split
+    ).argsort(1)
     return order.gather(1, torch.from_numpy(index % count)[:, None])[:, 0].numpy()
 
 
@@ -148,8 +155,16 @@ def draw_scene(index: np.ndarray, seed: int, split: int, attempt: int = 0, *, di
 
     margins = draw.several(5)
     reach = np.where(there, radius, 0.0)[..., None]
-    room_low = np.minimum(np.where(there[..., None], place - reach, 0.0).min(1), eye[:, :2]) - 0.15 - 2.2 * margins[:, :2] * margins[:, :2]
-    room_high = np.maximum(np.where(there[..., None], place + reach, 0.0).max(1), eye[:, :2]) + 0.15 + 2.2 * margins[:, 2:4] * margins[:, 2:4]
+    room_low = (
+        np.minimum(np.where(there[..., None], place - reach, 0.0).min(1), eye[:, :2])
+        - 0.15
+        - 2.2 * margins[:, :2] * margins[:, :2]
+    )
+    room_high = (
+        np.maximum(np.where(there[..., None], place + reach, 0.0).max(1), eye[:, :2])
+        + 0.15
+        + 2.2 * margins[:, 2:4] * margins[:, 2:4]
+    )
     tallest = np.where(there, 2 * half[..., 2], 0.0).max(1)
     ceiling = np.maximum(np.maximum(tallest, height) + 0.15, 2.2 + 0.8 * margins[:, 4])
     room_low = np.concatenate([room_low, np.zeros((count, 1))], 1)
@@ -160,7 +175,14 @@ def draw_scene(index: np.ndarray, seed: int, split: int, attempt: int = 0, *, di
         at = 0.15 + 0.7 * draw.several(3)
         at[:, 2] = 0.6 + 0.35 * at[:, 2]
         lights.append(np.concatenate([room_low + at * (room_high - room_low), strong * draw(0.6, 1.5)[:, None]], 1))
-    turned = np.stack([cosine * middle[..., 0] - sine * middle[..., 1], sine * middle[..., 0] + cosine * middle[..., 1], middle[..., 2]], 2)
+    turned = np.stack(
+        [
+            cosine * middle[..., 0] - sine * middle[..., 1],
+            sine * middle[..., 0] + cosine * middle[..., 1],
+            middle[..., 2],
+        ],
+        2,
+    )
     colours, texture = _paint(draw, rest)
     exposure = draw(0.6, 1.5)[:, None]
     holes = draw.several(12).reshape(count, 3, 4)
@@ -194,9 +216,19 @@ def _bounds(parts: Primitives, count: int) -> tuple[np.ndarray, np.ndarray]:
     return low.reshape(count, OBJECTS, 3), high.reshape(count, OBJECTS, 3)
 
 
-def _look(eye: np.ndarray, aim: np.ndarray, sine: np.ndarray, cosine: np.ndarray, lift: np.ndarray, roll: np.ndarray, upright: np.ndarray) -> np.ndarray:
+def _look(
+    eye: np.ndarray,
+    aim: np.ndarray,
+    sine: np.ndarray,
+    cosine: np.ndarray,
+    lift: np.ndarray,
+    roll: np.ndarray,
+    upright: np.ndarray,
+) -> np.ndarray:
     """The axes (N, 3, 3) of a camera that looks at height ``aim`` over the origin, but for small turns."""
-    forward = np.stack([-eye[:, 0] * cosine + eye[:, 1] * sine, -eye[:, 0] * sine - eye[:, 1] * cosine, aim - eye[:, 2]], 1)
+    forward = np.stack(
+        [-eye[:, 0] * cosine + eye[:, 1] * sine, -eye[:, 0] * sine - eye[:, 1] * cosine, aim - eye[:, 2]], 1
+    )
     forward[:, 2] += lift * _length(forward)
     forward /= _length(forward)[:, None]
     zero = np.zeros(len(eye))
@@ -215,7 +247,9 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([a[:, i] * b[:, j] - a[:, j] * b[:, i] for i, j in ((1, 2), (2, 0), (0, 1))], 1)
 
 
-def _place(draw: _Drawer, eye: np.ndarray, level: np.ndarray, axes: np.ndarray, radius: np.ndarray, distractors: bool) -> tuple[np.ndarray, np.ndarray]:
+def _place(
+    draw: _Drawer, eye: np.ndarray, level: np.ndarray, axes: np.ndarray, radius: np.ndarray, distractors: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Where the objects stand, (N, OBJECTS, 2), and whether they are there; none stands in another or at the camera."""
     count = len(eye)
     place, there = np.zeros((count, OBJECTS, 2)), np.zeros((count, OBJECTS), bool)
@@ -226,7 +260,9 @@ def _place(draw: _Drawer, eye: np.ndarray, level: np.ndarray, axes: np.ndarray, 
         for _ in range(_TRIES):
             sine, cosine = sincos(draw(-0.5, 0.5))
             far = level * draw(0.75, 2.2)
-            at = eye[:, :2] + far[:, None] * np.stack([flat[:, 0] * cosine - flat[:, 1] * sine, flat[:, 0] * sine + flat[:, 1] * cosine], 1)
+            at = eye[:, :2] + far[:, None] * np.stack(
+                [flat[:, 0] * cosine - flat[:, 1] * sine, flat[:, 0] * sine + flat[:, 1] * cosine], 1
+            )
             free = (far > radius[:, k] + 0.4) & (k <= wanted) & ~there[:, k] & distractors
             for other in range(k):
                 apart = at - place[:, other]
@@ -237,17 +273,24 @@ def _place(draw: _Drawer, eye: np.ndarray, level: np.ndarray, axes: np.ndarray, 
     return place, there
 
 
-def _stand(parts: Primitives, ground: np.ndarray, scale: np.ndarray, sine: np.ndarray, cosine: np.ndarray, there: np.ndarray) -> Primitives:
+def _stand(
+    parts: Primitives, ground: np.ndarray, scale: np.ndarray, sine: np.ndarray, cosine: np.ndarray, there: np.ndarray
+) -> Primitives:
     """The primitives of the objects that are there, in world coordinates, in the order of shape and object."""
     kept = np.flatnonzero(there.reshape(-1)[parts.object])
     kept = kept[np.lexsort((parts.object[kept], parts.shape[kept]))]
     whose = parts.object[kept]
     size, s, c = scale.reshape(-1)[whose], sine.reshape(-1)[whose], cosine.reshape(-1)[whose]
     centre, turn = parts.centre[kept] * size[:, None], parts.turn[kept]
-    world = np.stack([c * centre[:, 0] - s * centre[:, 1], s * centre[:, 0] + c * centre[:, 1], centre[:, 2]], 1) + ground.reshape(-1, 3)[whose]
+    world = (
+        np.stack([c * centre[:, 0] - s * centre[:, 1], s * centre[:, 0] + c * centre[:, 1], centre[:, 2]], 1)
+        + ground.reshape(-1, 3)[whose]
+    )
     s, c = s[:, None], c[:, None]
     turned = np.stack([c * turn[:, 0] - s * turn[:, 1], s * turn[:, 0] + c * turn[:, 1], turn[:, 2]], 1)
-    return Primitives(whose, parts.shape[kept], parts.slot[kept], world, parts.half[kept] * size[:, None], turned, parts.taper[kept])
+    return Primitives(
+        whose, parts.shape[kept], parts.slot[kept], world, parts.half[kept] * size[:, None], turned, parts.taper[kept]
+    )
 
 
 def _paint(draw: _Drawer, rest: _Drawer) -> tuple[np.ndarray, np.ndarray]:
@@ -266,4 +309,6 @@ def _paint(draw: _Drawer, rest: _Drawer) -> tuple[np.ndarray, np.ndarray]:
     pattern[:, 2] = 0
     cells = 1.5 + 6.5 * uniform[..., 10] * uniform[..., 10]
     cells[:, SHELL:] *= 2
-    return np.stack([first, second], 2), np.stack([pattern, cells, cells * (0.4 + 1.2 * uniform[..., 11]), 64 * uniform[..., 12]], 2)
+    return np.stack([first, second], 2), np.stack(
+        [pattern, cells, cells * (0.4 + 1.2 * uniform[..., 11]), 64 * uniform[..., 12]], 2
+    )

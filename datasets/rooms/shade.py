@@ -45,9 +45,13 @@ def shade(scene: Scene, points: Points) -> list[np.ndarray]:
     for k in range(light.shape[1]):
         toward = [light[frame, k, axis] - points.place[axis] for axis in range(3)]
         square = toward[0] * toward[0] + toward[1] * toward[1] + toward[2] * toward[2]
-        facing = (points.normal[0] * toward[0] + points.normal[1] * toward[1] + points.normal[2] * toward[2]) / np.sqrt(square)
+        facing = (points.normal[0] * toward[0] + points.normal[1] * toward[1] + points.normal[2] * toward[2]) / np.sqrt(
+            square
+        )
         lit = _unshadowed(scene, points, toward)
-        bright += light[frame, k, 3] * np.maximum(facing, np.float32(0)) * lit / (np.float32(0.7) + np.float32(0.15) * square)
+        bright += (
+            light[frame, k, 3] * np.maximum(facing, np.float32(0)) * lit / (np.float32(0.7) + np.float32(0.15) * square)
+        )
     mixed, colours = _pattern(scene, points), scene.colours.astype(np.float32)
     first, second = colours[frame, surface, 0], colours[frame, surface, 1]
     return [bright * (first[:, k] + mixed * (second[:, k] - first[:, k])) for k in range(3)]
@@ -63,10 +67,15 @@ def _unshadowed(scene: Scene, points: Points, toward: list[np.ndarray]) -> np.nd
         cosine, sine = own[6], own[7]
         away: list[np.ndarray] = []
         step: list[np.ndarray] = []
-        for into, vector in ((away, [points.place[axis][casts] - own[axis] for axis in range(3)]), (step, [toward[axis][casts] for axis in range(3)])):
+        for into, vector in (
+            (away, [points.place[axis][casts] - own[axis] for axis in range(3)]),
+            (step, [toward[axis][casts] for axis in range(3)]),
+        ):
             turned = (cosine * vector[0] + sine * vector[1], cosine * vector[1] - sine * vector[0], vector[2])
             into.extend(turned[axis] / own[3 + axis] for axis in range(3))
-        along = -(away[0] * step[0] + away[1] * step[1] + away[2] * step[2]) / (step[0] * step[0] + step[1] * step[1] + step[2] * step[2])
+        along = -(away[0] * step[0] + away[1] * step[1] + away[2] * step[2]) / (
+            step[0] * step[0] + step[1] * step[1] + step[2] * step[2]
+        )
         along = np.clip(along, np.float32(0), np.float32(1))
         near = [away[axis] + along * step[axis] for axis in range(3)]
         square = near[0] * near[0] + near[1] * near[1] + near[2] * near[2]
@@ -134,9 +143,11 @@ def add_rgb_noise(rgb: np.ndarray, scene: Scene, index: np.ndarray, seed: int, s
     return rgb + scene.noise[:, None, None] * gauss(index, rgb.shape[1:], seed, split, _RGB_NOISE)
 
 
-def measured(scene: Scene, depth: np.ndarray, cosine: np.ndarray, index: np.ndarray, seed: int, split: int, size: int) -> np.ndarray:
-    """What a structured-light camera would measure: noise that grows with the square of the distance, and nothing (0) beyond
-    ``FARTHEST``, on grazing surfaces, in three blobs, and at some of the edges.
+def measured(
+    scene: Scene, depth: np.ndarray, cosine: np.ndarray, index: np.ndarray, seed: int, split: int, size: int
+) -> np.ndarray:
+    """What a structured-light camera would measure: noise that grows with the square of the distance, and nothing (0)
+    beyond ``FARTHEST``, on grazing surfaces, in three blobs, and at some of the edges.
 
     Args:
         depth: (N, pixels), metres.
@@ -151,7 +162,9 @@ def measured(scene: Scene, depth: np.ndarray, cosine: np.ndarray, index: np.ndar
     for k in range(scene.blobs.shape[1]):
         across = (x - scene.blobs[:, k, 0, None]) / np.maximum(scene.blobs[:, k, 2, None], 1e-3)
         down = (y - scene.blobs[:, k, 1, None]) / np.maximum(scene.blobs[:, k, 3, None], 1e-3)
-        missing |= (across * across + down * down < 1) & (scene.blobs[:, k, 2, None] > 0) & (scene.blobs[:, k, 3, None] > 0)
+        missing |= (
+            (across * across + down * down < 1) & (scene.blobs[:, k, 2, None] > 0) & (scene.blobs[:, k, 3, None] > 0)
+        )
     # The projector stands to the left of the camera: what is behind an edge lies in its shadow.
     picture = depth.reshape(len(depth), size, size)
     behind = np.zeros(picture.shape, bool)

@@ -31,7 +31,9 @@ def write_packed(path, seed):
     with h5py.File(path, "w") as file:
         for split, count in (("train", COUNT), ("test", 8)):
             target = np.arange(count) % 4
-            file[f"{split}/rgb"] = (target[:, None, None, None] * 60 + generator.integers(0, 60, (count, 16, 16, 3))).astype(np.uint8)
+            file[f"{split}/rgb"] = (
+                target[:, None, None, None] * 60 + generator.integers(0, 60, (count, 16, 16, 3))
+            ).astype(np.uint8)
             file[f"{split}/target"] = target.astype(np.int64)
     return str(path)
 
@@ -44,8 +46,10 @@ def short_files(monkeypatch):
 
 def settings(packed, *more):
     """A teacher of random weights is the same in every command of one seed."""
-    return ["compression/cifar100_crd", f"data.path={packed}", "data.crop_padding=2", "teachers.0.model=resnet8", "teachers.0.weights=null",
-            "student.model=resnet8", "objectives.kd.weight=1", "train.batch_size=32", "train.epochs=2", "train.lr=0.02", *more]  # fmt: skip
+    return ["compression/cifar100_crd", f"data.path={packed}", "data.crop_padding=2", "teachers.0.model=resnet8",
+        "teachers.0.weights=null",
+            "student.model=resnet8", "objectives.kd.weight=1", "train.batch_size=32", "train.epochs=2", "train.lr=0.02",
+            *more]  # fmt: skip
 
 
 def cached(packed, folder, *more):
@@ -53,7 +57,17 @@ def cached(packed, folder, *more):
 
 
 def trained(packed, folder, out, *more):
-    return main(["train", *settings(packed), "train.views=2", *([f"train.teacher_cache={folder}"] if folder else []), f"out={out}", "-q", *more])
+    return main(
+        [
+            "train",
+            *settings(packed),
+            "train.views=2",
+            *([f"train.teacher_cache={folder}"] if folder else []),
+            f"out={out}",
+            "-q",
+            *more,
+        ]
+    )
 
 
 def files_of(folder):
@@ -69,7 +83,9 @@ def equal(one, other):
 
 
 def forbid_teachers(monkeypatch):
-    """From now on whoever asks a teacher fails, but for the few samples by which outputs are compared: of the networks built for a run all but the last, the student."""
+    """From now on whoever asks a teacher fails, but for the few samples by which outputs are compared: of the networks
+    built for a run all but the last, the student.
+    """
     from contrastill.training import assemble
 
     build = assemble.build
@@ -78,7 +94,9 @@ def forbid_teachers(monkeypatch):
         network = build(config, *rest, student=student, **options)
         if not student:
             forward = network.module.forward
-            network.module.forward = lambda images: forward(images) if len(images) <= 8 else pytest.fail("a teacher was asked")
+            network.module.forward = lambda images: (
+                forward(images) if len(images) <= 8 else pytest.fail("a teacher was asked")
+            )
         return network
 
     monkeypatch.setattr(assemble, "build", silenced)
@@ -95,7 +113,9 @@ def test_a_training_from_it_is_that_from_memory_and_never_asks_a_teacher(packed,
     monkeypatch.setattr(Network, "freeze", lambda self, freeze=Network.freeze: held.append(self) or freeze(self))
     assert trained(packed, tmp_path / "said", tmp_path / "read") == 0
     assert files_of(tmp_path / "said") == before
-    assert equal(state_of(tmp_path / "memory"), state_of(tmp_path / "read")) and equal(state_of(tmp_path / "memory"), state_of(tmp_path / "filled"))
+    assert equal(state_of(tmp_path / "memory"), state_of(tmp_path / "read")) and equal(
+        state_of(tmp_path / "memory"), state_of(tmp_path / "filled")
+    )
     # The weights of the teacher are let go of: none of them goes to a device.
     assert len(held) == 1 and not list(held[0].parameters())
 
@@ -112,10 +132,16 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
     assert main([*arguments, "--dry-run"]) == 0 and not folder.exists()
     said = capsys.readouterr().out
     assert "2 views of 96 samples, 1 teacher: embedding (fp32), logits (fp32)" in said and "0.1 MB in 12 files" in said
-    assert main([*arguments, "--dry-run", "--json", "cache.logits=2", "cache.precision=fp16", "cache.parts=[maps]"]) == 0 and not folder.exists()
+    assert (
+        main([*arguments, "--dry-run", "--json", "cache.logits=2", "cache.precision=fp16", "cache.parts=[maps]"]) == 0
+        and not folder.exists()
+    )
     plan = json.loads(capsys.readouterr().out)
     maps = 16 * 16 * 16 + 32 * 8 * 8 + 64 * 4 * 4 + 16 * 16 * 16
-    assert plan["parts"] == {"embedding": "fp16", "logits": "2 largest in fp16", "maps": "fp16"} and plan["missing"] == plan["files"] == 18
+    assert (
+        plan["parts"] == {"embedding": "fp16", "logits": "2 largest in fp16", "maps": "fp16"}
+        and plan["missing"] == plan["files"] == 18
+    )
     assert plan["bytes"] == 2 * COUNT * (2 * 64 + 2 * (2 + 2) + 4 + 4 + 2 * maps)
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["written"] == 12
@@ -130,11 +156,20 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
     [
         (["--out", "said"], "how many views of each sample the teachers look at is not said: add --views"),
         (["--views", "2"], "where to write is not said: add --out FOLDER"),
-        (["--views", "2", "--out", "said", "objectives.crd=null", "objectives.kd=null"], "none of cross_entropy reads a teacher"),
+        (
+            ["--views", "2", "--out", "said", "objectives.crd=null", "objectives.kd=null"],
+            "none of cross_entropy reads a teacher",
+        ),
         (["--views", "2", "--out", "said", "seeds=3"], "seeds trains several times"),
-        (["--views", "2", "--out", "said", "cache.logits=4"], "cache.logits=4 keeps the largest of more logits than that, and a teacher has 4"),
+        (
+            ["--views", "2", "--out", "said", "cache.logits=4"],
+            "cache.logits=4 keeps the largest of more logits than that, and a teacher has 4",
+        ),
         (["--views", "2", "--out", "said", "cache.logits=0"], "cache.logits"),
-        (["--views", "2", "--out", "said", "cache.logit=2"], "cache.logit is not a key of the config: did you mean logits"),
+        (
+            ["--views", "2", "--out", "said", "cache.logit=2"],
+            "cache.logit is not a key of the config: did you mean logits",
+        ),
     ],
 )
 def test_wrong_usage_is_one_sentence(packed, tmp_path, capsys, monkeypatch, more, message):
@@ -146,7 +181,9 @@ def test_wrong_usage_is_one_sentence(packed, tmp_path, capsys, monkeypatch, more
 
 
 def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
-    """SIGKILL in the middle of a file, by the process itself after so many batches; the second command writes only what is missing."""
+    """SIGKILL in the middle of a file, by the process itself after so many batches; the second command writes only what
+    is missing.
+    """
     script = (
         "import os, signal, sys\n"
         "from contrastill.core import cache_files, looking\n"
@@ -162,8 +199,17 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
         "from contrastill.cli.main import main\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
-    # 16 samples a batch, two batches a file, two parts: two for the plan, eight for the first files of both parts and the second ones, then in the middle of the third.
-    command = ["cache", *settings(packed, "train.batch_size=16"), "--views", "2", "--out", str(tmp_path / "killed"), "-q"]
+    # 16 samples a batch, two batches a file, two parts: two for the plan, eight for the first files of both parts and
+    # the second ones, then in the middle of the third.
+    command = [
+        "cache",
+        *settings(packed, "train.batch_size=16"),
+        "--views",
+        "2",
+        "--out",
+        str(tmp_path / "killed"),
+        "-q",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     killed = subprocess.run([sys.executable, "-c", script, "13", *command], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -190,7 +236,10 @@ STALE = {
     "precision": (["train.teacher_precision=bf16"], "the precision of teacher 0: float32, now bfloat16"),
     "embedding": (["teachers.0.embedding=layer3"], "the tapped modules of teacher 0"),
     "kept": (["cache.precision=fp16"], "cache.logits and cache.precision: fp32, now fp16"),
-    "largest": (["cache.logits=2", "objectives.crd=null"], "cache.logits and cache.precision: fp32, now 2 largest in fp32"),
+    "largest": (
+        ["cache.logits=2", "objectives.crd=null"],
+        "cache.logits and cache.precision: fp32, now 2 largest in fp32",
+    ),
     "views": (["train.views=3"], "holds views 0, 1 and train.views=2 or more are asked for"),
     "part": (["objectives.attention.weight=1"], "holds nothing about maps"),
 }
@@ -212,7 +261,12 @@ def test_a_stale_folder_is_refused_with_what_differs(packed, said, tmp_path, cap
     before = files_of(said)
     assert trained(packed, said, tmp_path / "run", *given) == 2
     found = capsys.readouterr().err
-    assert message in found and f"train.teacher_cache={said}" in found and "contrastill cache" in found and "Traceback" not in found
+    assert (
+        message in found
+        and f"train.teacher_cache={said}" in found
+        and "contrastill cache" in found
+        and "Traceback" not in found
+    )
     assert not (tmp_path / "run").exists() and files_of(said) == before
 
 
@@ -222,7 +276,9 @@ def test_other_weights_and_other_data_are_refused(packed, said, tmp_path, capsys
     from contrastill.training.assemble import build
 
     torch.manual_seed(9)
-    save_student(build(load_config(settings(packed)[0], settings(packed)[1:]).teachers[0], 4), tmp_path / "other.safetensors")
+    save_student(
+        build(load_config(settings(packed)[0], settings(packed)[1:]).teachers[0], 4), tmp_path / "other.safetensors"
+    )
     assert trained(packed, said, tmp_path / "run", f"teachers.0.weights={tmp_path / 'other.safetensors'}") == 2
     assert "(the weights of teacher 0 are others)" in capsys.readouterr().err
     assert trained(write_packed(tmp_path / "other.h5", 1), said, tmp_path / "run") == 2
@@ -240,10 +296,16 @@ def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command
     paths[1].write_bytes(paths[1].read_bytes()[:-100])
     assert trained(packed, folder, tmp_path / "run") == 1
     found = capsys.readouterr().err
-    assert f"{paths[1]}, what a teacher said of some samples, is damaged: remove it, and run contrastill cache again with this config" in found
+    assert (
+        f"{paths[1]}, what a teacher said of some samples, is damaged: remove it, and run contrastill cache again "
+        "with this config" in found
+    )
     paths[2].unlink()
     assert trained(packed, folder, tmp_path / "run") == 2
-    assert "is not complete (view 1 has 2 of 3 files of teacher 0's embedding): run contrastill cache again, which goes on" in capsys.readouterr().err
+    assert (
+        "is not complete (view 1 has 2 of 3 files of teacher 0's embedding): run contrastill cache again, which goes on"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
     assert cached(packed, folder) == 0 and files_of(folder) == whole
     (folder / teacher_files.SEAL).write_text("{")
@@ -283,19 +345,47 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
     assert cached(packed, tmp_path / "one") == 0 and trained(packed, tmp_path / "one", tmp_path / "run-one") == 0
     torch.set_num_threads(threads)
     cache = ["cache", *settings(packed), "--views", "2", "--out", str(tmp_path / "two"), "--json"]
-    train = ["train", *settings(packed), "train.views=2", f"train.teacher_cache={tmp_path / 'two'}", f"out={tmp_path / 'run-two'}", "-q"]
+    train = [
+        "train",
+        *settings(packed),
+        "train.views=2",
+        f"train.teacher_cache={tmp_path / 'two'}",
+        f"out={tmp_path / 'run-two'}",
+        "-q",
+    ]
     logs = tmp_path / "logs"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--log-dir", str(logs), "--redirects", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--log-dir",
+        str(logs),
+        "--redirects",
+        "3",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     command = [sys.executable, *launch, str(tmp_path / "both.py"), *cache, "--", *train]
     answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    heard = {name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")}
+    heard = {
+        name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")
+    }
     assert answer.returncode == 0, heard["stderr"][0][-2000:] + heard["stderr"][1][-2000:]
     assert json.loads(heard["stdout"][0])["written"] == 12 and heard["stdout"][1] == ""
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     assert state_of(tmp_path / "run-one").keys() == state_of(tmp_path / "run-two").keys()
-    rows = [json.loads((tmp_path / f"run-{name}" / "metrics.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
-    # BatchNorm's statistics are of 32 samples in one and of 16 in the other; without them the trainings are the same, see test_teacher_cache.py.
+    rows = [
+        json.loads((tmp_path / f"run-{name}" / "metrics.jsonl").read_text().splitlines()[0]) for name in ("one", "two")
+    ]
+    # BatchNorm's statistics are of 32 samples in one and of 16 in the other; without them the trainings are the same,
+    # see test_teacher_cache.py.
     assert abs(rows[0]["loss"] / rows[1]["loss"] - 1) < 0.1
 
 

@@ -1,4 +1,6 @@
-"""What all commands have in common: help with examples, exit codes, --quiet and --json in the same words, nothing heavy for a word of help."""
+"""What all commands have in common: help with examples, exit codes, --quiet and --json in the same words, nothing heavy
+for a word of help.
+"""
 
 import subprocess
 import sys
@@ -9,13 +11,29 @@ from typer.main import get_command
 from contrastill.cli.main import app, main
 from helpers.paths import ROOT
 
-HEAVY = ["torch", "torchvision", "kornia", "albumentations", "timm", "h5py", "accelerate", "torchmetrics", "pandas", "scipy", "cv2"]
+HEAVY = [
+    "torch",
+    "torchvision",
+    "kornia",
+    "albumentations",
+    "timm",
+    "h5py",
+    "accelerate",
+    "torchmetrics",
+    "pandas",
+    "scipy",
+    "cv2",
+]
 
 
 def leaves(command, names=()):
     """Every command that does something, by its words."""
     inner = getattr(command, "commands", None)
-    return {names: command} if inner is None else {key: leaf for name, one in inner.items() for key, leaf in leaves(one, (*names, name)).items()}
+    return (
+        {names: command}
+        if inner is None
+        else {key: leaf for name, one in inner.items() for key, leaf in leaves(one, (*names, name)).items()}
+    )
 
 
 COMMANDS = leaves(get_command(app))

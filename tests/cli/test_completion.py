@@ -1,4 +1,6 @@
-"""Completion, by the protocol that a shell speaks and by the script that bash is given: names, keys, values, runs; at once, without torch."""
+"""Completion, by the protocol that a shell speaks and by the script that bash is given: names, keys, values, runs; at
+once, without torch.
+"""
 
 import os
 import shutil
@@ -30,9 +32,14 @@ def asked(folder, shell, *words):
     if shell == "bash":
         variables |= {"COMP_WORDS": "\n".join(["contrastill", *words]), "COMP_CWORD": str(len(words))}
     else:
-        variables |= {"_TYPER_COMPLETE_ARGS": " ".join(["contrastill", *words]), "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        variables |= {
+            "_TYPER_COMPLETE_ARGS": " ".join(["contrastill", *words]),
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
     command = [sys.executable, "-m", "contrastill"]
-    done = subprocess.run(command, env={**os.environ, **variables}, cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, cwd=folder, capture_output=True, text=True, check=True
+    )
     assert not done.stderr
     return [line.split("\t")[0] for line in done.stdout.split()] if shell == "fish" else done.stdout.split()
 
@@ -81,7 +88,10 @@ complete -p contrastill
 """
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([bash, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[:2] == ["objectives.kd.weight=", "objectives.kd.warmup="] and "_contrastill_completion" in done.stdout
+    assert (
+        done.stdout.split()[:2] == ["objectives.kd.weight=", "objectives.kd.warmup="]
+        and "_contrastill_completion" in done.stdout
+    )
 
 
 def test_it_answers_at_once_and_without_torch(folder):
@@ -93,16 +103,30 @@ try:
 finally:
     assert not {"torch", "timm", "h5py"} & set(sys.modules)
 """
-    variables = {"_CONTRASTILL_COMPLETE": "complete_bash", "COMP_WORDS": "contrastill train teachers/cifar100 train.l", "COMP_CWORD": "3"}
+    variables = {
+        "_CONTRASTILL_COMPLETE": "complete_bash",
+        "COMP_WORDS": "contrastill train teachers/cifar100 train.l",
+        "COMP_CWORD": "3",
+    }
     before = os.times().children_user
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **variables}, cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split() == ["train.lr=", "train.lr=0.05"]
     assert os.times().children_user - before < 1.5  # half a second on a machine that is not busy
 
 
 def test_names_that_are_listed_without_loading_anything_are_those_there_are():
     # Other tests of this process may have registered some of their own.
-    ours = [[name for name in registry if registry[name].__module__.startswith("contrastill.")] for registry in (MODELS, OBJECTIVES)]
+    ours = [
+        [name for name in registry if registry[name].__module__.startswith("contrastill.")]
+        for registry in (MODELS, OBJECTIVES)
+    ]
     assert list(completion.NETWORKS) == ours[0]
     assert completion.objectives() == sorted(ours[1])
     assert completion.config_names("")[: len(shipped_configs())] == shipped_configs()

@@ -64,11 +64,16 @@ def test_size_and_other_modes(folder, tmp_path, capsys):
 
 def test_a_registered_set_packs_as_it_is(folder, tmp_path, capsys):
     first, second = tmp_path / "first.h5", tmp_path / "second.h5"
-    assert main(["data", "pack", str(folder), str(first)]) == main(["data", "pack", f"packed:{first}", str(second)]) == 0
+    assert (
+        main(["data", "pack", str(folder), str(first)]) == main(["data", "pack", f"packed:{first}", str(second)]) == 0
+    )
     with h5py.File(first) as one, h5py.File(second) as other:
         for split in ("train", "test"):
             for field in ("rgb", "target"):
-                assert np.array_equal(one[split][field], other[split][field]) and one[split][field].dtype == other[split][field].dtype
+                assert (
+                    np.array_equal(one[split][field], other[split][field])
+                    and one[split][field].dtype == other[split][field].dtype
+                )
     assert main(["data", "pack", f"packed:{first}", str(tmp_path / "third.h5"), "--size", "8"]) == 2
     assert main(["data", "pack", f"cifar100:{tmp_path}", str(tmp_path / "third.h5")]) == 2
     assert "--download" in capsys.readouterr().err
@@ -98,9 +103,12 @@ def test_a_killed_pack_leaves_no_file_of_that_name(folder, tmp_path):
     out = tmp_path / "pets.h5"
     slow = (
         "import sys, time; from contrastill.datasets import pack\n"
-        "pack.write_packed(pack.source_of(sys.argv[1]), sys.argv[2], advance=lambda _: (print('begun', flush=True), time.sleep(60)))"
+        "pack.write_packed(pack.source_of(sys.argv[1]), sys.argv[2], advance=lambda _: (print('begun', "
+        "flush=True), time.sleep(60)))"
     )
-    with subprocess.Popen([sys.executable, "-c", slow, str(folder), str(out)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", slow, str(folder), str(out)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGKILL)
     assert not out.exists()
@@ -130,17 +138,46 @@ def test_pairs_pack_with_their_camera_and_come_back_the_same(pairs, tmp_path, ca
     options = folder.Options(path=str(pairs), size=(6, 8), intrinsics=(20, 20, 8, 6), depth_unit="mm", workers=0)
     for name in ("train", "test"):
         read = packed(packed.Options(path=str(out), fields=fields, crop_padding=0)).open(name)
-        [one], [other] = (list(split.loader(batch_size=9, device="cpu", train=False).epoch(0)) for split in (folder(options).open(name), read))
+        [one], [other] = (
+            list(split.loader(batch_size=9, device="cpu", train=False).epoch(0))
+            for split in (folder(options).open(name), read)
+        )
         assert one.keys() == other.keys() == {"rgb", "depth", "camera", "index"}
-        assert all(one[field].dtype == other[field].dtype and np.allclose(one[field], other[field], rtol=0, atol=1e-4) for field in one)
+        assert all(
+            one[field].dtype == other[field].dtype and np.allclose(one[field], other[field], rtol=0, atol=1e-4)
+            for field in one
+        )
         assert read.camera.unit == "mm" and read.camera.intrinsics == (10.0, 10.0, 3.75, 2.75) and read.targets is None
     said = _info(out, capsys)
-    assert said["depth_unit"] == "mm" and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75] and said["classes"] is None and said["semantic_classes"] is None
+    assert (
+        said["depth_unit"] == "mm"
+        and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75]
+        and said["classes"] is None
+        and said["semantic_classes"] is None
+    )
     again = tmp_path / "again.h5"
-    assert main(["data", "pack", f"packed:{out}", str(again), "fields={rgb: rgb, depth: depth}", "limit=3", "--split", "train"]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "pack",
+                f"packed:{out}",
+                str(again),
+                "fields={rgb: rgb, depth: depth}",
+                "limit=3",
+                "--split",
+                "train",
+            ]
+        )
+        == 0
+    )
     assert "(train 3, " in capsys.readouterr().err
     said = _info(again, capsys)
-    assert said["depth_unit"] == "mm" and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75] and list(said["splits"]) == ["train"]
+    assert (
+        said["depth_unit"] == "mm"
+        and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75]
+        and list(said["splits"]) == ["train"]
+    )
 
 
 def test_a_set_without_files_packs_from_its_options(tmp_path, capsys):
@@ -148,7 +185,9 @@ def test_a_set_without_files_packs_from_its_options(tmp_path, capsys):
     options = ["modalities=[rgb,depth,semantics]", "size=16", "train_samples=6", "test_samples=3"]
     assert main(["data", "pack", "rooms:", str(out), *options, "--quiet"]) == 0
     said = _info(out, capsys)
-    assert said["splits"]["train"]["fields"]["depth"]["shape"] == [6, 16, 16] and said["splits"]["test"]["fields"]["target"]["shape"] == [3]
+    assert said["splits"]["train"]["fields"]["depth"]["shape"] == [6, 16, 16] and said["splits"]["test"]["fields"][
+        "target"
+    ]["shape"] == [3]
     assert said["depth_unit"] == "m" and len(said["intrinsics"]) == 4 and "floor" in said["semantic_classes"]
 
 
@@ -226,6 +265,9 @@ def test_info_shows_a_table_of_any_fields(tmp_path, capsys):
 
 
 def test_help_shows_examples_and_loads_no_torch():
-    code = "import sys; from contrastill.cli.main import main; main(['data', 'pack', '--help']); print('torch' in sys.modules, 'h5py' in sys.modules)"
+    code = (
+        "import sys; from contrastill.cli.main import main; main(['data', 'pack', '--help']); print('torch' "
+        "in sys.modules, 'h5py' in sys.modules)"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "contrastill data pack cifar100:data cifar100.h5" in shown and shown.strip().endswith("False False")

@@ -13,7 +13,12 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", *SMALL]) == 0
     results = json.loads(capsys.readouterr().out)
-    result, across, together, elsewhere = results["compression"], results["rgb_to_depth"], results["ensemble"], results["probe"]
+    result, across, together, elsewhere = (
+        results["compression"],
+        results["rgb_to_depth"],
+        results["ensemble"],
+        results["probe"],
+    )
     colour = results["luminance_to_chrominance"]
     teacher, untaught, *taught = result["rows"]
     assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
@@ -21,15 +26,24 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert json.loads((out / "comparison.json").read_text()) == result
     with Image.open(out / "comparison.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("RGB").resize((220, 124)).get_flattened_data())) > 500
-    assert [row["name"].split(" (")[0] for row in across["rows"]][::4] == ["depth, untaught", "the teacher, on RGB"] and len(across["rows"]) == 5
-    assert all(0 < row["miou"] < 100 for row in across["rows"]) and json.loads((out / "rgb_to_depth" / "comparison.json").read_text()) == across
+    assert [row["name"].split(" (")[0] for row in across["rows"]][::4] == [
+        "depth, untaught",
+        "the teacher, on RGB",
+    ] and len(across["rows"]) == 5
+    assert (
+        all(0 < row["miou"] < 100 for row in across["rows"])
+        and json.loads((out / "rgb_to_depth" / "comparison.json").read_text()) == across
+    )
     assert [row["name"].split(" (")[0] for row in colour["rows"]] == [
         "colour, untaught",
         "colour, from its labels alone",
         "colour, CRD",
         "the teacher, on lightness",
     ]
-    assert all(0 < row["miou"] < 100 for row in colour["rows"]) and json.loads((out / "luminance_to_chrominance" / "comparison.json").read_text()) == colour
+    assert (
+        all(0 < row["miou"] < 100 for row in colour["rows"])
+        and json.loads((out / "luminance_to_chrominance" / "comparison.json").read_text()) == colour
+    )
     with Image.open(across["picture"]) as picture:
         assert picture.width > 800
     names = [
@@ -41,14 +55,24 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     ]
     assert [row["name"] for row in together["rows"]] == names
     assert together["rows"][0]["top1"] == teacher["top1"] and together["rows"][3]["top1"] == taught[1]["top1"]
-    assert 0 < together["disagreement"] <= 100 and json.loads((out / "ensemble" / "comparison.json").read_text()) == together
+    assert (
+        0 < together["disagreement"] <= 100
+        and json.loads((out / "ensemble" / "comparison.json").read_text()) == together
+    )
     with Image.open(together["picture"]) as picture:
         assert picture.width > 800
-    assert [(row["name"], row["run"]) for row in elsewhere["rows"]] == [(row["name"], row["run"]) for row in result["rows"]]
-    assert all(row["low"] < row["top1"] < row["high"] for row in elsewhere["rows"]) and (elsewhere["train_images"], elsewhere["images"]) == (600, 400)
+    assert [(row["name"], row["run"]) for row in elsewhere["rows"]] == [
+        (row["name"], row["run"]) for row in result["rows"]
+    ]
+    assert all(row["low"] < row["top1"] < row["high"] for row in elsewhere["rows"]) and (
+        elsewhere["train_images"],
+        elsewhere["images"],
+    ) == (600, 400)
     assert json.loads((out / "probe" / "comparison.json").read_text()) == elsewhere
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert results["report"] == str(out / "report.html") and all(found["title"].split(" on ")[0] in page for found in (across, colour, together))
+    assert results["report"] == str(out / "report.html") and all(
+        found["title"].split(" on ")[0] in page for found in (across, colour, together)
+    )
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     said = capsys.readouterr().out

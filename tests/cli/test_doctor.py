@@ -17,16 +17,32 @@ from contrastill.evaluation import environment as checkup
 def findings(capsys, *arguments):
     code = main(["doctor", *map(str, arguments), "--json"])
     said = json.loads(capsys.readouterr().out)
-    assert code == (1 if said["problems"] else 0) and said["problems"] == sum(one["mark"] == "problem" for one in said["findings"])
+    assert code == (1 if said["problems"] else 0) and said["problems"] == sum(
+        one["mark"] == "problem" for one in said["findings"]
+    )
     assert all(one["mark"] in checkup.MARKS and (one["mark"] == "ok" or one["said"]) for one in said["findings"])
     return {(one["subject"], one["name"]): one for one in said["findings"]}
 
 
 def test_all_is_well_here(four_classes, capsys):
     found = findings(capsys, four_classes)
-    assert {subject for subject, _ in found} == {"versions", "extras", "devices", "environment", "room", "configs", "weights", "data"}
-    assert found["versions", "torch"]["said"] == metadata.version("torch") and found["versions", "python"]["said"].startswith(sys.version.split()[0])
-    assert found["data", str(four_classes)]["said"] == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
+    assert {subject for subject, _ in found} == {
+        "versions",
+        "extras",
+        "devices",
+        "environment",
+        "room",
+        "configs",
+        "weights",
+        "data",
+    }
+    assert found["versions", "torch"]["said"] == metadata.version("torch") and found["versions", "python"][
+        "said"
+    ].startswith(sys.version.split()[0])
+    assert (
+        found["data", str(four_classes)]["said"]
+        == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
+    )
     assert not [one for one in found.values() if one["mark"] == "problem"]
 
 
@@ -44,24 +60,40 @@ def test_old_and_missing_packages_are_problems_with_the_way_out(monkeypatch):
     own = {"torch": "2.4.1", "timm": None, "h5py": "3.99.dev1"}
     monkeypatch.setattr(checkup, "installed", lambda name: own.get(name, "1000"))
     found = {one.name: one for one in checkup.versions() if one.mark == "problem"}
-    assert found["torch"].said == "2.4.1, and contrastill needs >=2.5" and found["torch"].way == "pip install --upgrade 'torch>=2.5'"
+    assert (
+        found["torch"].said == "2.4.1, and contrastill needs >=2.5"
+        and found["torch"].way == "pip install --upgrade 'torch>=2.5'"
+    )
     assert found["timm"].said == "is not installed" and "h5py" not in found
 
 
 def test_packages_that_do_not_fit_each_other(monkeypatch):
     monkeypatch.setattr(
-        metadata, "requires", lambda name: ['torch==2.0.0 ; python_version >= "3"', 'torch==1 ; extra == "old"'] if name == "torchvision" else []
+        metadata,
+        "requires",
+        lambda name: (
+            ['torch==2.0.0 ; python_version >= "3"', 'torch==1 ; extra == "old"'] if name == "torchvision" else []
+        ),
     )
     (found,) = [one for one in checkup.versions() if one.mark == "problem"]
     assert found.name == "torchvision" and "needs torch==2.0.0, and " in found.said
 
 
 def test_the_environment_is_shown_and_secrets_are_not(monkeypatch):
-    for name, value in {"OMP_WAIT_POLICY": "active", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_abc", "CONTRASTILL_DATA": "here"}.items():
+    for name, value in {
+        "OMP_WAIT_POLICY": "active",
+        "HF_HUB_OFFLINE": "1",
+        "HF_TOKEN": "hf_abc",
+        "CONTRASTILL_DATA": "here",
+    }.items():
         monkeypatch.setenv(name, value)
     found = {one.name: one for one in checkup.environment()}
     assert found["OMP_WAIT_POLICY"].mark == "note" and "passive" in found["OMP_WAIT_POLICY"].way
-    assert "pretrained" in found["HF_HUB_OFFLINE"].said and found["HF_TOKEN"].said == "(set)" and found["CONTRASTILL_DATA"].said == "here"
+    assert (
+        "pretrained" in found["HF_HUB_OFFLINE"].said
+        and found["HF_TOKEN"].said == "(set)"
+        and found["CONTRASTILL_DATA"].said == "here"
+    )
 
 
 def test_little_room_is_said(monkeypatch, tmp_path):
@@ -98,7 +130,8 @@ def test_a_package_that_cannot_be_imported_is_no_traceback(setting, tmp_path):
     (tmp_path / f"{setting}.py").write_text("raise OSError('libcudart.so.99: cannot open shared object file')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", "from contrastill.cli.main import main; raise SystemExit(main(['doctor']))"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "from contrastill.cli.main import main; raise SystemExit(main(['doctor']))"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode == 1 and not done.stderr and "libcudart.so.99" in done.stdout and "problem " in done.stdout
 

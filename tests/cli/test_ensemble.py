@@ -1,4 +1,6 @@
-"""`contrastill ensemble` as a user runs it: what teachers are worth together, and the figure of error against their number."""
+"""`contrastill ensemble` as a user runs it: what teachers are worth together, and the figure of error against their
+number.
+"""
 
 import json
 import shutil
@@ -19,7 +21,14 @@ def runs(tmp_path_factory):
     """Two teachers, and a student of both by KD."""
     folder = tmp_path_factory.mktemp("runs")
     assert main(["train", "teachers/rooms", *SMALL, "seeds=2", f"out={folder / 'two'}"]) == 0
-    taught = ["train", "compression/rooms_crd", *SMALL, "teachers.0.model=resnet8", f"teachers.0.weights={folder / 'two'}", "train.views=null"]
+    taught = [
+        "train",
+        "compression/rooms_crd",
+        *SMALL,
+        "teachers.0.model=resnet8",
+        f"teachers.0.weights={folder / 'two'}",
+        "train.views=null",
+    ]
     assert main([*taught, "objectives.crd=null", f"out={folder / 'kd'}"]) == 0
     return folder
 
@@ -40,7 +49,9 @@ def with_settings(run, copy, top1, **changes):
 
 @pytest.fixture
 def family(runs, tmp_path):
-    """Students of one and two teachers by KD, three seeds each, and two untaught ones, with accuracies that one can check by hand."""
+    """Students of one and two teachers by KD, three seeds each, and two untaught ones, with accuracies that one can
+    check by hand.
+    """
     teacher = {"model": "resnet8", "weights": str(runs / "two" / "seed-0")}
     for seed in range(3):
         with_settings(runs / "kd", tmp_path / "f" / f"kd1-{seed}", 50 + seed, seed=seed, teachers=[teacher])
@@ -57,11 +68,19 @@ def test_diversity_of_a_run_measures_teachers_their_ensemble_and_the_student(run
     assert main(["ensemble", "diversity", str(runs / "kd"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((runs / "kd" / "diversity.json").read_text())
-    assert [row["name"] for row in found["networks"]] == ["teachers.0 resnet8", "teachers.1 resnet8"] and found["student"]["name"] == "student resnet8"
+    assert [row["name"] for row in found["networks"]] == ["teachers.0 resnet8", "teachers.1 resnet8"] and found[
+        "student"
+    ]["name"] == "student resnet8"
     assert found["student"]["top1"] == pytest.approx(Run(runs / "kd").history()[-1]["top1"])
-    assert [row["top1"] for row in found["networks"]] == pytest.approx([Run(runs / "two" / f"seed-{seed}").history()[-1]["top1"] for seed in (0, 1)])
+    assert [row["top1"] for row in found["networks"]] == pytest.approx(
+        [Run(runs / "two" / f"seed-{seed}").history()[-1]["top1"] for seed in (0, 1)]
+    )
     alone = json.loads((runs / "two" / "diversity.json").read_text())
-    assert found["ensemble"] == alone["ensemble"] and found["disagreement"] == alone["disagreement"] and alone["student"] is None
+    assert (
+        found["ensemble"] == alone["ensemble"]
+        and found["disagreement"] == alone["disagreement"]
+        and alone["student"] is None
+    )
     assert len(found["student_disagreement"]) == 3 and found["oracle"] >= found["ensemble"]["top1"]
     with Image.open(runs / "kd" / "diversity.png") as picture:
         assert picture.width > 1200 and len(set(picture.convert("RGB").resize((300, 100)).get_flattened_data())) > 100
@@ -115,7 +134,9 @@ def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
         assert main(["ensemble", "diversity", *arguments]) == 2
         said = capsys.readouterr().err
         assert message in said and "Traceback" not in said
-    assert main(["ensemble", "diversity", str(runs / "kd"), f"teachers.1.weights={tmp_path / 'seven.safetensors'}"]) == 2
+    assert (
+        main(["ensemble", "diversity", str(runs / "kd"), f"teachers.1.weights={tmp_path / 'seven.safetensors'}"]) == 2
+    )
     assert "answers with 7 classes and the data have 12" in capsys.readouterr().err
 
 
@@ -123,7 +144,11 @@ def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
 
 
 def points(answer, kind):
-    return [(point["label"], point["teachers"], pytest.approx(point["error"]), point["n"]) for point in answer["points"] if point["kind"] == kind]
+    return [
+        (point["label"], point["teachers"], pytest.approx(point["error"]), point["n"])
+        for point in answer["points"]
+        if point["kind"] == kind
+    ]
 
 
 def test_the_figure_is_the_mean_over_seeds_for_each_number_of_teachers(family, tmp_path, capsys):
@@ -131,7 +156,9 @@ def test_the_figure_is_the_mean_over_seeds_for_each_number_of_teachers(family, t
     said = capsys.readouterr()
     answer = json.loads(said.out)
     assert said.err == "" and answer["picture"] == str(tmp_path / "made" / "error.png")
-    assert points(answer, "taught") == [("KD", 1, 49, 3), ("KD", 2, 38, 3)] and points(answer, "untaught") == [("untaught", 0, 59.5, 2)]
+    assert points(answer, "taught") == [("KD", 1, 49, 3), ("KD", 2, 38, 3)] and points(answer, "untaught") == [
+        ("untaught", 0, 59.5, 2)
+    ]
     assert [point["std"] for point in answer["points"] if point["kind"] == "taught"] == pytest.approx([1, 2])
     assert points(answer, "teachers") == points(answer, "ensemble") == []
     with Image.open(tmp_path / "made" / "error.png") as picture:
@@ -142,7 +169,9 @@ def test_the_figure_knows_what_its_teachers_are_worth(family, tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
         assert main(["ensemble", "diversity", str(family / f"kd2-{seed}"), "--json"]) == 0
-    assert main(["ensemble", "diversity", str(family / "kd2-2"), "data.test_samples=32", "--json"]) == 0  # on other data: not for the figure
+    assert (
+        main(["ensemble", "diversity", str(family / "kd2-2"), "data.test_samples=32", "--json"]) == 0
+    )  # on other data: not for the figure
     measured = json.loads(capsys.readouterr().out.splitlines()[0])
     assert main(["ensemble", "figure", *map(str, family.iterdir()), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -159,7 +188,13 @@ def test_lines_are_named_by_objectives_rule_and_what_else_differs(runs, family, 
     with_settings(runs / "kd", family / "other", 72, student__model="resnet14")
     assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "error.png")]) == 0
     said = capsys.readouterr().out
-    assert "CRD + KD" in said and "KD, epochs=9" in said and "KD, epochs=1" in said and "resnet14" in said and "38.00 ± 2.00" in said
+    assert (
+        "CRD + KD" in said
+        and "KD, epochs=9" in said
+        and "KD, epochs=1" in said
+        and "resnet14" in said
+        and "38.00 ± 2.00" in said
+    )
     assert "60.00" not in said and stdev([50, 51, 52]) == 1
 
 

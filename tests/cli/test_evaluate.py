@@ -22,7 +22,9 @@ def packed(tmp_path_factory):
     with h5py.File(path, "w") as file:
         for split, count in (("train", 60), ("test", 45)):
             target = np.arange(count) % 3
-            file[f"{split}/rgb"] = (target[:, None, None, None] * 80 + generator.integers(0, 60, (count, 16, 16, 3))).astype(np.uint8)
+            file[f"{split}/rgb"] = (
+                target[:, None, None, None] * 80 + generator.integers(0, 60, (count, 16, 16, 3))
+            ).astype(np.uint8)
             file[f"{split}/target"] = target
         file.attrs["classes"] = ["dark", "grey", "light"]
     return str(path)
@@ -34,7 +36,14 @@ def run(packed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     short = [f"data.path={packed}", "student.model=resnet8", "train.epochs=2", "train.lr=0.02", "-q"]
     assert main(["train", "teachers/cifar100", *short, f"out={folder / 'teacher'}"]) == 0
-    taught = ["train", "compression/cifar100_crd", *short, "teachers.0.model=resnet8", f"teachers.0.weights={folder / 'teacher'}", "trackers=[tensorboard]"]
+    taught = [
+        "train",
+        "compression/cifar100_crd",
+        *short,
+        "teachers.0.model=resnet8",
+        f"teachers.0.weights={folder / 'teacher'}",
+        "trackers=[tensorboard]",
+    ]
     assert main([*taught, f"out={folder / 'student'}"]) == 0
     return folder / "student"
 
@@ -59,9 +68,23 @@ def test_curves_are_a_picture(run):
     assert colours > 50  # lines and text, not an empty canvas
 
 
-@pytest.mark.parametrize(("tracker", "message"), [("tensorbord", "did you mean tensorboard"), ("aim", "is not installed: pip install aim")])
+@pytest.mark.parametrize(
+    ("tracker", "message"), [("tensorbord", "did you mean tensorboard"), ("aim", "is not installed: pip install aim")]
+)
 def test_a_tracker_that_is_not_there(packed, tmp_path, capsys, tracker, message):
-    assert main(["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", f"trackers=[{tracker}]", f"out={tmp_path / 'run'}"]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "teachers/cifar100",
+                f"data.path={packed}",
+                "student.model=resnet8",
+                f"trackers=[{tracker}]",
+                f"out={tmp_path / 'run'}",
+            ]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
@@ -98,7 +121,9 @@ def test_evaluate_takes_the_newest_checkpoint_of_a_run_under_way(run, tmp_path, 
     assert "neither student.safetensors nor a checkpoint" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["nowhere"], "nowhere is no run"), (["data.path=x.h5"], "name at least one run folder")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["nowhere"], "nowhere is no run"), (["data.path=x.h5"], "name at least one run folder")]
+)
 def test_evaluate_of_what_is_no_run(arguments, message, capsys):
     assert main(["evaluate", *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -133,25 +158,50 @@ def rooms(tmp_path_factory):
         (folder / name).mkdir()
         (folder / "config.yaml").write_text(ROOMS.format(out=folder / name, teacher=folder / "teacher"))
         (folder / name / "config.yaml").write_text(to_yaml(load_config(str(folder / "config.yaml"))))
-        save_student(build_network("resnet8", num_classes=12, modality="depth", mean=(2.5,), std=(1.2,)), folder / name / "student.safetensors")
+        save_student(
+            build_network("resnet8", num_classes=12, modality="depth", mean=(2.5,), std=(1.2,)),
+            folder / name / "student.safetensors",
+        )
     return folder
 
 
 def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys):
-    arguments = [str(rooms / "one"), str(rooms / "two"), "evaluation.label_fractions=[0.5,1]", "--baselines", "random,scratch,teacher"]
+    arguments = [
+        str(rooms / "one"),
+        str(rooms / "two"),
+        "evaluation.label_fractions=[0.5,1]",
+        "--baselines",
+        "random,scratch,teacher",
+    ]
     assert main(["evaluate", *arguments, "--json"]) == 0
     said = capsys.readouterr()
     rows = json.loads(said.out)
     networks = [("student", "frozen"), ("teacher", "frozen"), ("random", "frozen"), ("scratch", "scratch")]
-    told = [(row["run"], row["role"], row["mode"], row["labels"], row["train_images"]) for row in rows if row["task"] == "segmentation"]
+    told = [
+        (row["run"], row["role"], row["mode"], row["labels"], row["train_images"])
+        for row in rows
+        if row["task"] == "segmentation"
+    ]
     first, second = str(rooms / "one"), str(rooms / "two")
     assert told[:8] == [(first, *network, part, round(36 * part)) for network in networks for part in (0.5, 1)]
-    assert told[8:] == [(second, "student", "frozen", part, round(36 * part)) for part in (0.5, 1)]  # the baselines are the first run's
-    assert all(0 <= row["miou"] <= 100 and len(row["per_class_iou"]) == 15 and row["images"] == 24 for row in rows if row["task"] == "segmentation")
+    assert told[8:] == [
+        (second, "student", "frozen", part, round(36 * part)) for part in (0.5, 1)
+    ]  # the baselines are the first run's
+    assert all(
+        0 <= row["miou"] <= 100 and len(row["per_class_iou"]) == 15 and row["images"] == 24
+        for row in rows
+        if row["task"] == "segmentation"
+    )
     probes = [row for row in rows if row["task"] == "classification"]
-    assert [row["role"] for row in probes] == [role for role in ("student", "teacher", "random", "student") for _ in range(2)]
-    assert all({*row["layers"]} == {"embedding", "maps.1"} and 0 <= row["layers"]["maps.1"]["top1"] <= 100 for row in probes)
-    assert [row for row in rows if row["run"] == second] == json.loads((rooms / "two" / "evaluation.json").read_text())["rows"]
+    assert [row["role"] for row in probes] == [
+        role for role in ("student", "teacher", "random", "student") for _ in range(2)
+    ]
+    assert all(
+        {*row["layers"]} == {"embedding", "maps.1"} and 0 <= row["layers"]["maps.1"]["top1"] <= 100 for row in probes
+    )
+    assert [row for row in rows if row["run"] == second] == json.loads((rooms / "two" / "evaluation.json").read_text())[
+        "rows"
+    ]
     assert "segmentation, scratch resnet8" in said.err and f"picture: {rooms / 'one' / 'predictions.png'}" in said.err
     from PIL import Image
 
@@ -164,7 +214,14 @@ def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys
 
 
 def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbers(rooms, capsys):
-    command = ["evaluate", str(rooms / "one"), "evaluation.tasks=[segmentation]", "evaluation.mode=fine_tuned", "evaluation.head=unet", "--json"]
+    command = [
+        "evaluate",
+        str(rooms / "one"),
+        "evaluation.tasks=[segmentation]",
+        "evaluation.mode=fine_tuned",
+        "evaluation.head=unet",
+        "--json",
+    ]
     found = []
     for _ in range(2):
         assert main(command) == 0
@@ -180,7 +237,10 @@ def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbe
         (["--baselines", "randon"], "did you mean random"),
         (["evaluation.tasks=[accuracy]", "--baselines", "scratch"], "scratch of --baselines has nothing to do"),
         (["teachers=[]", "objectives={cross_entropy: {weight: 1}}", "--baselines", "teacher"], "has no teacher"),
-        (["evaluation.data={modalities: [rgb, depth]}"], "has no label maps: segmentation needs the modality semantics, and it has rgb, depth"),
+        (
+            ["evaluation.data={modalities: [rgb, depth]}"],
+            "has no label maps: segmentation needs the modality semantics, and it has rgb, depth",
+        ),
         (["evaluation.data={modalities: [rgb, semantics]}"], "depth"),
         (["evaluation.tasks=[classification]", "evaluation.layers=[maps.9]"], "layer maps.9 does not exist"),
         (["evaluation.head=unets"], "evaluation.head"),

@@ -1,4 +1,6 @@
-"""`contrastill probe` as a user runs it: networks and data by their notation, one table, pictures, and what it refuses."""
+"""`contrastill probe` as a user runs it: networks and data by their notation, one table, pictures, and what it
+refuses.
+"""
 
 import json
 
@@ -29,16 +31,25 @@ objectives: {{kd: {{weight: 1}}}}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A finished run with a teacher, one that has no student yet, and a depth student; weights are random, as a probe asks for none else."""
+    """A finished run with a teacher, one that has no student yet, and a depth student; weights are random, as a probe
+    asks for none else.
+    """
     folder = tmp_path_factory.mktemp("runs")
     for name in ("teacher", "kd", "begun", "depth"):
         (folder / name).mkdir()
     torch.manual_seed(0)
     save_student(build_network("resnet14", num_classes=12), folder / "teacher" / "student.safetensors")
     save_student(build_network("resnet8", num_classes=12), folder / "kd" / "student.safetensors")
-    save_student(build_network("resnet8", num_classes=12, modality="depth", mean=(2.5,), std=(1.2,)), folder / "depth" / "student.safetensors")
+    save_student(
+        build_network("resnet8", num_classes=12, modality="depth", mean=(2.5,), std=(1.2,)),
+        folder / "depth" / "student.safetensors",
+    )
     (folder / "made.yaml").write_text(CONFIG.format(out=folder / "kd", teacher=folder / "teacher"))
-    for name, changes in {"kd": [], "begun": [], "depth": ["student.modality=depth", "data.modalities=[rgb,depth]"]}.items():
+    for name, changes in {
+        "kd": [],
+        "begun": [],
+        "depth": ["student.modality=depth", "data.modalities=[rgb,depth]"],
+    }.items():
         (folder / name / "config.yaml").write_text(to_yaml(load_config(str(folder / "made.yaml"), changes)))
     return folder
 
@@ -52,7 +63,9 @@ def packed(tmp_path_factory):
         with h5py.File(folder / f"{name}.h5", "w") as file:
             for split, count, many in (("train", 36, classes[0]), ("test", 24, classes[1])):
                 target = np.arange(count) % many
-                file[f"{split}/rgb"] = (target[:, None, None, None] * 80 + generator.integers(0, 60, (count, 16, 16, 3))).astype(np.uint8)
+                file[f"{split}/rgb"] = (
+                    target[:, None, None, None] * 80 + generator.integers(0, 60, (count, 16, 16, 3))
+                ).astype(np.uint8)
                 file[f"{split}/target"] = target
             file.attrs["classes"] = ["dark", "grey", "light"]
     with h5py.File(folder / "unlabelled.h5", "w") as file:
@@ -68,8 +81,31 @@ def probed(capsys, *arguments):
 
 def test_networks_by_data_sets_and_layers(runs, packed, tmp_path, capsys):
     teacher, data = f"{runs / 'kd'}:teacher", str(packed / "three.h5")
-    everything = ["--layers", "maps.1,embedding", "--shots", "1,2", "--knn", "5", "--logme", "--cka", teacher, "--correlation", teacher]
-    arguments = [runs / "kd", teacher, "resnet8", "--data", ROOMS, "--data", data, *everything, "--out", tmp_path / "out"]
+    everything = [
+        "--layers",
+        "maps.1,embedding",
+        "--shots",
+        "1,2",
+        "--knn",
+        "5",
+        "--logme",
+        "--cka",
+        teacher,
+        "--correlation",
+        teacher,
+    ]
+    arguments = [
+        runs / "kd",
+        teacher,
+        "resnet8",
+        "--data",
+        ROOMS,
+        "--data",
+        data,
+        *everything,
+        "--out",
+        tmp_path / "out",
+    ]
     result = probed(capsys, *arguments)
     texts = [str(runs / "kd"), teacher, "resnet8"]
     assert [(row["data"], row["network"], row["layer"]) for row in result["rows"]] == [
@@ -90,16 +126,31 @@ def test_networks_by_data_sets_and_layers(runs, packed, tmp_path, capsys):
     network = build_network("resnet8", weights=runs / "kd")
     rooms = data_named(ROOMS).open()
     by_hand = linear_probe(network, rooms.train, rooms.test)
-    assert result["rows"][1]["top1"] == pytest.approx(by_hand.top1) and result["rows"][1]["weight_decay"] == by_hand.weight_decay
+    assert (
+        result["rows"][1]["top1"] == pytest.approx(by_hand.top1)
+        and result["rows"][1]["weight_decay"] == by_hand.weight_decay
+    )
     cka = result["cka"][0]
     assert (cka["network"], cka["other"], cka["data"]) == (texts[0], teacher, ROOMS)
     assert cka["rows"] == cka["columns"] == ["maps.0", "maps.1", "maps.2", "maps.3", "embedding"]
     both = (network, build_network("resnet14", weights=runs / "teacher"))
-    layers = [features_of(one, rooms.test.loader(batch_size=48, device="cpu", train=False), ["maps.2", "embedding"]) for one in both]
-    assert cka["values"][2][4] == pytest.approx(linear_cka(layers[0]["maps.2"].values, layers[1]["embedding"].values), abs=1e-4)
+    layers = [
+        features_of(one, rooms.test.loader(batch_size=48, device="cpu", train=False), ["maps.2", "embedding"])
+        for one in both
+    ]
+    assert cka["values"][2][4] == pytest.approx(
+        linear_cka(layers[0]["maps.2"].values, layers[1]["embedding"].values), abs=1e-4
+    )
     assert np.diag(result["cka"][1]["values"]) == pytest.approx(1)  # the teacher beside itself
-    assert [(one["data"], one["network"]) for one in result["correlation"]] == [(one, text) for one in (ROOMS, data) for text in (texts[0], "resnet8")]
-    logits = [features_of(one, rooms.test.loader(batch_size=48, device="cpu", train=False), ["logits"])["logits"].values.numpy() for one in both]
+    assert [(one["data"], one["network"]) for one in result["correlation"]] == [
+        (one, text) for one in (ROOMS, data) for text in (texts[0], "resnet8")
+    ]
+    logits = [
+        features_of(one, rooms.test.loader(batch_size=48, device="cpu", train=False), ["logits"])[
+            "logits"
+        ].values.numpy()
+        for one in both
+    ]
     apart = np.corrcoef(logits[1], rowvar=False) - np.corrcoef(logits[0], rowvar=False)
     assert result["correlation"][0]["mean_absolute_difference"] == pytest.approx(np.abs(apart).sum() / 132, abs=1e-3)
 
@@ -135,7 +186,11 @@ def test_only_what_is_asked_for_and_a_second_time_from_the_cache(runs, packed, t
 
     monkeypatch.setattr(Network, "forward", counted)
     assert probed(capsys, *arguments)["rows"] == first["rows"]
-    assert looks == [2, 8, 8]  # for the names of the layers, and to compare what is kept of both splits with what the network gives now
+    assert looks == [
+        2,
+        8,
+        8,
+    ]  # for the names of the layers, and to compare what is kept of both splits with what the network gives now
 
 
 def test_all_layers_of_networks_of_different_depth_and_the_printed_table(runs, packed, tmp_path, capsys):
@@ -152,7 +207,10 @@ def test_all_layers_of_networks_of_different_depth_and_the_printed_table(runs, p
 def test_classes_can_be_left_out(runs, packed, tmp_path, capsys):
     data = f"{packed / 'three.h5'},classes=[light,0]"
     result = probed(capsys, runs / "kd", "--data", data, "--out", tmp_path)
-    assert result["data"] == [{"name": data, "short": "three", "classes": 2, "train": 24, "test": 16}] and result["rows"][0]["num_test"] == 16
+    assert (
+        result["data"] == [{"name": data, "short": "three", "classes": 2, "train": 24, "test": 16}]
+        and result["rows"][0]["num_test"] == 16
+    )
     # The test split of this one has a class that its train split lacks.
     result = probed(capsys, runs / "kd", "--data", f"{packed / 'other.h5'},classes=[dark,grey]", "--out", tmp_path)
     assert result["rows"][0]["num_train"] == 36 and result["rows"][0]["num_test"] == 16
@@ -169,13 +227,21 @@ def test_the_folds_of_stl10(runs, tmp_path, capsys):
     for name, count in (("train", 40), ("test", 20)):
         rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8).tofile(folder / f"{name}_X.bin")
         (np.arange(count) % 10 + 1).astype(np.uint8).tofile(folder / f"{name}_y.bin")
-    lines = [" ".join(str(10 * ((fold + part) % 4) + place) for part in range(2) for place in range(10)) for fold in range(10)]
+    lines = [
+        " ".join(str(10 * ((fold + part) % 4) + place) for part in range(2) for place in range(10))
+        for fold in range(10)
+    ]
     (folder / "fold_indices.txt").write_text("\n".join(lines) + "\n")
     data = f"stl10:{tmp_path},size=16"
     every = probed(capsys, runs / "kd", "--data", f"{data},fold=all", "--knn", 3, "--out", tmp_path / "out")["rows"][0]
-    alone = [probed(capsys, runs / "kd", "--data", f"{data},fold={fold}", "--out", tmp_path / "one")["rows"][0] for fold in (0, 7)]
+    alone = [
+        probed(capsys, runs / "kd", "--data", f"{data},fold={fold}", "--out", tmp_path / "one")["rows"][0]
+        for fold in (0, 7)
+    ]
     assert [every["folds"][fold] for fold in (0, 7)] == pytest.approx([row["top1"] for row in alone])
-    assert every["top1"] == pytest.approx(np.mean(every["folds"])) and every["std"] == pytest.approx(np.std(every["folds"], ddof=1))
+    assert every["top1"] == pytest.approx(np.mean(every["folds"])) and every["std"] == pytest.approx(
+        np.std(every["folds"], ddof=1)
+    )
     assert every["num_train"] == 20 and len(every["knn"]["folds"]) == 10
     assert f"{every['top1']:.1f} ± {every['std']:.1f}" in (tmp_path / "out" / "probe.md").read_text()
 
@@ -186,8 +252,16 @@ def test_how_networks_and_data_are_written(runs, packed):
     assert (entry.model, entry.weights) == ("resnet8", str(runs / "kd"))
     assert network_named("efficientnet_lite0@pretrained").entry.weights == "pretrained"
     data = data_named("rooms,size=8,modalities=[rgb,depth],scene_seed=3")
-    assert (data.options.size, data.options.modalities, data.options.scene_seed, data.options.crop_padding) == (8, ["rgb", "depth"], 3, 0)
-    assert data_named(str(packed / "three.h5")).name == "packed" and data_named(f"packed:{packed / 'three.h5'}").short == "three"
+    assert (data.options.size, data.options.modalities, data.options.scene_seed, data.options.crop_padding) == (
+        8,
+        ["rgb", "depth"],
+        3,
+        0,
+    )
+    assert (
+        data_named(str(packed / "three.h5")).name == "packed"
+        and data_named(f"packed:{packed / 'three.h5'}").short == "three"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "NO_ALBUMENTATIONS_UPDATE")} | {
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "NO_ALBUMENTATIONS_UPDATE")
+} | {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
 }
 
-# One process for all commands: what a library says when it is imported, it says once. Warnings are shown each time, deprecations too.
+# One process for all commands: what a library says when it is imported, it says once. Warnings are shown each time,
+# deprecations too.
 SCRIPT = """
 import shlex, sys, warnings
 warnings.simplefilter("default")
@@ -26,7 +29,8 @@ for line in sys.argv[1:]:
 """
 
 OURS = re.compile(
-    r"\$ |cross_entropy 1.*: \d+ epochs? of \d+ samples; |epoch \d+/\d+  loss |done: |in it: |next: |\d+ views? of |the teachers look|[\w.]+: (reading|\w+)$|\w+: classification, "
+    r"\$ |cross_entropy 1.*: \d+ epochs? of \d+ samples; |epoch \d+/\d+  loss |done: |in it: |next: |\d+ views? "
+    r"of |the teachers look|[\w.]+: (reading|\w+)$|\w+: classification, "
     r"|the \d+ classes of .* are matched by number alone, "
 )
 
@@ -41,23 +45,37 @@ def folder(four_classes, tmp_path_factory):
         for name in ("cat", "dog"):
             (root / "pets" / split / name).mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(root / "pets" / split / name / f"{number}.png")
+                Image.fromarray(generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
+                    root / "pets" / split / name / f"{number}.png"
+                )
     broken = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x02\x00\x12\x01\x03\x00\x01\x00\x00\x00\xff"
     photo = Image.fromarray(generator.integers(0, 256, (20, 20, 3), dtype=np.uint8))
     photo.save(root / "pets" / "train" / "cat" / "exif.jpg", exif=broken)
     photo.convert("P").save(root / "pets" / "train" / "cat" / "palette.png", transparency=bytes(range(256)))
-    Image.fromarray(generator.integers(0, 65536, (20, 20), dtype=np.uint16)).save(root / "pets" / "train" / "dog" / "sixteen.png")
+    Image.fromarray(generator.integers(0, 65536, (20, 20), dtype=np.uint16)).save(
+        root / "pets" / "train" / "dog" / "sixteen.png"
+    )
     return root
 
 
 def lines_of(folder, *commands):
     """Standard error of commands, by line; their standard output is left out."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *commands], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *commands],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [line.strip() for line in done.stderr.splitlines() if line.strip()]
 
 
-STUDENT = "data.path=data.h5 teachers.0.model=resnet8 teachers.0.weights=teacher student.model=resnet8 train.epochs=1 objectives.crd.num_negatives=16 objectives.kd.weight=1"
+STUDENT = (
+    "data.path=data.h5 teachers.0.model=resnet8 teachers.0.weights=teacher student.model=resnet8 "
+    "train.epochs=1 objectives.crd.num_negatives=16 objectives.kd.weight=1"
+)
 
 
 def test_training_measuring_and_writing_print_our_lines_alone(folder):
@@ -72,7 +90,9 @@ def test_training_measuring_and_writing_print_our_lines_alone(folder):
         f"cache compression/cifar100_crd {STUDENT} --views 2 --out said",
     )
     assert [line for line in said if not OURS.match(line)] == []
-    assert sum(line.startswith("$") for line in said) == 6 and any(line.startswith("next: contrastill evaluate student") for line in said)
+    assert sum(line.startswith("$") for line in said) == 6 and any(
+        line.startswith("next: contrastill evaluate student") for line in said
+    )
 
 
 def test_images_that_libraries_warn_of(folder):
@@ -85,7 +105,11 @@ def test_images_that_libraries_warn_of(folder):
         "data info pets.h5 --json -q",
     )
     # That 16 bits became 8 is ours to say.
-    assert [line for line in said if not line.startswith("$") and "sixteen.png has more than 8 bits, and as rgb is scaled" not in line] == []
+    assert [
+        line
+        for line in said
+        if not line.startswith("$") and "sixteen.png has more than 8 bits, and as rgb is scaled" not in line
+    ] == []
 
 
 def test_other_warnings_are_still_shown():
@@ -108,4 +132,6 @@ def test_one_line_of_the_compiler_is_left_out():
     def record(text):
         return logging.LogRecord("torch.utils.cpp_extension", logging.WARNING, "", 0, text, (), None)
 
-    assert not _is_not_of_cuda(record("No CUDA runtime is found, using CUDA_HOME='/usr/local'")) and _is_not_of_cuda(record("ninja is not there"))
+    assert not _is_not_of_cuda(record("No CUDA runtime is found, using CUDA_HOME='/usr/local'")) and _is_not_of_cuda(
+        record("ninja is not there")
+    )

@@ -36,12 +36,16 @@ def packed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(packed, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("runs") / "teacher")
-    assert main(["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", f"out={out}", *SHORT, "-q"]) == 0
+    assert (
+        main(["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", f"out={out}", *SHORT, "-q"])
+        == 0
+    )
     return out
 
 
 def student_command(packed, teacher, out, *more):
-    return ["train", "compression/cifar100_crd", f"data.path={packed}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher}",
+    return ["train", "compression/cifar100_crd", f"data.path={packed}", "teachers.0.model=resnet8",
+        f"teachers.0.weights={teacher}",
             "student.model=resnet8", f"out={out}", *SHORT, *more]  # fmt: skip
 
 
@@ -49,8 +53,19 @@ def test_teacher_then_student(packed, teacher, tmp_path, capsys):
     out = tmp_path / "student"
     assert main(student_command(packed, teacher, out, "objectives.kd.weight=1", "--json")) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["epoch"] == 1 and answer["out"] == str(out) and {"cross_entropy", "kd", "crd", "loss", "top1"} <= set(answer)
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "student.safetensors", "versions.json"]
+    assert (
+        answer["epoch"] == 1
+        and answer["out"] == str(out)
+        and {"cross_entropy", "kd", "crd", "loss", "top1"} <= set(answer)
+    )
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "curves.png",
+        "metrics.jsonl",
+        "student.safetensors",
+        "versions.json",
+    ]
     student = contrastill.load_student(out)
     trained = load_newest(out / "checkpoints").model
     for name, value in student.state_dict().items():
@@ -69,9 +84,22 @@ def test_the_same_seed_gives_every_objective_the_same_untaught_student(packed, t
 
 def test_dry_run_builds_nothing_and_prints_the_resolved_config(packed, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "compression/cifar100_crd", f"data.path={packed}", "teachers.0.weights=not-there.pth", "--dry-run"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "compression/cifar100_crd",
+                f"data.path={packed}",
+                "teachers.0.weights=not-there.pth",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
-    assert "name: packed" in printed and "temperature: 0.07" in printed and "out: runs/compression/cifar100_crd" in printed
+    assert (
+        "name: packed" in printed and "temperature: 0.07" in printed and "out: runs/compression/cifar100_crd" in printed
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -82,11 +110,15 @@ def test_dry_run_builds_nothing_and_prints_the_resolved_config(packed, tmp_path,
         (["trian"], 2, "No such command"),
         (["train", "compression/nothing"], 2, "is neither a file nor a shipped config"),
         (["train", "teachers/cifar100", "data.path={packed}", "train.epochs=x"], 2, "train.epochs='x' is not allowed"),
-        (["train", "teachers/cifar100", "data.path={packed}", "student.modality=depth"], 2, "modality depth is not in this data, which has rgb"),
+        (["train", "teachers/cifar100", "data.path={packed}", "student.modality=depth"], 2,
+            "modality depth is not in this data, which has rgb"),
         (["train", "teachers/cifar100", "data.path={tmp}/cut.h5"], 1, "cut.h5"),
-        (["train", "compression/cifar100_crd", "data.path={packed}", "teachers.0.weights={tmp}/nothing.pth"], 2, "nothing.pth"),
-        (["train", "compression/cifar100_crd", "data.path={packed}", "teachers.0.model=resnet20", "teachers.0.weights={teacher}"], 2, "resnet20"),
-        (["train", "compression/cifar100_crd", "data.path={packed}", "teachers.0.model=resnet8", "teachers.0.weights={teacher}",
+        (["train", "compression/cifar100_crd", "data.path={packed}", "teachers.0.weights={tmp}/nothing.pth"], 2,
+            "nothing.pth"),
+        (["train", "compression/cifar100_crd", "data.path={packed}", "teachers.0.model=resnet20",
+            "teachers.0.weights={teacher}"], 2, "resnet20"),
+        (["train", "compression/cifar100_crd", "data.path={packed}", "teachers.0.model=resnet8",
+            "teachers.0.weights={teacher}",
           "objectives.crd.num_negatives=5000", "objectives.crd.negatives=sampled"], 2, "5000"),
     ],
 )  # fmt: skip
@@ -104,7 +136,20 @@ def test_errors_are_one_sentence_and_an_exit_code(packed, teacher, tmp_path, cap
 
 def test_another_config_does_not_overwrite_a_run(packed, teacher, capsys):
     before = open(f"{teacher}/metrics.jsonl").read()
-    assert main(["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", f"out={teacher}", "train.epochs=3", "-q"]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "teachers/cifar100",
+                f"data.path={packed}",
+                "student.model=resnet8",
+                f"out={teacher}",
+                "train.epochs=3",
+                "-q",
+            ]
+        )
+        == 2
+    )
     assert "train.epochs: 2, now 3" in capsys.readouterr().err
     assert open(f"{teacher}/metrics.jsonl").read() == before
 
@@ -120,7 +165,9 @@ def test_a_killed_run_ends_in_the_same_bits(packed, teacher, tmp_path):
         os.sched_yield()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert subprocess.run(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    assert (
+        subprocess.run(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    )
     whole, killed = (contrastill.load_student(tmp_path / name).state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(value, killed[name]) for name, value in whole.items())
 
@@ -129,11 +176,31 @@ def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_p
     out = tmp_path / "two"
     logs = tmp_path / "logs"
     # What `accelerate launch` does on GPUs; on a CPU it starts two ranks only with MPI, so torchrun does here.
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--log-dir", str(logs), "--redirects", "3", "-m", "contrastill"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--log-dir",
+        str(logs),
+        "--redirects",
+        "3",
+        "-m",
+        "contrastill",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     command = [sys.executable, *launch, *student_command(packed, teacher, out, "--json")]
     answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    said = {name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")}
+    said = {
+        name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")
+    }
     assert answer.returncode == 0, said["stderr"][0][-2000:] + said["stderr"][1][-2000:]
     # Two processes that did not know of each other would both print.
     assert json.loads(said["stdout"][0].strip().splitlines()[-1])["epoch"] == 1 and said["stdout"][1] == ""

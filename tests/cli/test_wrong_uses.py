@@ -1,4 +1,6 @@
-"""docs/errors.md, row by row: what is asked for in a wrong way ends in that sentence and that exit code, and leaves nothing behind."""
+"""docs/errors.md, row by row: what is asked for in a wrong way ends in that sentence and that exit code, and leaves
+nothing behind.
+"""
 
 import re
 import shlex
@@ -14,7 +16,9 @@ from contrastill.cli.main import main
 from helpers.paths import ROOT
 
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\| (?P<what>[^|]+) \| `(?P<command>[^`|]+)` \| `(?P<said>[^`|]+)` \| (?P<code>\d) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| (?P<what>[^|]+) \| `(?P<command>[^`|]+)` \| `(?P<said>[^`|]+)` \| (?P<code>\d) \|$", re.MULTILINE
+)
 ROWS = [match.groupdict() for match in ROW.finditer(PAGE)]
 SHORT = dict(re.findall(r"`([A-Z]{5})` is\s+`([^`]+)`", PAGE))
 
@@ -28,14 +32,30 @@ def folder(four_classes, tmp_path_factory):
     for name, shape, classes in (("three", (16, 16, 3), 3), ("turned", (3, 16, 16), 4)):
         with h5py.File(root / f"{name}.h5", "w") as file:
             for split, count in (("train", 48), ("test", 16)):
-                file[f"{split}/rgb"], file[f"{split}/target"] = np.zeros((count, *shape), np.uint8), np.arange(count) % classes
+                file[f"{split}/rgb"], file[f"{split}/target"] = (
+                    np.zeros((count, *shape), np.uint8),
+                    np.arange(count) % classes,
+                )
     for place in ("empty/train/cat", "empty/val/cat", "half/cifar-100-python"):
         (root / place).mkdir(parents=True)
     for name in ("train", "test", "meta"):
         (root / "half" / "cifar-100-python" / name).write_bytes(b"the first half")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(root)
-        assert main(["train", "teachers/cifar100", "data.path=data.h5", "student.model=resnet8", "out=run", "train.epochs=1", "-q"]) == 0
+        assert (
+            main(
+                [
+                    "train",
+                    "teachers/cifar100",
+                    "data.path=data.h5",
+                    "student.model=resnet8",
+                    "out=run",
+                    "train.epochs=1",
+                    "-q",
+                ]
+            )
+            == 0
+        )
     (root / "cut.safetensors").write_bytes((root / "run" / "student.safetensors").read_bytes()[:5000])
     return root
 

@@ -17,7 +17,15 @@ from PIL import Image
 
 from contrastill.cli.main import main
 from contrastill.compress import run_grid
-from contrastill.compress.benchmark import BENCHMARKS, Request, all_objectives, find_teacher, parse_objectives, parse_pairs, trainings
+from contrastill.compress.benchmark import (
+    BENCHMARKS,
+    Request,
+    all_objectives,
+    find_teacher,
+    parse_objectives,
+    parse_pairs,
+    trainings,
+)
 from contrastill.compress.published import PAIRS
 from contrastill.compress.results import bits_of, read_rows
 from contrastill.compress.run_grid import check
@@ -36,7 +44,9 @@ def data(tmp_path_factory):
     with h5py.File(path, "w") as file:
         for split, count in (("train", 60), ("test", 40)):
             target = np.arange(count) % 10
-            file[f"{split}/rgb"] = (target[:, None, None, None] * 24 + generator.integers(0, 24, (count, 16, 16, 3))).astype(np.uint8)
+            file[f"{split}/rgb"] = (
+                target[:, None, None, None] * 24 + generator.integers(0, 24, (count, 16, 16, 3))
+            ).astype(np.uint8)
             file[f"{split}/target"] = target
     return str(path)
 
@@ -72,12 +82,21 @@ def test_pairs_and_objectives_are_read_in_one_form():
         (["--pairs", "resnet20:resnet9"], "did you mean resnet"),
         (["--pairs", "resnet20"], "'resnet20' is no pair: write TEACHER:STUDENT"),
         (["--pairs", ""], "--pairs names no pair"),
-        (["--pairs", "resnet20:resnet8", "--objectives", "kd+crdd"], "objective 'crdd' does not exist: did you mean crd"),
+        (
+            ["--pairs", "resnet20:resnet8", "--objectives", "kd+crdd"],
+            "objective 'crdd' does not exist: did you mean crd",
+        ),
         (["--pairs", "resnet20:resnet8", "--objectives", "crd+crd"], "crd+crd has one objective twice"),
         (["--pairs", "resnet20:resnet8", "--objectives", "dense_crd"], "objective 'dense_crd' does not exist"),
-        (["--pairs", "resnet20:resnet8", "--set", "train.epoch=3"], "train.epoch is not a key of the config: did you mean epochs"),
+        (
+            ["--pairs", "resnet20:resnet8", "--set", "train.epoch=3"],
+            "train.epoch is not a key of the config: did you mean epochs",
+        ),
         (["--pairs", "resnet20:resnet8", "--set", "seed=3"], "say it with --seeds"),
-        (["--pairs", "resnet20:resnet8", "--objectives", "kd", "--set", "objectives.crd.num_negatives=3"], "belongs to none of these trainings"),
+        (
+            ["--pairs", "resnet20:resnet8", "--objectives", "kd", "--set", "objectives.crd.num_negatives=3"],
+            "belongs to none of these trainings",
+        ),
         (["--pairs", "resnet20:resnet8,vgg13:vgg8", "--vary", "train.lr=0.1,0.2"], "--vary is for one pair"),
         (["--pairs", "resnet20:resnet8", "--vary", "train.lr"], "names no values"),
         (["--pairs", "resnet20:resnet8", "--teachers", "nowhere"], "--teachers nowhere is no folder"),
@@ -97,7 +116,11 @@ def test_the_benchmark_and_its_results_are_named(data, tmp_path, capsys):
     assert "holds no results of a benchmark yet" in capsys.readouterr().err
     assert main(["bench", "--help"]) == 0
     said = capsys.readouterr().out
-    assert "objectives.crd.num_negatives=16,64" in said and "negatives_from=other_class,other_sample" in said and "crd,infonce" in said
+    assert (
+        "objectives.crd.num_negatives=16,64" in said
+        and "negatives_from=other_class,other_sample" in said
+        and "crd,infonce" in said
+    )
 
 
 # Commands
@@ -109,7 +132,10 @@ def config_of(training):
 
 def test_the_recipe_is_the_published_one(data, tmp_path):
     found = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "kd,crd,crd+kd,fitnet,fsp,review"))
-    weights = {training.objective: {name: term.weight for name, term in config_of(training).objectives.items()} for training in found}
+    weights = {
+        training.objective: {name: term.weight for name, term in config_of(training).objectives.items()}
+        for training in found
+    }
     assert weights == {
         "teacher": {"cross_entropy": 1},
         "student": {"cross_entropy": 1},
@@ -120,13 +146,18 @@ def test_the_recipe_is_the_published_one(data, tmp_path):
         "fsp": {"cross_entropy": 1, "fsp": 1},
         "review": {"cross_entropy": 1, "review": 5},
     }
-    assert all((config_of(one).train.epochs, config_of(one).train.lr, config_of(one).train.batch_size) == (240, 0.05, 64) for one in found)
+    assert all(
+        (config_of(one).train.epochs, config_of(one).train.lr, config_of(one).train.batch_size) == (240, 0.05, 64)
+        for one in found
+    )
 
 
 def test_small_networks_have_their_own_learning_rate_unless_told(data, tmp_path):
     for given, rates in (((), [0.05, 0.01, 0.01]), (("train.lr=0.3",), [0.3] * 3)):
         found = trainings(request(data, tmp_path, "vgg13:MobileNetV2", "crd", given=given))
-        assert [(training.objective, config_of(training).train.lr) for training in found] == list(zip(("teacher", "student", "crd"), rates, strict=True))
+        assert [(training.objective, config_of(training).train.lr) for training in found] == list(
+            zip(("teacher", "student", "crd"), rates, strict=True)
+        )
 
 
 def test_one_seed_of_everything_comes_before_the_second_of_anything(data, tmp_path):
@@ -140,12 +171,23 @@ def test_one_seed_of_everything_comes_before_the_second_of_anything(data, tmp_pa
             for pair, objective in (("resnet20", "student"), ("resnet56:resnet20", "kd"), ("resnet110:resnet20", "kd"))
         ),
     ]
-    assert found[3].out == tmp_path / "resnet56-resnet20" / "kd" / "seed-0" and found[3].after == found[0].out == tmp_path / "teachers" / "resnet56"
-    assert config_of(found[3]).teachers[0].weights == str(found[0].out) and len({training.out for training in found}) == len(found)
+    assert (
+        found[3].out == tmp_path / "resnet56-resnet20" / "kd" / "seed-0"
+        and found[3].after == found[0].out == tmp_path / "teachers" / "resnet56"
+    )
+    assert config_of(found[3]).teachers[0].weights == str(found[0].out) and len(
+        {training.out for training in found}
+    ) == len(found)
 
 
 def test_settings_go_where_they_mean_something(data, tmp_path):
-    given = ("train.epochs=12", "train.initial_epochs=2", "objectives.crd.num_negatives=9", "train.views=4", "teachers.0.maps=[layer1]")
+    given = (
+        "train.epochs=12",
+        "train.initial_epochs=2",
+        "objectives.crd.num_negatives=9",
+        "train.views=4",
+        "teachers.0.maps=[layer1]",
+    )
     found = trainings(request(data, tmp_path, objectives="kd,crd,fsp", given=given, teacher_given=("train.epochs=20",)))
     assert {training.objective: training.given for training in found} == {
         "teacher": ("train.epochs=12", "train.epochs=20"),
@@ -154,14 +196,21 @@ def test_settings_go_where_they_mean_something(data, tmp_path):
         "crd": ("train.epochs=12", "objectives.crd.num_negatives=9", "train.views=4", "teachers.0.maps=[layer1]"),
         "fsp": ("train.epochs=12", "train.initial_epochs=2", "train.views=4", "teachers.0.maps=[layer1]"),
     }
-    caches = {config_of(training).train.teacher_cache for training in found if training.objective in ("kd", "crd", "fsp")}
+    caches = {
+        config_of(training).train.teacher_cache for training in found if training.objective in ("kd", "crd", "fsp")
+    }
     assert caches == {str(tmp_path / "teacher_said")} and config_of(one(found, "student")).train.teacher_cache is None
     assert config_of(one(found, "teacher")).train.epochs == 20
 
 
 def test_an_ablation_varies_what_has_the_setting(data, tmp_path):
-    found = trainings(request(data, tmp_path, objectives="kd,crd,crd+kd", vary=("objectives.crd.num_negatives", ["16", "64"])))
-    varied = {training.objective: [one.vary and one.vary[1] for one in found if one.objective == training.objective] for training in found}
+    found = trainings(
+        request(data, tmp_path, objectives="kd,crd,crd+kd", vary=("objectives.crd.num_negatives", ["16", "64"]))
+    )
+    varied = {
+        training.objective: [one.vary and one.vary[1] for one in found if one.objective == training.objective]
+        for training in found
+    }
     assert varied == {"teacher": [None], "student": [None], "kd": [None], "crd": ["16", "64"], "crd+kd": ["16", "64"]}
     last = next(training for training in found if training.objective == "crd" and training.vary[1] == "64")
     assert last.out == tmp_path / "resnet20-resnet8" / "crd" / "objectives.crd.num_negatives=64" / "seed-0"
@@ -174,7 +223,12 @@ def test_an_ablation_varies_what_has_the_setting(data, tmp_path):
 
 
 def test_teachers_are_found_as_they_are_laid_out(data, tmp_path):
-    for name in ("resnet20/student.safetensors", "resnet56.pth", "resnet32x4_vanilla/ckpt_epoch_240.pth", "vgg13/config.yaml"):
+    for name in (
+        "resnet20/student.safetensors",
+        "resnet56.pth",
+        "resnet32x4_vanilla/ckpt_epoch_240.pth",
+        "vgg13/config.yaml",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = {name: find_teacher(tmp_path, name) for name in ("resnet20", "resnet56", "resnet32x4", "vgg13")}
@@ -191,7 +245,9 @@ def test_teachers_are_found_as_they_are_laid_out(data, tmp_path):
 
 
 def test_every_published_pair_and_objective_is_a_config(data, tmp_path):
-    found = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "all")) + trainings(request(data, tmp_path, "all", "crd"))
+    found = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "all")) + trainings(
+        request(data, tmp_path, "all", "crd")
+    )
     check(found)
     assert {training.pair for training in found} >= {":".join(pair) for pair in PAIRS}
 
@@ -200,10 +256,14 @@ def test_every_published_pair_and_objective_is_a_config(data, tmp_path):
 
 
 class InProcess:
-    """In the place of subprocess.Popen: the same command in this process, as a new one takes many seconds to load torch."""
+    """In the place of subprocess.Popen: the same command in this process, as a new one takes many seconds to load
+    torch.
+    """
 
     def __init__(self, command, *, env, stdout, stderr, **_):
-        assert command[:3] == [sys.executable, "-m", "contrastill"] and env["OMP_NUM_THREADS"] == "1" and stdout is stderr
+        assert (
+            command[:3] == [sys.executable, "-m", "contrastill"] and env["OMP_NUM_THREADS"] == "1" and stdout is stderr
+        )
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             self.returncode = main(command[3:])
@@ -222,7 +282,8 @@ def in_process(monkeypatch):
 def grid(data, tmp_path_factory):
     """Two objectives on one pair, two trainings at a time; the folder, the command and what was said."""
     out = tmp_path_factory.mktemp("grid") / "bench"
-    command = ["bench", "cifar100", "--data", data, "--pairs", "resnet8:resnet8", "--objectives", "kd,crd", "--out", str(out), "--jobs", "2", "--threads", "1",
+    command = ["bench", "cifar100", "--data", data, "--pairs", "resnet8:resnet8", "--objectives", "kd,crd", "--out",
+        str(out), "--jobs", "2", "--threads", "1",
                *ONE_EPOCH, "--json"]  # fmt: skip
     said, told = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
@@ -233,7 +294,9 @@ def grid(data, tmp_path_factory):
 
 def files_in(out):
     return {
-        path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name in ("student.safetensors", "metrics.jsonl", "results.jsonl")
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*")
+        if path.is_file() and path.name in ("student.safetensors", "metrics.jsonl", "results.jsonl")
     }
 
 
@@ -247,15 +310,32 @@ def test_a_grid_is_trained_and_measured(grid):
         ("resnet8:resnet8", "crd", None, 0),
     }
     for found in rows.values():
-        assert found["images"] == 40 and found["train_images"] == 60 and found["epochs"] == 1 and found["seconds"] >= 0 and found["given"] == ["train.epochs=1"]
+        assert (
+            found["images"] == 40
+            and found["train_images"] == 60
+            and found["epochs"] == 1
+            and found["seconds"] >= 0
+            and found["given"] == ["train.epochs=1"]
+        )
         assert 100 * bits_of(found).mean() == pytest.approx(found["top1"])
     answer = json.loads(printed)
-    assert {(cell["objective"], cell["n"]) for cell in answer["table"]} == {(name, 1) for name in ("teacher", "student", "kd", "crd")}
+    assert {(cell["objective"], cell["n"]) for cell in answer["table"]} == {
+        (name, 1) for name in ("teacher", "student", "kd", "crd")
+    }
     crd = next(cell for cell in answer["table"] if cell["objective"] == "crd")
-    assert crd["top1"] == rows["resnet8:resnet8", "crd", None, 0]["top1"] and set(crd["against"]) == {"student", "kd"} and not answer["comparable"]
+    assert (
+        crd["top1"] == rows["resnet8:resnet8", "crd", None, 0]["top1"]
+        and set(crd["against"]) == {"student", "kd"}
+        and not answer["comparable"]
+    )
     assert "4 trainings, 0 finished before, 2 at a time" in told and "none left" in told and "left, about" in told
     text = (out / "table.md").read_text()
-    assert "| crd |" in text and "do not compare" in text and "train.epochs=1" in text and "60 training images instead of 50,000" in text
+    assert (
+        "| crd |" in text
+        and "do not compare" in text
+        and "train.epochs=1" in text
+        and "60 training images instead of 50,000" in text
+    )
     with Image.open(out / "table.png") as picture:
         assert picture.width > 400
 
@@ -265,14 +345,21 @@ def test_the_same_command_trains_nothing_and_other_settings_are_refused(grid, in
     before = files_in(out)
     assert main(command) == 0
     said = capsys.readouterr()
-    assert files_in(out) == before and "4 trainings, 4 finished before" in said.err and json.loads(said.out)["table"] == json.loads(printed)["table"]
+    assert (
+        files_in(out) == before
+        and "4 trainings, 4 finished before" in said.err
+        and json.loads(said.out)["table"] == json.loads(printed)["table"]
+    )
     assert main([*command, "--set", "train.lr=0.2"]) == 2
     assert "train.lr: 0.05, now 0.2" in capsys.readouterr().err and files_in(out) == before
 
 
 def test_the_table_is_shown_without_training(grid, tmp_path, capsys):
     out, *_ = grid
-    assert main(["bench", "cifar100", "--table", "--out", str(out), "--markdown", str(tmp_path / "made" / "table.md")]) == 0
+    assert (
+        main(["bench", "cifar100", "--table", "--out", str(out), "--markdown", str(tmp_path / "made" / "table.md")])
+        == 0
+    )
     said = capsys.readouterr().out
     assert "resnet8 → resnet8" in said and "published figures do not compare" in said and "to student" in said
     assert (tmp_path / "made" / "table.md").read_text() == (out / "table.md").read_text()
@@ -283,7 +370,9 @@ def test_the_table_is_shown_without_training(grid, tmp_path, capsys):
 
 def test_what_is_lost_is_made_again_and_a_failure_stops_nothing_else(grid, in_process, capsys):
     out, command, *_ = grid
-    (out / "resnet8-resnet8" / "crd" / "seed-0" / "student.safetensors").unlink()  # as if it had been killed after its last checkpoint
+    (
+        out / "resnet8-resnet8" / "crd" / "seed-0" / "student.safetensors"
+    ).unlink()  # as if it had been killed after its last checkpoint
     rows = (out / "results.jsonl").read_text().splitlines()
     (out / "results.jsonl").write_text("".join(f"{line}\n" for line in rows if '"kd"' not in line))
     kept = files_in(out / "students")
@@ -294,7 +383,10 @@ def test_what_is_lost_is_made_again_and_a_failure_stops_nothing_else(grid, in_pr
     assert list(answer["failed"]) == ["resnet8:resnet8 ab seed 0"] and "contrastill: 1 training failed" in said.err
     assert answer["failed"]["resnet8:resnet8 ab seed 0"] in said.err and "names map 9 of the teacher" in said.err
     assert {cell["objective"] for cell in answer["table"]} == {"teacher", "student", "kd", "crd"}
-    assert files_in(out / "students") == kept and (out / "resnet8-resnet8" / "crd" / "seed-0" / "student.safetensors").is_file()
+    assert (
+        files_in(out / "students") == kept
+        and (out / "resnet8-resnet8" / "crd" / "seed-0" / "student.safetensors").is_file()
+    )
     assert len(read_rows(out / "results.jsonl")) == 4
 
 
@@ -303,7 +395,15 @@ def test_an_ablation_is_drawn_with_what_it_does_not_change(grid, in_process, cap
     key = "objectives.crd.num_negatives"
     more = ["--teachers", str(out / "teachers"), "--vary", f"{key}=2,32"]
     small = out.parent / "vary"
-    changed = [*command[: command.index("--out")], "--out", str(small), *command[command.index("--jobs") :], *more, "--objectives", "crd"]
+    changed = [
+        *command[: command.index("--out")],
+        "--out",
+        str(small),
+        *command[command.index("--jobs") :],
+        *more,
+        "--objectives",
+        "crd",
+    ]
     assert main(changed) == 0
     said = capsys.readouterr()
     assert f"teacher resnet8: {out / 'teachers' / 'resnet8'}" in said.err and not (small / "teachers").exists()
@@ -316,7 +416,20 @@ def test_an_ablation_is_drawn_with_what_it_does_not_change(grid, in_process, cap
 
 def test_stopping_stops_the_trainings_and_the_same_command_goes_on(data, grid, tmp_path, capsys, monkeypatch):
     out, *_ = grid
-    command = ["bench", "cifar100", "--data", data, "--pairs", "resnet8:resnet8", "--teachers", str(out / "teachers"), "--out", str(tmp_path), "--threads", "1"]
+    command = [
+        "bench",
+        "cifar100",
+        "--data",
+        data,
+        "--pairs",
+        "resnet8:resnet8",
+        "--teachers",
+        str(out / "teachers"),
+        "--out",
+        str(tmp_path),
+        "--threads",
+        "1",
+    ]
     command += ["--set", "train.epochs=60", "--set", "train.checkpoint_every=60"]
     run = tmp_path / "students" / "resnet8" / "seed-0"
     ended = threading.Event()
@@ -334,8 +447,14 @@ def test_stopping_stops_the_trainings_and_the_same_command_goes_on(data, grid, t
     finally:
         ended.set()
         watcher.join()
-    assert "the same command" in capsys.readouterr().err and "stopped by SIGTERM" in (run.parent / "seed-0.log").read_text()
+    assert (
+        "the same command" in capsys.readouterr().err
+        and "stopped by SIGTERM" in (run.parent / "seed-0.log").read_text()
+    )
     assert list((run / "checkpoints").iterdir()) and not (run / "student.safetensors").exists()
     monkeypatch.setattr(run_grid.subprocess, "Popen", InProcess)
     assert main(command) == 0
-    assert "resnet8 student seed 0" in capsys.readouterr().err and read_rows(tmp_path / "results.jsonl")["resnet8", "student", None, 0]["epochs"] == 60
+    assert (
+        "resnet8 student seed 0" in capsys.readouterr().err
+        and read_rows(tmp_path / "results.jsonl")["resnet8", "student", None, 0]["epochs"] == 60
+    )

@@ -77,7 +77,9 @@ def test_a_transformer_layer_counts_in_eval_mode_too():
             return self.layer(images.flatten(2)).mean(1)
 
     tokens, width, hidden = 4, 16, 32
-    by_hand = tokens * width * 3 * width + 2 * tokens * tokens * width + tokens * width * width + 2 * tokens * width * hidden
+    by_hand = (
+        tokens * width * 3 * width + 2 * tokens * tokens * width + tokens * width * width + 2 * tokens * width * hidden
+    )
     assert network_cost(as_network(Tokens(), channels=4), 4, rounds=1).flops == 2 * by_hand
 
 
@@ -132,20 +134,38 @@ def test_what_cannot_be_measured(size, options, message):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run with a teacher, and one with a resolution of its own whose teacher's weights are gone; weights are random, a cost asks for none else."""
+    """A run with a teacher, and one with a resolution of its own whose teacher's weights are gone; weights are random,
+    a cost asks for none else.
+    """
     folder = tmp_path_factory.mktemp("runs")
     for name in ("teacher", "kd", "alone"):
         (folder / name).mkdir()
     save_student(build_network("resnet14", num_classes=12), folder / "teacher" / "student.safetensors")
     (folder / "made.yaml").write_text(CONFIG.format(out=folder / "kd", teacher=folder / "teacher"))
     for name, changes in {"kd": [], "alone": [f"teachers.0.weights={folder / 'nowhere'}"]}.items():
-        save_student(build_network("resnet8", num_classes=12, resolution=24 if name == "alone" else None), folder / name / "student.safetensors")
+        save_student(
+            build_network("resnet8", num_classes=12, resolution=24 if name == "alone" else None),
+            folder / name / "student.safetensors",
+        )
         (folder / name / "config.yaml").write_text(to_yaml(load_config(str(folder / "made.yaml"), changes)))
     return folder
 
 
 def test_a_run_is_beside_its_teacher(runs, capsys):
-    arguments = ["cost", "resnet8", str(runs / "kd"), str(runs / "alone"), "--size", "16", "--rounds", "2", "--device", "cpu", "--batch-size", "3"]
+    arguments = [
+        "cost",
+        "resnet8",
+        str(runs / "kd"),
+        str(runs / "alone"),
+        "--size",
+        "16",
+        "--rounds",
+        "2",
+        "--device",
+        "cpu",
+        "--batch-size",
+        "3",
+    ]
     assert main([*arguments, "--json"]) == 0
     said = capsys.readouterr()
     plain, student, teacher, alone = json.loads(said.out)
@@ -164,9 +184,17 @@ def test_a_run_is_beside_its_teacher(runs, capsys):
 
 def test_the_size_is_the_network_s_own_or_the_data_s(runs, capsys):
     assert main(["cost", str(runs / "kd"), str(runs / "alone"), "--rounds", "1", "--json"]) == 0
-    assert [row["input_shape"] for row in json.loads(capsys.readouterr().out)] == [[3, 16, 16], [3, 16, 16], [3, 24, 24]]
+    assert [row["input_shape"] for row in json.loads(capsys.readouterr().out)] == [
+        [3, 16, 16],
+        [3, 16, 16],
+        [3, 24, 24],
+    ]
     assert main(["cost", str(runs / "kd"), str(runs / "alone"), "--rounds", "1", "--size", "20", "--json"]) == 0
-    assert [row["input_shape"] for row in json.loads(capsys.readouterr().out)] == [[3, 20, 20], [3, 20, 20], [3, 24, 24]]
+    assert [row["input_shape"] for row in json.loads(capsys.readouterr().out)] == [
+        [3, 20, 20],
+        [3, 20, 20],
+        [3, 24, 24],
+    ]
     assert main(["cost", "resnet8", "--rounds", "1"]) == 2
     assert "give --size" in capsys.readouterr().err
 

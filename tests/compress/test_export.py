@@ -1,4 +1,6 @@
-"""Exported students answer as PyTorch does, and a failed export leaves nothing; `contrastill export` as a user runs it."""
+"""Exported students answer as PyTorch does, and a failed export leaves nothing; `contrastill export` as a user runs
+it.
+"""
 
 import json
 from pathlib import Path
@@ -120,7 +122,20 @@ def test_eight_bits_on_data_of_other_classes_leave_nothing(run, tmp_path, capsys
         for split in ("train", "test"):
             file[f"{split}/rgb"], file[f"{split}/target"] = np.zeros((6, 16, 16, 3), np.uint8), np.arange(6) % 3
     (tmp_path / "out").mkdir()
-    assert main(["export", str(run), "--int8", "--data", str(tmp_path / "three.h5"), "--out", str(tmp_path / "out" / "h.onnx")]) == 2
+    assert (
+        main(
+            [
+                "export",
+                str(run),
+                "--int8",
+                "--data",
+                str(tmp_path / "three.h5"),
+                "--out",
+                str(tmp_path / "out" / "h.onnx"),
+            ]
+        )
+        == 2
+    )
     assert "has 3 classes, the student 12" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
 
 
@@ -130,7 +145,9 @@ def test_torch_answers_as_pytorch_with_the_preprocessing_inside(run, rooms, tmp_
     assert "input: images (batch, 3, 16, 16) uint8" in said and "real images of the test split" in said
     module = torch.export.load(tmp_path / "a.pt2").module()
     for length in (1, 3):
-        torch.testing.assert_close(module(rooms["rgb"][:length]), by_hand(run, rooms["rgb"][:length]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            module(rooms["rgb"][:length]), by_hand(run, rooms["rgb"][:length]), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_onnx_with_resizing_inside_and_batches_of_one(tmp_path):
@@ -138,7 +155,9 @@ def test_onnx_with_resizing_inside_and_batches_of_one(tmp_path):
     made = export_student(tmp_path, tmp_path / "b.onnx", with_preprocess=True, dynamic=False, size=(24, 40))
     assert made.takes.shape == (3, 24, 40) and made.num_classes == 5 and not made.real_images and made.difference < 1e-4
     images = torch.randint(256, (3, 3, 24, 40), dtype=torch.uint8)
-    torch.testing.assert_close(answering(made.path, "onnx", made.takes)(images), by_hand(tmp_path, images), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        answering(made.path, "onnx", made.takes)(images), by_hand(tmp_path, images), rtol=1e-3, atol=1e-4
+    )
     import onnx
 
     assert onnx.load(made.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
@@ -164,7 +183,9 @@ class Eigen(Deciding):
 
     def forward(self, images):
         pooled = images.mean((2, 3))
-        return self.fc(pooled) + torch.linalg.eigvals(pooled.unsqueeze(2) * pooled.unsqueeze(1)).real.sum(1, keepdim=True)
+        return self.fc(pooled) + torch.linalg.eigvals(pooled.unsqueeze(2) * pooled.unsqueeze(1)).real.sum(
+            1, keepdim=True
+        )
 
 
 @pytest.mark.parametrize(("name", "format"), [("test_deciding", "torch"), ("test_eigen", "onnx")])
@@ -172,13 +193,18 @@ def test_a_network_that_cannot_be_exported(name, format, tmp_path, capfd):
     out = tmp_path / "run"
     out.mkdir()
     (tmp_path / "made.yaml").write_text(
-        f"out: {out}\ndata: {{name: rooms, size: 8, train_samples: 4, test_samples: 4}}\nstudent: {{model: {name}}}\nobjectives: {{cross_entropy: {{}}}}"
+        f"out: {out}\ndata: {{name: rooms, size: 8, train_samples: 4, test_samples: 4}}\nstudent: {{model: "
+        f"{name}}}\nobjectives: {{cross_entropy: {{}}}}"
     )
     (out / "config.yaml").write_text(to_yaml(load_config(str(tmp_path / "made.yaml"))))
     save_student(build_network(name, num_classes=2), out / "student.safetensors")
     assert main(["export", str(out), "--format", format]) == 1
     said = capfd.readouterr()
-    assert f"cannot be exported to {format}" in said.err and "Traceback" not in said.err and len(said.err.strip().splitlines()) == 1
+    assert (
+        f"cannot be exported to {format}" in said.err
+        and "Traceback" not in said.err
+        and len(said.err.strip().splitlines()) == 1
+    )
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "student.safetensors"]
 
 
@@ -194,14 +220,20 @@ def test_an_answer_that_differs_leaves_the_file_that_was_there(run, tmp_path, mo
     (tmp_path / "d.pt2").write_bytes(b"an older one")
     student = contrastill.load_student(run)
     monkeypatch.setattr(exporting, "_write", lambda module, name, example, path, *rest: path.write_bytes(b"a new one"))
-    monkeypatch.setattr(exporting, "answering", lambda *arguments: torch.no_grad()(lambda inputs: student(inputs) + error))
+    monkeypatch.setattr(
+        exporting, "answering", lambda *arguments: torch.no_grad()(lambda inputs: student(inputs) + error)
+    )
     with pytest.raises(ContrastillError, match="differ from PyTorch's"):
         export_student(run, tmp_path / "d.pt2", format="torch", size=16)
-    assert [path.name for path in tmp_path.iterdir()] == ["d.pt2"] and (tmp_path / "d.pt2").read_bytes() == b"an older one"
+    assert [path.name for path in tmp_path.iterdir()] == ["d.pt2"] and (
+        tmp_path / "d.pt2"
+    ).read_bytes() == b"an older one"
 
 
 def test_a_file_that_cannot_be_loaded_again_leaves_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "_write", lambda module, name, example, path, *rest: path.write_bytes(b"no such thing"))
+    monkeypatch.setattr(
+        exporting, "_write", lambda module, name, example, path, *rest: path.write_bytes(b"no such thing")
+    )
     with pytest.raises(ContrastillError, match="cannot be loaded again"):
         export_student(run, tmp_path / "e.pt2", format="torch", size=16)
     assert not list(tmp_path.iterdir())

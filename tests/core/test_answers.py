@@ -42,7 +42,9 @@ class Scaled(nn.Module):
         if kind == "buffer":
             self.register_buffer("scale", torch.tensor(scale), persistent=False)
         elif kind == "object":
-            self.scale = type("Box", (), {"__mul__": lambda self, other: other * scale, "__rmul__": lambda self, other: other * scale})()
+            self.scale = type(
+                "Box", (), {"__mul__": lambda self, other: other * scale, "__rmul__": lambda self, other: other * scale}
+            )()
         else:
             self.scale = scale
 
@@ -97,7 +99,10 @@ IMAGES = {"rgb": torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(
         ((lambda: Scaled(0.5, "buffer"), lambda: Scaled(2.0, "buffer")), None),
         ((lambda: Scaled(0.5), lambda: Scaled(2.0)), "they differ in scale"),
         ((lambda: Scaled(torch.tensor(0.5)), lambda: Scaled(torch.tensor(2.0))), "they differ in scale"),
-        ((lambda: Scaled(0.5, "object"), lambda: Scaled(2.0, "object")), "batched they give other outputs than each on its own"),
+        (
+            (lambda: Scaled(0.5, "object"), lambda: Scaled(2.0, "object")),
+            "batched they give other outputs than each on its own",
+        ),
         ((Scaled, lambda: hooked(Scaled())), "one has hooks on fc"),
         ((Branching, Branching), "they cannot be batched"),
     ],
@@ -132,20 +137,30 @@ def test_what_batched_teachers_draw_to_be_compared_does_not_move_the_generators(
 
 def images(count=20):
     padded = PaddedImages.zeros(count, 8, 8, 3, dtype=torch.uint8, padding=0)
-    padded.interior[:] = torch.randint(256, padded.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    padded.interior[:] = torch.randint(
+        256, padded.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return TensorSplit({"rgb": padded}, targets=torch.arange(count) % 4, num_classes=4, flip=True)
 
 
 def memory(teacher, folder, keep=None, **options):
     student = network(Scaled, 7)
     transfer = Transfer([network(teacher)], student, {"kd": KD()})
-    return TeacherMemory(images().loader(batch_size=8, device="cpu", seed=1, train=True, views=2), transfer, folder, keep, **options), transfer
+    return TeacherMemory(
+        images().loader(batch_size=8, device="cpu", seed=1, train=True, views=2), transfer, folder, keep, **options
+    ), transfer
 
 
 @pytest.mark.parametrize("kind", ["attribute", "buffer"])
-@pytest.mark.parametrize("keep", [CacheConfig(), CacheConfig(logits=2, precision="fp16"), CacheConfig(precision="fp16")], ids=["all", "largest", "half"])
+@pytest.mark.parametrize(
+    "keep",
+    [CacheConfig(), CacheConfig(logits=2, precision="fp16"), CacheConfig(precision="fp16")],
+    ids=["all", "largest", "half"],
+)
 @pytest.mark.parametrize("sealed", [False, True], ids=["training", "command"])
-def test_cached_outputs_of_a_network_with_the_same_weights_and_another_attribute_are_refused(tmp_path, kind, keep, sealed):
+def test_cached_outputs_of_a_network_with_the_same_weights_and_another_attribute_are_refused(
+    tmp_path, kind, keep, sealed
+):
     first, _ = memory(lambda: Scaled(1.0, kind), tmp_path, keep, filling=sealed)
     if sealed:
         first.fill()
@@ -155,7 +170,9 @@ def test_cached_outputs_of_a_network_with_the_same_weights_and_another_attribute
     next(again.epoch(0))
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(
-        UsageError, match="holds other .* of the same samples than teacher 0 gives now: they are of a network of the same weights .* name another folder"
+        UsageError,
+        match="holds other .* of the same samples than teacher 0 gives now: they are of a network of the same "
+        "weights .* name another folder",
     ):
         other, _ = memory(lambda: Scaled(1.1, kind), tmp_path, keep)
         next(other.epoch(0))
@@ -164,7 +181,11 @@ def test_cached_outputs_of_a_network_with_the_same_weights_and_another_attribute
 
 @pytest.mark.parametrize("where", ["memory", "folder", "command"])
 def test_a_random_teacher_is_not_cached(tmp_path, where):
-    with pytest.raises(UsageError, match="teacher 0 gives other .* each time it is asked, so its outputs cannot be cached: turn off what is random"):
+    with pytest.raises(
+        UsageError,
+        match="teacher 0 gives other .* each time it is asked, so its outputs cannot be cached: turn off what is "
+        "random",
+    ):
         kept, _ = memory(Dropping, None if where == "memory" else tmp_path, filling=where == "command")
         if where == "command":
             kept.fill()

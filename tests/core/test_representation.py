@@ -40,7 +40,9 @@ def small(embedding="input:fc", maps=("relu",), **options):
 
 
 def batch(size=2, side=8, name="rgb"):
-    return {name: torch.randint(256, (size, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))}
+    return {
+        name: torch.randint(256, (size, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    }
 
 
 def test_one_forward_gives_the_same_as_calling_the_parts():
@@ -58,7 +60,9 @@ def test_gradients_flow_through_every_part():
     network = small()
     said = network(batch())
     (said.logits.sum() + said.embedding.square().sum() + said.maps[0].square().sum()).backward()
-    assert all(parameter.grad is not None for name, parameter in network.module.named_parameters() if "unused" not in name)
+    assert all(
+        parameter.grad is not None for name, parameter in network.module.named_parameters() if "unused" not in name
+    )
 
 
 @pytest.mark.parametrize("need", ["logits", "embedding", "maps"])
@@ -96,7 +100,9 @@ def test_what_is_overwritten_in_place_is_refused():
         small(maps=("bn",))(batch())
 
 
-@pytest.mark.parametrize(("tap", "shape"), [("pool", (2, 4)), ("relu", (2, 4)), ("drop", (2, 4)), ("input:drop", (2, 4))])
+@pytest.mark.parametrize(
+    ("tap", "shape"), [("pool", (2, 4)), ("relu", (2, 4)), ("drop", (2, 4)), ("input:drop", (2, 4))]
+)
 def test_an_embedding_is_pooled_to_two_dimensions(tap, shape):
     assert small(embedding=tap)(batch()).embedding.shape == shape
 

@@ -1,4 +1,6 @@
-"""Several seeds of one training: their folder, what a second call leaves alone, and the folder in the place of teachers."""
+"""Several seeds of one training: their folder, what a second call leaves alone, and the folder in the place of
+teachers.
+"""
 
 import json
 import shutil
@@ -14,7 +16,13 @@ from contrastill.core.run import Run
 from contrastill.core.seeds import members
 
 SMALL = ["data.train_samples=64", "data.test_samples=64", "student.model=resnet8", "train.epochs=1"]
-STUDENT = ["compression/rooms_crd", *SMALL, "teachers.0.model=resnet8", "objectives.crd.num_negatives=16", "train.views=1"]
+STUDENT = [
+    "compression/rooms_crd",
+    *SMALL,
+    "teachers.0.model=resnet8",
+    "objectives.crd.num_negatives=16",
+    "train.views=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +50,12 @@ def test_each_seed_is_an_ordinary_run(two, tmp_path):
 
 def test_the_report_is_of_these_runs(two):
     found = json.loads((two / "diversity.json").read_text())
-    assert [row["name"] for row in found["networks"]] == ["seed-4 resnet8", "seed-5 resnet8"] and found["student"] is None
-    assert [row["top1"] for row in found["networks"]] == pytest.approx([Run(two / f"seed-{seed}").history()[-1]["top1"] for seed in (4, 5)])
+    assert [row["name"] for row in found["networks"]] == ["seed-4 resnet8", "seed-5 resnet8"] and found[
+        "student"
+    ] is None
+    assert [row["top1"] for row in found["networks"]] == pytest.approx(
+        [Run(two / f"seed-{seed}").history()[-1]["top1"] for seed in (4, 5)]
+    )
     assert found["samples"] == 64 and 0 < found["mean_disagreement"] <= 100
 
 
@@ -52,17 +64,28 @@ def test_the_same_command_trains_only_what_is_missing(two, tmp_path, capsys):
     command = ["train", "teachers/rooms", *SMALL, "seed=4", f"out={out}"]
     assert main([*command, "seeds=1", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert [run["seed"] for run in first["runs"]] == [4] and first["out"] == str(out) and first["diversity"]["mean_disagreement"] is None
+    assert (
+        [run["seed"] for run in first["runs"]] == [4]
+        and first["out"] == str(out)
+        and first["diversity"]["mean_disagreement"] is None
+    )
     written = {path: path.stat().st_mtime_ns for path in (out / "seed-4").rglob("*") if path.is_file()}
     assert main([*command, "seeds=2"]) == 0
     said = capsys.readouterr().err
-    assert "1/2" not in said and "2/2 seed 5" in said and f"done: {out}, 2 runs, top-1 of the last epoch" in said and "of their ensemble" in said
+    assert (
+        "1/2" not in said
+        and "2/2 seed 5" in said
+        and f"done: {out}, 2 runs, top-1 of the last epoch" in said
+        and "of their ensemble" in said
+    )
     (out / "seed-5" / "student.safetensors").unlink()  # as if it had been killed after its last checkpoint
     written |= {path: path.stat().st_mtime_ns for path in (out / "seed-5" / "checkpoints").rglob("*") if path.is_file()}
     assert main([*command, "seeds=2", "-q"]) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
     for seed in (4, 5):
-        assert all(torch.equal(value, state(two / f"seed-{seed}")[name]) for name, value in state(out / f"seed-{seed}").items())
+        assert all(
+            torch.equal(value, state(two / f"seed-{seed}")[name]) for name, value in state(out / f"seed-{seed}").items()
+        )
 
 
 def test_other_settings_are_refused_before_anything_is_trained(two, capsys):
@@ -77,9 +100,24 @@ def test_other_settings_are_refused_before_anything_is_trained(two, capsys):
 
 def test_a_folder_of_seeds_stands_for_all_of_its_runs(two, tmp_path, capsys):
     out = tmp_path / "student"
-    assert main(["train", *STUDENT, f"teachers.0.weights={two}", "teachers.1.model=resnet8", f"teachers.1.weights={two / 'seed-4'}", f"out={out}", "-q"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                *STUDENT,
+                f"teachers.0.weights={two}",
+                "teachers.1.model=resnet8",
+                f"teachers.1.weights={two / 'seed-4'}",
+                f"out={out}",
+                "-q",
+            ]
+        )
+        == 0
+    )
     config = load_config(str(out / "config.yaml"))
-    assert [teacher.weights for teacher in config.teachers] == [str(two / name) for name in ("seed-4", "seed-5", "seed-4")]
+    assert [teacher.weights for teacher in config.teachers] == [
+        str(two / name) for name in ("seed-4", "seed-5", "seed-4")
+    ]
     assert main(["train", *STUDENT, f"teachers.0.weights={two}", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("weights: ") == 3  # two teachers, and the student's
 
@@ -102,7 +140,12 @@ def test_a_folder_whose_training_goes_on_is_no_teacher_yet(two, tmp_path):
 
 def test_seeds_without_a_word_of_classes_have_no_report(two, tmp_path, capsys):
     out = tmp_path / "crd"
-    arguments = [*STUDENT, f"teachers.0.weights={two / 'seed-4'}", "objectives.kd=null", "objectives.cross_entropy=null"]
+    arguments = [
+        *STUDENT,
+        f"teachers.0.weights={two / 'seed-4'}",
+        "objectives.kd=null",
+        "objectives.cross_entropy=null",
+    ]
     assert main(["train", *arguments, "seeds=1", f"out={out}"]) == 0
     said = capsys.readouterr().err
     assert "no report of diversity" in said and "classifier never learnt" in said and f"done: {out}, 1 run" in said

@@ -14,8 +14,17 @@ from contrastill.objectives.kd import KD
 
 def network(seed, classes=5):
     torch.manual_seed(seed)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
-    return Network(module, taps=Taps(embedding="4", maps=("2",)), preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes),
+    )
+    return Network(
+        module, taps=Taps(embedding="4", maps=("2",)), preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+    )
 
 
 def batch(size=4):
@@ -40,9 +49,14 @@ class Hint(Objective):
 
 def test_the_loss_is_the_weighted_sum_over_objectives_and_teachers():
     teachers, student = [network(1), network(2)], network(3)
-    transfer = Transfer(teachers, student, {"cross_entropy": Term(CrossEntropy(), 0.1), "kd": Term([KD(), KD(temperature=2.0)], 0.9)})
+    transfer = Transfer(
+        teachers, student, {"cross_entropy": Term(CrossEntropy(), 0.1), "kd": Term([KD(), KD(temperature=2.0)], 0.9)}
+    )
     output = transfer(batch())
-    alone = [Transfer([teacher], student, {"kd": Term(KD(temperature=t), 1.0)})(batch()).loss for teacher, t in zip(teachers, (4.0, 2.0), strict=True)]
+    alone = [
+        Transfer([teacher], student, {"kd": Term(KD(temperature=t), 1.0)})(batch()).loss
+        for teacher, t in zip(teachers, (4.0, 2.0), strict=True)
+    ]
     torch.testing.assert_close(output.terms["kd"], sum(alone).detach())
     torch.testing.assert_close(output.loss, 0.1 * output.terms["cross_entropy"] + 0.9 * output.terms["kd"])
 
@@ -67,7 +81,9 @@ def test_only_what_is_read_is_computed_and_trained():
     statistics = transfer.student.module[1].running_mean.clone()
     state = torch.get_rng_state()
     assert transfer.freeze_unread(batch(2)) == ["5.weight", "5.bias"]
-    assert torch.equal(transfer.student.module[1].running_mean, statistics) and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(transfer.student.module[1].running_mean, statistics) and torch.equal(
+        torch.get_rng_state(), state
+    )
     assert transfer.student.training
     transfer(batch()).loss.backward()
     assert all(parameter.grad is not None for parameter in transfer.parameters() if parameter.requires_grad)

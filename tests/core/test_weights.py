@@ -93,7 +93,9 @@ def test_a_pickle_with_a_payload_is_refused_and_does_not_run(tmp_path, how):
     elif how == "inside a Namespace":
         torch.save({"model": module().state_dict(), "opt": argparse.Namespace(x=payload)}, path)
     else:
-        torch.save({"model": module().state_dict(), "x": payload}, path, _use_new_zipfile_serialization=how == "torch.save")
+        torch.save(
+            {"model": module().state_dict(), "x": payload}, path, _use_new_zipfile_serialization=how == "torch.save"
+        )
     with pytest.raises(ContrastillError, match=r"net\.pth are refused: .*\.safetensors"):
         load_state_dict(path)
     assert not (tmp_path / "ran").exists()
@@ -145,7 +147,14 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path):
     with pytest.raises(UsageError) as caught:
         load_weights(target, path, name="tiny")
     message = str(caught.value)
-    for part in (str(path), "tiny", "missing 3.bias", "unexpected extra.weight", "0.weight (8, 3, 3, 3) instead of (4, 3, 3, 3)", "and 4 more"):
+    for part in (
+        str(path),
+        "tiny",
+        "missing 3.bias",
+        "unexpected extra.weight",
+        "0.weight (8, 3, 3, 3) instead of (4, 3, 3, 3)",
+        "and 4 more",
+    ):
         assert part in message, part
     assert same(target.state_dict(), before)
 

@@ -27,7 +27,10 @@ def _write(path, train=70, test=20, classes=("a", "b", "c"), **more):
         if classes:
             file.attrs.create("classes", list(classes), dtype=h5py.string_dtype())
         for split, count in (("train", train), ("test", test)):
-            fields = {"rgb": rng.integers(0, 256, (count, 8, 10, 3), dtype=np.uint8), "target": np.sort(rng.integers(0, 3, count))}
+            fields = {
+                "rgb": rng.integers(0, 256, (count, 8, 10, 3), dtype=np.uint8),
+                "target": np.sort(rng.integers(0, 3, count)),
+            }
             fields |= more if split == "train" else {}
             for name, values in fields.items():
                 if values is not None:
@@ -80,7 +83,11 @@ def test_a_view_depends_on_seed_epoch_and_row_alone(path):
 
     def views(epoch, **options):
         loader = split.loader(**{"batch_size": 16, "device": "cpu", "train": True, **options})
-        return {row: image for batch in loader.epoch(epoch) for row, image in zip(batch["index"].tolist(), batch["rgb"], strict=True)}
+        return {
+            row: image
+            for batch in loader.epoch(epoch)
+            for row, image in zip(batch["index"].tolist(), batch["rgb"], strict=True)
+        }
 
     whole = views(3)
     for other in (views(3, batch_size=7), views(3, batch_size=70)):
@@ -102,17 +109,24 @@ def test_start_goes_on_in_the_middle(path):
 def test_shares_of_three_ranks_make_one_batch(path, train, batch_size):
     split = _packed(path).open("train")
     whole = split.loader(batch_size=batch_size, device="cpu", seed=4, train=train)
-    ranks = [split.loader(batch_size=batch_size, device="cpu", seed=4, train=train, rank=rank, world=3) for rank in range(3)]
+    ranks = [
+        split.loader(batch_size=batch_size, device="cpu", seed=4, train=train, rank=rank, world=3) for rank in range(3)
+    ]
     assert {len(loader) for loader in ranks} == {len(whole)}
     for batch, *shares in zip(whole.epoch(1), *(loader.epoch(1) for loader in ranks), strict=True):
         assert _same(batch, {name: torch.cat([share[name] for share in shares]) for name in batch})
-        assert [share["index"].tolist() for share in shares] == [part.tolist() for part in batch["index"].tensor_split(3)]
+        assert [share["index"].tolist() for share in shares] == [
+            part.tolist() for part in batch["index"].tensor_split(3)
+        ]
 
 
 def test_augmentation_can_be_switched_off(path):
     plain = _packed(path, crop_padding=0, flip=False).open("train")
     stored = plain.images["rgb"].interior.permute(0, 3, 1, 2)
-    assert all(torch.equal(batch["rgb"], stored[batch["index"]]) for batch in plain.loader(batch_size=16, device="cpu", train=True).epoch(0))
+    assert all(
+        torch.equal(batch["rgb"], stored[batch["index"]])
+        for batch in plain.loader(batch_size=16, device="cpu", train=True).epoch(0)
+    )
     flipped = _packed(path, crop_padding=0).open("train").loader(batch_size=70, device="cpu", train=True)
     batch = next(flipped.epoch(0))
     same = (batch["rgb"] == stored[batch["index"]]).flatten(1).all(1)
@@ -128,11 +142,16 @@ def test_a_test_split_is_never_augmented(path):
 
 def test_modalities_are_cropped_jointly_and_keep_their_units(tmp_path):
     depth = np.arange(70 * 80, dtype=np.uint16).reshape(70, 8, 10) + 60_000 - 5_600
-    path = _write(tmp_path / "set.h5", depth_mm=depth, height=depth.astype(np.float64) / 7, grey=(depth % 256).astype(np.uint8))
+    path = _write(
+        tmp_path / "set.h5", depth_mm=depth, height=depth.astype(np.float64) / 7, grey=(depth % 256).astype(np.uint8)
+    )
     split = _packed(path, fields={"depth": "depth_mm", "height": "height", "grey": "grey"}).open("train")
     assert split.modalities == {"depth": (1, 8, 10), "height": (1, 8, 10), "grey": (1, 8, 10)}
     batch = next(split.loader(batch_size=70, device="cpu", train=True).epoch(0))
-    assert batch["depth"].dtype == batch["height"].dtype == torch.float32 and split.images["depth"].interior.max() == depth.max()
+    assert (
+        batch["depth"].dtype == batch["height"].dtype == torch.float32
+        and split.images["depth"].interior.max() == depth.max()
+    )
     # What a crop takes in from outside is no depth, and no value of the others, of which 0 would be one.
     border = batch["depth"] == 0
     assert border.any() and torch.equal(border, batch["grey"].isnan()) and torch.equal(border, batch["height"].isnan())
@@ -142,7 +161,12 @@ def test_modalities_are_cropped_jointly_and_keep_their_units(tmp_path):
 
 def test_stored_positions_are_never_the_row(tmp_path):
     path = _write(tmp_path / "set.h5", frame=np.arange(70) * 20 + 3, index=np.arange(70)[::-1].copy())
-    index = torch.cat([batch["index"] for batch in _packed(path).open("train").loader(batch_size=16, device="cpu", train=True).epoch(0)])
+    index = torch.cat(
+        [
+            batch["index"]
+            for batch in _packed(path).open("train").loader(batch_size=16, device="cpu", train=True).epoch(0)
+        ]
+    )
     assert torch.equal(index.sort().values, torch.arange(70))
 
 
@@ -159,7 +183,9 @@ def test_limit_is_spread_over_the_classes(path):
     split = _packed(path, limit=12).open("train")
     whole = _packed(path).open("train")
     rows = torch.arange(12) * 70 // 12
-    assert split.num_samples == 12 and torch.equal(split.targets, whole.targets[rows]) and len(split.targets.unique()) == 3
+    assert (
+        split.num_samples == 12 and torch.equal(split.targets, whole.targets[rows]) and len(split.targets.unique()) == 3
+    )
     assert torch.equal(split.images["rgb"].interior, whole.images["rgb"].interior[rows])
     assert _packed(path, limit=1000).open("train").num_samples == 70
 
@@ -167,24 +193,48 @@ def test_limit_is_spread_over_the_classes(path):
 @pytest.mark.parametrize(
     "more,options,says",
     [
-        ({}, {"fields": {"rgb": "image"}}, "train/image does not exist: fields there are rgb, target; choose with data.fields.rgb=NAME"),
+        (
+            {},
+            {"fields": {"rgb": "image"}},
+            "train/image does not exist: fields there are rgb, target; choose with data.fields.rgb=NAME",
+        ),
         ({}, {"target": "label"}, "train/label does not exist: fields there are rgb, target"),
-        ({}, {"splits": {"train": "training"}}, "no split (group) 'training': it has test, train; choose with data.splits.train=NAME"),
+        (
+            {},
+            {"splits": {"train": "training"}},
+            "no split (group) 'training': it has test, train; choose with data.splits.train=NAME",
+        ),
         ({}, {"splits": {"test": "test"}}, "no split 'train': data.splits names test"),
         ({"target": np.zeros(69, np.int64)}, {}, "differ in length: rgb 70, target 69"),
         ({"target": np.full(70, 3)}, {}, "target goes from 0 to 3, classes are 0 to 2"),
         ({"target": np.full(70, -1)}, {}, "target goes from -1 to 2, classes are 0 to 2"),
         ({"target": np.zeros(70)}, {}, "train/target is float64 (70,): classes are integers or names, (N,)"),
-        ({"target": np.zeros((70, 8, 10), np.uint8)}, {}, "train/target is uint8 (70, 8, 10): classes are integers or names, (N,)"),
+        (
+            {"target": np.zeros((70, 8, 10), np.uint8)},
+            {},
+            "train/target is uint8 (70, 8, 10): classes are integers or names, (N,)",
+        ),
         ({"rgb": np.zeros((70, 8, 10, 3), np.float32)}, {}, "train/rgb is float32 (70, 8, 10, 3): images are uint8"),
-        ({"rgb": np.zeros((70, 3, 8, 10), np.uint8)}, {}, "train/rgb is uint8 (70, 3, 8, 10): images are uint8 (N, H, W, 1 to 4)"),
+        (
+            {"rgb": np.zeros((70, 3, 8, 10), np.uint8)},
+            {},
+            "train/rgb is uint8 (70, 3, 8, 10): images are uint8 (N, H, W, 1 to 4)",
+        ),
         ({"rgb": np.zeros((70, 8, 10), np.int64)}, {}, "train/rgb is int64: rgb is uint8"),
         ({"rgb": np.zeros((0, 8, 10, 3), np.uint8), "target": np.zeros(0, np.int64)}, {}, "train has no samples"),
-        ({"depth": np.zeros((70, 4, 5), np.uint8)}, {"fields": {"rgb": "rgb", "depth": "depth"}}, "rgb 8×10, depth 4×5"),
+        (
+            {"depth": np.zeros((70, 4, 5), np.uint8)},
+            {"fields": {"rgb": "rgb", "depth": "depth"}},
+            "rgb 8×10, depth 4×5",
+        ),
     ],
 )
 def test_refusals_name_the_thing_and_the_way_out(tmp_path, more, options, says):
-    path = _write(tmp_path / "set.h5", **more) if not ("rgb" in more and not len(more["rgb"])) else _empty(tmp_path / "set.h5")
+    path = (
+        _write(tmp_path / "set.h5", **more)
+        if not ("rgb" in more and not len(more["rgb"]))
+        else _empty(tmp_path / "set.h5")
+    )
     with pytest.raises(UsageError, match=re.escape(says)):
         _packed(path, **options).open("train")
 
@@ -203,19 +253,27 @@ def test_missing_and_damaged_files(path, tmp_path):
     whole = path.read_bytes()
     for name, content in (("half.h5", whole[: len(whole) // 2]), ("text.h5", b"not HDF5 at all"), ("none.h5", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ContrastillError, match=f"{name} cannot be read: it is truncated, damaged or no HDF5") as caught:
+        with pytest.raises(
+            ContrastillError, match=f"{name} cannot be read: it is truncated, damaged or no HDF5"
+        ) as caught:
             _packed(tmp_path / name).open("train")
         assert caught.value.exit_code == 1
     with h5py.File(path) as file:
         chunk = file["train/rgb"].id.get_chunk_info(1)
-    (tmp_path / "bits.h5").write_bytes(whole[: chunk.byte_offset] + bytes(chunk.size) + whole[chunk.byte_offset + chunk.size :])
+    (tmp_path / "bits.h5").write_bytes(
+        whole[: chunk.byte_offset] + bytes(chunk.size) + whole[chunk.byte_offset + chunk.size :]
+    )
     with pytest.raises(ContrastillError, match="bits.h5 cannot be read"):
         _packed(tmp_path / "bits.h5").open("train")
 
 
 def test_loader_refuses_what_cannot_be_shared_out():
     split = TensorSplit({"rgb": PaddedImages.zeros(8, 4, 4, 3, dtype=torch.uint8, padding=0)})
-    for options, says in (({"batch_size": 2, "world": 3}, "batch_size=2"), ({"batch_size": 0}, "batch_size=0"), ({"batch_size": 4, "rank": 1}, "rank=1")):
+    for options, says in (
+        ({"batch_size": 2, "world": 3}, "batch_size=2"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 4, "rank": 1}, "rank=1"),
+    ):
         with pytest.raises(UsageError, match=says):
             split.loader(device="cpu", train=True, **options)
 
@@ -226,7 +284,10 @@ def _official(folder, monkeypatch, payload=None):
 
     rng = np.random.default_rng(0)
     files = {
-        name: {"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8), "fine_labels": rng.integers(0, 3, count).tolist()}
+        name: {
+            "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+            "fine_labels": rng.integers(0, 3, count).tolist(),
+        }
         for name, count in (("train", 12), ("test", 5))
     }
     (folder / CIFAR100.base_folder).mkdir(parents=True)
@@ -252,7 +313,11 @@ def test_cifar100_reads_the_official_files(tmp_path, monkeypatch):
         batch = next(split.loader(batch_size=100, device="cpu", train=False).epoch(0))
         assert np.array_equal(batch["rgb"].reshape(-1, 3072), files[name]["data"])
         assert batch["target"].tolist() == files[name]["fine_labels"] and split.classes == ["a", "b", "c"]
-    assert split.num_classes == 3 and DATASETS["cifar100"].recognises(str(tmp_path)) and not DATASETS["cifar100"].recognises("/")
+    assert (
+        split.num_classes == 3
+        and DATASETS["cifar100"].recognises(str(tmp_path))
+        and not DATASETS["cifar100"].recognises("/")
+    )
     assert _cifar100(tmp_path).open("train").padding == 4
     with pytest.raises(UsageError, match="no split 'val'"):
         _cifar100(tmp_path).open("val")

@@ -1,4 +1,6 @@
-"""Data that is damaged or changed: corrupted images, truncated files, another data set under a resumed run, workers that are killed."""
+"""Data that is damaged or changed: corrupted images, truncated files, another data set under a resumed run, workers
+that are killed.
+"""
 
 import json
 import logging
@@ -43,7 +45,9 @@ def _split(name, path, split="train", **options):
 
 
 def _batches(split, epoch=1, start=0, rank=0, world=1):
-    return list(split.loader(batch_size=16, device="cpu", seed=3, train=True, rank=rank, world=world).epoch(epoch, start))
+    return list(
+        split.loader(batch_size=16, device="cpu", seed=3, train=True, rank=rank, world=world).epoch(epoch, start)
+    )
 
 
 def _rows(batches):
@@ -64,7 +68,11 @@ def test_the_next_sample_stands_in_for_a_corrupted_one(root, workers, caplog):
         found = _batches(split)
     # No row moves: M, the classes and every other sample's row are as they were.
     assert split.num_samples == 120 and len(found) == len(sound)
-    by_row = {int(index): (pixels, target) for batch in sound for index, pixels, target in zip(batch["index"], batch["rgb"], batch["target"], strict=True)}
+    by_row = {
+        int(index): (pixels, target)
+        for batch in sound
+        for index, pixels, target in zip(batch["index"], batch["rgb"], batch["target"], strict=True)
+    }
     for before, after in zip(sound, found, strict=True):
         assert after["index"].tolist() == [row + 1 if index == row else index for index in before["index"].tolist()]
         for index, pixels, target in zip(after["index"], after["rgb"], after["target"], strict=True):
@@ -89,7 +97,11 @@ def test_stand_ins_depend_on_neither_ranks_nor_resuming(root):
 def test_more_than_one_per_cent_of_corrupted_samples_is_refused(root):
     for name in ("a/000.png", "b/033.png"):
         _cut_off(root / "train" / name)
-    with pytest.raises(ContrastillError, match=r"2 of 120 samples are corrupted, more than the 1% that data.skip_corrupted leaves out: copy the data again"):
+    with pytest.raises(
+        ContrastillError,
+        match=r"2 of 120 samples are corrupted, more than the 1% that data.skip_corrupted leaves out: copy the "
+        r"data again",
+    ):
         _batches(_split("image_folder", root, size=16, skip_corrupted=True))
 
 
@@ -117,7 +129,10 @@ def test_tars_and_pairs_leave_out_corrupted_samples_too(tmp_path, caplog):
     (pairs / "test").mkdir()
     # The first of all, at which the data set looks when it is opened.
     (pairs / "train" / "depth" / "000.npy").write_bytes(b"")
-    with pytest.raises(ContrastillError, match=r"000.npy cannot be read as an array \(.*\): repair or remove it, or set data.skip_corrupted=true"):
+    with pytest.raises(
+        ContrastillError,
+        match=r"000.npy cannot be read as an array \(.*\): repair or remove it, or set data.skip_corrupted=true",
+    ):
         _split("paired_folder", pairs)
     batches = _batches(_split("paired_folder", pairs, crop="none", skip_corrupted=True))
     assert (_rows(batches) == 1).sum() == 2 and 0 not in _rows(batches)
@@ -131,7 +146,10 @@ def test_a_killed_worker_is_named_with_the_key_to_lower(root):
     batches = loader.epoch(0)
     next(batches)
     os.kill(loader._data._iterator._workers[0].pid, signal.SIGKILL)  # as the kernel does when memory runs out
-    with pytest.raises(ContrastillError, match=r"a worker that reads images ended .*: lower data.workers=2, .*the same command goes on from") as caught:
+    with pytest.raises(
+        ContrastillError,
+        match=r"a worker that reads images ended .*: lower data.workers=2, .*the same command goes on from",
+    ) as caught:
         list(batches)
     assert caught.value.exit_code == 1
     assert len(_rows(loader.epoch(0))) == 120
@@ -152,7 +170,10 @@ def test_a_truncated_hdf5_file_is_one_sentence(tmp_path, capsys, keep):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     assert main(["train", "teachers/cifar100", f"data.path={path}", f"out={tmp_path / 'run'}", *SMALL]) == 1
     said = capsys.readouterr().err
-    assert f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again" in said and not (tmp_path / "run").exists()
+    assert (
+        f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again" in said
+        and not (tmp_path / "run").exists()
+    )
 
 
 def _packed(path: Path, count=48, classes=4, seed=0):
@@ -185,7 +206,10 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
     assert main(command) == 2 and "labels of train differ" in capsys.readouterr().err
     assert (out / "config.yaml").read_bytes() == config and (out / "checkpoints" / "data.json").read_bytes() == kept
     (out / "checkpoints" / "data.json").write_text("{")
-    assert main(command) == 2 and "data.json, which tells the data of this run from others, is damaged" in capsys.readouterr().err
+    assert (
+        main(command) == 2
+        and "data.json, which tells the data of this run from others, is damaged" in capsys.readouterr().err
+    )
     (out / "checkpoints" / "data.json").unlink()
     assert main(command) == 0 and json.loads((out / "checkpoints" / "data.json").read_text())["train"]["samples"] == 48
 
@@ -199,5 +223,8 @@ def test_the_fingerprint_of_files_is_of_their_names_and_sizes(root):
     after = fingerprint(_split("image_folder", root, size=16))
     assert {name for name in before if before[name] != after[name]} == {"names or sizes of files"}
     (root / "train" / "a" / "002.png").rename(root / "train" / "a" / "002b.png")
-    assert fingerprint(_split("image_folder", root, size=16))["names or sizes of files"] != after["names or sizes of files"]
+    assert (
+        fingerprint(_split("image_folder", root, size=16))["names or sizes of files"]
+        != after["names or sizes of files"]
+    )
     assert re.fullmatch("[0-9a-f]{16}", after["labels"])

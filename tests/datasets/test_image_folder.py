@@ -34,7 +34,12 @@ def root(tmp_path_factory):
     for split, count in (("train", 11), ("test", 3)):
         for target, name in enumerate(("cat", "dog")):
             for k in range(count):
-                _save(root / split / name / f"{k:02}.{('jpg', 'png')[k % 2]}", 30 + k % 3, 40, seed=target * 100 + k + 50 * (split == "test"))
+                _save(
+                    root / split / name / f"{k:02}.{('jpg', 'png')[k % 2]}",
+                    30 + k % 3,
+                    40,
+                    seed=target * 100 + k + 50 * (split == "test"),
+                )
     return root
 
 
@@ -44,13 +49,18 @@ def _data(root, **options):
 
 
 def _loader(root, split="train", *, batch_size=8, train=True, seed=3, rank=0, world=1, **options):
-    return _data(root, **options).open(split).loader(batch_size=batch_size, device="cpu", seed=seed, train=train, rank=rank, world=world)
+    return (
+        _data(root, **options)
+        .open(split)
+        .loader(batch_size=batch_size, device="cpu", seed=seed, train=train, rank=rank, world=world)
+    )
 
 
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(batches, others, strict=True)
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(batches, others, strict=True)
     )
 
 
@@ -60,16 +70,29 @@ def _by_index(batches):
 
 def test_split_is_listed_by_class_and_path(root):
     split = _data(root).open("train")
-    assert split.classes == ["cat", "dog"] and split.num_classes == 2 and split.num_samples == 22 and split.modalities == {"rgb": (3, 16, 16)}
+    assert (
+        split.classes == ["cat", "dog"]
+        and split.num_classes == 2
+        and split.num_samples == 22
+        and split.modalities == {"rgb": (3, 16, 16)}
+    )
     assert split.targets.dtype == torch.int64 and split.targets.tolist() == [0] * 11 + [1] * 11
-    assert [os.fsdecode(name) for name in split.files[:3]] == ["train/cat/00.jpg", "train/cat/01.png", "train/cat/02.jpg"]
+    assert [os.fsdecode(name) for name in split.files[:3]] == [
+        "train/cat/00.jpg",
+        "train/cat/01.png",
+        "train/cat/02.jpg",
+    ]
     loader = split.loader(batch_size=8, device="cpu", train=True)
     batches = list(loader.epoch(0))
     assert len(loader) == len(batches) == 3 and loader.num_samples == 22
     index = torch.cat([batch["index"] for batch in batches])
     assert not torch.equal(index, torch.arange(22)) and torch.equal(index.sort().values, torch.arange(22))
     for batch in batches:
-        assert batch["rgb"].dtype == torch.uint8 and batch["rgb"].shape[1:] == (3, 16, 16) and batch["rgb"].is_contiguous(memory_format=torch.channels_last)
+        assert (
+            batch["rgb"].dtype == torch.uint8
+            and batch["rgb"].shape[1:] == (3, 16, 16)
+            and batch["rgb"].is_contiguous(memory_format=torch.channels_last)
+        )
         assert torch.equal(batch["target"], split.targets[batch["index"]])
 
 
@@ -77,7 +100,11 @@ def test_split_is_listed_by_class_and_path(root):
 def test_workers_ranks_and_resuming_change_no_byte(root, options):
     whole = list(_loader(root, **options).epoch(2))
     workers = _loader(root, workers=2, **options)
-    assert _same(workers.epoch(2), whole) and _same(workers.epoch(2, start=1), whole[1:]) and list(workers.epoch(2, start=3)) == []
+    assert (
+        _same(workers.epoch(2), whole)
+        and _same(workers.epoch(2, start=1), whole[1:])
+        and list(workers.epoch(2, start=3)) == []
+    )
     for world in (2, 8):
         ranks = [_loader(root, rank=rank, world=world, **options).epoch(2) for rank in range(world)]
         # In a batch of fewer samples than ranks, fillers stand for the empty shares.
@@ -106,7 +133,10 @@ def test_a_test_split_is_the_centre_as_torchvision_cuts_it(root):
         assert all(torch.equal(images[row], usual(Image.open(path))) for row, path in enumerate(files))
     assert torch.equal(next(_loader(root, "test", train=False).epoch(5))["index"], torch.arange(6))
     # Training samples as the probe reads them.
-    assert torch.equal(next(_loader(root, train=False, color_jitter=0.5).epoch(0))["rgb"], next(_loader(root, train=False).epoch(1))["rgb"])
+    assert torch.equal(
+        next(_loader(root, train=False, color_jitter=0.5).epoch(0))["rgb"],
+        next(_loader(root, train=False).epoch(1))["rgb"],
+    )
 
 
 def test_parts_are_in_the_picture_and_in_the_range():
@@ -126,7 +156,9 @@ def test_crop_none_and_padded(root):
     assert _same([plain], [_by_index(_loader(root, train=False, crop="none").epoch(0))])
     flipped = _by_index(_loader(root, crop="none").epoch(0))
     mirrored = {row: torch.equal(image.flip(2), plain[row]) for row, image in flipped.items()}
-    assert 3 < sum(mirrored.values()) < 19 and all(mirrored[row] or torch.equal(image, plain[row]) for row, image in flipped.items())
+    assert 3 < sum(mirrored.values()) < 19 and all(
+        mirrored[row] or torch.equal(image, plain[row]) for row, image in flipped.items()
+    )
     for row, image in _by_index(_loader(root, crop="padded", flip=False).epoch(0)).items():
         framed = torch.nn.functional.pad(plain[row], (2, 2, 2, 2))
         assert any(torch.equal(image, framed[:, y : y + 16, x : x + 16]) for y in range(5) for x in range(5))
@@ -145,7 +177,9 @@ def test_further_transforms_are_drawn_by_sample(root):
     assert _same(_loader(root, workers=2, **options).epoch(1, start=1), whole[1:])
     noisy, plain = _by_index(whole), _by_index(_loader(root).epoch(1))
     assert 10 < sum(not torch.equal(noisy[row], plain[row]) for row in plain) <= 22
-    assert torch.equal(next(_loader(root, "test", **options).epoch(0))["rgb"], next(_loader(root, "test").epoch(0))["rgb"])
+    assert torch.equal(
+        next(_loader(root, "test", **options).epoch(0))["rgb"], next(_loader(root, "test").epoch(0))["rgb"]
+    )
     for wrong, says in (
         ({"name": "GausNoise"}, "did you mean GaussNoise"),
         ({"name": "GaussNoise", "sigma": 1}, "GaussNoise does not take {'sigma': 1}"),
@@ -172,18 +206,27 @@ def test_an_epoch_left_early_does_not_disturb_the_next(root):
 
 def test_workers_can_be_spawned(root, monkeypatch):
     here = list(_loader(root).epoch(1))
-    monkeypatch.setattr(file_loader, "DataLoader", lambda *args, **options: DataLoader(*args, multiprocessing_context="spawn", **options))
+    monkeypatch.setattr(
+        file_loader,
+        "DataLoader",
+        lambda *args, **options: DataLoader(*args, multiprocessing_context="spawn", **options),
+    )
     assert _same(_loader(root, workers=1).epoch(1), here)
 
 
 def test_workers_heed_the_signals_of_their_own_process_alone(root):
-    torch.set_num_threads(torch.get_num_threads())  # from then on torch starts a thread in each fork, before anything else runs there
+    torch.set_num_threads(
+        torch.get_num_threads()
+    )  # from then on torch starts a thread in each fork, before anything else runs there
     loader = _loader(root, workers=2, batch_size=1)
     batches = loader.epoch(1)
     # One of each worker: both have begun and minded their signals.
     taken = [next(batches), next(batches)]
     workers = list(loader._data._iterator._workers)
-    helper = "import os, signal, sys\nfor pid in sys.argv[1:]:\n    os.kill(int(pid), signal.SIGTERM); os.kill(int(pid), signal.SIGINT)"
+    helper = (
+        "import os, signal, sys\nfor pid in sys.argv[1:]:\n    os.kill(int(pid), signal.SIGTERM); "
+        "os.kill(int(pid), signal.SIGINT)"
+    )
     subprocess.run([sys.executable, "-c", helper, *(str(worker.pid) for worker in workers)], check=True)
     taken += batches
     assert _same(taken, _loader(root, batch_size=1).epoch(1)) and all(worker.is_alive() for worker in workers)
@@ -192,7 +235,10 @@ def test_workers_heed_the_signals_of_their_own_process_alone(root):
     assert not workers[0].is_alive()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ConnectionResetError("reset by peer")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ConnectionResetError("reset by peer")],
+)
 def test_a_worker_that_was_killed(root, error):
     def killed():
         yield loader._reader[1, np.arange(2)]
@@ -200,7 +246,10 @@ def test_a_worker_that_was_killed(root, error):
 
     loader = _loader(root, batch_size=2)
     loader._data = killed()
-    with pytest.raises(ContrastillError, match=r"a worker that reads images ended \(.*(Killed|peer)\): lower data.workers=0, or give it more"):
+    with pytest.raises(
+        ContrastillError,
+        match=r"a worker that reads images ended \(.*(Killed|peer)\): lower data.workers=0, or give it more",
+    ):
         list(loader.epoch(1))
     assert _same(loader.epoch(1), _loader(root, batch_size=2).epoch(1))
 
@@ -256,7 +305,9 @@ def test_damage_stops_a_training_in_one_sentence(tmp_path, workers):
     with pytest.raises(ContrastillError) as caught:
         list(loader.epoch(0))
     said = (
-        "(?i)" + re.escape(str(root / "train" / "dog" / "4.jpg")) + r" cannot be read as an image \(.*truncated.*\): remove it, or set data.skip_corrupted=true"
+        "(?i)"
+        + re.escape(str(root / "train" / "dog" / "4.jpg"))
+        + r" cannot be read as an image \(.*truncated.*\): remove it, or set data.skip_corrupted=true"
     )
     assert re.fullmatch(said, str(caught.value)) and caught.value.exit_code == 1
     _save(root / "train" / "dog" / "4.jpg")
@@ -272,7 +323,11 @@ def test_what_counts_as_an_image(tmp_path):
     _save(tmp_path / "val" / "z" / "1.png")
     (tmp_path / "train" / "notes.txt").write_text("read me")
     split = _data(tmp_path).open("train")
-    assert split.classes == ["Zebra", "z"] and [os.fsdecode(name) for name in split.files] == ["train/Zebra/1.png", "train/z/a/deep/er/1.jpeg", "train/z/b.PNG"]
+    assert split.classes == ["Zebra", "z"] and [os.fsdecode(name) for name in split.files] == [
+        "train/Zebra/1.png",
+        "train/z/a/deep/er/1.jpeg",
+        "train/z/b.PNG",
+    ]
     assert _data(tmp_path).open("test").targets.tolist() == [1]
 
 
@@ -280,8 +335,13 @@ def test_holding_out_a_part(tmp_path):
     for name in ("cat", "dog"):
         for k in range(40):
             _save(tmp_path / name / f"{k}.png", 2, 3)
-    parts = {split: [os.fsdecode(name) for name in _data(tmp_path, test_fraction=0.25).open(split).files] for split in ("train", "test")}
-    assert sorted(parts["train"] + parts["test"]) == sorted(f"{name}/{k}.png" for name in ("cat", "dog") for k in range(40))
+    parts = {
+        split: [os.fsdecode(name) for name in _data(tmp_path, test_fraction=0.25).open(split).files]
+        for split in ("train", "test")
+    }
+    assert sorted(parts["train"] + parts["test"]) == sorted(
+        f"{name}/{k}.png" for name in ("cat", "dog") for k in range(40)
+    )
     assert 10 <= len(parts["test"]) <= 30 and parts["test"][0] == "cat/0.png"
     # More held out, or more images: what was held out stays so.
     assert set(parts["test"]) < {os.fsdecode(name) for name in _data(tmp_path, test_fraction=0.5).open("test").files}
@@ -321,7 +381,11 @@ def test_missing_folder_and_wrong_options(tmp_path, root):
         _data(tmp_path / "file").open("train")
     config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}}
     assert validate({**config, "data": {"path": str(root)}}).data.name == "image_folder"
-    for options, says in (({"scale": [0.5, 0.1]}, "least and a greatest share"), ({"sizes": 3}, "did you mean size"), ({"workers": -1}, "data.workers=-1")):
+    for options, says in (
+        ({"scale": [0.5, 0.1]}, "least and a greatest share"),
+        ({"sizes": 3}, "did you mean size"),
+        ({"workers": -1}, "data.workers=-1"),
+    ):
         with pytest.raises(UsageError, match=says):
             validate({**config, "data": {"name": "image_folder", "path": str(root), **options}})
     with pytest.raises(UsageError, match="batch_size=2"):
@@ -330,7 +394,12 @@ def test_missing_folder_and_wrong_options(tmp_path, root):
 
 def test_recognises_its_own_and_no_other(tmp_path, root):
     recognises = DATASETS["image_folder"].recognises
-    assert recognises(str(root)) and recognises(str(root / "train")) and not recognises(str(root / "train" / "cat")) and not recognises(str(tmp_path / "none"))
+    assert (
+        recognises(str(root))
+        and recognises(str(root / "train"))
+        and not recognises(str(root / "train" / "cat"))
+        and not recognises(str(tmp_path / "none"))
+    )
     others = {"tiny": "wnids.txt", "cifar": "cifar-100-python/meta", "run": "config.yaml"}
     for name, file in others.items():
         for split in ("train", "val"):
@@ -355,7 +424,8 @@ def test_workers_end_with_the_process(root):
         "from contrastill.core.registry import DATASETS\n"
         "from contrastill.datasets.image_folder import ImageFolder as D\n"
         "if __name__ == '__main__':\n"
-        "    loader = D(D.Options(path=sys.argv[1], size=16, workers=2)).open('train').loader(batch_size=2, device='cpu', train=True)\n"
+        "    loader = D(D.Options(path=sys.argv[1], size=16, workers=2)).open('train').loader(batch_size=2, "
+        "device='cpu', train=True)\n"
         "    batches = loader.epoch(0)\n"
         "    next(batches)\n"
         "    print(*(worker.pid for worker in loader._data._iterator._workers))\n"

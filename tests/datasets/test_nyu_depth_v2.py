@@ -1,4 +1,6 @@
-"""``nyu_depth_v2`` on files of the official layout: a MATLAB 7.3 header, pictures on their side, texts by reference, splits counted from 1."""
+"""``nyu_depth_v2`` on files of the official layout: a MATLAB 7.3 header, pictures on their side, texts by reference,
+splits counted from 1.
+"""
 
 import hashlib
 import json
@@ -23,7 +25,9 @@ SCENES = ["kitchen", "bedroom", "bathroom", "bedroom", "office", "kitchen", "bed
 
 
 def write_nyu(folder, *, size=(24, 32), train=TRAIN, test=TEST, scenes=SCENES, seed=0):
-    """Both files in ``folder``, and what is in them, upright: images (N, H, W, 3), depths, rawDepths, labels (N, H, W)."""
+    """Both files in ``folder``, and what is in them, upright: images (N, H, W, 3), depths, rawDepths, labels (N, H,
+    W).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng, count, (height, width) = np.random.default_rng(seed), len(scenes), size
     held = {
@@ -36,21 +40,37 @@ def write_nyu(folder, *, size=(24, 32), train=TRAIN, test=TEST, scenes=SCENES, s
     with h5py.File(folder / FILE, "w", userblock_size=512) as file:
         for name, values in held.items():
             sideways = values.transpose(0, 3, 2, 1) if name == "images" else values.transpose(0, 2, 1)
-            file.create_dataset(name, data=sideways, chunks=(1, *sideways.shape[1:]), compression="gzip", compression_opts=1)
-        for name, texts in {"sceneTypes": scenes, "scenes": [f"{scene}_0001" for scene in scenes], "names": ["wall", "floor"]}.items():
+            file.create_dataset(
+                name, data=sideways, chunks=(1, *sideways.shape[1:]), compression="gzip", compression_opts=1
+            )
+        for name, texts in {
+            "sceneTypes": scenes,
+            "scenes": [f"{scene}_0001" for scene in scenes],
+            "names": ["wall", "floor"],
+        }.items():
             references = file.create_dataset(name, (1, len(texts)), dtype=h5py.ref_dtype)
             for place, text in enumerate(texts):
-                codes = file.create_dataset(f"#refs#/{name}{place}", data=np.array([[ord(letter)] for letter in text], np.uint16))
+                codes = file.create_dataset(
+                    f"#refs#/{name}{place}", data=np.array([[ord(letter)] for letter in text], np.uint16)
+                )
                 references[0, place] = codes.ref
     with open(folder / FILE, "r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Sep 10 2012 HDF5 schema 1.00 .".ljust(124) + b"\x00\x02IM")
-    savemat(folder / SPLITS, {"trainNdxs": np.array(train, np.uint16)[:, None], "testNdxs": np.array(test, np.uint16)[:, None]})
+        file.write(
+            b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Sep 10 2012 HDF5 schema 1.00 .".ljust(124)
+            + b"\x00\x02IM"
+        )
+    savemat(
+        folder / SPLITS,
+        {"trainNdxs": np.array(train, np.uint16)[:, None], "testNdxs": np.array(test, np.uint16)[:, None]},
+    )
     return held
 
 
 def opened(path, split="train", **options):
     dataset = DATASETS["nyu_depth_v2"]
-    return dataset(dataset.Options(path=str(path), **{"workers": 0, "crop": "none", "flip": False, **options})).open(split)
+    return dataset(dataset.Options(path=str(path), **{"workers": 0, "crop": "none", "flip": False, **options})).open(
+        split
+    )
 
 
 def batches(split, *, train=False, seed=0, epoch=0):
@@ -60,12 +80,21 @@ def batches(split, *, train=False, seed=0, epoch=0):
 def test_frames_of_the_true_size_are_read_upright_and_in_the_order_of_the_splits(tmp_path):
     held = write_nyu(tmp_path, size=(480, 640), train=[3], test=[1, 2], scenes=SCENES[:3])
     split = opened(tmp_path, modalities=["rgb", "depth", "semantics"], scene_classes=True)
-    assert split.num_samples == 1 and split.modalities == {"rgb": (3, 480, 640), "depth": (1, 480, 640), "semantics": (1, 480, 640)}
+    assert split.num_samples == 1 and split.modalities == {
+        "rgb": (3, 480, 640),
+        "depth": (1, 480, 640),
+        "semantics": (1, 480, 640),
+    }
     [batch] = batches(split)
     assert np.array_equal(batch["rgb"][0].permute(1, 2, 0), held["images"][2]) and batch["rgb"].dtype == torch.uint8
     assert np.array_equal(batch["depth"][0, 0], held["depths"][2]) and batch["depth"].dtype == torch.float32
-    assert np.array_equal(batch["semantics"][0, 0], nyu_classes.lookup(40)[held["labels"][2]]) and batch["semantics"].dtype == torch.uint8
-    assert split.camera.unit == "m" and torch.allclose(batch["camera"][0], torch.tensor([518.86, 519.47, 325.58, 253.74]))
+    assert (
+        np.array_equal(batch["semantics"][0, 0], nyu_classes.lookup(40)[held["labels"][2]])
+        and batch["semantics"].dtype == torch.uint8
+    )
+    assert split.camera.unit == "m" and torch.allclose(
+        batch["camera"][0], torch.tensor([518.86, 519.47, 325.58, 253.74])
+    )
     assert split.classes == ["bathroom", "bedroom", "kitchen"] and batch["target"].tolist() == [0]
     # At half the size, edges of pixels scale.
     [half] = batches(opened(tmp_path, size=(240, 320)))
@@ -79,8 +108,13 @@ def test_default_modalities_need_no_labels_and_no_third_file(tmp_path):
     for path in (tmp_path, tmp_path / FILE):
         train, test = opened(path), opened(path, "test")
         assert train.targets is None and train.num_classes is None and train.semantic_classes is None
-        assert np.array_equal(torch.cat([batch["rgb"] for batch in batches(train)]).permute(0, 2, 3, 1), held["images"][np.array(TRAIN) - 1])
-        assert np.array_equal(torch.cat([batch["depth"] for batch in batches(test)])[:, 0], held["depths"][np.array(TEST) - 1])
+        assert np.array_equal(
+            torch.cat([batch["rgb"] for batch in batches(train)]).permute(0, 2, 3, 1),
+            held["images"][np.array(TRAIN) - 1],
+        )
+        assert np.array_equal(
+            torch.cat([batch["depth"] for batch in batches(test)])[:, 0], held["depths"][np.array(TEST) - 1]
+        )
         assert torch.cat([batch["index"] for batch in batches(train)]).tolist() == [0, 1, 2, 3]
     # Intrinsics are those of 480×640.
     assert train.camera.intrinsics is None and "camera" not in batches(train)[0]
@@ -90,26 +124,53 @@ def test_default_modalities_need_no_labels_and_no_third_file(tmp_path):
 def test_raw_depth_limit_and_scene_types(tmp_path):
     held = write_nyu(tmp_path)
     raw = opened(tmp_path, modalities=["depth"], raw_depth=True, limit=2, scene_classes=True)
-    assert np.array_equal(batches(raw)[0]["depth"][:, 0], held["rawDepths"][[1, 4]]) and (batches(raw)[0]["depth"] == 0).any()
-    assert raw.classes == ["bathroom", "bedroom", "kitchen", "office"] and raw.targets.tolist() == [1, 3] and raw.num_classes == 4
+    assert (
+        np.array_equal(batches(raw)[0]["depth"][:, 0], held["rawDepths"][[1, 4]])
+        and (batches(raw)[0]["depth"] == 0).any()
+    )
+    assert (
+        raw.classes == ["bathroom", "bedroom", "kitchen", "office"]
+        and raw.targets.tolist() == [1, 3]
+        and raw.num_classes == 4
+    )
 
 
 def test_the_mappings_are_the_published_ones():
     to_40, to_13 = nyu_classes.lookup(40), nyu_classes.lookup(13)
     # Of mapClass of classMapping40.mat, 894 bytes.
-    assert hashlib.sha256(to_40[1:].tobytes()).hexdigest() == "9c75cdc1ff39748751966fe8d8493b1d2ca3acda9ec861b2f70f52221d65a7bd"
+    assert (
+        hashlib.sha256(to_40[1:].tobytes()).hexdigest()
+        == "9c75cdc1ff39748751966fe8d8493b1d2ca3acda9ec861b2f70f52221d65a7bd"
+    )
     assert np.bincount(to_40)[[0, 1, 37, 38, 39, 40]].tolist() == [1, 1, 1, 68, 82, 707] and to_13[0] == 0
-    named = dict(zip(range(1, 6), ("book", "bottle", "cabinet", "ceiling", "chair"), strict=True)) | {11: "floor", 21: "wall", 83: "sofa", 157: "bed"}
+    named = dict(zip(range(1, 6), ("book", "bottle", "cabinet", "ceiling", "chair"), strict=True)) | {
+        11: "floor",
+        21: "wall",
+        83: "sofa",
+        157: "bed",
+    }
     said = {label: nyu_classes.names(40)[to_40[label]] for label in named}
-    assert {label: name for label, name in said.items() if name != "other prop"} == {label: name for label, name in named.items() if label > 2}
-    assert [nyu_classes.names(13)[to_13[label]] for label in (21, 11, 157, 83, 3, 88, 172)] == ["wall", "floor", "bed", "sofa", "furniture", "furniture", "tv"]
+    assert {label: name for label, name in said.items() if name != "other prop"} == {
+        label: name for label, name in named.items() if label > 2
+    }
+    assert [nyu_classes.names(13)[to_13[label]] for label in (21, 11, 157, 83, 3, 88, 172)] == [
+        "wall",
+        "floor",
+        "bed",
+        "sofa",
+        "furniture",
+        "furniture",
+        "tv",
+    ]
     assert len(nyu_classes.names(40)) == 41 and len(nyu_classes.names(13)) == 14 and set(to_13) == set(range(14))
 
 
 def test_semantics_of_13_classes(tmp_path):
     held = write_nyu(tmp_path)
     split = opened(tmp_path, "test", modalities=["semantics"], classes=13)
-    assert np.array_equal(batches(split)[0]["semantics"][:, 0], nyu_classes.lookup(13)[held["labels"][np.array(TEST) - 1]])
+    assert np.array_equal(
+        batches(split)[0]["semantics"][:, 0], nyu_classes.lookup(13)[held["labels"][np.array(TEST) - 1]]
+    )
     assert split.semantic_classes[:3] == ["unlabelled", "bed", "books"] and split.camera is None
     assert opened(tmp_path, modalities=["semantics"]).semantic_classes[40] == "other prop"
 
@@ -153,7 +214,10 @@ def test_a_subset_reads_no_other_frame_and_no_other_field(tmp_path, capsys):
     assert np.array_equal(batch["rgb"].permute(0, 2, 3, 1), held["images"][[1, 3, 4]])
     assert sum(len(batch["depth"]) for batch in batches(opened(tmp_path, "test", modalities=["depth"]))) == 3
     for workers in (0, 1):
-        with pytest.raises(ContrastillError, match=f"frame 6 of .*{FILE} cannot be read: it is truncated or damaged; fetch it again from https"):
+        with pytest.raises(
+            ContrastillError,
+            match=f"frame 6 of .*{FILE} cannot be read: it is truncated or damaged; fetch it again from https",
+        ):
             batches(opened(tmp_path, workers=workers))
 
 
@@ -164,39 +228,61 @@ def test_packed_it_is_the_same(tmp_path, capsys):
     assert main(["data", "pack", f"nyu_depth_v2:{tmp_path / 'nyu'}", str(out), *options, "--quiet"]) == 0
     packed = DATASETS["packed"]
     for name in ("train", "test"):
-        read = packed(packed.Options(path=str(out), crop_padding=0, flip=False, fields={field: field for field in fields})).open(name)
+        read = packed(
+            packed.Options(path=str(out), crop_padding=0, flip=False, fields={field: field for field in fields})
+        ).open(name)
         split = opened(tmp_path / "nyu", name, size=(24, 32), modalities=fields, classes=13, scene_classes=True)
         for one, other in zip(batches(split), batches(read), strict=True):
             assert one.keys() == other.keys()
             for field in one:
-                assert one[field].dtype == other[field].dtype and torch.allclose(one[field], other[field], rtol=0, atol=1e-3 if field == "camera" else 0), field
-        assert read.camera.unit == "m" and read.semantic_classes == split.semantic_classes and read.classes == split.classes
+                assert one[field].dtype == other[field].dtype and torch.allclose(
+                    one[field], other[field], rtol=0, atol=1e-3 if field == "camera" else 0
+                ), field
+        assert (
+            read.camera.unit == "m"
+            and read.semantic_classes == split.semantic_classes
+            and read.classes == split.classes
+        )
     capsys.readouterr()
     assert main(["data", "info", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "14 values of the label maps: unlabelled, bed" in shown and "depth is in m" in shown and "fx 25.943, fy 25.9735, cx 15.804" in shown
+    assert (
+        "14 values of the label maps: unlabelled, bed" in shown
+        and "depth is in m" in shown
+        and "fx 25.943, fy 25.9735, cx 15.804" in shown
+    )
 
 
 @pytest.mark.parametrize(
     "spoil,code,says",
     [
-        (lambda root: (root / FILE).unlink(), 2, f"does not hold {FILE}: put it (2.8 GB) and {SPLITS} there, both from https://cs.nyu.edu"),
+        (lambda root: (root / FILE).unlink(), 2, f"does not hold {FILE}: put it (2.8 GB) and {SPLITS} there, both "
+            "from https://cs.nyu.edu"),
         (lambda root: (root / SPLITS).unlink(), 2, f"{SPLITS} does not exist: put {SPLITS} beside {FILE}"),
-        (lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[:-1000]), 1, "it is truncated or damaged; fetch it again"),
-        (lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[:300]), 1, "it is truncated or damaged; fetch it again"),
+        (lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[:-1000]), 1,
+            "it is truncated or damaged; fetch it again"),
+        (lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[:300]), 1,
+            "it is truncated or damaged; fetch it again"),
         (lambda root: (root / FILE).write_bytes(b""), 1, "it is truncated or damaged; fetch it again"),
         (lambda root: savemat(root / FILE, {"images": np.zeros(3)}), 2, "is a MATLAB 5 file, not the labelled set"),
         (lambda root: (root / FILE).write_bytes(b"PK" * 1000), 2, "is no MATLAB 7.3 (HDF5) file"),
-        (lambda root: h5py.File(root / FILE, "w").create_dataset("x", data=[1]).file.close(), 2, "has no field 'images', it has x"),
-        (lambda root: _rewrite(root, "depths", np.zeros((7, 24, 32), np.float32)), 2, "depths is float32 (7, 24, 32), the labelled set has (N, W, H)"),
-        (lambda root: _rewrite(root, "images", np.zeros((7, 24, 32, 3), np.uint8)), 2, "the labelled set has uint8 (N, 3, W, H)"),
+        (lambda root: h5py.File(root / FILE, "w").create_dataset("x", data=[1]).file.close(), 2,
+            "has no field 'images', it has x"),
+        (lambda root: _rewrite(root, "depths", np.zeros((7, 24, 32), np.float32)), 2,
+            "depths is float32 (7, 24, 32), the labelled set has (N, W, H)"),
+        (lambda root: _rewrite(root, "images", np.zeros((7, 24, 32, 3), np.uint8)), 2,
+            "the labelled set has uint8 (N, 3, W, H)"),
         (lambda root: _splits(root, TRAIN, [1, 8]), 2, f"testNdxs names frame 8, and {FILE} has frames 1 to 7"),
         (lambda root: _splits(root, [0, 2], TEST), 2, "trainNdxs names frame 0"),
-        (lambda root: _splits(root, TRAIN, [1, 4]), 2, "names frame 4 twice: training and test frames are to be disjoint"),
+        (lambda root: _splits(root, TRAIN, [1, 4]), 2,
+            "names frame 4 twice: training and test frames are to be disjoint"),
         (lambda root: savemat(root / SPLITS, {"trainNdxs": [1]}), 2, "has no testNdxs, it has trainNdxs"),
-        (lambda root: (root / SPLITS).write_bytes(b"nothing" * 50), 1, f"cannot be read as a MATLAB 5 file: fetch {SPLITS} again"),
-        (lambda root: _rewrite(root, "labels", np.full((7, 32, 24), 895, np.uint16)), 1, "has a label 895, labels are 0 to 894"),
-        (lambda root: _rewrite(root, "sceneTypes", np.zeros((1, 7))), 2, "does not say the scene type of each frame: set data.scene_classes=false"),
+        (lambda root: (root / SPLITS).write_bytes(b"nothing" * 50), 1,
+            f"cannot be read as a MATLAB 5 file: fetch {SPLITS} again"),
+        (lambda root: _rewrite(root, "labels", np.full((7, 32, 24), 895, np.uint16)), 1,
+            "has a label 895, labels are 0 to 894"),
+        (lambda root: _rewrite(root, "sceneTypes", np.zeros((1, 7))), 2,
+            "does not say the scene type of each frame: set data.scene_classes=false"),
     ],
 )  # fmt: skip
 def test_bad_files_end_in_one_sentence(tmp_path, capsys, spoil, code, says):
@@ -225,7 +311,13 @@ def test_wrong_options_and_paths(tmp_path, caplog):
         opened(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="nyu_depth_v2 has no split 'val'"):
         opened(tmp_path, "val")
-    for wrong in ({"classes": 894}, {"scale": (0.5, 0.1)}, {"size": (0, 3)}, {"modalities": []}, {"modalities": ["normals"]}):
+    for wrong in (
+        {"classes": 894},
+        {"scale": (0.5, 0.1)},
+        {"size": (0, 3)},
+        {"modalities": []},
+        {"modalities": ["normals"]},
+    ):
         with pytest.raises(ValueError):
             opened(tmp_path, **wrong)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -235,11 +327,21 @@ def test_from_the_two_official_files_to_segmentation_of_13_and_40_classes(tmp_pa
     write_nyu(tmp_path / "nyu")
     out = tmp_path / "run"
     data = [f"data.path={tmp_path / 'nyu'}", "data.size=[24,32]", "data.workers=0"]
-    teacher = ["teachers.0.model=resnet8", "teachers.0.weights=null", "teachers.0.num_classes=5", "teachers.0.resolution=null"]
+    teacher = [
+        "teachers.0.model=resnet8",
+        "teachers.0.weights=null",
+        "teachers.0.num_classes=5",
+        "teachers.0.resolution=null",
+    ]
     short = ["train.epochs=2", "train.batch_size=4", "train.warmup_epochs=0", "train.views=2"]
     assert main(["train", "xmodal/nyu_rgb_to_depth_crd", *data, *teacher, *short, f"out={out}", "--quiet"]) == 0
     for classes in (13, 40):
-        changes = [f"evaluation.data.classes={classes}", "evaluation.data.workers=0", "evaluation.epochs=1", "evaluation.batch_size=4"]
+        changes = [
+            f"evaluation.data.classes={classes}",
+            "evaluation.data.workers=0",
+            "evaluation.epochs=1",
+            "evaluation.batch_size=4",
+        ]
         assert main(["evaluate", str(out), *changes, "--json"]) == 0
         rows = {row["task"]: row for row in json.loads(capsys.readouterr().out)}
         assert len(rows["segmentation"]["per_class_iou"]) == classes and "embedding" in rows["classification"]["layers"]

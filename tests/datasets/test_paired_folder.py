@@ -65,42 +65,60 @@ def _loader(path, split="train", *, train=True, batch_size=5, seed=3, **options)
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(batches, others, strict=True)
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(batches, others, strict=True)
     )
 
 
 def test_a_split_holds_what_the_files_hold(root):
     made = _data(root, intrinsics=(20, 20, 11.5, 8.5)).open("train")
     assert made.modalities == {"rgb": (3, H, W), "depth": (1, H, W), "semantics": (1, H, W)} and made.num_samples == 12
-    assert made.semantic_classes == ["unlabelled", "wall", "floor", "table"] and made.targets is made.num_classes is made.classes is None
+    assert (
+        made.semantic_classes == ["unlabelled", "wall", "floor", "table"]
+        and made.targets is made.num_classes is made.classes is None
+    )
     assert made.camera.unit == "mm" and made.camera.intrinsics == (20, 20, 11.5, 8.5)
     batch = next(made.loader(batch_size=12, device="cpu", train=False).epoch(0))
     # Sorted by path: those of walk0 first.
     for row, k in enumerate([*range(0, 12, 2), *range(1, 12, 2)]):
         for name, values in _frame(k).items():
-            assert torch.equal(batch[name][row].float(), torch.from_numpy(values.astype(np.float32).reshape(H, W, -1)).permute(2, 0, 1))
+            assert torch.equal(
+                batch[name][row].float(), torch.from_numpy(values.astype(np.float32).reshape(H, W, -1)).permute(2, 0, 1)
+            )
     assert {name: batch[name].dtype for name in batch} == {
-        "rgb": torch.uint8, "depth": torch.float32, "semantics": torch.uint8, "camera": torch.float32, "index": torch.int64,
+        "rgb": torch.uint8, "depth": torch.float32, "semantics": torch.uint8, "camera": torch.float32,
+        "index": torch.int64,
     }  # fmt: skip
-    assert torch.equal(batch["camera"], torch.tensor([[20, 20, 11.5, 8.5]]).expand(12, 4)) and torch.equal(batch["index"], torch.arange(12))
+    assert torch.equal(batch["camera"], torch.tensor([[20, 20, 11.5, 8.5]]).expand(12, 4)) and torch.equal(
+        batch["index"], torch.arange(12)
+    )
     test = _data(root).open("test")
     assert test.num_samples == 5 and not test.augmented
 
 
-@pytest.mark.parametrize("options", [{}, {"crop": "padded", "color_jitter": 0.4, "size": [10, 20]}, {"transforms": [{"name": "Affine"}], "size": 12}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"crop": "padded", "color_jitter": 0.4, "size": [10, 20]}, {"transforms": [{"name": "Affine"}], "size": 12}],
+)
 def test_workers_and_resuming_change_no_byte(root, options):
     here = list(_loader(root, **options).epoch(2))
     workers = _loader(root, workers=2, **options)
     assert _same(workers.epoch(2), here) and _same(workers.epoch(2, start=1), here[1:])
     assert not _same(_loader(root, seed=4, **options).epoch(2), here) and not _same(workers.epoch(3), here)
     size = options.get("size", [H, W])
-    assert here[0]["rgb"].shape[2:] == here[0]["depth"].shape[2:] == tuple(size if isinstance(size, list) else [size, size])
+    assert (
+        here[0]["rgb"].shape[2:]
+        == here[0]["depth"].shape[2:]
+        == tuple(size if isinstance(size, list) else [size, size])
+    )
 
 
 def test_workers_can_be_spawned(root, monkeypatch):
     options = {"transforms": [{"name": "Affine"}]}
     here = list(_loader(root, **options).epoch(1))
-    monkeypatch.setattr(file_loader, "DataLoader", lambda *args, **given: DataLoader(*args, multiprocessing_context="spawn", **given))
+    monkeypatch.setattr(
+        file_loader, "DataLoader", lambda *args, **given: DataLoader(*args, multiprocessing_context="spawn", **given)
+    )
     assert _same(_loader(root, workers=1, **options).epoch(1), here)
 
 
@@ -113,7 +131,10 @@ def test_any_two_folders_without_labels(tmp_path):
         (tmp_path / "notes" / f"{k}.txt").write_text("nothing to read")
     options = {"folders": {"rgb": "left", "thermal": "heat"}, "test_fraction": 0.5}
     opened = [_data(tmp_path, **options).open(split) for split in ("train", "test")]
-    assert opened[0].modalities == {"rgb": (3, H, W), "thermal": (1, H, W)} and sum(made.num_samples for made in opened) == 3
+    assert (
+        opened[0].modalities == {"rgb": (3, H, W), "thermal": (1, H, W)}
+        and sum(made.num_samples for made in opened) == 3
+    )
     assert opened[0].camera is opened[0].semantic_classes is None
     assert opened[0].loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["thermal"].max() > 20
     assert list(_data(tmp_path, test_fraction=0.5).open("train").modalities) == ["heat", "left", "normals"]
@@ -122,20 +143,36 @@ def test_any_two_folders_without_labels(tmp_path):
 def test_holding_out_a_part(tmp_path):
     for k in range(40):
         _pair(tmp_path, f"{k:02}", k, 2, 3, kinds=("rgb", "depth"))
-    parts = {split: _data(tmp_path, test_fraction=0.25).open(split).samples.files["depth"].tolist() for split in ("train", "test")}
-    assert sorted(parts["train"] + parts["test"]) == [f"depth/{k:02}.png".encode() for k in range(40)] and 4 <= len(parts["test"]) <= 16
+    parts = {
+        split: _data(tmp_path, test_fraction=0.25).open(split).samples.files["depth"].tolist()
+        for split in ("train", "test")
+    }
+    assert (
+        sorted(parts["train"] + parts["test"]) == [f"depth/{k:02}.png".encode() for k in range(40)]
+        and 4 <= len(parts["test"]) <= 16
+    )
     assert set(parts["test"]) < set(_data(tmp_path, test_fraction=0.5).open("test").samples.files["depth"].tolist())
     assert _data(tmp_path, limit=7).open("train").num_samples == 7
-    for split, share, says in (("test", 1e-6, "no sample is held out for testing"), ("train", 0.999999, "no sample is left to train on")):
+    for split, share, says in (
+        ("test", 1e-6, "no sample is held out for testing"),
+        ("train", 0.999999, "no sample is left to train on"),
+    ):
         with pytest.raises(UsageError, match=says):
             _data(tmp_path, test_fraction=share).open(split)
 
 
 def test_the_unit_of_depth_is_that_of_the_files(tmp_path, caplog):
-    for name, dtype, scale, unit in (("mm", np.uint16, 1, "mm"), ("m", np.float32, 1e-3, "m"), ("relative", np.uint8, 0.1, "relative")):
+    for name, dtype, scale, unit in (
+        ("mm", np.uint16, 1, "mm"),
+        ("m", np.float32, 1e-3, "m"),
+        ("relative", np.uint8, 0.1, "relative"),
+    ):
         for k in range(3):
             _write(tmp_path / name / "rgb" / f"{k}.png", _frame(k)["rgb"])
-            _write(tmp_path / name / "depth" / f"{k}{'.npy' if name == 'm' else '.png'}", (_frame(k)["depth"] * scale).astype(dtype))
+            _write(
+                tmp_path / name / "depth" / f"{k}{'.npy' if name == 'm' else '.png'}",
+                (_frame(k)["depth"] * scale).astype(dtype),
+            )
         with caplog.at_level(logging.WARNING):
             assert _data(tmp_path / name, test_fraction=0.01).open("train").camera.unit == unit
     assert not caplog.records
@@ -143,7 +180,9 @@ def test_the_unit_of_depth_is_that_of_the_files(tmp_path, caplog):
         caplog.clear()
         made = _data(tmp_path / folder, depth_unit=wrong, test_fraction=0.01).open("train")
         assert made.camera.unit == wrong
-        assert re.search(rf"{folder}: depth goes from \S+ to \S+ \(median .*\), .* set data.depth_unit={right}", caplog.text), caplog.text
+        assert re.search(
+            rf"{folder}: depth goes from \S+ to \S+ \(median .*\), .* set data.depth_unit={right}", caplog.text
+        ), caplog.text
 
 
 def test_kinds_of_files(tmp_path):
@@ -156,7 +195,9 @@ def test_kinds_of_files(tmp_path):
     palette = Image.fromarray((x % 5).astype(np.uint8), "P")
     palette.putpalette([200, 100, 50] * 5)
     palette.save(tmp_path / "p.png")
-    assert np.array_equal(read_array(tmp_path / "p.png", "semantics"), x % 5) and read_array(tmp_path / "p.png", "other").shape == (H, W, 3)
+    assert np.array_equal(read_array(tmp_path / "p.png", "semantics"), x % 5) and read_array(
+        tmp_path / "p.png", "other"
+    ).shape == (H, W, 3)
     for dtype in (np.float64, np.float16, np.int32, bool):
         _write(tmp_path / "n.npy", (x % 2).astype(dtype)[:, :, None])
         assert read_array(tmp_path / "n.npy", "depth").shape == (H, W)
@@ -168,7 +209,10 @@ def test_exr(tmp_path, monkeypatch):
     (tmp_path / "z.exr").write_bytes(b"v/1\x01")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "OpenEXR", None)
-        with pytest.raises(ContrastillError, match=r"z.exr needs the library OpenEXR: pip install 'contrastill\[exr\]', or save it as .npy"):
+        with pytest.raises(
+            ContrastillError,
+            match=r"z.exr needs the library OpenEXR: pip install 'contrastill\[exr\]', or save it as .npy",
+        ):
             read_array(tmp_path / "z.exr", "depth")
     exr = pytest.importorskip("OpenEXR")
     header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
@@ -196,22 +240,62 @@ def _png16(path):
 @pytest.mark.parametrize(
     "name,write,says",
     [
-        ("depth/1.npy", lambda path: np.save(path, np.array([Stranger()] * 4), allow_pickle=True), "holds Python objects, which may run code"),
-        ("depth/1.npy", lambda path: path.write_bytes(b"no array at all"), "depth/1.npy holds Python objects|cannot be read as an array"),
-        ("depth/1.npy", lambda path: (np.save(path, np.ones((H, W))), path.write_bytes(path.read_bytes()[:500])), "1.npy cannot be read as an array"),
+        (
+            "depth/1.npy",
+            lambda path: np.save(path, np.array([Stranger()] * 4), allow_pickle=True),
+            "holds Python objects, which may run code",
+        ),
+        (
+            "depth/1.npy",
+            lambda path: path.write_bytes(b"no array at all"),
+            "depth/1.npy holds Python objects|cannot be read as an array",
+        ),
+        (
+            "depth/1.npy",
+            lambda path: (np.save(path, np.ones((H, W))), path.write_bytes(path.read_bytes()[:500])),
+            "1.npy cannot be read as an array",
+        ),
         ("depth/1.npy", lambda path: path.write_bytes(b""), "1.npy cannot be read as an array"),
-        ("depth/1.npy", lambda path: np.save(path, np.ones(5)), r"1.npy is float64 \(5,\): it should hold numbers \(height, width\)"),
-        ("depth/1.npy", lambda path: np.save(path, np.full((H, W), "x")), r"1.npy is <U1 \(18, 24\): it should hold numbers"),
+        (
+            "depth/1.npy",
+            lambda path: np.save(path, np.ones(5)),
+            r"1.npy is float64 \(5,\): it should hold numbers \(height, width\)",
+        ),
+        (
+            "depth/1.npy",
+            lambda path: np.save(path, np.full((H, W), "x")),
+            r"1.npy is <U1 \(18, 24\): it should hold numbers",
+        ),
         ("depth/1.npy", lambda path: np.save(path, np.ones((H, W, 2))), "1.npy has 2 channels: depth has one"),
         ("depth/1.png", lambda path: _write(path, _frame(0)["rgb"]), "1.png has 3 channels: depth has one"),
         ("depth/1.png", _png16, "1.png has 3 channels: depth has one"),
-        ("depth/1.png", lambda path: (_write(path, _frame(0)["depth"]), path.write_bytes(path.read_bytes()[:-60])), "1.png cannot be read as an image"),
+        (
+            "depth/1.png",
+            lambda path: (_write(path, _frame(0)["depth"]), path.write_bytes(path.read_bytes()[:-60])),
+            "1.png cannot be read as an image",
+        ),
         ("rgb/1.png", lambda path: path.write_bytes(b"text"), "1.png cannot be read as an image"),
         ("rgb/1.npy", lambda path: np.save(path, np.ones((H, W, 3))), r"1.npy is float64 \(18, 24, 3\): rgb is uint8"),
-        ("semantics/1.jpg", lambda path: _write(path, _frame(0)["semantics"]), "1.jpg is a JPEG, which blends the labels"),
-        ("semantics/1.npy", lambda path: np.save(path, np.full((H, W), 256)), "1.npy holds int64 from 256 to 256: labels are whole numbers"),
-        ("semantics/1.npy", lambda path: np.save(path, np.full((H, W), 4)), "1.npy holds the label 4, and 3 are named: add the missing names"),
-        ("depth/1.png", lambda path: _write(path, _frame(0, H, W - 1)["depth"]), r"depth/1.png is 18×23 \(height × width\), its partner \S*rgb/1.png 18×24"),
+        (
+            "semantics/1.jpg",
+            lambda path: _write(path, _frame(0)["semantics"]),
+            "1.jpg is a JPEG, which blends the labels",
+        ),
+        (
+            "semantics/1.npy",
+            lambda path: np.save(path, np.full((H, W), 256)),
+            "1.npy holds int64 from 256 to 256: labels are whole numbers",
+        ),
+        (
+            "semantics/1.npy",
+            lambda path: np.save(path, np.full((H, W), 4)),
+            "1.npy holds the label 4, and 3 are named: add the missing names",
+        ),
+        (
+            "depth/1.png",
+            lambda path: _write(path, _frame(0, H, W - 1)["depth"]),
+            r"depth/1.png is 18×23 \(height × width\), its partner \S*rgb/1.png 18×24",
+        ),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
@@ -239,7 +323,10 @@ def _other_sizes(root):
 
 def test_samples_of_several_sizes_need_one(tmp_path):
     _other_sizes(tmp_path / "train")
-    with pytest.raises(ContrastillError, match=r"rgb/1.png is 20×24 \(height × width\), other samples 18×24: set data.size=\[HEIGHT,WIDTH\]"):
+    with pytest.raises(
+        ContrastillError,
+        match=r"rgb/1.png is 20×24 \(height × width\), other samples 18×24: set data.size=\[HEIGHT,WIDTH\]",
+    ):
         _data(tmp_path).open("train")
     with pytest.raises(ContrastillError, match="data.intrinsics are of frames of one size"):
         _data(tmp_path, size=8, intrinsics=(1, 1, 1, 1)).open("train")
@@ -262,21 +349,31 @@ def _make(root, names):
 @pytest.mark.parametrize(
     "make,options,split,says",
     [
-        (["rgb/0.png", "rgb/1.png", "depth/0.png"], {}, "train", "rgb/1.png has no partner 1.* of depth in {root}: add it"),
-        (["rgb/0.png", "depth/0.png", "depth/a/1.png", "depth/a/2.png"], {}, "train", "depth/a/1.png has no partner a/1.* of rgb in {root} (2 files lack theirs)"),
-        (["train/rgb/0.png", "train/depth/0.png", "test/rgb/0.png", "test/depth/1.png"], {}, "test", "test/depth/1.png has no partner 1.* of rgb") ,
+        (["rgb/0.png", "rgb/1.png", "depth/0.png"], {}, "train",
+            "rgb/1.png has no partner 1.* of depth in {root}: add it"),
+        (["rgb/0.png", "depth/0.png", "depth/a/1.png", "depth/a/2.png"], {}, "train",
+            "depth/a/1.png has no partner a/1.* of rgb in {root} (2 files lack theirs)"),
+        (["train/rgb/0.png", "train/depth/0.png", "test/rgb/0.png", "test/depth/1.png"], {}, "test",
+            "test/depth/1.png has no partner 1.* of rgb") ,
         (["rgb/0.png"], {}, "train", "{root} has one folder of a modality (rgb): the layout is rgb/0001.png"),
-        (["rgb/0.png", "depth/"], {}, "train", "has one folder of a modality (rgb), and no files (.png, .jpg, .jpeg, .bmp, .ppm, .pgm, .tif, .tiff, .webp, .npy, .exr) in depth"),
+        (["rgb/0.png", "depth/"], {}, "train", "has one folder of a modality (rgb), and no files (.png, .jpg, "
+            ".jpeg, .bmp, .ppm, .pgm, .tif, .tiff, .webp, .npy, .exr) in depth"),
         (["rgb/0.png", "depth/0.dat"], {}, "train", "has one folder of a modality (rgb), and no files"),
         ([".hidden/0.png"], {}, "train", "{root} has no folders of modalities: the layout is"),
-        (["rgb/0.png", "depth/0.png", "depth/1.dat"], {}, "train", "depth/1.dat is of a kind that is not read: convert it to one of .png"),
-        (["rgb/0.png", "depth/0.png", "depth/0.npy"], {}, "train", "depth holds 0.npy and 0.png, which would both be the same sample's"),
-        (["rgb/0.png", "depth/0.png", "camera/0.png"], {}, "train", "a modality cannot be called camera: give it another name with data.folders"),
+        (["rgb/0.png", "depth/0.png", "depth/1.dat"], {}, "train",
+            "depth/1.dat is of a kind that is not read: convert it to one of .png"),
+        (["rgb/0.png", "depth/0.png", "depth/0.npy"], {}, "train",
+            "depth holds 0.npy and 0.png, which would both be the same sample's"),
+        (["rgb/0.png", "depth/0.png", "camera/0.png"], {}, "train",
+            "a modality cannot be called camera: give it another name with data.folders"),
         (["rgb/0.png", "depth/"], {"folders": {"rgb": "rgb", "depth": "depth"}}, "train", "depth has no files (.png"),
-        (["rgb/0.png", "depth/0.png"], {"folders": {"rgb": "rgb", "depth": "dept"}}, "train", "dept does not exist: data.folders names it for depth; there are depth, rgb"),
-        (["rgb/0.png", "depth/0.png"], {"folders": {"rgb": "rgb"}}, "train", "data.folders names one modality (rgb): two or more make a pair"),
+        (["rgb/0.png", "depth/0.png"], {"folders": {"rgb": "rgb", "depth": "dept"}}, "train",
+            "dept does not exist: data.folders names it for depth; there are depth, rgb"),
+        (["rgb/0.png", "depth/0.png"], {"folders": {"rgb": "rgb"}}, "train",
+            "data.folders names one modality (rgb): two or more make a pair"),
         (["rgb/0.png", "heat/0.png"], {"intrinsics": (1, 1, 1, 1)}, "train", "has no modality depth: leave them out"),
-        (["train/rgb/0.png", "train/depth/0.png"], {}, "test", "none called test or val: add one, or hold out a part of train"),
+        (["train/rgb/0.png", "train/depth/0.png"], {}, "test",
+            "none called test or val: add one, or hold out a part of train"),
         (["val/rgb/0.png", "val/depth/0.png"], {}, "train", "{root} has no folder train: the layout is"),
         (["rgb/0.png", "depth/0.png"], {}, "val", "no split 'val': it has train, test"),
     ],
@@ -324,9 +421,17 @@ def test_recognises_its_own_and_no_other(tmp_path, root):
     [
         ("wall\nfloor\ntable\n\n", ["unlabelled", "wall", "floor", "table"], ""),
         ("# of our rooms\nwall\nfloor\ntable", ["unlabelled", "wall", "floor", "table"], ""),
-        ("Unlabeled\nwall\nfloor\ntable", ["Unlabeled", "wall", "floor", "table"], "begins with Unlabeled, which is taken for the name of the value 0"),
+        (
+            "Unlabeled\nwall\nfloor\ntable",
+            ["Unlabeled", "wall", "floor", "table"],
+            "begins with Unlabeled, which is taken for the name of the value 0",
+        ),
         ("void\nwall\nfloor\ntable", ["void", "wall", "floor", "table"], "begins with void, which is taken"),
-        ("background\nwall\nfloor\ntable", ["unlabelled", "background", "wall", "floor", "table"], "background is 1, and 0 is unlabelled; where your 0 is"),
+        (
+            "background\nwall\nfloor\ntable",
+            ["unlabelled", "background", "wall", "floor", "table"],
+            "background is 1, and 0 is unlabelled; where your 0 is",
+        ),
     ],
 )
 def test_names_of_label_maps_are_those_of_their_values(tmp_path, caplog, text, names, warning):
@@ -340,5 +445,7 @@ def test_names_of_label_maps_are_those_of_their_values(tmp_path, caplog, text, n
 def test_an_empty_line_among_names_is_refused(tmp_path):
     _pair(tmp_path / "train")
     (tmp_path / "classes.txt").write_text("wall\n\nfloor\ntable\n")
-    with pytest.raises(ContrastillError, match=r"classes.txt: line 2 is empty, and which value has no name is not known"):
+    with pytest.raises(
+        ContrastillError, match=r"classes.txt: line 2 is empty, and which value has no name is not known"
+    ):
         _data(tmp_path).open("train")

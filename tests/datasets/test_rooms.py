@@ -71,9 +71,15 @@ def test_depth_back_projected_lies_on_the_room(size):
     for k in index:
         scene = drawn(k, 3, clean)
         world = backprojected(clean.depth[k].astype(float), size, scene)
-        floor, wall, objects = (clean.semantics[k] == FLOOR), (clean.semantics[k] == WALL), (clean.semantics[k] >= FIRST_KIND)
+        floor, wall, objects = (
+            (clean.semantics[k] == FLOOR),
+            (clean.semantics[k] == WALL),
+            (clean.semantics[k] >= FIRST_KIND),
+        )
         assert not floor.any() or np.abs(world[floor][:, 2]).max() < 1e-4
-        beside = np.minimum(np.abs(world[wall][:, :2] - scene.low[0, :2]), np.abs(world[wall][:, :2] - scene.high[0, :2])).min(-1)
+        beside = np.minimum(
+            np.abs(world[wall][:, :2] - scene.low[0, :2]), np.abs(world[wall][:, :2] - scene.high[0, :2])
+        ).min(-1)
         assert not wall.any() or beside.max() < 1e-4
         inside = (world[objects] > scene.low[0] - 1e-4) & (world[objects] < scene.high[0] + 1e-4)
         assert inside.all()
@@ -107,10 +113,22 @@ def test_depth_is_metres_or_zero_and_noise_is_small(frames):
 
 
 def test_modalities_are_flipped_and_cropped_together():
-    data = Rooms(Rooms.Options(modalities=["rgb", "depth", "semantics"], train_samples=24, test_samples=12, size=16, crop_padding=2))
+    data = Rooms(
+        Rooms.Options(
+            modalities=["rgb", "depth", "semantics"], train_samples=24, test_samples=12, size=16, crop_padding=2
+        )
+    )
     split = data.open("train")
-    assert split.num_samples == 24 and split.num_classes == 12 and split.modalities == {"rgb": (3, 16, 16), "depth": (1, 16, 16), "semantics": (1, 16, 16)}
-    plain = {int(k): batch for batch in split.loader(batch_size=1, device="cpu", train=False).epoch(0) for k in batch["index"]}
+    assert (
+        split.num_samples == 24
+        and split.num_classes == 12
+        and split.modalities == {"rgb": (3, 16, 16), "depth": (1, 16, 16), "semantics": (1, 16, 16)}
+    )
+    plain = {
+        int(k): batch
+        for batch in split.loader(batch_size=1, device="cpu", train=False).epoch(0)
+        for k in batch["index"]
+    }
     flipped = 0
     for batch in split.loader(batch_size=1, device="cpu", train=True).epoch(1):
         k, depth = int(batch["index"]), batch["depth"][0, 0]

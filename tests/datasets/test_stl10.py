@@ -38,9 +38,21 @@ def test_labelled_images_are_upright(stl):
     root, pictures = stl
     for path in (root, root / "stl10_binary"):
         train, test = opened(path), opened(path, "test")
-        assert np.array_equal(train.images["rgb"].interior, pictures["train"]) and train.targets.tolist() == [0, 9, 2, 1, 1, 6]
+        assert np.array_equal(train.images["rgb"].interior, pictures["train"]) and train.targets.tolist() == [
+            0,
+            9,
+            2,
+            1,
+            1,
+            6,
+        ]
         assert np.array_equal(test.images["rgb"].interior, pictures["test"]) and test.targets.tolist() == [3, 0, 9]
-        assert train.num_classes == 10 and train.classes[0] == "airplane" and train.classes[9] == "truck" and train.modalities == {"rgb": (3, 96, 96)}
+        assert (
+            train.num_classes == 10
+            and train.classes[0] == "airplane"
+            and train.classes[9] == "truck"
+            and train.modalities == {"rgb": (3, 96, 96)}
+        )
         assert DATASETS["stl10"].recognises(str(path)) and not DATASETS["image_folder"].recognises(str(path))
 
 
@@ -59,9 +71,13 @@ def test_folds_limit_and_size(stl):
     root, pictures = stl
     fold = opened(root, fold=5)
     assert np.array_equal(fold.images["rgb"].interior, pictures["train"][[5, 1]]) and fold.targets.tolist() == [6, 9]
-    assert opened(root, limit=3).targets.tolist() == [0, 2, 1] and opened(root, "test", fold=5, limit=2).num_samples == 2
+    assert (
+        opened(root, limit=3).targets.tolist() == [0, 2, 1] and opened(root, "test", fold=5, limit=2).num_samples == 2
+    )
     small = opened(root, size=32)
-    resized = F.interpolate(torch.from_numpy(pictures["train"]).permute(0, 3, 1, 2), (32, 32), mode="bilinear", antialias=True)
+    resized = F.interpolate(
+        torch.from_numpy(pictures["train"]).permute(0, 3, 1, 2), (32, 32), mode="bilinear", antialias=True
+    )
     difference = small.images["rgb"].interior.int() - resized.permute(0, 2, 3, 1).int()
     assert small.modalities == {"rgb": (3, 32, 32)} and difference.abs().max() <= 1
     with pytest.raises(ValueError, match="fold picks labelled images"):
@@ -71,7 +87,10 @@ def test_folds_limit_and_size(stl):
 def test_more_than_one_piece(stl, monkeypatch):
     root, pictures = stl
     monkeypatch.setattr("contrastill.datasets.stl10._AT_ONCE", 2)
-    assert np.array_equal(opened(root, train_split="train+unlabeled").images["rgb"].interior, np.concatenate([pictures["train"], pictures["unlabeled"]]))
+    assert np.array_equal(
+        opened(root, train_split="train+unlabeled").images["rgb"].interior,
+        np.concatenate([pictures["train"], pictures["unlabeled"]]),
+    )
 
 
 def test_packs_with_and_without_labels_or_a_test_split(stl, tmp_path, capsys):
@@ -79,7 +98,11 @@ def test_packs_with_and_without_labels_or_a_test_split(stl, tmp_path, capsys):
     out = tmp_path / "stl.h5"
     assert main(["data", "pack", f"stl10:{root}", str(out), "train_split=unlabeled", "--quiet"]) == 0
     with h5py.File(out) as file:
-        assert list(file["train"]) == ["rgb"] and np.array_equal(file["train/rgb"], pictures["unlabeled"]) and file["test/target"][:].tolist() == [3, 0, 9]
+        assert (
+            list(file["train"]) == ["rgb"]
+            and np.array_equal(file["train/rgb"], pictures["unlabeled"])
+            and file["test/target"][:].tolist() == [3, 0, 9]
+        )
     (root / "stl10_binary" / "test_X.bin").unlink()
     again = ["data", "pack", f"stl10:{root}", str(out), "train_split=unlabeled", "size=48", "--force", "--quiet"]
     assert main(again) == 2
@@ -127,5 +150,7 @@ def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", unreachable)
-    with pytest.raises(ContrastillError, match=r"could not be downloaded \(no network\): without a network, unpack stl10_binary.tar.gz"):
+    with pytest.raises(
+        ContrastillError, match=r"could not be downloaded \(no network\): without a network, unpack stl10_binary.tar.gz"
+    ):
         opened(tmp_path, download=True)

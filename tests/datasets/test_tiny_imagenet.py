@@ -1,4 +1,6 @@
-"""``tiny_imagenet`` on a folder of the official layout: classes in the order of wnids.txt, val by its annotations, some JPEGs greyscale."""
+"""``tiny_imagenet`` on a folder of the official layout: classes in the order of wnids.txt, val by its annotations, some
+JPEGs greyscale.
+"""
 
 import numpy as np
 import pytest
@@ -14,14 +16,18 @@ WNIDS = ["n03", "n01", "n09", "n02"]
 
 @pytest.fixture
 def tiny(tmp_path):
-    """tiny-imagenet-200/ with three classes of three images and four of val; a picture's grey level says which it is."""
+    """tiny-imagenet-200/ with three classes of three images and four of val; a picture's grey level says which it
+    is.
+    """
     root = tmp_path / "tiny-imagenet-200"
     for place, wnid in enumerate(WNIDS):
         if wnid == "n09":
             continue
         (root / "train" / wnid / "images").mkdir(parents=True)
         for number in range(3):
-            _save(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 60 * place + 10 * number, grey=number == 1)
+            _save(
+                root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 60 * place + 10 * number, grey=number == 1
+            )
         (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
     (root / "val" / "images").mkdir(parents=True)
     lines = []
@@ -51,7 +57,12 @@ def test_train_by_folder_and_val_by_annotations(tiny):
         levels = train.images["rgb"].interior[:, 32, 32]
         assert (levels == levels[:, :1]).all() and levels[:, 0].tolist() == [0, 10, 20, 60, 70, 80, 180, 190, 200]
         # In the order of the annotations, without the class that has no training images.
-        assert test.targets.tolist() == [2, 0, 1, 0] and test.images["rgb"].interior[:, 0, 0, 0].tolist() == [0, 50, 150, 200]
+        assert test.targets.tolist() == [2, 0, 1, 0] and test.images["rgb"].interior[:, 0, 0, 0].tolist() == [
+            0,
+            50,
+            150,
+            200,
+        ]
         assert DATASETS["tiny_imagenet"].recognises(str(path))
     assert not DATASETS["image_folder"].recognises(str(tiny))
 

@@ -1,4 +1,6 @@
-"""WebDataset shards: the same batches as of the same files in folders, an index that is kept and made anew, and shards that are damaged."""
+"""WebDataset shards: the same batches as of the same files in folders, an index that is kept and made anew, and shards
+that are damaged.
+"""
 
 import io
 import json
@@ -44,7 +46,9 @@ def _sample(key, target, seed=0):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """2 classes × 11 training and 3 test pictures, as folders and as shards, in which the second class says its classes by .json."""
+    """2 classes × 11 training and 3 test pictures, as folders and as shards, in which the second class says its classes
+    by .json.
+    """
     folder, shards = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("shards")
     for split, count in (("train", 11), ("val", 3)):
         members = []
@@ -54,7 +58,11 @@ def both(tmp_path_factory):
                 path = folder / split / name / f"{key}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-                said = (f"{key}.cls", f"{target}\n".encode()) if target == 0 else (f"{key}.json", json.dumps({"label": target}).encode())
+                said = (
+                    (f"{key}.cls", f"{target}\n".encode())
+                    if target == 0
+                    else (f"{key}.json", json.dumps({"label": target}).encode())
+                )
                 # The order within a key is the writer's.
                 members.append([(f"{key}.jpg", content), said][:: 1 - 2 * (k % 2)])
         cut = 9 if split == "train" else 2
@@ -69,13 +77,18 @@ def _data(path, name="webdataset", **options):
 
 
 def _loader(path, name="webdataset", split="train", *, batch_size=8, train=True, rank=0, world=1, **options):
-    return _data(path, name, **options).open(split).loader(batch_size=batch_size, device="cpu", seed=3, train=train, rank=rank, world=world)
+    return (
+        _data(path, name, **options)
+        .open(split)
+        .loader(batch_size=batch_size, device="cpu", seed=3, train=train, rank=rank, world=world)
+    )
 
 
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(batches, others, strict=True)
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(batches, others, strict=True)
     )
 
 
@@ -84,11 +97,16 @@ def test_batches_are_those_of_the_same_files_in_folders(both, options):
     folder, shards = both
     one, other = _data(folder, "image_folder", **options).open("train"), _data(shards, **options).open("train")
     assert torch.equal(one.targets, other.targets) and one.num_samples == other.num_samples and other.num_classes == 2
-    assert [os.path.basename(name) for name in other.files.tolist()] == [os.path.basename(name) for name in one.files.tolist()]
+    assert [os.path.basename(name) for name in other.files.tolist()] == [
+        os.path.basename(name) for name in one.files.tolist()
+    ]
     assert other.files[0].startswith(b"train-000000.tar/n01_00")
     for epoch in (0, 2):
         assert _same(_loader(folder, "image_folder", **options).epoch(epoch), _loader(shards, **options).epoch(epoch))
-    assert _same(_loader(folder, "image_folder", "test", train=False, **options).epoch(0), _loader(shards, split="test", train=False, **options).epoch(0))
+    assert _same(
+        _loader(folder, "image_folder", "test", train=False, **options).epoch(0),
+        _loader(shards, split="test", train=False, **options).epoch(0),
+    )
 
 
 def test_workers_ranks_and_resuming_change_no_byte(both):
@@ -97,7 +115,13 @@ def test_workers_ranks_and_resuming_change_no_byte(both):
     workers = _loader(shards, workers=2)
     assert _same(workers.epoch(2), whole) and _same(workers.epoch(2, start=1), whole[1:])
     ranks = [_loader(shards, rank=rank, world=2).epoch(2) for rank in range(2)]
-    assert _same(({name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in zip(*ranks, strict=True)), whole)
+    assert _same(
+        (
+            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+            for shares in zip(*ranks, strict=True)
+        ),
+        whole,
+    )
 
 
 def test_open_tars_are_few_and_are_not_pickled(both, monkeypatch):
@@ -128,7 +152,12 @@ def test_the_index_is_kept_and_made_anew_when_it_is_stale(tmp_path, monkeypatch)
     _tar(shard, _sample("c", 1) + _sample("d", 0))
     os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
     split, count = opened()
-    assert shard.stat().st_size == stat.st_size and count == 1 and split.targets.tolist() == [1, 0] and split.files[0] == b"train-0.tar/c.jpg"
+    assert (
+        shard.stat().st_size == stat.st_size
+        and count == 1
+        and split.targets.tolist() == [1, 0]
+        and split.files[0] == b"train-0.tar/c.jpg"
+    )
     # One shard more; what is kept of fewer is another file.
     _tar(tmp_path / "train-1.tar", _sample("a", 0))
     split, count = opened()
@@ -170,7 +199,9 @@ def test_which_shards(tmp_path):
     assert files() == ["0.tar/train_0.jpg"] and files("test") == ["test-0.tar/test-0.jpg"]
     assert files(train="a/x-{08..10}.tar") == ["x-08.tar/a_x-08.jpg", "x-09.tar/a_x-09.jpg", "x-10.tar/a_x-10.jpg"]
     assert files(train="{b/y,a/x-09}.tar") == ["x-09.tar/a_x-09.jpg", "y.tar/b_y.jpg"]
-    assert len(files(train="a")) == len(files(train="a/*-*.tar")) == 3 and files("test", test=str(tmp_path / "b" / "y.tar")) == ["y.tar/b_y.jpg"]
+    assert len(files(train="a")) == len(files(train="a/*-*.tar")) == 3 and files(
+        "test", test=str(tmp_path / "b" / "y.tar")
+    ) == ["y.tar/b_y.jpg"]
     for options, says in (
         ({"train": "a/x-{08..11}.tar"}, "x-11.tar does not exist: data.train=a/x-{08..11}.tar"),
         ({"train": "z*.tar"}, "has no shards z*.tar"),
@@ -181,7 +212,13 @@ def test_which_shards(tmp_path):
 
 
 def test_what_belongs_to_a_sample(tmp_path):
-    members = [("./deep/a.CLS", b"1"), ("./deep/a.jpg", _jpeg(0)), ("./deep/a.json", b'{"label": 7}'), ("deep/a.txt", b"a dog"), ("deep/a.seg.png", b"")]
+    members = [
+        ("./deep/a.CLS", b"1"),
+        ("./deep/a.jpg", _jpeg(0)),
+        ("./deep/a.json", b'{"label": 7}'),
+        ("deep/a.txt", b"a dog"),
+        ("deep/a.seg.png", b""),
+    ]
     members += [("._a.jpg", b"no"), ("__meta__.json", b"{}"), ("b.jpg", _jpeg(1)), ("b.json", b'{"label": 0}')]
     _tar(tmp_path / "train.tar", members)
     split = _data(tmp_path).open("train")
@@ -213,17 +250,31 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
         "d.txt",
     ]
     expected = {base for name in names for base, kind in [base_plus_ext(name)] if base and kind.lower() == "jpg"}
-    _tar(tmp_path / "train.tar", [(name, {"jpg": _jpeg(0), "cls": b"1", "json": b'{"label": 0}'}.get(name.rpartition(".")[2].lower(), b"")) for name in names])
+    _tar(
+        tmp_path / "train.tar",
+        [
+            (name, {"jpg": _jpeg(0), "cls": b"1", "json": b'{"label": 0}'}.get(name.rpartition(".")[2].lower(), b""))
+            for name in names
+        ],
+    )
     with caplog.at_level(logging.WARNING):
         split = _data(tmp_path).open("train")
-    assert {os.fsdecode(name).removeprefix("train.tar/").rpartition(".")[0] for name in split.files} == expected and split.num_samples == 3
-    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'train.tar'}: keys with neither an image nor a class are passed over: 1"]
+    assert {
+        os.fsdecode(name).removeprefix("train.tar/").rpartition(".")[0] for name in split.files
+    } == expected and split.num_samples == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'train.tar'}: keys with neither an image nor a class are passed over: 1"
+    ]
 
 
 @pytest.mark.parametrize(
     "members,says",
     [
-        (_sample("n.1", 0), "n.1.jpg is of the key n and of the kind 1.jpg, as WebDataset parts a file name at its first dot, and the key has no image"),
+        (
+            _sample("n.1", 0),
+            "n.1.jpg is of the key n and of the kind 1.jpg, as WebDataset parts a file name at its first dot, "
+            "and the key has no image",
+        ),
         ([*_sample("a", 0), *_sample("v1.0/b.2", 1)], "v1.0/b.2.jpg is of the key v1.0/b and of the kind 2.jpg"),
         ([*_sample("a", 0), ("b.jpg", b""), ("b.label.cls", b"0")], "the key b has no class"),
         ([*_sample("a", 0), ("a.CLS", b"1")], "two classes of the key a, the second is a.CLS"),
@@ -260,16 +311,24 @@ def test_damaged_tars(tmp_path):
         (b"", "empty"),
     ):
         path.write_bytes(content)
-        with pytest.raises(ContrastillError, match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({says}).*\): copy it again") as caught:
+        with pytest.raises(
+            ContrastillError,
+            match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({says}).*\): copy it again",
+        ) as caught:
             _data(tmp_path).open("train")
         assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_picture_is_named_by_shard_and_member(tmp_path, workers):
-    path = _tar(tmp_path / "train-0.tar", [*_sample("a", 0), ("b.jpg", _jpeg(1)[:200]), ("b.cls", b"0"), ("c.jpg", b"text"), ("c.cls", b"0")])
+    path = _tar(
+        tmp_path / "train-0.tar",
+        [*_sample("a", 0), ("b.jpg", _jpeg(1)[:200]), ("b.cls", b"0"), ("c.jpg", b"text"), ("c.cls", b"0")],
+    )
     with pytest.raises(
-        ContrastillError, match=re.escape(str(path)) + r"/[bc]\.jpg cannot be read as an image \(.+\): remove it, or set data.skip_corrupted=true"
+        ContrastillError,
+        match=re.escape(str(path))
+        + r"/[bc]\.jpg cannot be read as an image \(.+\): remove it, or set data.skip_corrupted=true",
     ):
         list(_loader(tmp_path, workers=workers).epoch(0))
     loader = _loader(tmp_path)
@@ -283,7 +342,10 @@ def test_classes_and_splits_that_are_not_there(tmp_path):
     with pytest.raises(UsageError, match="no shards to test on: the layout is"):
         _data(tmp_path).open("test")
     _tar(tmp_path / "val-0.tar", _sample("a", 2))
-    with pytest.raises(UsageError, match=r"val-0.tar: a.jpg is of class 2, and the shards to train on end at class 1: set data.num_classes"):
+    with pytest.raises(
+        UsageError,
+        match=r"val-0.tar: a.jpg is of class 2, and the shards to train on end at class 1: set data.num_classes",
+    ):
         _data(tmp_path).open("test")
     assert _data(tmp_path, num_classes=3).open("test").targets.tolist() == [2]
     with pytest.raises(UsageError, match="b.jpg is of class 1, and data.num_classes is 1"):
@@ -309,5 +371,10 @@ def test_recognises_its_own_and_no_other(tmp_path, both):
     (tmp_path / "train" / "a").mkdir(parents=True)
     _tar(tmp_path / "train.tar", [])
     assert not recognises(str(tmp_path))
-    config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}, "data": {"path": str(shards)}}
+    config = {
+        "out": "x",
+        "student": {"model": "resnet20"},
+        "objectives": {"cross_entropy": {}},
+        "data": {"path": str(shards)},
+    }
     assert validate(config).data.name == "webdataset"

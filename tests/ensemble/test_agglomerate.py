@@ -1,4 +1,6 @@
-"""One student of unlike teachers: against naive loops in float64, and real small runs from the config to the adaptors' answers."""
+"""One student of unlike teachers: against naive loops in float64, and real small runs from the config to the adaptors'
+answers.
+"""
 
 import json
 import shutil
@@ -66,7 +68,9 @@ def naive_distance(ours, theirs):
 def cells(features, height, width):
     """Averages over equal cells of a sample's map, a vector a position."""
     h, w = features.shape[1] // height, features.shape[2] // width
-    return [features[:, y * h : (y + 1) * h, x * w : (x + 1) * w].mean((1, 2)) for y in range(height) for x in range(width)]
+    return [
+        features[:, y * h : (y + 1) * h, x * w : (x + 1) * w].mean((1, 2)) for y in range(height) for x in range(width)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["none", "per_channel", "phi_s"])
@@ -80,13 +84,22 @@ def test_it_is_the_naive_one(kind):
         return rows if kind != "phi_s" else [balance.rotation @ row for row in rows]
 
     targets = turned(naive_balance([*teacher.embedding], kind), adaptor.summary_balance)
-    summary = sum(naive_distance(naive_head(adaptor.summary, x), target) for x, target in zip(student.embedding, targets, strict=True)) / 6
-    # Grids of 6×4 and 3×4 meet at 3×4: the student's head answers at each of its own positions, and the answers are averaged.
+    summary = (
+        sum(
+            naive_distance(naive_head(adaptor.summary, x), target)
+            for x, target in zip(student.embedding, targets, strict=True)
+        )
+        / 6
+    )
+    # Grids of 6×4 and 3×4 meet at 3×4: the student's head answers at each of its own positions, and the answers are
+    # averaged.
     positions = [column for sample in teacher.maps[-1] for column in cells(sample, 3, 4)]
     targets = turned(naive_balance(positions, kind), adaptor.dense_balance)
     dense = 0.0
     for b, sample in enumerate(student.maps[-1]):
-        answers = torch.stack([naive_head(adaptor.dense, sample[:, y, x]) for y in range(6) for x in range(4)], 1).reshape(12, 6, 4)
+        answers = torch.stack(
+            [naive_head(adaptor.dense, sample[:, y, x]) for y in range(6) for x in range(4)], 1
+        ).reshape(12, 6, 4)
         for place, answer in enumerate(cells(answers, 3, 4)):
             target = targets[b * 12 + place]
             smooth = sum(0.5 * d * d if abs(d) < 1 else abs(d) - 0.5 for d in answer - target) / 12
@@ -94,7 +107,9 @@ def test_it_is_the_naive_one(kind):
     reference = 2 * summary + 0.5 * dense
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
     inputs = [student.embedding, student.maps[-1], *objective.parameters()]
-    for got, wanted in zip(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True):
+    for got, wanted in zip(
+        *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(objective.logs["summary"], summary.detach())
     torch.testing.assert_close(objective.logs["dense"], dense.detach())
@@ -107,7 +122,10 @@ def test_the_loss_is_the_mean_over_samples_and_a_sample_does_not_hang_on_the_oth
     each = objective.per_sample(student, teacher, {})
     assert each.shape == (6,) and Agglomerate.decomposes()
     torch.testing.assert_close(each.mean(), objective(student, teacher, {}))
-    alone = [Representation(embedding=one.embedding[2:3], maps=tuple(values[2:3] for values in one.maps)) for one in (student, teacher)]
+    alone = [
+        Representation(embedding=one.embedding[2:3], maps=tuple(values[2:3] for values in one.maps))
+        for one in (student, teacher)
+    ]
     torch.testing.assert_close(objective(*alone, {}), each[2])
 
 
@@ -116,24 +134,38 @@ def test_a_teacher_a_thousand_times_louder_weighs_the_same():
     for kind in ("none", "phi_s"):
         for scale in (1.0, 1000.0):
             torch.manual_seed(0)
-            losses[kind, scale] = build(balance=kind, summary=False, cosine_share=0.0)(said(STUDENT, 1), said(TEACHER, 2, scale=scale), {}).item()
+            losses[kind, scale] = build(balance=kind, summary=False, cosine_share=0.0)(
+                said(STUDENT, 1), said(TEACHER, 2, scale=scale), {}
+            ).item()
     assert losses["phi_s", 1.0] == pytest.approx(losses["phi_s", 1000.0], rel=1e-6)
     assert losses["none", 1000.0] > 100 * losses["none", 1.0]
 
 
 def test_it_reads_what_its_options_ask_for():
-    assert build().needs == {"embedding", "maps"} and build(dense=False).needs == {"embedding"} and build(summary=False).needs == {"maps"}
+    assert (
+        build().needs == {"embedding", "maps"}
+        and build(dense=False).needs == {"embedding"}
+        and build(summary=False).needs == {"maps"}
+    )
     assert build(dense=False).adaptor.dense is None and build(summary=False).adaptor.summary is None
     assert build().adaptor.summary[0].out_features == 8 and build(hidden=3).adaptor.dense[0].out_features == 3
     assert build(pair=[0, 0]).adaptor.dense[0].in_features == 3
     only = build(dense=False)
-    assert only(Representation(embedding=said(STUDENT, 1).embedding), Representation(embedding=said(TEACHER, 2).embedding), {}).ndim == 0
+    assert (
+        only(
+            Representation(embedding=said(STUDENT, 1).embedding),
+            Representation(embedding=said(TEACHER, 2).embedding),
+            {},
+        ).ndim
+        == 0
+    )
 
 
 def test_under_autocast_the_loss_is_in_float32():
     objective = Agglomerate.build(Agglomerate.Options(), setting())
     student, teacher = (
-        Representation(embedding=one.embedding.float(), maps=tuple(value.float() for value in one.maps)) for one in (said(STUDENT, 1), said(TEACHER, 2))
+        Representation(embedding=one.embedding.float(), maps=tuple(value.float() for value in one.maps))
+        for one in (said(STUDENT, 1), said(TEACHER, 2))
     )
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -148,7 +180,11 @@ def test_an_adaptor_answers_in_the_teachers_own_space():
     objective(student, teacher, {})
     adaptor = objective.adaptor.eval()
     answer = adaptor(student)
-    assert answer.logits is None and answer.embedding.shape == (6, 8) and [value.shape for value in answer.maps] == [(6, 12, 6, 4)]
+    assert (
+        answer.logits is None
+        and answer.embedding.shape == (6, 8)
+        and [value.shape for value in answer.maps] == [(6, 12, 6, 4)]
+    )
     # Back in the balanced space it is what the heads say.
     torch.testing.assert_close(adaptor.summary_balance(answer.embedding), adaptor.summary(student.embedding))
     torch.testing.assert_close(adaptor.dense_balance(answer.maps[0].movedim(1, -1)), adaptor.on_map(student.maps[-1]))
@@ -217,15 +253,26 @@ def run(config, tmp_path_factory):
 
 
 def likeness(student, adaptors, teachers, loader):
-    """For each teacher, how like what it says an adaptor's answer is: mean cosine of embeddings and of maps, after the teacher's mean is taken away."""
+    """For each teacher, how like what it says an adaptor's answer is: mean cosine of embeddings and of maps, after the
+    teacher's mean is taken away.
+    """
     with torch.no_grad():
         batches = list(loader.epoch(0))
         found = []
         for teacher, adaptor in zip(teachers, adaptors, strict=True):
-            truth, answers = ([network(batch, frozenset({"embedding", "maps"})) for batch in batches] for network in (teacher, student))
+            truth, answers = (
+                [network(batch, frozenset({"embedding", "maps"})) for batch in batches]
+                for network in (teacher, student)
+            )
             answers = [adaptor(one) for one in answers]
             embeddings = [torch.cat([one.embedding for one in side]) for side in (truth, answers)]
-            maps = [F.adaptive_avg_pool2d(torch.cat([one.maps[-1] for one in side]), 2).flatten(2).transpose(1, 2).flatten(0, 1) for side in (truth, answers)]
+            maps = [
+                F.adaptive_avg_pool2d(torch.cat([one.maps[-1] for one in side]), 2)
+                .flatten(2)
+                .transpose(1, 2)
+                .flatten(0, 1)
+                for side in (truth, answers)
+            ]
             found += [F.cosine_similarity(a - a.mean(0), b - a.mean(0)).mean().item() for a, b in (embeddings, maps)]
     return found
 
@@ -236,9 +283,17 @@ def test_a_student_answers_like_each_of_two_unlike_teachers(config, run):
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"] and "top1" not in rows[-1]
     parts = assemble(load_config(config, [f"out={run}"]))
     transfer = parts.transfer.eval()
-    start = likeness(transfer.student, [objective.adaptor for objective in transfer.terms["agglomerate"].objectives], transfer.teachers, parts.train)
+    start = likeness(
+        transfer.student,
+        [objective.adaptor for objective in transfer.terms["agglomerate"].objectives],
+        transfer.teachers,
+        parts.train,
+    )
     module, adaptors = contrastill.load_student(run), contrastill.load_adaptors(run)
-    assert [(one.teacher, one.number, one.term) for one in adaptors] == [("resnet14", 0, "agglomerate"), ("timm/test_vit", 1, "agglomerate")]
+    assert [(one.teacher, one.number, one.term) for one in adaptors] == [
+        ("resnet14", 0, "agglomerate"),
+        ("timm/test_vit", 1, "agglomerate"),
+    ]
     assert not any(one.training or parameter.requires_grad for one in adaptors for parameter in one.parameters())
     student = Network(module, taps=module.taps, preprocess=module.preprocess).eval()
     end = likeness(student, adaptors, transfer.teachers, parts.train)
@@ -267,15 +322,52 @@ def test_a_run_that_was_stopped_amid_the_estimate_ends_in_the_same_bits(config, 
 
 
 def test_with_crd_beside_it_and_a_rule_that_weighs_samples(config, tmp_path, capsys):
-    short = ["train.epochs=2", "data.train_samples=32", "data.test_samples=16", "teachers.1.model=resnet8", "teachers.1.resolution=null"]
+    short = [
+        "train.epochs=2",
+        "data.train_samples=32",
+        "data.test_samples=16",
+        "teachers.1.model=resnet8",
+        "teachers.1.resolution=null",
+    ]
     out = tmp_path / "crd"
-    assert main(["train", config, f"out={out}", *short, "objectives.crd.weight=0.8", "objectives.crd.negatives_from=other_sample", "-q"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                config,
+                f"out={out}",
+                *short,
+                "objectives.crd.weight=0.8",
+                "objectives.crd.negatives_from=other_sample",
+                "-q",
+            ]
+        )
+        == 0
+    )
     assert {"crd", "agglomerate"} <= Run(out).history()[-1].keys() and len(load_adaptors(out)) == 2
     out = tmp_path / "entropy"
-    assert main(["train", config, f"out={out}", *short, "ensemble.rule=entropy", "objectives.agglomerate.dense=false", "-q"]) == 0
+    assert (
+        main(
+            ["train", config, f"out={out}", *short, "ensemble.rule=entropy", "objectives.agglomerate.dense=false", "-q"]
+        )
+        == 0
+    )
     assert load_adaptors(out)[0].needs == {"embedding"}
     out = tmp_path / "without"
-    assert main(["train", config, f"out={out}", *short, "objectives.agglomerate=null", "objectives.attention.weight=1", "-q"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                config,
+                f"out={out}",
+                *short,
+                "objectives.agglomerate=null",
+                "objectives.attention.weight=1",
+                "-q",
+            ]
+        )
+        == 0
+    )
     assert not (out / "adaptors.safetensors").exists()
     capsys.readouterr()
     with pytest.raises(UsageError, match="written by a finished run with an objective agglomerate"):
@@ -304,7 +396,11 @@ def test_files_that_are_not_what_their_header_says(run, tmp_path):
         ({**good, "dense": None}, "not those of its header"),
         ({**good, "more": 1}, "is not what"),
     ):
-        save_state_dict({key: value for key, value in state.items() if key.startswith("0.")}, path, metadata={"contrastill": json.dumps({"adaptors": [about]})})
+        save_state_dict(
+            {key: value for key, value in state.items() if key.startswith("0.")},
+            path,
+            metadata={"contrastill": json.dumps({"adaptors": [about]})},
+        )
         with pytest.raises(ContrastillError, match=message):
             load_adaptors(path)
     path.write_bytes(path.read_bytes()[:500])
@@ -314,7 +410,9 @@ def test_files_that_are_not_what_their_header_says(run, tmp_path):
 
 def test_the_shipped_config_is_valid_and_names_networks_that_exist(tmp_path):
     config = load_config("ensemble/agglomerate", [f"data.path={tmp_path}"])
-    assert len(config.teachers) == 3 and all(teacher.weights == "pretrained" and len(teacher.maps) == 1 for teacher in config.teachers)
+    assert len(config.teachers) == 3 and all(
+        teacher.weights == "pretrained" and len(teacher.maps) == 1 for teacher in config.teachers
+    )
     assert list(config.objectives) == ["agglomerate"] and OBJECTIVES["agglomerate"] is Agglomerate
 
 

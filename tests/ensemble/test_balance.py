@@ -16,8 +16,12 @@ UNKNOWN = (3, 7, 30, 52, 92, 770)
 def features(dim, count=400, seed=0):
     """Correlated, far from zero, some channels a thousand times others; float64."""
     generator = torch.Generator().manual_seed(seed)
-    mixed = torch.randn(count, dim, dtype=torch.float64, generator=generator) @ torch.randn(dim, dim, dtype=torch.float64, generator=generator)
-    return mixed * torch.logspace(-1.5, 1.5, dim, dtype=torch.float64) + 50 * torch.randn(dim, dtype=torch.float64, generator=generator)
+    mixed = torch.randn(count, dim, dtype=torch.float64, generator=generator) @ torch.randn(
+        dim, dim, dtype=torch.float64, generator=generator
+    )
+    return mixed * torch.logspace(-1.5, 1.5, dim, dtype=torch.float64) + 50 * torch.randn(
+        dim, dtype=torch.float64, generator=generator
+    )
 
 
 # Hadamard matrices
@@ -78,7 +82,8 @@ def test_phi_s_is_what_numpy_says():
     eigenvalues, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
     phi = np.sqrt(eigenvalues.mean())
     naive = np.stack([hadamard(12).numpy() @ vectors.T @ (row - x.mean(0)) / phi for row in x])
-    # An eigenvector's sign is open, so what is compared does not depend on it: R diag(±1) and the inner products of samples.
+    # An eigenvector's sign is open, so what is compared does not depend on it: R diag(±1) and the inner products of
+    # samples.
     np.testing.assert_allclose(ours @ ours.T, naive @ naive.T, rtol=1e-6, atol=1e-7)
     turned = hadamard(12).numpy().T @ (balance.rotation.numpy() @ vectors)
     np.testing.assert_allclose(np.abs(turned), np.eye(12), atol=1e-8)
@@ -189,6 +194,7 @@ def test_ranks_keep_bit_identical_maps_equal_to_one_process(ranks, tmp_path):
         assert together.calls == 3 and together.count == 92
         torch.testing.assert_close(together.mean, alone.mean, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(together.scale, alone.scale, rtol=1e-9, atol=1e-12)
-        # Two sums that differ in the last bit may have eigenvectors of other signs: compared is the covariance of what comes out.
+        # Two sums that differ in the last bit may have eigenvectors of other signs: compared is the covariance of what
+        # comes out.
         outs = [balance.eval()(parts[0]) for balance in (together, alone)]
         torch.testing.assert_close(outs[0] @ outs[0].T, outs[1] @ outs[1].T, rtol=1e-6, atol=1e-7)

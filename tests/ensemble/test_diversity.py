@@ -1,4 +1,6 @@
-"""What several networks are worth together: every number against a naive loop, and the picture for few and many networks."""
+"""What several networks are worth together: every number against a naive loop, and the picture for few and many
+networks.
+"""
 
 import math
 
@@ -37,9 +39,14 @@ def test_every_number_is_that_of_a_naive_loop(networks, samples, classes):
     probabilities, targets = said(networks, samples, classes)
     student, _ = said(1, samples, classes, seed=9, sharpness=1.0)
     found = diversity(probabilities, targets, student[0])
-    mean = [[sum(probabilities[n, i, c].item() for n in range(networks)) / networks for c in range(classes)] for i in range(samples)]
+    mean = [
+        [sum(probabilities[n, i, c].item() for n in range(networks)) / networks for c in range(classes)]
+        for i in range(samples)
+    ]
     measured = [*found.networks, found.ensemble, found.student]
-    for quality, rows in zip(measured, [*probabilities, torch.tensor(mean, dtype=torch.float64), student[0]], strict=True):
+    for quality, rows in zip(
+        measured, [*probabilities, torch.tensor(mean, dtype=torch.float64), student[0]], strict=True
+    ):
         top1, nll, ece = naive_quality(rows, targets)
         assert quality.top1 == pytest.approx(top1) and quality.nll == pytest.approx(nll, rel=1e-12)
         assert quality.ece == pytest.approx(ece, abs=1e-6)  # torchmetrics bins in float32
@@ -56,7 +63,9 @@ def test_every_number_is_that_of_a_naive_loop(networks, samples, classes):
     assert found.student_disagreement.tolist() == pytest.approx([apart(own, one) for one in [*picks, both]])
     pairs = [apart(picks[a], picks[b]) for a in range(networks) for b in range(a)]
     assert found.mean_disagreement == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
-    assert found.oracle == pytest.approx(100 * sum(any(pick[i] == targets[i] for pick in picks) for i in range(samples)) / samples)
+    assert found.oracle == pytest.approx(
+        100 * sum(any(pick[i] == targets[i] for pick in picks) for i in range(samples)) / samples
+    )
     assert found.pooled.share.sum().item() == pytest.approx(1)
 
 
@@ -107,10 +116,20 @@ def test_what_cannot_be_measured_is_refused(change, message):
 def test_the_picture_is_drawn_for_one_network_and_for_ten(tmp_path, count):
     probabilities, targets = said(count, 100, 4)
     found = diversity(probabilities, targets)
-    bars = [Bar(f"teachers.{number} timm/vit_small_patch14_dinov2.lvd142m", quality.top1) for number, quality in enumerate(found.networks)]
+    bars = [
+        Bar(f"teachers.{number} timm/vit_small_patch14_dinov2.lvd142m", quality.top1)
+        for number, quality in enumerate(found.networks)
+    ]
     bins = found.pooled
     curves = [Curve("each network", bins.confidence.numpy(), bins.accuracy.numpy(), bins.share.numpy(), "networks")]
-    draw_diversity([f"T{number}" for number in range(count)], found.disagreement.numpy(), bars, curves, tmp_path / "d.png", title="a title")
+    draw_diversity(
+        [f"T{number}" for number in range(count)],
+        found.disagreement.numpy(),
+        bars,
+        curves,
+        tmp_path / "d.png",
+        title="a title",
+    )
     with Image.open(tmp_path / "d.png") as picture:
         assert picture.width > 1200 and len(set(picture.convert("RGB").resize((300, 100)).get_flattened_data())) > 100
     assert [path.name for path in tmp_path.iterdir()] == ["d.png"]

@@ -13,7 +13,14 @@ from contrastill.ensemble.rules import Random
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
 
-ROOMS = ["data.train_samples=64", "data.test_samples=32", "data.size=24", "train.epochs=2", "train.batch_size=32", "train.lr=0.01"]
+ROOMS = [
+    "data.train_samples=64",
+    "data.test_samples=32",
+    "data.size=24",
+    "train.epochs=2",
+    "train.batch_size=32",
+    "train.lr=0.01",
+]
 NEEDS = frozenset({"logits", "embedding", "maps"})
 
 
@@ -24,7 +31,9 @@ def teachers(tmp_path_factory):
     common = ["train", "teachers/rooms", *ROOMS, "train.epochs=1", "-q"]
     for seed in (0, 1):
         assert main([*common, "student.model=resnet8", f"seed={seed}", f"out={root / f'resnet8-{seed}'}"]) == 0
-    assert main([*common, "student.model=timm/vit_tiny_patch16_224", "student.resolution=32", f"out={root / 'vit'}"]) == 0
+    assert (
+        main([*common, "student.model=timm/vit_tiny_patch16_224", "student.resolution=32", f"out={root / 'vit'}"]) == 0
+    )
     return root
 
 
@@ -39,7 +48,9 @@ def command(teachers, out, names=("resnet8-0", "resnet8-1", "vit"), *more):
 def test_a_resnet_and_a_vit_at_another_resolution_teach_together(teachers, tmp_path):
     assert main(command(teachers, tmp_path / "run")) == 0
     row = Run(tmp_path / "run").history()[-1]
-    assert {f"kd/weight.{number}" for number in range(3)} | {f"crd/weight.{number}" for number in range(3)} <= row.keys()
+    assert {f"kd/weight.{number}" for number in range(3)} | {
+        f"crd/weight.{number}" for number in range(3)
+    } <= row.keys()
     assert row["kd/weight.2"] == 1 and {"crd/score_student.0", "crd/score_student.2"} <= row.keys()
 
 
@@ -63,7 +74,11 @@ def test_every_rule_trains_and_logs_its_weights(teachers, tmp_path, rule, more):
     assert torch.isfinite(torch.tensor(row["loss"]))
 
 
-@pytest.mark.parametrize("more", [("ensemble.batched=true",), ("train.views=1", "data.flip=false", "data.crop_padding=0")], ids=["batched", "memory"])
+@pytest.mark.parametrize(
+    "more",
+    [("ensemble.batched=true",), ("train.views=1", "data.flip=false", "data.crop_padding=0")],
+    ids=["batched", "memory"],
+)
 def test_however_the_teachers_are_asked_the_training_is_the_same(teachers, tmp_path, more):
     plain = ("data.flip=false", "data.crop_padding=0") if "train.views=1" in more else ()
     assert main(command(teachers, tmp_path / "turn", ("resnet8-0", "resnet8-1"), *plain)) == 0
@@ -107,7 +122,10 @@ class Counting(nn.Module):
 
 
 def test_with_random_only_the_teacher_that_is_drawn_looks():
-    networks = [Network(Counting(float(number)), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)) for number in range(4)]
+    networks = [
+        Network(Counting(float(number)), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+        for number in range(4)
+    ]
     transfer = Transfer(networks[:3], networks[3], {"kd": Term([KD() for _ in range(3)], 1.0, Random(seed=1))}).train()
     batch = {"rgb": torch.rand(2, 3, 4, 4), "index": torch.arange(2)}
     for _ in range(12):
@@ -119,7 +137,10 @@ def test_with_random_only_the_teacher_that_is_drawn_looks():
 
 
 def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of():
-    networks = [Network(Counting(float(number)), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)) for number in range(4)]
+    networks = [
+        Network(Counting(float(number)), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+        for number in range(4)
+    ]
     rule = Random(seed=1)
     transfer = Transfer(networks[:3], networks[3], {"kd": Term([KD() for _ in range(3)], 1.0, rule)}).train()
     batch = {"rgb": torch.rand(4, 3, 16, 16), "index": torch.arange(4)}
@@ -163,7 +184,20 @@ def of_seven_classes(tmp_path_factory):
             file[f"{split}/target"] = np.arange(28, dtype=np.int64) % 7
         file["unlabelled/rgb"] = np.zeros((28, 24, 24, 3), np.uint8)
         file.attrs["classes"] = list("abcdefg")
-    assert main(["train", "teachers/cifar100", f"data.path={root / 'seven.h5'}", "student.model=resnet8", "train.epochs=1", "-q", f"out={root / 'run'}"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "teachers/cifar100",
+                f"data.path={root / 'seven.h5'}",
+                "student.model=resnet8",
+                "train.epochs=1",
+                "-q",
+                f"out={root / 'run'}",
+            ]
+        )
+        == 0
+    )
     return root
 
 
@@ -171,7 +205,9 @@ def test_classes_that_differ_are_refused_or_mapped(teachers, of_seven_classes, t
     other = ["teachers.1.model=resnet8", f"teachers.1.weights={of_seven_classes / 'run'}"]
     base = command(teachers, tmp_path / "run", ("resnet8-0",), *other)
     assert main(base) == 2
-    assert "teacher 1 (resnet8) has no class ball, barrel, chair and 9 more, which the data has" in " ".join(capsys.readouterr().err.split())
+    assert "teacher 1 (resnet8) has no class ball, barrel, chair and 9 more, which the data has" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main([*base, "teachers.1.class_map=[0,1,2]"]) == 2
     assert "names 3 classes, and the data has 12" in " ".join(capsys.readouterr().err.split())
     assert main([*base, f"teachers.1.class_map={[*range(7), 0, 1, 2, 3, 7]}"]) == 2
@@ -208,10 +244,28 @@ def test_wrong_usage_is_one_sentence(teachers, tmp_path, capsys, more, message):
 
 
 def test_a_rule_that_needs_labels_is_refused_on_unlabelled_data(teachers, of_seven_classes, tmp_path, capsys):
-    unlabelled = [f"data.path={of_seven_classes / 'seven.h5'}", "data.target=null", "data.splits={train: unlabelled, test: null}"]
-    chosen = [f"teachers.{number}.{key}" for number in (0, 1) for key in ("model=resnet8", f"weights={teachers / f'resnet8-{number}'}")]
-    command = ["train", "compression/cifar100_crd", *unlabelled, *chosen, "objectives.cross_entropy=null", "objectives.crd.bias=3.0", "train.epochs=1"]
+    unlabelled = [
+        f"data.path={of_seven_classes / 'seven.h5'}",
+        "data.target=null",
+        "data.splits={train: unlabelled, test: null}",
+    ]
+    chosen = [
+        f"teachers.{number}.{key}"
+        for number in (0, 1)
+        for key in ("model=resnet8", f"weights={teachers / f'resnet8-{number}'}")
+    ]
+    command = [
+        "train",
+        "compression/cifar100_crd",
+        *unlabelled,
+        *chosen,
+        "objectives.cross_entropy=null",
+        "objectives.crd.bias=3.0",
+        "train.epochs=1",
+    ]
     command += ["student.model=resnet8", "objectives.kd.weight=1", f"out={tmp_path / 'run'}", "-q"]
     assert main([*command, "ensemble.rule=confidence"]) == 2
-    assert "ensemble.rule=confidence compares the teachers with the labels, and this data has none" in " ".join(capsys.readouterr().err.split())
+    assert "ensemble.rule=confidence compares the teachers with the labels, and this data has none" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main([*command, "ensemble.rule=entropy"]) == 0

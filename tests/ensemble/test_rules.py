@@ -26,7 +26,9 @@ TARGETS = torch.arange(30) % C
 
 
 def drawn(*shape, seed=0, grad=False):
-    return (2 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).requires_grad_(grad)
+    return (2 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).requires_grad_(
+        grad
+    )
 
 
 def said(seed, grad=False):
@@ -43,7 +45,12 @@ def setting(teacher_dim=D, classes=C, targets=TARGETS):
 
 def crds(count, **options):
     torch.manual_seed(3)
-    return [objective.double() for objective in CRD.build_each(CRD.Options(negatives="all", embed_dim=8, bias=0.0, **options), [setting()] * count)]
+    return [
+        objective.double()
+        for objective in CRD.build_each(
+            CRD.Options(negatives="all", embed_dim=8, bias=0.0, **options), [setting()] * count
+        )
+    ]
 
 
 def of(rule, objective=KD, count=3, **options):
@@ -109,7 +116,9 @@ def test_rules_that_weigh_samples_are_the_naive_ones(rule, objective):
     assert ours.weights.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("objective", [KD(), FitNet(D, D), Attention(((0, 0), (1, 1))), crds(1)[0]], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "objective", [KD(), FitNet(D, D), Attention(((0, 0), (1, 1))), crds(1)[0]], ids=lambda one: type(one).__name__
+)
 def test_the_mean_of_per_sample_is_the_loss(objective):
     maps = tuple(drawn(B, 3, 4, 4, seed=seed) for seed in (8, 9))
     student, teacher = (Representation(one.logits, one.embedding, maps) for one in (said(0), said(1)))
@@ -122,7 +131,9 @@ def test_the_mean_of_per_sample_is_the_loss(objective):
 @pytest.mark.parametrize("rule", [Average, Entropy, Confidence, Gradient, Random, Sum])
 def test_one_teacher_means_the_loss_towards_it(rule):
     student, teacher = said(0, grad=True), said(1)
-    torch.testing.assert_close(rule()([KD()], student, [teacher], batch()), KD()(student, teacher, batch()), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        rule()([KD()], student, [teacher], batch()), KD()(student, teacher, batch()), rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("rule", ["sum", "average", "entropy", "confidence", "gradient"])
@@ -149,7 +160,8 @@ def reference_weights(gram, cap):
     for start in [np.full(count, 1 / count), *np.eye(count)]:
         answer = minimize(
             lambda w: w @ gram @ w, start, jac=lambda w: 2 * gram @ w, bounds=[(0, cap)] * count,
-            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)}, method="SLSQP", options={"ftol": 1e-14, "maxiter": 500},
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)}, method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
         )  # fmt: skip
         if best is None or answer.fun < best.fun:
             best = answer
@@ -180,8 +192,14 @@ def test_the_projection_is_the_nearest_allowed_point(cap):
         values = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         near = project(values, cap)
         assert near.sum().item() == pytest.approx(1) and near.min() >= 0 and near.max() <= cap + 1e-12
-        grid = [point for point in itertools.product(np.linspace(0, cap, 9), repeat=3) if 0 <= 1 - sum(point) <= cap + 1e-12]
-        assert all(((np.array([*point, 1 - sum(point)]) - values.numpy()) ** 2).sum() >= ((near - values) ** 2).sum().item() - 1e-9 for point in grid)
+        grid = [
+            point for point in itertools.product(np.linspace(0, cap, 9), repeat=3) if 0 <= 1 - sum(point) <= cap + 1e-12
+        ]
+        assert all(
+            ((np.array([*point, 1 - sum(point)]) - values.numpy()) ** 2).sum()
+            >= ((near - values) ** 2).sum().item() - 1e-9
+            for point in grid
+        )
 
 
 @pytest.mark.parametrize("objective", ["kd", "crd"])
@@ -216,7 +234,11 @@ def test_random_draws_every_teacher_evenly_goes_on_where_it_was_and_trains_no_ot
     assert min(seen.count(number) for number in range(3)) >= 10
     loss.backward()
     silent = [place for place in range(3) if place != seen[-1]]
-    assert all(parameter.grad is not None and not parameter.grad.any() for place in silent for parameter in objectives[place].parameters())
+    assert all(
+        parameter.grad is not None and not parameter.grad.any()
+        for place in silent
+        for parameter in objectives[place].parameters()
+    )
     again = of("random")
     again.load_state_dict(rule.state_dict())
     assert [again.steps, again.chosen(3)] == [60, rule.chosen(3)]
@@ -236,13 +258,19 @@ class Whole(Objective):
 
 
 def test_rules_refuse_what_they_cannot_do():
-    with pytest.raises(UsageError, match=r"objective it is no mean over samples.*|loss of objective it is no mean over samples: add objectives\.it\.rule=sum"):
+    with pytest.raises(
+        UsageError,
+        match=r"objective it is no mean over samples.*|loss of objective it is no mean over samples: add "
+        r"objectives\.it\.rule=sum",
+    ):
         of("entropy", Whole)
     with pytest.raises(UsageError, match=r"reads embedding.*objectives\.it\.rule=sum"):
         of("average", CRD)
     with pytest.raises(UsageError, match="this data has none: take entropy, or sum"):
         Confidence.build(Confidence.Options(), "it", KD, [setting(targets=None)] * 2)
-    with pytest.raises(UsageError, match=r"teacher 1 tells 3 classes apart and the data has 5: say with teachers\.1\.class_map"):
+    with pytest.raises(
+        UsageError, match=r"teacher 1 tells 3 classes apart and the data has 5: say with teachers\.1\.class_map"
+    ):
         Confidence.build(Confidence.Options(), "it", KD, [setting(), setting(classes=3)])
     with pytest.raises(UsageError, match="did you mean .*average"):
         ENSEMBLE_RULES["averge"]

@@ -2,9 +2,9 @@
 
     python tests/helpers/dying.py step:3 train teachers/cifar100 …
 
-POINT is WHAT:N, the N-th time that WHAT happens: `step` after an optimiser step, `file` before a file of a checkpoint is written,
-`replace` before and `replaced` after anything gets its final name, `row` after a line of metrics.jsonl, `term` sends SIGTERM after
-a step instead.
+POINT is WHAT:N, the N-th time that WHAT happens: `step` after an optimiser step, `file` before a file of a checkpoint
+is written, `replace` before and `replaced` after anything gets its final name, `row` after a line of metrics.jsonl,
+`term` sends SIGTERM after a step instead.
 """
 
 import os

@@ -1,7 +1,9 @@
-"""What several processes keep of what teachers say, and what a student learns from it; run by test_teacher_cache_ranks.py, by one process or by several.
+"""What several processes keep of what teachers say, and what a student learns from it; run by
+test_teacher_cache_ranks.py, by one process or by several.
 
-Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and how many samples the teacher was shown for each)
-and FOLDER/RANK.safetensors, the student's and the bank's state and the losses of each epoch.
+Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and
+how many samples the teacher was shown for each) and FOLDER/RANK.safetensors, the student's and the bank's state and the
+losses of each epoch.
 """
 
 import hashlib
@@ -30,7 +32,9 @@ from contrastill.training.engine import fit
 
 def split():
     images = PaddedImages.zeros(48, 16, 16, 3, dtype=torch.uint8, padding=2)
-    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images.interior[:] = torch.randint(
+        256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return TensorSplit({"rgb": images}, targets=torch.arange(48) % 4, num_classes=4, flip=True)
 
 
@@ -45,7 +49,9 @@ def transfer(data):
     specs = [describe(network, {"rgb": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}) for network in (student, teacher)]
     setting = Setting(*specs, data.num_samples, data.targets, 0)
     options = CRD.Options(embed_dim=8, num_negatives=16, bias=3.0)
-    return Transfer([teacher], student, {"kd": Term([KD.build(KD.Options(), setting)]), "crd": Term([CRD.build(options, setting)])})
+    return Transfer(
+        [teacher], student, {"kd": Term([KD.build(KD.Options(), setting)]), "crd": Term([CRD.build(options, setting)])}
+    )
 
 
 def digest_of(memory):
@@ -65,7 +71,9 @@ def main(folder):
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
     def memory_of(made, where):
-        return TeacherMemory(data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where)
+        return TeacherMemory(
+            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where
+        )
 
     made = transfer(data)
     made.teachers[0].register_forward_hook(lambda module, args, said: looks.append(len(said.embedding)))
@@ -78,7 +86,14 @@ def main(folder):
     made = transfer(data)
     memory = memory_of(made, folder / "said")
     memory.let_go()
-    result = fit(made, memory, None, TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16), accelerator=accelerator, progress=False)
+    result = fit(
+        made,
+        memory,
+        None,
+        TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16),
+        accelerator=accelerator,
+        progress=False,
+    )
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in made.trained_state().items()}
     state |= {f"loss of epoch {row['epoch']}": torch.tensor(row["loss"]) for row in result.history}
     (folder / f"{share['rank']}.json").write_text(json.dumps(found))

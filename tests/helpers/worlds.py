@@ -1,9 +1,12 @@
-"""Small worlds drawn at random: a data set, a teacher, a student, two objectives and a tiny training, and what each came to, recomputed by another path.
+"""Small worlds drawn at random: a data set, a teacher, a student, two objectives and a tiny training, and what each
+came to, recomputed by another path.
 
     python tests/helpers/worlds.py --worlds 500 --seed 0 --out build/worlds
 
-A world ends right where its training and evaluation give numbers that a naive recomputation confirms, or where it is refused in one sentence. Anything else
-is a fault: ``bare``, an exception that is none of the package's; ``wrong``, a number that the recomputation does not confirm; ``wordy``, a refusal that is no
+A world ends right where its training and evaluation give numbers that a naive recomputation confirms, or where it is
+refused in one sentence. Anything else
+is a fault: ``bare``, an exception that is none of the package's; ``wrong``, a number that the recomputation does not
+    confirm; ``wordy``, a refusal that is no
 one sentence. tests/test_worlds.py draws a few of them by hypothesis.
 """
 
@@ -54,7 +57,8 @@ class World:
         size: (height, width) of the images.
         ragged: Whether image files differ in size.
         grey: Whether some image files are greyscale.
-        second: A further modality that the student reads, and its dtype; of packed files and of folders of pairs, which have no classes.
+        second: A further modality that the student reads, and its dtype; of packed files and of folders of pairs, which
+            have no classes.
         teacher, student: ``none`` or one of TEACHERS, one of STUDENTS.
         objectives: Names, cross_entropy among them or not.
         epochs, batch_size, views, accumulation_steps, drop_last: Of ``train``.
@@ -84,7 +88,8 @@ def draw_world(choose) -> World:
     """A world.
 
     Args:
-        choose: From a sequence to one of its elements: ``random.choice``, or ``lambda options: draw(sampled_from(options))``.
+        choose: From a sequence to one of its elements: ``random.choice``, or
+            ``lambda options: draw(sampled_from(options))``.
     """
     classes = choose((1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4))
     layout = choose(LAYOUTS)
@@ -186,7 +191,11 @@ def make_split(world: World, counts: tuple[int, ...], seed: int) -> Pixels:
     values = 20.0 + 30 * target[:, None, None] + generator.normal(0, 6, (len(target), *world.size))
     scale = {"uint8": 1.0, "uint16": 30.0, "float32": 0.03}[dtype]
     return Pixels(
-        rgb, np.clip(values * scale, 1e-3 if dtype == "float32" else 1, {"uint8": 254, "uint16": 20000, "float32": 100.0}[dtype]).astype(dtype), target
+        rgb,
+        np.clip(
+            values * scale, 1e-3 if dtype == "float32" else 1, {"uint8": 254, "uint16": 20000, "float32": 100.0}[dtype]
+        ).astype(dtype),
+        target,
     )
 
 
@@ -250,7 +259,13 @@ def _save(values: np.ndarray, path: Path) -> None:
 
 def own_network(num_classes: int, channels: int, width: int = 8) -> torch.nn.Module:
     nn = torch.nn
-    body = [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU()]
+    body = [
+        nn.Conv2d(channels, width, 3, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3, padding=1),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, num_classes))
 
 
@@ -264,7 +279,9 @@ def _live(world: World, folder: Path, stage: list[str]) -> None:
     section = {} if world.layout == "dataset" else {"data.name": world.layout}
     # Test images as they are stored: random parts would ask for a margin round them.
     section |= {"data.size": world.size[0], "data.crop": "padded"} if world.layout == "image_folder" else {}
-    fields = {} if world.layout != "packed" or world.second is None else {"data.fields": {"rgb": "rgb", modality: modality}}
+    fields = (
+        {} if world.layout != "packed" or world.second is None else {"data.fields": {"rgb": "rgb", modality: modality}}
+    )
     classes = len(world.train)
     teacher = _teacher(world, classes, folder, section)
     stage[0] = "student"
@@ -298,7 +315,9 @@ def _live(world: World, folder: Path, stage: list[str]) -> None:
 
 
 def _teacher(world: World, classes: int, folder: Path, section: dict):
-    """None, a module, or the run of a teacher that was trained on the same classes, in another order, or with other names."""
+    """None, a module, or the run of a teacher that was trained on the same classes, in another order, or with other
+    names.
+    """
     from contrastill import distill
 
     if world.teacher == "none":
@@ -314,13 +333,27 @@ def _teacher(world: World, classes: int, folder: Path, section: dict):
         names = None if names is None else tuple(f"other {name}" for name in names)
     plain = replace(world, second=None, layout="image_folder" if world.layout == "paired_folder" else world.layout)
     if world.layout == "paired_folder":
-        names, section = tuple(f"class {number}" for number in range(classes)), {"data.name": "image_folder", "data.size": world.size[0], "data.crop": "padded"}
+        names, section = (
+            tuple(f"class {number}" for number in range(classes)),
+            {"data.name": "image_folder", "data.size": world.size[0], "data.crop": "padded"},
+        )
     samples = [make_split(plain, tuple(3 for _ in world.train), world.seed + number) for number in (2, 3)]
     if plain.layout == "image_folder":
         # Its order is that of the names.
         names = tuple(sorted(names))
     data = store(plain, names, *samples, place)
-    distill(None, "resnet14", data, out=folder / "teacher", objectives="cross_entropy", epochs=1, seed=world.seed, quiet=True, batch_size=4, **section)
+    distill(
+        None,
+        "resnet14",
+        data,
+        out=folder / "teacher",
+        objectives="cross_entropy",
+        epochs=1,
+        seed=world.seed,
+        quiet=True,
+        batch_size=4,
+        **section,
+    )
     return str(folder / "teacher")
 
 
@@ -348,7 +381,9 @@ def _check_accuracy(world: World, result, test: Pixels, modality: str) -> None:
     with torch.no_grad():
         logits = result.student.eval()((values - mean) / std)
     largest = logits.topk(min(2, logits.shape[1])).values
-    close = (largest[:, 0] - largest[:, -1] < 1e-4) if logits.shape[1] > 1 else torch.zeros(len(logits), dtype=torch.bool)
+    close = (
+        (largest[:, 0] - largest[:, -1] < 1e-4) if logits.shape[1] > 1 else torch.zeros(len(logits), dtype=torch.bool)
+    )
     correct = (logits.argmax(1) == torch.from_numpy(test.target)).float()
     top1, slack = 100 * float(correct.mean()), 100 * float(close.float().mean())
     if abs(top1 - result.metrics["top1"]) > slack + 1e-3:
@@ -356,7 +391,9 @@ def _check_accuracy(world: World, result, test: Pixels, modality: str) -> None:
 
 
 def _physical(values: np.ndarray, modality: str) -> np.ndarray:
-    """Values as a network is given them before its normalisation: as they are stored, a depth of sixteen bits in metres."""
+    """Values as a network is given them before its normalisation: as they are stored, a depth of sixteen bits in
+    metres.
+    """
     return values / 1000 if modality == "depth" and values.dtype == np.uint16 else values.astype(np.float64)
 
 
@@ -365,7 +402,11 @@ def _check_names(world: World, result) -> None:
     if not any("logits" in OBJECTIVES[name].needs for name in world.objectives):
         return
     names = getattr(result.student, "classes", None)
-    if world.names is not None and world.layout != "paired_folder" and (names is None or list(names) != list(world.names)):
+    if (
+        world.names is not None
+        and world.layout != "paired_folder"
+        and (names is None or list(names) != list(world.names))
+    ):
         raise Wrong(f"the classes of the student are {names}, those of the data {world.names}")
 
 
@@ -380,7 +421,9 @@ def _check_other_order(world: World, result, test: Pixels, folder: Path) -> None
     place.mkdir()
     turned = replace(test, target=order[test.target])
     path = store(world, world.names[::-1], turned, turned, place)
-    row = measure_runs([str(result.out)], [f"data.path={path}"], teachers=False, baselines=[], say=lambda line: None).rows[0]
+    row = measure_runs(
+        [str(result.out)], [f"data.path={path}"], teachers=False, baselines=[], say=lambda line: None
+    ).rows[0]
     if abs(row.get("top1", -1) - result.metrics["top1"]) > 1e-3:
         raise Wrong(f"top1 is {result.metrics['top1']:.3f}, with the classes in another order {row.get('top1')}")
 
@@ -400,7 +443,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worlds", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the first world; each further one has the next")
-    parser.add_argument("--out", type=Path, required=True, help="file of one JSON row a world; those that are there are not tried again")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file of one JSON row a world; those that are there are not tried again"
+    )
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -418,7 +463,10 @@ def main() -> None:
         with open(arguments.out, "a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         if outcome.kind not in ("right", "refused"):
-            print(f"world {seed}: {outcome.kind} at {outcome.stage}: {outcome.message.strip().splitlines()[-1]}", flush=True)
+            print(
+                f"world {seed}: {outcome.kind} at {outcome.stage}: {outcome.message.strip().splitlines()[-1]}",
+                flush=True,
+            )
     print(dict(Counter(row["kind"] for row in rows)))
 
 

@@ -1,4 +1,6 @@
-"""The benchmark's other CIFAR networks: published sizes and names, the forward pass recomputed, released checkpoints."""
+"""The benchmark's other CIFAR networks: published sizes and names, the forward pass recomputed, released
+checkpoints.
+"""
 
 import argparse
 import warnings
@@ -37,7 +39,11 @@ FAMILIES = ("wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "Shuffle
 
 
 def images(size=2, channels=3, side=32):
-    return {"rgb": torch.randint(256, (size, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "rgb": torch.randint(
+            256, (size, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -56,7 +62,11 @@ def test_every_parameter_gets_a_gradient_and_the_images_may_be_grey(name):
     (F.cross_entropy(said.logits, torch.tensor([0, 6])) + sum(value.square().mean() for value in said.maps)).backward()
     assert said.logits.shape == (2, 7)
     # A bias that a 1×1 convolution and BatchNorm follow shifts nothing: its gradient is 0 up to rounding.
-    assert [key for key, parameter in network.named_parameters() if parameter.grad is None or not (parameter.grad.any() or key.endswith("bias"))] == []
+    assert [
+        key
+        for key, parameter in network.named_parameters()
+        if parameter.grad is None or not (parameter.grad.any() or key.endswith("bias"))
+    ] == []
 
 
 NAMES = {
@@ -131,7 +141,9 @@ def test_state_dict_names_and_shapes_are_those_of_the_released_checkpoints(name)
 
 def test_a_shortcut_has_weights_only_where_the_shape_changes():
     assert not any("convShortcut" in key for key in MODELS["wrn_16_1"]().state_dict() if key.startswith("block1"))
-    assert {key.split(".shortcut")[0] for key in MODELS["ResNet50"]().state_dict() if "shortcut" in key} == {f"layer{n}.0" for n in (1, 2, 3, 4)}
+    assert {key.split(".shortcut")[0] for key in MODELS["ResNet50"]().state_dict() if "shortcut" in key} == {
+        f"layer{n}.0" for n in (1, 2, 3, 4)
+    }
     assert not any("shortcut" in key for key in MODELS["ShuffleV1"]().state_dict())
 
 
@@ -143,10 +155,19 @@ class Functional:
 
     def conv(self, x, name, stride=1):
         weight = self.state[f"{name}.weight"]
-        return F.conv2d(x, weight, self.state.get(f"{name}.bias"), stride, weight.shape[2] // 2, groups=x.shape[1] // weight.shape[1])
+        return F.conv2d(
+            x,
+            weight,
+            self.state.get(f"{name}.bias"),
+            stride,
+            weight.shape[2] // 2,
+            groups=x.shape[1] // weight.shape[1],
+        )
 
     def norm(self, x, name):
-        mean, var, weight, bias = (self.state[f"{name}.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            self.state[f"{name}.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
+        )
         return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
     def relu_of(self, x, convolution, norm, stride=1):
@@ -192,7 +213,9 @@ def bottleneck_resnet(net, x):
             at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
             y = net.relu_of(net.relu_of(x, f"{at}.conv1", f"{at}.bn1"), f"{at}.conv2", f"{at}.bn2", stride)
             y = net.norm(net.conv(y, f"{at}.conv3"), f"{at}.bn3")
-            x = (y + (x if block else net.norm(net.conv(x, f"{at}.shortcut.0", stride), f"{at}.shortcut.1"))).clamp_min(0)
+            x = (y + (x if block else net.norm(net.conv(x, f"{at}.shortcut.0", stride), f"{at}.shortcut.1"))).clamp_min(
+                0
+            )
         maps.append(x)
     return maps, x.mean((2, 3)), net.linear(x.mean((2, 3)), "linear")
 
@@ -243,7 +266,9 @@ def shuffle_v2(net, x):
     return maps, embedding, net.linear(embedding, "linear")
 
 
-RECOMPUTED = dict(zip(FAMILIES, (wide_resnet, vgg, bottleneck_resnet, mobilenet_v2, shuffle_v1, shuffle_v2), strict=True))
+RECOMPUTED = dict(
+    zip(FAMILIES, (wide_resnet, vgg, bottleneck_resnet, mobilenet_v2, shuffle_v1, shuffle_v2), strict=True)
+)
 
 
 def with_statistics(module):
@@ -263,7 +288,9 @@ def test_the_forward_pass_and_its_gradients_recomputed_from_the_state_dict_alone
     network.preprocess = lambda batch: batch  # which gives float32
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     said = network({"rgb": x})
-    maps, embedding, logits = RECOMPUTED[name](Functional({**dict(module.named_parameters()), **dict(module.named_buffers())}), x)
+    maps, embedding, logits = RECOMPUTED[name](
+        Functional({**dict(module.named_parameters()), **dict(module.named_buffers())}), x
+    )
     close = {"rtol": 1e-10, "atol": 1e-12}
     torch.testing.assert_close(said.maps, tuple(maps), **close)
     torch.testing.assert_close(said.embedding, embedding, **close)
@@ -272,7 +299,10 @@ def test_the_forward_pass_and_its_gradients_recomputed_from_the_state_dict_alone
     def gradients(*parts):
         """Scaled by the largest of each parameter's, as sums that cancel are rounded at that scale."""
         loss = sum((part * part.cos()).mean() for part in parts)
-        return [gradient / gradient.abs().max().clamp_min(1e-30).detach() for gradient in torch.autograd.grad(loss, list(module.parameters()))]
+        return [
+            gradient / gradient.abs().max().clamp_min(1e-30).detach()
+            for gradient in torch.autograd.grad(loss, list(module.parameters()))
+        ]
 
     torch.testing.assert_close(gradients(*said.maps, said.logits), gradients(*maps, logits), rtol=1e-8, atol=1e-10)
 
@@ -280,7 +310,12 @@ def test_the_forward_pass_and_its_gradients_recomputed_from_the_state_dict_alone
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_released_checkpoint_of_either_layout_loads_as_it_is(tmp_path, name):
     teacher = with_statistics(MODELS[name](num_classes=100)).eval()
-    best = {"epoch": 240, "model": teacher.state_dict(), "best_acc": torch.tensor(75.0), "optimizer": {"state": {}, "param_groups": [{"lr": 0.05}]}}
+    best = {
+        "epoch": 240,
+        "model": teacher.state_dict(),
+        "best_acc": torch.tensor(75.0),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.05}]},
+    }
     last = {"opt": argparse.Namespace(model=name, dataset="cifar100", lr_decay_epochs=[150, 180, 210]), **best}
     pixels = images(side=16)
     for released, path in ((best, tmp_path / f"{name}_best.pth"), (last, tmp_path / f"{name}_last.pth")):
@@ -317,7 +352,9 @@ def test_two_of_a_kind_answer_together_under_vmap(name):
     x = torch.rand(2, 3, 16, 16)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")  # a rule that is missing is a loop, with a warning
-        answers = torch.vmap(lambda parameters, others: torch.func.functional_call(pair[0], (parameters, others), (x,)))(stacked, buffers)
+        answers = torch.vmap(
+            lambda parameters, others: torch.func.functional_call(pair[0], (parameters, others), (x,))
+        )(stacked, buffers)
         torch.testing.assert_close(answers, torch.stack([module(x) for module in pair]), rtol=1e-4, atol=1e-5)
 
 

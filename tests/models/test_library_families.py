@@ -1,4 +1,6 @@
-"""Families of timm and torchvision whose tokens, branches and heads differ: embedding, logits and maps are what the libraries' own methods give."""
+"""Families of timm and torchvision whose tokens, branches and heads differ: embedding, logits and maps are what the
+libraries' own methods give.
+"""
 
 import copy
 
@@ -26,21 +28,28 @@ SHALLOW = {"depth": 2, "num_heads": 2, "embed_dim": 32}
 FAMILIES = {
     "class token": ("vit_tiny_patch16_224", SHALLOW | {"img_size": (90, 64)}, (90, 64), (1,)),
     "a wide image": ("vit_tiny_patch16_224", SHALLOW | {"depth": 5, "img_size": (60, 200)}, (60, 200), (0, 1, 2, 4)),
-    "a filled border": ("vit_tiny_patch16_224", SHALLOW | {"img_size": (60, 200), "dynamic_img_size": True, "dynamic_img_pad": True}, (60, 200), (1,)),
+    "a filled border": ("vit_tiny_patch16_224", SHALLOW | {"img_size": (60, 200), "dynamic_img_size": True,
+        "dynamic_img_pad": True}, (60, 200), (1,)),
     "four registers": ("vit_small_patch14_reg4_dinov2", SHALLOW | {"img_size": (28, 56)}, (28, 56), (1,)),
     "registers in a square": ("vit_small_patch14_reg4_dinov2", SHALLOW | {"img_size": 28}, (28, 28), (1,)),
     "a register and no class token": ("test_vit2", {"depth": 2, "img_size": (48, 80)}, (48, 80), (1,)),
     "distilled": ("deit_tiny_distilled_patch16_224", SHALLOW | {"img_size": (64, 96)}, (64, 96), (1,)),
     "class attention": ("cait_xxs24_224", SHALLOW | {"img_size": (48, 64)}, (48, 64), (1,)),
-    "channels last": ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 1, 1), "img_size": (64, 96)}, (64, 96), (0, 1, 2, 3)),
-    "unrolled tokens": ("hiera_tiny_224", {"stages": (1, 1, 1, 1), "embed_dim": 16, "img_size": (96, 160)}, (96, 160), (0, 1, 2, 3)),
+    "channels last": ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24,
+        "num_heads": (1, 1, 1, 1), "img_size": (64, 96)}, (64, 96), (0, 1, 2, 3)),
+    "unrolled tokens": ("hiera_tiny_224", {"stages": (1, 1, 1, 1), "embed_dim": 16, "img_size": (96, 160)}, (96, 160),
+        (0, 1, 2, 3)),
     "branches": ("crossvit_tiny_240", {"embed_dim": [24, 48], "depth": [[1, 1, 0]] * 2}, (240, 240), (1, 3)),
-    "scales in parallel": ("coat_tiny", {"embed_dims": [16] * 4, "serial_depths": [1] * 4, "parallel_depth": 1, "img_size": (64, 96)}, (64, 96), (0, 1, 2, 3)),
+    "scales in parallel": ("coat_tiny", {"embed_dims": [16] * 4, "serial_depths": [1] * 4, "parallel_depth": 1,
+        "img_size": (64, 96)}, (64, 96), (0, 1, 2, 3)),
     "high resolution": ("hrnet_w18_small", {}, (64, 96), (0, 1, 2, 3, 4)),
-    "pooled tokens": ("pit_ti_224", {"base_dims": [8] * 3, "depth": [1, 1, 1], "img_size": (64, 96)}, (64, 96), (0, 1, 2)),
-    "stages of tokens": (MultiScaleVit, {"cfg": MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=24), "img_size": (64, 64)}, (64, 64), (0, 1, 2, 3)),
+    "pooled tokens": ("pit_ti_224", {"base_dims": [8] * 3, "depth": [1, 1, 1], "img_size": (64, 96)}, (64, 96),
+        (0, 1, 2)),
+    "stages of tokens": (MultiScaleVit, {"cfg": MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=24),
+        "img_size": (64, 64)}, (64, 64), (0, 1, 2, 3)),
     "several classifiers": ("efficientvim_m1", {"embed_dim": (16, 24, 32), "depths": (1, 1, 1)}, (64, 96), (0, 1, 2)),
-    "a norm before the classifier": ("efficientvit_m0", {"img_size": 64, "embed_dim": (16, 32, 48), "num_heads": (1, 2, 3)}, (64, 64), (0, 1, 2)),
+    "a norm before the classifier": ("efficientvit_m0", {"img_size": 64, "embed_dim": (16, 32, 48),
+        "num_heads": (1, 2, 3)}, (64, 64), (0, 1, 2)),
 }  # fmt: skip
 
 
@@ -49,7 +58,10 @@ def randomised(module):
     """Norm statistics, scales and shifts as after a training, so that mistakes show."""
     draw = torch.Generator().manual_seed(1)
     for value in module.parameters():
-        value.add_(torch.randn(value.shape, generator=draw) * (0.2 * value.std() if value.numel() > 1 and value.std() > 0 else 0.1))
+        value.add_(
+            torch.randn(value.shape, generator=draw)
+            * (0.2 * value.std() if value.numel() > 1 and value.std() > 0 else 0.1)
+        )
     for name, value in module.named_buffers():
         if "running_" in name:
             value.add_(torch.rand(value.shape, generator=draw))
@@ -59,7 +71,9 @@ def randomised(module):
 def small(family):
     name, options, size, _ = FAMILIES[family]
     torch.manual_seed(0)
-    module = randomised(name(num_classes=5, **options) if isinstance(name, type) else timm.create_model(name, num_classes=5, **options)).eval()
+    module = randomised(
+        name(num_classes=5, **options) if isinstance(name, type) else timm.create_model(name, num_classes=5, **options)
+    ).eval()
     return Network(module, taps=taps_of(module, classifiers_of(module), (3, *size)), preprocess=PLAIN), images(*size)
 
 
@@ -83,7 +97,12 @@ def test_a_representation_is_what_timms_methods_give(family):
         chosen = FAMILIES[family][3]
         assert len(representation.maps) == len(chosen)
         for index, value in zip(chosen, representation.maps, strict=True):
-            equal(value, module.forward_intermediates(inputs, indices=[index], output_fmt="NCHW", intermediates_only=True, stop_early=True)[0])
+            equal(
+                value,
+                module.forward_intermediates(
+                    inputs, indices=[index], output_fmt="NCHW", intermediates_only=True, stop_early=True
+                )[0],
+            )
         # Asked for one part, it is the same.
         equal(network(batch, {"embedding"}).embedding, representation.embedding)
 
@@ -118,9 +137,18 @@ def test_tokens_that_may_be_several_grids_are_refused():
             return self.last(torch.zeros(len(x), self.tokens, 4)).mean(dim=1)
 
     def shape(tokens, height, width):
-        return Network(Tokens(tokens), taps=Taps(maps=("last",)), preprocess=PLAIN)(images(height, width)).maps[0].shape[2:]
+        return (
+            Network(Tokens(tokens), taps=Taps(maps=("last",)), preprocess=PLAIN)(images(height, width))
+            .maps[0]
+            .shape[2:]
+        )
 
-    assert shape(9, 28, 28) == (2, 2) and shape(13, 28, 56) == (2, 4) and shape(197, 224, 224) == (14, 14) and shape(21, 90, 64) == (5, 4)
+    assert (
+        shape(9, 28, 28) == (2, 2)
+        and shape(13, 28, 56) == (2, 4)
+        and shape(197, 224, 224) == (14, 14)
+        and shape(21, 90, 64) == (5, 4)
+    )
     for tokens, height, width in ((5, 64, 64), (7, 61, 47), (60, 64, 64)):
         with pytest.raises(UsageError, match=f"the {tokens} tokens of Tokens at last cannot be laid out for images of"):
             shape(tokens, height, width)
@@ -135,12 +163,18 @@ def test_taps_by_methods_that_are_not_there():
     network, batch = small("class token")
     with pytest.raises(UsageError, match="forward_intermediates:last has no index"):
         Network(network.module, taps=Taps(maps=("forward_intermediates:last",)), preprocess=PLAIN)
-    with pytest.raises(UsageError, match="VisionTransformer does not give the maps of its taps forward_intermediates:9: feature index 9 is out of range"):
+    with pytest.raises(
+        UsageError,
+        match="VisionTransformer does not give the maps of its taps forward_intermediates:9: feature index 9 is "
+        "out of range",
+    ):
         Network(network.module, taps=Taps(maps=("forward_intermediates:9",)), preprocess=PLAIN)(batch)
 
 
 def test_a_version_of_timm_without_the_methods_is_read_by_hooks():
-    module = timm.create_model("vit_tiny_patch16_224", img_size=(90, 64), num_classes=5, **SHALLOW | {"depth": 5}).eval()
+    module = timm.create_model(
+        "vit_tiny_patch16_224", img_size=(90, 64), num_classes=5, **SHALLOW | {"depth": 5}
+    ).eval()
     module.forward_intermediates = None
     taps = taps_of(module, classifiers_of(module), (3, 90, 64))
     assert taps == Taps("input:head", ("blocks.0", "blocks.1", "blocks.2", "blocks.4"))
@@ -152,8 +186,16 @@ def test_teachers_answer_together_and_gradients_are_those_of_the_module(family):
     other = copy.deepcopy(network)
     randomised(other.module)
     teachers = [network.freeze(), other.freeze()]
-    for alone, together in zip((teacher(batch) for teacher in teachers), Batched()(teachers, batch, {"logits", "embedding", "maps"}), strict=True):
-        for one, two in zip((alone.logits, alone.embedding, *alone.maps), (together.logits, together.embedding, *together.maps), strict=True):
+    for alone, together in zip(
+        (teacher(batch) for teacher in teachers),
+        Batched()(teachers, batch, {"logits", "embedding", "maps"}),
+        strict=True,
+    ):
+        for one, two in zip(
+            (alone.logits, alone.embedding, *alone.maps),
+            (together.logits, together.embedding, *together.maps),
+            strict=True,
+        ):
             equal(one, two)
     student, batch = small(family)
     representation = student(batch)
@@ -176,7 +218,9 @@ def test_compiled_it_gives_the_same(monkeypatch):
             plain = network(batch)
             with compiled(Transfer([], network, {"cross_entropy": CrossEntropy()})):
                 same = network(batch)
-        assert torch.equal(plain.embedding, same.embedding) and all(torch.equal(one, two) for one, two in zip(plain.maps, same.maps, strict=True))
+        assert torch.equal(plain.embedding, same.embedding) and all(
+            torch.equal(one, two) for one, two in zip(plain.maps, same.maps, strict=True)
+        )
 
 
 # torchvision
@@ -206,7 +250,9 @@ class Gated(nn.Module):
     def __init__(self, head=None, by_convolution=False):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16)
-        self.down, self.up = (nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)) if by_convolution else (nn.Linear(16, 4), nn.Linear(4, 16))
+        self.down, self.up = (
+            (nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)) if by_convolution else (nn.Linear(16, 4), nn.Linear(4, 16))
+        )
         self.by_convolution, self.head = by_convolution, head or nn.Identity()
 
     def forward(self, x):
@@ -273,7 +319,9 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_way_out():
             return {"out": self.backbone(x), "aux": x}
 
     with pytest.raises(
-        UsageError, match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module that returns its logits"
+        UsageError,
+        match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module "
+        r"that returns its logits",
     ):
         OwnNetwork(Named(), Taps(), PLAIN, (3, 16, 16))
     # Who names the embedding needs no logits.

@@ -1,4 +1,6 @@
-"""timm's and torchvision's networks by name: taps, preprocessing, weights of every origin, students to and from their files."""
+"""timm's and torchvision's networks by name: taps, preprocessing, weights of every origin, students to and from their
+files.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from contrastill.models.library import Trace
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# Network: length of the embedding, channels of the maps, and the resolution of those that take one only; 64 is asked for, to be quick.
+# Network: length of the embedding, channels of the maps, and the resolution of those that take one only; 64 is asked
+# for, to be quick.
 TIMM = {
     "resnet18": (512, (64, 64, 128, 256, 512), None),
     "vit_tiny_patch16_224": (192, (192,) * 4, 224),
@@ -42,14 +45,19 @@ TORCHVISION = {
 
 
 def images(size=64, channels=3, count=2):
-    return {"rgb": torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "rgb": torch.randint(
+            256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 def perturbed(module):
     """The state with a little noise, so that no layer is the identity or zero."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: value + 0.02 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value for name, value in module.state_dict().items()
+        name: value + 0.02 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in module.state_dict().items()
     }
 
 
@@ -74,12 +82,16 @@ def test_timm_says_what_its_own_methods_say(name):
     with torch.no_grad():
         said, inputs = network(batch), network.preprocess(batch["rgb"])
         features = module.forward_features(inputs)
-        pooled = module.forward_head(features, pre_logits=True)  # of a distilled transformer the mean of class and distillation token
+        pooled = module.forward_head(
+            features, pre_logits=True
+        )  # of a distilled transformer the mean of class and distillation token
         torch.testing.assert_close(said.embedding, pooled)
         torch.testing.assert_close(said.logits, module(inputs))
         if resolution := network.preprocess.resolution:
             blocks = [int(tap.rpartition(":")[2]) for tap in network.taps.maps]
-            theirs = module.forward_intermediates(inputs, indices=blocks, norm=False, output_fmt="NCHW", intermediates_only=True)
+            theirs = module.forward_intermediates(
+                inputs, indices=blocks, norm=False, output_fmt="NCHW", intermediates_only=True
+            )
             assert inputs.shape[2:] == (resolution, resolution)
             torch.testing.assert_close(said.maps, tuple(theirs))
 
@@ -113,7 +125,11 @@ def test_tokens_become_maps_in_the_images_ratio_and_channels_that_come_last_come
 
     from contrastill.core.representation import Network, Taps
 
-    network = Network(Tokens(), taps=Taps(embedding="nhwc:last", maps=("embed", "tokens", "nhwc:last")), preprocess=Preprocess((0.5,), (0.5,)))
+    network = Network(
+        Tokens(),
+        taps=Taps(embedding="nhwc:last", maps=("embed", "tokens", "nhwc:last")),
+        preprocess=Preprocess((0.5,), (0.5,)),
+    )
     for height, width in ((16, 16), (8, 20), (20, 12)):
         said = network({"rgb": torch.rand(2, 1, height, width)})
         assert said.maps[0].shape == (2, 3, height // 4, width // 4)
@@ -124,7 +140,12 @@ def test_tokens_become_maps_in_the_images_ratio_and_channels_that_come_last_come
 class InPlace(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.act, self.twice, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.conv, self.act, self.twice, self.fc = (
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Linear(8, 4),
+        )
 
     def forward(self, x):
         x = self.act(self.conv(x))
@@ -190,7 +211,11 @@ def test_unknown_names_are_answered_with_near_ones(name, message):
 def test_dry_run_checks_names_and_published_weights(tmp_path, capsys):
     (tmp_path / "a.h5").touch()
     command = ["train", "compression/cifar100_crd", "data.name=packed", f"data.path={tmp_path}/a.h5", "--dry-run"]
-    both = ["teachers.0.model=timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "teachers.0.weights=pretrained", "student.model=torchvision/resnet18"]
+    both = [
+        "teachers.0.model=timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        "teachers.0.weights=pretrained",
+        "student.model=torchvision/resnet18",
+    ]
     assert main([*command, *both]) == 0 and "weights: pretrained" in capsys.readouterr().out
     assert main([*command, "teachers.0.model=timm/vit_tini_patch16_224", "teachers.0.weights=pretrained"]) == 2
     assert "did you mean timm/vit_tiny_patch16_224" in capsys.readouterr().err

@@ -22,21 +22,28 @@ IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def images(size=64, channels=3, count=2):
-    return {"rgb": torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "rgb": torch.randint(
+            256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 def perturbed(module):
     """The state with a little noise, so that no layer is the identity or zero."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: value + 0.02 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value for name, value in module.state_dict().items()
+        name: value + 0.02 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in module.state_dict().items()
     }
 
 
 # Students
 
 
-@pytest.mark.parametrize("name", ["timm/regnetx_002", "torchvision/shufflenet_v2_x0_5", "torchvision/googlenet", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name", ["timm/regnetx_002", "torchvision/shufflenet_v2_x0_5", "torchvision/googlenet", "efficientnet_lite0"]
+)
 def test_a_student_comes_back_and_its_library_loads_the_file(name, tmp_path):
     import timm
     import torchvision
@@ -51,7 +58,9 @@ def test_a_student_comes_back_and_its_library_loads_the_file(name, tmp_path):
         options = {"aux_logits": False, "init_weights": False} if "googlenet" in name else {}
         theirs = torchvision.models.get_model(name.removeprefix("torchvision/"), num_classes=6, **options)
     else:
-        theirs = timm.create_model(name.removeprefix("timm/") if "/" in name else "tf_efficientnet_lite0", num_classes=6)
+        theirs = timm.create_model(
+            name.removeprefix("timm/") if "/" in name else "tf_efficientnet_lite0", num_classes=6
+        )
     theirs.load_state_dict(load_file(tmp_path / "student.safetensors"), strict=True)
     inputs = student.preprocess(images()["rgb"])
     with torch.no_grad():
@@ -70,7 +79,10 @@ def test_a_teacher_sees_as_it_saw_when_it_was_trained(tmp_path):
 # Weights from files
 
 
-@pytest.mark.parametrize(("name", "wrapped"), [("timm/regnetx_002", "state_dict"), ("torchvision/shufflenet_v2_x0_5", None), ("resnet8", "model")])
+@pytest.mark.parametrize(
+    ("name", "wrapped"),
+    [("timm/regnetx_002", "state_dict"), ("torchvision/shufflenet_v2_x0_5", None), ("resnet8", "model")],
+)
 def test_a_teacher_keeps_its_classes_and_a_student_gets_new_ones(name, wrapped, tmp_path, caplog):
     source = build_network(name, num_classes=11)
     state = perturbed(source.module)
@@ -84,8 +96,14 @@ def test_a_teacher_keeps_its_classes_and_a_student_gets_new_ones(name, wrapped, 
         student = build(config, 4, student=True)
     assert describe(student, images()).num_classes == 4 and len(caplog.records) == 1 and "which is new" in caplog.text
     head = student.taps.embedding.removeprefix("input:")
-    assert all(torch.equal(value, state[key]) for key, value in student.module.state_dict().items() if not key.startswith(f"{head}."))
-    with pytest.raises(UsageError, match=r"\(11, \d+\) instead of \(4, \d+\).*: they have 11 classes, set num_classes=11"):
+    assert all(
+        torch.equal(value, state[key])
+        for key, value in student.module.state_dict().items()
+        if not key.startswith(f"{head}.")
+    )
+    with pytest.raises(
+        UsageError, match=r"\(11, \d+\) instead of \(4, \d+\).*: they have 11 classes, set num_classes=11"
+    ):
         build(config.model_copy(update={"num_classes": 4}), 4)
 
 
@@ -106,9 +124,14 @@ def test_published_files_load_in_the_form_they_are_published(tmp_path):
 
     googlenet = torchvision.models.googlenet(aux_logits=True, init_weights=False)
     torch.save(googlenet.state_dict(), tmp_path / "googlenet.pth")
-    assert torch.equal(build_network("torchvision/googlenet", weights=tmp_path / "googlenet.pth").module.fc.weight, googlenet.fc.weight)
+    assert torch.equal(
+        build_network("torchvision/googlenet", weights=tmp_path / "googlenet.pth").module.fc.weight, googlenet.fc.weight
+    )
     state = torchvision.models.densenet121().state_dict()
-    old = {key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if "denselayer" in key else key: value for key, value in state.items()}
+    old = {
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if "denselayer" in key else key: value
+        for key, value in state.items()
+    }
     torch.save(old, tmp_path / "densenet.pth")
     assert old.keys() != state.keys()
     loaded = build_network("torchvision/densenet121", weights=tmp_path / "densenet.pth").module.state_dict()
@@ -141,7 +164,9 @@ def test_weights_that_cannot_be_fetched_are_one_sentence_at_once(name, offline):
         build_network(name, weights="pretrained")
     assert time.monotonic() - began < 5 and caught.value.exit_code == 1
     said = str(caught.value)
-    assert f"the published weights of {name} could not be fetched" in said and "weights=FILE" in said and "\n" not in said
+    assert (
+        f"the published weights of {name} could not be fetched" in said and "weights=FILE" in said and "\n" not in said
+    )
     assert socket.getdefaulttimeout() is None
 
 
@@ -170,7 +195,9 @@ def test_torchvisions_published_weights(offline):
     teacher = build_network("torchvision/shufflenet_v2_x0_5", weights="pretrained")
     assert teacher.recipe["num_classes"] == 1000 and teacher.preprocess == Preprocess(IMAGENET.mean, IMAGENET.std, 224)
     assert all(torch.equal(value, state[key]) for key, value in teacher.module.state_dict().items())
-    student = build_network("torchvision/shufflenet_v2_x0_5", num_classes=4, weights="pretrained", mean=(0.5,), std=(0.25,)).module
+    student = build_network(
+        "torchvision/shufflenet_v2_x0_5", num_classes=4, weights="pretrained", mean=(0.5,), std=(0.25,)
+    ).module
     assert student.fc.out_features == 4 and torch.equal(student.conv5[0].weight, state["conv5.0.weight"])
     torch.testing.assert_close(student.conv1[0].weight, state["conv1.0.weight"].sum(dim=1, keepdim=True))
     grey = torch.rand(1, 1, 32, 32)
@@ -190,7 +217,9 @@ def test_timms_published_weights(offline):
     teacher = build_network("timm/test_vit", weights="pretrained")
     assert teacher.recipe["num_classes"] == 1000 and torch.equal(teacher.module.head.weight, state["head.weight"])
     student = build_network("timm/test_vit", num_classes=4, weights="pretrained", resolution=96).module
-    assert student.head.out_features == 4 and torch.equal(student.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert student.head.out_features == 4 and torch.equal(
+        student.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"]
+    )
     assert student.pos_embed.shape[1] == 37
 
 
@@ -221,7 +250,9 @@ def test_efficientnet_lite_is_the_published_network(size, resolution, tmp_path):
     state, reference = network.module.state_dict(), reference.state_dict()
     student = build_network(name, num_classes=5, weights="pretrained", mean=(0.5,), std=(0.25,)).module
     torch.testing.assert_close(student.conv_stem.weight, state["conv_stem.weight"].sum(dim=1, keepdim=True))
-    assert student.classifier.out_features == 5 and torch.equal(student.conv_head.weight, reference["_conv_head.weight"])
+    assert student.classifier.out_features == 5 and torch.equal(
+        student.conv_head.weight, reference["_conv_head.weight"]
+    )
 
 
 def test_efficientnet_lite0_without_its_wheel(monkeypatch):

@@ -30,7 +30,11 @@ PUBLISHED = {
 
 
 def images(size=2, channels=3):
-    return {"rgb": torch.randint(256, (size, channels, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "rgb": torch.randint(
+            256, (size, channels, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -56,7 +60,9 @@ def expected_names(blocks, wide):
     return {*names, "fc.weight", "fc.bias"}
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("resnet8", 1), ("resnet20", 3), ("resnet110", 18), ("resnet8x4", 1), ("resnet32x4", 5)])
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("resnet8", 1), ("resnet20", 3), ("resnet110", 18), ("resnet8x4", 1), ("resnet32x4", 5)]
+)
 def test_state_dict_names_are_those_of_the_released_checkpoints(name, blocks):
     assert set(MODELS[name]().state_dict()) == expected_names(blocks, name.endswith("x4"))
 
@@ -73,7 +79,13 @@ def test_the_forward_pass_is_that_of_the_paper():
                 state[name].uniform_(0.5, 1.5)
 
     def norm(x, name):
-        return F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], state[f"{name}.weight"], state[f"{name}.bias"])
+        return F.batch_norm(
+            x,
+            state[f"{name}.running_mean"],
+            state[f"{name}.running_var"],
+            state[f"{name}.weight"],
+            state[f"{name}.bias"],
+        )
 
     x = F.relu(norm(F.conv2d(network.preprocess(images()["rgb"]), state["conv1.weight"], padding=1), "bn1"))
     maps = [x]
@@ -105,7 +117,13 @@ def test_initial_weights_are_he_et_al():
 def test_a_released_checkpoint_loads_as_it_is(tmp_path):
     teacher = MODELS["resnet8"](num_classes=100)
     options = argparse.Namespace(model="resnet8", dataset="cifar100", learning_rate=0.05)
-    released = {"epoch": 240, "model": teacher.state_dict(), "best_acc": torch.tensor(60.0), "optimizer": {"state": {}}, "opt": options}
+    released = {
+        "epoch": 240,
+        "model": teacher.state_dict(),
+        "best_acc": torch.tensor(60.0),
+        "optimizer": {"state": {}},
+        "opt": options,
+    }
     torch.save(released, tmp_path / "ckpt_epoch_240.pth")
     network = build_network("resnet8", num_classes=100, weights=tmp_path / "ckpt_epoch_240.pth").eval()
     torch.testing.assert_close(network(images()).logits, teacher.eval()(network.preprocess(images()["rgb"])))
@@ -117,7 +135,14 @@ def test_a_released_checkpoint_loads_as_it_is(tmp_path):
 
 def test_what_a_config_gives_replaces_the_networks_own():
     network = build_network(
-        "resnet8", num_classes=4, modality="chrominance", mean=(0.4, 0.5), std=(0.1, 0.2), resolution=16, embedding="layer2", maps=("layer1",)
+        "resnet8",
+        num_classes=4,
+        modality="chrominance",
+        mean=(0.4, 0.5),
+        std=(0.1, 0.2),
+        resolution=16,
+        embedding="layer2",
+        maps=("layer1",),
     )
     assert network.modality == "chrominance" and network.preprocess == Preprocess((0.4, 0.5), (0.1, 0.2), 16)
     spec = describe(network, {"chrominance": torch.zeros(1, 2, 32, 32)})
@@ -138,12 +163,16 @@ def test_unknown_names_are_answered_with_near_ones():
 
 
 def test_a_student_comes_back_from_its_file(tmp_path):
-    network = build_network("resnet8", num_classes=6, modality="luminance", mean=(0.5,), std=(0.25,), resolution=16, maps=("layer3",)).train()
+    network = build_network(
+        "resnet8", num_classes=6, modality="luminance", mean=(0.5,), std=(0.25,), resolution=16, maps=("layer3",)
+    ).train()
     save_student(network, tmp_path / "student.safetensors")
     for source in (tmp_path, tmp_path / "student.safetensors"):
         student = load_student(source)
         assert not student.training and student.preprocess == network.preprocess and student.taps == network.taps
-        assert all(torch.equal(value, network.module.state_dict()[name]) for name, value in student.state_dict().items())
+        assert all(
+            torch.equal(value, network.module.state_dict()[name]) for name, value in student.state_dict().items()
+        )
     assert contrastill.load_student is load_student
     build_network("resnet8", num_classes=6, mean=(0.5,), std=(0.25,), weights=tmp_path)
 
@@ -164,5 +193,11 @@ def test_the_depth_encoder_has_five_convolutions_and_their_maps():
     convolutions = sum(9 * before * after + 2 * after for before, after in zip((1, *widths), widths, strict=False))
     assert sum(parameter.numel() for parameter in network.parameters()) == convolutions + 256 * 10 + 10
     said = network.eval()({"depth": torch.rand(2, 1, 120, 160)})
-    assert [tuple(value.shape[1:]) for value in said.maps] == [(32, 60, 80), (64, 30, 40), (128, 15, 20), (256, 8, 10), (256, 8, 10)]
+    assert [tuple(value.shape[1:]) for value in said.maps] == [
+        (32, 60, 80),
+        (64, 30, 40),
+        (128, 15, 20),
+        (256, 8, 10),
+        (256, 8, 10),
+    ]
     assert said.embedding.shape == (2, 256)

@@ -23,7 +23,12 @@ PLAIN = Preprocess((0.0,) * 3, (1.0,) * 3)
 class Body(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.norm, self.fc, self.other = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Linear(8, 4), nn.Linear(8, 4)
+        self.conv, self.norm, self.fc, self.other = (
+            nn.Conv2d(3, 8, 3, 2),
+            nn.BatchNorm2d(8),
+            nn.Linear(8, 4),
+            nn.Linear(8, 4),
+        )
 
     def features(self, x):
         return self.norm(self.conv(x)).relu().mean((2, 3))
@@ -81,7 +86,15 @@ class Places(Body):
 
 @pytest.mark.parametrize(
     ("kind", "tap"),
-    [(Keyword, "input:fc"), (Auxiliary, "input:fc"), (Cosine, None), (Twice, None), (Backbone, "output:"), (Unflattened, "output:"), (Whispering, "output:")],
+    [
+        (Keyword, "input:fc"),
+        (Auxiliary, "input:fc"),
+        (Cosine, None),
+        (Twice, None),
+        (Backbone, "output:"),
+        (Unflattened, "output:"),
+        (Whispering, "output:"),
+    ],
 )
 def test_logits_are_not_taken_for_the_embedding(kind, tap):
     assert OwnNetwork(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
@@ -97,13 +110,19 @@ def test_layers_without_a_size_are_refused():
         OwnNetwork(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
 
 
-@pytest.mark.parametrize(("name", "options"), [("crd", {}), ("fitnet", {"features": "embedding"}), ("dense_crd", {"pairing": "both"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("crd", {}), ("fitnet", {"features": "embedding"}), ("dense_crd", {"pairing": "both"})]
+)
 @pytest.mark.parametrize("teachers", [1, 2])
 def test_objectives_on_embeddings_name_the_side_that_has_none(name, options, teachers):
     with_one, without = (RepresentationSpec(4, dim, ((8, 8, 8),)) for dim in (8, None))
     objective = OBJECTIVES[name]
-    with pytest.raises(UsageError, match=f"objective {name} compares pooled embeddings, and the teacher has none: name the module"):
-        objective.build_each(objective.Options(**options), [Setting(with_one, without, 8, torch.arange(8) % 4, 0)] * teachers)
+    with pytest.raises(
+        UsageError, match=f"objective {name} compares pooled embeddings, and the teacher has none: name the module"
+    ):
+        objective.build_each(
+            objective.Options(**options), [Setting(with_one, without, 8, torch.arange(8) % 4, 0)] * teachers
+        )
 
 
 @pytest.fixture
@@ -113,7 +132,9 @@ def data():
 
 
 def distilled(teacher, student, data, out, objectives):
-    return contrastill.distill(teacher, student, (data, data), out=out, objectives=objectives, epochs=1, batch_size=8, quiet=True)
+    return contrastill.distill(
+        teacher, student, (data, data), out=out, objectives=objectives, epochs=1, batch_size=8, quiet=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,14 +172,20 @@ def test_teachers_of_the_same_weights_answer_each_for_itself(data, tmp_path):
     assert first.model != second.model
     # At the first steps of so short a training the loss is that of each, added up.
     values = {name: result.metrics["kd"] for name, result in kd.items()}
-    assert values["both"] == pytest.approx(values["one"] + values["other"], rel=0.05) and values["other"] > 1.5 * values["one"]
+    assert (
+        values["both"] == pytest.approx(values["one"] + values["other"], rel=0.05)
+        and values["other"] > 1.5 * values["one"]
+    )
 
 
 def test_a_quantised_network_teaches_and_does_not_learn(data, tmp_path):
     warnings.simplefilter("ignore")  # torch announces another package for it
     quantised = torch.ao.quantization.quantize_dynamic(Auxiliary().eval(), {nn.Linear}, dtype=torch.qint8)
     assert distilled(quantised, Keyword(), data, tmp_path / "taught", ["kd"]).metrics["kd"] >= 0
-    with pytest.raises(UsageError, match="no gradient comes from what the student returns .*: hand over the network before it was quantised"):
+    with pytest.raises(
+        UsageError,
+        match="no gradient comes from what the student returns .*: hand over the network before it was quantised",
+    ):
         distilled(None, quantised, data, tmp_path / "learner", ["cross_entropy"])
 
 
@@ -172,7 +199,14 @@ def test_a_student_is_loaded_into_a_compiled_module(data, tmp_path):
 
 def test_a_named_student_of_a_module_is_evaluated_from_the_command_line(four_classes, tmp_path, capsys):
     result = contrastill.distill(
-        Keyword(), "resnet8", four_classes, out=tmp_path / "run", objectives=["kd", "cross_entropy"], epochs=1, batch_size=16, quiet=True
+        Keyword(),
+        "resnet8",
+        four_classes,
+        out=tmp_path / "run",
+        objectives=["kd", "cross_entropy"],
+        epochs=1,
+        batch_size=16,
+        quiet=True,
     )
     assert main(["evaluate", str(tmp_path / "run"), "--json", "-q"]) == 0
     (row,) = json.loads(capsys.readouterr().out)

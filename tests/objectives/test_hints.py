@@ -13,7 +13,9 @@ from contrastill.objectives.fitnet import FitNet
 
 def random_maps(*shapes, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(3, *shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in shapes)
+    return tuple(
+        torch.randn(3, *shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in shapes
+    )
 
 
 def setting(student, teacher, dims=(5, 7)):
@@ -27,18 +29,29 @@ def cells(features, height, width):
     for y in range(height):
         for x in range(width):
             cell = features[:, y * h // height : (y + 1) * h // height, x * w // width : (x + 1) * w // width]
-            rows.append(sum(cell[:, i, j] for i in range(cell.shape[1]) for j in range(cell.shape[2])) / (cell.shape[1] * cell.shape[2]))
+            rows.append(
+                sum(cell[:, i, j] for i in range(cell.shape[1]) for j in range(cell.shape[2]))
+                / (cell.shape[1] * cell.shape[2])
+            )
     return torch.stack(rows, 1).reshape(channels, height, width)
 
 
 def naive_attention(features):
-    energy = torch.stack([sum(features[c, y, x] ** 2 for c in range(len(features))) for y in range(features.shape[1]) for x in range(features.shape[2])])
+    energy = torch.stack(
+        [
+            sum(features[c, y, x] ** 2 for c in range(len(features)))
+            for y in range(features.shape[1])
+            for x in range(features.shape[2])
+        ]
+    )
     return energy / sum(value**2 for value in energy).sqrt()
 
 
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
-    for got, wanted in zip(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True):
+    for got, wanted in zip(
+        *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -48,7 +61,9 @@ def test_attention_is_the_naive_one_across_sizes():
     ours = Attention(pairs=((0, 0), (1, 1)))(Representation(maps=student), Representation(maps=teacher), {})
     reference = 0.0
     for one, other in zip(student, teacher, strict=True):
-        pairs = [(naive_attention(cells(a, 4, 3)), naive_attention(cells(b, 4, 3))) for a, b in zip(one, other, strict=True)]
+        pairs = [
+            (naive_attention(cells(a, 4, 3)), naive_attention(cells(b, 4, 3))) for a, b in zip(one, other, strict=True)
+        ]
         reference = reference + sum(((a - b) ** 2).sum() for a, b in pairs) / (len(pairs) * 12)
     assert_same(ours, reference, student)
 
@@ -73,7 +88,9 @@ def test_fitnet_is_the_naive_one(standardize):
     wanted = teacher
     if standardize:
         per_channel = teacher.transpose(0, 1).flatten(1)
-        wanted = (teacher - per_channel.mean(1)[:, None, None]) / (per_channel.var(1, unbiased=False) + 1e-5).sqrt()[:, None, None]
+        wanted = (teacher - per_channel.mean(1)[:, None, None]) / (per_channel.var(1, unbiased=False) + 1e-5).sqrt()[
+            :, None, None
+        ]
     reference, count = 0.0, 0
     for sample, target in zip(student, wanted, strict=True):
         averaged = cells(sample, 3, 4)
@@ -90,7 +107,9 @@ def test_fitnet_on_embeddings():
     fitnet = FitNet.build(FitNet.Options(features="embedding"), setting((), (), dims=(3, 4))).double()
     assert fitnet.needs == {"embedding"}
     reference = F.mse_loss(student @ fitnet.regressor.weight.T + fitnet.regressor.bias, teacher)
-    torch.testing.assert_close(fitnet(Representation(embedding=student), Representation(embedding=teacher), {}), reference)
+    torch.testing.assert_close(
+        fitnet(Representation(embedding=student), Representation(embedding=teacher), {}), reference
+    )
 
 
 def test_fitnet_compares_the_middle_maps_by_default():
@@ -102,10 +121,19 @@ def test_fitnet_compares_the_middle_maps_by_default():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Attention.build(Attention.Options(), setting((), ((4, 8, 8),))), "the student has none: name some with maps="),
+        (
+            lambda: Attention.build(Attention.Options(), setting((), ((4, 8, 8),))),
+            "the student has none: name some with maps=",
+        ),
         (lambda: FitNet.build(FitNet.Options(), setting(((4, 8, 8),), ())), "the teacher has none"),
-        (lambda: FitNet.build(FitNet.Options(pair=(0, 3)), setting(((4, 8, 8),), ((4, 8, 8),))), "names map 3 of the teacher, which has 1"),
-        (lambda: Attention.build(Attention.Options(pairs=((-2, 0),)), setting(((4, 8, 8),), ((4, 8, 8),))), "names map -2 of the student"),
+        (
+            lambda: FitNet.build(FitNet.Options(pair=(0, 3)), setting(((4, 8, 8),), ((4, 8, 8),))),
+            "names map 3 of the teacher, which has 1",
+        ),
+        (
+            lambda: Attention.build(Attention.Options(pairs=((-2, 0),)), setting(((4, 8, 8),), ((4, 8, 8),))),
+            "names map -2 of the student",
+        ),
     ],
 )
 def test_refusals_name_the_side_and_the_way_out(build, message):

@@ -27,9 +27,16 @@ def built(targets=TARGETS, **options):
 
 def batch_of(index, seed, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    student, teacher = (torch.randn(len(index), dim, dtype=torch.float64, generator=generator).to(dtype).requires_grad_() for dim in (5, 6))
+    student, teacher = (
+        torch.randn(len(index), dim, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
+        for dim in (5, 6)
+    )
     index = torch.tensor(index)
-    return Representation(embedding=student), Representation(embedding=teacher), {"index": index, "target": TARGETS[index]}
+    return (
+        Representation(embedding=student),
+        Representation(embedding=teacher),
+        {"index": index, "target": TARGETS[index]},
+    )
 
 
 def embed(layer, features):
@@ -76,9 +83,12 @@ def test_infonce_is_the_naive_one(origin, key, temperature):
 
 @pytest.mark.parametrize("key", ["target", "index"])
 def test_the_queue_is_a_list_of_the_last_embeddings(key):
-    objective = built(negatives="queue", queue_size=7, negatives_from="other_class" if key == "target" else "other_sample")
+    objective = built(
+        negatives="queue", queue_size=7, negatives_from="other_class" if key == "target" else "other_sample"
+    )
     kept = []
-    # The third batch wraps around, the fifth is larger than the queue, in the last a sample meets its own earlier embedding.
+    # The third batch wraps around, the fifth is larger than the queue, in the last a sample meets its own earlier
+    # embedding.
     for seed, index in enumerate(([0, 1, 2], [3, 4, 5], [6, 7, 0, 1], [5], [0, 1, 2, 3, 4, 5, 6, 7, 3], [4, 3])):
         student, teacher, batch = batch_of(index, seed)
         before = copy.deepcopy(objective.state_dict())
@@ -91,15 +101,25 @@ def test_the_queue_is_a_list_of_the_last_embeddings(key):
         reference, bound = naive(objective, student, teacher, batch[key].tolist(), kept)
         torch.testing.assert_close(each, reference, rtol=1e-10, atol=1e-12)
         inputs = [student.embedding, teacher.embedding, *objective.parameters()]
-        for got, wanted in zip(*(torch.autograd.grad(value.mean(), inputs) for value in (each, reference)), strict=True):
+        for got, wanted in zip(
+            *(torch.autograd.grad(value.mean(), inputs) for value in (each, reference)), strict=True
+        ):
             torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
         if key == "index":
             torch.testing.assert_close(objective.logs["mi_bound"], bound.detach(), rtol=1e-6, atol=1e-6)
-        kept += list(zip([row.detach() for row in embed(objective.embed_teacher, teacher.embedding)], batch[key].tolist(), strict=True))
+        kept += list(
+            zip(
+                [row.detach() for row in embed(objective.embed_teacher, teacher.embedding)],
+                batch[key].tolist(),
+                strict=True,
+            )
+        )
         kept = kept[-7:]
         with torch.no_grad():  # the map moves on; what is in the queue stays as it was
             objective.embed_teacher.weight.mul_(0.9).add_(0.1)
-    assert objective.queue.pointer == (3 + 3 + 4 + 1 + 9 + 2) % 7 and sorted(objective.queue.kind.tolist()) == sorted(kind for _, kind in kept)
+    assert objective.queue.pointer == (3 + 3 + 4 + 1 + 9 + 2) % 7 and sorted(objective.queue.kind.tolist()) == sorted(
+        kind for _, kind in kept
+    )
 
 
 def test_slots_that_were_never_written_do_not_count():
@@ -144,7 +164,9 @@ def test_extreme_embeddings_and_a_batch_of_one_class(negatives):
     objective = built(negatives=negatives).float()
     for scale, index in ((1e4, [0, 1, 3]), (0.0, [0, 1, 3]), (1.0, [0, 2, 5])):
         student, teacher, batch = batch_of(index, 0, torch.float32)
-        said = [Representation(embedding=(scale * side.embedding).detach().requires_grad_()) for side in (student, teacher)]
+        said = [
+            Representation(embedding=(scale * side.embedding).detach().requires_grad_()) for side in (student, teacher)
+        ]
         loss = objective(*said, batch)
         loss.backward()
         assert loss.isfinite() and all(side.embedding.grad.isfinite().all() for side in said)
@@ -167,7 +189,11 @@ def test_the_scores_keep_their_digits_under_autocast():
 
 
 def test_name_weight_and_samples():
-    assert OBJECTIVES["infonce"] is InfoNCE and InfoNCE.default_weight == OBJECTIVES["crd"].default_weight and InfoNCE.decomposes()
+    assert (
+        OBJECTIVES["infonce"] is InfoNCE
+        and InfoNCE.default_weight == OBJECTIVES["crd"].default_weight
+        and InfoNCE.decomposes()
+    )
 
 
 RANK = """
@@ -213,11 +239,18 @@ def test_copies_that_fill_up_a_share_do_not_enter_the_queue():
         queue._write(kind, torch.where(kind < 0, 99, kind).double()[None, :, None])
         real = kind[kind >= 0]
         plain.push(real.double()[:, None], real)
-    assert queue.kind.tolist() == plain.kind.tolist() and torch.equal(queue.rows, plain.rows) and queue.pointer == plain.pointer
+    assert (
+        queue.kind.tolist() == plain.kind.tolist()
+        and torch.equal(queue.rows, plain.rows)
+        and queue.pointer == plain.pointer
+    )
 
 
 def test_data_of_one_class_has_no_negatives_of_another():
-    with pytest.raises(UsageError, match=r"all samples are of one class: use more classes, or objectives.infonce.negatives_from=other_sample"):
+    with pytest.raises(
+        UsageError,
+        match=r"all samples are of one class: use more classes, or objectives.infonce.negatives_from=other_sample",
+    ):
         built(torch.zeros(8, dtype=torch.int64))
     assert built(torch.zeros(8, dtype=torch.int64), negatives_from="other_sample")(*batch_of([0, 1], 0)) > 0
     assert built(None)(*batch_of([0, 1], 0)) > 0

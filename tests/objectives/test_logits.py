@@ -1,4 +1,6 @@
-"""kd with standardised logits, dkd, dist, mlkd and wttm against nested loops in float64, gradients included; and what they refuse."""
+"""kd with standardised logits, dkd, dist, mlkd and wttm against nested loops in float64, gradients included; and what
+they refuse.
+"""
 
 import pytest
 import torch
@@ -61,7 +63,10 @@ def naive_kd(student, teacher, temperature=4.0):
         return [(value - mean(row)) / (deviation + 1e-7) for value in row]
 
     return mean(
-        [kl(softmax(standardised(list(t)), temperature), softmax(standardised(list(s)), temperature)) for s, t in zip(student, teacher, strict=True)]
+        [
+            kl(softmax(standardised(list(t)), temperature), softmax(standardised(list(s)), temperature))
+            for s, t in zip(student, teacher, strict=True)
+        ]
     ) * (temperature**2)
 
 
@@ -77,7 +82,10 @@ def naive_dkd(student, teacher, alpha=1.0, beta=8.0, temperature=4.0):
 
 def correlation(one, other):
     one, other = [a - mean(one) for a in one], [b - mean(other) for b in other]
-    return sum(a * b for a, b in zip(one, other, strict=True)) / (sum(a * a for a in one) * sum(b * b for b in other)) ** 0.5
+    return (
+        sum(a * b for a, b in zip(one, other, strict=True))
+        / (sum(a * a for a in one) * sum(b * b for b in other)) ** 0.5
+    )
 
 
 def naive_dist(student, teacher, beta=2.0, gamma=2.0, temperature=4.0):
@@ -96,7 +104,10 @@ def median(values):
 def naive_mlkd(student, teacher, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0)):
     size = len(student)
     certain = [softmax(row) for row in teacher]
-    confidence, of_class = [float(max(row)) for row in certain], [float(sum(row[c] for row in certain)) for c in range(6)]
+    confidence, of_class = (
+        [float(max(row)) for row in certain],
+        [float(sum(row[c] for row in certain)) for c in range(6)],
+    )
     total = 0.0
     for temperature in temperatures:
         q, p = ([softmax(row, temperature) for row in side] for side in (student, teacher))
@@ -104,7 +115,11 @@ def naive_mlkd(student, teacher, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0)):
         for i in range(size):
             for j in range(size):
                 if confidence[i] >= median(confidence):
-                    total = total + (sum(q[i][c] * q[j][c] for c in range(6)) - sum(p[i][c] * p[j][c] for c in range(6))) ** 2 / size
+                    total = (
+                        total
+                        + (sum(q[i][c] * q[j][c] for c in range(6)) - sum(p[i][c] * p[j][c] for c in range(6))) ** 2
+                        / size
+                    )
         for c in range(6):
             for d in range(6):
                 if of_class[c] >= median(of_class):
@@ -132,38 +147,57 @@ def test_kd_with_standardised_logits_does_not_see_scale_and_shift():
     objective = built("kd", standardize=True)
     loss = objective(said(student), said(teacher), {})
     torch.testing.assert_close(objective(said(7 * student + 3), said(teacher / 5 - 2), {}), loss, rtol=1e-5, atol=0)
-    assert abs(built("kd")(said(7 * student + 3), said(teacher), {}) - built("kd")(said(student), said(teacher), {})) > 0.1
+    assert (
+        abs(built("kd")(said(7 * student + 3), said(teacher), {}) - built("kd")(said(student), said(teacher), {})) > 0.1
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"alpha": 0.5, "beta": 2.0, "temperature": 1.5}, {"alpha": 0.0}, {"beta": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"alpha": 0.5, "beta": 2.0, "temperature": 1.5}, {"alpha": 0.0}, {"beta": 0.0}]
+)
 def test_dkd_is_the_naive_one(options):
     student, teacher = pair()
-    assert_same(built("dkd", **options)(said(student), said(teacher), {"target": TARGETS}), naive_dkd(student, teacher, **options), student)
+    assert_same(
+        built("dkd", **options)(said(student), said(teacher), {"target": TARGETS}),
+        naive_dkd(student, teacher, **options),
+        student,
+    )
 
 
 def test_dkd_weighed_by_the_teacher_is_kd():
     student, teacher = pair(1)
     batch = {"target": TARGETS[:1]}
     rest = 1 - torch.softmax(teacher / 4, 1)[0, TARGETS[0]].item()
-    torch.testing.assert_close(built("dkd", beta=rest)(said(student), said(teacher), batch), built("kd")(said(student), said(teacher), {}), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        built("dkd", beta=rest)(said(student), said(teacher), batch),
+        built("kd")(said(student), said(teacher), {}),
+        rtol=1e-10,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"beta": 0.5, "gamma": 3.0, "temperature": 1.0}])
 def test_dist_is_the_naive_one(options):
     student, teacher = pair()
-    assert_same(built("dist", **options)(said(student), said(teacher), {}), naive_dist(student, teacher, **options), student)
+    assert_same(
+        built("dist", **options)(said(student), said(teacher), {}), naive_dist(student, teacher, **options), student
+    )
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
 @pytest.mark.parametrize("options", [{}, {"temperatures": (1.0, 4.0)}])
 def test_mlkd_is_the_naive_one(size, options):
     student, teacher = pair(size)
-    assert_same(built("mlkd", **options)(said(student), said(teacher), {}), naive_mlkd(student, teacher, **options), student)
+    assert_same(
+        built("mlkd", **options)(said(student), said(teacher), {}), naive_mlkd(student, teacher, **options), student
+    )
 
 
 def test_mlkd_leaves_out_half_of_what_the_teacher_is_unsure_of():
     # Samples 0 and 1 are sure; where only the unsure ones disagree, their rows do not count.
-    teacher = torch.tensor([[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0]], dtype=torch.float64)
+    teacher = torch.tensor(
+        [[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0]], dtype=torch.float64
+    )
     objective = built("mlkd")
     objective(said(teacher[[0, 1, 3, 2]]), said(teacher), {})
     assert objective.logs["instance"] > 0.1 and set(objective.logs) == {"instance", "batch", "class"}
@@ -175,7 +209,9 @@ def test_mlkd_leaves_out_half_of_what_the_teacher_is_unsure_of():
 @pytest.mark.parametrize("options", [{}, {"weighted": False}, {"temperature": 2.0}, {"temperature": 1.0}])
 def test_wttm_is_the_naive_one(options):
     student, teacher = pair()
-    assert_same(built("wttm", **options)(said(student), said(teacher), {}), naive_wttm(student, teacher, **options), student)
+    assert_same(
+        built("wttm", **options)(said(student), said(teacher), {}), naive_wttm(student, teacher, **options), student
+    )
 
 
 @pytest.mark.parametrize("name", PER_SAMPLE)
@@ -185,15 +221,30 @@ def test_samples_alone_have_the_losses_that_are_averaged(name):
     each = objective.per_sample(said(student), said(teacher), {"target": TARGETS})
     for place, loss in enumerate(each):
         one = slice(place, place + 1)
-        torch.testing.assert_close(loss, objective(said(student[one]), said(teacher[one]), {"target": TARGETS[one]}), rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            loss, objective(said(student[one]), said(teacher[one]), {"target": TARGETS[one]}), rtol=1e-12, atol=1e-15
+        )
     torch.testing.assert_close(each.mean(), objective(said(student), said(teacher), {"target": TARGETS}))
     assert [OBJECTIVES[other].decomposes() for other in NAMES] == [True, True, False, False, True]
 
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), ("kd", {"standardize": True})])
 def test_extreme_logits_give_finite_losses_and_gradients(name, options):
-    corners = 1e4 * torch.tensor([[1.0, -1, -1, -1, -1, -1], [-1, 1, 1, -1, -1, -1], [1, 1, 1, 1, 1, 1], [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 0]])
-    for student, teacher in ((corners, corners.flip(0)), (corners, logits().float()), (logits().float(), corners), (corners, corners)):
+    corners = 1e4 * torch.tensor(
+        [
+            [1.0, -1, -1, -1, -1, -1],
+            [-1, 1, 1, -1, -1, -1],
+            [1, 1, 1, 1, 1, 1],
+            [-1, -1, -1, -1, -1, 1],
+            [0, 0, 0, 0, 0, 0],
+        ]
+    )
+    for student, teacher in (
+        (corners, corners.flip(0)),
+        (corners, logits().float()),
+        (logits().float(), corners),
+        (corners, corners),
+    ):
         student = student.clone().requires_grad_()
         loss = built(name, **options)(said(student), said(teacher), {"target": TARGETS})
         loss.backward()
@@ -206,13 +257,17 @@ def test_half_precision_is_computed_in_float32(name):
     with torch.autocast("cpu", torch.bfloat16):
         loss = built(name)(said(student), said(teacher), {"target": TARGETS})
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, built(name)(said(student.float()), said(teacher.float()), {"target": TARGETS}), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        loss, built(name)(said(student.float()), said(teacher.float()), {"target": TARGETS}), rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_other_classes_are_refused(name):
     objective = OBJECTIVES[name]
-    with pytest.raises(UsageError, match=f"objective {name} compares logits, but the teacher has 100 classes and the student 10"):
+    with pytest.raises(
+        UsageError, match=f"objective {name} compares logits, but the teacher has 100 classes and the student 10"
+    ):
         objective.build(objective.Options(), setting(10, 100))
 
 
@@ -222,7 +277,13 @@ def test_dkd_without_labels_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("mlkd", {"temperatures": ()}), ("mlkd", {"temperatures": (2.0, 0.0)}), ("dist", {"temperature": 0}), ("wttm", {"gamma": 1})]
+    ("name", "options"),
+    [
+        ("mlkd", {"temperatures": ()}),
+        ("mlkd", {"temperatures": (2.0, 0.0)}),
+        ("dist", {"temperature": 0}),
+        ("wttm", {"gamma": 1}),
+    ],
 )
 def test_options_that_mean_nothing_are_refused(name, options):
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -230,5 +291,17 @@ def test_options_that_mean_nothing_are_refused(name, options):
 
 
 def test_weights_and_warmup_are_the_published_ones():
-    assert {name: OBJECTIVES[name].default_weight for name in NAMES} == {"kd": 0.9, "dkd": 1, "dist": 1, "mlkd": 1, "wttm": 1}
-    assert {name: round(240 * OBJECTIVES[name].default_warmup) for name in NAMES} == {"kd": 0, "dkd": 20, "dist": 0, "mlkd": 0, "wttm": 0}
+    assert {name: OBJECTIVES[name].default_weight for name in NAMES} == {
+        "kd": 0.9,
+        "dkd": 1,
+        "dist": 1,
+        "mlkd": 1,
+        "wttm": 1,
+    }
+    assert {name: round(240 * OBJECTIVES[name].default_warmup) for name in NAMES} == {
+        "kd": 0,
+        "dkd": 20,
+        "dist": 0,
+        "mlkd": 0,
+        "wttm": 0,
+    }

@@ -41,7 +41,9 @@ def test_cross_entropy_is_the_naive_one(smoothing):
     ours = CrossEntropy(label_smoothing=smoothing)(Representation(logits=logits), None, {"target": targets})
     reference = naive_cross_entropy(logits, targets, smoothing)
     assert math.isclose(ours.item(), reference.item(), rel_tol=1e-12)
-    ours_gradient, reference_gradient = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (ours, reference))
+    ours_gradient, reference_gradient = (
+        torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (ours, reference)
+    )
     torch.testing.assert_close(ours_gradient, reference_gradient, rtol=1e-10, atol=1e-13)
 
 
@@ -58,7 +60,9 @@ def test_kd_is_the_naive_one(temperature):
     ours = KD(temperature=temperature)(Representation(logits=student), Representation(logits=teacher), {})
     reference = naive_kd(student, teacher, temperature)
     assert math.isclose(ours.item(), reference.item(), rel_tol=1e-12)
-    ours_gradient, reference_gradient = (torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in (ours, reference))
+    ours_gradient, reference_gradient = (
+        torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in (ours, reference)
+    )
     torch.testing.assert_close(ours_gradient, reference_gradient, rtol=1e-10, atol=1e-13)
 
 

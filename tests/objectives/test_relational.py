@@ -1,4 +1,6 @@
-"""similarity, correlation, vid, rkd, pkt and nst against naive versions in float64, gradients included; and what they refuse."""
+"""similarity, correlation, vid, rkd, pkt and nst against naive versions in float64, gradients included; and what they
+refuse.
+"""
 
 import math
 from dataclasses import replace
@@ -30,7 +32,10 @@ def setting(student=STUDENT_MAPS, teacher=TEACHER_MAPS, dims=(5, 7)):
 def said(shapes, dim, size=4, seed=0, dtype=torch.float64, scale=1.0):
     """A random representation; its tensors are leaves with gradients."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = [(scale * torch.randn(size, *shape, dtype=torch.float64, generator=generator)).to(dtype).requires_grad_() for shape in (*shapes, (dim,))]
+    tensors = [
+        (scale * torch.randn(size, *shape, dtype=torch.float64, generator=generator)).to(dtype).requires_grad_()
+        for shape in (*shapes, (dim,))
+    ]
     return Representation(embedding=tensors[-1], maps=tuple(tensors[:-1]))
 
 
@@ -47,7 +52,9 @@ def built(name, **options):
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-13)
     inputs = list(inputs)
-    for got, wanted in zip(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True):
+    for got, wanted in zip(
+        *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
+    ):
         assert wanted.abs().sum() > 0
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-13)
 
@@ -67,7 +74,10 @@ def cells(features, height, width):
     for y in range(height):
         for x in range(width):
             cell = features[:, y * h // height : (y + 1) * h // height, x * w // width : (x + 1) * w // width]
-            rows.append(sum(cell[:, i, j] for i in range(cell.shape[1]) for j in range(cell.shape[2])) / (cell.shape[1] * cell.shape[2]))
+            rows.append(
+                sum(cell[:, i, j] for i in range(cell.shape[1]) for j in range(cell.shape[2]))
+                / (cell.shape[1] * cell.shape[2])
+            )
     return torch.stack(rows, 1).reshape(channels, height, width)
 
 
@@ -92,7 +102,10 @@ def test_adjacent_correlation_is_the_naive_one():
     student, teacher = sides()
     correlation = built("correlation", embed_dim=6).double()
     (ours, ours_bias), (theirs, theirs_bias) = ((layer.weight, layer.bias) for layer in correlation.embed)
-    difference = [(ours @ s + ours_bias - theirs @ t - theirs_bias).abs() for s, t in zip(student.embedding, teacher.embedding, strict=True)]
+    difference = [
+        (ours @ s + ours_bias - theirs @ t - theirs_bias).abs()
+        for s, t in zip(student.embedding, teacher.embedding, strict=True)
+    ]
     reference = sum(a[d] * b[d] for a, b in zip(difference, difference[1:], strict=False) for d in range(6)) / 3
     assert_same(correlation(student, teacher, {}), reference, (student.embedding, *correlation.parameters()))
 
@@ -108,7 +121,11 @@ def test_gaussian_correlation_is_the_naive_one():
 
     squares = []
     for i in range(4):
-        squares += [(kernel(student.embedding[i], student.embedding[j]) - kernel(teacher.embedding[i], teacher.embedding[j])) ** 2 for j in range(4)]
+        squares += [
+            (kernel(student.embedding[i], student.embedding[j]) - kernel(teacher.embedding[i], teacher.embedding[j]))
+            ** 2
+            for j in range(4)
+        ]
     assert_same(correlation(student, teacher, {}), sum(squares) / 16, (student.embedding,))
 
 
@@ -131,8 +148,14 @@ def naive_vid(predict, student, teacher):
 def test_vid_is_the_naive_one():
     student, teacher = sides(size=3)
     vid = built("vid", pairs=((0, 1), (-1, -1))).double()
-    assert [layer.weight.shape[:2] for layer in vid.predictions[0].mean if hasattr(layer, "weight")] == [(7, 3), (7, 7), (7, 7)]
-    reference = naive_vid(vid.predictions[0], student.maps[0], teacher.maps[1]) + naive_vid(vid.predictions[1], student.maps[3], teacher.maps[2])
+    assert [layer.weight.shape[:2] for layer in vid.predictions[0].mean if hasattr(layer, "weight")] == [
+        (7, 3),
+        (7, 7),
+        (7, 7),
+    ]
+    reference = naive_vid(vid.predictions[0], student.maps[0], teacher.maps[1]) + naive_vid(
+        vid.predictions[1], student.maps[3], teacher.maps[2]
+    )
     assert_same(vid(student, teacher, {}), reference, (student.maps[0], student.maps[3], *vid.parameters()))
 
 
@@ -161,10 +184,14 @@ def naive_rkd(student, teacher, distance_factor, angle_factor, same=()):
     return total
 
 
-@pytest.mark.parametrize("factors", [{}, {"distance_factor": 3.0, "angle_factor": 0.0}, {"distance_factor": 0.0, "angle_factor": 2.0}])
+@pytest.mark.parametrize(
+    "factors", [{}, {"distance_factor": 3.0, "angle_factor": 0.0}, {"distance_factor": 0.0, "angle_factor": 2.0}]
+)
 def test_rkd_is_the_naive_one(factors):
     student, teacher = sides()
-    reference = naive_rkd(student.embedding, teacher.embedding, **{"distance_factor": 25.0, "angle_factor": 50.0, **factors})
+    reference = naive_rkd(
+        student.embedding, teacher.embedding, **{"distance_factor": 25.0, "angle_factor": 50.0, **factors}
+    )
     assert_same(built("rkd", **factors)(student, teacher, {}), reference, (student.embedding,))
 
 
@@ -191,20 +218,26 @@ def naive_pkt(student, teacher):
         for side in (student, teacher):
             row = [(inner(side[i], side[j]) / length(side[i]) / length(side[j]) + 1) / 2 for j in range(size)]
             rows.append([value / sum(row) for value in row])
-        total = total + sum(theirs * torch.log((theirs + 1e-7) / (ours + 1e-7)) for ours, theirs in zip(*rows, strict=True))
+        total = total + sum(
+            theirs * torch.log((theirs + 1e-7) / (ours + 1e-7)) for ours, theirs in zip(*rows, strict=True)
+        )
     return total / size**2
 
 
 def test_pkt_is_the_naive_one():
     student, teacher = sides()
-    assert_same(built("pkt")(student, teacher, {}), naive_pkt(student.embedding, teacher.embedding), (student.embedding,))
+    assert_same(
+        built("pkt")(student, teacher, {}), naive_pkt(student.embedding, teacher.embedding), (student.embedding,)
+    )
 
 
 def test_pkt_of_opposite_samples_is_finite():
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(2000, generator=generator)
     student = torch.stack((one, -one * 3.1)).requires_grad_()  # their cosine is -1, or below it by rounding
-    loss = PKT()(Representation(embedding=student), Representation(embedding=torch.randn(2, 7, generator=generator)), {})
+    loss = PKT()(
+        Representation(embedding=student), Representation(embedding=torch.randn(2, 7, generator=generator)), {}
+    )
     assert loss.isfinite() and torch.autograd.grad(loss, student)[0].isfinite().all()
 
 
@@ -229,7 +262,10 @@ def test_nst_is_the_naive_one(pair):
 def test_both_ways_to_count_a_discrepancy_are_taken():
     generator = torch.Generator().manual_seed(0)
     for channels, positions in ((2, 12), (12, 2)):
-        student, teacher = (torch.randn(2, channels, positions, 1, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
+        student, teacher = (
+            torch.randn(2, channels, positions, 1, dtype=torch.float64, generator=generator, requires_grad=True)
+            for _ in range(2)
+        )
         ours = NST(pairs=((0, 0),))(Representation(maps=(student,)), Representation(maps=(teacher,)), {})
         assert_same(ours, naive_nst(student, teacher), (student,))
 
@@ -268,7 +304,9 @@ def test_built_from_a_setting_with_the_published_weight(name):
         assert objective.pairs == ((-3, -3), (-2, -2), (-1, -1))
     student, teacher = sides(dtype=torch.float32)
     # In a training nothing else is there.
-    loss = objective(*(Representation(**{part: getattr(side, part) for part in objective.needs}) for side in (student, teacher)), {})
+    loss = objective(
+        *(Representation(**{part: getattr(side, part) for part in objective.needs}) for side in (student, teacher)), {}
+    )
     assert loss.shape == () and loss.dtype == torch.float32 and loss > 0
     loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in objective.parameters())
@@ -303,13 +341,19 @@ def test_autocast_leaves_what_is_delicate_in_float32(options):
         loss = objective(student, teacher, {})
     assert loss.dtype == torch.float32 and loss.isfinite()
     if not list(objective.parameters()):  # nothing was multiplied in half precision: it is what float32 gives
-        full = [Representation(embedding=side.embedding.float(), maps=tuple(one.float() for one in side.maps)) for side in (student, teacher)]
+        full = [
+            Representation(embedding=side.embedding.float(), maps=tuple(one.float() for one in side.maps))
+            for side in (student, teacher)
+        ]
         torch.testing.assert_close(loss, objective(*full, {}))
 
 
 def test_half_precision_does_not_overflow():
     student, teacher = sides(dtype=torch.float16, scale=1000.0)  # squares beyond float16
-    assert all(objective(student, teacher, {}).isfinite() for objective in (Similarity(), NST(((-1, -1),)), RKD(), PKT(), Correlation(5, 7, "gaussian")))
+    assert all(
+        objective(student, teacher, {}).isfinite()
+        for objective in (Similarity(), NST(((-1, -1),)), RKD(), PKT(), Correlation(5, 7, "gaussian"))
+    )
 
 
 @pytest.mark.parametrize("name", ["similarity", "vid", "nst"])
@@ -332,7 +376,9 @@ def test_maps_that_are_not_there_are_refused(name, maps, pairs, message):
 @pytest.mark.parametrize(("dims", "side"), [((None, 7), "student"), ((5, None), "teacher")])
 def test_an_embedding_that_is_not_there_is_refused(name, dims, side):
     objective = OBJECTIVES[name]
-    with pytest.raises(UsageError, match=f"{name} compares pooled embeddings, and the {side} has none: name the module"):
+    with pytest.raises(
+        UsageError, match=f"{name} compares pooled embeddings, and the {side} has none: name the module"
+    ):
         objective.build(objective.Options(), setting(dims=dims))
 
 
@@ -360,7 +406,8 @@ def test_what_compares_the_samples_of_a_pass_refuses_passes_in_which_there_is_no
     objective.build(options, enough)
     with pytest.raises(
         UsageError,
-        match=f"objective {name} compares the samples of a pass with each other and needs {least} or more, and .* has {least - 1}: raise train.batch_size",
+        match=f"objective {name} compares the samples of a pass with each other and needs {least} or more, and .* "
+        f"has {least - 1}: raise train.batch_size",
     ):
         objective.build(options, replace(enough, pass_samples=least - 1))
 
@@ -376,4 +423,7 @@ def test_in_such_a_pass_nothing_is_learnt(name, least):
 def test_dense_contrast_between_classes_refuses_data_of_one_class():
     objective = OBJECTIVES["dense_crd"]
     with pytest.raises(UsageError, match="objectives.dense_crd.negatives_from=other_position or other_sample"):
-        objective.build(objective.Options(negatives_from="other_class"), replace(setting(), targets=torch.zeros(20, dtype=torch.int64)))
+        objective.build(
+            objective.Options(negatives_from="other_class"),
+            replace(setting(), targets=torch.zeros(20, dtype=torch.int64)),
+        )

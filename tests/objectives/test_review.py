@@ -1,4 +1,6 @@
-"""review against nested loops in float64, gradients of the student's tensors and of its own parameters included; and what it refuses."""
+"""review against nested loops in float64, gradients of the student's tensors and of its own parameters included; and
+what it refuses.
+"""
 
 import pytest
 import torch
@@ -19,7 +21,10 @@ def setting(student=STUDENT_MAPS, teacher=TEACHER_MAPS, dims=(4, 7)):
 def said(shapes, dim, size=3, seed=0, scale=1.0):
     """A random representation; its tensors are leaves with gradients."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = [(scale * torch.randn(size, *shape, dtype=torch.float64, generator=generator)).requires_grad_() for shape in (*shapes, (dim,))]
+    tensors = [
+        (scale * torch.randn(size, *shape, dtype=torch.float64, generator=generator)).requires_grad_()
+        for shape in (*shapes, (dim,))
+    ]
     return Representation(embedding=tensors[-1], maps=tuple(tensors[:-1]))
 
 
@@ -65,7 +70,9 @@ def naive_norm(samples, norm):
 
 def naive_nearest(features, height, width):
     _, h, w = features.shape
-    return torch.stack([torch.stack([features[:, y * h // height, x * w // width] for x in range(width)], 1) for y in range(height)], 1)
+    return torch.stack(
+        [torch.stack([features[:, y * h // height, x * w // width] for x in range(width)], 1) for y in range(height)], 1
+    )
 
 
 def naive_pool(features, height, width):
@@ -75,7 +82,10 @@ def naive_pool(features, height, width):
     for y in range(height):
         for x in range(width):
             cell = features[:, y * h // height : -(-(y + 1) * h // height), x * w // width : -(-(x + 1) * w // width)]
-            rows.append(sum(cell[:, i, j] for i in range(cell.shape[1]) for j in range(cell.shape[2])) / (cell.shape[1] * cell.shape[2]))
+            rows.append(
+                sum(cell[:, i, j] for i in range(cell.shape[1]) for j in range(cell.shape[2]))
+                / (cell.shape[1] * cell.shape[2])
+            )
     return torch.stack(rows, 1).reshape(-1, height, width)
 
 
@@ -103,11 +113,15 @@ def naive(objective, student, teacher):
         if deeper is not None:
             for b in range(size):
                 below = naive_nearest(deeper[b], *fused[b].shape[1:])
-                share = torch.sigmoid(naive_convolution(torch.cat((fused[b], below)), fusion.attention.weight, fusion.attention.bias))
+                share = torch.sigmoid(
+                    naive_convolution(torch.cat((fused[b], below)), fusion.attention.weight, fusion.attention.bias)
+                )
                 fused[b] = fused[b] * share[0] + below * share[1]
         deeper = [naive_nearest(sample, *theirs.shape[2:]) for sample in fused]
         answers = naive_norm([naive_convolution(sample, fusion.leave[0].weight) for sample in deeper], fusion.leave[1])
-        losses = [loss + naive_context(answer, wanted) for loss, answer, wanted in zip(losses, answers, theirs, strict=True)]
+        losses = [
+            loss + naive_context(answer, wanted) for loss, answer, wanted in zip(losses, answers, theirs, strict=True)
+        ]
     return torch.stack(losses)
 
 
@@ -135,7 +149,12 @@ def test_the_context_counts_only_averages_smaller_than_the_map(height, width):
 def test_the_last_three_maps_and_the_embedding_are_paired_deepest_with_deepest():
     objective = built()
     assert objective.pairs == ((-3, -3), (-2, -2), (-1, -1))
-    assert [(fusion.enter[0].in_channels, fusion.leave[0].out_channels) for fusion in objective.fusions] == [(3, 4), (4, 6), (5, 5), (4, 7)]
+    assert [(fusion.enter[0].in_channels, fusion.leave[0].out_channels) for fusion in objective.fusions] == [
+        (3, 4),
+        (4, 6),
+        (5, 5),
+        (4, 7),
+    ]
     assert {fusion.enter[0].out_channels for fusion in objective.fusions} == {4}
     assert [fusion.attention is None for fusion in objective.fusions] == [False, False, False, True]
     wide = Review.build(Review.Options(), setting(dims=(1280, 2048)))
@@ -147,14 +166,20 @@ def test_every_level_reaches_the_deeper_tensors_and_every_parameter_learns():
     student, teacher = sides()
     objective = built()
     objective(student, teacher, {}).backward()
-    assert all(features.grad.abs().sum() > 0 for features in (*student.maps[1:], student.embedding)) and student.maps[0].grad is None
+    assert (
+        all(features.grad.abs().sum() > 0 for features in (*student.maps[1:], student.embedding))
+        and student.maps[0].grad is None
+    )
     assert all(parameter.grad.abs().sum() > 0 for parameter in objective.parameters())
 
 
 def test_extreme_maps_and_half_precision():
     student, teacher = sides(scale=1e4)
     objective = built().float()
-    halves = [Representation(embedding=side.embedding.detach().float(), maps=tuple(m.detach().float() for m in side.maps)) for side in (student, teacher)]
+    halves = [
+        Representation(embedding=side.embedding.detach().float(), maps=tuple(m.detach().float() for m in side.maps))
+        for side in (student, teacher)
+    ]
     halves[0].embedding.requires_grad_()
     loss = objective(*halves, {})
     loss.backward()

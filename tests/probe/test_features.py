@@ -29,8 +29,18 @@ def split(count=26, change=None, relabelled=None):
 
 def network():
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
-    return Network(module, taps=Taps(embedding="input:6", maps=("2", "3")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).train()
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 5, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 3),
+    )
+    return Network(
+        module, taps=Taps(embedding="input:6", maps=("2", "3")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).train()
 
 
 def loader(data, **options):
@@ -54,7 +64,8 @@ class Counted:
 
 def same(first, second):
     return first.keys() == second.keys() and all(
-        torch.equal(first[name].values, second[name].values) and torch.equal(first[name].targets, second[name].targets) for name in first
+        torch.equal(first[name].values, second[name].values) and torch.equal(first[name].targets, second[name].targets)
+        for name in first
     )
 
 
@@ -68,7 +79,11 @@ def test_what_is_kept_costs_one_small_forward_and_nothing_of_the_network_moves(t
     again = look(tmp_path / "new" / "folder")
     assert look.forwards == 1 and same(bare, first) and same(first, again)
     after = look.network.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before) and before["module.1.running_var"].min() == 1
+    assert (
+        before.keys() == after.keys()
+        and all(torch.equal(before[name], after[name]) for name in before)
+        and before["module.1.running_var"].min() == 1
+    )
     assert all(module.training for module in look.network.modules())
     assert len(list(tmp_path.rglob("*.h5"))) == 4 and not list(tmp_path.rglob("*.tmp"))
 
@@ -89,7 +104,9 @@ def test_only_what_is_missing_is_looked_at(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"change": 0}, {"change": 13}, {"change": 25}, {"relabelled": 9}, {"count": 25}], ids=["first", "middle", "last", "class", "count"]
+    "other",
+    [{"change": 0}, {"change": 13}, {"change": 25}, {"relabelled": 9}, {"count": 25}],
+    ids=["first", "middle", "last", "class", "count"],
 )
 def test_other_data_is_looked_at_again(other, tmp_path):
     look = Counted()
@@ -133,7 +150,11 @@ def test_a_sample_that_comes_twice_counts_once():
 
 def test_what_cannot_be_looked_at(tmp_path):
     look = Counted()
-    for layers, message in ((("maps.2",), "maps.2 does not exist"), (("maps.x",), "none of a representation's"), (("embedding", "pool"), "'pool'")):
+    for layers, message in (
+        (("maps.2",), "maps.2 does not exist"),
+        (("maps.x",), "none of a representation's"),
+        (("embedding", "pool"), "'pool'"),
+    ):
         with pytest.raises(UsageError, match=message):
             look(tmp_path, layers=layers)
     with pytest.raises(UsageError, match="spatial=0"):
@@ -167,7 +188,10 @@ torch.distributed.destroy_process_group()
 
 def test_two_processes_get_the_features_of_one_and_keep_them_for_one(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    started = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path), __file__], env=environment) for rank in (0, 1)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path), __file__], env=environment)
+        for rank in (0, 1)
+    ]
     assert [one.wait(timeout=120) for one in started] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     look = Counted()

@@ -21,7 +21,11 @@ def fingerprint(network):
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest(), [module.training for module in network.modules()], [parameter.requires_grad for parameter in network.parameters()]
+    return (
+        digest.hexdigest(),
+        [module.training for module in network.modules()],
+        [parameter.requires_grad for parameter in network.parameters()],
+    )
 
 
 def split(count, seed, classes=3, size=8):
@@ -29,16 +33,21 @@ def split(count, seed, classes=3, size=8):
     generator = torch.Generator().manual_seed(seed)
     targets = torch.arange(count) % classes
     images = targets[:, None, None, None] * 60 + torch.randint(0, 50, (count, size, size, 3), generator=generator)
-    return TensorSplit({"rgb": PaddedImages(images.to(torch.uint8), 0)}, targets=targets, num_classes=classes, flip=True)
+    return TensorSplit(
+        {"rgb": PaddedImages(images.to(torch.uint8), 0)}, targets=targets, num_classes=classes, flip=True
+    )
 
 
 def network():
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5),
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3),
+        nn.BatchNorm2d(5), nn.Dropout(0.5),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
     )  # fmt: skip
-    return Network(module, taps=Taps(embedding="input:9", maps=("2", "5")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).train()
+    return Network(
+        module, taps=Taps(embedding="input:9", maps=("2", "5")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).train()
 
 
 def test_the_network_is_as_before():
@@ -116,7 +125,11 @@ def test_what_is_separable_is_separated():
     result = fit_probe(clusters(140, 0), clusters(70, 1), "embedding")
     assert result.top1 == result.top5 == 100 and result.correct.all() and result.correct.dtype == torch.bool
     noise = clusters(140, 0)
-    chance = fit_probe(Features(torch.randn(140, 12, generator=torch.Generator().manual_seed(5)), noise.targets), clusters(70, 1), "embedding")
+    chance = fit_probe(
+        Features(torch.randn(140, 12, generator=torch.Generator().manual_seed(5)), noise.targets),
+        clusters(70, 1),
+        "embedding",
+    )
     assert chance.top1 < 40
 
 
@@ -129,12 +142,19 @@ def test_the_strength_is_chosen_without_the_test_split():
 
 
 def test_a_part_is_stratified_and_lies_in_the_larger_one():
-    targets = torch.tensor([0] * 100 + [1] * 60 + [2] * 40)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    targets = torch.tensor([0] * 100 + [1] * 60 + [2] * 40)[
+        torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    ]
     parts = {fraction: labelled_part(200, targets, fraction, seed=4) for fraction in (0.05, 0.1, 0.5, 1.0)}
-    assert torch.bincount(targets[parts[0.05]]).tolist() == [5, 3, 2] and torch.bincount(targets[parts[0.5]]).tolist() == [50, 30, 20]
+    assert torch.bincount(targets[parts[0.05]]).tolist() == [5, 3, 2] and torch.bincount(
+        targets[parts[0.5]]
+    ).tolist() == [50, 30, 20]
     kept = [set(part.tolist()) for part in parts.values()]
     assert all(small < large for small, large in zip(kept, kept[1:], strict=False)) and kept[-1] == set(range(200))
-    assert not torch.equal(parts[0.1], labelled_part(200, targets, 0.1, seed=5)) and len(labelled_part(200, None, 0.1)) == 20
+    assert (
+        not torch.equal(parts[0.1], labelled_part(200, targets, 0.1, seed=5))
+        and len(labelled_part(200, None, 0.1)) == 20
+    )
     for fraction in (0, 1.5):
         with pytest.raises(UsageError, match="label_fraction"):
             labelled_part(200, targets, fraction)
@@ -166,8 +186,22 @@ def test_through_a_network_and_without_labels():
 def test_probes_of_features_that_are_kept_look_at_nothing_again(protocol, tmp_path):
     net, forwards = network(), []
     net.module.register_forward_hook(lambda _, inputs, output: forwards.append(len(output)))
-    first, again = (linear_probes(net, split(60, 0), split(30, 1), layers=("embedding", "maps.0"), protocol=protocol, cache=tmp_path) for _ in range(2))
-    assert forwards == [60, 30, 8, 8]  # the second time a few, by which what is kept is compared with what the network gives now
+    first, again = (
+        linear_probes(
+            net, split(60, 0), split(30, 1), layers=("embedding", "maps.0"), protocol=protocol, cache=tmp_path
+        )
+        for _ in range(2)
+    )
+    assert forwards == [
+        60,
+        30,
+        8,
+        8,
+    ]  # the second time a few, by which what is kept is compared with what the network gives now
     for layer, result in first.items():
-        assert result.protocol == protocol and torch.equal(result.correct, again[layer].correct) and result.loss == again[layer].loss
+        assert (
+            result.protocol == protocol
+            and torch.equal(result.correct, again[layer].correct)
+            and result.loss == again[layer].loss
+        )
         assert result.low <= result.top1 <= result.high and result.top1 > 60 and 0 < result.loss < 1

@@ -1,4 +1,6 @@
-"""CKA, correlations between classes and LogME against naive versions in float64; their pictures with numbers made up."""
+"""CKA, correlations between classes and LogME against naive versions in float64; their pictures with numbers made
+up.
+"""
 
 import itertools
 import math
@@ -26,7 +28,9 @@ def pair(samples=9, first=3, second=5, seed=0):
 
 
 def naive_hsic1(x, y):
-    """HSIC₁ as a U-statistic (Song et al., 2012, theorem 2): the mean of its kernel over all ordered four different samples."""
+    """HSIC₁ as a U-statistic (Song et al., 2012, theorem 2): the mean of its kernel over all ordered four different
+    samples.
+    """
     k, kl = (x @ x.T).tolist(), (y @ y.T).tolist()
     places = list(itertools.permutations(range(len(x)), 4))
     total = 0.0
@@ -109,7 +113,9 @@ def test_class_correlations_are_numpys():
     apart = correlation_difference(x, y)
     expected = np.corrcoef(x.numpy(), rowvar=False) - np.corrcoef(y.numpy(), rowvar=False)
     assert apart.difference.numpy() == pytest.approx(expected, abs=1e-12)
-    assert apart.mean_absolute == pytest.approx(sum(abs(expected[i, j]) for i in range(4) for j in range(4) if i != j) / 12)
+    assert apart.mean_absolute == pytest.approx(
+        sum(abs(expected[i, j]) for i in range(4) for j in range(4) if i != j) / 12
+    )
     assert correlation_difference(x, 5 * x - 3).mean_absolute == pytest.approx(0, abs=1e-12)
 
 
@@ -147,7 +153,13 @@ def test_logme_is_the_greatest_evidence(samples, dims):
     for c in range(3):
         label = (targets == c).double().numpy()
         tried = [
-            minimize(lambda logs, label=label: -naive_evidence(f.numpy(), label, *logs), start, method="Nelder-Mead", tol=1e-9, bounds=[(-9, 9)] * 2)
+            minimize(
+                lambda logs, label=label: -naive_evidence(f.numpy(), label, *logs),
+                start,
+                method="Nelder-Mead",
+                tol=1e-9,
+                bounds=[(-9, 9)] * 2,
+            )
             for start in itertools.product((0.0, 3.0), (0.0, 3.0))
         ]
         best.append(max(-one.fun for one in tried))
@@ -185,7 +197,9 @@ def test_logme_of_what_has_none(values, targets, message):
 def lines(places, networks):
     rng = np.random.default_rng(0)
     for number in range(networks):
-        values = [None if number == 1 and place == 1 else float(40 + 8 * place + rng.normal()) for place in range(places)]
+        values = [
+            None if number == 1 and place == 1 else float(40 + 8 * place + rng.normal()) for place in range(places)
+        ]
         ends = [[None if value is None else value + sign for value in values] for sign in (-1.5, 1.5)]
         yield Line(f"wrn_16_2 taught, {number}", values, *ends)
 
@@ -195,13 +209,32 @@ def test_pictures_of_few_and_of_many(tmp_path):
     layers = ["maps.0", "maps.1", "maps.2", "embedding"]
     names = [f"class {number}" for number in range(12)]
     for count in (1, 4):
-        draw_lines([Panel(f"data {n}", layers, list(lines(4, 2 * count))) for n in range(count)], tmp_path / f"lines{count}.png", title="t", xlabel="layer")
+        draw_lines(
+            [Panel(f"data {n}", layers, list(lines(4, 2 * count))) for n in range(count)],
+            tmp_path / f"lines{count}.png",
+            title="t",
+            xlabel="layer",
+        )
         cka = [
-            Heat(f"net {n} and other", rng.uniform(-0.02, 1, (4, 3 + n)), layers, [*layers, "logits", "x", "y"][: 3 + n], "net", "other") for n in range(count)
+            Heat(
+                f"net {n} and other",
+                rng.uniform(-0.02, 1, (4, 3 + n)),
+                layers,
+                [*layers, "logits", "x", "y"][: 3 + n],
+                "net",
+                "other",
+            )
+            for n in range(count)
         ]
         draw_cka(cka, tmp_path / f"cka{count}.png")
-        heats = [Heat(f"teacher − {n}\nmean", rng.normal(0, 0.2, (12, 12)), names, names, "class", "class") for n in range(count)]
+        heats = [
+            Heat(f"teacher − {n}\nmean", rng.normal(0, 0.2, (12, 12)), names, names, "class", "class")
+            for n in range(count)
+        ]
         draw_correlation(heats, tmp_path / f"correlation{count}.png")
         for name in ("lines", "cka", "correlation"):
             with Image.open(tmp_path / f"{name}{count}.png") as picture:
-                assert picture.width > 500 and len(set(picture.convert("RGB").resize((200, 150)).get_flattened_data())) > 60
+                assert (
+                    picture.width > 500
+                    and len(set(picture.convert("RGB").resize((200, 150)).get_flattened_data())) > 60
+                )

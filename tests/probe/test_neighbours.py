@@ -28,7 +28,12 @@ def voted(train, test, k, temperature, classes):
     for one in test.values.double():
         near = []
         for other, target in zip(train.values.double(), train.targets.tolist(), strict=True):
-            near.append(((one * other).sum().item() / math.sqrt((one * one).sum().item() * (other * other).sum().item()), target))
+            near.append(
+                (
+                    (one * other).sum().item() / math.sqrt((one * one).sum().item() * (other * other).sum().item()),
+                    target,
+                )
+            )
         votes = [0.0] * classes
         for similarity, target in sorted(near, reverse=True)[:k]:
             votes[target] += math.exp(similarity / temperature)
@@ -42,7 +47,9 @@ def test_neighbours_vote_as_in_a_loop(k, temperature, monkeypatch):
     train, test = clusters(80, 0), clusters(50, 1)
     found, wanted = knn(train, test, k, temperature), voted(train, test, k, temperature, 5) == test.targets
     assert torch.equal(found.correct, wanted) and 30 < found.top1 < 100
-    assert found.top1 == pytest.approx(100 * wanted.double().mean().item()) and (found.low, found.high) == wilson(int(wanted.sum()), 50)
+    assert found.top1 == pytest.approx(100 * wanted.double().mean().item()) and (found.low, found.high) == wilson(
+        int(wanted.sum()), 50
+    )
     assert found.k == min(k, 80)
 
 
@@ -55,7 +62,10 @@ def test_neighbours_of_a_small_temperature_are_the_nearest_one():
 
 def test_neighbours_need():
     train, test = clusters(30, 0), clusters(30, 1)
-    for options, message in (({"k": 0}, "k=0 neighbours cannot vote"), ({"temperature": 0.0}, "temperature=0.0 is not positive")):
+    for options, message in (
+        ({"k": 0}, "k=0 neighbours cannot vote"),
+        ({"temperature": 0.0}, "temperature=0.0 is not positive"),
+    ):
         with pytest.raises(UsageError, match=message):
             knn(train, test, **options)
     with pytest.raises(UsageError, match="no training sample has: 5"):
@@ -76,9 +86,18 @@ def test_few_shots_are_probes_of_the_drawn_samples():
     found = few_shot(train, test, shots=(1, 10), draws=3, seed=4)
     for one, count in zip(found, (1, 10), strict=True):
         rows = [_drawn(train.targets, count, 4, draw) for draw in range(3)]
-        tops = [fit_probe(Features(train.values[part], train.targets[part]), test, "", weight_decays=(1e-2,)).top1 for part in rows]
+        tops = [
+            fit_probe(Features(train.values[part], train.targets[part]), test, "", weight_decays=(1e-2,)).top1
+            for part in rows
+        ]
         mean = sum(tops) / 3
-        assert one == FewShot(count, pytest.approx(mean), pytest.approx(math.sqrt(sum((top - mean) ** 2 for top in tops) / 2)), 3) and one.std > 0
+        assert (
+            one
+            == FewShot(
+                count, pytest.approx(mean), pytest.approx(math.sqrt(sum((top - mean) ** 2 for top in tops) / 2)), 3
+            )
+            and one.std > 0
+        )
     assert found[1].mean > found[0].mean + 5
     assert few_shot(train, test, shots=(1, 10), draws=3, seed=4) == found
     (single,) = few_shot(train, test, shots=(2,), draws=1)

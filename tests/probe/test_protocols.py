@@ -1,4 +1,6 @@
-"""How a linear probe is fitted: against scikit-learn, against torch's own SGD one head at a time, and what it refuses."""
+"""How a linear probe is fitted: against scikit-learn, against torch's own SGD one head at a time, and what it
+refuses.
+"""
 
 import math
 
@@ -49,7 +51,11 @@ def test_heads_trained_at_once_are_those_trained_one_by_one(milestones):
     assert found.shape == (3, 13, 7) and found.dtype == torch.float64
 
     def share(step, epoch):
-        return 0.1 ** len([m for m in milestones if epoch >= m]) if milestones else 0.5 * (1 + math.cos(math.pi * step / 12))
+        return (
+            0.1 ** len([m for m in milestones if epoch >= m])
+            if milestones
+            else 0.5 * (1 + math.cos(math.pi * step / 12))
+        )
 
     for head, (rate, decay) in zip(found, heads, strict=True):
         wanted = trained_alone(x, y, 7, rate, decay, epochs=3, batch_size=16, share=share, seed=5)
@@ -61,7 +67,17 @@ def test_crd_is_its_recipe():
     known, asked = clusters(90, 0, spread=1.0), clusters(70, 1, spread=1.0)
     found = fit_probe(known, asked, "embedding", protocol="crd", seed=3)
     x = known.values.double()
-    weight = trained_alone(x, known.targets, 7, 0.1, 0.0, epochs=100, batch_size=64, share=lambda step, epoch: 0.1 ** (min(epoch, 90) // 30), seed=3)
+    weight = trained_alone(
+        x,
+        known.targets,
+        7,
+        0.1,
+        0.0,
+        epochs=100,
+        batch_size=64,
+        share=lambda step, epoch: 0.1 ** (min(epoch, 90) // 30),
+        seed=3,
+    )
     logits = asked.values.double() @ weight[:-1] + weight[-1]
     assert (found.protocol, found.learning_rate, found.weight_decay) == ("crd", 0.1, 0.0)
     assert torch.equal(found.correct, logits.argmax(1) == asked.targets) and 50 < found.top1 < 100
@@ -72,18 +88,29 @@ def test_crd_is_its_recipe():
 def test_the_grid_is_chosen_without_the_test_split_and_refitted_to_all():
     known = clusters(105, 0)
     first, second = (fit_probe(known, clusters(70, seed), "embedding", protocol="grid") for seed in (1, 2))
-    assert (first.learning_rate, first.weight_decay) == (second.learning_rate, second.weight_decay) and (first.learning_rate, first.weight_decay) in GRID
+    assert (first.learning_rate, first.weight_decay) == (second.learning_rate, second.weight_decay) and (
+        first.learning_rate,
+        first.weight_decay,
+    ) in GRID
     assert first.protocol == "grid" and first.loss == second.loss and not torch.equal(first.correct, second.correct)
     exact = fit_probe(known, clusters(70, 1), "embedding")
-    assert abs(first.top1 - exact.top1) < 15 and first.low < first.top1 < first.high and exact.learning_rate is None and exact.protocol == "exact"
+    assert (
+        abs(first.top1 - exact.top1) < 15
+        and first.low < first.top1 < first.high
+        and exact.learning_rate is None
+        and exact.protocol == "exact"
+    )
     x = known.values
     x = (x - x.mean(0)) / x.std(0, correction=0)
     steps = linear.GRID_EPOCHS
     weight = trained_alone(
-        x.double(), known.targets, 7, first.learning_rate, first.weight_decay, epochs=linear.GRID_EPOCHS, batch_size=linear.GRID_BATCH,
+        x.double(), known.targets, 7, first.learning_rate, first.weight_decay, epochs=linear.GRID_EPOCHS,
+        batch_size=linear.GRID_BATCH,
         share=lambda step, epoch: 0.5 * (1 + math.cos(math.pi * step / steps)),
     )  # fmt: skip
-    assert first.loss == pytest.approx(F.cross_entropy(x.double() @ weight[:-1] + weight[-1], known.targets).item(), abs=1e-5)
+    assert first.loss == pytest.approx(
+        F.cross_entropy(x.double() @ weight[:-1] + weight[-1], known.targets).item(), abs=1e-5
+    )
 
 
 def test_a_rate_that_diverges_is_not_chosen(monkeypatch):
@@ -102,10 +129,15 @@ def test_exact_is_scikit_learns(weight_decay):
     mean, std = known.values.double().mean(0), known.values.double().std(0, correction=0)
     x, x_asked = ((part.values.double() - mean) / std for part in (known, asked))
     # Its C is of the sum over samples, beside half the squared weights.
-    theirs = sklearn.LogisticRegression(C=1 / (len(x) * weight_decay), tol=1e-8, max_iter=5000).fit(x.numpy(), known.targets.numpy())
+    theirs = sklearn.LogisticRegression(C=1 / (len(x) * weight_decay), tol=1e-8, max_iter=5000).fit(
+        x.numpy(), known.targets.numpy()
+    )
     chance = torch.from_numpy(theirs.predict_proba(x.numpy()))
     assert found.loss == pytest.approx(-chance[torch.arange(len(x)), known.targets].log().mean().item(), abs=1e-3)
-    assert found.top1 == pytest.approx(100 * theirs.score(x_asked.numpy(), asked.targets.numpy()), abs=0.1) and found.top1 < 95
+    assert (
+        found.top1 == pytest.approx(100 * theirs.score(x_asked.numpy(), asked.targets.numpy()), abs=0.1)
+        and found.top1 < 95
+    )
 
 
 def changed(features, **changes):
@@ -140,5 +172,7 @@ def test_the_interval_is_where_the_score_test_accepts(right, count):
     low, high = wilson(right, count)
     assert low < 100 * right / count < high
     for bound in (low / 100, high / 100):
-        assert abs(right / count - bound) == pytest.approx(1.959963985 * math.sqrt(bound * (1 - bound) / count), rel=1e-8)
+        assert abs(right / count - bound) == pytest.approx(
+            1.959963985 * math.sqrt(bound * (1 - bound) / count), rel=1e-8
+        )
     assert wilson(0, count)[0] == 0 < wilson(0, count)[1] and wilson(count, count)[0] < wilson(count, count)[1] == 100

@@ -1,4 +1,6 @@
-"""Segmentation on top of an encoder: measures by hand, what is ignored, what stays frozen, and that a better encoder does better."""
+"""Segmentation on top of an encoder: measures by hand, what is ignored, what stays frozen, and that a better encoder
+does better.
+"""
 
 import hashlib
 
@@ -26,11 +28,17 @@ def fingerprint(network):
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest(), [module.training for module in network.modules()], [parameter.requires_grad for parameter in network.parameters()]
+    return (
+        digest.hexdigest(),
+        [module.training for module in network.modules()],
+        [parameter.requires_grad for parameter in network.parameters()],
+    )
 
 
 def split(count, seed, *, informative=True, unlabelled=0.3):
-    """Frames of 12×12 with a label map of blocks of classes 1 to 3 which are as bright as their class; part of it is unlabelled."""
+    """Frames of 12×12 with a label map of blocks of classes 1 to 3 which are as bright as their class; part of it is
+    unlabelled.
+    """
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(1, 4, (count, 3, 3, 1), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
     rgb = (blocks * 60 if informative else 100) + torch.randint(0, 40, (count, 12, 12, 3), generator=generator)
@@ -42,10 +50,13 @@ def split(count, seed, *, informative=True, unlabelled=0.3):
 def network(seed=0):
     torch.manual_seed(seed)
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
     )  # fmt: skip
-    return Network(module, taps=Taps(embedding="input:9", maps=("2", "6")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).train()
+    return Network(
+        module, taps=Taps(embedding="input:9", maps=("2", "6")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).train()
 
 
 # Heads
@@ -77,7 +88,11 @@ def test_heads_take_maps_of_any_size_in_any_order(head):
 
 def by_hand(predictions, labels, classes):
     """Pixel accuracy, mean accuracy and mIoU, by loops over pixels and classes; None is a class in neither."""
-    pairs = [(said, label) for said, label in zip(predictions.flatten().tolist(), labels.flatten().tolist(), strict=True) if label != 0]
+    pairs = [
+        (said, label)
+        for said, label in zip(predictions.flatten().tolist(), labels.flatten().tolist(), strict=True)
+        if label != 0
+    ]
     accuracies, ious = [], []
     for c in range(1, classes + 1):
         both = sum(said == label == c for said, label in pairs)
@@ -85,7 +100,12 @@ def by_hand(predictions, labels, classes):
         accuracies += [both / labelled] if labelled else []
         ious.append(both / either if either else None)
     there = [iou for iou in ious if iou is not None]
-    return sum(said == label for said, label in pairs) / len(pairs), sum(accuracies) / len(accuracies), sum(there) / len(there), ious
+    return (
+        sum(said == label for said, label in pairs) / len(pairs),
+        sum(accuracies) / len(accuracies),
+        sum(there) / len(there),
+        ious,
+    )
 
 
 class Told(nn.Module):
@@ -110,12 +130,19 @@ class Batches:
 def test_measures_are_those_of_a_loop():
     generator = torch.Generator().manual_seed(0)
     # Class 4 is predicted and never there, 5 is there and never predicted, 6 is neither.
-    labels = [torch.tensor([0, 1, 2, 3, 5])[torch.randint(0, 5, (n, 1, 6, 7), generator=generator)].to(torch.uint8) for n in (3, 2)]
+    labels = [
+        torch.tensor([0, 1, 2, 3, 5])[torch.randint(0, 5, (n, 1, 6, 7), generator=generator)].to(torch.uint8)
+        for n in (3, 2)
+    ]
     predictions = [torch.randint(1, 5, value.shape, generator=generator).to(torch.uint8) for value in labels]
     found = measures_of(count_confusion(Told(predictions), Batches(labels), 6))
     pixel, mean, miou, ious = by_hand(torch.cat(predictions), torch.cat(labels), 6)
-    assert [found[name] for name in ("pixel_accuracy", "mean_accuracy", "miou")] == pytest.approx([100 * pixel, 100 * mean, 100 * miou])
-    assert found["per_class_iou"] == pytest.approx([float("nan") if iou is None else 100 * iou for iou in ious], nan_ok=True)
+    assert [found[name] for name in ("pixel_accuracy", "mean_accuracy", "miou")] == pytest.approx(
+        [100 * pixel, 100 * mean, 100 * miou]
+    )
+    assert found["per_class_iou"] == pytest.approx(
+        [float("nan") if iou is None else 100 * iou for iou in ious], nan_ok=True
+    )
     with pytest.raises(UsageError, match="no pixel of the test frames"):
         measures_of(torch.zeros(3, 3))
 
@@ -128,7 +155,9 @@ def test_the_loss_is_that_of_a_loop_and_does_not_see_0():
     by_loop = -sum(logits[b, :, y, x].log_softmax(0)[labels[b, 0, y, x] - 1] for b, y, x in labelled) / len(labelled)
     assert torch.allclose(pixel_loss(logits, labels), by_loop)
     (gradient,) = torch.autograd.grad(pixel_loss(logits, labels), logits)
-    assert (gradient.permute(0, 2, 3, 1)[labels[:, 0] == 0] == 0).all() and (gradient.permute(0, 2, 3, 1)[labels[:, 0] > 0] != 0).all()
+    assert (gradient.permute(0, 2, 3, 1)[labels[:, 0] == 0] == 0).all() and (
+        gradient.permute(0, 2, 3, 1)[labels[:, 0] > 0] != 0
+    ).all()
     assert pixel_loss(logits, torch.zeros_like(labels)) == 0
     with pytest.raises(UsageError, match="hold class 4, and num_classes is 3"):
         pixel_loss(logits, labels.fill_(4))
@@ -167,7 +196,9 @@ def test_a_seed_gives_the_same_bits(mode, fraction):
     def trained(seed):
         net = network()
         state = torch.random.get_rng_state()
-        result, model = segment(net, split(16, 0), split(8, 1), head="unet", mode=mode, label_fraction=fraction, seed=seed, **QUICK)
+        result, model = segment(
+            net, split(16, 0), split(8, 1), head="unet", mode=mode, label_fraction=fraction, seed=seed, **QUICK
+        )
         assert torch.equal(torch.random.get_rng_state(), state)
         torch.rand(7)  # what happens between two calls has no part in the next
         return result.miou, weights(model)
@@ -190,7 +221,12 @@ def test_frames_that_are_not_in_the_part_teach_nothing(mode):
     part = labelled_part(16, train.targets, 0.5)
     out = torch.ones(16, dtype=torch.bool)
     out[part] = False
-    _, second = segment(network(), changed(train, lambda kept: torch.where(out[:, None, None, None], 3, kept).to(torch.uint8)), split(8, 1), **options)
+    _, second = segment(
+        network(),
+        changed(train, lambda kept: torch.where(out[:, None, None, None], 3, kept).to(torch.uint8)),
+        split(8, 1),
+        **options,
+    )
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
     _, third = segment(network(), changed(train, lambda kept: (4 - kept) % 4), split(8, 1), **options)
     assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
@@ -205,7 +241,9 @@ def test_maps_too_big_to_keep_are_computed_again(monkeypatch):
     before = fingerprint(net)
     again, model = segment(net, split(32, 0), split(16, 1), **{**QUICK, "epochs": 10})
     assert half.miou == pytest.approx(kept.miou, abs=1) and again.miou == pytest.approx(kept.miou, abs=8)
-    assert fingerprint(net) == before and all(torch.equal(a, b) for a, b in zip(weights(net), weights(model.encoder), strict=True))
+    assert fingerprint(net) == before and all(
+        torch.equal(a, b) for a, b in zip(weights(net), weights(model.encoder), strict=True)
+    )
 
 
 def test_kept_maps_are_standardised_as_the_model_does_it():
@@ -234,8 +272,14 @@ def test_an_encoder_that_sees_beats_one_that_does_not(head):
 
 
 def test_rooms_and_a_part_of_their_labels():
-    rooms = Rooms(Rooms.Options(modalities=["rgb", "depth", "semantics"], size=16, train_samples=48, test_samples=24, crop_padding=2))
-    result, model = segment(network(), rooms.open("train"), rooms.open("test"), num_classes=15, label_fraction=0.25, epochs=4, batch_size=8)
+    rooms = Rooms(
+        Rooms.Options(
+            modalities=["rgb", "depth", "semantics"], size=16, train_samples=48, test_samples=24, crop_padding=2
+        )
+    )
+    result, model = segment(
+        network(), rooms.open("train"), rooms.open("test"), num_classes=15, label_fraction=0.25, epochs=4, batch_size=8
+    )
     assert result.num_train == 12 and 0 < result.miou <= result.mean_accuracy < result.pixel_accuracy < 100
     batch = next(rooms.open("test").loader(batch_size=3, device="cpu", train=False).epoch(0))
     said = model.predict(batch, (20, 24))

@@ -1,4 +1,6 @@
-"""The report page in a real browser: no error and no request, sorting, keyboard, colours, and no sideways scroll on a phone."""
+"""The report page in a real browser: no error and no request, sorting, keyboard, colours, and no sideways scroll on a
+phone.
+"""
 
 import html
 import json
@@ -16,8 +18,18 @@ from contrastill.report.scatter import Scatter, scatter
 from contrastill.report.svg import Chart, Series
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page is looked at in no browser")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not installed: the page is looked at in no browser"
+)
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 LISTEN = """
 window.problems = [];
 addEventListener("error", (event) => problems.push(String(event.message)));
@@ -29,8 +41,15 @@ LONG = "luminance_to_chrominance/" + "a_long_name_" * 6
 
 def sample():
     """A page with one of everything, and names that are too long for a phone."""
-    series = [Series(f"run {number}", [(epoch, 10.0 + number + epoch) for epoch in range(1, 31)], [0.5] * 30, number) for number in range(9)]
-    rows = [[LONG, measured(2.5), measured(None), "b" * 60], ["b", measured(10.0), measured(1.0), "a"], ["c", measured(-3.0), measured(7.0), "c"]]
+    series = [
+        Series(f"run {number}", [(epoch, 10.0 + number + epoch) for epoch in range(1, 31)], [0.5] * 30, number)
+        for number in range(9)
+    ]
+    rows = [
+        [LONG, measured(2.5), measured(None), "b" * 60],
+        ["b", measured(10.0), measured(1.0), "a"],
+        ["c", measured(-3.0), measured(7.0), "c"],
+    ]
     body = join(
         element("h3", LONG),
         table("Results", ["run", "top-1, %", "published", "text"], rows, notes=["A note."]),
@@ -40,7 +59,12 @@ def sample():
         warning(LONG),
         folded(LONG, element("p", "inside")),
     )
-    return page(f"Report on {LONG}", element("p", "intro"), [Section("one", "One", body), Section("two", "Two", element("p", "x"))], "made")
+    return page(
+        f"Report on {LONG}",
+        element("p", "intro"),
+        [Section("one", "One", body), Section("two", "Two", element("p", "x"))],
+        "made",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +88,15 @@ def look(tmp_path_factory):
         file = folder / "driver.html"
         file.write_text(f"<!doctype html><meta charset=utf-8><body>{frame}<script>{driver}</script>", encoding="utf-8")
         profile = folder / "profile"
-        command = [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "--virtual-time-budget=4000", "--dump-dom", file.as_uri()]
+        command = [
+            CHROMIUM,
+            *FLAGS,
+            *flags,
+            f"--user-data-dir={profile}",
+            "--virtual-time-budget=4000",
+            "--dump-dom",
+            file.as_uri(),
+        ]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         shutil.rmtree(profile, ignore_errors=True)
         said = re.search(r'<pre id="answer">(.*?)</pre>', answer.stdout, re.DOTALL)
@@ -88,7 +120,11 @@ def test_tables_sort_and_say_so(look):
         return said;
     """)
     assert [order for order, _ in found] == ["clb", "blc", "bcl", "cbl", "blc", "bcl"]  # what has no value stays last
-    assert found[0][1] == [None, "ascending", None, None] and found[1][1] == [None, "descending", None, None] and found[5][1][0] == "ascending"
+    assert (
+        found[0][1] == [None, "ascending", None, None]
+        and found[1][1] == [None, "descending", None, None]
+        and found[5][1][0] == "ascending"
+    )
 
 
 def test_charts_are_read_by_pointer_and_keys(look):
@@ -106,7 +142,9 @@ def test_charts_are_read_by_pointer_and_keys(look):
         svg.dispatchEvent(new window.PointerEvent("pointermove", { clientX: rect.right - 12, clientY: rect.top + 40 }));
         return { before, first, second, last, hidden, pressed, pointed: readout.textContent, texts: svg.querySelectorAll("text").length };
     """)
-    assert found["first"].startswith("epoch 1 · run 0: 11 · run 1: 12") and found["second"].startswith("epoch 2 · run 0: 12")
+    assert found["first"].startswith("epoch 1 · run 0: 11 · run 1: 12") and found["second"].startswith(
+        "epoch 2 · run 0: 12"
+    )
     assert found["last"].startswith("epoch 30 · run 1: 41") and found["hidden"] and found["pressed"] == "false"
     assert found["pointed"].startswith("epoch 30") and "arrow keys" in found["before"] and found["texts"] > 8
 
@@ -127,11 +165,18 @@ def test_no_page_scrolls_sideways(look, width):
 
 
 def test_the_page_of_a_real_run(look, short_training, tmp_path):
-    assert main([*short_training, f"out={tmp_path}/run"]) == 0 and main(["report", f"{tmp_path}/run", "--embeddings", "-q"]) == 0
+    assert (
+        main([*short_training, f"out={tmp_path}/run"]) == 0
+        and main(["report", f"{tmp_path}/run", "--embeddings", "-q"]) == 0
+    )
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     found = look(WIDE, width=390, text=text)
     assert found["page"] <= found["window"] == 390 and found["wide"] == []
-    there = look("return ['.flow', 'svg.map', 'svg.chart', 'table.sortable', '.command'].map((name) => document.querySelectorAll(name).length)", text=text)
+    there = look(
+        "return ['.flow', 'svg.map', 'svg.chart', 'table.sortable', '.command'].map((name) => "
+        "document.querySelectorAll(name).length)",
+        text=text,
+    )
     assert there[:2] == [1, 1] and there[2] >= 3 and there[3] >= 8 and there[4] == 1
 
 
@@ -152,7 +197,9 @@ def test_both_colour_schemes_have_contrast_and_a_switch(look, dark):
     found = look(COLOURS, f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     paper = {False: "rgb(255, 255, 255)", True: "rgb(20, 23, 26)"}
     assert found["first"]["paper"] == paper[dark] and found["second"]["paper"] == paper[not dark]
-    assert (found["theme"], found["pressed"]) == (("light", "false") if dark else ("dark", "true")) and ("light" if dark else "dark") in found["named"]
+    assert (found["theme"], found["pressed"]) == (("light", "false") if dark else ("dark", "true")) and (
+        "light" if dark else "dark"
+    ) in found["named"]
     for scheme in (found["first"], found["second"]):
         assert min(scheme["ink"], scheme["soft"], scheme["link"]) >= 4.5 and min(scheme["lines"]) >= 3
 
@@ -169,4 +216,12 @@ def test_landmarks_names_and_focus(look):
                  lang: document.documentElement.lang, captions: [...document.querySelectorAll("table")].every((one) => one.caption.textContent.trim()),
                  ids: new Set([...document.querySelectorAll("[id]")].map((one) => one.id)).size === document.querySelectorAll("[id]").length };
     """)
-    assert found == {"unnamed": 0, "shown": True, "levels": [1, 2, 2, 3, 2], "marks": [1, 1, 1, 1], "lang": "en", "captions": True, "ids": True}
+    assert found == {
+        "unnamed": 0,
+        "shown": True,
+        "levels": [1, 2, 2, 3, 2],
+        "marks": [1, 1, 1, 1],
+        "lang": "en",
+        "captions": True,
+        "ids": True,
+    }

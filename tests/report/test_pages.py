@@ -1,4 +1,6 @@
-"""`contrastill report` on real short runs: what the page says equals the runs' files, damage is said in its place, wrong usage is one sentence."""
+"""`contrastill report` on real short runs: what the page says equals the runs' files, damage is said in its place,
+wrong usage is one sentence.
+"""
 
 import html.parser
 import json
@@ -70,7 +72,14 @@ def runs(four_classes, tmp_path_factory):
     data = f"data.path={four_classes}"
     train("teachers/cifar100", data, "student.model=resnet14", "train.epochs=2", f"out={out}/teacher")
     train("teachers/cifar100", data, "student.model=resnet8", "train.epochs=2", "seeds=2", f"out={out}/untaught")
-    taught = ["compression/cifar100_crd", data, "student.model=resnet8", "train.epochs=2", "teachers.0.model=resnet14", f"teachers.0.weights={out}/teacher"]
+    taught = [
+        "compression/cifar100_crd",
+        data,
+        "student.model=resnet8",
+        "train.epochs=2",
+        "teachers.0.model=resnet14",
+        f"teachers.0.weights={out}/teacher",
+    ]
     train(*taught, "objectives.crd.num_negatives=16", "objectives.kd.weight=1", f"out={out}/taught")
     assert main(["evaluate", f"{out}/taught", "--teachers", "--json"]) == 0
     return out
@@ -88,9 +97,14 @@ def history(run):
 
 def test_the_chapters_are_in_order_and_named_in_the_contents(page):
     levels = [level for level, _ in page.headings]
-    assert levels[0] == 1 and levels.count(1) == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert (
+        levels[0] == 1
+        and levels.count(1) == 1
+        and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    )
     titles = [title for level, title in page.headings if level == 2]
-    assert titles == ["Contents", "What was transferred to what", "What they came to", "How the trainings went", "Ensembles", "Segmentation and probes of the runs",
+    assert titles == ["Contents", "What was transferred to what", "What they came to", "How the trainings went",
+        "Ensembles", "Segmentation and probes of the runs",
                       "Cost of teacher and student", "Maps of the embeddings", "How to make it again"]  # fmt: skip
     anchors = {attrs["id"] for _, attrs in page.attributes if "id" in attrs}
     links = {attrs["href"][1:] for tag, attrs in page.attributes if tag == "a"}
@@ -101,19 +115,27 @@ def test_the_figures_are_those_of_the_runs(page, runs):
     rows = {row["run"]: row for row in page.table("Results of the last epoch")}
     assert [*rows] == ["teacher", "untaught", "taught"]
     top1 = {name: [history(run)[-1]["top1"] for run in folders] for name, folders in
-            {"teacher": [runs / "teacher"], "taught": [runs / "taught"], "untaught": [runs / "untaught/seed-0", runs / "untaught/seed-1"]}.items()}  # fmt: skip
+            {"teacher": [runs / "teacher"], "taught": [runs / "taught"],
+                "untaught": [runs / "untaught/seed-0", runs / "untaught/seed-1"]}.items()}  # fmt: skip
     for name in ("teacher", "taught"):
         assert rows[name]["top-1, %"] == f"{top1[name][0]:.2f}" and rows[name]["seeds"] == "1"
     values = np.array(top1["untaught"])
-    assert rows["untaught"]["top-1, %"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" and rows["untaught"]["seeds"] == "2"
+    assert (
+        rows["untaught"]["top-1, %"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+        and rows["untaught"]["seeds"] == "2"
+    )
     assert rows["taught"]["points to untaught"] == f"{top1['taught'][0] - values.mean():+.2f}".replace("-", "−")
     assert "published" not in "".join(rows["taught"])  # the data has four classes
 
 
 def test_curves_hold_the_rows_of_metrics_jsonl(page, runs):
-    drawn = [json.loads(attrs["data-values"]) for tag, attrs in page.attributes if tag == "svg" and "data-values" in attrs]
+    drawn = [
+        json.loads(attrs["data-values"]) for tag, attrs in page.attributes if tag == "svg" and "data-values" in attrs
+    ]
     names = {one["name"]: one["points"] for one in drawn[0]}
-    assert [round(value, 3) for _, value in names["taught"]] == [round(row["top1"], 3) for row in history(runs / "taught") if "top1" in row]
+    assert [round(value, 3) for _, value in names["taught"]] == [
+        round(row["top1"], 3) for row in history(runs / "taught") if "top1" in row
+    ]
     loss = {one["name"]: one["points"] for one in drawn[1]}
     both = [[row["loss"] for row in history(runs / f"untaught/seed-{seed}")] for seed in (0, 1)]
     assert [value for _, value in loss["untaught"]] == pytest.approx(np.mean(both, axis=0).tolist(), rel=1e-5)
@@ -122,8 +144,15 @@ def test_curves_hold_the_rows_of_metrics_jsonl(page, runs):
 
 def test_networks_costs_and_evaluations(page):
     told = {row["run"]: row for row in page.table("The trainings")}
-    assert told["taught"]["teachers"] == "resnet14 on rgb" and told["taught"]["transfer"] == "compression" and told["untaught"]["seeds"] == "2 (0, 1)"
-    assert "resnet8 reads rgb and learns from resnet14 (reads rgb), by crd and kd, with the labels of four.h5 (packed)." in page.text
+    assert (
+        told["taught"]["teachers"] == "resnet14 on rgb"
+        and told["taught"]["transfer"] == "compression"
+        and told["untaught"]["seeds"] == "2 (0, 1)"
+    )
+    assert (
+        "resnet8 reads rgb and learns from resnet14 (reads rgb), by crd and kd, with the labels of four.h5 (packed)."
+        in page.text
+    )
     costs = page.table("What the networks cost")
     assert [(row["role"], row["network"]) for row in costs] == [
         ("student", "resnet14"),
@@ -132,7 +161,10 @@ def test_networks_costs_and_evaluations(page):
         ("teacher", "resnet14"),
     ]
     assert costs[2]["parameters"].endswith("%)") and float(costs[2]["latency of one image, ms"].split()[0]) > 0
-    assert {row["network"] for row in page.table("taught: measured on its test split")} == {"student resnet8", "teacher resnet14"}
+    assert {row["network"] for row in page.table("taught: measured on its test split")} == {
+        "student resnet8",
+        "teacher resnet14",
+    }
 
 
 def test_the_commands_and_versions(page, runs):
@@ -140,7 +172,9 @@ def test_the_commands_and_versions(page, runs):
 
     assert f"contrastill train teachers/cifar100 data.path={runs.parent.parent}"[:40] in page.text
     assert f"out={runs}/untaught seeds=2" in page.text and "objectives.kd.weight=1.0" in page.text
-    assert {row["torch"] for row in page.table("untaught: versions")} == {torch.__version__} and len(page.table("untaught: versions")) == 2
+    assert {row["torch"] for row in page.table("untaught: versions")} == {torch.__version__} and len(
+        page.table("untaught: versions")
+    ) == 2
     assert sum(attrs.get("class") == "map" for tag, attrs in page.attributes if tag == "svg") == 3
 
 
@@ -154,7 +188,11 @@ def test_one_run_and_answers_in_json(runs, tmp_path, capsys):
     # What is not among the runs is known from the evaluation beside the student.
     assert answer["rows"][0]["untaught"] is None and answer["rows"][0]["name"] == "taught"
     one = Page(out)
-    assert one.headings[0] == (1, "Report on taught") and "Networks" in one.tables and not [path for path in out.parent.iterdir() if path != out]
+    assert (
+        one.headings[0] == (1, "Report on taught")
+        and "Networks" in one.tables
+        and not [path for path in out.parent.iterdir() if path != out]
+    )
 
 
 def test_damage_is_said_in_its_place(runs, tmp_path):
@@ -169,8 +207,15 @@ def test_damage_is_said_in_its_place(runs, tmp_path):
     (hurt / "comparison.json").write_text("[]")
     assert main(["report", str(hurt), "--embeddings", "-q"]) == 0
     found = Page(hurt / "report.html")
-    assert "Line 1 of metrics.jsonl cannot be read and is left out" in found.text and "There is no student.safetensors" in found.text
-    assert "config.yaml cannot be read" in found.text and "what was written there cannot be read" in found.text and "weights" in found.text
+    assert (
+        "Line 1 of metrics.jsonl cannot be read and is left out" in found.text
+        and "There is no student.safetensors" in found.text
+    )
+    assert (
+        "config.yaml cannot be read" in found.text
+        and "what was written there cannot be read" in found.text
+        and "weights" in found.text
+    )
     assert "<b>hurt" in found.text and "<b>hurt" not in found.source
     rows = {row["run"]: row for row in found.table("Results of the last epoch")}
     assert rows["taught"]["top-1, %"] == f"{json.loads(lines[1])['top1']:.2f}"
@@ -179,7 +224,12 @@ def test_damage_is_said_in_its_place(runs, tmp_path):
 def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(runs / "taught", out)
-    text = (out / "config.yaml").read_text().replace("model: resnet14", "model: resnet56").replace("model: resnet8", "model: resnet20")
+    text = (
+        (out / "config.yaml")
+        .read_text()
+        .replace("model: resnet14", "model: resnet56")
+        .replace("model: resnet8", "model: resnet20")
+    )
     (out / "config.yaml").write_text(text.replace("num_negatives: 16\n", "num_negatives: null\n"))
     facts = json.loads((out / "checkpoints/data.json").read_text())
     facts["train"]["classes"] = facts["test"]["classes"] = 100
@@ -198,7 +248,10 @@ def test_a_teacher_is_found_where_the_folders_were_moved():
         return Group(path, Path(path), [Trained(Path(path), config, [], True)])
 
     far = group("/new/demo/luminance/teacher", load_config("teachers/rooms", ["student.modality=luminance"]))
-    alike, other = group("/new/other/teacher", teacher), group("/new/demo/untaught", load_config("teachers/rooms", ["student.model=resnet8"]))
+    alike, other = (
+        group("/new/other/teacher", teacher),
+        group("/new/demo/untaught", load_config("teachers/rooms", ["student.model=resnet8"])),
+    )
     there = group("/new/demo/teacher", teacher)
     assert teacher_of([far, alike, other, there], taught) is there and teacher_of([far, alike, other], taught) is alike
     assert teacher_of([far, other], taught) is None

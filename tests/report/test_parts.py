@@ -1,4 +1,6 @@
-"""The pieces of the report page: escaping, numbers, means and spreads, charts, pictures, the command that makes a run again."""
+"""The pieces of the report page: escaping, numbers, means and spreads, charts, pictures, the command that makes a run
+again.
+"""
 
 import html.parser
 import json
@@ -59,7 +61,8 @@ def test_every_text_and_attribute_is_escaped():
 
 def test_hostile_names_stay_text_in_tables_charts_and_pages():
     series = [Series(HOSTILE, [(1, 2.0), (2, 1.0)])]
-    body = join(table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, measured(1.0)]], notes=[HOSTILE]), figure(chart(series, places=[HOSTILE] * 3)),
+    body = join(table(HOSTILE, [HOSTILE, "b"], [[HOSTILE, measured(1.0)]], notes=[HOSTILE]),
+        figure(chart(series, places=[HOSTILE] * 3)),
                 scatter(Scatter(HOSTILE, [[0, 0], [1, 1]], [0, 1], [HOSTILE, "b"])))  # fmt: skip
     text = page(HOSTILE, element("p", HOSTILE), [Section("a", HOSTILE, body)], HOSTILE)
     tags = Balanced(text).tags
@@ -75,7 +78,9 @@ def test_a_page_refers_to_nothing_outside_itself():
         for name in ("src", "href"):
             assert attrs.get(name, "#").startswith(("#", "data:")), (tag, attrs)
     assert "@import" not in text and "url(" not in text
-    assert any(attrs.get("content", "").startswith("default-src 'none'") for tag, attrs in Balanced(text).tags if tag == "meta")
+    assert any(
+        attrs.get("content", "").startswith("default-src 'none'") for tag, attrs in Balanced(text).tags if tag == "meta"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,9 @@ def test_numbers_as_text(value, form, said):
 def test_what_is_no_number_sorts_last():
     made = table("t", ["name", "x"], [["a", measured(None)], ["b", measured(2.0)], ["c", Cell("three", 3)]])
     assert [attrs.get("data-value") for tag, attrs in Balanced(made).tags if tag == "td"] == [None, "2.0", "3"]
-    assert [attrs.get("class") for tag, attrs in Balanced(made).tags if tag == "th" and attrs.get("scope") == "col"] == [None, "number"]
+    assert [
+        attrs.get("class") for tag, attrs in Balanced(made).tags if tag == "th" and attrs.get("scope") == "col"
+    ] == [None, "number"]
 
 
 # Scores
@@ -106,7 +113,11 @@ def test_what_is_no_number_sorts_last():
 def test_mean_and_spread_are_numpys():
     values = np.random.default_rng(0).normal(70, 3, 5)
     found = score([*values])
-    assert found.mean == pytest.approx(values.mean(), abs=1e-12) and found.std == pytest.approx(values.std(ddof=1), abs=1e-12) and found.seeds == 5
+    assert (
+        found.mean == pytest.approx(values.mean(), abs=1e-12)
+        and found.std == pytest.approx(values.std(ddof=1), abs=1e-12)
+        and found.seeds == 5
+    )
     assert str(found) == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
     assert score([3.0]).std is None and str(score([3.0])) == "3.00" and score([]) is None
 
@@ -122,7 +133,14 @@ def test_the_way_to_the_teacher():
 
 @pytest.mark.parametrize(
     "points",
-    [[(1, 1.0)], [(1, 0.0), (2, 0.0)], [(1, -3.0), (2, 5.0)], [(n, 10.0**-n) for n in range(1, 6)], [(n, 1 / n) for n in range(1, 241)], [(1, 5.0), (2, 5.0)]],
+    [
+        [(1, 1.0)],
+        [(1, 0.0), (2, 0.0)],
+        [(1, -3.0), (2, 5.0)],
+        [(n, 10.0**-n) for n in range(1, 6)],
+        [(n, 1 / n) for n in range(1, 241)],
+        [(1, 5.0), (2, 5.0)],
+    ],
     ids=["one", "zeros", "negative", "decades", "long", "constant"],
 )
 def test_lines_stay_inside_the_picture_and_ticks_are_text(points):
@@ -161,7 +179,9 @@ def test_a_damaged_picture_is_a_sentence(tmp_path):
 
 
 def test_principal_axes_are_those_of_the_covariance():
-    values = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(torch.tensor([5.0, 3, 1, 1, 0.5, 0.1]).double())
+    values = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(
+        torch.tensor([5.0, 3, 1, 1, 0.5, 0.1]).double()
+    )
     found = principal_axes(values.float())
     lengths, axes = np.linalg.eigh(np.cov(values.numpy(), rowvar=False))
     assert np.allclose(found.shares.numpy(), lengths[::-1][:2] / lengths.sum(), atol=1e-5)
@@ -186,10 +206,14 @@ def test_projections_of_little_and_of_nothing():
     ("name", "overrides"),
     [
         ("teachers/rooms", ["student.model=resnet8", "seed=3"]),
-        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5,0.6]", "train.weight_decay=1e-5"]),
-        ("compression/rooms_crd", ["teachers.1.model=resnet14", "teachers.1.weights=a b/it's", "ensemble.rule=average", "objectives.crd=null"]),
-        ("compression/cifar100_crd", ["data.name=packed", "data.path=not there.h5", "teachers.0.weights=t.pth", "student.resolution=[24,32]"]),
-        ("xmodal/rooms_rgb_to_depth_crd", ["objectives.dense_crd=null", "objectives.hint={name: fitnet, weight: 1, pair: [-1, -1]}"]),
+        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5,0.6]",
+            "train.weight_decay=1e-5"]),
+        ("compression/rooms_crd", ["teachers.1.model=resnet14", "teachers.1.weights=a b/it's", "ensemble.rule=average",
+            "objectives.crd=null"]),
+        ("compression/cifar100_crd", ["data.name=packed", "data.path=not there.h5", "teachers.0.weights=t.pth",
+            "student.resolution=[24,32]"]),
+        ("xmodal/rooms_rgb_to_depth_crd", ["objectives.dense_crd=null",
+            "objectives.hint={name: fitnet, weight: 1, pair: [-1, -1]}"]),
     ],
 )  # fmt: skip
 def test_the_command_leads_to_the_same_config(name, overrides):

@@ -15,7 +15,15 @@ from contrastill.core.config.loading import configs_folder
 from helpers.paths import ROOT
 
 FOLDER = configs_folder() / "accelerate"
-TRAIN = ["train", "teachers/rooms", "student.model=resnet8", "data.train_samples=24", "data.test_samples=8", "train.epochs=1", "train.batch_size=16"]
+TRAIN = [
+    "train",
+    "teachers/rooms",
+    "student.model=resnet8",
+    "data.train_samples=24",
+    "data.test_samples=8",
+    "train.epochs=1",
+    "train.batch_size=16",
+]
 
 
 def test_there_is_one_for_each_size_and_its_head_says_how_it_is_used():
@@ -26,25 +34,48 @@ def test_there_is_one_for_each_size_and_its_head_says_how_it_is_used():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "machines", "processes"), [("one_gpu", "NO", 1, 1), ("several_gpus", "MULTI_GPU", 1, 4), ("several_nodes", "MULTI_GPU", 2, 16)]
+    ("name", "kind", "machines", "processes"),
+    [("one_gpu", "NO", 1, 1), ("several_gpus", "MULTI_GPU", 1, 4), ("several_nodes", "MULTI_GPU", 2, 16)],
 )
 def test_accelerate_reads_it_and_knows_every_key(name, kind, machines, processes):
     path = FOLDER / f"{name}.yaml"
     config = load_config_from_file(str(path))
-    assert (config.distributed_type.value, config.num_machines, config.num_processes, config.use_cpu) == (kind, machines, processes, False)
+    assert (config.distributed_type.value, config.num_machines, config.num_processes, config.use_cpu) == (
+        kind,
+        machines,
+        processes,
+        False,
+    )
     # Precision and compilation are the training's own: a file that sets them would say one thing and do another.
-    assert not {"mixed_precision", "dynamo_config", "dynamo_backend", "fsdp_config"} & set(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert not {"mixed_precision", "dynamo_config", "dynamo_backend", "fsdp_config"} & set(
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    )
 
 
 @pytest.mark.parametrize("name", ["one_gpu", "several_gpus", "several_nodes"])
 def test_the_command_in_its_head_is_one_of_accelerates_and_of_ours(name, capsys, monkeypatch):
     head = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").replace("\\\n#", "")
-    command = next(line for line in head.splitlines() if "accelerate launch --config_file" in line).split("accelerate launch ")[1].split()
+    command = (
+        next(line for line in head.splitlines() if "accelerate launch --config_file" in line)
+        .split("accelerate launch ")[1]
+        .split()
+    )
     monkeypatch.chdir(ROOT)
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
-    assert arguments.module and arguments.training_script == "contrastill" and arguments.main_training_function == "main"
+    assert (
+        arguments.module and arguments.training_script == "contrastill" and arguments.main_training_function == "main"
+    )
     assert arguments.multi_gpu == (name != "one_gpu")
-    assert main([*arguments.training_script_args, "data.name=packed" if name == "one_gpu" else "train.batch_size=64", "--dry-run"]) == 0
+    assert (
+        main(
+            [
+                *arguments.training_script_args,
+                "data.name=packed" if name == "one_gpu" else "train.batch_size=64",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     assert "objectives" in capsys.readouterr().out
 
 

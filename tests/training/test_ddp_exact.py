@@ -1,4 +1,6 @@
-"""Several processes and several passes a step train the student that a plain loop of one process trains, in float64 to 1e-10; each rank runs this file."""
+"""Several processes and several passes a step train the student that a plain loop of one process trains, in float64 to
+1e-10; each rank runs this file.
+"""
 
 import json
 import os
@@ -30,7 +32,8 @@ from contrastill.training.checkpoint import load_newest
 from contrastill.training.engine import fit
 
 BATCH, EPOCHS, LR, CLASSES, POISON = 7, 2, 0.2, 4, 5
-# Batches of 7, 7 and 1 or 2: shares differ in size, are smaller than the number of passes, and of the last batch some are empty.
+# Batches of 7, 7 and 1 or 2: shares differ in size, are smaller than the number of passes, and of the last batch some
+# are empty.
 CASES = {
     "all": {"mode": "all", "samples": 15, "accumulation": 2},
     "shared": {"mode": "shared", "samples": 16, "accumulation": 1},
@@ -48,8 +51,20 @@ CASES = {
         "duplicates": True,
         "fresh": {"row_placement": "sharded", "negatives_from": "other_sample"},
     },
-    "fresh passes": {"mode": None, "samples": 15, "accumulation": 2, "fresh": {"student_rows": "none", "refresh_rows": True, "row_placement": "sharded"}},
-    "fresh skip": {"mode": None, "samples": 15, "accumulation": 3, "poisoned": True, "duplicates": True, "fresh": {"student_rows": "none"}},
+    "fresh passes": {
+        "mode": None,
+        "samples": 15,
+        "accumulation": 2,
+        "fresh": {"student_rows": "none", "refresh_rows": True, "row_placement": "sharded"},
+    },
+    "fresh skip": {
+        "mode": None,
+        "samples": 15,
+        "accumulation": 3,
+        "poisoned": True,
+        "duplicates": True,
+        "fresh": {"student_rows": "none"},
+    },
 }
 SINGLE_PASS = {"fresh", "fresh sharded"}
 
@@ -88,12 +103,28 @@ def split(samples):
 
 def loader(case, train, rank=0, world=1):
     kind = Repeating if train and case.get("duplicates") else TensorLoader
-    return kind(split(case["samples"]), batch_size=BATCH, device=torch.device("cpu"), seed=3, train=train, rank=rank, world=world)
+    return kind(
+        split(case["samples"]),
+        batch_size=BATCH,
+        device=torch.device("cpu"),
+        seed=3,
+        train=train,
+        rank=rank,
+        world=world,
+    )
 
 
 def network(seed):
     torch.manual_seed(seed)
-    module = nn.Sequential(Double(), nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES))
+    module = nn.Sequential(
+        Double(),
+        nn.Conv2d(3, 6, 3),
+        nn.GroupNorm(2, 6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, CLASSES),
+    )
     return Network(module.double(), taps=Taps(embedding="5"), preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
 
 
@@ -105,12 +136,28 @@ def build(case):
     terms = {"cross_entropy": Term(CrossEntropy(), 1.0), "kd": Term(KD(), 0.9)}
     if case["mode"]:
         spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
-        options = OBJECTIVES["crd"].Options(embed_dim=8, num_negatives=5, negatives=case["mode"], bias=3.0, bank_placement=case.get("placement", "replicated"))
-        terms["crd"] = Term(OBJECTIVES["crd"].build(options, Setting(spec, spec, case["samples"], torch.arange(case["samples"]) % CLASSES, 0)), 0.5)
+        options = OBJECTIVES["crd"].Options(
+            embed_dim=8,
+            num_negatives=5,
+            negatives=case["mode"],
+            bias=3.0,
+            bank_placement=case.get("placement", "replicated"),
+        )
+        terms["crd"] = Term(
+            OBJECTIVES["crd"].build(
+                options, Setting(spec, spec, case["samples"], torch.arange(case["samples"]) % CLASSES, 0)
+            ),
+            0.5,
+        )
     if "fresh" in case:
         spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
         options = OBJECTIVES["fresh_crd"].Options(embed_dim=8, num_negatives=6, **case["fresh"])
-        terms["fresh"] = Term(OBJECTIVES["fresh_crd"].build(options, Setting(spec, spec, case["samples"], torch.arange(case["samples"]) % CLASSES, 0)), 0.5)
+        terms["fresh"] = Term(
+            OBJECTIVES["fresh_crd"].build(
+                options, Setting(spec, spec, case["samples"], torch.arange(case["samples"]) % CLASSES, 0)
+            ),
+            0.5,
+        )
     if case.get("poisoned"):
         terms["poison"] = Term(Poison())
     return Transfer([teacher], student, terms).double()
@@ -118,8 +165,14 @@ def build(case):
 
 def banks(transfer):
     modules = list(transfer.terms.modules())
-    rows = [torch.cat((module.embeddings, module.place[:, None]), 1) for module in modules if isinstance(module, TeacherRows)]
-    return rows + [torch.stack((module.bank.student, module.bank.teacher)) for module in modules if isinstance(module, CRDLoss)]
+    rows = [
+        torch.cat((module.embeddings, module.place[:, None]), 1)
+        for module in modules
+        if isinstance(module, TeacherRows)
+    ]
+    return rows + [
+        torch.stack((module.bank.student, module.bank.teacher)) for module in modules if isinstance(module, CRDLoss)
+    ]
 
 
 def config(case, **options):
@@ -140,7 +193,9 @@ def trained(case, accelerator, run=None, **options):
     transfer.commit = commit
     rank, world = accelerator.process_index, accelerator.num_processes
     train, test = loader(case, True, rank, world), loader(case, False, rank, world)
-    history = fit(transfer, train, test, config(case, **options), run=run, accelerator=accelerator, progress=False).history
+    history = fit(
+        transfer, train, test, config(case, **options), run=run, accelerator=accelerator, progress=False
+    ).history
     return {"state": transfer.trained_state(), "steps": steps, "rows": history}
 
 
@@ -148,7 +203,9 @@ def naive(case):
     """The same by a loop over whole batches in which nothing is held, dealt out or left to the engine."""
     transfer, data, steps, rows = build(case).train(), loader(case, True), [], []
     prepare(transfer, data)
-    optimizer = torch.optim.SGD([p for p in transfer.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=1e-2)
+    optimizer = torch.optim.SGD(
+        [p for p in transfer.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=1e-2
+    )
     for epoch in range(EPOCHS):
         sums, count = {}, 0
         for batch in data.epoch(epoch):
@@ -184,7 +241,8 @@ def rank_main(folder):
     for name, case in CASES.items():
         (folder / name).mkdir(exist_ok=True)
         results[name] = trained(case, accelerator, Run(folder / name))
-    # Stopped between two epochs: draws of dropout go on on each rank from where that rank was, and shares of the batches before differed in size.
+    # Stopped between two epochs: draws of dropout go on on each rank from where that rank was, and shares of the
+    # batches before differed in size.
     dropping = {"mode": None, "samples": 15, "accumulation": 1, "dropout": True}
     for name, epochs in {"whole": [EPOCHS], "resumed": [1, EPOCHS]}.items():
         (folder / name).mkdir(exist_ok=True)
@@ -198,7 +256,15 @@ def rank_main(folder):
     try:
         rank, world = accelerator.process_index, accelerator.num_processes
         stop = config(poisoned).model_copy(update={"on_nan": "stop"})
-        fit(build(poisoned), loader(poisoned, True, rank, world), None, stop, run=Run(folder / "stopped"), accelerator=accelerator, progress=False)
+        fit(
+            build(poisoned),
+            loader(poisoned, True, rank, world),
+            None,
+            stop,
+            run=Run(folder / "stopped"),
+            accelerator=accelerator,
+            progress=False,
+        )
     except ContrastillError as error:
         results["stopped"] = str(error)
     torch.save(results, folder / f"{accelerator.process_index}.pt")
@@ -206,10 +272,27 @@ def rank_main(folder):
 
 
 def launched(ranks, folder, processes):
-    """What each rank came to: of two through torchrun, as users start them, of three in processes that share what is loaded already."""
+    """What each rank came to: of two through torchrun, as users start them, of three in processes that share what is
+    loaded already.
+    """
     if processes == 2:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            __file__,
+            str(folder),
+        ]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "ACCELERATE_USE_CPU": "true",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
         answer = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr[-4000:]
     else:
@@ -232,16 +315,25 @@ def test_processes_train_as_one_does(ranks, tmp_path, processes):
         for rank in ranks:
             compare(rank[name], expected)
             assert len(rank[name]["steps"]) == len(ranks[0][name]["steps"])
-            assert all(torch.equal(*pair) for pair in zip(rank[name]["steps"], ranks[0][name]["steps"], strict=True)), name
-            assert all(torch.equal(value, ranks[0][name]["state"][key]) for key, value in rank[name]["state"].items()), name
+            assert all(torch.equal(*pair) for pair in zip(rank[name]["steps"], ranks[0][name]["steps"], strict=True)), (
+                name
+            )
+            assert all(
+                torch.equal(value, ranks[0][name]["state"][key]) for key, value in rank[name]["state"].items()
+            ), name
         kept = load_newest(tmp_path / name / "checkpoints")
         assert all(torch.equal(kept.model[key], value) for key, value in ranks[0][name]["state"].items())
         alone = trained(case, Accelerator(cpu=True), accumulation_steps=1)
         assert [row["top1"] for row in alone["rows"]] == [row["top1"] for row in ranks[0][name]["rows"]]
     for rank in ranks:
-        for key, value in rank["whole"]["state"].items():  # from three on DDP adds gradients up in another order in its first step, which is 1e-16
+        for key, value in rank["whole"][
+            "state"
+        ].items():  # from three on DDP adds gradients up in another order in its first step, which is 1e-16
             torch.testing.assert_close(rank["resumed"]["state"][key], value, rtol=1e-12, atol=1e-12)
-        assert f"find different checkpoints in {tmp_path}" in rank["elsewhere"] and "(process 0: step 6, 1: none" in rank["elsewhere"]
+        assert (
+            f"find different checkpoints in {tmp_path}" in rank["elsewhere"]
+            and "(process 0: step 6, 1: none" in rank["elsewhere"]
+        )
     assert [row["skipped"] for row in ranks[0]["skip"]["rows"]] == [1, 1]
     # Only one rank saw the loss that was no number, and all of them stop and say the same.
     number, indices = bad_batch(15)
@@ -261,7 +353,9 @@ def folder_of_images(root, samples):
         path = root / "train" / f"class{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (12, 12), (20 * number, 100, 50)).save(path)
-    return DATASETS["image_folder"](DATASETS["image_folder"].Options(path=str(root), size=8, workers=0, test_fraction=0.5)).open("train")
+    return DATASETS["image_folder"](
+        DATASETS["image_folder"].Options(path=str(root), size=8, workers=0, test_fraction=0.5)
+    ).open("train")
 
 
 @pytest.mark.parametrize("kind", ["tensors", "files"])
@@ -270,7 +364,10 @@ def test_a_training_share_is_never_empty_and_a_filler_is_the_last_sample(tmp_pat
     data = split(samples) if kind == "tensors" else folder_of_images(tmp_path, samples)
 
     def shares(train):
-        loaders = [data.loader(batch_size=4, device="cpu", seed=1, train=train, rank=rank, world=world) for rank in range(world)]
+        loaders = [
+            data.loader(batch_size=4, device="cpu", seed=1, train=train, rank=rank, world=world)
+            for rank in range(world)
+        ]
         return list(zip(*(loader.epoch(2) for loader in loaders), strict=True))
 
     whole = data.loader(batch_size=4, device="cpu", seed=1, train=True).epoch(2)

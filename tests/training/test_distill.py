@@ -1,4 +1,6 @@
-"""The one call: the bits of `contrastill train`, networks and datasets of one's own, ensembles, other modalities, stops, the Hub's folders, wrong usage."""
+"""The one call: the bits of `contrastill train`, networks and datasets of one's own, ensembles, other modalities,
+stops, the Hub's folders, wrong usage.
+"""
 
 import json
 import signal
@@ -64,7 +66,12 @@ class Pairs(Dataset):
     def __getitem__(self, row):
         draw = np.random.default_rng(row)
         depth = draw.uniform(0.5, 1, (16, 16)).astype(np.float32) + row % 4
-        return {"image": np.repeat((depth * 60).astype(np.uint8)[:, :, None], 3, 2), "depth": depth, "label": row % 4, "name": str(row)}
+        return {
+            "image": np.repeat((depth * 60).astype(np.uint8)[:, :, None], 3, 2),
+            "depth": depth,
+            "label": row % 4,
+            "name": str(row),
+        }
 
 
 def seeded(kind, *arguments, seed=0, **options):
@@ -96,24 +103,43 @@ def own(tmp_path_factory):
 
 def test_it_is_the_bits_of_the_command(four_classes, teacher, tmp_path):
     result = contrastill.distill(teacher.out, "resnet8", str(four_classes), out=tmp_path / "call", seed=3, **SHORT)
-    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {"cross_entropy": 1, "fresh_crd": 0.8, "wttm": 1}
-    command = ["train", "compression/cifar100", f"data.path={four_classes}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher.out}",
-               "student.model=resnet8", "train.epochs=2", "train.warmup_epochs=0.1", "train.views=2", "train.batch_size=16", "train.lr=0.02", "seed=3"]  # fmt: skip
+    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {
+        "cross_entropy": 1,
+        "fresh_crd": 0.8,
+        "wttm": 1,
+    }
+    command = ["train", "compression/cifar100", f"data.path={four_classes}", "teachers.0.model=resnet8",
+        f"teachers.0.weights={teacher.out}",
+               "student.model=resnet8", "train.epochs=2", "train.warmup_epochs=0.1", "train.views=2",
+               "train.batch_size=16", "train.lr=0.02", "seed=3"]  # fmt: skip
     assert main([*command, f"out={tmp_path / 'command'}", "-q"]) == 0
     assert main(["train", str(result.paths.config), f"out={tmp_path / 'again'}", "-q"]) == 0
     for name in ("command", "again"):
         assert same(result.student, contrastill.load_student(tmp_path / name))
     rows = [json.loads(line) for line in (tmp_path / "command" / "metrics.jsonl").read_text().splitlines()]
-    assert {**result.metrics, "seconds": 0, "samples_per_second": 0} == {**rows[-1], "seconds": 0, "samples_per_second": 0}
-    assert f"resnet8 taught by resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % after 2 epochs" in str(result)
+    assert {**result.metrics, "seconds": 0, "samples_per_second": 0} == {
+        **rows[-1],
+        "seconds": 0,
+        "samples_per_second": 0,
+    }
+    assert (
+        f"resnet8 taught by resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % "
+        "after 2 epochs" in str(result)
+    )
 
 
 def test_a_call_leaves_the_generators_and_what_it_was_given_as_they_were(tmp_path):
     teacher, student, data = Tiny(), Tiny(), Noisy(16)
-    before, state = [value.clone() for value in [*teacher.state_dict().values(), *student.state_dict().values()]], torch.get_rng_state()
+    before, state = (
+        [value.clone() for value in [*teacher.state_dict().values(), *student.state_dict().values()]],
+        torch.get_rng_state(),
+    )
     result = contrastill.distill(teacher, student, data, out=tmp_path / "run", **SHORT)
     assert torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(one, two) for one, two in zip(before, [*teacher.state_dict().values(), *student.state_dict().values()], strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(before, [*teacher.state_dict().values(), *student.state_dict().values()], strict=True)
+    )
     assert teacher.training and all(parameter.requires_grad for parameter in teacher.parameters())
     assert not same(result.student, student) and "top1" not in result.metrics
 
@@ -124,7 +150,12 @@ def test_a_call_leaves_the_generators_and_what_it_was_given_as_they_were(tmp_pat
 def test_own_networks_and_datasets(own):
     assert type(own.student) is Tiny and not own.student.training and own.metrics["top1"] >= 0
     entry = own.config.student
-    assert entry.model.endswith("test_distill.Tiny") and entry.embedding == "input:head" and entry.num_classes == 4 and entry.maps == ("drop",)
+    assert (
+        entry.model.endswith("test_distill.Tiny")
+        and entry.embedding == "input:head"
+        and entry.num_classes == 4
+        and entry.maps == ("drop",)
+    )
     assert set(own.config.objectives) == {"cross_entropy", "fresh_crd", "wttm"}
     assert own.student.taps.embedding == "input:head" and own.student.preprocess(1) == 2
     assert same(own.student, contrastill.load_student(own.out, module=Tiny()))
@@ -132,7 +163,10 @@ def test_own_networks_and_datasets(own):
 
 def test_a_run_of_objects_says_so_to_the_command(own, capsys):
     assert main(["train", str(own.paths.config)]) == 2
-    assert "Noisy' was an object in Python, which no config can make: hand it to contrastill.distill again" in capsys.readouterr().err
+    assert (
+        "Noisy' was an object in Python, which no config can make: hand it to contrastill.distill again"
+        in capsys.readouterr().err
+    )
     with pytest.raises(UsageError, match=r"Tiny' was an object in Python.*as module="):
         contrastill.load_student(own.out)
 
@@ -140,7 +174,9 @@ def test_a_run_of_objects_says_so_to_the_command(own, capsys):
 def test_views_are_functions_of_seed_view_and_index_with_any_workers(own, tmp_path):
     loader = DataLoader(Noisy(), batch_size=16, shuffle=True, num_workers=2)
     settings = {name: value for name, value in SHORT.items() if name != "batch_size"}
-    read = contrastill.distill(seeded(Tiny, width=12), seeded(Tiny, seed=1), (loader, Noisy(16)), out=tmp_path / "run", **settings)
+    read = contrastill.distill(
+        seeded(Tiny, width=12), seeded(Tiny, seed=1), (loader, Noisy(16)), out=tmp_path / "run", **settings
+    )
     assert read.config.train.batch_size == 16 and read.config.data.workers == 2
     assert same(read.student, own.student)
 
@@ -159,18 +195,33 @@ def test_listed_labels_save_reading_all_samples_and_are_not_believed_blindly():
 
 def test_several_teachers_are_an_ensemble(four_classes, teacher, tmp_path):
     result = contrastill.distill(
-        [teacher.out, seeded(Tiny), {"model": "resnet14"}], "resnet8", four_classes, out=tmp_path / "run", objectives=["crd", "kd"], **SHORT
+        [teacher.out, seeded(Tiny), {"model": "resnet14"}],
+        "resnet8",
+        four_classes,
+        out=tmp_path / "run",
+        objectives=["crd", "kd"],
+        **SHORT,
     )
     assert result.config.ensemble.rule == "sum" and len(result.config.teachers) == 3
     assert {"crd/weight.2", "kd/weight.0"} <= set(result.metrics) and "cross_entropy" not in result.metrics
 
 
 def test_from_rgb_to_depth(tmp_path):
-    result = contrastill.distill(Tiny(), "resnet8", (Pairs(), Pairs()), out=tmp_path / "run", student_modality="depth", **SHORT)
+    result = contrastill.distill(
+        Tiny(), "resnet8", (Pairs(), Pairs()), out=tmp_path / "run", student_modality="depth", **SHORT
+    )
     assert [network.modality for network in (*result.config.teachers, result.config.student)] == ["rgb", "depth"]
     assert result.student.preprocess.mean[0] == pytest.approx(2.25, abs=0.05) and result.student.conv1.in_channels == 1
     assert {"fresh_crd", "wttm", "top1"} <= set(result.metrics)
-    made = contrastill.distill(Tiny(), Tiny(channels=1), Pairs(), out=tmp_path / "made", student_modality="inverse_depth", objectives="crd", **SHORT)
+    made = contrastill.distill(
+        Tiny(),
+        Tiny(channels=1),
+        Pairs(),
+        out=tmp_path / "made",
+        student_modality="inverse_depth",
+        objectives="crd",
+        **SHORT,
+    )
     assert made.config.student.mean == (0.0,) and set(made.config.objectives) == {"crd"}
 
 
@@ -213,9 +264,18 @@ def test_a_student_comes_back_from_a_folder_with_the_same_bits(four_classes, tea
         assert torch.equal(student(images), result.student(student.preprocess(images)))
         assert loaded.generate_model_card().content == (folder / "README.md").read_text()
     recipe = json.loads((tmp_path / "teacher" / "config.json").read_text())["recipe"]
-    assert recipe["model"] == "resnet8" and recipe["modality"] == "rgb" and recipe["num_classes"] == 4 and len(recipe["preprocess"]["mean"]) == 3
+    assert (
+        recipe["model"] == "resnet8"
+        and recipe["modality"] == "rgb"
+        and recipe["num_classes"] == 4
+        and len(recipe["preprocess"]["mean"]) == 3
+    )
     card = (tmp_path / "own" / "README.md").read_text()
-    assert f"top-1 {own.metrics['top1']:.2f} %" in card and "taught by Tiny (rgb)" in card and f"torch {torch.__version__.split('+')[0]}" in card
+    assert (
+        f"top-1 {own.metrics['top1']:.2f} %" in card
+        and "taught by Tiny (rgb)" in card
+        and f"torch {torch.__version__.split('+')[0]}" in card
+    )
     assert "fresh_crd (weight 0.8)" in card and card.startswith("---\n")
 
 
@@ -249,22 +309,26 @@ class Uneven(Noisy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher": "resnt8"}, "teacher 'resnt8' is neither a folder or file that exists nor the name of a network.*did you mean resnet8"),
+        ({"teacher": "resnt8"}, "teacher 'resnt8' is neither a folder or file that exists nor the name of a "
+            "network.*did you mean resnet8"),
         ({"teacher": "runs/not-there"}, "'runs/not-there' is neither a folder"),
         ({"teacher": "resnet8"}, "resnet8 has no published weights"),
         ({"teacher": 3}, "teacher is a int"),
         ({"teacher": {"weights": "x"}}, "teacher has no model"),
         ({"teacher": Tiny(classes=5), "objectives": "kd"}, "the teacher has 5 classes and the student 4"),
-        ({"teacher": {"model": Tiny(), "embedding": "haed"}, "objectives": "crd"}, "module 'haed' does not exist: did you mean head"),
+        ({"teacher": {"model": Tiny(), "embedding": "haed"}, "objectives": "crd"},
+            "module 'haed' does not exist: did you mean head"),
         ({"teacher": Tiny(channels=1)}, r"Tiny fails on images \(3, 16, 16\)"),
         ({"student": Tiny(classes=2), "objectives": "cross_entropy"}, "the student has 2 classes and the data 4"),
         ({"data": "not-there"}, "data.path=not-there does not exist"),
-        ({"data": Noisy(labelled=False), "objectives": "cross_entropy"}, "cross_entropy needs labels, and this data has none"),
+        ({"data": Noisy(labelled=False), "objectives": "cross_entropy"},
+            "cross_entropy needs labels, and this data has none"),
         ({"data": Noisy(labelled=False), "teacher": None}, "neither a teacher nor a label"),
         ({"data": Stream()}, "Stream has no length"),
         ({"data": Broken()}, "sample 7 of Broken cannot be read: OSError: no such disk"),
         ({"data": Uneven(), "objectives": "crd"}, r"sample \d+ of Uneven is rgb \(3, 1\d, 16\)"),
-        ({"data": TensorDataset(torch.randn(8, 3, 16, 16), torch.arange(8) % 4)}, "images go from -.* to .*, and resnet8 normalises"),
+        ({"data": TensorDataset(torch.randn(8, 3, 16, 16), torch.arange(8) % 4)},
+            "images go from -.* to .*, and resnet8 normalises"),
         ({"data": TensorDataset(torch.rand(8, 3, 16, 16), torch.rand(8))}, "classes are whole numbers"),
         ({"data": (Noisy(), Noisy(), Noisy())}, "a sequence of 3"),
         ({"student_modality": "depth"}, "modality depth is not in this data"),
@@ -294,6 +358,13 @@ def test_packed_depth_of_a_file_is_a_path_like_any_other(tmp_path):
         file["train/depth"] = np.random.default_rng(0).integers(500, 4000, (16, 16, 16), dtype=np.uint16)
     options = {"data.fields": {"rgb": "rgb", "depth": "depth"}, "data.splits": {"train": "train", "test": None}}
     result = contrastill.distill(
-        Tiny(), "resnet8", tmp_path / "pairs.h5", out=tmp_path / "run", student_modality="depth", **SHORT, **options, **{"student.num_classes": 4}
+        Tiny(),
+        "resnet8",
+        tmp_path / "pairs.h5",
+        out=tmp_path / "run",
+        student_modality="depth",
+        **SHORT,
+        **options,
+        **{"student.num_classes": 4},
     )
     assert set(result.config.objectives) == {"fresh_crd"} and result.config.data.name == "packed"

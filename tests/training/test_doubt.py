@@ -1,4 +1,6 @@
-"""How much a teacher's logits say beyond the labels: measured against loops in float64, over processes and resumed runs; KD and WTTM weighed by it."""
+"""How much a teacher's logits say beyond the labels: measured against loops in float64, over processes and resumed
+runs; KD and WTTM weighed by it.
+"""
 
 import math
 from contextlib import suppress
@@ -90,7 +92,11 @@ def test_losses_and_gradients_are_scaled(kind):
     outputs = Outputs(known)
     for objective in (plain, scaled):
         objective.prepare([outputs])
-    assert outputs.asked == [{"logits"}] and plain.note == "" and scaled.note.startswith("× 0.25, as the teacher's mean probability")
+    assert (
+        outputs.asked == [{"logits"}]
+        and plain.note == ""
+        and scaled.note.startswith("× 0.25, as the teacher's mean probability")
+    )
     for value, expected, unprepared in zip(loss_and_gradient(scaled), loss_and_gradient(plain), before, strict=True):
         torch.testing.assert_close(value, 0.25 * expected, rtol=1e-10, atol=0)
         torch.testing.assert_close(unprepared, expected, rtol=0, atol=0)
@@ -107,13 +113,22 @@ def settings(four_classes, tmp_path_factory):
     """A training of 2 epochs of 3 batches, a checkpoint every 2 steps, from teachers of different seeds."""
     root = tmp_path_factory.mktemp("teachers")
     for seed in (0, 1):
-        command = ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", f"train.epochs={1 + seed}", f"seed={seed}"]
+        command = [
+            "train",
+            "teachers/cifar100",
+            f"data.path={four_classes}",
+            "student.model=resnet8",
+            f"train.epochs={1 + seed}",
+            f"seed={seed}",
+        ]
         assert main([*command, f"out={root / str(seed)}", "-q"]) == 0
 
     def given(*more, count=1):
         chosen = [f"teachers.{n}.{key}" for n in range(count) for key in ("model=resnet8", f"weights={root / str(n)}")]
-        return ["compression/cifar100_crd", f"data.path={four_classes}", *chosen, "student.model=resnet8", "objectives.crd=null", "objectives.kd.weight=1",
-                "objectives.kd.full_doubt=0.95", "objectives.wttm.full_doubt=0.9", "train.epochs=2", "train.batch_size=16", "train.checkpoint_every_steps=2",
+        return ["compression/cifar100_crd", f"data.path={four_classes}", *chosen, "student.model=resnet8",
+            "objectives.crd=null", "objectives.kd.weight=1",
+                "objectives.kd.full_doubt=0.95", "objectives.wttm.full_doubt=0.9", "train.epochs=2",
+                "train.batch_size=16", "train.checkpoint_every_steps=2",
                 "train.evaluate_every=2", *more]  # fmt: skip
 
     return given
@@ -126,7 +141,10 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
         config = load_config(name, overrides)
         transfer = prepared(config)
         with torch.no_grad():
-            outputs = [torch.cat([teacher(batch, {"logits"}).logits for batch in first_view(config)]).double() for teacher in transfer.teachers]
+            outputs = [
+                torch.cat([teacher(batch, {"logits"}).logits for batch in first_view(config)]).double()
+                for teacher in transfer.teachers
+            ]
         for term, full in (("kd", 0.95), ("wttm", 0.9)):
             found = [objective.scale for objective in transfer.terms[term].objectives]
             assert found == pytest.approx([min(1, naive_doubt(logits) / full) for logits in outputs], rel=1e-4)
@@ -138,7 +156,15 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
 
 def first_view(config):
     """The training samples in their first view."""
-    return open_loader(open_split(config, "train"), ["rgb"], batch_size=16, train=True, device="cpu", seed=config.seed, views=config.train.views).in_order(0)
+    return open_loader(
+        open_split(config, "train"),
+        ["rgb"],
+        batch_size=16,
+        train=True,
+        device="cpu",
+        seed=config.seed,
+        views=config.train.views,
+    ).in_order(0)
 
 
 def test_a_run_that_died_goes_on_with_the_same_scale(settings, tmp_path, monkeypatch, capsys):
@@ -158,7 +184,9 @@ def test_a_run_that_died_goes_on_with_the_same_scale(settings, tmp_path, monkeyp
     assert len(calls) == 5 and not (tmp_path / "died" / "student.safetensors").exists()
     capsys.readouterr()
     assert main(["train", *settings(), f"out={tmp_path / 'died'}"]) == 0
-    assert [line for line in capsys.readouterr().err.splitlines() if "samples; " in line] == expected and "× 0." in expected[0]
+    assert [
+        line for line in capsys.readouterr().err.splitlines() if "samples; " in line
+    ] == expected and "× 0." in expected[0]
     one, two = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "died"))
     assert all(value.equal(two[name]) for name, value in one.items())
     rows = [[(row["kd"], row["wttm"]) for row in Run(tmp_path / name).history()] for name in ("whole", "died")]

@@ -47,7 +47,8 @@ class Blobs:
 def network(seed):
     torch.manual_seed(seed)
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 4)
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.2), nn.Linear(8, 4)
     )  # fmt: skip
     return Network(module, taps=Taps(embedding="4"), preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
 
@@ -98,7 +99,9 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path, stop_at, options):
     for name, value in whole.trained_state().items():
         assert torch.equal(value, resumed.trained_state()[name]), name
     shown = ("epoch", "step", "lr", "loss", "top1", "cross_entropy", "crd")
-    assert [[row[key] for key in shown] for row in result.history] == [[row[key] for key in shown] for row in expected.history]
+    assert [[row[key] for key in shown] for row in result.history] == [
+        [row[key] for key in shown] for row in expected.history
+    ]
 
 
 def test_a_finished_run_trains_no_further(tmp_path):
@@ -106,7 +109,9 @@ def test_a_finished_run_trains_no_further(tmp_path):
     first = fit(crd_transfer(data), data, data, config(), run=run, progress=False)
     data.served = 0
     kept = checkpoints(run.checkpoints)
-    shutil.copytree(kept[-1], run.checkpoints / "step-00000001")  # left by a kill between the last save and the removal of older ones
+    shutil.copytree(
+        kept[-1], run.checkpoints / "step-00000001"
+    )  # left by a kill between the last save and the removal of older ones
     shutil.copytree(kept[-1], run.checkpoints / "step-00009999")  # damaged, and newer than the one that is gone on from
     (run.checkpoints / "step-00009999" / "model.safetensors").write_bytes(b"cut off")
     again = fit(crd_transfer(data), data, data, config(), run=run, progress=False)
@@ -172,7 +177,12 @@ def test_evaluation_is_that_of_the_whole_split_and_leaves_the_student_in_trainin
     accuracy = evaluate(transfer.student, data, Accelerator())
     assert transfer.student.training and torch.equal(transfer.student.module[1].running_mean, statistics)
     transfer.student.eval()
-    right = (transfer.student({"rgb": data.images}, frozenset({"logits"})).logits.argmax(1) == data.targets).double().mean().item()
+    right = (
+        (transfer.student({"rgb": data.images}, frozenset({"logits"})).logits.argmax(1) == data.targets)
+        .double()
+        .mean()
+        .item()
+    )
     assert math.isclose(accuracy["top1"], 100 * right, rel_tol=1e-6)
 
 

@@ -67,7 +67,11 @@ def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
     given = {}
     monkeypatch.setattr(assemble, "Accelerator", lambda **options: given.update(options))
     (tmp_path / "a.h5").touch()
-    assemble.prepare_accelerator(load_config("teachers/cifar100", ["data.name=packed", f"data.path={tmp_path / 'a.h5'}", "train.timeout_minutes=45"]))
+    assemble.prepare_accelerator(
+        load_config(
+            "teachers/cifar100", ["data.name=packed", f"data.path={tmp_path / 'a.h5'}", "train.timeout_minutes=45"]
+        )
+    )
     assert given["kwargs_handlers"][0].timeout == timedelta(minutes=45)
 
 
@@ -78,8 +82,10 @@ def test_the_slurm_script_trains_and_goes_back_into_the_queue(tmp_path, code, re
     said = tmp_path / "said"
     for name, text in {
         "srun": f'while [ "${{1#--}}" != "$1" ]; do shift; done; SLURM_PROCID=1 SLURM_LOCALID=1 "$@"; exit {code}',
-        "python": f'printf "%s\\n" "$MASTER_ADDR:$MASTER_PORT $RANK/$WORLD_SIZE local $LOCAL_RANK/$LOCAL_WORLD_SIZE" "$@" > {said}',
-        "scontrol": f'if [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else printf "node-7\\nnode-8\\n"; fi',
+        "python": 'printf "%s\\n" "$MASTER_ADDR:$MASTER_PORT $RANK/$WORLD_SIZE local '
+        f'$LOCAL_RANK/$LOCAL_WORLD_SIZE" "$@" > {said}',
+        "scontrol": f'if [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else printf '
+        '"node-7\\nnode-8\\n"; fi',
     }.items():
         path = tmp_path / name
         path.write_text(f"#!/bin/bash\n{text}\n")

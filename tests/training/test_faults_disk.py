@@ -1,4 +1,6 @@
-"""A disk that runs full while a run is written: a clear error, nothing half-written, and the run goes on once there is room."""
+"""A disk that runs full while a run is written: a clear error, nothing half-written, and the run goes on once there is
+room.
+"""
 
 import errno
 import json
@@ -24,7 +26,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive
 
 def _snapshot(step, size=100_000):
     generator = torch.Generator().manual_seed(step)
-    return Snapshot(Position(step=step), {"a": torch.randn(size, generator=generator)}, {"state": {}, "param_groups": []})
+    return Snapshot(
+        Position(step=step), {"a": torch.randn(size, generator=generator)}, {"state": {}, "param_groups": []}
+    )
 
 
 def _everything(folder):
@@ -43,8 +47,13 @@ def test_a_checkpoint_without_room_leaves_the_last_one(tmp_path, monkeypatch):
         save_file(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    said = rf"checkpoint step-00000002 could not be written to {tmp_path} \(No space left on device\): 0.4 MB are needed and .* are free; "
-    with pytest.raises(FullDisk, match=said + rf"the last checkpoint, {tmp_path}/step-00000001, is intact: make room") as caught:
+    said = (
+        rf"checkpoint step-00000002 could not be written to {tmp_path} \(No space left on device\): 0.4 MB are "
+        r"needed and .* are free; "
+    )
+    with pytest.raises(
+        FullDisk, match=said + rf"the last checkpoint, {tmp_path}/step-00000001, is intact: make room"
+    ) as caught:
         save_checkpoint(tmp_path, _snapshot(2), keep=2)
     assert caught.value.exit_code == 1 and _everything(tmp_path) == before
     assert load_newest(tmp_path).model["a"].equal(_snapshot(1).model["a"])
@@ -75,8 +84,12 @@ except FullDisk as error:
     print(error)
     run.log({"epoch": 2})
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT, check=True)
-    assert re.match(r"a row of metrics.jsonl could not be written to .* \(File too large\): 0.2 kB are needed and", done.stdout)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    assert re.match(
+        r"a row of metrics.jsonl could not be written to .* \(File too large\): 0.2 kB are needed and", done.stdout
+    )
     assert "no checkpoint was written yet" in done.stdout
     assert [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").open()] == [0, 2]
 
@@ -89,19 +102,37 @@ def test_a_text_without_room_stays_as_it_was(tmp_path, monkeypatch):
     assert _everything(tmp_path) == ["config.yaml"] and (tmp_path / "config.yaml").read_text() == "old"
 
 
-def test_a_training_without_room_says_so_and_goes_on_with_room(four_classes, files_up_to, tmp_path, capsys, monkeypatch):
+def test_a_training_without_room_says_so_and_goes_on_with_room(
+    four_classes, files_up_to, tmp_path, capsys, monkeypatch
+):
     out = tmp_path / "run"
-    command = ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", "train.batch_size=16", f"out={out}", "-q"]
+    command = [
+        "train",
+        "teachers/cifar100",
+        f"data.path={four_classes}",
+        "student.model=resnet8",
+        "train.epochs=1",
+        "train.batch_size=16",
+        f"out={out}",
+        "-q",
+    ]
 
     def refused(says):
         said = capsys.readouterr().err
-        assert re.search(rf"^contrastill: {says} could not be written to {out}.* are needed and .* are free; ", said, re.MULTILINE), said
-        assert not [name for name in _everything(out) if name.endswith(".tmp") or name == "student.safetensors"] and "Traceback" not in said
+        assert re.search(
+            rf"^contrastill: {says} could not be written to {out}.* are needed and .* are free; ", said, re.MULTILINE
+        ), said
+        assert (
+            not [name for name in _everything(out) if name.endswith(".tmp") or name == "student.safetensors"]
+            and "Traceback" not in said
+        )
         return said
 
     with files_up_to(200_000):
         assert main(command) == 1
-    assert "no checkpoint was written yet" in refused("checkpoint step-00000003") and not checkpoints(out / "checkpoints")
+    assert "no checkpoint was written yet" in refused("checkpoint step-00000003") and not checkpoints(
+        out / "checkpoints"
+    )
     save = run_module.save_student
 
     def save_limited(*arguments):
@@ -120,7 +151,11 @@ def small_disk(tmp_path):
     """A file system of half a megabyte."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.name != "posix" or os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        os.name != "posix"
+        or os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True).returncode
+    ):
         pytest.skip("mounting a small file system needs root and mount")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
@@ -131,7 +166,9 @@ def test_a_disk_that_is_really_full(small_disk):
     run.claim("train: {}")
     save_checkpoint(run.checkpoints, _snapshot(1, 50_000), keep=1)
     (small_disk / "other").write_bytes(bytes(300_000))
-    with pytest.raises(FullDisk, match=r"step-00000002 .*: 0.2 MB are needed and [\d.]+ kB are free; .*step-00000001, is intact"):
+    with pytest.raises(
+        FullDisk, match=r"step-00000002 .*: 0.2 MB are needed and [\d.]+ kB are free; .*step-00000001, is intact"
+    ):
         save_checkpoint(run.checkpoints, _snapshot(2, 50_000), keep=1)
     free = os.statvfs(small_disk).f_bavail * 4096
     (small_disk / "rest").write_bytes(bytes(max(0, free)))

@@ -1,4 +1,6 @@
-"""BatchNorm folded into convolutions, teachers in another precision: the same answers within the stated bounds, and nothing else is touched."""
+"""BatchNorm folded into convolutions, teachers in another precision: the same answers within the stated bounds, and
+nothing else is touched.
+"""
 
 import logging
 
@@ -17,16 +19,21 @@ from contrastill.objectives.kd import KD
 from contrastill.training.assemble import assemble
 from contrastill.training.folding import TOLERANCE, fold_batchnorm
 
-# How many BatchNorms fold, of how many: of pre-activation networks and DenseNet only those between two convolutions can.
+# How many BatchNorms fold, of how many: of pre-activation networks and DenseNet only those between two convolutions
+# can.
 FAMILIES = {
-    "resnet8": (9, 9), "resnet20": (21, 21), "resnet110": (111, 111), "resnet8x4": (10, 10), "wrn_16_1": (6, 13), "wrn_40_2": (18, 37), "vgg8": (5, 5),
-    "ResNet50": (53, 53), "MobileNetV2": (53, 53), "ShuffleV1": (49, 49), "ShuffleV2": (56, 56), "efficientnet_lite0": (49, 49),
+    "resnet8": (9, 9), "resnet20": (21, 21), "resnet110": (111, 111), "resnet8x4": (10, 10), "wrn_16_1": (6, 13),
+    "wrn_40_2": (18, 37), "vgg8": (5, 5),
+    "ResNet50": (53, 53), "MobileNetV2": (53, 53), "ShuffleV1": (49, 49), "ShuffleV2": (56, 56),
+    "efficientnet_lite0": (49, 49),
     "torchvision/resnet18": (20, 20), "torchvision/mobilenet_v2": (52, 52), "torchvision/densenet121": (59, 121),
 }  # fmt: skip
 
 
 def images(count=2, side=32):
-    return {"rgb": torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "rgb": torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    }
 
 
 def taught(module):
@@ -34,7 +41,12 @@ def taught(module):
     generator = torch.Generator().manual_seed(3)
     for norm in module.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            for tensor, low, high in ((norm.running_mean, -0.5, 0.5), (norm.running_var, 0.5, 1.5), (norm.weight.data, 0.5, 1.5), (norm.bias.data, -0.5, 0.5)):
+            for tensor, low, high in (
+                (norm.running_mean, -0.5, 0.5),
+                (norm.running_var, 0.5, 1.5),
+                (norm.weight.data, 0.5, 1.5),
+                (norm.bias.data, -0.5, 0.5),
+            ):
                 tensor.uniform_(low, high, generator=generator)
     return module
 
@@ -74,7 +86,9 @@ def test_a_folded_network_says_the_same(name):
     folded = fold_batchnorm(network, seen)
     assert (len(folded), norms(network)) == (folds, there - folds)
     assert close(before, values(network, others)) and not network.training
-    assert names <= set(dict(network.named_modules())) and not any(parameter.requires_grad for parameter in network.parameters())
+    assert names <= set(dict(network.named_modules())) and not any(
+        parameter.requires_grad for parameter in network.parameters()
+    )
     assert network_hash(network, ()) != hashed
 
 
@@ -87,10 +101,15 @@ def test_the_folded_weights_are_those_of_the_formula(options, affine):
     if affine:
         norm.weight.data.uniform_(-1, 1), norm.bias.data.uniform_(-1, 1)
     network = Network(
-        nn.Sequential(nn.Conv2d(3, 4, 1), convolution, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+        nn.Sequential(nn.Conv2d(3, 4, 1), convolution, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        taps=Taps(),
+        preprocess=Preprocess((0.5,) * 3, (0.25,) * 3),
     ).freeze()
     network.module[0].double()
-    weight, bias = convolution.weight.clone(), torch.zeros(6).double() if convolution.bias is None else convolution.bias.clone()
+    weight, bias = (
+        convolution.weight.clone(),
+        torch.zeros(6).double() if convolution.bias is None else convolution.bias.clone(),
+    )
     # Preprocessing gives float32.
     network.module[0].register_forward_pre_hook(lambda _, args: (args[0].double(),))
     assert fold_batchnorm(network, images()) == ["2"]
@@ -98,7 +117,12 @@ def test_the_folded_weights_are_those_of_the_formula(options, affine):
         gamma, beta = (float(norm.weight[channel]), float(norm.bias[channel])) if affine else (1.0, 0.0)
         scale = gamma / (float(norm.running_var[channel]) + norm.eps) ** 0.5
         torch.testing.assert_close(convolution.weight[channel], weight[channel] * scale, rtol=1e-12, atol=0)
-        torch.testing.assert_close(convolution.bias[channel], (bias[channel] - norm.running_mean[channel]) * scale + beta, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            convolution.bias[channel],
+            (bias[channel] - norm.running_mean[channel]) * scale + beta,
+            rtol=1e-12,
+            atol=1e-14,
+        )
 
 
 class Wired(nn.Module):
@@ -107,7 +131,12 @@ class Wired(nn.Module):
     def __init__(self, way):
         super().__init__()
         self.way = way
-        self.conv, self.bn, self.bn2, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.ReLU()
+        self.conv, self.bn, self.bn2, self.relu = (
+            nn.Conv2d(3, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+        )
         self.last = nn.Conv2d(3, 4, 1)
         if way == "shared weights":
             self.last = nn.Conv2d(3, 3, 3, padding=1)
@@ -144,11 +173,16 @@ def test_what_is_not_the_convolutions_alone_is_left_as_it_is(way):
     network = own(Wired(way))
     state, before = {key: value.clone() for key, value in network.state_dict().items()}, values(network, images())
     assert fold_batchnorm(network, images()) == []
-    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items()) and len(state) == len(network.state_dict())
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items()) and len(state) == len(
+        network.state_dict()
+    )
     assert all(map(torch.equal, before, values(network, images())))
 
 
-@pytest.mark.parametrize(("maps", "embedding", "folds"), [(("conv",), None, 0), ((), "input:bn", 0), (("bn",), "input:last", 1), (("nhwc:conv",), None, 0)])
+@pytest.mark.parametrize(
+    ("maps", "embedding", "folds"),
+    [(("conv",), None, 0), ((), "input:bn", 0), (("bn",), "input:last", 1), (("nhwc:conv",), None, 0)],
+)
 def test_what_is_tapped_stays_what_it_was(maps, embedding, folds):
     torch.manual_seed(1)
     network = own(Wired("alone"), embedding, maps)
@@ -191,7 +225,11 @@ def test_training_flags_and_generators_are_as_before():
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "bf16") for name in ("resnet8", "resnet20", "wrn_16_1", "MobileNetV2", "ShuffleV2")), ("resnet8", "fp16")]
+    ("name", "precision"),
+    [
+        *((name, "bf16") for name in ("resnet8", "resnet20", "wrn_16_1", "MobileNetV2", "ShuffleV2")),
+        ("resnet8", "fp16"),
+    ],
 )
 def test_another_precision_is_within_its_bound_and_answers_in_float32(name, precision):
     network, batch = teacher(name), images()
@@ -231,7 +269,9 @@ def test_precision_holds_in_a_transfer_however_teachers_are_asked():
 
 def test_the_config_folds_and_sets_the_precision_of_teachers_alone(tmp_path):
     given = ["data.train_samples=40", "data.test_samples=20", "teachers.0.weights=null", f"out={tmp_path}"]
-    parts = assemble(load_config("compression/rooms_crd", [*given, "train.fold_teachers=true", "train.teacher_precision=bf16"]))
+    parts = assemble(
+        load_config("compression/rooms_crd", [*given, "train.fold_teachers=true", "train.teacher_precision=bf16"])
+    )
     (folded,), student = parts.transfer.teachers, parts.transfer.student
     assert (norms(folded), folded.precision, norms(student), student.precision) == (0, torch.bfloat16, 9, None)
     plain = assemble(load_config("compression/rooms_crd", given)).transfer.teachers[0]

@@ -1,4 +1,6 @@
-"""What only a GPU can show: the CPU's step, no wait for the device in any objective's step, a checkpoint that comes back."""
+"""What only a GPU can show: the CPU's step, no wait for the device in any objective's step, a checkpoint that comes
+back.
+"""
 
 import inspect
 from pathlib import Path
@@ -40,7 +42,11 @@ FRESH = {
     "whitened": {"teacher_map": "whitened", "row_variance": 0.9, "row_dtype": "bf16"},
 }
 # One teacher, one modality: the objectives of the folder objectives/.
-NAMES = sorted(name for name, found in OBJECTIVES.items() if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives")
+NAMES = sorted(
+    name
+    for name, found in OBJECTIVES.items()
+    if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +60,9 @@ def exact_products():
 
 def split(samples=160):
     images = PaddedImages.zeros(samples, 16, 16, 3, dtype=torch.uint8, padding=2)
-    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images.interior[:] = torch.randint(
+        256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return TensorSplit({"rgb": images}, targets=torch.arange(samples) % 10, num_classes=10, flip=True)
 
 
@@ -74,11 +82,15 @@ def stages(name):
 
 
 def stepper(data, device, name, stage="main", **options):
-    """The transfer, and a function that takes one optimiser step with the next batch and returns the loss, on the device."""
+    """The transfer, and a function that takes one optimiser step with the next batch and returns the loss, on the
+    device.
+    """
     transfer = transfer_of(data, name, **options).train().to(device, memory_format=torch.channels_last)
     batches = data.loader(batch_size=32, device=device, train=True)
     transfer.enter(stage, next(iter(batches.epoch(0))))
-    optimizer = torch.optim.SGD([parameter for parameter in transfer.parameters() if parameter.requires_grad], lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in transfer.parameters() if parameter.requires_grad], lr=0.01, momentum=0.9
+    )
     epoch = batches.epoch(0)
 
     def step():
@@ -92,12 +104,16 @@ def stepper(data, device, name, stage="main", **options):
 
 
 def check_same_step(name, **options):
-    """The banks' draws are hashes of sample and step; only the picks of ``sampled`` come from a device's own generator."""
+    """The banks' draws are hashes of sample and step; only the picks of ``sampled`` come from a device's own
+    generator.
+    """
     (here, on_cpu), (there, on_gpu) = (stepper(split(), device, name, **options) for device in ("cpu", DEVICE))
     torch.testing.assert_close(on_gpu().cpu(), on_cpu(), rtol=1e-3, atol=1e-3)
     state = there.trained_state()
     for key, value in here.trained_state().items():
-        torch.testing.assert_close(state[key].cpu(), value, rtol=1e-3, atol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            state[key].cpu(), value, rtol=1e-3, atol=1e-3, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("mode", ["all", "shared"])
@@ -122,7 +138,11 @@ def prepared(data, device, **options):
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("case", FRESH)
 def test_steps_with_fresh_crd_are_the_cpus(case, ahead):
-    make = prepared if ahead else lambda data, device, **options: stepper(data, device, "fresh_crd", num_negatives=64, **options)
+    make = (
+        prepared
+        if ahead
+        else lambda data, device, **options: stepper(data, device, "fresh_crd", num_negatives=64, **options)
+    )
     (here, on_cpu), (there, on_gpu) = (make(split(), device, **FRESH[case]) for device in ("cpu", DEVICE))
     for _ in range(2):
         torch.testing.assert_close(on_gpu().cpu(), on_cpu(), rtol=1e-2, atol=1e-2)
@@ -146,12 +166,17 @@ def test_sampled_rows_are_eligible_on_the_gpu_too():
 
 
 def test_views_are_the_cpus():
-    here, there = (next(iter(split().loader(batch_size=32, device=device, train=True, seed=3).epoch(1))) for device in ("cpu", DEVICE))
+    here, there = (
+        next(iter(split().loader(batch_size=32, device=device, train=True, seed=3).epoch(1)))
+        for device in ("cpu", DEVICE)
+    )
     assert all(torch.equal(there[name].cpu(), value) for name, value in here.items())
 
 
 def without_waiting(step):
-    """Three steps to warm up, which make buffers and choose algorithms, then two in which whatever waits for the device is an error."""
+    """Three steps to warm up, which make buffers and choose algorithms, then two in which whatever waits for the device
+    is an error.
+    """
     for _ in range(3):
         step()
     torch.cuda.synchronize()
@@ -188,7 +213,9 @@ def test_a_folded_teacher_of_another_precision_is_within_its_bound(precision):
     exact = teacher(batch)
     assert len(fold_batchnorm(teacher, batch)) == 21
     rough = teacher.compute_in(precision)(batch)
-    for old, new in zip((exact.logits, exact.embedding, *exact.maps), (rough.logits, rough.embedding, *rough.maps), strict=True):
+    for old, new in zip(
+        (exact.logits, exact.embedding, *exact.maps), (rough.logits, rough.embedding, *rough.maps), strict=True
+    ):
         assert new.dtype == torch.float32 and (new - old).norm() <= {"bf16": 0.05, "fp16": 0.01}[precision] * old.norm()
 
 
@@ -207,8 +234,24 @@ def test_a_checkpoint_comes_back(tmp_path, precision, another_precision):
     assert accelerator.device.type == DEVICE
     train = data.loader(batch_size=32, device=accelerator.device, train=True)
     first, again = (transfer_of(data, "crd", **CRD["sampled"]) for _ in range(2))
-    done = fit(first, train, train, TrainConfig(epochs=2, precision=precision), run=run, accelerator=accelerator, progress=False)
-    resumed = fit(again, train, train, TrainConfig(epochs=2, precision=precision), run=run, accelerator=accelerator, progress=False)
+    done = fit(
+        first,
+        train,
+        train,
+        TrainConfig(epochs=2, precision=precision),
+        run=run,
+        accelerator=accelerator,
+        progress=False,
+    )
+    resumed = fit(
+        again,
+        train,
+        train,
+        TrainConfig(epochs=2, precision=precision),
+        run=run,
+        accelerator=accelerator,
+        progress=False,
+    )
     assert resumed.last == done.last
     for name, value in first.trained_state().items():
         assert torch.equal(value, again.trained_state()[name]), name

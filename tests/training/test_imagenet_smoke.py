@@ -1,4 +1,6 @@
-"""ImageNet's config on a tiny tree: folders and shards end in the same student; compiled and bf16 steps; nothing is downloaded."""
+"""ImageNet's config on a tiny tree: folders and shards end in the same student; compiled and bf16 steps; nothing is
+downloaded.
+"""
 
 import io
 import json
@@ -48,7 +50,8 @@ def trees(tmp_path_factory):
 
 
 def _command(path, out, *more):
-    return ["train", "compression/imagenet_crd", f"data.path={path}", "data.size=64", "data.workers=0", "teachers.0.weights=null", "train.epochs=1",
+    return ["train", "compression/imagenet_crd", f"data.path={path}", "data.size=64", "data.workers=0",
+        "teachers.0.weights=null", "train.epochs=1",
             "train.batch_size=6", "objectives.crd.num_negatives=4", f"out={out}", "-q", *more]  # fmt: skip
 
 
@@ -81,7 +84,12 @@ def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
     assert main([*command, "data.name=webdataset", "data.train=train-{000000..000146}.tar", "train.compile=true"]) == 0
     said = capsys.readouterr().out
     assert "train: train-{000000..000146}.tar" in said and "compile: true" in said
-    pair = ["teachers.0.model=torchvision/resnet50", "student.model=timm/mobilenetv1_100", "objectives.kd.weight=0.9", "objectives.cross_entropy.weight=0.5"]
+    pair = [
+        "teachers.0.model=torchvision/resnet50",
+        "student.model=timm/mobilenetv1_100",
+        "objectives.kd.weight=0.9",
+        "objectives.cross_entropy.weight=0.5",
+    ]
     assert main([*command, *pair]) == 0
     assert "model: timm/mobilenetv1_100" in capsys.readouterr().out
 
@@ -93,7 +101,10 @@ def test_the_classes_of_torchvision_s_weights_are_the_sorted_wordnet_ids():
     info, categories = ImageNetInfo(), ResNet34_Weights.IMAGENET1K_V1.meta["categories"]
     names = info.label_names()
     assert names == sorted(names) and len(names) == len(categories) == 1000
-    assert all(category.split()[0].lower() in info.label_name_to_description(name).lower() for name, category in zip(names, categories, strict=True))
+    assert all(
+        category.split()[0].lower() in info.label_name_to_description(name).lower()
+        for name, category in zip(names, categories, strict=True)
+    )
 
 
 def test_folders_and_shards_end_in_the_same_student(trees, tmp_path, capsys):
@@ -135,7 +146,11 @@ class Batches:
 
     def epoch(self, k, start=0):
         for rows in torch.arange(14).split(4)[start:]:
-            yield {"rgb": self.images[rows].contiguous(memory_format=torch.channels_last), "index": rows, "target": rows % 3}
+            yield {
+                "rgb": self.images[rows].contiguous(memory_format=torch.channels_last),
+                "index": rows,
+                "target": rows % 3,
+            }
 
 
 def _network(module=None):
@@ -151,18 +166,28 @@ def _transfer(*, logits=True, look=None):
     crd = build.build(build.Options(num_negatives=4), Setting(spec, spec, 14, torch.arange(14) % 3, 0))
     attention = OBJECTIVES["attention"]
     maps = attention.build(attention.Options(), Setting(spec, spec, 14, torch.arange(14) % 3, 0))
-    terms = {"crd": crd, "attention": Term(maps, 1.0)} | ({"cross_entropy": CrossEntropy(), "kd": KD()} if logits else {})
+    terms = {"crd": crd, "attention": Term(maps, 1.0)} | (
+        {"cross_entropy": CrossEntropy(), "kd": KD()} if logits else {}
+    )
     return Transfer([teacher], student, terms, look=look)
 
 
 def _losses(transfer, **options):
-    result = fit(transfer, Batches(), Batches() if "kd" in transfer.terms else None, TrainConfig(epochs=2, batch_size=4, lr=0.01, **options), progress=False)
+    result = fit(
+        transfer,
+        Batches(),
+        Batches() if "kd" in transfer.terms else None,
+        TrainConfig(epochs=2, batch_size=4, lr=0.01, **options),
+        progress=False,
+    )
     return [row["loss"] for row in result.history]
 
 
 @pytest.fixture
 def without_code(monkeypatch):
-    """Graphs are captured and differentiated ahead of time as ever; only no machine code is made, which takes half a minute."""
+    """Graphs are captured and differentiated ahead of time as ever; only no machine code is made, which takes half a
+    minute.
+    """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
@@ -172,15 +197,20 @@ def test_a_compiled_training_is_the_same_training(without_code, logits):
     torch._dynamo.utils.counters.clear()
     plain, other = _transfer(logits=logits), _transfer(logits=logits)
     assert _losses(other, compile=True) == pytest.approx(_losses(plain), rel=1e-4)
-    assert not torch._dynamo.utils.counters["graph_break"] and torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
-    # Batches of two sizes, training and evaluation, and the initial look: no more than these, or each step would compile.
+    assert (
+        not torch._dynamo.utils.counters["graph_break"] and torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
+    )
+    # Batches of two sizes, training and evaluation, and the initial look: no more than these, or each step would
+    # compile.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
     state = plain.state_dict()
     assert list(state) == list(other.state_dict())
     for name, value in other.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-5, msg=name)
     # As it was before: a forward of its own, no hooks, and frozen what was frozen.
-    assert "forward" not in other.student.__dict__ and not any(module._forward_hooks or module._forward_pre_hooks for module in other.student.modules())
+    assert "forward" not in other.student.__dict__ and not any(
+        module._forward_hooks or module._forward_pre_hooks for module in other.student.modules()
+    )
     assert [p.requires_grad for p in plain.parameters()] == [p.requires_grad for p in other.parameters()]
 
 
@@ -196,7 +226,10 @@ def test_compiled_teachers_answer_one_by_one():
         _losses(_transfer(look=Batched()), compile=True)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler, which torch.compile needs on the CPU")
+@pytest.mark.skipif(
+    shutil.which("c++") is None and shutil.which("g++") is None,
+    reason="no C++ compiler, which torch.compile needs on the CPU",
+)
 def test_one_step_in_machine_code():
     class Tiny(nn.Module):
         def __init__(self):
@@ -208,7 +241,11 @@ def test_one_step_in_machine_code():
 
     torch._dynamo.reset()
     torch.manual_seed(0)
-    transfer = Transfer([], Network(Tiny(), taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)), {"cross_entropy": CrossEntropy()})
+    transfer = Transfer(
+        [],
+        Network(Tiny(), taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)),
+        {"cross_entropy": CrossEntropy()},
+    )
     batch = next(Batches().epoch(0))
     transfer(batch).loss.backward()
     expected = [parameter.grad.clone() for parameter in transfer.parameters()]
@@ -224,7 +261,10 @@ def test_what_the_compiler_says_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     torch._dynamo.reset()
-    with pytest.raises(ContrastillError, match=r"torch.compile fails on Small here \(.*No working C\+\+ compiler found.*\): .* train.compile=false") as caught:
+    with pytest.raises(
+        ContrastillError,
+        match=r"torch.compile fails on Small here \(.*No working C\+\+ compiler found.*\): .* train.compile=false",
+    ) as caught:
         _losses(_transfer(), compile=True)
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,6 @@
-"""The stage before the training proper: who learns in it, that it resumes, and the three objectives that have one, against naive versions."""
+"""The stage before the training proper: who learns in it, that it resumes, and the three objectives that have one,
+against naive versions.
+"""
 
 import pytest
 import torch
@@ -41,7 +43,14 @@ class Batches:
 def network(seed):
     torch.manual_seed(seed)
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
     )
     return Network(module, taps=Taps(embedding="6", maps=("2", "4")), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
 
@@ -89,7 +98,11 @@ def test_the_paraphraser_learns_first_and_alone_then_stays(precision, monkeypatc
     assert moved(student, seen["main"][0])
     assert all(torch.equal(seen["initial"][0][name], value) for name, value in seen["main"][0].items())
     assert [row.get("stage") for row in result.history] == ["initial", "initial", None, None]
-    assert set(result.history[0]) >= {"factor"} and "cross_entropy" not in result.history[0] and "cross_entropy" in result.last
+    assert (
+        set(result.history[0]) >= {"factor"}
+        and "cross_entropy" not in result.history[0]
+        and "cross_entropy" in result.last
+    )
 
 
 @pytest.mark.parametrize("objective", [AB, FSP])
@@ -101,7 +114,10 @@ def test_the_encoder_learns_first_and_the_classifier_after_it(objective):
     result = train(made)
     assert {"module.0.weight", "module.7.weight"} <= moved(made.student, before)
     assert made.student.module[7].weight.requires_grad
-    assert result.last["loss"] == pytest.approx(result.last["cross_entropy"]) and type(made.terms[objective.__name__.lower()].objectives[0]).only_initial
+    assert (
+        result.last["loss"] == pytest.approx(result.last["cross_entropy"])
+        and type(made.terms[objective.__name__.lower()].objectives[0]).only_initial
+    )
 
 
 @pytest.mark.parametrize("stop_at", [3, 8, 10, 14])
@@ -155,7 +171,9 @@ def any_precision():
 
 def said(seed, *shapes):
     generator = torch.Generator().manual_seed(seed)
-    return Representation(maps=tuple(torch.randn(*shape, dtype=torch.float64, generator=generator).clamp_min(-0.3) for shape in shapes))
+    return Representation(
+        maps=tuple(torch.randn(*shape, dtype=torch.float64, generator=generator).clamp_min(-0.3) for shape in shapes)
+    )
 
 
 def learning(representation):
@@ -180,7 +198,11 @@ def test_ab_is_the_naive_one():
     naive = 0.0
     for place, factor in ((0, 0.5), (1, 1.0)):
         response = objective.connectors[place](student.maps[place])
-        other = teacher.maps[place] if place == 0 else teacher.maps[place].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))
+        other = (
+            teacher.maps[place]
+            if place == 0
+            else teacher.maps[place].unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))
+        )
         for b in range(3):
             for r, t in zip(response[b].flatten(), other[b].flatten(), strict=True):
                 if t > 0 and r < 0.7:
@@ -191,14 +213,18 @@ def test_ab_is_the_naive_one():
 
 
 def test_fsp_is_the_naive_one():
-    student, teacher = learning(said(0, (2, 3, 4, 4), (2, 2, 2, 2), (2, 2, 2, 2))), said(1, (2, 3, 4, 4), (2, 2, 4, 4), (2, 2, 2, 2))
+    student, teacher = (
+        learning(said(0, (2, 3, 4, 4), (2, 2, 2, 2), (2, 2, 2, 2))),
+        said(1, (2, 3, 4, 4), (2, 2, 4, 4), (2, 2, 2, 2)),
+    )
 
     def matrices(maps):
         found = []
         for one, other in zip(maps, maps[1:], strict=False):
             side = min(one.shape[2], other.shape[2])
             one, other = (torch.nn.functional.adaptive_avg_pool2d(value, side) for value in (one, other))
-            found.append([[[sum(one[b, i, h, w] * other[b, j, h, w] for h in range(side) for w in range(side)) / side**2 for j in range(2)]
+            found.append([[[sum(one[b, i, h, w] * other[b, j, h,
+                w] for h in range(side) for w in range(side)) / side**2 for j in range(2)]
                            for i in range(one.shape[1])] for b in range(2)])  # fmt: skip
         return found
 

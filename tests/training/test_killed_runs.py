@@ -20,21 +20,51 @@ TIMES = ("seconds", "samples_per_second")
 
 @pytest.fixture(scope="module")
 def command(four_classes, tmp_path_factory):
-    """A training of 3 epochs of 3 batches, a checkpoint every 2 steps, with CRD's banks and draws; and a run of it that was never killed."""
+    """A training of 3 epochs of 3 batches, a checkpoint every 2 steps, with CRD's banks and draws; and a run of it that
+    was never killed.
+    """
     folder = tmp_path_factory.mktemp("runs")
     teacher = str(folder / "teacher")
-    assert main(["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", f"out={teacher}", "-q"]) == 0
-    arguments = ["train", "compression/cifar100_crd", f"data.path={four_classes}", "teachers.0.model=resnet8", f"teachers.0.weights={teacher}", "student.model=resnet8",
-                 "objectives.crd.negatives=sampled", "objectives.crd.num_negatives=8", "train.epochs=3", "train.batch_size=16", "train.checkpoint_every_steps=2"]  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "teachers/cifar100",
+                f"data.path={four_classes}",
+                "student.model=resnet8",
+                "train.epochs=1",
+                f"out={teacher}",
+                "-q",
+            ]
+        )
+        == 0
+    )
+    arguments = ["train", "compression/cifar100_crd", f"data.path={four_classes}", "teachers.0.model=resnet8",
+        f"teachers.0.weights={teacher}", "student.model=resnet8",
+                 "objectives.crd.negatives=sampled", "objectives.crd.num_negatives=8", "train.epochs=3",
+                 "train.batch_size=16", "train.checkpoint_every_steps=2"]  # fmt: skip
     # A subprocess too: the number of threads may change bits.
-    assert subprocess.run([sys.executable, "-m", "contrastill", *arguments, f"out={folder / 'whole'}", "-q"], env=ENVIRONMENT, cwd=folder).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "contrastill", *arguments, f"out={folder / 'whole'}", "-q"],
+            env=ENVIRONMENT,
+            cwd=folder,
+        ).returncode
+        == 0
+    )
     return arguments, folder / "whole"
 
 
 def run(point, arguments, out):
     """The exit code and what was said; a negative code is the signal that killed it."""
     program = [str(DYING), point] if point else ["-m", "contrastill"]
-    done = subprocess.run([sys.executable, *program, *arguments, f"out={out}"], env=ENVIRONMENT, cwd=out.parent, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, *program, *arguments, f"out={out}"],
+        env=ENVIRONMENT,
+        cwd=out.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     return done.returncode, done.stderr
 
 
@@ -46,15 +76,21 @@ def assert_same_run(one, other):
         assert expected.keys() == found.keys()
         for key, value in expected.items():
             assert value.equal(found[key]), (name, key)
-    rows = [[{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in (path / "metrics.jsonl").open()] for path in (one, other)]
+    rows = [
+        [
+            {key: value for key, value in json.loads(line).items() if key not in TIMES}
+            for line in (path / "metrics.jsonl").open()
+        ]
+        for path in (one, other)
+    ]
     assert rows[0] == rows[1]
 
 
 def test_killed_at_many_points_of_one_run(command, tmp_path):
     arguments, whole = command
     out = tmp_path / "killed"
-    # In turn: before any checkpoint, amid the files of one, between a step and its checkpoint, with a row written and no checkpoint,
-    # and before a checkpoint gets its name.
+    # In turn: before any checkpoint, amid the files of one, between a step and its checkpoint, with a row written and
+    # no checkpoint, and before a checkpoint gets its name.
     for point in ("step:1", "file:6", "step:3", "row:1", "replace:3"):
         assert run(point, arguments, out)[0] == -signal.SIGKILL, point
         assert not (out / "student.safetensors").exists()

@@ -1,8 +1,10 @@
-"""No training step waits for the device: what would make it wait is looked for in a training on the CPU, by name of the operation and by place in the code.
+"""No training step waits for the device: what would make it wait is looked for in a training on the CPU, by name of the
+operation and by place in the code.
 
-A value that is read on the host (``.item()``, ``int(…)``, ``if tensor:``, ``.tolist()``), a tensor whose size depends on values (``nonzero``, a boolean mask as an index)
-and a tensor made of Python numbers on the device each stop the host until the device has done all it was given. Some of it is done on a CPU only, where there is nothing to
-wait for; these places are listed, with the branch that keeps them from an accelerator.
+A value that is read on the host (``.item()``, ``int(…)``, ``if tensor:``, ``.tolist()``), a tensor whose size depends
+on values (``nonzero``, a boolean mask as an index) and a tensor made of Python numbers on the device each stop the host
+until the device has done all it was given. Some of it is done on a CPU only, where there is nothing to wait for; these
+places are listed, with the branch that keeps them from an accelerator.
 """
 
 import inspect
@@ -32,8 +34,10 @@ WAITING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__"}
 COPIES = {"tensor", "as_tensor", "new_tensor", "from_numpy"}
 ON_A_CPU_ONLY = {
-    "core/crd/memory_bank.py check_index": "looks at the smallest and largest row at once; elsewhere an assertion on the device does",
-    "core/crd/negatives.py forward": "AllRows makes slices of numbers for zero_slices; elsewhere places are compared on the device",
+    "core/crd/memory_bank.py check_index": "looks at the smallest and largest row at once; elsewhere an "
+    "assertion on the device does",
+    "core/crd/negatives.py forward": "AllRows makes slices of numbers for zero_slices; elsewhere places are "
+    "compared on the device",
     "core/crd/negatives.py zero_slices": "writes through NumPy's view of the scores",
     "core/crd/negatives.py _copy_strips": "copies strips of memory; elsewhere places are scattered on the device",
     "torch.optim": "AdamW counts its steps in host memory, on a GPU too",
@@ -43,7 +47,9 @@ STEPS = range(3, 7)
 
 
 class Watch(TorchFunctionMode):
-    """Notes where in the package something is read on the host or copied from it; what is done on a CPU only is done in a range of the profile of that name."""
+    """Notes where in the package something is read on the host or copied from it; what is done on a CPU only is done in
+    a range of the profile of that name.
+    """
 
     def __init__(self):
         super().__init__()
@@ -69,7 +75,11 @@ def _place():
         path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
         if path.parent.parts[-2:] == ("torch", "optim"):
             return "torch.optim"
-        if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] not in ("tests", ".venv") and not name.startswith("<"):
+        if (
+            path.is_relative_to(ROOT)
+            and path.relative_to(ROOT).parts[0] not in ("tests", ".venv")
+            and not name.startswith("<")
+        ):
             return f"{path.relative_to(ROOT).as_posix()} {name}"
         frame = frame.f_back
     return "outside the package"
@@ -103,7 +113,9 @@ class Watched:
 
 def split(samples):
     images = PaddedImages.zeros(samples, 8, 8, 3, dtype=torch.uint8, padding=2)
-    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images.interior[:] = torch.randint(
+        256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return TensorSplit({"rgb": images}, targets=torch.arange(samples) % 10, num_classes=10, flip=True)
 
 
@@ -113,7 +125,11 @@ def transfer_of(data, name, stage="main", **options):
     batch = next(iter(data.loader(batch_size=8, device="cpu", train=False).epoch(0)))
     setting = Setting(describe(student, batch), describe(teacher, batch), data.num_samples, data.targets, 0)
     objective = OBJECTIVES[name]
-    terms = {"cross_entropy": Term(CrossEntropy()), "kd": Term(KD()), name: Term(objective.build_each(objective.Options(**options), [setting]))}
+    terms = {
+        "cross_entropy": Term(CrossEntropy()),
+        "kd": Term(KD()),
+        name: Term(objective.build_each(objective.Options(**options), [setting])),
+    }
     transfer = Transfer([teacher], student, terms)
     transfer.train().enter(stage, batch)
     return transfer
@@ -129,7 +145,11 @@ def waits(profiled):
 
     found = [event for event in profiled.events() if event.name in WAITING]
     inside = [set(ranges(event)) for event in found]
-    return [event.name for event, names in zip(found, inside, strict=True) if "step" in names and "on a CPU only" not in names]
+    return [
+        event.name
+        for event, names in zip(found, inside, strict=True)
+        if "step" in names and "on a CPU only" not in names
+    ]
 
 
 CRD = {
@@ -155,7 +175,10 @@ def test_a_training_with_labels_kd_and_crd_does_not_wait(mode, origin):
     assert waits(loader.profile) == []
 
 
-@pytest.mark.parametrize("options", [{}, {"refresh_rows": True, "negatives_from": "other_sample"}, {"criterion": "sigmoid", "student_rows": "none"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"refresh_rows": True, "negatives_from": "other_sample"}, {"criterion": "sigmoid", "student_rows": "none"}],
+)
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_training_with_fresh_crd_does_not_wait(options, ahead):
     data = split(112)
@@ -183,10 +206,16 @@ def test_what_makes_the_host_wait_is_found():
 def test_every_place_that_is_for_a_cpu_only_is_there_and_asks_for_the_device():
     for place in ON_A_CPU_ONLY.keys() - {"torch.optim"}:
         file, function = place.split()
-        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8") and "cpu" in (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8") and "cpu" in (ROOT / file).read_text(
+            encoding="utf-8"
+        )
 
 
-NAMES = sorted(name for name, found in OBJECTIVES.items() if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives")
+NAMES = sorted(
+    name
+    for name, found in OBJECTIVES.items()
+    if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives"
+)
 OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight": 1, "projector": "mlp"}}
 
 

@@ -1,4 +1,6 @@
-"""A loss or gradient that is no number: a training stops and names the batch, or goes on as if the batch had not been there."""
+"""A loss or gradient that is no number: a training stops and names the batch, or goes on as if the batch had not been
+there.
+"""
 
 import json
 
@@ -22,7 +24,9 @@ BATCHES, SIZE = 5, 8
 
 
 class Batches:
-    """Random images, batches a function of (epoch, position); one sample of some is marked bad, some are left out; KeyboardInterrupt after ``stop_at``."""
+    """Random images, batches a function of (epoch, position); one sample of some is marked bad, some are left out;
+    KeyboardInterrupt after ``stop_at``.
+    """
 
     num_samples = BATCHES * SIZE
 
@@ -48,7 +52,9 @@ class Batches:
 
 
 class Bad(Objective):
-    """Of a batch with a bad sample the loss is no number, or only its gradient; counts its calls in a buffer and beside it."""
+    """Of a batch with a bad sample the loss is no number, or only its gradient; counts its calls in a buffer and beside
+    it.
+    """
 
     needs_teacher = False
 
@@ -76,14 +82,17 @@ def build(how="loss"):
     def network(seed):
         torch.manual_seed(seed)
         module = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 4)
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3),
+            nn.Linear(8, 4)
         )  # fmt: skip
         return Network(module, taps=Taps(embedding="4"), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
 
     student = network(1)
     spec = describe(student, {"rgb": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)})
     options = OBJECTIVES["crd"].Options(embed_dim=8, num_negatives=8, negatives="sampled", bias=3.0)
-    crd = OBJECTIVES["crd"].build(options, Setting(spec, spec, Batches.num_samples, torch.arange(Batches.num_samples) % 4, 0))
+    crd = OBJECTIVES["crd"].build(
+        options, Setting(spec, spec, Batches.num_samples, torch.arange(Batches.num_samples) % 4, 0)
+    )
     return Transfer([network(7)], student, {"cross_entropy": CrossEntropy(), "crd": Term(crd, 0.5), "bad": Bad(how)})
 
 
@@ -101,12 +110,24 @@ def assert_same(one, other):
 @pytest.mark.parametrize("place", [0, 2])
 def test_stopping_names_the_step_the_objective_and_the_batch(tmp_path, place, accumulation):
     run = Run(tmp_path)
-    # One checkpoint is due before the bad step is looked for; the losses after it are no numbers either, and not to blame.
-    with pytest.raises(ContrastillError, match=rf"since step {6 + place} \(epoch 1, objective bad\).*bad_batch.json.*step-00000005 is from before"):
+    # One checkpoint is due before the bad step is looked for; the losses after it are no numbers either, and not to
+    # blame.
+    with pytest.raises(
+        ContrastillError,
+        match=rf"since step {6 + place} \(epoch 1, objective bad\).*bad_batch.json.*step-00000005 is from before",
+    ):
         train(build(), Batches([(1, place)]), run, accumulation_steps=accumulation, checkpoint_every_steps=5)
     told = json.loads((run.path / "bad_batch.json").read_text())
-    assert told == {"step": 6 + place, "epoch": 1, "batch": place, "terms": ["bad"], "indices": Batches().rows(1)[place].tolist()}
-    assert [path.name for path in checkpoints(run.checkpoints)] == ["step-00000005"] and [row["epoch"] for row in run.history()] == [0]
+    assert told == {
+        "step": 6 + place,
+        "epoch": 1,
+        "batch": place,
+        "terms": ["bad"],
+        "indices": Batches().rows(1)[place].tolist(),
+    }
+    assert [path.name for path in checkpoints(run.checkpoints)] == ["step-00000005"] and [
+        row["epoch"] for row in run.history()
+    ] == [0]
 
 
 def test_without_a_folder_the_message_itself_names_the_samples():
@@ -120,7 +141,10 @@ def test_weights_that_the_last_step_made_infinite_are_not_saved(tmp_path, policy
     run, student = Run(tmp_path), build().student
     # Loss and gradient are finite numbers, their product with the rate is none.
     transfer = Transfer([], student, {"cross_entropy": Term(CrossEntropy(), 1e10)})
-    with pytest.raises(ContrastillError, match=r"the weights became NaN or infinite in the last steps.*lower train.lr=1e\+30.*no checkpoint"):
+    with pytest.raises(
+        ContrastillError,
+        match=r"the weights became NaN or infinite in the last steps.*lower train.lr=1e\+30.*no checkpoint",
+    ):
         train(transfer, run=run, on_nan=policy, lr=1e30)
     assert not checkpoints(run.checkpoints) and not run.history()
 
@@ -141,11 +165,14 @@ def test_a_skipped_batch_leaves_nothing_behind(tmp_path, how, optimizer, caplog)
     other = train(expected, Batches(without=where), **optimizer)
     assert_same(skipping, expected)
     shown = ("loss", "cross_entropy", "crd", "bad")
-    assert [[row[name] for name in shown] for row in result.history] == [[row[name] for name in shown] for row in other.history]
+    assert [[row[name] for name in shown] for row in result.history] == [
+        [row[name] for name in shown] for row in other.history
+    ]
     assert [row["skipped"] for row in result.history] == [2, 1] and "skipped" not in other.last
     lines = [json.loads(line) for line in (run.path / "skipped_batches.jsonl").read_text().splitlines()]
     assert lines == [
-        {"step": 5 * epoch + place + 1, "epoch": epoch, "batch": place, "terms": ["bad"] if how == "loss" else [], "indices": Batches().rows(epoch)[place].tolist()}
+        {"step": 5 * epoch + place + 1, "epoch": epoch, "batch": place, "terms": ["bad"] if how == "loss" else [],
+            "indices": Batches().rows(epoch)[place].tolist()}
         for epoch, place in where
     ]  # fmt: skip
     assert sum("is left out" in record.message for record in caplog.records) == 3
@@ -156,7 +183,9 @@ def test_skipping_changes_nothing_where_all_is_finite():
     skipping, stopping = build(), build()
     rows = [train(made, on_nan=policy).history for made, policy in ((skipping, "skip"), (stopping, "stop"))]
     assert_same(skipping, stopping)
-    assert [row["skipped"] for row in rows[0]] == [0, 0] and [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    assert [row["skipped"] for row in rows[0]] == [0, 0] and [row["loss"] for row in rows[0]] == [
+        row["loss"] for row in rows[1]
+    ]
 
 
 @pytest.mark.parametrize("stop_at", [2, 4, 8])
@@ -165,13 +194,22 @@ def test_a_stopped_run_counts_on(tmp_path, stop_at):
     whole, run = build(), Run(tmp_path / "whole")
     expected = train(whole, Batches(where), run, on_nan="skip")
     with pytest.raises(KeyboardInterrupt):
-        # One batch more: the engine looks at the first one before it starts. Checkpoints lag behind, so that a batch is skipped again.
-        train(build(), Batches(where, stop_at=stop_at + 1), Run(tmp_path / "stopped"), on_nan="skip", checkpoint_every_steps=2)
+        # One batch more: the engine looks at the first one before it starts. Checkpoints lag behind, so that a batch is
+        # skipped again.
+        train(
+            build(),
+            Batches(where, stop_at=stop_at + 1),
+            Run(tmp_path / "stopped"),
+            on_nan="skip",
+            checkpoint_every_steps=2,
+        )
     resumed = build()
     result = train(resumed, Batches(where), Run(tmp_path / "stopped"), on_nan="skip", checkpoint_every_steps=2)
     assert_same(whole, resumed)
     assert [row["skipped"] for row in result.history] == [row["skipped"] for row in expected.history] == [2, 1]
-    assert (tmp_path / "stopped" / "skipped_batches.jsonl").read_text() == (run.path / "skipped_batches.jsonl").read_text()
+    assert (tmp_path / "stopped" / "skipped_batches.jsonl").read_text() == (
+        run.path / "skipped_batches.jsonl"
+    ).read_text()
 
 
 def test_an_epoch_of_which_most_is_skipped_stops(tmp_path):

@@ -1,4 +1,6 @@
-"""What contrastill.distill trains by default: objectives, weights, length, rate and views, from what is known of teachers and data; and the line that says so."""
+"""What contrastill.distill trains by default: objectives, weights, length, rate and views, from what is known of
+teachers and data; and the line that says so.
+"""
 
 import re
 from types import SimpleNamespace
@@ -73,7 +75,10 @@ def test_length_follows_from_the_number_of_samples():
         ({"num_samples": 50_000, "batch_size": 256}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.2, "views": 10}),
         ({"num_samples": 50_000, "optimizer": "adamw"}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.001, "views": 10}),
         ({"num_samples": 50_000, "pretrained": True}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.01, "views": 10}),
-        ({"num_samples": 50_000, "optimizer": "adamw", "pretrained": True}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.0001, "views": 10}),
+        (
+            {"num_samples": 50_000, "optimizer": "adamw", "pretrained": True},
+            {"epochs": 60, "warmup_epochs": 3, "lr": 0.0001, "views": 10},
+        ),
         ({"num_samples": 50_000, "epochs": 6}, {"epochs": 6, "warmup_epochs": 0.3, "lr": 0.1, "views": 2}),
         ({"num_samples": 50_000, "epochs": 1}, {"epochs": 1, "warmup_epochs": 0.05, "lr": 0.1, "views": 1}),
         ({"num_samples": 50_000, "teachers": 0}, {"epochs": 60, "warmup_epochs": 3, "lr": 0.1}),
@@ -88,10 +93,16 @@ def test_the_training_follows_from_data_batch_optimiser_and_student(arguments, e
 
 @pytest.mark.parametrize(("name", "count"), [("compression/cifar100", 1), ("ensemble/cifar100", 3)])
 def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
-    given = ["data.name=packed", "data.path=x.h5", *(f"teachers.{number}.{key}" for number in range(count) for key in ("model=resnet20", "weights=x"))]
+    given = [
+        "data.name=packed",
+        "data.path=x.h5",
+        *(f"teachers.{number}.{key}" for number in range(count) for key in ("model=resnet20", "weights=x")),
+    ]
     config = load_config(name, given)
     objectives = default_objectives([OWN] * count, LABELLED)
-    assert {name: entry.weight for name, entry in config.objectives.items()} == {name: entry["weight"] for name, entry in objectives.items()}
+    assert {name: entry.weight for name, entry in config.objectives.items()} == {
+        name: entry["weight"] for name, entry in objectives.items()
+    }
     assert config.objectives["wttm"].options()["full_doubt"] == objectives["wttm"]["full_doubt"]
     training = default_training(50_000, config.train.batch_size, teachers=count)
     assert {key: getattr(config.train, key) for key in training} == training
@@ -103,7 +114,13 @@ def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
 def network(width, seed=0, classes=4):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv2d(3, width, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, classes),
+        )
 
 
 def images(count=32, labelled=True, size=8):
@@ -124,9 +141,21 @@ def start_lines(err):
 def test_no_further_word_trains_this_config_and_says_so_in_one_line(short, tmp_path, capsys):
     result = contrastill.distill(network(12), network(6, seed=1), images(), out=tmp_path / "run")
     assert result.config.model_dump()["objectives"].keys() == {"cross_entropy", "fresh_crd", "wttm"}
-    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {"cross_entropy": 1, "fresh_crd": 0.8, "wttm": 1}
+    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {
+        "cross_entropy": 1,
+        "fresh_crd": 0.8,
+        "wttm": 1,
+    }
     assert result.config.objectives["wttm"].options()["full_doubt"] == 0.02
-    expected = {"epochs": 2, "schedule": "cosine", "warmup_epochs": 0.1, "lr": 0.1, "views": 2, "batch_size": 64, "optimizer": "sgd"}
+    expected = {
+        "epochs": 2,
+        "schedule": "cosine",
+        "warmup_epochs": 0.1,
+        "lr": 0.1,
+        "views": 2,
+        "batch_size": 64,
+        "optimizer": "sgd",
+    }
     assert {key: getattr(result.config.train, key) for key in expected} == expected
     assert {"cross_entropy", "fresh_crd", "wttm", "epoch"} <= set(result.metrics) and result.metrics["epoch"] == 1
     line = "cross_entropy 1 + fresh_crd 0.8 + wttm 1: 2 epochs of 32 samples; sgd, learning rate 0.1, cosine"
@@ -135,36 +164,87 @@ def test_no_further_word_trains_this_config_and_says_so_in_one_line(short, tmp_p
 
 def test_words_that_are_given_win_over_the_recipe(short, tmp_path):
     loader = DataLoader(images(), batch_size=16, shuffle=True)
-    words = {"epochs": 3, "lr": 0.02, "views": 1, "warmup_epochs": 0, "schedule": "constant", "objectives.fresh_crd.weight": 0.5, "objectives.wttm": None}
+    words = {
+        "epochs": 3,
+        "lr": 0.02,
+        "views": 1,
+        "warmup_epochs": 0,
+        "schedule": "constant",
+        "objectives.fresh_crd.weight": 0.5,
+        "objectives.wttm": None,
+    }
     result = contrastill.distill(network(12), network(6), loader, out=tmp_path / "run", quiet=True, **words)
     train = result.config.train
-    assert (train.epochs, train.lr, train.views, train.warmup_epochs, train.schedule, train.batch_size) == (3, 0.02, 1, 0, "constant", 16)
-    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {"cross_entropy": 1, "fresh_crd": 0.5}
+    assert (train.epochs, train.lr, train.views, train.warmup_epochs, train.schedule, train.batch_size) == (
+        3,
+        0.02,
+        1,
+        0,
+        "constant",
+        16,
+    )
+    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {
+        "cross_entropy": 1,
+        "fresh_crd": 0.5,
+    }
     # The rate and the rise are those of what is given.
-    other = contrastill.distill(network(12), network(6), loader, out=tmp_path / "other", quiet=True, epochs=1, optimizer="adamw", train={"views": 1})
+    other = contrastill.distill(
+        network(12),
+        network(6),
+        loader,
+        out=tmp_path / "other",
+        quiet=True,
+        epochs=1,
+        optimizer="adamw",
+        train={"views": 1},
+    )
     assert (other.config.train.lr, other.config.train.warmup_epochs, other.config.train.views) == (0.0005, 0.05, 1)
 
 
 def test_named_objectives_have_the_papers_rate_and_the_default_length(short, tmp_path, capsys):
     result = contrastill.distill(network(12), network(6), images(), out=tmp_path / "run", objectives=["crd", "kd"])
     train = result.config.train
-    assert (train.epochs, train.lr, train.schedule, train.milestones, train.warmup_epochs, train.views) == (2, 0.05, "step", (0.625, 0.75, 0.875), 0, None)
-    assert start_lines(capsys.readouterr().err) == ["crd 0.8 + kd 0.9: 2 epochs of 32 samples; sgd, learning rate 0.05, step"]
+    assert (train.epochs, train.lr, train.schedule, train.milestones, train.warmup_epochs, train.views) == (
+        2,
+        0.05,
+        "step",
+        (0.625, 0.75, 0.875),
+        0,
+        None,
+    )
+    assert start_lines(capsys.readouterr().err) == [
+        "crd 0.8 + kd 0.9: 2 epochs of 32 samples; sgd, learning rate 0.05, step"
+    ]
 
 
 def test_data_without_labels_and_teachers_of_other_classes(short, tmp_path):
-    unlabelled = contrastill.distill(network(12), network(6), images(labelled=False), out=tmp_path / "unlabelled", quiet=True)
-    assert {name: entry.weight for name, entry in unlabelled.config.objectives.items()} == {"fresh_crd": 0.8} and "top1" not in unlabelled.metrics
-    other = contrastill.distill([network(12, classes=7), network(8)], network(6), images(), out=tmp_path / "other", quiet=True)
-    assert {name: entry.weight for name, entry in other.config.objectives.items()} == {"cross_entropy": 1, "fresh_crd": 0.4}
+    unlabelled = contrastill.distill(
+        network(12), network(6), images(labelled=False), out=tmp_path / "unlabelled", quiet=True
+    )
+    assert {name: entry.weight for name, entry in unlabelled.config.objectives.items()} == {
+        "fresh_crd": 0.8
+    } and "top1" not in unlabelled.metrics
+    other = contrastill.distill(
+        [network(12, classes=7), network(8)], network(6), images(), out=tmp_path / "other", quiet=True
+    )
+    assert {name: entry.weight for name, entry in other.config.objectives.items()} == {
+        "cross_entropy": 1,
+        "fresh_crd": 0.4,
+    }
 
 
 def test_a_folder_of_seeds_counts_as_its_teachers(four_classes, tmp_path):
     for seed in (0, 1):
-        contrastill.distill(None, "resnet8", four_classes, out=tmp_path / "two" / f"seed-{seed}", epochs=1, seed=seed, quiet=True)
+        contrastill.distill(
+            None, "resnet8", four_classes, out=tmp_path / "two" / f"seed-{seed}", epochs=1, seed=seed, quiet=True
+        )
     result = contrastill.distill(tmp_path / "two", "resnet8", four_classes, out=tmp_path / "run", epochs=1, quiet=True)
     assert len(result.config.teachers) == 2
-    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {"cross_entropy": 1, "fresh_crd": 0.4, "wttm": 0.5}
+    assert {name: entry.weight for name, entry in result.config.objectives.items()} == {
+        "cross_entropy": 1,
+        "fresh_crd": 0.4,
+        "wttm": 0.5,
+    }
 
 
 def test_a_student_that_starts_from_weights_has_a_tenth_of_the_rate(four_classes, tmp_path):
@@ -225,8 +305,13 @@ def test_of_a_teacher_that_has_memorised_its_images_logits_count_less(tmp_path, 
     call = {"epochs": 1, "lr": 1e-6}
     scaled = contrastill.distill(teacher, network(6), dataset, out=tmp_path / "scaled", **call)
     line = start_lines(capsys.readouterr().err)[0]
-    assert f"+ wttm 1 (× {scale:.2g}, as the teacher's mean probability on training samples is {certainty:.3f}): 1 epoch of 32 samples" in line
-    full = contrastill.distill(teacher, network(6), dataset, out=tmp_path / "full", **call, **{"objectives.wttm.full_doubt": 0})
+    assert (
+        f"+ wttm 1 (× {scale:.2g}, as the teacher's mean probability on training samples is {certainty:.3f}): 1 "
+        "epoch of 32 samples" in line
+    )
+    full = contrastill.distill(
+        teacher, network(6), dataset, out=tmp_path / "full", **call, **{"objectives.wttm.full_doubt": 0}
+    )
     assert "wttm 1: " in start_lines(capsys.readouterr().err)[0]
     assert 0 < scale < 0.5 and scaled.metrics["wttm"] == pytest.approx(scale * full.metrics["wttm"], rel=1e-4)
     assert full.metrics["loss"] - scaled.metrics["loss"] == pytest.approx((1 - scale) * full.metrics["wttm"], rel=1e-3)
@@ -240,7 +325,11 @@ def test_of_a_teacher_that_has_memorised_its_images_logits_count_less(tmp_path, 
 
 def transfer(terms, teachers=1):
     def made(width):
-        return Network(network(width), taps=Taps(embedding="input:4", maps=("1",)), preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
+        return Network(
+            network(width),
+            taps=Taps(embedding="input:4", maps=("1",)),
+            preprocess=Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3),
+        )
 
     return Transfer([made(8) for _ in range(teachers)], made(4), terms)
 
@@ -262,13 +351,19 @@ def test_the_line_names_terms_weights_and_what_they_decided():
     one = transfer({"cross_entropy": CrossEntropy(), "kd": Term(KD(full_doubt=0.1), 0.25), "soft": Term(WTTM(), 1e-3)})
     assert str(one) == "cross_entropy 1 + kd 0.25 + soft 0.001"
     one.prepare([Outputs(0.96)])
-    assert str(one) == "cross_entropy 1 + kd 0.25 (× 0.4, as the teacher's mean probability on training samples is 0.960) + soft 0.001"
+    assert (
+        str(one)
+        == "cross_entropy 1 + kd 0.25 (× 0.4, as the teacher's mean probability on training samples is 0.960) + "
+        "soft 0.001"
+    )
 
 
 def test_the_line_says_which_of_several_teachers():
     several = transfer({"kd": Term([KD(full_doubt=0.1) for _ in range(3)], 1)}, teachers=3)
     several.prepare([Outputs(0.98), Outputs(0.5), Outputs(0.99)])
-    found = re.fullmatch(r"kd 1 \(teacher 0: × 0\.2, as (.+) is 0\.980; teacher 2: × 0\.1, as (.+) is 0\.990\)", str(several))
+    found = re.fullmatch(
+        r"kd 1 \(teacher 0: × 0\.2, as (.+) is 0\.980; teacher 2: × 0\.1, as (.+) is 0\.990\)", str(several)
+    )
     assert found and found[1] == found[2]
 
 
@@ -279,7 +374,9 @@ def test_quiet_says_nothing_and_a_long_line_stays_one(tmp_path, capsys, monkeypa
     assert capsys.readouterr().err == ""
     contrastill.distill(network(12), network(6), images(), out=tmp_path / "run", **call)
     (line,) = start_lines(capsys.readouterr().err)
-    assert re.fullmatch(r"cross_entropy 1 \+ kd 1 \(× .+ is 0\.\d{3}\): 1 epoch of 32 samples; sgd, learning rate 0\.05, step", line)
+    assert re.fullmatch(
+        r"cross_entropy 1 \+ kd 1 \(× .+ is 0\.\d{3}\): 1 epoch of 32 samples; sgd, learning rate 0\.05, step", line
+    )
     contrastill.distill(network(12), network(6), images(), out=tmp_path / "run", **call)
     assert start_lines(capsys.readouterr().err) == []  # there is nothing left to train
 
@@ -289,13 +386,22 @@ def test_quiet_says_nothing_and_a_long_line_stays_one(tmp_path, capsys, monkeypa
 
 def test_a_config_without_epochs_is_as_long_as_the_data_asks(short, four_classes, tmp_path, capsys):
     path = tmp_path / "mine.yaml"
-    path.write_text(f"data: {{path: {four_classes}}}\nteachers: []\nstudent: {{model: resnet8}}\nobjectives: {{cross_entropy: {{weight: 1}}}}\n")
+    path.write_text(
+        f"data: {{path: {four_classes}}}\nteachers: []\nstudent: {{model: resnet8}}\nobjectives: {{cross_entropy: "
+        f"{{weight: 1}}}}\n"
+    )
     command = ["train", str(path), f"out={tmp_path / 'run'}", "-q"]
     assert main([*command, "--dry-run"]) == 0 and "epochs: null" in capsys.readouterr().out
     assert main(command) == 0
-    assert load_config(str(tmp_path / "run" / "config.yaml")).train.epochs == 2 and len(Run(tmp_path / "run").history()) == 2
+    assert (
+        load_config(str(tmp_path / "run" / "config.yaml")).train.epochs == 2
+        and len(Run(tmp_path / "run").history()) == 2
+    )
     # Both the same command and the config that was kept go on with that run.
-    assert main(command) == 0 and main(["train", str(tmp_path / "run" / "config.yaml"), f"out={tmp_path / 'run'}", "-q"]) == 0
+    assert (
+        main(command) == 0
+        and main(["train", str(tmp_path / "run" / "config.yaml"), f"out={tmp_path / 'run'}", "-q"]) == 0
+    )
     config = load_config(str(tmp_path / "run" / "config.yaml"), ["train.epochs=null"])
     parts = assemble(config)
     result = contrastill.fit(parts.transfer, parts.train, None, config.train, progress=False)
@@ -333,4 +439,6 @@ def test_a_teacher_that_gives_no_number_for_one_sample_stops_in_a_sentence(optio
     data.tensors[0][3] = -1
     teacher, objectives = nn.Sequential(Root(), *network(12)), {"fresh_crd": options}
     with pytest.raises(kind, match=message):
-        contrastill.distill(teacher, network(6, seed=1), data, out=tmp_path / "run", objectives=objectives, epochs=1, quiet=True)
+        contrastill.distill(
+            teacher, network(6, seed=1), data, out=tmp_path / "run", objectives=objectives, epochs=1, quiet=True
+        )

@@ -42,7 +42,9 @@ def network(made=None, seed=0, **options):
 
 def data(count):
     padded = PaddedImages.zeros(count, 8, 8, 3, dtype=torch.uint8, padding=0)
-    padded.interior[:] = torch.randint(256, padded.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    padded.interior[:] = torch.randint(
+        256, padded.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return TensorSplit({"rgb": padded}, targets=torch.arange(count) % 4, num_classes=4)
 
 
@@ -52,13 +54,19 @@ def loader(count, size):
 
 def crd(student, teacher, count):
     specs = [describe(one, {"rgb": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}) for one in (student, teacher)]
-    return CRD.build(CRD.Options(embed_dim=4, num_negatives=4, bias=3.0), Setting(*specs, count, torch.arange(count) % 4, 0))
+    return CRD.build(
+        CRD.Options(embed_dim=4, num_negatives=4, bias=3.0), Setting(*specs, count, torch.arange(count) % 4, 0)
+    )
 
 
 def trained(student, count, size, *, full=False, passes=1, objective=None, epochs=2):
     teacher = network(seed=1)
     torch.manual_seed(3)
-    terms = {"cross_entropy": CrossEntropy(), "crd": crd(student, teacher, count)} if objective is None else {"it": objective}
+    terms = (
+        {"cross_entropy": CrossEntropy(), "crd": crd(student, teacher, count)}
+        if objective is None
+        else {"it": objective}
+    )
     transfer = Transfer([teacher], student, terms)
     train = loader(count, size)
     config = TrainConfig(epochs=epochs, batch_size=size, lr=0.02, accumulation_steps=passes)
@@ -73,11 +81,23 @@ def trained(student, count, size, *, full=False, passes=1, objective=None, epoch
             17,
             8,
             1,
-            r"the last batch of an epoch has 1 sample \(17 samples, train.batch_size=8\), and a BatchNorm has no variance .*: set train.drop_last=true, or another",
+            r"the last batch of an epoch has 1 sample \(17 samples, train.batch_size=8\), and a BatchNorm has no "
+            r"variance .*: set train.drop_last=true, or another",
         ),
         (19, 8, 2, r"the last batch of an epoch has 3 samples, in 2 parts"),
-        (16, 1, 1, r"a pass of this training has 1 sample \(train.batch_size=1 in 1 part\), and a BatchNorm .*: raise train.batch_size$"),
-        (16, 4, 4, r"a pass of this training has 1 sample .*: raise train.batch_size, or lower train.accumulation_steps$"),
+        (
+            16,
+            1,
+            1,
+            r"a pass of this training has 1 sample \(train.batch_size=1 in 1 part\), and a BatchNorm .*: raise "
+            r"train.batch_size$",
+        ),
+        (
+            16,
+            4,
+            4,
+            r"a pass of this training has 1 sample .*: raise train.batch_size, or lower train.accumulation_steps$",
+        ),
     ],
 )
 def test_a_pass_of_one_sample_that_batchnorm_cannot_take_is_told_before_the_first_step(count, size, passes, message):
@@ -93,14 +113,26 @@ def test_dropping_the_last_batch_is_a_way_out_and_leaves_others_out_each_epoch()
     short = FullBatches(loader(17, 8))
     assert len(short) == 2 and short.num_samples == 17 and [len(batch["index"]) for batch in short.epoch(0)] == [8, 8]
     whole = [batch["index"].tolist() for batch in loader(17, 8).epoch(3)]
-    assert [batch["index"].tolist() for batch in short.epoch(3)] == whole[:2] and [batch["index"].tolist() for batch in short.epoch(3, 1)] == whole[1:2]
-    assert len({int(*({*range(17)} - {*torch.cat([batch["index"] for batch in short.epoch(k)]).tolist()})) for k in range(6)}) > 1
+    assert [batch["index"].tolist() for batch in short.epoch(3)] == whole[:2] and [
+        batch["index"].tolist() for batch in short.epoch(3, 1)
+    ] == whole[1:2]
+    assert (
+        len(
+            {
+                int(*({*range(17)} - {*torch.cat([batch["index"] for batch in short.epoch(k)]).tolist()}))
+                for k in range(6)
+            }
+        )
+        > 1
+    )
     with pytest.raises(UsageError, match="train.drop_last leaves nothing of 5 samples in batches of 8"):
         FullBatches(loader(5, 8))
 
 
 def test_looking_at_one_sample_leaves_no_trace(monkeypatch):
-    """A student without BatchNorm takes the batch of one; banks, draws, statistics and dropout are those of a training that did not look."""
+    """A student without BatchNorm takes the batch of one; banks, draws, statistics and dropout are those of a training
+    that did not look.
+    """
     looked = trained(network(norm=False), 17, 8)
     monkeypatch.setattr("contrastill.training.engine.check_smallest_pass", lambda *_: None)
     plain = trained(network(norm=False), 17, 8)
@@ -110,7 +142,9 @@ def test_looking_at_one_sample_leaves_no_trace(monkeypatch):
 def test_an_objective_that_cannot_take_one_sample_is_told_too():
     infonce = InfoNCE(4, 4, embed_dim=4)
     with pytest.raises(
-        UsageError, match="the last batch of an epoch has 1 sample .*, and objective infonce takes its negatives from the batch.*: set train.drop_last=true"
+        UsageError,
+        match="the last batch of an epoch has 1 sample .*, and objective infonce takes its negatives from the "
+        "batch.*: set train.drop_last=true",
     ):
         trained(network(norm=False), 17, 8, objective=infonce)
     trained(network(norm=False), 17, 8, objective=InfoNCE(4, 4, embed_dim=4), full=True)
@@ -136,7 +170,10 @@ def test_an_objective_that_reads_a_frozen_part_alone_is_refused(beside):
     student, teacher = network(frozen(module(), 0, 2)), network(seed=1)
     terms = {"crd": crd(student, teacher, 16)} | ({"cross_entropy": CrossEntropy()} if beside else {})
     transfer = Transfer([teacher], student, terms)
-    with pytest.raises(UsageError, match=r"objective crd reads the student's embedding, which depends on no parameter that trains \(a frozen part"):
+    with pytest.raises(
+        UsageError,
+        match=r"objective crd reads the student's embedding, which depends on no parameter that trains \(a frozen part",
+    ):
         fit(transfer, loader(16, 8), None, TrainConfig(epochs=1, batch_size=8), progress=False)
 
 
@@ -144,14 +181,24 @@ def test_an_objective_that_reads_a_frozen_part_alone_is_refused(beside):
     ("made", "message"),
     [
         (lambda: frozen(module(), 0, 2, 5), "the student has no parameter that trains"),
-        (lambda: Detached(module()), r"objective kd reads the student's logits, which depends on no parameter that trains \(a frozen part, detach\(\)"),
+        (
+            lambda: Detached(module()),
+            r"objective kd reads the student's logits, which depends on no parameter that trains \(a frozen part, "
+            r"detach\(\)",
+        ),
     ],
     ids=["frozen", "detached"],
 )
 def test_a_student_that_cannot_learn_is_refused(made, message):
     student = Network(made(), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
     with pytest.raises(UsageError, match=message):
-        fit(Transfer([network(seed=1)], student, {"kd": KD()}), loader(16, 8), None, TrainConfig(epochs=1, batch_size=8), progress=False)
+        fit(
+            Transfer([network(seed=1)], student, {"kd": KD()}),
+            loader(16, 8),
+            None,
+            TrainConfig(epochs=1, batch_size=8),
+            progress=False,
+        )
 
 
 def test_a_frozen_part_that_others_do_not_read_alone_trains_the_rest():
@@ -159,12 +206,18 @@ def test_a_frozen_part_that_others_do_not_read_alone_trains_the_rest():
     before = copy.deepcopy(student.state_dict())
     trained(student, 16, 8)
     after = student.state_dict()
-    assert torch.equal(before["module.0.weight"], after["module.0.weight"]) and not torch.equal(before["module.2.weight"], after["module.2.weight"])
+    assert torch.equal(before["module.0.weight"], after["module.0.weight"]) and not torch.equal(
+        before["module.2.weight"], after["module.2.weight"]
+    )
 
 
 def test_students_whose_weights_are_anothers_or_cannot_train():
     net = network()
-    with pytest.raises(UsageError, match=r"the student has weights of teacher 1 \(0.weight\), which stay as they are: give each a module of its own"):
+    with pytest.raises(
+        UsageError,
+        match=r"the student has weights of teacher 1 \(0.weight\), which stay as they are: give each a module of "
+        r"its own",
+    ):
         Transfer([network(seed=1), net], net, {"kd": KD()})
     assert all(parameter.requires_grad for parameter in net.parameters())
     with pytest.raises(UsageError, match=r"the student's 0.weight is bfloat16, .*: call student.float\(\)"):
@@ -178,7 +231,13 @@ def test_students_whose_weights_are_anothers_or_cannot_train():
 def test_a_loader_of_torch_is_no_loader_of_fit():
     dataset = torch.utils.data.TensorDataset(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)
     with pytest.raises(UsageError, match="train is a DataLoader, and fit takes a loader whose .*contrastill.distill"):
-        fit(Transfer([network(seed=1)], network(), {"kd": KD()}), torch.utils.data.DataLoader(dataset), None, TrainConfig(epochs=1), progress=False)
+        fit(
+            Transfer([network(seed=1)], network(), {"kd": KD()}),
+            torch.utils.data.DataLoader(dataset),
+            None,
+            TrainConfig(epochs=1),
+            progress=False,
+        )
 
 
 def test_teachers_that_were_put_into_training_mode_are_in_eval_mode_in_a_training():

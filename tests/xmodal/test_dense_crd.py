@@ -33,7 +33,9 @@ def naive_side(anchors, others, is_positive, is_negative, bias, weight):
 
 def naive(anchors, others, is_positive, is_negative, bias, weight):
     there = naive_side(anchors, others, is_positive, is_negative, bias, weight)
-    return there + naive_side(others, anchors, lambda j, i: is_positive(i, j), lambda j, i: is_negative(i, j), bias, weight)
+    return there + naive_side(
+        others, anchors, lambda j, i: is_positive(i, j), lambda j, i: is_negative(i, j), bias, weight
+    )
 
 
 def unit(rows):
@@ -47,7 +49,9 @@ def standardised(rows):
 
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
-    for got, wanted in zip(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True):
+    for got, wanted in zip(
+        *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -83,7 +87,9 @@ BATCH = {"index": torch.tensor([4, 9, 2]), "target": torch.tensor([1, 0, 1])}
 def test_local_local_is_the_naive_one(negatives_from, weight):
     student, teacher = said(1, (5, 2, 4), 3), said(2, (4, 2, 2), 7)
     torch.manual_seed(0)
-    dense = DenseCRD([(5, 4)], embed_dim=D, temperature=TAU, negatives_from=negatives_from, num_negatives=weight).double()
+    dense = DenseCRD(
+        [(5, 4)], embed_dim=D, temperature=TAU, negatives_from=negatives_from, num_negatives=weight
+    ).double()
     ours = dense(student, teacher, BATCH)
     cells = [(sample, y, x) for sample in range(3) for y in range(2) for x in range(2)]
     left = torch.stack([dense.local[0][0](student.maps[0][s, :, y, 2 * x : 2 * x + 2].mean(1)) for s, y, x in cells])
@@ -95,20 +101,31 @@ def test_local_local_is_the_naive_one(negatives_from, weight):
         return label[a] != label[b] or (negatives_from == "other_position" and a == b and at != other)
 
     bias = math.log(weight or 11) + 1 / (2 * D * TAU**2)
-    assert_same(ours, naive(left, right, lambda i, j: i == j, is_negative, bias, weight or 11), (student.maps[0], dense.local[0][1][1].weight))
+    assert_same(
+        ours,
+        naive(left, right, lambda i, j: i == j, is_negative, bias, weight or 11),
+        (student.maps[0], dense.local[0][1][1].weight),
+    )
 
 
 def test_local_global_is_the_naive_one_both_ways():
     student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 3, 1), 7)
     torch.manual_seed(0)
-    dense = DenseCRD([(5, 4)], (3, 7), pairing="local_global", embed_dim=D, temperature=TAU, negatives_from="other_sample").double()
+    dense = DenseCRD(
+        [(5, 4)], (3, 7), pairing="local_global", embed_dim=D, temperature=TAU, negatives_from="other_sample"
+    ).double()
     ours = dense(student, teacher, BATCH)
     total = 0.0
     pooled = [dense.pooled[0](student.embedding), embed_teacher(teacher.embedding, dense.pooled[1][1])]
     # Both maps meet at 2×1.
     local = [
         torch.stack([dense.local[0][0](student.maps[0][s, :, y].mean(1)) for s in range(3) for y in range(2)]),
-        embed_teacher(torch.stack([teacher.maps[0][s, :, rows, 0].mean(1) for s in range(3) for rows in (slice(0, 2), slice(1, 3))]), dense.local[0][1][1]),
+        embed_teacher(
+            torch.stack(
+                [teacher.maps[0][s, :, rows, 0].mean(1) for s in range(3) for rows in (slice(0, 2), slice(1, 3))]
+            ),
+            dense.local[0][1][1],
+        ),
     ]
     bias = math.log(2) + 1 / (2 * D * TAU**2)
     for positions, others in ((local[0], pooled[1]), (local[1], pooled[0])):
@@ -121,9 +138,13 @@ def test_both_is_the_sum_and_a_sample_met_twice_is_no_negative_of_itself():
     parts = {}
     for pairing in ("local_local", "local_global", "both"):
         torch.manual_seed(0)
-        parts[pairing] = DenseCRD([(5, 4)], (3, 7), pairing=pairing, embed_dim=D, negatives_from="other_sample").double()
+        parts[pairing] = DenseCRD(
+            [(5, 4)], (3, 7), pairing=pairing, embed_dim=D, negatives_from="other_sample"
+        ).double()
     parts["local_global"].load_state_dict(parts["both"].state_dict())
-    parts["local_local"].load_state_dict({name: value for name, value in parts["both"].state_dict().items() if name.startswith("local")})
+    parts["local_local"].load_state_dict(
+        {name: value for name, value in parts["both"].state_dict().items() if name.startswith("local")}
+    )
     losses = {pairing: dense(student, teacher, BATCH).item() for pairing, dense in parts.items()}
     assert math.isclose(losses["both"], losses["local_local"] + losses["local_global"], rel_tol=1e-12)
     twice = {"index": torch.tensor([4, 4, 4])}
@@ -178,7 +199,12 @@ def test_pairs_of_maps_add_up_and_the_last_two_are_the_default():
     both = DenseCRD.build(DenseCRD.Options(embed_dim=D), given).double()
     assert both.pairs == ((-2, -2), (-1, -1)) and [sides[0].in_features for sides in both.local] == [6, 7]
     one, other = (
-        Representation(maps=tuple(torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for shape in maps))
+        Representation(
+            maps=tuple(
+                torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+                for shape in maps
+            )
+        )
         for seed in (1, 2)
     )
     alone = []
@@ -225,7 +251,16 @@ class Outputs:
 def with_rows(seed=0, **options):
     """Over 2×2 positions, of which P of each sample are kept."""
     torch.manual_seed(3)
-    given = {"criterion": "softmax", "num_rows": 20, "row_positions": P, "embed_dim": D, "temperature": TAU, "grids": [(2, 2)], "num_samples": M, **options}
+    given = {
+        "criterion": "softmax",
+        "num_rows": 20,
+        "row_positions": P,
+        "embed_dim": D,
+        "temperature": TAU,
+        "grids": [(2, 2)],
+        "num_samples": M,
+        **options,
+    }
     return DenseCRD([(5, 4)], targets=CLASSES, seed=seed, **given).double()
 
 
@@ -254,7 +289,9 @@ def naive_softmax(anchors, others, is_positive, is_negative, rows=(), is_candida
 
 def pooled_to_grid(maps):
     """(B, C, 4, 2) at (2, 2), by hand: (B·4, C)."""
-    return torch.stack([maps[s, :, 2 * y : 2 * y + 2, x].mean(1) for s in range(len(maps)) for y in range(2) for x in range(2)])
+    return torch.stack(
+        [maps[s, :, 2 * y : 2 * y + 2, x].mean(1) for s in range(len(maps)) for y in range(2) for x in range(2)]
+    )
 
 
 @pytest.mark.parametrize("negatives_from", ["other_sample", "other_position", "other_class"])
@@ -275,7 +312,10 @@ def test_softmax_with_rows_is_the_naive_one(negatives_from, filled):
     everywhere = pooled_to_grid(outputs.maps[::2])
     mean, deviation = everywhere.mean(0), (everywhere.var(0, unbiased=False) + 1e-5).sqrt()
     embed = dense.local[0][1][1]
-    right, rows = (unit((values - mean) / deviation @ embed.weight.T + embed.bias) for values in (pooled_to_grid(outputs.maps[index]), raw))
+    right, rows = (
+        unit((values - mean) / deviation @ embed.weight.T + embed.bias)
+        for values in (pooled_to_grid(outputs.maps[index]), raw)
+    )
     cells = [(sample, y, x) for sample in range(3) for y in range(2) for x in range(2)]
     left = torch.stack([dense.local[0][0](student[s, :, y, 2 * x : 2 * x + 2].mean(1)) for s, y, x in cells])
     label, of_all = (batch["target"], CLASSES) if negatives_from == "other_class" else (index, torch.arange(M))
@@ -284,7 +324,9 @@ def test_softmax_with_rows_is_the_naive_one(negatives_from, filled):
         (a, *at), (b, *other) = cells[i], cells[j]
         return label[a] != label[b] or (negatives_from == "other_position" and a == b and at != other)
 
-    there = naive_softmax(left, right, lambda i, j: i == j, is_negative, rows, lambda i, r: of_all[owner[r]] != label[cells[i][0]], 20)
+    there = naive_softmax(
+        left, right, lambda i, j: i == j, is_negative, rows, lambda i, r: of_all[owner[r]] != label[cells[i][0]], 20
+    )
     back = naive_softmax(right, left, lambda i, j: i == j, is_negative)
     assert_same(ours, (there + back) / 2, (student, dense.local[0][0].weight, embed.weight, embed.bias))
 
@@ -292,7 +334,9 @@ def test_softmax_with_rows_is_the_naive_one(negatives_from, filled):
 def test_softmax_of_positions_and_pooled_embeddings_is_the_naive_one():
     student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 2, 2), 7)
     torch.manual_seed(0)
-    dense = DenseCRD([(5, 4)], (3, 7), pairing="local_global", criterion="softmax", embed_dim=D, temperature=TAU).double()
+    dense = DenseCRD(
+        [(5, 4)], (3, 7), pairing="local_global", criterion="softmax", embed_dim=D, temperature=TAU
+    ).double()
     pooled = [dense.pooled[0](student.embedding), embed_teacher(teacher.embedding, dense.pooled[1][1])]
     flat = [one.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for one in (student, teacher)]
     local = [dense.local[0][0](flat[0]), embed_teacher(flat[1], dense.local[0][1][1])]
@@ -300,7 +344,9 @@ def test_softmax_of_positions_and_pooled_embeddings_is_the_naive_one():
     for positions, others in ((local[0], pooled[1]), (local[1], pooled[0])):
         total = total + naive_softmax(positions, others, lambda i, j: i // 4 == j, lambda i, j: i // 4 != j) / 2
         total = total + naive_softmax(others, positions, lambda j, i: i // 4 == j, lambda j, i: i // 4 != j) / 2
-    assert_same(dense(student, teacher, BATCH), total, (student.maps[0], student.embedding, dense.local[0][1][1].weight))
+    assert_same(
+        dense(student, teacher, BATCH), total, (student.maps[0], student.embedding, dense.local[0][1][1].weight)
+    )
 
 
 def test_without_negatives_the_softmax_is_zero_and_its_gradient_too():
@@ -318,7 +364,10 @@ def test_the_anchor_is_one_minus_the_cosine_and_rows_do_not_change_it():
         torch.manual_seed(0)
         losses.append(DenseCRD([(5, 4)], anchor_weight=weight, criterion="softmax").double())
     plain, anchored = losses
-    assert not plain.anchors and {name for name in anchored.state_dict() if name not in plain.state_dict()} == {"anchors.0.weight", "anchors.0.bias"}
+    assert not plain.anchors and {name for name in anchored.state_dict() if name not in plain.state_dict()} == {
+        "anchors.0.weight",
+        "anchors.0.bias",
+    }
     anchored.load_state_dict(plain.state_dict(), strict=False)
     ours, theirs = (one.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for one in (student, teacher))
     linear, target = anchored.anchors[0], standardised(theirs)
@@ -343,7 +392,9 @@ def test_the_mlp_is_linear_batchnorm_relu_linear():
 
 
 def test_defaults_have_no_more_state_than_before():
-    assert {*DenseCRD([(5, 4)]).state_dict()} == {f"local.0.{side}.{name}" for side in ("0", "1.1") for name in ("weight", "bias")}
+    assert {*DenseCRD([(5, 4)]).state_dict()} == {
+        f"local.0.{side}.{name}" for side in ("0", "1.1") for name in ("weight", "bias")
+    }
 
 
 def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
@@ -357,12 +408,16 @@ def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
     everywhere = pooled_to_grid(outputs.maps).view(M, 4, 4)
     chosen = set()
     for sample in range(M):
-        at = [int(torch.nonzero(torch.isclose(everywhere[sample], row).all(1))) for row in rows[P * sample : P * sample + P]]
+        at = [
+            int(torch.nonzero(torch.isclose(everywhere[sample], row).all(1)))
+            for row in rows[P * sample : P * sample + P]
+        ]
         assert len({*at}) == P
         chosen.add(tuple(at))
     assert len(chosen) > 4
     assert not torch.equal(
-        PositionRows(M, P, 4, seed=1).choose(torch.arange(M), outputs.maps)[1], PositionRows(M, P, 4).choose(torch.arange(M), outputs.maps)[1]
+        PositionRows(M, P, 4, seed=1).choose(torch.arange(M), outputs.maps)[1],
+        PositionRows(M, P, 4).choose(torch.arange(M), outputs.maps)[1],
     )
 
 
@@ -373,7 +428,11 @@ def test_maps_that_are_no_numbers_are_refused_as_rows_and_not_measured(kept):
     without.sample = lambda needs: Representation(maps=(outputs.maps[[0, 2, 6, 8, 10]],))
     dense, fewer = with_rows(), with_rows()
     fewer.prepare([without])
-    with pytest.raises(ContrastillError, match="output for training sample 4 is not a finite number") if kept else nullcontext():
+    with (
+        pytest.raises(ContrastillError, match="output for training sample 4 is not a finite number")
+        if kept
+        else nullcontext()
+    ):
         dense.prepare([outputs])
     for name, value in fewer.local[0][1][0].state_dict().items():
         assert value.equal(dense.local[0][1][0].state_dict()[name]), name
@@ -473,6 +532,8 @@ def test_rows_of_other_classes_need_the_classes():
 
 @pytest.mark.parametrize(("samples", "grid"), [(None, (4, 4)), (2, (3, 3)), (5, (2, 2)), (100, (1, 1))])
 def test_rows_are_kept_at_the_size_of_a_whole_batch(samples, grid):
-    given = Setting(RepresentationSpec(10, 3, ((5, 4, 8),)), RepresentationSpec(10, 7, ((4, 6, 4),)), 20, None, 0, samples)
+    given = Setting(
+        RepresentationSpec(10, 3, ((5, 4, 8),)), RepresentationSpec(10, 7, ((4, 6, 4),)), 20, None, 0, samples
+    )
     dense = DenseCRD.build(DenseCRD.Options(criterion="softmax", num_rows=8, positions=20), given)
     assert dense.grids == [grid] and dense.rows[0].num_samples == 20 * min(4, grid[0] * grid[1])

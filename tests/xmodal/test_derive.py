@@ -62,13 +62,34 @@ def test_what_is_available():
     [
         ("depth", {"rgb": (3, 8, 8)}, None, "modality depth is not in this data, which has rgb"),
         ("rgb", {"depth": (1, 8, 8)}, Camera("m"), "modality rgb is not in this data, which has depth"),
-        ("luminance", {"depth": (1, 8, 8)}, Camera("m"), "modality luminance is made from rgb, and this data has only depth"),
+        (
+            "luminance",
+            {"depth": (1, 8, 8)},
+            Camera("m"),
+            "modality luminance is made from rgb, and this data has only depth",
+        ),
         ("normals", {"rgb": (3, 8, 8)}, None, "modality normals is made from depth"),
         ("luminance", {"rgb": (1, 8, 8)}, None, r"made from rgb with 3 channel\(s\), and that of this data has 1"),
-        ("inverse_depth", RGBD, None, "modality inverse_depth needs depth in metres.*set data.depth_unit=m, mm, relative or the metres of one step"),
-        ("hha", RGBD, Camera("relative", INTRINSICS), "modality hha needs depth in metres, and that of this data is relative: read depth or normalized_depth"),
+        (
+            "inverse_depth",
+            RGBD,
+            None,
+            "modality inverse_depth needs depth in metres.*set data.depth_unit=m, mm, relative or the metres of "
+            "one step",
+        ),
+        (
+            "hha",
+            RGBD,
+            Camera("relative", INTRINSICS),
+            "modality hha needs depth in metres, and that of this data is relative: read depth or normalized_depth",
+        ),
         ("normals", RGBD, Camera("relative", INTRINSICS), "relative"),
-        ("normals", RGBD, Camera("mm"), r"modality normals needs the camera's intrinsics.*data.intrinsics=\[fx,fy,cx,cy\]"),
+        (
+            "normals",
+            RGBD,
+            Camera("mm"),
+            r"modality normals needs the camera's intrinsics.*data.intrinsics=\[fx,fy,cx,cy\]",
+        ),
         ("luminence", RGBD, None, "did you mean luminance"),
     ],
 )
@@ -90,7 +111,9 @@ def test_derive_adds_what_is_wanted_and_cleans_depth():
     assert set(result) == {*given, "luminance", "normals"}
     assert all(torch.equal(given[name], kept[name]) for name in kept)  # the batch itself is left alone
     assert torch.equal(result["luminance"], luminance(given["rgb"])) and result["rgb"] is given["rgb"]
-    assert result["depth"][:, :, 2, 3].isnan().all() and torch.allclose(result["depth"][0, 0, 0], given["depth"][0, 0, 0] / 1000)
+    assert result["depth"][:, :, 2, 3].isnan().all() and torch.allclose(
+        result["depth"][0, 0, 0], given["depth"][0, 0, 0] / 1000
+    )
     assert torch.equal(result["normals"].nan_to_num(), normals(result["depth"], given["camera"]).nan_to_num())
 
 
@@ -129,7 +152,9 @@ def test_views_of_a_split_bring_their_own_camera():
     images.interior[:] = depth[..., None]
     split = TensorSplit({"depth": images}, flip=True, camera=Camera("mm", INTRINSICS))
     seen = set()
-    for found in DerivedLoader(split.loader(batch_size=8, device="cpu", train=True), ["normals"], split.camera).epoch(0):
+    for found in DerivedLoader(split.loader(batch_size=8, device="cpu", train=True), ["normals"], split.camera).epoch(
+        0
+    ):
         expected = -torch.nn.functional.normalize(torch.tensor([0.1, 0.05, 0.5]), dim=0)
         for normal in found["normals"]:
             mirrored = bool(normal[0].nanmean() > 0)
@@ -147,8 +172,13 @@ def test_views_of_the_rendered_rooms_know_which_way_is_down():
     loader = DerivedLoader(split.loader(batch_size=12, device="cpu", train=True), ["normals", "hha"], split.camera)
     for found in loader.epoch(0):
         down = gravity(found["normals"])
-        for normal, height, semantics, gravitation in zip(found["normals"], found["hha"][:, 1], found["semantics"], down, strict=True):
-            floor = torch.nn.functional.max_pool2d((semantics != split.semantic_classes.index("floor")).float(), 3, 1, 1)[0] == 0
+        for normal, height, semantics, gravitation in zip(
+            found["normals"], found["hha"][:, 1], found["semantics"], down, strict=True
+        ):
+            floor = (
+                torch.nn.functional.max_pool2d((semantics != split.semantic_classes.index("floor")).float(), 3, 1, 1)[0]
+                == 0
+            )
             floor &= normal.isfinite().all(0)
             if floor.sum() < 50:
                 continue
@@ -175,5 +205,8 @@ def test_a_new_modality_is_a_function_and_a_line():
 
 
 def test_asking_for_the_names_loads_no_kornia():
-    code = "import sys; from contrastill.core.registry import MODALITIES; assert 'hha' in list(MODALITIES); assert 'kornia' not in sys.modules"
+    code = (
+        "import sys; from contrastill.core.registry import MODALITIES; assert 'hha' in list(MODALITIES); "
+        "assert 'kornia' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

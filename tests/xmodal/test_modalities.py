@@ -1,4 +1,6 @@
-"""Derived modalities: colours against their formulas, surfaces against geometry that is known, gravity against a loop in float64."""
+"""Derived modalities: colours against their formulas, surfaces against geometry that is known, gravity against a loop
+in float64.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,16 @@ from contrastill.datasets.io.camera import Camera, view_camera
 from contrastill.datasets.rooms.render import FLOOR, intrinsics, render
 from contrastill.datasets.rooms.scene import draw_scene
 from contrastill.xmodal.hha import gravity, hha
-from contrastill.xmodal.modalities import SOURCES, chrominance, clean_depth, grey, inverse_depth, luminance, normalized_depth, normals
+from contrastill.xmodal.modalities import (
+    SOURCES,
+    chrominance,
+    clean_depth,
+    grey,
+    inverse_depth,
+    luminance,
+    normalized_depth,
+    normals,
+)
 
 HEIGHT, WIDTH = 48, 64
 CAMERA = (60.0, 58.0, 30.0, 25.0)  # fx, fy, cx, cy: on purpose not in the middle
@@ -42,7 +53,10 @@ def room(pitch, roll, camera=CAMERA):
     turn = turned(pitch, roll)
     upright = rays(camera) @ turn  # each ray in the coordinates of an upright camera
     with np.errstate(divide="ignore", invalid="ignore"):
-        reach = {name: offset / upright[..., axis] for name, axis, offset in (("floor", 1, EYE), ("left", 0, -1.6), ("right", 0, 2.1), ("back", 2, 4.0))}
+        reach = {
+            name: offset / upright[..., axis]
+            for name, axis, offset in (("floor", 1, EYE), ("left", 0, -1.6), ("right", 0, 2.1), ("back", 2, 4.0))
+        }
         table = (EYE - TABLE) / upright[..., 1]
         x, z = table * upright[..., 0], table * upright[..., 2]
     reach = {name: np.where(values > 0, values, np.inf) for name, values in reach.items()}
@@ -69,12 +83,25 @@ def naive_lab(colour):
     """CIE's formulas for one sRGB colour in [0, 1], D65, two-degree observer."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
     matrix = [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    xyz = [sum(m * c for m, c in zip(row, linear, strict=True)) / white for row, white in zip(matrix, (0.95047, 1.0, 1.08883), strict=True)]
+    xyz = [
+        sum(m * c for m, c in zip(row, linear, strict=True)) / white
+        for row, white in zip(matrix, (0.95047, 1.0, 1.08883), strict=True)
+    ]
     x, y, z = (t ** (1 / 3) if t > (6 / 29) ** 3 else t / (3 * (6 / 29) ** 2) + 4 / 29 for t in xyz)
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
-COLOURS = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (119, 119, 119), (12, 3, 200), (250, 180, 7), (3, 4, 5)]
+COLOURS = [
+    (0, 0, 0),
+    (255, 255, 255),
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (119, 119, 119),
+    (12, 3, 200),
+    (250, 180, 7),
+    (3, 4, 5),
+]
 
 
 def test_luminance_and_chrominance_are_those_of_cielab():
@@ -83,13 +110,19 @@ def test_luminance_and_chrominance_are_those_of_cielab():
     for values in (rgb, rgb.float() / 255, rgb.to(memory_format=torch.channels_last)):
         assert torch.allclose(luminance(values), expected[:, :1], atol=0.02)
         assert torch.allclose(chrominance(values), expected[:, 1:], atol=0.02)
-    assert luminance(rgb).dtype == torch.float32 and luminance(rgb).shape == (1, 1, 3, 3) and chrominance(rgb).shape == (1, 2, 3, 3)
+    assert (
+        luminance(rgb).dtype == torch.float32
+        and luminance(rgb).shape == (1, 1, 3, 3)
+        and chrominance(rgb).shape == (1, 2, 3, 3)
+    )
 
 
 def test_grey_is_luma_in_the_unit_interval():
     rgb = torch.tensor(COLOURS, dtype=torch.uint8).T.reshape(1, 3, 3, 3)
     expected = torch.tensor([(0.299 * r + 0.587 * g + 0.114 * b) / 255 for r, g, b in COLOURS]).reshape(1, 1, 3, 3)
-    assert torch.allclose(grey(rgb), expected, atol=1e-5) and torch.allclose(grey(rgb.float() / 255), expected, atol=1e-5)
+    assert torch.allclose(grey(rgb), expected, atol=1e-5) and torch.allclose(
+        grey(rgb.float() / 255), expected, atol=1e-5
+    )
 
 
 def test_rgb_of_another_scale_is_refused():
@@ -104,10 +137,14 @@ def test_depth_is_metres_and_nan_where_nothing_was_measured():
     stored = torch.tensor([0.0, -3.0, float("nan"), float("inf"), -float("inf"), 1234.0, 2500.0]).reshape(1, 1, 1, 7)
     metres = clean_depth(stored, Camera("mm"))
     assert metres.isnan().flatten().tolist() == [True] * 5 + [False] * 2
-    assert metres[..., 5:].flatten().tolist() == torch.tensor([1.234, 2.5]).tolist()  # the nearest floats, not merely near ones
+    assert (
+        metres[..., 5:].flatten().tolist() == torch.tensor([1.234, 2.5]).tolist()
+    )  # the nearest floats, not merely near ones
     for camera in (Camera("m"), Camera("relative"), None):
         assert torch.equal(clean_depth(stored, camera)[..., 5:], stored[..., 5:])
-    assert torch.equal(clean_depth(torch.tensor([[[[0, 1500]]]], dtype=torch.uint16), Camera("mm"))[..., 1:], torch.tensor([[[[1.5]]]]))
+    assert torch.equal(
+        clean_depth(torch.tensor([[[[0, 1500]]]], dtype=torch.uint16), Camera("mm"))[..., 1:], torch.tensor([[[[1.5]]]])
+    )
 
 
 def test_half_precision_depth_is_refused():
@@ -126,7 +163,9 @@ def test_inverse_and_normalized_depth():
     for frame in values[:2]:
         known = frame[frame.isfinite()].double()
         assert abs(known.mean()) < 1e-5 and abs(known.std(correction=0) - 1) < 1e-5
-    assert torch.allclose(normalized_depth(depth * 37), values, atol=1e-5, equal_nan=True)  # the scale of relative depth does not matter
+    assert torch.allclose(
+        normalized_depth(depth * 37), values, atol=1e-5, equal_nan=True
+    )  # the scale of relative depth does not matter
     assert normalized_depth(torch.full((1, 1, 5, 5), 0.3)).abs().max() < 0.01  # a flat frame is no noise
 
 
@@ -157,7 +196,9 @@ def test_normals_of_a_sphere_each_view_with_its_own_camera():
     found = normals(depth, cameras(*(camera for camera, _, _ in views)))
     for normal, (camera, _, expected) in zip(found, views, strict=True):
         # Where the surface turns away the difference over three pixels is no longer the slope.
-        front = normal.isfinite().all(0).numpy() & ((-expected * rays(camera)).sum(-1) > 0.5 * np.linalg.norm(rays(camera), axis=-1))
+        front = normal.isfinite().all(0).numpy() & (
+            (-expected * rays(camera)).sum(-1) > 0.5 * np.linalg.norm(rays(camera), axis=-1)
+        )
         assert front.sum() > 200
         assert np.median(degrees(normal.numpy()[:, front], expected[front].T)) < 0.5
         assert degrees(normal.numpy()[:, front], expected[front].T).max() < 3
@@ -169,7 +210,9 @@ def test_normals_point_to_the_camera_and_do_not_depend_on_the_unit():
     assert ((found[0].permute(1, 2, 0).numpy() * rays()).sum(-1) < 1e-6).all()
     stored = (depth * 1000).round()
     metric, milli = clean_depth(stored / 1000, Camera("m")), clean_depth(stored, Camera("mm"))
-    assert torch.equal(normals(metric, cameras()), normals(milli, cameras())) and torch.equal(hha(metric, cameras()), hha(milli, cameras()))
+    assert torch.equal(normals(metric, cameras()), normals(milli, cameras())) and torch.equal(
+        hha(metric, cameras()), hha(milli, cameras())
+    )
 
 
 @pytest.mark.parametrize("name", ["inverse_depth", "normalized_depth", "normals", "hha"])
@@ -193,7 +236,9 @@ def test_a_frame_without_any_reading_and_a_batch_without_any_frame():
     for entry in MODALITIES.values():
         if entry.of != "depth":
             continue
-        found = entry.function(torch.full((2, 1, 8, 8), torch.nan), *([cameras(CAMERA, CAMERA)] if entry.intrinsics else []))
+        found = entry.function(
+            torch.full((2, 1, 8, 8), torch.nan), *([cameras(CAMERA, CAMERA)] if entry.intrinsics else [])
+        )
         assert found.shape == (2, entry.channels, 8, 8) and found.isnan().all(), entry.name
         empty = entry.function(torch.zeros(0, 1, 8, 8), *([torch.zeros(0, 4)] if entry.intrinsics else []))
         assert empty.shape == (0, entry.channels, 8, 8), entry.name
@@ -202,7 +247,9 @@ def test_a_frame_without_any_reading_and_a_batch_without_any_frame():
 def test_a_mirrored_view_has_mirrored_normals():
     depth, _, _, _ = room(10, 5)
     zero = torch.zeros(1)
-    mirrored = view_camera(CAMERA, top=zero, left=zero, height=HEIGHT, width=WIDTH, size=(HEIGHT, WIDTH), flip=torch.tensor([True]))
+    mirrored = view_camera(
+        CAMERA, top=zero, left=zero, height=HEIGHT, width=WIDTH, size=(HEIGHT, WIDTH), flip=torch.tensor([True])
+    )
     expected = normals(depth, cameras()).flip(3) * torch.tensor([-1.0, 1.0, 1.0])[None, :, None, None]
     assert torch.allclose(normals(depth.flip(3), mirrored), expected, atol=1e-4)
     assert torch.allclose(hha(depth.flip(3), mirrored), hha(depth, cameras()).flip(3), atol=0.1)
@@ -246,7 +293,9 @@ def test_gravity_is_that_of_a_loop_in_float64(pitch, roll):
 def test_a_lone_wall_does_not_turn_gravity_over():
     facing = normals(plane((0.3, -0.1, -0.9), -2.5), cameras())
     down = gravity(facing)[0]
-    assert down[1] > 0.95 and abs(down @ facing[0, :, 20, 20]) < 0.02  # the direction in the wall that is nearest to the camera's y axis
+    assert (
+        down[1] > 0.95 and abs(down @ facing[0, :, 20, 20]) < 0.02
+    )  # the direction in the wall that is nearest to the camera's y axis
     assert torch.equal(gravity(torch.full((1, 3, 4, 4), torch.nan)), torch.tensor([[0.0, 1.0, 0.0]]))
 
 
@@ -270,17 +319,24 @@ def test_a_batch_is_its_frames_one_by_one():
         again = MODALITIES[name].function(depth, own)
         assert torch.equal(whole.view(torch.int32), again.view(torch.int32))
         for k in range(len(TILTS)):
-            assert torch.allclose(whole[k : k + 1], MODALITIES[name].function(depth[k : k + 1], own[k : k + 1]), atol=1e-3, equal_nan=True)
+            assert torch.allclose(
+                whole[k : k + 1], MODALITIES[name].function(depth[k : k + 1], own[k : k + 1]), atol=1e-3, equal_nan=True
+            )
 
 
 def test_autocast_changes_nothing():
-    depth, rgb = room(10, 5)[0], torch.randint(256, (1, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    depth, rgb = (
+        room(10, 5)[0],
+        torch.randint(256, (1, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+    )
     for entry in MODALITIES.values():
         given = (rgb,) if entry.of == "rgb" else (depth, cameras()) if entry.intrinsics else (depth,)
         expected = entry.function(*given)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = entry.function(*given)
-        assert found.dtype == torch.float32 and torch.equal(found.view(torch.int32), expected.view(torch.int32)), entry.name
+        assert found.dtype == torch.float32 and torch.equal(found.view(torch.int32), expected.view(torch.int32)), (
+            entry.name
+        )
 
 
 def test_no_modality_makes_the_device_wait_for_the_host(monkeypatch):
@@ -313,7 +369,10 @@ def test_rendered_rooms_have_the_floors_normal_and_the_scenes_gravity():
         off.append(degrees(down[k].numpy(), -up))
         noisy.append(degrees(measured[k].numpy(), -up))
         # Floor all around: elsewhere the 3 × 3 pixels reach across an edge.
-        floor = torch.nn.functional.max_pool2d((torch.from_numpy(frames.semantics[k]) != FLOOR).float()[None], 3, 1, 1)[0] == 0
+        floor = (
+            torch.nn.functional.max_pool2d((torch.from_numpy(frames.semantics[k]) != FLOOR).float()[None], 3, 1, 1)[0]
+            == 0
+        )
         if floor.sum() > 20:
             assert degrees(ideal[k][:, floor].numpy(), up[:, None]).max() < 1
             known = floor & found[k].isfinite().all(0)

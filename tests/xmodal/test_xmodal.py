@@ -1,4 +1,6 @@
-"""Transfer across modalities through the command line: real small runs on rendered rooms, packed sensors and a user's folder."""
+"""Transfer across modalities through the command line: real small runs on rendered rooms, packed sensors and a user's
+folder.
+"""
 
 import json
 
@@ -26,12 +28,28 @@ def teachers(tmp_path_factory):
     root = tmp_path_factory.mktemp("teachers")
     for modality in ("rgb", "normals"):
         stored = "[rgb]" if modality == "rgb" else "[rgb,depth]"
-        train("teachers/rooms", *ROOMS, f"data.modalities={stored}", "student.model=resnet8", f"student.modality={modality}", *SHORT, f"out={root / modality}")
+        train(
+            "teachers/rooms",
+            *ROOMS,
+            f"data.modalities={stored}",
+            "student.model=resnet8",
+            f"student.modality={modality}",
+            *SHORT,
+            f"out={root / modality}",
+        )
     return root
 
 
 def xmodal(teachers, out, *more):
-    return ["xmodal/rooms_rgb_to_depth_crd", *ROOMS, "teachers.0.model=resnet8", f"teachers.0.weights={teachers / 'rgb'}", *SHORT, f"out={out}", *more]
+    return [
+        "xmodal/rooms_rgb_to_depth_crd",
+        *ROOMS,
+        "teachers.0.model=resnet8",
+        f"teachers.0.weights={teachers / 'rgb'}",
+        *SHORT,
+        f"out={out}",
+        *more,
+    ]
 
 
 def test_a_student_of_depth_is_taught_by_rgb_and_by_normals(teachers, tmp_path, capsys):
@@ -42,7 +60,20 @@ def test_a_student_of_depth_is_taught_by_rgb_and_by_normals(teachers, tmp_path, 
     assert len(rows) == 2 and {"dense_crd", "attention", "kd", "loss"} <= rows[-1].keys() and "top1" in rows[-1]
     student = contrastill.load_student(out)
     assert student.conv1.weight.shape[1] == 1 and student.preprocess.mean == pytest.approx((0.0,), abs=0.05)
-    assert main(["evaluate", str(out), "--baselines", "random,teacher", "evaluation.epochs=2", "evaluation.batch_size=16", "--json"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(out),
+                "--baselines",
+                "random,teacher",
+                "evaluation.epochs=2",
+                "evaluation.batch_size=16",
+                "--json",
+            ]
+        )
+        == 0
+    )
     said = json.loads(capsys.readouterr().out)
     assert {(row["role"], row["task"]) for row in said} == {
         (role, task) for role in ("student", "random", "teacher") for task in ("segmentation", "classification")
@@ -73,7 +104,9 @@ def test_statistics_of_a_modality_are_those_of_the_data(teachers, tmp_path):
 
 @pytest.fixture(scope="module")
 def sensors(tmp_path_factory):
-    """A packed file like those of real sensors: millimetres with holes, no classes, no test split; and label maps in a group of its own."""
+    """A packed file like those of real sensors: millimetres with holes, no classes, no test split; and label maps in a
+    group of its own.
+    """
     path = tmp_path_factory.mktemp("sensors") / "sensors.h5"
     generator = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
@@ -113,7 +146,8 @@ evaluation:
 def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(of_sensors, tmp_path, capsys):
     out = tmp_path / "run"
     train(
-        of_sensors, "objectives.dense_crd.pairs=[[3,-1]]", "objectives.fitnet={features: embedding, standardize: true}", "train.epochs=2", "train.optimizer=adamw",
+        of_sensors, "objectives.dense_crd.pairs=[[3,-1]]", "objectives.fitnet={features: embedding, standardize: true}",
+        "train.epochs=2", "train.optimizer=adamw",
         "train.lr=0.001", "train.views=2", f"out={out}",
     )  # fmt: skip
     assert "top1" not in Run(out).history()[-1]
@@ -127,7 +161,10 @@ def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(of_
     ("changes", "message"),
     [
         (["student.modality=hha"], "needs the camera's intrinsics, and none are known: set data.intrinsics="),
-        (["student.modality=depth", "data.depth_unit=relative", "teachers.0.modality=normals"], "needs depth in metres, and that of this data is relative"),
+        (
+            ["student.modality=depth", "data.depth_unit=relative", "teachers.0.modality=normals"],
+            "needs depth in metres, and that of this data is relative",
+        ),
         (["student.modality=thermal"], "modality 'thermal' does not exist"),
         (["data.fields={depth: depth_mm}"], "resnet8 cannot read this data: modality rgb is not in this data"),
         (["data.splits={train: labelled, test: labelled}"], "set data.blocks"),
@@ -159,12 +196,19 @@ def test_a_folder_of_two_sensors_of_ones_own(tmp_path):
         cv2.imwrite(str(tmp_path / f"data/rgb/{number:03}.png"), (heat >> 7).astype(np.uint8)[..., None].repeat(3, 2))
     out = tmp_path / "run"
     train(
-        "xmodal/paired_folder_crd", f"data.path={tmp_path / 'data'}", "data.size=[24,32]", "data.workers=0", "teachers.0.model=resnet8", "teachers.0.weights=null",
-        "teachers.0.resolution=null", "teachers.0.num_classes=5", "student.model=torchvision/resnet18", "student.weights=null", "student.modality=thermal",
-        "student.resolution=[32,48]", "train.epochs=1", "train.batch_size=8", "train.views=2", "train.warmup_epochs=0", f"out={out}",
+        "xmodal/paired_folder_crd", f"data.path={tmp_path / 'data'}", "data.size=[24,32]", "data.workers=0",
+        "teachers.0.model=resnet8", "teachers.0.weights=null",
+        "teachers.0.resolution=null", "teachers.0.num_classes=5", "student.model=torchvision/resnet18",
+        "student.weights=null", "student.modality=thermal",
+        "student.resolution=[32,48]", "train.epochs=1", "train.batch_size=8", "train.views=2", "train.warmup_epochs=0",
+        f"out={out}",
     )  # fmt: skip
     student = contrastill.load_student(out)
-    assert student.conv1.weight.shape[1] == 1 and 20000 < student.preprocess.mean[0] < 30000 and student.preprocess.resolution == (32, 48)
+    assert (
+        student.conv1.weight.shape[1] == 1
+        and 20000 < student.preprocess.mean[0] < 30000
+        and student.preprocess.resolution == (32, 48)
+    )
 
 
 def test_weights_of_an_rgb_network_start_a_depth_student(tmp_path):
@@ -173,9 +217,17 @@ def test_weights_of_an_rgb_network_start_a_depth_student(tmp_path):
     torch.manual_seed(0)
     save_student(build_network("resnet8", num_classes=5), tmp_path / "rgb.safetensors")
     kept = contrastill.load_student(tmp_path / "rgb.safetensors")
-    depth = build_network("resnet8", num_classes=5, weights=tmp_path / "rgb.safetensors", modality="depth", statistics=((2.0,), (1.0,)))
+    depth = build_network(
+        "resnet8", num_classes=5, weights=tmp_path / "rgb.safetensors", modality="depth", statistics=((2.0,), (1.0,))
+    )
     assert depth.preprocess.mean == (2.0,) and depth.preprocess.std == (1.0,)
     torch.testing.assert_close(depth.module.conv1.weight, kept.conv1.weight.sum(1, keepdim=True))
-    wide = build_network("resnet8", num_classes=5, weights=tmp_path / "rgb.safetensors", modality="four", statistics=((0.0,) * 4, (1.0,) * 4))
+    wide = build_network(
+        "resnet8",
+        num_classes=5,
+        weights=tmp_path / "rgb.safetensors",
+        modality="four",
+        statistics=((0.0,) * 4, (1.0,) * 4),
+    )
     grey = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(wide.module.conv1(grey.expand(-1, 4, -1, -1)), kept.conv1(grey.expand(-1, 3, -1, -1)))

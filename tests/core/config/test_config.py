@@ -12,11 +12,15 @@ GIVEN = ["data.name=packed", "data.path=x.h5", "teachers.0.weights=t.safetensors
 
 
 def test_the_shipped_configs_are_valid_once_the_user_filled_them():
-    assert {"compression/cifar100", "compression/cifar100_crd", "ensemble/cifar100", "teachers/cifar100"} <= set(shipped_configs())
+    assert {"compression/cifar100", "compression/cifar100_crd", "ensemble/cifar100", "teachers/cifar100"} <= set(
+        shipped_configs()
+    )
     for name in shipped_configs():
         teachers = ["teachers.0.weights=t.safetensors"] if not name.startswith("teachers/") else []
         # A config that says which data it is for has options of theirs.
-        given = ["data.name=packed", "data.path=x.h5"] if "cifar100" in name else [] if "rooms" in name else ["data.path=x"]
+        given = (
+            ["data.name=packed", "data.path=x.h5"] if "cifar100" in name else [] if "rooms" in name else ["data.path=x"]
+        )
         config = load_config(name, [*given, *teachers])
         assert config.out == f"runs/{name}"
 
@@ -24,7 +28,15 @@ def test_the_shipped_configs_are_valid_once_the_user_filled_them():
 def test_overrides_reach_lists_numbers_and_take_objectives_out():
     config = load_config(
         "compression/cifar100_crd",
-        [*GIVEN, "train.lr=1e-2", "train.epochs=3", "objectives.crd=null", "objectives.kd.weight=0.9", "teachers.1.model=resnet8", "teachers.0.model=resnet20"],
+        [
+            *GIVEN,
+            "train.lr=1e-2",
+            "train.epochs=3",
+            "objectives.crd=null",
+            "objectives.kd.weight=0.9",
+            "teachers.1.model=resnet8",
+            "teachers.0.model=resnet20",
+        ],
     )
     assert config.train.lr == 0.01 and config.train.epochs == 3
     assert list(config.objectives) == ["cross_entropy", "kd"] and config.objectives["kd"].weight == 0.9
@@ -33,12 +45,19 @@ def test_overrides_reach_lists_numbers_and_take_objectives_out():
 
 def test_weights_default_to_the_published_ones_and_options_to_their_class():
     config = load_config("compression/cifar100_crd", [*GIVEN, "objectives.kd={}"])
-    assert config.objectives["kd"].weight == 0.9 and config.objectives["kd"].options() == {"temperature": 4.0, "standardize": False, "full_doubt": 0.0}
+    assert config.objectives["kd"].weight == 0.9 and config.objectives["kd"].options() == {
+        "temperature": 4.0,
+        "standardize": False,
+        "full_doubt": 0.0,
+    }
     assert config.objectives["crd"].options()["bank_momentum"] == 0.5
 
 
 def test_one_objective_twice_under_two_labels():
-    config = load_config("compression/cifar100_crd", [*GIVEN, "objectives.warm.name=kd", "objectives.warm.temperature=8", "objectives.kd.temperature=2"])
+    config = load_config(
+        "compression/cifar100_crd",
+        [*GIVEN, "objectives.warm.name=kd", "objectives.warm.temperature=8", "objectives.kd.temperature=2"],
+    )
     assert config.objectives["warm"].name == config.objectives["kd"].name == "kd"
 
 
@@ -62,7 +81,10 @@ def test_a_resolved_config_is_a_config(tmp_path):
         ([*GIVEN, "student.modle=resnet8"], "student.modle is not a key of the config: did you mean model"),
         ([*GIVEN, "student.model=resnet9"], "model 'resnet9' does not exist: did you mean"),
         ([*GIVEN, "objectives.crdd.weight=1"], "objective 'crdd' does not exist: did you mean crd"),
-        ([*GIVEN, "objectives.crd.temprature=1"], "objectives.crd.temprature is not a key of the config: did you mean temperature"),
+        (
+            [*GIVEN, "objectives.crd.temprature=1"],
+            "objectives.crd.temprature is not a key of the config: did you mean temperature",
+        ),
         ([*GIVEN, "objectives.crd.negatives=some"], "objectives.crd.negatives='some' is not allowed"),
         ([*GIVEN, "objectives.crd=null", "objectives.cross_entropy=null"], "objectives is empty"),
         ([*GIVEN, "teachers=[]"], "objectives.crd compares with a teacher, and teachers is empty"),
@@ -90,7 +112,14 @@ def test_unknown_config_and_broken_yaml(tmp_path):
 
 
 def test_validate_takes_plain_values():
-    config = validate({"out": "runs/x", "data": {"name": "packed", "path": "x.h5"}, "student": {"model": "resnet8"}, "objectives": {"cross_entropy": {}}})
+    config = validate(
+        {
+            "out": "runs/x",
+            "data": {"name": "packed", "path": "x.h5"},
+            "student": {"model": "resnet8"},
+            "objectives": {"cross_entropy": {}},
+        }
+    )
     assert config.train.batch_size == 64 and config.objectives["cross_entropy"].weight == 1.0
 
 

@@ -1,4 +1,6 @@
-"""Configs and command lines edited at random: the exit code is 0 or 2, there is never a traceback and never a half-made run folder."""
+"""Configs and command lines edited at random: the exit code is 0 or 2, there is never a traceback and never a half-made
+run folder.
+"""
 
 import os
 import re
@@ -14,18 +16,28 @@ from contrastill.core.config.loading import configs_folder, shipped_configs
 
 
 def filled(tree):
-    """A shipped config with what the user has to say filled in, so that it is sound and an edit is all that may be wrong."""
+    """A shipped config with what the user has to say filled in, so that it is sound and an edit is all that may be
+    wrong.
+    """
     if isinstance(tree, dict):
         return {key: filled(value) for key, value in tree.items()}
     return [filled(value) for value in tree] if isinstance(tree, list) else "data.h5" if tree == "???" else tree
 
 
-CONFIGS = {name: filled(yaml.safe_load((configs_folder() / f"{name}.yaml").read_text())) for name in shipped_configs() if not name.startswith("accelerate/")}
+CONFIGS = {
+    name: filled(yaml.safe_load((configs_folder() / f"{name}.yaml").read_text()))
+    for name in shipped_configs()
+    if not name.startswith("accelerate/")
+}
 for sound in CONFIGS.values():
     if "name" not in sound["data"]:
         sound["data"] = {"name": "packed", "path": "data.h5", **sound["data"]}
 BOUNDED = settings(
-    max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 ODD = st.one_of(
@@ -33,13 +45,49 @@ ODD = st.one_of(
     st.booleans(),
     st.integers(-(10**20), 10**20),
     st.sampled_from(
-        [0, -1, 1e308, float("inf"), float("nan"), "", " ", "???", "${seed}", "${nothing}", "${oc.env:HOME}", "~", "null", "1e-3", "nán", "a" * 3000]
+        [
+            0,
+            -1,
+            1e308,
+            float("inf"),
+            float("nan"),
+            "",
+            " ",
+            "???",
+            "${seed}",
+            "${nothing}",
+            "${oc.env:HOME}",
+            "~",
+            "null",
+            "1e-3",
+            "nán",
+            "a" * 3000,
+        ]
     ),
     st.text(max_size=8),
-    st.sampled_from(["resnet20", "timm/none_of_these", "torchvision/", "crd", "kd", "image_folder", "packed", "fp8", "rgb", "pretrained"]),
+    st.sampled_from(
+        [
+            "resnet20",
+            "timm/none_of_these",
+            "torchvision/",
+            "crd",
+            "kd",
+            "image_folder",
+            "packed",
+            "fp8",
+            "rgb",
+            "pretrained",
+        ]
+    ),
 )
-GARBAGE = st.recursive(ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3), max_leaves=6)
-KEYS = st.sampled_from(["epochs", "weights", "modell", "lr", "0", "-1", "", "a.b", "name", "path", "kd", "${x}"]) | st.text(max_size=6)
+GARBAGE = st.recursive(
+    ODD,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    ["epochs", "weights", "modell", "lr", "0", "-1", "", "a.b", "name", "path", "kd", "${x}"]
+) | st.text(max_size=6)
 
 
 def places(tree, path=()):
@@ -90,7 +138,9 @@ def folder(tmp_path, monkeypatch):
 @BOUNDED
 @given(tree=edited())
 def test_edited_configs(folder, capsys, tree):
-    (folder / "config.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8", errors="surrogatepass"
+    )
     check(["train", "config.yaml"], folder, capsys)
 
 
@@ -109,10 +159,13 @@ def test_files_that_are_no_config(folder, capsys, content):
 
 OVERRIDES = st.builds(
     lambda key, equals, value: f"{key}{equals}{value}",
-    st.sampled_from(["train.epochs", "train", "data", "data.path", "teachers", "teachers.0", "teachers.7.model", "teachers.-1", "objectives.crd", "objectives",
-                     "objectives.crd.weight", "student.model", "student", "out", "seed", "seeds", "ensemble.rule", "trackers", "evaluation.layers", "x.y.z", ""]) | KEYS,
+    st.sampled_from(["train.epochs", "train", "data", "data.path", "teachers", "teachers.0", "teachers.7.model",
+        "teachers.-1", "objectives.crd", "objectives",
+                     "objectives.crd.weight", "student.model", "student", "out", "seed", "seeds", "ensemble.rule",
+                     "trackers", "evaluation.layers", "x.y.z", ""]) | KEYS,
     st.sampled_from(["=", "=", "=", "", "==", ":"]),
-    st.sampled_from(["", "[", "{", "{a: 1}", "[1,2]", "null", "-5", "1e400", ".nan", "???", "${", "${data}", "${oc.env:NONE}", "&a", "*a", "!!python/object:os.system x", "'"])
+    st.sampled_from(["", "[", "{", "{a: 1}", "[1,2]", "null", "-5", "1e400", ".nan", "???", "${", "${data}",
+        "${oc.env:NONE}", "&a", "*a", "!!python/object:os.system x", "'"])
     | st.text(max_size=6),
 )  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""What was typed is what is there: text stays text, in overrides and in files; numbers are decimal; what is neither is refused."""
+"""What was typed is what is there: text stays text, in overrides and in files; numbers are decimal; what is neither is
+refused.
+"""
 
 import pytest
 import yaml
@@ -9,8 +11,44 @@ from contrastill.core.config.yaml_values import override_value, read_written
 from contrastill.core.errors import UsageError
 
 GIVEN = ["data.name=packed", "data.path=x.h5", "teachers.0.weights=t.safetensors"]
-TEXTS = ["010", "1e3", "0012", "on", "no", "yes", "1_000", "0x10", "12:30:00", "2024-01-01", "1.0", "1.10", "-1", ".5", "true", "0b1"]
-ODD = ["runs/exp #3", "runs/a: b", "#3", "runs/b, c", "@x", "%d", "*x", "!x", "a # b # c", "`x`", "x ", "100%", "runs/[1]", "a\\b", "- x", "? x", "it's", 'a"b']
+TEXTS = [
+    "010",
+    "1e3",
+    "0012",
+    "on",
+    "no",
+    "yes",
+    "1_000",
+    "0x10",
+    "12:30:00",
+    "2024-01-01",
+    "1.0",
+    "1.10",
+    "-1",
+    ".5",
+    "true",
+    "0b1",
+]
+ODD = [
+    "runs/exp #3",
+    "runs/a: b",
+    "#3",
+    "runs/b, c",
+    "@x",
+    "%d",
+    "*x",
+    "!x",
+    "a # b # c",
+    "`x`",
+    "x ",
+    "100%",
+    "runs/[1]",
+    "a\\b",
+    "- x",
+    "? x",
+    "it's",
+    'a"b',
+]
 
 
 def config(*overrides):
@@ -28,7 +66,14 @@ def test_a_field_of_text_is_what_was_typed(text):
         f"teachers.0.modality={text}",
     )
     teacher = made.teachers[0]
-    assert {made.out, made.data.path, made.data.options()["splits"]["train"], teacher.weights, teacher.embedding, teacher.modality} == {text}
+    assert {
+        made.out,
+        made.data.path,
+        made.data.options()["splits"]["train"],
+        teacher.weights,
+        teacher.embedding,
+        teacher.modality,
+    } == {text}
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -40,7 +85,12 @@ def test_a_field_of_text_in_a_file_and_in_lists_and_mappings(text, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree).replace("HERE", text))
     made = load_config(str(path))
-    assert (made.out, made.trackers, made.teachers[0].weights, made.teachers[0].maps) == (text, [text], text, (text, "layer1"))
+    assert (made.out, made.trackers, made.teachers[0].weights, made.teachers[0].maps) == (
+        text,
+        [text],
+        text,
+        (text, "layer1"),
+    )
     assert made.data.options()["fields"] == {text: text}
     again = tmp_path / "again.yaml"
     again.write_text(to_yaml(made))
@@ -52,15 +102,20 @@ def test_quotes_references_and_nothing_mean_what_they_do_in_yaml():
     assert config("out='010'").out == config('out="010"').out == "010"
     assert config("out='runs/exp #3'").out == "runs/exp #3"
     assert config("seed=007", "out=runs/${seed}").out == "runs/7"
-    assert config("teachers.0.weights=null").teachers[0].weights is None and config("teachers.0.weights=").teachers[0].weights is None
+    assert (
+        config("teachers.0.weights=null").teachers[0].weights is None
+        and config("teachers.0.weights=").teachers[0].weights is None
+    )
     assert "objectives" not in config("objectives.crd=null", "objectives.kd={weight: 1}").objectives
 
 
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
-        ("train.batch_size", "0100", 100), ("train.batch_size", "1_000", 1000), ("train.batch_size", "0x10", 16), ("train.batch_size", "64.0", 64),
-        ("train.batch_size", "1e2", 100), ("train.lr", "5e-4", 5e-4), ("train.lr", "010", 10.0), ("train.lr", ".5", 0.5), ("train.lr", "1", 1.0), ("train.compile", "on", True),
+        ("train.batch_size", "0100", 100), ("train.batch_size", "1_000", 1000), ("train.batch_size", "0x10", 16),
+        ("train.batch_size", "64.0", 64),
+        ("train.batch_size", "1e2", 100), ("train.lr", "5e-4", 5e-4), ("train.lr", "010", 10.0),
+        ("train.lr", ".5", 0.5), ("train.lr", "1", 1.0), ("train.compile", "on", True),
         ("train.compile", "no", False), ("train.compile", "1", True),
     ],
 )  # fmt: skip
@@ -80,7 +135,11 @@ def test_numbers_are_decimal(key, text, value):
         ("objectives.crd.weight=true", "objectives.crd.weight='true' is not allowed"),
         ("objectives.crd.temperature=true", "objectives.crd.temperature='true' is not allowed"),
         ("objectives.crd.embed_dim=12:30", "objectives.crd.embed_dim='12:30' is not allowed"),
-        ("train.batch_size=64.5", "train.batch_size=64.5 is not allowed: input should be a valid integer, got a number with a fractional part"),
+        (
+            "train.batch_size=64.5",
+            "train.batch_size=64.5 is not allowed: input should be a valid integer, got a number with a "
+            "fractional part",
+        ),
         ("train.on_nan=off", "train.on_nan='off' is not allowed"),
         ("train.timeout_minutes=12:30:00", "train.timeout_minutes='12:30:00' is not allowed"),
         ("train.milestones=[1,2", "'train.milestones=[1,2' cannot be read: a list or mapping that does not end"),
@@ -98,7 +157,13 @@ def test_what_is_no_such_value_is_refused_as_it_was_typed(override, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: 1\na: 2", "duplicate key a"), ("a: &x [*x]", "contains itself"), ("[a]: 1", "key"), ("a: !x 1", "constructor")]
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", "duplicate key a"),
+        ("a: &x [*x]", "contains itself"),
+        ("[a]: 1", "key"),
+        ("a: !x 1", "constructor"),
+    ],
 )
 def test_yaml_that_is_none_of_a_config(text, message, tmp_path):
     path = tmp_path / "config.yaml"

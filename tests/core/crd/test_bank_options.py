@@ -1,4 +1,6 @@
-"""What helps CRD's bank: rows that begin as the teacher's outputs, momentum by visits, a fixed map of the teacher; against nested loops, over processes, resumed."""
+"""What helps CRD's bank: rows that begin as the teacher's outputs, momentum by visits, a fixed map of the teacher;
+against nested loops, over processes, resumed.
+"""
 
 import copy
 import itertools
@@ -27,7 +29,9 @@ MODES = ["all", "shared", "sampled"]
 def teacher_embeddings(dim=6, seed=11):
     """(M, dim) of unlike variances around a mean that is large, as behind a ReLU."""
     generator = torch.Generator().manual_seed(seed)
-    return 3 + torch.randn(M, dim, generator=generator, dtype=torch.float64) * torch.linspace(0.5, 2, dim, dtype=torch.float64)
+    return 3 + torch.randn(M, dim, generator=generator, dtype=torch.float64) * torch.linspace(
+        0.5, 2, dim, dtype=torch.float64
+    )
 
 
 def batches(embeddings, size=7):
@@ -37,7 +41,9 @@ def batches(embeddings, size=7):
 def build(mode="all", origin="other_class", prepared=True, dtype=torch.float64, **options):
     torch.manual_seed(0)
     known = {"targets": TARGETS} if origin == "other_class" else {"num_samples": M}
-    crd = CRDLoss(4, 6, negatives=mode, num_negatives=K, embed_dim=D, bias=2.0, temperature=0.3, **known, **options).to(dtype)
+    crd = CRDLoss(4, 6, negatives=mode, num_negatives=K, embed_dim=D, bias=2.0, temperature=0.3, **known, **options).to(
+        dtype
+    )
     if prepared:
         crd.prepare([teacher_embeddings()], [batches(teacher_embeddings())])
     return crd
@@ -97,7 +103,9 @@ def test_the_defaults_are_to_the_bit_what_they_were(mode, monkeypatch):
     earlier, earlier_losses = trained_by_default(mode, torch.float32)
     assert torch.equal(losses, earlier_losses)
     state, earlier_state = crd.state_dict(), earlier.state_dict()
-    assert state.keys() == earlier_state.keys() and all(torch.equal(value, earlier_state[name]) for name, value in state.items())
+    assert state.keys() == earlier_state.keys() and all(
+        torch.equal(value, earlier_state[name]) for name, value in state.items()
+    )
     monkeypatch.undo()
     crd, losses = trained_by_default(mode, torch.float64)
     weights = torch.arange(1, M * D + 1, dtype=torch.float64).view(M, D)
@@ -150,20 +158,28 @@ class Naive:
         self.visits = [0] * M
 
     def student(self, x):
-        return normalize(linear(x, self.parameters["embed_student.weight"], self.parameters["embed_student.bias"]), dim=0)
+        return normalize(
+            linear(x, self.parameters["embed_student.weight"], self.parameters["embed_student.bias"]), dim=0
+        )
 
     def teacher(self, x):
         if self.whitening is not None:
             mean, directions = self.whitening
             return normalize((x - mean) @ directions, dim=0)
-        return normalize(linear(x, self.parameters["embed_teacher.weight"], self.parameters["embed_teacher.bias"]), dim=0)
+        return normalize(
+            linear(x, self.parameters["embed_teacher.weight"], self.parameters["embed_teacher.bias"]), dim=0
+        )
 
     def loss(self, student, teacher, index):
         total = 0.0
         for x, y, sample in zip(student, teacher, index.tolist(), strict=True):
             for anchor, rows in ((self.student(x), self.rows["teacher"]), (self.teacher(y), self.rows["student"])):
                 scores = [anchor @ row / self.crd.temperature for row in rows]
-                eligible = [j for j in range(M) if (TARGETS[j] != TARGETS[sample] if self.origin == "other_class" else j != sample)]
+                eligible = [
+                    j
+                    for j in range(M)
+                    if (TARGETS[j] != TARGETS[sample] if self.origin == "other_class" else j != sample)
+                ]
                 total = total + softplus(self.crd.bias - scores[sample])
                 for j in eligible:
                     total = total + K / len(eligible) * softplus(scores[j] - self.crd.bias)
@@ -177,11 +193,16 @@ class Naive:
             if momentum == "visits":
                 momentum = min(0.5, (self.visits[sample] - 1) / self.visits[sample])
             for side, new in (("student", self.student(student[number])), ("teacher", self.teacher(teacher[number]))):
-                self.rows[side][sample] = normalize(momentum * self.rows[side][sample] + (1 - momentum) * new, dim=0).detach()
+                self.rows[side][sample] = normalize(
+                    momentum * self.rows[side][sample] + (1 - momentum) * new, dim=0
+                ).detach()
 
 
 @pytest.mark.parametrize("origin", ["other_class", "other_sample"])
-@pytest.mark.parametrize("init, momentum, kind", list(itertools.product(["random", "teacher_outputs"], [0.3, "visits"], ["learned", "whitened"])))
+@pytest.mark.parametrize(
+    "init, momentum, kind",
+    list(itertools.product(["random", "teacher_outputs"], [0.3, "visits"], ["learned", "whitened"])),
+)
 def test_a_training_is_that_of_nested_loops(init, momentum, kind, origin):
     embeddings = teacher_embeddings()
     crd = build("all", origin, prepared=False, bank_init=init, bank_momentum=momentum, teacher_map=kind)
@@ -248,7 +269,10 @@ def test_a_step_that_is_not_made_counts_no_visit():
 
 @pytest.mark.parametrize("dtype, bound", [("fp16", 2e-3), ("bf16", 2e-2)])
 def test_rows_of_half_precision_in_the_hosts_memory_are_near(dtype, bound):
-    exact, near = build(dtype=torch.float32, **ALL_THREE), build(dtype=torch.float32, prepared=False, bank_dtype=dtype, bank_memory="host", **ALL_THREE)
+    exact, near = (
+        build(dtype=torch.float32, **ALL_THREE),
+        build(dtype=torch.float32, prepared=False, bank_dtype=dtype, bank_memory="host", **ALL_THREE),
+    )
     near = near.to(torch.float32)
     near.prepare([teacher_embeddings()], [batches(teacher_embeddings())])
     for seed in range(3):
@@ -274,7 +298,15 @@ def test_the_fixed_map_is_exact_under_autocast():
 
 @pytest.mark.parametrize("negatives", MODES)
 def test_several_teachers_with_one_side_of_the_student(negatives):
-    chosen = {"targets": TARGETS, "num_negatives": K, "embed_dim": D, "bias": 2.0, "temperature": 0.3, "negatives": negatives, **ALL_THREE}
+    chosen = {
+        "targets": TARGETS,
+        "num_negatives": K,
+        "embed_dim": D,
+        "bias": 2.0,
+        "temperature": 0.3,
+        "negatives": negatives,
+        **ALL_THREE,
+    }
     embeddings = [teacher_embeddings(6, 1), teacher_embeddings(3, 2)]
     torch.manual_seed(0)
     shared = SharedCRDLoss(4, [6, 3], **chosen).double()
@@ -320,17 +352,29 @@ class Outputs:
 @pytest.mark.parametrize("student_side", ["separate", "shared"])
 def test_an_objective_shows_its_teachers_outputs_to_its_loss(student_side):
     embeddings = [teacher_embeddings(6, 1).float(), teacher_embeddings(3, 2).float()]
-    settings = [Setting(RepresentationSpec(4, 4, ()), RepresentationSpec(4, values.shape[1], ()), M, TARGETS, 0) for values in embeddings]
-    objectives = CRD.build_each(CRD.Options(bias=1.0, embed_dim=D, negatives="shared", num_negatives=K, student_side=student_side, **ALL_THREE), settings)
+    settings = [
+        Setting(RepresentationSpec(4, 4, ()), RepresentationSpec(4, values.shape[1], ()), M, TARGETS, 0)
+        for values in embeddings
+    ]
+    objectives = CRD.build_each(
+        CRD.Options(bias=1.0, embed_dim=D, negatives="shared", num_negatives=K, student_side=student_side, **ALL_THREE),
+        settings,
+    )
     outputs = [Outputs(values) for values in embeddings]
     for number, objective in enumerate(objectives):
         objective.prepare(outputs if objective.joint else outputs[number : number + 1])
     for number, values in enumerate(embeddings):
         mean, directions = naive_whitening(values.double()) if values.shape[1] >= D else (None, None)
-        rows = objectives[0].loss.bank.side(f"teacher.{number}") if student_side == "shared" else objectives[number].loss.bank.teacher
+        rows = (
+            objectives[0].loss.bank.side(f"teacher.{number}")
+            if student_side == "shared"
+            else objectives[number].loss.bank.teacher
+        )
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(M))
         if mean is not None:
-            torch.testing.assert_close(rows, normalize((values.double() - mean) @ directions).float(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                rows, normalize((values.double() - mean) @ directions).float(), rtol=1e-4, atol=1e-5
+            )
 
 
 # The state
@@ -386,10 +430,25 @@ def test_states_of_other_options_are_refused_by_name():
 @pytest.mark.parametrize("views", [["train.views=2"], []])
 def test_a_resumed_training_ends_in_the_bits_of_a_whole_one(four_classes, tmp_path, views):
     options = [f"objectives.crd.{name}={value}" for name, value in ALL_THREE.items()]
-    command = ["train", "compression/cifar100_crd", f"data.path={four_classes}", "teachers.0.model=resnet8", "student.model=resnet8", "train.epochs=3",
-               "train.batch_size=16", "train.checkpoint_every_steps=2", "train.keep_checkpoints=9", *options, *views]  # fmt: skip
+    command = ["train", "compression/cifar100_crd", f"data.path={four_classes}", "teachers.0.model=resnet8",
+        "student.model=resnet8", "train.epochs=3",
+               "train.batch_size=16", "train.checkpoint_every_steps=2", "train.keep_checkpoints=9", *options,
+               *views]  # fmt: skip
     teacher = tmp_path / "teacher"
-    assert main([*command[:1], "teachers/cifar100", *command[2:3], "student.model=resnet8", "train.epochs=1", f"out={teacher}", "-q"]) == 0
+    assert (
+        main(
+            [
+                *command[:1],
+                "teachers/cifar100",
+                *command[2:3],
+                "student.model=resnet8",
+                "train.epochs=1",
+                f"out={teacher}",
+                "-q",
+            ]
+        )
+        == 0
+    )
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     command.append(f"teachers.0.weights={teacher}")
     assert main([*command, f"out={whole}", "-q"]) == 0
@@ -401,7 +460,11 @@ def test_a_resumed_training_ends_in_the_bits_of_a_whole_one(four_classes, tmp_pa
     (resumed / "student.safetensors").unlink()
     assert main([*command, f"out={resumed}", "-q"]) == 0
     last = "checkpoints/step-00000009/model.safetensors"
-    expected, found, early = load_file(whole / last), load_file(resumed / last), load_file(whole / "checkpoints/step-00000004/model.safetensors")
+    expected, found, early = (
+        load_file(whole / last),
+        load_file(resumed / last),
+        load_file(whole / "checkpoints/step-00000004/model.safetensors"),
+    )
     assert expected.keys() == found.keys() and all(torch.equal(value, found[name]) for name, value in expected.items())
     (visits,) = (name for name in expected if name.endswith("bank.visits"))
     assert expected[visits].tolist() == [3] * 48 and set(early[visits].tolist()) == {1, 2}
@@ -485,7 +548,13 @@ def test_two_processes_with_rows_dealt_out_or_not_are_one(ranks, tmp_path):
                 else:
                     assert parts[0].equal(parts[1]), name
                     together = parts[0]
-                torch.testing.assert_close(together, value, rtol=1e-10, atol=1e-10, msg=lambda text, where=(placement, case, name): f"{where}: {text}")
+                torch.testing.assert_close(
+                    together,
+                    value,
+                    rtol=1e-10,
+                    atol=1e-10,
+                    msg=lambda text, where=(placement, case, name): f"{where}: {text}",
+                )
 
 
 # Refusals
@@ -506,7 +575,9 @@ def test_wrong_options_are_refused_in_one_sentence():
     with pytest.raises(UsageError, match="samples of each of the 1 teachers, not of 0"):
         build(prepared=False, teacher_map="whitened").prepare()
     with pytest.raises(UsageError, match="batches of each of the 2 teachers, not of 1"):
-        SharedCRDLoss(4, [6, 6], num_samples=M, bank_init="teacher_outputs").prepare((), [batches(teacher_embeddings())])
+        SharedCRDLoss(4, [6, 6], num_samples=M, bank_init="teacher_outputs").prepare(
+            (), [batches(teacher_embeddings())]
+        )
 
 
 def test_a_teacher_that_gives_no_numbers_begins_no_bank():

@@ -29,7 +29,9 @@ def build(labelled=True, dims=7, dtype=torch.float64, **options):
 
 def batch_of(index, seed, dims=(7,), dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    student, *teachers = (torch.randn(len(index), dim, dtype=torch.float64, generator=generator).to(dtype) for dim in (6, *dims))
+    student, *teachers = (
+        torch.randn(len(index), dim, dtype=torch.float64, generator=generator).to(dtype) for dim in (6, *dims)
+    )
     return student.requires_grad_(), teachers, torch.tensor(index)
 
 
@@ -43,7 +45,9 @@ def unit(vector):
 
 
 class Naive:
-    """One teacher's rows as a list in order of arrival, its map as a matrix times a vector, and the loss one pair at a time."""
+    """One teacher's rows as a list in order of arrival, its map as a matrix times a vector, and the loss one pair at a
+    time.
+    """
 
     def __init__(self, loss, number=0):
         self.loss, self.number, self.draws = loss, number, 0
@@ -61,13 +65,17 @@ class Naive:
             vector = embed.basis @ (embed.basis.T @ vector)
         if embed.kind == "none":
             return unit(vector)
-        return unit(embed.map.weight @ vector + embed.map.bias if embed.kind == "learned" else embed.whitening.T @ vector)
+        return unit(
+            embed.map.weight @ vector + embed.map.bias if embed.kind == "learned" else embed.whitening.T @ vector
+        )
 
     def one(self, score, others, count):
         """−log of the own pair's share, or what the criterion has instead."""
         factor = 1.0 if count is None or not others else count / len(others)
         if self.loss.criterion == "softmax":
-            return -torch.log(torch.exp(score) / (torch.exp(score) + factor * sum(torch.exp(other) for other in others)))
+            return -torch.log(
+                torch.exp(score) / (torch.exp(score) + factor * sum(torch.exp(other) for other in others))
+            )
         return torch.log1p(torch.exp(-score)) + factor * sum(torch.log1p(torch.exp(other)) for other in others)
 
     def score(self, ours, theirs):
@@ -79,7 +87,9 @@ class Naive:
         """Of each sample, and the logs."""
         loss, index = self.loss, index.tolist()
         offset = mix(3 + self.number, 5, self.draws) % max(1, len(self.order))
-        drawn = [self.order[(offset + step) % len(self.order)] for step in range(min(loss.num_negatives, len(self.order)))]
+        drawn = [
+            self.order[(offset + step) % len(self.order)] for step in range(min(loss.num_negatives, len(self.order)))
+        ]
         ours = [unit(loss.embed_student.weight @ row + loss.embed_student.bias) for row in student]
         theirs = [self.map(row) for row in teacher]
         rows = {j: self.map(self.rows[j]) for j in drawn}
@@ -87,12 +97,18 @@ class Naive:
         losses, bounds = [], {"student": [], "teacher": []}
         for i, sample in enumerate(index):
             own = self.score(ours[i], theirs[i])
-            there = self.one(own, [self.score(ours[i], rows[j]) for j in drawn if group[j] != group[sample]], loss.num_negatives)
+            there = self.one(
+                own, [self.score(ours[i], rows[j]) for j in drawn if group[j] != group[sample]], loss.num_negatives
+            )
             bounds["student"].append(math.log(1 + loss.num_negatives) - there.item())
             if loss.student_rows == "none":
                 losses.append(there)
                 continue
-            candidates = [self.score(ours[k], theirs[i]) for k, other in enumerate(index) if index.index(other) == k and group[other] != group[sample]]
+            candidates = [
+                self.score(ours[k], theirs[i])
+                for k, other in enumerate(index)
+                if index.index(other) == k and group[other] != group[sample]
+            ]
             back = self.one(own, candidates, None)
             bounds["teacher"].append(math.log(1 + len(candidates)) - back.item())
             losses.append((there + back) / 2)
@@ -114,7 +130,9 @@ def check_steps(loss, dims=(7,), labelled=True, ahead=False, batches=BATCHES):
     if ahead:
         for naive, dim in zip(naives, dims, strict=True):
             naive.ahead(everything(dim))
-            loss.prepare(naive.number, everything(dim), zip(torch.arange(M).split(5), everything(dim).split(5), strict=True))
+            loss.prepare(
+                naive.number, everything(dim), zip(torch.arange(M).split(5), everything(dim).split(5), strict=True)
+            )
     group = TARGETS.tolist() if labelled else list(range(M))
     for seed, index in enumerate(batches):
         student, teachers, index = batch_of(index, seed, dims)
@@ -123,17 +141,26 @@ def check_steps(loss, dims=(7,), labelled=True, ahead=False, batches=BATCHES):
         found = loss.per_sample(student, teachers, index)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
         wanted = [student, *loss.parameters()]
-        slopes = [torch.autograd.grad(value.mean(), wanted, allow_unused=True, materialize_grads=True) for value in (found, expected)]
+        slopes = [
+            torch.autograd.grad(value.mean(), wanted, allow_unused=True, materialize_grads=True)
+            for value in (found, expected)
+        ]
         for one, other in zip(*slopes, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
         name = "mi_bound" if loss.criterion == "softmax" and not labelled else "score"
-        logs = {f"{name}_{side}" + f".{n}" * (len(dims) > 1): value for n, (_, bounds) in enumerate(each) for side, value in bounds.items()}
+        logs = {
+            f"{name}_{side}" + f".{n}" * (len(dims) > 1): value
+            for n, (_, bounds) in enumerate(each)
+            for side, value in bounds.items()
+        }
         assert {key: float(value) for key, value in loss.logs.items()} == pytest.approx(logs, rel=1e-9, abs=1e-9)
         assert not any(value.requires_grad for value in loss.logs.values())
         for naive, teacher in zip(naives, teachers, strict=True):
             naive.store(teacher, index)
             embed, store = loss.embed_teacher[naive.number], loss.rows[naive.number]
-            kept = torch.stack([embed.reduce(naive.rows[j]) if j in naive.rows else torch.zeros(store.dim).double() for j in range(M)])
+            kept = torch.stack(
+                [embed.reduce(naive.rows[j]) if j in naive.rows else torch.zeros(store.dim).double() for j in range(M)]
+            )
             torch.testing.assert_close(store.embeddings, kept, rtol=1e-12, atol=1e-12)
             assert int(store.filled) == len(naive.order) and store.sample[: len(naive.order)].tolist() == naive.order
         with torch.no_grad():
@@ -145,7 +172,9 @@ def check_steps(loss, dims=(7,), labelled=True, ahead=False, batches=BATCHES):
 @pytest.mark.parametrize("criterion", ["softmax", "sigmoid", "nce"])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_each_criterion_and_map_is_the_naive_one(labelled, criterion, teacher_map):
-    check_steps(build(labelled, criterion=criterion, teacher_map=teacher_map, bias=1.5, temperature=0.2), labelled=labelled)
+    check_steps(
+        build(labelled, criterion=criterion, teacher_map=teacher_map, bias=1.5, temperature=0.2), labelled=labelled
+    )
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -205,7 +234,11 @@ def test_without_any_row_only_the_batch_counts():
         loss, fresh = build(), build()
         value = loss(student, teacher, index)
         value.backward()
-        assert value == 0 and all(parameter.grad.abs().max() == 0 for parameter in loss.parameters()) and student.grad.abs().max() == 0
+        assert (
+            value == 0
+            and all(parameter.grad.abs().max() == 0 for parameter in loss.parameters())
+            and student.grad.abs().max() == 0
+        )
         assert fresh.eval()(student, teacher, index) == 0
 
 
@@ -221,7 +254,11 @@ def test_extreme_embeddings_give_no_nan(criterion, scale):
         student = (scale * student).detach().requires_grad_()
         value = loss(student, scale * teacher, index)
         value.backward()
-        assert value.isfinite() and student.grad.isfinite().all() and all(parameter.grad.isfinite().all() for parameter in loss.parameters())
+        assert (
+            value.isfinite()
+            and student.grad.isfinite().all()
+            and all(parameter.grad.isfinite().all() for parameter in loss.parameters())
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -305,14 +342,22 @@ def test_a_checkpoint_goes_on_with_the_same_bits(ahead, refresh, row_variance):
     assert ("rows.0.embeddings" in state) == ("rows.0.place" in state) == (refresh or not ahead)
     second.load_state_dict(state)
     assert [first(*step(seed)) for seed in (2, 3, 4)] == [second(*step(seed)) for seed in (2, 3, 4)]
-    assert same(first.state_dict(), second.state_dict()) and torch.equal(first.rows[0].embeddings, second.rows[0].embeddings)
+    assert same(first.state_dict(), second.state_dict()) and torch.equal(
+        first.rows[0].embeddings, second.rows[0].embeddings
+    )
 
 
 def test_a_state_that_does_not_fit_is_refused():
     state = build(False).state_dict()
     for other, message in (
-        (FreshCRDLoss(6, 7, num_samples=M + 1, embed_dim=D), r"rows.0.embeddings has shape \(14, 7\), this loss has rows of \(15, 7\)"),
-        (FreshCRDLoss(6, 8, num_samples=M, embed_dim=D), r"rows.0.embeddings has shape \(14, 7\), this loss has rows of \(14, 8\)"),
+        (
+            FreshCRDLoss(6, 7, num_samples=M + 1, embed_dim=D),
+            r"rows.0.embeddings has shape \(14, 7\), this loss has rows of \(15, 7\)",
+        ),
+        (
+            FreshCRDLoss(6, 8, num_samples=M, embed_dim=D),
+            r"rows.0.embeddings has shape \(14, 7\), this loss has rows of \(14, 8\)",
+        ),
         (FreshCRDLoss(6, [7, 7], num_samples=M, embed_dim=D), "Missing key.*rows.1.embeddings"),
     ):
         with pytest.raises(RuntimeError, match=message):
@@ -334,7 +379,12 @@ def test_held_passes_are_one_step():
         expected = whole.per_sample(student, teacher, index)
         before = {name: value.clone() for name, value in split.state_dict().items()}
         for keep in (False, True):
-            parts = [split.per_sample(*part) for part in zip(*(value.tensor_split(min(3, len(index))) for value in (student, teacher, index)), strict=True)]
+            parts = [
+                split.per_sample(*part)
+                for part in zip(
+                    *(value.tensor_split(min(3, len(index))) for value in (student, teacher, index)), strict=True
+                )
+            ]
             assert same(split.state_dict(), before)
             (split.commit if keep else split.discard)()
             torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-12, atol=1e-12)
@@ -414,10 +464,14 @@ def setting(targets=TARGETS, dims=(6, 7)):
 
 def test_the_objective_takes_what_it_can_from_the_run():
     objective = FreshCRD.build(FreshCRD.Options(embed_dim=D), setting())
-    assert objective.loss.negatives_from == "other_class" and objective.loss.rows[0].seed == 5 and objective.decomposes()
+    assert (
+        objective.loss.negatives_from == "other_class" and objective.loss.rows[0].seed == 5 and objective.decomposes()
+    )
     assert FreshCRD.build(FreshCRD.Options(), setting(None)).loss.negatives_from == "other_sample"
     joint = FreshCRD.build_each(FreshCRD.Options(), [setting(), setting(dims=(6, 3))])
-    assert [type(one) for one in joint] == [JointFreshCRD] and [embed.in_features for embed in joint[0].loss.embed_teacher] == [7, 3]
+    assert [type(one) for one in joint] == [JointFreshCRD] and [
+        embed.in_features for embed in joint[0].loss.embed_teacher
+    ] == [7, 3]
     apart = FreshCRD.build_each(FreshCRD.Options(student_side="separate"), [setting(), setting(dims=(6, 3))])
     assert [type(one) for one in apart] == [FreshCRD, FreshCRD]
     with pytest.raises(UsageError, match="negatives_from=other_class needs labels"):

@@ -1,4 +1,6 @@
-"""FreshCRDLoss on several processes against one, in float64 to 1e-10: losses, logs, gradients, rows and state, with uneven and empty shares; and rows from a live teacher."""
+"""FreshCRDLoss on several processes against one, in float64 to 1e-10: losses, logs, gradients, rows and state, with
+uneven and empty shares; and rows from a live teacher.
+"""
 
 from functools import partial
 
@@ -12,7 +14,10 @@ CASES = {
     "ahead": {"ahead": True, "options": {"criterion": "sigmoid"}},
     "several teachers": {"dims": [6, 3]},
     "one direction": {"options": {"student_rows": "none", "num_negatives": 2 * M}},
-    "few directions": {"ahead": True, "options": {"row_variance": 0.7, "teacher_map": "whitened", "refresh_rows": True}},
+    "few directions": {
+        "ahead": True,
+        "options": {"row_variance": 0.7, "teacher_map": "whitened", "refresh_rows": True},
+    },
     "free": {"held": False},
     "passes": {"ahead": True, "passes": 2, "options": {"refresh_rows": True}},
     "passes of several teachers": {"ahead": True, "passes": 3, "dims": [6, 3], "labelled": False},
@@ -109,7 +114,10 @@ def united(world):
 
     def parts(batch, passes):
         positions = torch.arange(len(batch["index"])).tensor_split(world)
-        shares = [cut(own, passes) if len(own) else [(torch.tensor([len(batch["index"]) - 1]), 0)] * passes for own in positions]
+        shares = [
+            cut(own, passes) if len(own) else [(torch.tensor([len(batch["index"]) - 1]), 0)] * passes
+            for own in positions
+        ]
         for each in zip(*shares, strict=True):
             rows = torch.cat([part for part, _ in each])
             weight = torch.cat([torch.full((len(part),), float(size > 0), dtype=torch.float64) for part, size in each])
@@ -125,7 +133,9 @@ def test_ranks_together_are_one_process(ranks, tmp_path, world):
         expected, state, _ = one["steps"](case, "replicated", united(world))
         for placement in ("sharded", "replicated"):
             got = [torch.load(tmp_path / f"{name}-{placement}-{rank}.pt", weights_only=True) for rank in range(world)]
-            assert sum(held for _, _, held in got) == M * len(case.get("dims") or [6]) * (1 if placement == "sharded" else world)
+            assert sum(held for _, _, held in got) == M * len(case.get("dims") or [6]) * (
+                1 if placement == "sharded" else world
+            )
             for key, value in expected.items():
                 parts = [values[key] for values, _, _ in got]
                 kind, number = key.split(".")[:2]
@@ -138,7 +148,9 @@ def test_ranks_together_are_one_process(ranks, tmp_path, world):
                 else:
                     assert all(part.equal(parts[0]) for part in parts), key
                     together = parts[0]
-                torch.testing.assert_close(together, value, rtol=1e-10, atol=1e-10, msg=partial("{} {} {}: {}".format, name, placement, key))
+                torch.testing.assert_close(
+                    together, value, rtol=1e-10, atol=1e-10, msg=partial("{} {} {}: {}".format, name, placement, key)
+                )
             for _, theirs, _ in got:
                 assert theirs.keys() == state.keys()
                 for key, value in state.items():
@@ -149,7 +161,11 @@ def test_a_checkpoint_of_shards_goes_on_in_one_place(ranks, tmp_path):
     cases = {name: CASES[name] for name in ("seen", "ahead", "few directions")}
     ranks(RANK, 2, tmp_path, cases)
     for name, case in cases.items():
-        states = [torch.load(tmp_path / f"{name}-{placement}-{rank}.pt", weights_only=True)[1] for placement in ("sharded", "replicated") for rank in (0, 1)]
+        states = [
+            torch.load(tmp_path / f"{name}-{placement}-{rank}.pt", weights_only=True)[1]
+            for placement in ("sharded", "replicated")
+            for rank in (0, 1)
+        ]
         losses = []
         for state in states:
             loss = one["build"](case, "replicated")
@@ -195,7 +211,9 @@ def test_each_process_shows_a_live_teacher_its_share(ranks, tmp_path):
     exec(LIVE, alone := {})
     ranks(LIVE_RANK, 3, tmp_path)
     for rank in range(3):
-        for samples, (index, embeddings, sample) in zip((3, 4, 9, 21), torch.load(tmp_path / f"{rank}.pt", weights_only=True), strict=True):
+        for samples, (index, embeddings, sample) in zip(
+            (3, 4, 9, 21), torch.load(tmp_path / f"{rank}.pt", weights_only=True), strict=True
+        ):
             assert index.tolist() == list(range(samples))
             for value, expected in zip((embeddings, sample), alone["outputs"](samples)[1:], strict=True):
                 torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)

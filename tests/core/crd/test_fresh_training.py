@@ -1,4 +1,6 @@
-"""Trainings with fresh_crd through the command line: when its rows are filled, killed and resumed runs, several teachers."""
+"""Trainings with fresh_crd through the command line: when its rows are filled, killed and resumed runs, several
+teachers.
+"""
 
 import json
 
@@ -29,7 +31,14 @@ def teachers(four_classes, tmp_path_factory):
     """Two that differ in seed."""
     root = tmp_path_factory.mktemp("teachers")
     for seed in (0, 1):
-        command = ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", f"seed={seed}"]
+        command = [
+            "train",
+            "teachers/cifar100",
+            f"data.path={four_classes}",
+            "student.model=resnet8",
+            "train.epochs=1",
+            f"seed={seed}",
+        ]
         assert main([*command, f"out={root / str(seed)}", "-q"]) == 0
     return root
 
@@ -39,9 +48,13 @@ def settings(four_classes, teachers):
     """A training of 2 epochs of 3 batches, a checkpoint every 2 steps."""
 
     def given(*more, count=1):
-        chosen = [f"teachers.{n}.{key}" for n in range(count) for key in ("model=resnet8", f"weights={teachers / str(n)}")]
-        return ["compression/cifar100_crd", f"data.path={four_classes}", *chosen, "student.model=resnet8", "objectives.crd=null", "train.evaluate_every=2",
-                "objectives.fresh_crd.num_negatives=12", "train.epochs=2", "train.batch_size=16", "train.checkpoint_every_steps=2", *more]  # fmt: skip
+        chosen = [
+            f"teachers.{n}.{key}" for n in range(count) for key in ("model=resnet8", f"weights={teachers / str(n)}")
+        ]
+        return ["compression/cifar100_crd", f"data.path={four_classes}", *chosen, "student.model=resnet8",
+            "objectives.crd=null", "train.evaluate_every=2",
+                "objectives.fresh_crd.num_negatives=12", "train.epochs=2", "train.batch_size=16",
+                "train.checkpoint_every_steps=2", *more]  # fmt: skip
 
     return given
 
@@ -79,7 +92,10 @@ def same_run(one, other):
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         assert value.equal(got[name]), name
-    histories = [[{key: value for key, value in row.items() if key not in TIMES} for row in Run(path).history()] for path in (one, other)]
+    histories = [
+        [{key: value for key, value in row.items() if key not in TIMES} for row in Run(path).history()]
+        for path in (one, other)
+    ]
     assert histories[0] == histories[1]
 
 
@@ -87,8 +103,18 @@ def same_run(one, other):
     ("name", "more"),
     [
         ("seen", ["objectives.fresh_crd.row_variance=0.9"]),
-        ("ahead", ["objectives.fresh_crd.rows=ahead", "objectives.fresh_crd.criterion=sigmoid", "objectives.fresh_crd.row_variance=0.9"]),
-        ("refreshed", ["train.views=2", "objectives.fresh_crd.refresh_rows=true", "objectives.fresh_crd.teacher_map=whitened"]),
+        (
+            "ahead",
+            [
+                "objectives.fresh_crd.rows=ahead",
+                "objectives.fresh_crd.criterion=sigmoid",
+                "objectives.fresh_crd.row_variance=0.9",
+            ],
+        ),
+        (
+            "refreshed",
+            ["train.views=2", "objectives.fresh_crd.refresh_rows=true", "objectives.fresh_crd.teacher_map=whitened"],
+        ),
     ],
 )
 def test_a_run_that_died_goes_on_with_the_same_bits(settings, tmp_path, monkeypatch, name, more):
@@ -124,9 +150,15 @@ def test_two_teachers(settings, tmp_path, side):
     more = [f"objectives.fresh_crd.student_side={side}", "train.views=1"]
     assert main(["train", *settings(*more, count=2), f"out={out}", "-q"]) == 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
-    assert {f"fresh_crd/score_{which}.{number}" for which in ("student", "teacher") for number in (0, 1)} <= rows[-1].keys()
+    assert {f"fresh_crd/score_{which}.{number}" for which in ("student", "teacher") for number in (0, 1)} <= rows[
+        -1
+    ].keys()
     assert rows[0]["fresh_crd"] > 0 and rows[-1]["fresh_crd"] < rows[0]["fresh_crd"]
-    names = [name for name in load_file(out / "checkpoints" / "step-00000006" / "model.safetensors") if "embed_student.weight" in name]
+    names = [
+        name
+        for name in load_file(out / "checkpoints" / "step-00000006" / "model.safetensors")
+        if "embed_student.weight" in name
+    ]
     assert len(names) == (1 if side == "shared" else 2)
 
 
@@ -134,7 +166,9 @@ def test_a_rule_of_the_ensemble_takes_teachers_one_by_one(settings, tmp_path, ca
     command = ["train", *settings("ensemble.rule=entropy", count=2), f"out={tmp_path / 'run'}", "-q"]
     assert main(command) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "objective fresh_crd reads all teachers at once" in message and "add objectives.fresh_crd.rule=sum" in message
+    assert (
+        "objective fresh_crd reads all teachers at once" in message and "add objectives.fresh_crd.rule=sum" in message
+    )
     assert "or objectives.fresh_crd.student_side=separate" in message and "Traceback" not in message
     for remedy in ("objectives.fresh_crd.rule=sum", "objectives.fresh_crd.student_side=separate"):
         assert main([*command, remedy, "train.epochs=1"]) == 0
@@ -153,7 +187,17 @@ def test_a_rule_of_the_ensemble_takes_teachers_one_by_one(settings, tmp_path, ca
     ],
 )
 def test_wrong_options_are_refused(settings, tmp_path, capsys, more, message):
-    assert main(["train", *settings(*(f"objectives.fresh_crd.{option}" for option in more)), f"out={tmp_path / 'run'}", "-q"]) == 2
+    assert (
+        main(
+            [
+                "train",
+                *settings(*(f"objectives.fresh_crd.{option}" for option in more)),
+                f"out={tmp_path / 'run'}",
+                "-q",
+            ]
+        )
+        == 2
+    )
     said = " ".join(capsys.readouterr().err.split())
     assert f"objectives.fresh_crd.{message}" in said and "Traceback" not in said
 

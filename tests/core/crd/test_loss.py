@@ -1,4 +1,6 @@
-"""CRDLoss against a version of nested loops in float64, gradients included; its numerics, its precision, its refusals."""
+"""CRDLoss against a version of nested loops in float64, gradients included; its numerics, its precision, its
+refusals.
+"""
 
 import copy
 import math
@@ -35,9 +37,14 @@ def eligible(sample, origin):
 
 
 def naive(crd, student, teacher, index, negatives, weights):
-    """(2,) losses of the student's and the teacher's side; negatives[i] are samples, weights[i] multiplies their sum."""
+    """(2,) losses of the student's and the teacher's side; negatives[i] are samples, weights[i] multiplies their
+    sum.
+    """
     maps = {"student": crd.embed_student, "teacher": crd.embed_teacher}
-    anchors = {side: normalize(linear(x, maps[side].weight, maps[side].bias)) for side, x in (("student", student), ("teacher", teacher))}
+    anchors = {
+        side: normalize(linear(x, maps[side].weight, maps[side].bias))
+        for side, x in (("student", student), ("teacher", teacher))
+    }
     banks = {"student": crd.bank.teacher, "teacher": crd.bank.student}
     losses = []
     for side in ("student", "teacher"):
@@ -116,7 +123,11 @@ def test_rows_given_by_hand_are_scored_as_given(mode, repeated):
 @pytest.mark.parametrize("given_rows", [False, True])
 def test_a_bank_much_larger_than_k_gives_the_same_by_gathering(monkeypatch, given_rows):
     student, teacher, index = inputs()
-    rows = torch.stack([torch.randperm(M, generator=torch.Generator().manual_seed(i))[:K] for i in range(B)]) if given_rows else None
+    rows = (
+        torch.stack([torch.randperm(M, generator=torch.Generator().manual_seed(i))[:K] for i in range(B)])
+        if given_rows
+        else None
+    )
     values = []
     for limit in (24, 0):
         monkeypatch.setattr("contrastill.core.crd.negative_sums.DENSE_ROWS_PER_NEGATIVE", limit)
@@ -132,7 +143,10 @@ def test_a_bank_much_larger_than_k_gives_the_same_by_gathering(monkeypatch, give
 def test_many_chunks_add_up(monkeypatch, mode):
     student, teacher, index = inputs()
     whole = build(mode)(student, teacher, index)
-    monkeypatch.setattr("contrastill.core.crd.criterion.NegativeSums.spans", lambda self, start, stop: [(i, min(i + 5, stop)) for i in range(start, stop, 5)])
+    monkeypatch.setattr(
+        "contrastill.core.crd.criterion.NegativeSums.spans",
+        lambda self, start, stop: [(i, min(i + 5, stop)) for i in range(start, stop, 5)],
+    )
     torch.testing.assert_close(build(mode)(student, teacher, index), whole, rtol=1e-12, atol=0)
 
 
@@ -190,7 +204,9 @@ def test_wide_scores_do_not_overflow(temperature):
 def test_loaded_rows_may_be_long():
     crd = build(dtype=torch.float32)
     state = crd.state_dict()
-    crd.load_state_dict({**state, "bank.student": 500 * state["bank.student"], "bank.teacher": 500 * state["bank.teacher"]})
+    crd.load_state_dict(
+        {**state, "bank.student": 500 * state["bank.student"], "bank.teacher": 500 * state["bank.teacher"]}
+    )
     student, teacher, index = inputs(dtype=torch.float32)
     assert torch.isfinite(crd(student, teacher, index))
 

@@ -33,7 +33,9 @@ def test_rows_start_at_norm_one_and_do_not_depend_on_the_order_inside():
     assert bank.student.norm(dim=1).mean() == pytest.approx(1, abs=0.01)
     assert bank.radius >= bank.rows.norm(dim=2).max()
     banks = [build(mode).bank for mode in MODES]
-    assert all(torch.equal(bank.student, banks[0].student) and torch.equal(bank.teacher, banks[0].teacher) for bank in banks)
+    assert all(
+        torch.equal(bank.student, banks[0].student) and torch.equal(bank.teacher, banks[0].teacher) for bank in banks
+    )
     assert not torch.equal(build(seed=1).bank.student, banks[0].student)
 
 
@@ -48,7 +50,10 @@ def test_scores_are_read_before_rows_move_by_the_momentum(mode):
     generator = torch.Generator().manual_seed(1)
     index = torch.randperm(M, generator=generator)[:8]
     student, teacher = torch.randn(8, 5, generator=generator), torch.randn(8, 6, generator=generator)
-    for old, new, embedding in ((before[0], crd.bank.student, crd.embed_student(student)), (before[1], crd.bank.teacher, crd.embed_teacher(teacher))):
+    for old, new, embedding in (
+        (before[0], crd.bank.student, crd.embed_student(student)),
+        (before[1], crd.bank.teacher, crd.embed_teacher(teacher)),
+    ):
         expected = old.clone()
         expected[index] = normalize(0.3 * old[index] + 0.7 * embedding.detach())
         torch.testing.assert_close(new, expected)

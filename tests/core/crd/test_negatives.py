@@ -10,7 +10,12 @@ from contrastill.core.hashing import hash64, mix, shifted
 # Classes of very different sizes: 24, 10, 5 and 1 rows.
 UNBALANCED = torch.cat((torch.zeros(24), torch.ones(10), torch.full((5,), 2), torch.full((1,), 3))).long()
 UNBALANCED = UNBALANCED[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
-KINDS = {"balanced": torch.arange(40) % 4, "unbalanced": UNBALANCED, "nearly balanced": torch.arange(1010) % 101 % 100, "unlabelled": None}
+KINDS = {
+    "balanced": torch.arange(40) % 4,
+    "unbalanced": UNBALANCED,
+    "nearly balanced": torch.arange(1010) % 101 % 100,
+    "unlabelled": None,
+}
 
 
 def rule_of(kind, count):
@@ -65,7 +70,10 @@ def test_strips_of_memory_hold_the_same_rows_as_arithmetic(kind):
 def test_a_draw_depends_on_seed_draw_and_sample_alone():
     rule, order = rule_of("balanced", 9)
     index = torch.tensor([5, 17, 30])
-    anchors, alone = rule.anchors(index, places_of(order, index)), rule.anchors(index[1:2], places_of(order, index[1:2]))
+    anchors, alone = (
+        rule.anchors(index, places_of(order, index)),
+        rule.anchors(index[1:2], places_of(order, index[1:2])),
+    )
     assert torch.equal(rule.draw(anchors, 3)[1:2], rule.draw(alone, 3))
     assert not torch.equal(rule.draw(anchors, 3), rule.draw(anchors, 4))
     other = SampledRows(Groups(KINDS["balanced"], 40), 9, seed=6)
@@ -77,7 +85,13 @@ def test_a_draw_depends_on_seed_draw_and_sample_alone():
 def test_draws_expect_what_all_computes(kind, mode):
     """Mean over many draws of loss and gradient, against the exact expectation, in standard errors."""
     targets = KINDS[kind]
-    options = {"targets": targets, "num_samples": None if targets is not None else 40, "embed_dim": 8, "num_negatives": 7, "bias": 1.0}
+    options = {
+        "targets": targets,
+        "num_samples": None if targets is not None else 40,
+        "embed_dim": 8,
+        "num_negatives": 7,
+        "bias": 1.0,
+    }
     torch.manual_seed(0)
     exact = CRDLoss(3, 3, negatives="all", **options).double().eval()
     drawn = CRDLoss(3, 3, negatives=mode, **options).double().eval()
@@ -112,7 +126,9 @@ def test_auto_says_in_one_line_what_it_took_and_why(caplog):
         small = CRDLoss(3, 3, num_samples=2000, embed_dim=4)
         large = CRDLoss(3, 3, num_samples=3_000_000, embed_dim=1, bias=1.0)
     assert small.negatives == "all" and large.negatives == "shared"
-    assert [record.getMessage() for record in caplog.records] == [f"CRD negatives {crd.negatives_reason}" for crd in (small, large)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"CRD negatives {crd.negatives_reason}" for crd in (small, large)
+    ]
     assert "\n" not in small.negatives_reason and small.negatives_reason.startswith("all:")
     assert CRDLoss(3, 3, num_samples=2000, negatives="sampled").negatives_reason == "sampled: asked for"
 

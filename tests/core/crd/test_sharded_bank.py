@@ -17,7 +17,8 @@ CASES = [
     if mode == "sampled" or not gathered
 ]
 
-# Run by every rank, and by a single process with replicated banks: losses, gradients, banks of a few steps; the last batch is short.
+# Run by every rank, and by a single process with replicated banks: losses, gradients, banks of a few steps; the last
+# batch is short.
 STEPS = """
 import sys, torch
 import contrastill.core.crd.negative_sums
@@ -83,7 +84,9 @@ def assert_equals_one_process(expected, folder, name, world):
         else:
             assert all(part.equal(parts[0]) for part in parts), key
             together = parts[0]
-        torch.testing.assert_close(together, value, rtol=1e-10, atol=1e-10, msg=lambda text, key=key: f"{name} {key}: {text}")
+        torch.testing.assert_close(
+            together, value, rtol=1e-10, atol=1e-10, msg=lambda text, key=key: f"{name} {key}: {text}"
+        )
     return sum(int(one["held"]) for one in found)
 
 
@@ -139,7 +142,10 @@ def test_rows_of_half_precision_are_near(mode, dtype, bound):
 
 
 def test_rows_in_the_hosts_memory_say_the_same_and_stay_there():
-    crds = [CRDLoss(5, 6, num_samples=M, num_negatives=K, embed_dim=D, negatives="shared", bank_memory=memory) for memory in ("device", "host")]
+    crds = [
+        CRDLoss(5, 6, num_samples=M, num_negatives=K, embed_dim=D, negatives="shared", bank_memory=memory)
+        for memory in ("device", "host")
+    ]
     crds[1].load_state_dict(crds[0].state_dict())
     values = torch.randn(8, 5), torch.randn(8, 6), torch.arange(8)
     losses = [crd(*values) for crd in crds]

@@ -17,20 +17,35 @@ TARGETS = torch.arange(M) % 4
 def losses(negatives, **options):
     """A shared loss, and a loss for each teacher with the same embeddings and the same rows."""
     torch.manual_seed(0)
-    chosen = {"targets": TARGETS, "embed_dim": 8, "negatives": negatives, "num_negatives": 12, "bias": 1.0, "temperature": 0.3, "seed": 5, **options}
+    chosen = {
+        "targets": TARGETS,
+        "embed_dim": 8,
+        "negatives": negatives,
+        "num_negatives": 12,
+        "bias": 1.0,
+        "temperature": 0.3,
+        "seed": 5,
+        **options,
+    }
     shared = SharedCRDLoss(4, DIMS, **chosen).double()
     single = [CRDLoss(4, dim, **chosen).double() for dim in DIMS]
     for number, one in enumerate(single):
         one.embed_student.load_state_dict(shared.embed_student.state_dict())
         one.embed_teacher.load_state_dict(shared.embed_teacher[number].state_dict())
-        one.bank.load_state_dict({"student": shared.bank.side("student"), "teacher": shared.bank.side(f"teacher.{number}")})
+        one.bank.load_state_dict(
+            {"student": shared.bank.side("student"), "teacher": shared.bank.side(f"teacher.{number}")}
+        )
     return shared, single
 
 
 def inputs(seed):
     generator = torch.Generator().manual_seed(seed)
     student = torch.randn(B, 4, dtype=torch.float64, generator=generator).requires_grad_()
-    return student, [torch.randn(B, dim, dtype=torch.float64, generator=generator) for dim in DIMS], torch.randperm(M, generator=generator)[:B]
+    return (
+        student,
+        [torch.randn(B, dim, dtype=torch.float64, generator=generator) for dim in DIMS],
+        torch.randperm(M, generator=generator)[:B],
+    )
 
 
 @pytest.mark.parametrize("negatives", ["all", "shared", "sampled"])
@@ -44,7 +59,10 @@ def test_it_is_the_sum_of_single_losses_with_one_student_side(negatives, origin)
         torch.testing.assert_close(ours, naive, rtol=1e-10, atol=0)
         read = [student, shared.embed_student.weight, *(one.weight for one in shared.embed_teacher)]
         got = torch.autograd.grad(ours, read)
-        wanted = torch.autograd.grad(naive, [student, *(one.embed_student.weight for one in single), *(one.embed_teacher.weight for one in single)])
+        wanted = torch.autograd.grad(
+            naive,
+            [student, *(one.embed_student.weight for one in single), *(one.embed_teacher.weight for one in single)],
+        )
         torch.testing.assert_close(got[0], wanted[0], rtol=1e-9, atol=1e-13)
         torch.testing.assert_close(got[1], sum(wanted[1:4]), rtol=1e-9, atol=1e-13)
         for one, other in zip(got[2:], wanted[4:], strict=True):
@@ -59,7 +77,12 @@ def test_it_is_the_sum_of_single_losses_with_one_student_side(negatives, origin)
 def test_one_bank_of_the_student_instead_of_three():
     shared, single = losses("all")
     assert shared.bank.rows.shape == (4, M, 8) and sum(len(one.bank.rows) for one in single) == 6
-    assert sorted(name for name in shared.state_dict() if name.startswith("bank.")) == ["bank.student", "bank.teacher.0", "bank.teacher.1", "bank.teacher.2"]
+    assert sorted(name for name in shared.state_dict() if name.startswith("bank.")) == [
+        "bank.student",
+        "bank.teacher.0",
+        "bank.teacher.1",
+        "bank.teacher.2",
+    ]
 
 
 def test_state_goes_on_where_it_was():

@@ -1,4 +1,6 @@
-"""Rows of a teacher: which are drawn and how often, what is stored and what stays; and the map's mean, deviation and directions."""
+"""Rows of a teacher: which are drawn and how often, what is stored and what stays; and the map's mean, deviation and
+directions.
+"""
 
 import copy
 import math
@@ -61,7 +63,10 @@ def test_rows_are_stored_in_the_order_in_which_they_come(refresh):
         offset = mix(0, 5, rows.draws) % max(1, len(order))
         place, sample, there = rows.draw(9)
         assert sample[there].tolist() == [order[(offset + step) % len(order)] for step in range(min(9, len(order)))]
-        assert torch.equal(rows.read(place)[there], torch.stack([kept[j] for j in sample[there].tolist()] or [torch.zeros(DIM)])[: int(there.sum())])
+        assert torch.equal(
+            rows.read(place)[there],
+            torch.stack([kept[j] for j in sample[there].tolist()] or [torch.zeros(DIM)])[: int(there.sum())],
+        )
         rows.store(index, values)
         old = set(order)
         for sample, row in zip(index.tolist(), values, strict=True):
@@ -87,7 +92,9 @@ def test_held_rows_are_stored_and_draws_move_on_when_told():
         assert rows.draws == 1
         stored = not rows.complete or rows.refresh
         # The second pass saw sample 2 last.
-        assert rows.embeddings[[1, 2, 9], 0].tolist() == ([3.0, 11.0, 11.0] if stored else before[[1, 2, 9], 0].tolist())
+        assert rows.embeddings[[1, 2, 9], 0].tolist() == (
+            [3.0, 11.0, 11.0] if stored else before[[1, 2, 9], 0].tolist()
+        )
 
 
 def test_a_shard_holds_its_share():
@@ -106,7 +113,10 @@ def test_wrong_indices_are_refused():
 
 def sample_of(count=400, dim=6):
     generator = torch.Generator().manual_seed(2)
-    mixed = torch.randn(count, dim, dtype=torch.float64, generator=generator) * torch.tensor([5, 3, 1, 0.5, 0.2, 0.01])[:dim]
+    mixed = (
+        torch.randn(count, dim, dtype=torch.float64, generator=generator)
+        * torch.tensor([5, 3, 1, 0.5, 0.2, 0.01])[:dim]
+    )
     return 7 + mixed @ torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator)).Q
 
 
@@ -169,7 +179,10 @@ def test_the_gradient_of_normalisation_is_that_of_autograd():
     with torch.no_grad():
         embed.map.bias.zero_()
     values = torch.cat((sample_of(5), torch.zeros(1, 6))).requires_grad_()
-    assert torch.autograd.gradcheck(lambda values, weight: torch.func.functional_call(embed, {"map.weight": weight}, values), (values[:5], embed.map.weight))
+    assert torch.autograd.gradcheck(
+        lambda values, weight: torch.func.functional_call(embed, {"map.weight": weight}, values),
+        (values[:5], embed.map.weight),
+    )
     embed(values).sum().backward()
     assert values.grad[5].abs().max() == 0
 
@@ -181,13 +194,19 @@ def test_no_map_leaves_the_length():
 
 @pytest.mark.parametrize("kind", ["learned", "whitened"])
 def test_embeddings_that_are_no_numbers_are_not_measured(kind):
-    values, some, few = sample_of(), TeacherMap(6, 3, kind=kind, row_variance=0.9).double(), TeacherMap(6, 3, kind=kind, row_variance=0.9).double()
+    values, some, few = (
+        sample_of(),
+        TeacherMap(6, 3, kind=kind, row_variance=0.9).double(),
+        TeacherMap(6, 3, kind=kind, row_variance=0.9).double(),
+    )
     broken = torch.cat((values[:4], torch.full((1, 6), math.nan), values[4:], torch.full((1, 6), math.inf))).double()
     some.measure(broken)
     few.measure(values)
     for name in ("mean", "scale", "basis"):
         assert getattr(some, name).equal(getattr(few, name))
-    with pytest.raises(UsageError, match="finite numbers for 1 of the 3 training samples it was shown, and 2 are needed"):
+    with pytest.raises(
+        UsageError, match="finite numbers for 1 of the 3 training samples it was shown, and 2 are needed"
+    ):
         some.measure(broken[3:5].repeat(2, 1)[1:])
     with pytest.raises(UsageError, match="0 of the 0"):
         some.measure(values[:0])

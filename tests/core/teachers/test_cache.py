@@ -34,22 +34,33 @@ OPTIONS = {CRD: CRD.Options(embed_dim=8, num_negatives=16, bias=3.0)}
 
 def split(count=48):
     images = PaddedImages.zeros(count, 16, 16, 3, dtype=torch.uint8, padding=2)
-    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images.interior[:] = torch.randint(
+        256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return TensorSplit({"rgb": images}, targets=torch.arange(count) % 4, num_classes=4, flip=True)
 
 
 def transfer(data, *objectives):
     torch.manual_seed(3)
-    teachers, student = [build_network("resnet14", num_classes=4), build_network("resnet8", num_classes=4)], build_network("resnet8", num_classes=4)
-    specs = [describe(network, {"rgb": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}) for network in (*teachers, student)]
+    teachers, student = (
+        [build_network("resnet14", num_classes=4), build_network("resnet8", num_classes=4)],
+        build_network("resnet8", num_classes=4),
+    )
+    specs = [
+        describe(network, {"rgb": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}) for network in (*teachers, student)
+    ]
     settings = [Setting(specs[-1], spec, data.num_samples, data.targets, 0) for spec in specs[:-1]]
     terms = {
         "crd": Term([CRD.build(OPTIONS[CRD], setting) for setting in settings]),
-        "attention": Term([Attention.build(Attention.Options(pairs=((1, 1), (3, 3))), setting) for setting in settings]),
+        "attention": Term(
+            [Attention.build(Attention.Options(pairs=((1, 1), (3, 3))), setting) for setting in settings]
+        ),
     }
     if objectives:
         terms = {
-            objective.__name__: Term([objective.build(OPTIONS.get(objective, objective.Options()), setting) for setting in settings])
+            objective.__name__: Term(
+                [objective.build(OPTIONS.get(objective, objective.Options()), setting) for setting in settings]
+            )
             for objective in objectives
         }
     return Transfer(teachers, student, terms)
@@ -142,7 +153,11 @@ def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monk
     look = made.look
     # But for the few samples by which outputs are compared.
     monkeypatch.setattr(
-        made, "look", lambda teachers, batch, needs: look(teachers, batch, needs) if len(batch["rgb"]) == 8 else pytest.fail("a teacher was asked")
+        made,
+        "look",
+        lambda teachers, batch, needs: (
+            look(teachers, batch, needs) if len(batch["rgb"]) == 8 else pytest.fail("a teacher was asked")
+        ),
     )
     later = TeacherMemory(loader(data), made, tmp_path)
     assert later.complete and files_of(tmp_path) == found
@@ -165,7 +180,10 @@ def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monk
 def test_what_is_kept_does_not_depend_on_the_batch_size_beyond_its_power_of_two(tmp_path):
     data = split()
     made = transfer(data)
-    said = [next(TeacherMemory(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made).epoch(0)) for size in (16, 31)]
+    said = [
+        next(TeacherMemory(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made).epoch(0))
+        for size in (16, 31)
+    ]
     same = {int(index): place for place, index in enumerate(said[0]["index"])}
     rows = [(place, same[int(index)]) for place, index in enumerate(said[1]["index"]) if int(index) in same]
     assert rows
@@ -177,7 +195,9 @@ def test_another_seed_other_weights_and_more_views_are_looked_at_and_the_rest_is
     data, made = split(), transfer(split())
 
     def files_after(seed, views, epochs=1):
-        memory = TeacherMemory(data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), made, tmp_path)
+        memory = TeacherMemory(
+            data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), made, tmp_path
+        )
         for k in range(epochs):
             next(memory.epoch(k))
         return len(files_of(tmp_path))
@@ -210,7 +230,9 @@ def test_a_part_more_is_added_to_what_is_there(tmp_path):
     made.look = look
     made.teacher_needs = frozenset({"embedding", "maps"})
     batch = next(TeacherMemory(loader(data), made, tmp_path).epoch(0))
-    assert set(looked) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path)) and "teachers.1.maps.3" in batch
+    assert (
+        set(looked) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path)) and "teachers.1.maps.3" in batch
+    )
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -237,7 +259,9 @@ def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path):
 
 
 def test_rows_are_the_views_of_their_samples(tmp_path):
-    """Each row is what the teacher says of that very view: cut here pixel by pixel from the sample, by the draws of (seed, view, index)."""
+    """Each row is what the teacher says of that very view: cut here pixel by pixel from the sample, by the draws of
+    (seed, view, index).
+    """
     data, made = split(), transfer(split())
     memory = TeacherMemory(loader(data), made, tmp_path)
     for epoch in (0, 1, 2):
@@ -248,14 +272,18 @@ def test_rows_are_the_views_of_their_samples(tmp_path):
                 for y in range(16):
                     for x in range(16):
                         across = 15 - x if draws.flip[place] else x
-                        images[place, :, y, x] = data.images["rgb"].storage[index, y + draws.dy[place], across + draws.dx[place]]
+                        images[place, :, y, x] = data.images["rgb"].storage[
+                            index, y + draws.dy[place], across + draws.dx[place]
+                        ]
             said = made.teachers[1]({"rgb": images}, frozenset({"embedding"})).embedding
             torch.testing.assert_close(batch["teachers.1.embedding"], said, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, short_files, workers):
-    """A teacher of luminance on a folder of images that are cropped by workers: what comes from the folder is what it says of each batch as it is handed out."""
+    """A teacher of luminance on a folder of images that are cropped by workers: what comes from the folder is what it
+    says of each batch as it is handed out.
+    """
     generator = np.random.default_rng(0)
     for number in range(40):
         path = tmp_path / "images" / "train" / "ab"[number % 2] / f"{number}.png"
@@ -270,8 +298,12 @@ def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, 
         # A new one each time: it fills a view, fills the other, reads the first.
         memory = TeacherMemory(data, made, tmp_path / "said")
         for batch in memory.epoch(epoch):
-            torch.testing.assert_close(batch["teachers.0.logits"], made.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5)
-    assert memory.complete and len(files_of(tmp_path / "said")) == 2 * 2 * 2  # logits and embedding, two views, two files
+            torch.testing.assert_close(
+                batch["teachers.0.logits"], made.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5
+            )
+    assert (
+        memory.complete and len(files_of(tmp_path / "said")) == 2 * 2 * 2
+    )  # logits and embedding, two views, two files
 
 
 def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path):
@@ -287,12 +319,21 @@ def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path):
 
 
 def test_a_training_from_float16_and_the_largest_logits(tmp_path):
-    """The loss of an epoch is that in float32, to 1e-3 in float16; with all logits but one, which gets all of the rest's mass, nothing is lost."""
+    """The loss of an epoch is that in float32, to 1e-3 in float16; with all logits but one, which gets all of the
+    rest's mass, nothing is lost.
+    """
     data = split()
     losses = []
-    for keep in (CacheConfig(), CacheConfig(logits=3), CacheConfig(precision="fp16"), CacheConfig(precision="fp16", logits=3)):
+    for keep in (
+        CacheConfig(),
+        CacheConfig(logits=3),
+        CacheConfig(precision="fp16"),
+        CacheConfig(precision="fp16", logits=3),
+    ):
         made = transfer(data, KD)
         memory = TeacherMemory(loader(data), made, tmp_path, keep)
         losses.append(fit(made, memory, None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"])
-    assert [abs(loss / losses[0] - 1) < bound for loss, bound in zip(losses[1:], (1e-4, 1e-3, 1e-3), strict=True)] == [True] * 3, losses
+    assert [abs(loss / losses[0] - 1) < bound for loss, bound in zip(losses[1:], (1e-4, 1e-3, 1e-3), strict=True)] == [
+        True
+    ] * 3, losses
     assert len(set(losses)) == 4

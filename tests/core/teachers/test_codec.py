@@ -16,7 +16,12 @@ def logits_of(count=64, classes=100, scale=4.0):
 def kl(one, other, temperature=1.0):
     """KL(softmax(one/T) ‖ softmax(other/T)) of each sample, in nats, in float64, summed in a loop."""
     p, q = ((values.double() / temperature).softmax(1) for values in (one, other))
-    return torch.tensor([sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(*rows, strict=True) if a > 0) for rows in zip(p, q, strict=True)])
+    return torch.tensor(
+        [
+            sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(*rows, strict=True) if a > 0)
+            for rows in zip(p, q, strict=True)
+        ]
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -25,7 +30,10 @@ def test_the_largest_logits_keep_their_probabilities_and_the_others_their_sum(pr
     logits = logits_of()
     packing = Packing("logits", precision, top)
     kept = packing.pack({"logits": logits})
-    assert kept["logits"].dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision] and kept["logits.classes"].dtype == torch.int16
+    assert (
+        kept["logits"].dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision]
+        and kept["logits.classes"].dtype == torch.int16
+    )
     back = packing.unpack(kept, 100)["logits"]
     exact, found = logits.double().softmax(1), back.double().softmax(1)
     rest = torch.empty(64)
@@ -38,17 +46,28 @@ def test_the_largest_logits_keep_their_probabilities_and_the_others_their_sum(pr
             assert abs(math.log(float(found[row, place] / exact[row, place]))) <= bound
         rest[row] = exact[row, others].sum()
         torch.testing.assert_close(back[row, others], back[row, others[:1]].expand(len(others)))
-        assert abs(math.log(float(found[row, others].sum()) / float(rest[row]))) <= (1e-5 if precision == "fp32" else 0.01)
-    # The stated loss: r · (log(C − k) − entropy among the others), no more than r · log(C − k); and nothing once all mass is among the largest.
+        assert abs(math.log(float(found[row, others].sum()) / float(rest[row]))) <= (
+            1e-5 if precision == "fp32" else 0.01
+        )
+    # The stated loss: r · (log(C − k) − entropy among the others), no more than r · log(C − k); and nothing once all
+    # mass is among the largest.
     assert (kl(logits, back) <= rest * math.log(100 - top) + (1e-6 if precision == "fp32" else 1e-3)).all()
 
 
 def test_the_loss_of_the_largest_logits_at_the_temperature_of_distillation():
-    """Of logits as a trained CIFAR-100 teacher has them, one class far above noise: KL in nats at T = 4, where the others count most."""
+    """Of logits as a trained CIFAR-100 teacher has them, one class far above noise: KL in nats at T = 4, where the
+    others count most.
+    """
     logits = logits_of(scale=1.5)
     logits[torch.arange(64), torch.arange(64)] += 12
     losses = {
-        top: float(kl(logits, (packing := Packing("logits", "fp16", top)).unpack(packing.pack({"logits": logits}), 100)["logits"], 4.0).mean())
+        top: float(
+            kl(
+                logits,
+                (packing := Packing("logits", "fp16", top)).unpack(packing.pack({"logits": logits}), 100)["logits"],
+                4.0,
+            ).mean()
+        )
         for top in (1, 8, 50)
     }
     assert losses[1] < 0.07 and losses[8] < 0.045 and losses[50] < 0.01, losses
@@ -60,7 +79,9 @@ def test_float16_keeps_within_the_stated_bounds():
     packing = Packing("logits", "fp16")
     back = packing.unpack(packing.pack({"logits": logits}), 100)["logits"]
     exact = logits.double().log_softmax(1)
-    assert ((back.double() - logits.double().logsumexp(1, keepdim=True) - exact).abs() <= 2.0**-11 * exact.abs() + 2e-5).all()
+    assert (
+        (back.double() - logits.double().logsumexp(1, keepdim=True) - exact).abs() <= 2.0**-11 * exact.abs() + 2e-5
+    ).all()
     assert kl(logits, back).max() < 1e-4 and kl(logits, back, 4.0).max() < 1e-4
     for part, values in (("embedding", {"embedding": embedding}), ("maps", {"maps.0": maps})):
         packing = Packing(part, "fp16")

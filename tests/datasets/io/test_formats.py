@@ -1,4 +1,6 @@
-"""Each format comes out as it was stored, at values that scaling would change; what would not is refused. Files are written by hand, OpenCV, OpenEXR and NumPy."""
+"""Each format comes out as it was stored, at values that scaling would change; what would not is refused. Files are
+written by hand, OpenCV, OpenEXR and NumPy.
+"""
 
 import logging
 import re
@@ -26,7 +28,11 @@ def _pnm(path, values, highest, *, text=False, comment=b""):
     """PGM or PPM by the book: big-endian, two bytes where the maximum is above 255."""
     colour = values.ndim == 3
     magic = {(False, False): b"P5", (True, False): b"P6", (False, True): b"P2", (True, True): b"P3"}[colour, text]
-    body = " ".join(map(str, values.ravel().tolist())).encode() if text else values.astype(">u2" if highest > 255 else "u1").tobytes()
+    body = (
+        " ".join(map(str, values.ravel().tolist())).encode()
+        if text
+        else values.astype(">u2" if highest > 255 else "u1").tobytes()
+    )
     path.write_bytes(magic + b"\n" + comment + b"%d %d\n%d\n" % (values.shape[1], values.shape[0], highest) + body)
 
 
@@ -38,17 +44,34 @@ def _png(path, rows, width, bits, colour, *chunks, height=None):
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height or len(rows), bits, colour, 0, 0, height is not None))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*given) for given in chunks) + body + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*given) for given in chunks) + body + chunk(b"IEND", b"")
+    )
 
 
 def _tiff(path, data, width, height, bits, photometric=1, channels=1, **tags):
     """An uncompressed little-endian TIFF of one strip, or of several given as a list."""
     strips = data if isinstance(data, list) else [data]
-    entries = {256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric], 277: [channels], 278: [height]}
-    entries |= {int(name[1:]): value for name, value in tags.items()} | {273: [0] * len(strips), 279: [len(strip) for strip in strips]}
+    entries = {
+        256: [width],
+        257: [height],
+        258: [bits] * channels,
+        259: [1],
+        262: [photometric],
+        277: [channels],
+        278: [height],
+    }
+    entries |= {int(name[1:]): value for name, value in tags.items()} | {
+        273: [0] * len(strips),
+        279: [len(strip) for strip in strips],
+    }
     longs = (273, 279)
     extra = 10 + 12 * len(entries) + 4
-    at = extra + sum(len(value) * (4 if tag in longs else 2) for tag, value in entries.items() if len(value) * (4 if tag in longs else 2) > 4)
+    at = extra + sum(
+        len(value) * (4 if tag in longs else 2)
+        for tag, value in entries.items()
+        if len(value) * (4 if tag in longs else 2) > 4
+    )
     for place, strip in enumerate(strips):
         entries[273][place] = at
         at += len(strip)
@@ -62,7 +85,10 @@ def _tiff(path, data, width, height, bits, photometric=1, channels=1, **tags):
 
 
 def _same(read, values):
-    assert read.dtype == values.dtype and np.array_equal(read, values, equal_nan=values.dtype.kind == "f"), (read.dtype, read)
+    assert read.dtype == values.dtype and np.array_equal(read, values, equal_nan=values.dtype.kind == "f"), (
+        read.dtype,
+        read,
+    )
 
 
 # Modalities: as stored
@@ -87,7 +113,9 @@ def test_labels_in_a_pgm_are_not_scaled_by_its_maximum(tmp_path, text):
     _same(read_array(tmp_path / "l.pgm", "depth"), labels)
 
 
-@pytest.mark.parametrize("bits,row,values", [(1, b"\x50", [0, 1, 0, 1]), (2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\xef", [0, 1, 14, 15])])
+@pytest.mark.parametrize(
+    "bits,row,values", [(1, b"\x50", [0, 1, 0, 1]), (2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\xef", [0, 1, 14, 15])]
+)
 def test_greys_of_few_bits_are_their_numbers(tmp_path, bits, row, values):
     _png(tmp_path / "g.png", [row], 4, bits, 0)
     _png(tmp_path / "clear.png", [row], 4, bits, 0, (b"tRNS", b"\0\1"), (b"gAMA", struct.pack(">I", 100_000)))
@@ -106,7 +134,11 @@ def test_png_of_16_bits(tmp_path):
     _png(tmp_path / "d.png", rows, 4, 16, 0, (b"sBIT", b"\x0c"), (b"tRNS", b"\0\1"))
     _same(read_array(tmp_path / "d.png", "depth"), DEEP)
     rows = [row.astype(">u2").tobytes() for row in COLOUR]
-    for name, chunks in (("c.png", ()), ("s.png", [(b"sBIT", b"\x0c\x0c\x0c")]), ("t.png", [(b"tRNS", b"\0\1\0\1\0\1")])):
+    for name, chunks in (
+        ("c.png", ()),
+        ("s.png", [(b"sBIT", b"\x0c\x0c\x0c")]),
+        ("t.png", [(b"tRNS", b"\0\1\0\1\0\1")]),
+    ):
         _png(tmp_path / name, rows, 4, 16, 2, *chunks)
         _same(read_array(tmp_path / name, "normals"), COLOUR)
         assert Picture(tmp_path / name).pixels().tolist() == np.round(COLOUR / 257).tolist()
@@ -125,7 +157,14 @@ def test_interlaced_png(tmp_path):
     colour = np.stack([values, values.T, values[::-1]], 2)
     for name, stored, kind in (("g.png", values, 0), ("c.png", colour, 2)):
         # Of 2×2 pixels the first pass has one, the sixth one, the seventh the second row.
-        _png(tmp_path / name, [part.astype(">u2").tobytes() for part in (stored[:1, 0], stored[:1, 1], stored[1])], 2, 16, kind, height=2)
+        _png(
+            tmp_path / name,
+            [part.astype(">u2").tobytes() for part in (stored[:1, 0], stored[:1, 1], stored[1])],
+            2,
+            16,
+            kind,
+            height=2,
+        )
         _same(read_array(tmp_path / name, "heat"), stored)
     _png(tmp_path / "l.png", [b"\x10", b"\x20", b"\x3f"], 2, 4, 0, height=2)
     _same(read_array(tmp_path / "l.png", "semantics"), np.array([[1, 2], [3, 15]], np.uint8))
@@ -147,7 +186,10 @@ def test_tiff_of_many_kinds(tmp_path):
     _same(read_array(tmp_path / "planes.tif", "normals"), np.array([[[1, 3, 5], [2, 4, 6]]], np.uint8))
     _tiff(tmp_path / "twelve.tif", b"\xab\xc1\x23", 2, 1, 12)
     _same(read_array(tmp_path / "twelve.tif", "depth"), np.array([[0xABC, 0x123]], np.uint16))
-    assert Picture(tmp_path / "twelve.tif").pixels()[0, :, 0].tolist() == [round(0xABC * 255 / 4095), round(0x123 * 255 / 4095)]
+    assert Picture(tmp_path / "twelve.tif").pixels()[0, :, 0].tolist() == [
+        round(0xABC * 255 / 4095),
+        round(0x123 * 255 / 4095),
+    ]
     # 0 is white: as a picture it is turned over, whatever its bits.
     _tiff(tmp_path / "w8.tif", b"\0\1\xff", 3, 1, 8, 0)
     _tiff(tmp_path / "w16.tif", struct.pack("<3H", 0, 257, 65535), 3, 1, 16, 0)
@@ -195,7 +237,13 @@ def test_exr_fills_its_display_window(tmp_path, dtype):
     depth = np.arange(24).reshape(4, 6).astype(dtype)
 
     def write(data, display, values, **header):
-        header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage, "dataWindow": data, "displayWindow": display, **header}
+        header = {
+            "compression": exr.ZIP_COMPRESSION,
+            "type": exr.scanlineimage,
+            "dataWindow": data,
+            "displayWindow": display,
+            **header,
+        }
         exr.File(header, {"Z": values}).write(str(tmp_path / "z.exr"))
         return read_array(tmp_path / "z.exr", "depth")
 
@@ -216,7 +264,9 @@ def test_exr_fills_its_display_window(tmp_path, dtype):
 def test_exr_of_several_parts_or_sparse_channels(tmp_path):
     exr = pytest.importorskip("OpenEXR")
     depth = np.ones((4, 6), np.float32)
-    exr.File([exr.Part({"type": exr.scanlineimage}, {"Z": depth}, name=name) for name in ("left", "right")]).write(str(tmp_path / "parts.exr"))
+    exr.File([exr.Part({"type": exr.scanlineimage}, {"Z": depth}, name=name) for name in ("left", "right")]).write(
+        str(tmp_path / "parts.exr")
+    )
     with pytest.raises(ContrastillError, match="parts.exr has 2 parts: save the one that is meant"):
         read_array(tmp_path / "parts.exr", "depth")
     # OpenEXR says nothing of it but on stdout, and hands out no channel or a smaller one.
@@ -241,28 +291,45 @@ def _pages(path, **options):
 @pytest.mark.parametrize(
     "name,modality,write,says",
     [
-        ("l.webp", "semantics", lambda path: _webp(path, quality=90), "is a WEBP with lossy compression, which blends the labels"),
-        ("l.png", "semantics", lambda path: Image.new("L", (4, 4)).save(path, format="JPEG"), "l.png is a JPEG, which blends the labels"),
-        ("l.tif", "semantics", lambda path: Image.new("L", (16, 16)).save(path, compression="jpeg"), "is a TIFF with lossy compression"),
-        ("l.png", "depth", lambda path: Image.new("L", (4, 4)).save(path, format="GIF"), "l.png is a GIF, whatever its name says"),
+        ("l.webp", "semantics", lambda path: _webp(path, quality=90),
+            "is a WEBP with lossy compression, which blends the labels"),
+        ("l.png", "semantics", lambda path: Image.new("L", (4, 4)).save(path, format="JPEG"),
+            "l.png is a JPEG, which blends the labels"),
+        ("l.tif", "semantics", lambda path: Image.new("L", (16, 16)).save(path, compression="jpeg"),
+            "is a TIFF with lossy compression"),
+        ("l.png", "depth", lambda path: Image.new("L", (4, 4)).save(path, format="GIF"),
+            "l.png is a GIF, whatever its name says"),
         ("d.tif", "depth", _pages, "d.tif holds 3 images: save each in a file of its own"),
         ("d.png", "depth", _pages, "d.png holds 3 images"),
         ("d.webp", "heat", lambda path: _pages(path, lossless=True), "d.webp holds 3 images"),
-        ("d.pgm", "depth", lambda path: path.write_bytes(b"P5\n1 1\n255\n\7" + b"P5\n1 1\n255\n\x09"), "holds several images"),
-        ("d.pgm", "depth", lambda path: path.write_bytes(b"P5\n1 1\n40\n\x29"), r"cannot be read as an image \(it holds values from 41 to 41, and its header says 40 at most"),
+        ("d.pgm", "depth", lambda path: path.write_bytes(b"P5\n1 1\n255\n\7" + b"P5\n1 1\n255\n\x09"),
+            "holds several images"),
+        ("d.pgm", "depth", lambda path: path.write_bytes(b"P5\n1 1\n40\n\x29"),
+            r"cannot be read as an image \(it holds values from 41 to 41, and its header says 40 at most"),
         ("d.pgm", "depth", lambda path: path.write_bytes(b"P5\n2 1\n1000\n\0\1\0"), "truncated"),
-        ("d.pgm", "depth", lambda path: path.write_bytes(b"P2\n2 1\n1000\n1"), "it has 1 values, and its header asks for 2"),
-        ("l.pgm", "semantics", lambda path: path.write_bytes(b"P4\n8 1\n\x50"), "is a PNM of the kind P4, which is not read"),
-        ("d.pgm", "depth", lambda path: path.write_bytes(b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5)), "is a PNM of the kind Pf"),
+        ("d.pgm", "depth", lambda path: path.write_bytes(b"P2\n2 1\n1000\n1"),
+            "it has 1 values, and its header asks for 2"),
+        ("l.pgm", "semantics", lambda path: path.write_bytes(b"P4\n8 1\n\x50"),
+            "is a PNM of the kind P4, which is not read"),
+        ("d.pgm", "depth", lambda path: path.write_bytes(b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5)),
+            "is a PNM of the kind Pf"),
         ("l.tif", "semantics", lambda path: _tiff(path, b"\0\1\2", 3, 1, 8, 0), "is a TIFF in which 0 is white"),
-        ("c.tif", "normals", lambda path: _tiff(path, [COLOUR[:, :, k].tobytes() for k in range(3)], 4, 2, 16, 2, 3, t284=[2]), "3 channels of 16 bits that is not read"),
-        ("c.tif", "normals", lambda path: _tiff(path, COLOUR.tobytes(), 4, 2, 16, 2, 3, t274=[3]), "3 channels of 16 bits that is not read"),
-        ("c.tif", "rgb", lambda path: _tiff(path, [COLOUR[:, :, k].tobytes() for k in range(3)], 4, 2, 16, 2, 3, t284=[2]), "3 channels of 16 bits that is not read"),
-        ("c.tif", "rgb", lambda path: cv2.imwrite(str(path), np.ones((2, 2), np.float32)), "holds floats, whose range as rgb is not known"),
-        ("c.tif", "rgb", lambda path: cv2.imwrite(str(path), np.ones((2, 2), np.int16)), "holds signed or 32-bit integers, whose range as rgb"),
-        ("c.tif", "rgb", lambda path: cv2.imwrite(str(path), np.ones((2, 2), np.int8)), "holds signed or 32-bit integers, whose range as rgb"),
-        ("c.pgm", "rgb", lambda path: path.write_bytes(b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5)), "holds floats or 32-bit integers"),
-        ("d.npy", "depth", lambda path: np.save(path, np.array([[2**24 + 1]])), "whole numbers up to 16777217, and modalities are float32"),
+        ("c.tif", "normals", lambda path: _tiff(path, [COLOUR[:, :, k].tobytes() for k in range(3)], 4, 2, 16, 2, 3,
+            t284=[2]), "3 channels of 16 bits that is not read"),
+        ("c.tif", "normals", lambda path: _tiff(path, COLOUR.tobytes(), 4, 2, 16, 2, 3, t274=[3]),
+            "3 channels of 16 bits that is not read"),
+        ("c.tif", "rgb", lambda path: _tiff(path, [COLOUR[:, :, k].tobytes() for k in range(3)], 4, 2, 16, 2, 3,
+            t284=[2]), "3 channels of 16 bits that is not read"),
+        ("c.tif", "rgb", lambda path: cv2.imwrite(str(path), np.ones((2, 2), np.float32)),
+            "holds floats, whose range as rgb is not known"),
+        ("c.tif", "rgb", lambda path: cv2.imwrite(str(path), np.ones((2, 2), np.int16)),
+            "holds signed or 32-bit integers, whose range as rgb"),
+        ("c.tif", "rgb", lambda path: cv2.imwrite(str(path), np.ones((2, 2), np.int8)),
+            "holds signed or 32-bit integers, whose range as rgb"),
+        ("c.pgm", "rgb", lambda path: path.write_bytes(b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 0.5)),
+            "holds floats or 32-bit integers"),
+        ("d.npy", "depth", lambda path: np.save(path, np.array([[2**24 + 1]])),
+            "whole numbers up to 16777217, and modalities are float32"),
         ("d.npy", "depth", lambda path: np.save(path, np.zeros((2, 2), [("z", "f4")])), "it should hold numbers"),
         ("d.png", "depth", lambda path: _png(path, [b"\1\2"], 1, 8, 4), "d.png has 2 channels: depth has one"),
     ],
@@ -295,7 +362,8 @@ def test_lossless_labels_and_smaller_copies_of_a_page_are_read(tmp_path):
 def test_all_of_a_pair_are_turned_alike_or_refused(tmp_path, orientation):
     colour = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
     turn = {
-        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
         6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a),
     }[orientation]  # fmt: skip
     exif = Image.Exif()
@@ -309,13 +377,19 @@ def test_all_of_a_pair_are_turned_alike_or_refused(tmp_path, orientation):
     files["depth"] = tmp_path / "depth.tif"
     Image.fromarray(stored["depth"]).save(files["depth"], exif=exif)
     _same(read_pair(files)["depth"], np.ascontiguousarray(turn(stored["depth"])))
-    for suffix, write in (("png", lambda path: Image.fromarray(stored["depth"]).save(path)), ("npy", lambda path: np.save(path, stored["depth"]))):
+    for suffix, write in (
+        ("png", lambda path: Image.fromarray(stored["depth"]).save(path)),
+        ("npy", lambda path: np.save(path, stored["depth"])),
+    ):
         files["depth"] = tmp_path / f"plain.{suffix}"
         write(files["depth"])
         if orientation == 1:
             read_pair(files)
         else:
-            with pytest.raises(ContrastillError, match=rf"rgb.png has the EXIF orientation {orientation}, its partner \S+plain.{suffix} none, and which"):
+            with pytest.raises(
+                ContrastillError,
+                match=rf"rgb.png has the EXIF orientation {orientation}, its partner \S+plain.{suffix} none, and which",
+            ):
                 read_pair(files)
 
 
@@ -330,15 +404,32 @@ def _pairs(root, depths, rgb=lambda path: Image.new("RGB", (4, 2), (9, 9, 9)).sa
 def test_depth_as_pgm_is_in_millimetres(tmp_path):
     for highest in (10000, 65535):
         root = tmp_path / str(highest)
-        _pairs(root, [lambda path, k=k, highest=highest: _pnm(path / f"{k}.pgm", np.full((2, 4), 5000 + k), highest) for k in range(2)])
+        _pairs(
+            root,
+            [
+                lambda path, k=k, highest=highest: _pnm(path / f"{k}.pgm", np.full((2, 4), 5000 + k), highest)
+                for k in range(2)
+            ],
+        )
         split = _paired(root).open("train")
         assert split.camera.unit == "mm"
-        assert [int(batch["depth"].max()) for batch in split.loader(batch_size=1, device="cpu", train=False).epoch(0)] == [5000, 5001]
+        assert [
+            int(batch["depth"].max()) for batch in split.loader(batch_size=1, device="cpu", train=False).epoch(0)
+        ] == [5000, 5001]
 
 
 def test_files_of_another_kind_would_have_another_unit(tmp_path):
-    _pairs(tmp_path, [lambda path: Image.fromarray(DEEP).save(path / "0.png"), lambda path: np.save(path / "1.npy", DEEP / np.float32(1000))])
-    with pytest.raises(ContrastillError, match="1.npy holds floats, other files of depth unsigned 16-bit integers: their units would differ"):
+    _pairs(
+        tmp_path,
+        [
+            lambda path: Image.fromarray(DEEP).save(path / "0.png"),
+            lambda path: np.save(path / "1.npy", DEEP / np.float32(1000)),
+        ],
+    )
+    with pytest.raises(
+        ContrastillError,
+        match="1.npy holds floats, other files of depth unsigned 16-bit integers: their units would differ",
+    ):
         _paired(tmp_path).open("train")
 
 
@@ -352,7 +443,10 @@ def test_what_is_lost_is_logged_once_a_data_set(tmp_path, caplog):
         split = _paired(tmp_path, depth_unit="relative").open("train")
         next(split.loader(batch_size=3, device="cpu", train=False).epoch(0))
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 2 and re.search(r"rgb/0.png has more than 8 bits, .* 65535 becomes 255, .*the brightest value is 4095 and becomes 16$", messages[0])
+    assert len(messages) == 2 and re.search(
+        r"rgb/0.png has more than 8 bits, .* 65535 becomes 255, .*the brightest value is 4095 and becomes 16$",
+        messages[0],
+    )
     assert "depth/0.jpg is stored with lossy compression, which blends the values of neighbours" in messages[1]
 
 
@@ -370,7 +464,11 @@ def test_a_dark_picture_stays_darker_than_a_bright_one(tmp_path):
             assert Picture(tmp_path / f"p.{suffix}").pixels()[0, :, 2].tolist() == expected
     cv2.imwrite(str(tmp_path / "c.tif"), COLOUR)
     _pnm(tmp_path / "c.ppm", COLOUR, 65535)
-    assert Picture(tmp_path / "c.tif").pixels().flip(2).tolist() == Picture(tmp_path / "c.ppm").pixels().tolist() == np.round(COLOUR / 257).tolist()
+    assert (
+        Picture(tmp_path / "c.tif").pixels().flip(2).tolist()
+        == Picture(tmp_path / "c.ppm").pixels().tolist()
+        == np.round(COLOUR / 257).tolist()
+    )
 
 
 def test_folders_log_what_they_scale_and_pass_over(tmp_path, caplog):
@@ -382,15 +480,22 @@ def test_folders_log_what_they_scale_and_pass_over(tmp_path, caplog):
     dataset = DATASETS["image_folder"]
     with caplog.at_level(logging.WARNING):
         for split in ("train", "test"):
-            opened = dataset(dataset.Options(path=str(tmp_path), size=4, workers=0, crop="none", flip=False)).open(split)
+            opened = dataset(dataset.Options(path=str(tmp_path), size=4, workers=0, crop="none", flip=False)).open(
+                split
+            )
             batch = next(opened.loader(batch_size=2, device="cpu", train=False).epoch(0))
             assert batch["rgb"].unique().tolist() == [16]
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 3 and all("files that are no images to be read are passed over: 2 .gif" in messages[place] for place in (0, 2))
+    assert len(messages) == 3 and all(
+        "files that are no images to be read are passed over: 2 .gif" in messages[place] for place in (0, 2)
+    )
     assert "the brightest value is 4000 and becomes 16" in messages[1]
 
 
-@pytest.mark.parametrize(("dtype", "message"), [("uint16", "uint16/rgb is uint16: rgb is uint8"), ("float32", "float32 goes from 0 to 2: rgb is uint8")])
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [("uint16", "uint16/rgb is uint16: rgb is uint8"), ("float32", "float32 goes from 0 to 2: rgb is uint8")],
+)
 def test_rgb_of_a_packed_file_is_uint8_or_parts_of_1(tmp_path, dtype, message):
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file.create_group(dtype)["rgb"] = np.arange(3, dtype=dtype).reshape(1, 1, 3)
@@ -433,8 +538,14 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
     with pytest.raises(UsageError, match="thermal holds whole numbers up to 16777217, and modalities are float32"):
         _read("thermal", np.array([[2**24 + 1]]))
     for value, says in (
-        (Image.fromarray(np.full((2, 2), 0.7, np.float32)), "rgb is a picture of Pillow of mode F, whose range is not known"),
-        (Image.fromarray(np.full((2, 2), 1000, np.int32)), "rgb is a picture of Pillow of mode I, whose range is not known"),
+        (
+            Image.fromarray(np.full((2, 2), 0.7, np.float32)),
+            "rgb is a picture of Pillow of mode F, whose range is not known",
+        ),
+        (
+            Image.fromarray(np.full((2, 2), 1000, np.int32)),
+            "rgb is a picture of Pillow of mode I, whose range is not known",
+        ),
         (torch.full((3, 2, 2), 200), "rgb is of int64, whose range is not known: hand out uint8, uint16 or floats"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -450,7 +561,10 @@ def test_pictures_of_ones_own_that_pillow_scales_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "f.tif"), COLOUR)
     _tiff(tmp_path / "g.tif", b"\0\1\2", 3, 1, 8, 0)
     for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(UsageError, match="depth is a picture of Pillow, which scales the values of this .* when it loads it: read it with cv2"):
+        with pytest.raises(
+            UsageError,
+            match="depth is a picture of Pillow, which scales the values of this .* when it loads it: read it with cv2",
+        ):
             _read("depth", Image.open(path))
     Image.new("L", (4, 4)).save(tmp_path / "l.jpg")
     with pytest.raises(UsageError, match="semantics is a JPEG, which blends the labels"):

@@ -62,7 +62,14 @@ def test_every_kind_of_file_becomes_rgb(tmp_path, name):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
-    "suffix,options", [("jpg", {"quality": 100}), ("png", {}), ("webp", {"lossless": True}), ("tif", {}), ("tif", {"compression": "tiff_lzw"})]
+    "suffix,options",
+    [
+        ("jpg", {"quality": 100}),
+        ("png", {}),
+        ("webp", {"lossless": True}),
+        ("tif", {}),
+        ("tif", {"compression": "tiff_lzw"}),
+    ],
 )
 def test_pictures_are_upright(tmp_path, suffix, options, orientation):
     corners = np.zeros((64, 96, 3), np.uint8)
@@ -86,7 +93,9 @@ def test_pictures_are_upright(tmp_path, suffix, options, orientation):
     for reduce in (1, 2):
         pixels = Picture(tmp_path / f"it.{suffix}").pixels(reduce)
         step = 64 // len(pixels)
-        assert (pixels.int() - torch.from_numpy(corners[::step, ::step].astype(int))).abs().max() <= 6 and step == (reduce if suffix == "jpg" else 1)
+        assert (pixels.int() - torch.from_numpy(corners[::step, ::step].astype(int))).abs().max() <= 6 and step == (
+            reduce if suffix == "jpg" else 1
+        )
 
 
 def _damage(path, kind):
@@ -104,12 +113,16 @@ def _damage(path, kind):
 
 
 @pytest.mark.parametrize(
-    "suffix,kind", [(suffix, kind) for suffix in ("jpg", "png") for kind in ("half", "text", "none", "head")] + [("jpg", "end"), ("jpg", "zeros")]
+    "suffix,kind",
+    [(suffix, kind) for suffix in ("jpg", "png") for kind in ("half", "text", "none", "head")]
+    + [("jpg", "end"), ("jpg", "zeros")],
 )
 def test_damage_is_found(tmp_path, kind, suffix):
     _save(tmp_path / f"it.{suffix}")
     _damage(tmp_path / f"it.{suffix}", kind)
-    with pytest.raises(DamagedImage, match=rf"it\.{suffix} cannot be read as an image \(.+\): repair or remove it$") as caught:
+    with pytest.raises(
+        DamagedImage, match=rf"it\.{suffix} cannot be read as an image \(.+\): repair or remove it$"
+    ) as caught:
         Picture(tmp_path / f"it.{suffix}").pixels()
     assert "BytesIO" not in str(caught.value) and "\n" not in str(caught.value)
 

@@ -1,4 +1,6 @@
-"""Joint views: whatever moves a picture moves its depth and its labels alike, and the camera of a view knows where it was cut out."""
+"""Joint views: whatever moves a picture moves its depth and its labels alike, and the camera of a view knows where it
+was cut out.
+"""
 
 import pickle
 import re
@@ -20,7 +22,9 @@ INTRINSICS = (40.0, 42.0, 15.0, 11.0)
 
 
 def frame(height=H, width=W):
-    """A frame whose pixels say where they are, in each modality: rows in red and in depth's whole part, columns in green, depth and labels."""
+    """A frame whose pixels say where they are, in each modality: rows in red and in depth's whole part, columns in
+    green, depth and labels.
+    """
     y, x = np.mgrid[:height, :width]
     return {
         "rgb": np.stack([5 * y, 5 * x, 0 * x + 200], -1).astype(np.uint8),
@@ -35,7 +39,9 @@ class Frames:
 
     def __init__(self, height=H, width=W, names=("rgb", "depth", "semantics", "rays")):
         self.frame = {name: values for name, values in frame(height, width).items() if name in names}
-        self.modalities = {name: (values.shape[2] if values.ndim == 3 else 1, height, width) for name, values in self.frame.items()}
+        self.modalities = {
+            name: (values.shape[2] if values.ndim == 3 else 1, height, width) for name, values in self.frame.items()
+        }
 
     def read(self, row):
         return self.frame
@@ -43,7 +49,9 @@ class Frames:
 
 def split(reader=None, n=24, *, workers=0, camera=None, **views):
     names = {key: views.pop(key) for key in ("color_jitter", "modalities") if key in views}
-    return PairSplit(reader or Frames(), n, JointViews(**views), augmented=True, workers=workers, camera=camera, **names)
+    return PairSplit(
+        reader or Frames(), n, JointViews(**views), augmented=True, workers=workers, camera=camera, **names
+    )
 
 
 def whole_epoch(split, k=1, train=True, batch_size=10):
@@ -60,7 +68,8 @@ def where_from(batch):
     assert torch.equal(columns, batch["semantics"].long()[:, 0] - 1)
     there = depth > 0
     for channel, places in ((0, rows), (1, columns)):
-        # With two channels, OpenCV rounds a few ties of the nearest pixel the other way: to a neighbour, or at a border to nothing.
+        # With two channels, OpenCV rounds a few ties of the nearest pixel the other way: to a neighbour, or at a border
+        # to nothing.
         off = (batch["rays"][:, channel].long() - places)[there].abs()
         assert (off > 1).float().mean() < 0.01 and off.clamp(max=1).float().mean() < 0.05
     return rows, columns
@@ -118,26 +127,39 @@ def test_missing_readings_stay_missing():
         assert depth.isnan().any() and set(depth[~depth.isnan()].tolist()) <= {0, 1.5}
 
 
-@pytest.mark.parametrize("options", [{}, {"crop": "padded", "transforms": [{"name": "Affine", "p": 0.5}, {"name": "GaussNoise"}]}, {"size": (9, 14)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"crop": "padded", "transforms": [{"name": "Affine", "p": 0.5}, {"name": "GaussNoise"}]}, {"size": (9, 14)}],
+)
 def test_workers_ranks_and_resuming_change_no_byte(options):
     camera = Camera("mm", INTRINSICS)
 
     def loader(workers=0, rank=0, world=1):
-        return split(workers=workers, camera=camera, **options).loader(batch_size=7, device="cpu", seed=3, train=True, rank=rank, world=world)
+        return split(workers=workers, camera=camera, **options).loader(
+            batch_size=7, device="cpu", seed=3, train=True, rank=rank, world=world
+        )
 
     def same(batches, others):
         batches, others = list(batches), list(others)
         assert len(batches) == len(others)
         for one, other in zip(batches, others, strict=True):
             assert one.keys() == other.keys() and all(
-                one[name].dtype == other[name].dtype and torch.allclose(one[name], other[name], rtol=0, atol=0, equal_nan=True) for name in one
+                one[name].dtype == other[name].dtype
+                and torch.allclose(one[name], other[name], rtol=0, atol=0, equal_nan=True)
+                for name in one
             )
 
     here, workers = list(loader().epoch(2)), loader(workers=2)
     same(workers.epoch(2), here)
     same(workers.epoch(2, start=1), here[1:])
     ranks = [loader(rank=rank, world=2).epoch(2) for rank in range(2)]
-    same(({name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in zip(*ranks, strict=True)), here)
+    same(
+        (
+            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+            for shares in zip(*ranks, strict=True)
+        ),
+        here,
+    )
     assert not torch.equal(whole_epoch(split(**options), 2)["depth"], whole_epoch(split(**options), 3)["depth"])
 
 
@@ -149,7 +171,15 @@ def back_projected(batch):
 
 
 @pytest.mark.parametrize(
-    "crop,size", [("none", None), ("padded", None), ("random_resized", (48, 64)), ("random_resized", (30, 20)), ("none", (30, 30)), ("padded", (48, 64))]
+    "crop,size",
+    [
+        ("none", None),
+        ("padded", None),
+        ("random_resized", (48, 64)),
+        ("random_resized", (30, 20)),
+        ("none", (30, 30)),
+        ("padded", (48, 64)),
+    ],
 )
 def test_the_camera_of_a_view_back_projects_as_the_frame_does(crop, size):
     made = split(crop=crop, size=size, camera=Camera("mm", INTRINSICS))
@@ -181,7 +211,9 @@ def test_plain_is_the_whole_frame_or_its_centre(crop):
     assert rows[0, :, 0].tolist() == list(range(1, H, 2)) and columns[0, 0].tolist() == list(range(1, W, 2))
     square = whole_epoch(split(crop=crop, size=(H, H)), train=False)
     rows, columns = where_from(square)
-    assert torch.equal(square["rgb"][0], torch.from_numpy(frame()["rgb"])[:, 4:28].permute(2, 0, 1)) and columns[0, 0].tolist() == list(range(4, 28))
+    assert torch.equal(square["rgb"][0], torch.from_numpy(frame()["rgb"])[:, 4:28].permute(2, 0, 1)) and columns[
+        0, 0
+    ].tolist() == list(range(4, 28))
     stored = whole_epoch(split(crop=crop), train=False)
     assert torch.equal(stored["depth"][0, 0], torch.from_numpy(frame()["depth"].astype(np.float32)))
     # 427 × 640 brought to 3:4 and back: a pixel of rounding cuts nothing off.
@@ -189,7 +221,9 @@ def test_plain_is_the_whole_frame_or_its_centre(crop):
 
 
 def test_the_view_is_a_function_of_its_draws():
-    views = JointViews((12, 16), transforms=[{"name": "Affine", "p": 1}], modalities=("rgb", "depth", "semantics", "rays"))
+    views = JointViews(
+        (12, 16), transforms=[{"name": "Affine", "p": 1}], modalities=("rgb", "depth", "semantics", "rays")
+    )
     draws = views.draws(0, 1, torch.tensor([4]))[0]
     one, where = views.view(frame(), draws, transform_seed(0, 1, 4))
     views.view(frame(), views.draws(0, 2, torch.tensor([9]))[0], 77)
@@ -204,7 +238,13 @@ def test_the_view_is_a_function_of_its_draws():
 
 
 def test_pairs_without_rgb_and_parts_of_what_is_read():
-    batch = whole_epoch(split(Frames(names=("depth", "rays")), transforms=[{"name": "Affine", "p": 1}, {"name": "GaussNoise"}], color_jitter=0.3))
+    batch = whole_epoch(
+        split(
+            Frames(names=("depth", "rays")),
+            transforms=[{"name": "Affine", "p": 1}, {"name": "GaussNoise"}],
+            color_jitter=0.3,
+        )
+    )
     assert set(batch) == {"depth", "rays", "index"}
     part = split(modalities=["depth"])
     assert part.modalities == {"depth": (1, H, W)} and set(whole_epoch(part)) == {"depth", "index"}
@@ -214,13 +254,29 @@ def test_pairs_without_rgb_and_parts_of_what_is_read():
 
 def test_a_split_says_what_it_holds():
     made = PairSplit(
-        Frames(), 3, JointViews((6, 8)), targets=torch.tensor([0, 1, 1]), classes=["a", "b"], augmented=False, semantic_classes=["unlabelled", "wall"]
+        Frames(),
+        3,
+        JointViews((6, 8)),
+        targets=torch.tensor([0, 1, 1]),
+        classes=["a", "b"],
+        augmented=False,
+        semantic_classes=["unlabelled", "wall"],
     )
     assert made.modalities == {"rgb": (3, 6, 8), "depth": (1, 6, 8), "semantics": (1, 6, 8), "rays": (2, 6, 8)}
-    assert (made.num_samples, made.num_classes, made.semantic_classes, made.camera) == (3, 2, ["unlabelled", "wall"], None)
+    assert (made.num_samples, made.num_classes, made.semantic_classes, made.camera) == (
+        3,
+        2,
+        ["unlabelled", "wall"],
+        None,
+    )
     batch = next(made.loader(batch_size=3, device="cpu", train=True).epoch(0))
-    assert torch.equal(batch["target"], made.targets[batch["index"]]) and batch["rgb"].is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(batch["depth"], made.loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["depth"].expand(3, -1, -1, -1))
+    assert torch.equal(batch["target"], made.targets[batch["index"]]) and batch["rgb"].is_contiguous(
+        memory_format=torch.channels_last
+    )
+    assert torch.equal(
+        batch["depth"],
+        made.loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["depth"].expand(3, -1, -1, -1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +301,10 @@ def test_workers_start_though_this_process_used_opencv_with_threads():
     try:
         cv2.GaussianBlur(np.zeros((480, 640, 3), np.uint8), (7, 7), 0)
         time.sleep(0.3)
-        here, there = (next(split(n=2, workers=workers).loader(batch_size=1, device="cpu", train=True).epoch(0)) for workers in (0, 1))
+        here, there = (
+            next(split(n=2, workers=workers).loader(batch_size=1, device="cpu", train=True).epoch(0))
+            for workers in (0, 1)
+        )
         assert all(torch.equal(here[name], there[name]) for name in here) and cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(threads)
@@ -265,7 +324,9 @@ def test_what_a_reader_complains_of_is_said_in_one_sentence(workers):
         list(loader.epoch(0))
     assert str(caught.value) == "frame 11 is gone: bring it back"
     assert len(next(loader.epoch(0))["index"]) == 4
-    with pytest.raises(ContrastillError, match=re.escape("modalities of one sample differ in size (rgb 24×32, depth 23×32")):
+    with pytest.raises(
+        ContrastillError, match=re.escape("modalities of one sample differ in size (rgb 24×32, depth 23×32")
+    ):
         next(split(Broken(), n=18, workers=workers).loader(batch_size=6, device="cpu", train=False).epoch(0, start=2))
 
 

@@ -1,4 +1,6 @@
-"""What a label says: label maps of more than 8 bits, labels that stand for none, and datasets whose samples and lists disagree."""
+"""What a label says: label maps of more than 8 bits, labels that stand for none, and datasets whose samples and lists
+disagree.
+"""
 
 import logging
 
@@ -193,7 +195,9 @@ def test_names_say_what_is_void(tmp_path, source):
     with pytest.raises(UsageError, match="data.void=7 is the class c7"):
         label_maps(source, tmp_path / "b", maps, names, void=7).open("train")
     (tmp_path / "c").mkdir()
-    with pytest.raises(ContrastillError, match="holds the label 9, and 5 are named: add the missing names, or set data.void=9"):
+    with pytest.raises(
+        ContrastillError, match="holds the label 9, and 5 are named: add the missing names, or set data.void=9"
+    ):
         batches(label_maps(source, tmp_path / "c", drawn(5, (9,))[0], names[:6]))
     (tmp_path / "d").mkdir()
     assert np.array_equal(
@@ -205,7 +209,9 @@ def test_names_say_what_is_void(tmp_path, source):
 def test_a_class_beyond_255_that_is_seen_late_is_refused():
     maps = np.zeros((40, H, W), np.int64)
     maps[0, 0, 0], maps[33, 0, 0] = 255, 300
-    with pytest.raises(ContrastillError, match=r"sample 33 of Maps holds the label 300, so that 255 may be a class: set data.void=null"):
+    with pytest.raises(
+        ContrastillError, match=r"sample 33 of Maps holds the label 300, so that 255 may be a class: set data.void=null"
+    ):
         batches(label_maps("own", None, maps))
     assert batches(label_maps("own", None, maps, void=None))["semantics"].max() == 300
 
@@ -214,7 +220,9 @@ def test_a_packed_copy_does_not_lose_the_class_255(tmp_path):
     maps, _ = drawn(255)
     label_maps("packed", tmp_path, maps)
     options = ["fields={rgb: rgb, semantics: semantics}", "void=null"]
-    pack.write_packed(pack.source_of(f"packed:{tmp_path / 'set.h5'}", options=options, splits=["train"]), tmp_path / "copy.h5")
+    pack.write_packed(
+        pack.source_of(f"packed:{tmp_path / 'set.h5'}", options=options, splits=["train"]), tmp_path / "copy.h5"
+    )
     dataset = DATASETS["packed"]
     copy = dataset(dataset.Options(path=str(tmp_path / "copy.h5"), fields={"rgb": "rgb", "semantics": "semantics"}))
     assert np.array_equal(batches(copy)["semantics"][:, 0].numpy(), maps)
@@ -224,7 +232,13 @@ def test_the_loss_leaves_out_what_is_no_label():
     logits = torch.randn(2, 300, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.randint(1, 301, (2, 1, 3, 4), generator=torch.Generator().manual_seed(1))
     labels[0, 0, 0] = torch.tensor([0, -1, -100, 0])
-    each = [-logits[b, :, y, x].log_softmax(0)[labels[b, 0, y, x] - 1] for b in range(2) for y in range(3) for x in range(4) if labels[b, 0, y, x] > 0]
+    each = [
+        -logits[b, :, y, x].log_softmax(0)[labels[b, 0, y, x] - 1]
+        for b in range(2)
+        for y in range(3)
+        for x in range(4)
+        if labels[b, 0, y, x] > 0
+    ]
     assert pixel_loss(logits, labels).item() == pytest.approx((sum(each) / len(each)).item(), rel=1e-12)
     for wrong, says in (
         (301, "hold class 301, and num_classes is 300"),
@@ -245,11 +259,16 @@ def test_a_list_that_differs_from_the_samples_is_refused_where_it_does():
     opened = OwnData(Listed(labels, listed.tolist()))(OwnData.Options())
     split = opened.open("train")
     seen = []
-    with pytest.raises(ContrastillError, match=r"sample (\d+) of Listed is of class \d, and \d is what Listed.targets says"):
+    with pytest.raises(
+        ContrastillError, match=r"sample (\d+) of Listed is of class \d, and \d is what Listed.targets says"
+    ):
         seen.extend(split.loader(batch_size=8, device="cpu", train=True).epoch(0))
     assert len(seen) < 10
     # Where the few places that are looked at differ already, the samples are asked.
-    assert OwnData(Listed(labels, ((labels + 1) % 4).tolist()))(OwnData.Options()).open("train").targets.tolist() == labels.tolist()
+    assert (
+        OwnData(Listed(labels, ((labels + 1) % 4).tolist()))(OwnData.Options()).open("train").targets.tolist()
+        == labels.tolist()
+    )
 
 
 def test_a_training_stops_at_the_first_difference(tmp_path):
@@ -274,7 +293,9 @@ def test_labels_that_change_from_one_reading_to_the_next_are_refused():
     turns = iter(range(1000))
     opened = OwnData(Listed([0, 1, lambda: int(next(turns) >= 8), 1] * 4, None))(OwnData.Options()).open("train")
     loader = opened.loader(batch_size=16, device="cpu", train=False)
-    with pytest.raises(ContrastillError, match="its samples gave when they were read for their labels: hand out one label"):
+    with pytest.raises(
+        ContrastillError, match="its samples gave when they were read for their labels: hand out one label"
+    ):
         for _ in range(2):
             list(loader.epoch(0))
 
@@ -284,7 +305,10 @@ def test_classes_numbered_otherwise_for_testing_are_matched_and_other_kinds_of_l
     opened = OwnData(Listed(labels, labels, ["cat", "dog"]), Listed(labels, labels, ["dog", "cat"]))(OwnData.Options())
     train, test = opened.open("train"), opened.open("test")
     check_splits(train, test)
-    assert train.classes == test.classes == ["cat", "dog"] and train.targets.tolist() == (1 - test.targets).tolist() == labels.tolist()
+    assert (
+        train.classes == test.classes == ["cat", "dog"]
+        and train.targets.tolist() == (1 - test.targets).tolist() == labels.tolist()
+    )
     for wrong in (1.5, np.eye(3)[0], True, -1):
         with pytest.raises(UsageError, match=r"the label of sample \d of Listed is .*classes are whole numbers from 0"):
             OwnData(

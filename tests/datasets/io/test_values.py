@@ -1,4 +1,6 @@
-"""What a value means: one scale whatever it is stored as, depth that was not measured, units, and vectors in mirrored views."""
+"""What a value means: one scale whatever it is stored as, depth that was not measured, units, and vectors in mirrored
+views.
+"""
 
 import logging
 
@@ -47,7 +49,9 @@ def rgb(count=N):
 
 
 def data(source, folder, fields, test=None, **options):
-    """A data set of these fields, (N, H, W) or (N, H, W, C), read from a packed file, from files, or from somebody's own samples."""
+    """A data set of these fields, (N, H, W) or (N, H, W, C), read from a packed file, from files, or from somebody's
+    own samples.
+    """
     parts = {"train": {"rgb": rgb(), **fields}, "test": {"rgb": rgb(), **(fields if test is None else test)}}
     if source == "own":
         return OwnData(*(Samples(part) for part in parts.values()))(OwnData.Options(**options))
@@ -133,7 +137,9 @@ def test_raw_counts_and_tiny_units_are_standardised_exactly(tmp_path):
     for name, values in (("counts", counts), ("tiny", tiny)):
         mean, std = measure_statistics(split, name, samples=N)
         seen = Preprocess(mean, std)(batch_of(split, name))
-        assert (mean[0], std[0]) == pytest.approx((values.mean(dtype=np.float64), values.std(dtype=np.float64)), rel=1e-6)
+        assert (mean[0], std[0]) == pytest.approx(
+            (values.mean(dtype=np.float64), values.std(dtype=np.float64)), rel=1e-6
+        )
         assert abs(seen.mean()) < 1e-3 and seen.std(correction=0) == pytest.approx(1, abs=1e-3)
 
 
@@ -156,7 +162,9 @@ def test_a_modality_that_does_not_vary_is_refused_and_a_channel_is_centred(tmp_p
 def test_what_comes_in_from_outside_is_no_value(tmp_path, source, options):
     counts = np.full((N, H, W), 30_000, np.uint16)
     counts[:, ::2] += 40
-    split = data(source, tmp_path, {"counts": counts, "semantics": np.ones((N, H, W), np.uint8)}, **options).open("train")
+    split = data(source, tmp_path, {"counts": counts, "semantics": np.ones((N, H, W), np.uint8)}, **options).open(
+        "train"
+    )
     images, labels = batch_of(split, "counts", train=True), batch_of(split, "semantics", train=True)
     outside = images.isnan()
     assert outside.any() and torch.equal(outside, labels == 0) and images[~outside].min() == 30_000
@@ -205,7 +213,9 @@ def test_marks_of_nothing_measured_are_known():
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(("dtype", "scale", "marks"), [("uint16", 1, (0, 65535)), ("float32", 1e-3, (0, 65.535, 1e10, -1, np.nan, np.inf))])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "marks"), [("uint16", 1, (0, 65535)), ("float32", 1e-3, (0, 65.535, 1e10, -1, np.nan, np.inf))]
+)
 def test_depth_that_was_not_measured_has_no_part_in_statistics(tmp_path, caplog, source, dtype, scale, marks):
     drawn = np.random.default_rng(3)
     metres = drawn.integers(800, 4000, (N, H, W)) / 1000
@@ -217,7 +227,11 @@ def test_depth_that_was_not_measured_has_no_part_in_statistics(tmp_path, caplog,
         split = opened.open("train")
         opened.open("train")
     told = [record.getMessage() for record in caplog.records if "taken for not measured" in record.getMessage()]
-    assert told and len(told) == len(set(told)) and all(("65535" if dtype == "uint16" else "65.535") in message for message in told)
+    assert (
+        told
+        and len(told) == len(set(told))
+        and all(("65535" if dtype == "uint16" else "65.535") in message for message in told)
+    )
     mean, std = measure_statistics(split, "depth", samples=N)
     assert (mean[0], std[0]) == pytest.approx((metres[~missing].mean(), metres[~missing].std()), rel=1e-5)
     assert np.array_equal(batch_of(split, "depth")[:, 0].isnan().numpy(), missing)
@@ -248,7 +262,9 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(("dtype", "unit"), [("uint8", "relative"), ("uint16", "mm"), ("int16", "mm"), ("float16", "m"), ("float64", "m")])
+@pytest.mark.parametrize(
+    ("dtype", "unit"), [("uint8", "relative"), ("uint16", "mm"), ("int16", "mm"), ("float16", "m"), ("float64", "m")]
+)
 def test_a_dtype_means_one_unit_wherever_depth_comes_from(tmp_path, source, dtype, unit):
     depth = np.random.default_rng(4).integers(1, 9, (N, H, W)) * (1000 if unit == "mm" else 1)
     assert data(source, tmp_path, {"depth": depth.astype(dtype)}).open("train").camera == Camera(unit)
@@ -304,7 +320,9 @@ def test_vectors_turn_with_a_mirrored_view(tmp_path, source, stored):
     if full is not None:
         values[3, 2, 2] = 0
     opened = data(source, tmp_path, {"normals": values})
-    plain, views = (batch_of(opened.open("train"), "normals", train=train).permute(0, 2, 3, 1).numpy() for train in (False, True))
+    plain, views = (
+        batch_of(opened.open("train"), "normals", train=train).permute(0, 2, 3, 1).numpy() for train in (False, True)
+    )
     step = 0 if full is None else 1.01 / full
     assert np.allclose(plain, truth, atol=step, equal_nan=True)
     turned = 0
@@ -323,7 +341,11 @@ def test_the_key_says_which_modalities_are_vectors(tmp_path, source):
     plain, views = (batch_of(opened, "motion", train=train) for train in (False, True))
     other, same = (batch_of(opened, "normals", train=train) for train in (False, True))
     flipped = torch.tensor([not torch.equal(one, two) for one, two in zip(plain, views, strict=True)])
-    assert flipped.any() and torch.equal(views[flipped][:, 0], -plain[flipped][:, 0].flip(-1)) and torch.equal(same[flipped], other[flipped].flip(-1))
+    assert (
+        flipped.any()
+        and torch.equal(views[flipped][:, 0], -plain[flipped][:, 0].flip(-1))
+        and torch.equal(same[flipped], other[flipped].flip(-1))
+    )
     dataset = DATASETS[source]
     options = {"path": str(tmp_path / "set.h5" if source == "packed" else tmp_path)} | (
         {"fields": {name: name for name in fields}} if source == "packed" else {}
@@ -363,7 +385,11 @@ def test_a_packed_copy_knows_its_vectors(tmp_path, vectors):
     dataset = DATASETS["packed"]
     fields = {name: name for name in ("rgb", "normals", "motion")}
     copy = dataset(dataset.Options(path=str(tmp_path / "copy.h5"), fields=fields, crop_padding=0)).open("train")
-    assert copy.vectors == split.vectors == {None: ("normals",), "motion": ("motion",), "": ()}["" if vectors == [] else vectors and vectors[0]]
+    assert (
+        copy.vectors
+        == split.vectors
+        == {None: ("normals",), "motion": ("motion",), "": ()}["" if vectors == [] else vectors and vectors[0]]
+    )
     for name in ("normals", "motion"):
         assert torch.equal(batch_of(copy, name), batch_of(split, name))
 
@@ -385,12 +411,16 @@ def test_what_is_made_from_colours_needs_their_scale(tmp_path):
     normalised = [(np.random.default_rng(0).normal(size=(H, W, 3)).astype(np.float32), row % 2) for row in range(8)]
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(UsageError, match="luminance is made from images in"):
-        contrastill.distill(None, net, normalised_set(normalised), out=tmp_path, student_modality="luminance", epochs=1, quiet=True)
+        contrastill.distill(
+            None, net, normalised_set(normalised), out=tmp_path, student_modality="luminance", epochs=1, quiet=True
+        )
 
 
 def normalised_set(samples):
     """A dataset of a list."""
-    return type("Images", (Dataset,), {"__len__": lambda one: len(samples), "__getitem__": lambda one, row: samples[row]})()
+    return type(
+        "Images", (Dataset,), {"__len__": lambda one: len(samples), "__getitem__": lambda one, row: samples[row]}
+    )()
 
 
 def test_a_network_of_another_unit_is_refused(tmp_path):
@@ -417,24 +447,43 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.ones((1, 10, 12), np.float32), r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out depth.transpose"),
-        (torch.ones(10, 12, 1), r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out depth.permute"),
+        (
+            np.ones((1, 10, 12), np.float32),
+            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out "
+            r"depth.transpose",
+        ),
+        (
+            torch.ones(10, 12, 1),
+            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out "
+            r"depth.permute",
+        ),
     ],
 )
 def test_rows_of_pixels_are_not_taken_for_channels(values, message):
     with pytest.raises(UsageError, match=message):
         OwnData(Samples({"rgb": rgb(2), "depth": [values] * 2}))
     right = values.transpose(1, 2, 0) if isinstance(values, np.ndarray) else values.permute(2, 0, 1)
-    assert OwnData(Samples({"rgb": rgb(2), "depth": [right] * 2}))(OwnData.Options()).open("train").modalities["depth"] == (1, 10, 12)
+    assert OwnData(Samples({"rgb": rgb(2), "depth": [right] * 2}))(OwnData.Options()).open("train").modalities[
+        "depth"
+    ] == (1, 10, 12)
 
 
 def test_maps_of_many_channels_and_few_pixels_are_as_they_come():
-    for values, shape in ((torch.ones(512, 4, 4), (512, 4, 4)), (np.ones((4, 4, 512), np.float32), (512, 4, 4)), (torch.ones(3, 10, 4), (3, 10, 4))):
-        assert OwnData(Samples({"features": [values] * 2}))(OwnData.Options()).open("train").modalities["features"] == shape
+    for values, shape in (
+        (torch.ones(512, 4, 4), (512, 4, 4)),
+        (np.ones((4, 4, 512), np.float32), (512, 4, 4)),
+        (torch.ones(3, 10, 4), (3, 10, 4)),
+    ):
+        assert (
+            OwnData(Samples({"features": [values] * 2}))(OwnData.Options()).open("train").modalities["features"]
+            == shape
+        )
 
 
 def test_identifiers_are_no_classes():
-    with pytest.raises(UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"):
+    with pytest.raises(
+        UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"
+    ):
         _splits(OwnData(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(OwnData.Options()))
 
 
@@ -444,7 +493,12 @@ def test_identifiers_are_no_classes():
         ("depth_unit", np.bytes_("m"), Camera("m")),
         ("intrinsics", [20.0, 21.0, 5.5, 4.5], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
         ("intrinsics", [[20.0, 0.0, 5.5], [0.0, 21.0, 4.5], [0.0, 0.0, 1.0]], Camera("mm", (20.0, 21.0, 5.5, 4.5))),
-        ("depth_unit", "cm", "the attribute depth_unit is cm, and should be m, mm, relative or the metres of one step: set data.depth_unit"),
+        (
+            "depth_unit",
+            "cm",
+            "the attribute depth_unit is cm, and should be m, mm, relative or the metres of one step: set "
+            "data.depth_unit",
+        ),
         ("intrinsics", 525.0, r"the attribute intrinsics has the shape \(\): it holds fx, fy, cx, cy"),
     ],
 )
@@ -471,7 +525,9 @@ def test_a_class_that_is_called_as_the_unlabelled_value_is_told(tmp_path, caplog
         with h5py.File(tmp_path / "set.h5", "a") as file:
             file.attrs["semantic_classes"] = names
         opened.open("train")
-        assert ("0 in semantics is unlabelled, and the first of semantic_classes, wall, is its name" in caplog.text) is told
+        assert (
+            "0 in semantics is unlabelled, and the first of semantic_classes, wall, is its name" in caplog.text
+        ) is told
 
 
 @pytest.mark.parametrize(("steps", "unit"), [(5000, "0.0002"), (256, "0.00390625"), (1000, "mm")])
@@ -483,10 +539,20 @@ def test_depth_in_steps_of_another_length_is_in_metres(tmp_path, steps, unit):
     with h5py.File(tmp_path / "set.h5", "w") as file:
         file["train/depth"] = file["test/depth"] = np.stack([stored] * 4)
     config = load_config(
-        "teachers/cifar100", [f"data.path={tmp_path / 'set.h5'}", "student.model=resnet8", "data.fields={depth: depth}", f"data.depth_unit={unit}"]
+        "teachers/cifar100",
+        [
+            f"data.path={tmp_path / 'set.h5'}",
+            "student.model=resnet8",
+            "data.fields={depth: depth}",
+            f"data.depth_unit={unit}",
+        ],
     )
     options = config.data.options()
     dataset = DATASETS["packed"](DATASETS["packed"].Options(path=config.data.path, **options))
     split = dataset.open("train")
-    seen = clean_depth(next(iter(split.loader(batch_size=2, device="cpu", train=False).epoch(0)))["depth"], split.camera)[0, 0]
-    torch.testing.assert_close(seen, torch.tensor([[0.5, 2.0, 10.0], [torch.nan, torch.nan, 3.0]]), equal_nan=True, rtol=0, atol=0.5 / steps)
+    seen = clean_depth(
+        next(iter(split.loader(batch_size=2, device="cpu", train=False).epoch(0)))["depth"], split.camera
+    )[0, 0]
+    torch.testing.assert_close(
+        seen, torch.tensor([[0.5, 2.0, 10.0], [torch.nan, torch.nan, 3.0]]), equal_nan=True, rtol=0, atol=0.5 / steps
+    )

@@ -72,7 +72,11 @@ def test_views_are_channels_last_and_own_their_memory():
     images = _images()
     index = torch.arange(8)
     before = images.storage.clone()
-    for batch in (images.views(index, draw_views(0, 0, index, padding=4, flip=True)), images.plain(slice(0, 8)), images.plain(index)):
+    for batch in (
+        images.views(index, draw_views(0, 0, index, padding=4, flip=True)),
+        images.plain(slice(0, 8)),
+        images.plain(index),
+    ):
         assert batch.shape == (8, 3, 32, 32) and batch.is_contiguous(memory_format=torch.channels_last)
         batch.zero_()
     assert torch.equal(images.storage, before)
@@ -87,7 +91,11 @@ def test_a_view_does_not_depend_on_its_batch():
     whole = draw_views(3, 9, torch.arange(1000), padding=4, flip=True)
     for rows in (torch.tensor([999, 0, 5, 5]), torch.arange(500, 510)):
         part = draw_views(3, 9, rows, padding=4, flip=True)
-        assert torch.equal(part.dy, whole.dy[rows]) and torch.equal(part.dx, whole.dx[rows]) and torch.equal(part.flip, whole.flip[rows])
+        assert (
+            torch.equal(part.dy, whole.dy[rows])
+            and torch.equal(part.dx, whole.dx[rows])
+            and torch.equal(part.flip, whole.flip[rows])
+        )
 
 
 @pytest.mark.parametrize("changed", [{"seed": 4}, {"view": 10}])
@@ -136,5 +144,9 @@ def test_order_is_a_permutation_of_seed_and_epoch():
 def test_draws_are_the_same_for_good():
     """A cache of teachers' outputs and a resumed run rely on it: these numbers may never change."""
     draws = draw_views(0, 0, torch.arange(6), padding=4, flip=True)
-    assert (draws.dy.tolist(), draws.dx.tolist(), draws.flip.int().tolist()) == ([8, 7, 3, 7, 5, 5], [4, 7, 1, 5, 7, 6], [0, 0, 1, 1, 0, 1])
+    assert (draws.dy.tolist(), draws.dx.tolist(), draws.flip.int().tolist()) == (
+        [8, 7, 3, 7, 5, 5],
+        [4, 7, 1, 5, 7, 6],
+        [0, 0, 1, 1, 0, 1],
+    )
     assert epoch_order(0, 0, 8).tolist() == [1, 5, 4, 7, 2, 0, 6, 3]

@@ -12,7 +12,7 @@ from .options import Quiet, json_option, say
 
 if TYPE_CHECKING:
     from ..core.config.schema import RunConfig
-    from ..core.teachers.cache import TeacherMemory
+    from ..core.teachers.cache import CachedTeachers
 
 HELP = """
 Write what the teachers of a config say about its views, for trainings that then run without them.
@@ -73,14 +73,14 @@ def cache(
 ) -> None:
     from ..core.config.loading import load_config
     from ..core.errors import UsageError
-    from ..core.teachers.cache import TeacherMemory
+    from ..core.teachers.cache import CachedTeachers
     from ..training.assemble import assemble
 
     resolved = load_config(config, [*(overrides or []), *([f"train.views={views}"] if views else [])])
     resolved.train.teacher_cache = out or resolved.train.teacher_cache
     _check(resolved)
     parts = assemble(resolved, filling=True)
-    if not isinstance(parts.train, TeacherMemory):
+    if not isinstance(parts.train, CachedTeachers):
         raise UsageError(
             f"none of {', '.join(resolved.objectives)} reads a teacher: add an objective that does, such as "
             "objectives.kd.weight=1"
@@ -129,7 +129,7 @@ def _check(config: RunConfig) -> None:
         )
 
 
-def _plan(config: RunConfig, memory: TeacherMemory) -> dict[str, Any]:
+def _plan(config: RunConfig, memory: CachedTeachers) -> dict[str, Any]:
     """What there is to do, in numbers."""
     entries = memory.files.entries(0)
     parts = sorted({part for _, part in entries})
@@ -169,7 +169,7 @@ def _sentence(plan: dict[str, Any]) -> str:
     )
 
 
-def _fill(memory: TeacherMemory, *, quiet: bool) -> int:
+def _fill(memory: CachedTeachers, *, quiet: bool) -> int:
     """Write what is missing under a bar that counts this process's share of the samples; returns how many files were
     written.
     """

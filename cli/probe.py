@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..evaluation.probe_inputs import NetworkName
-    from ..evaluation.probe_suite import Wanted
+    from ..evaluation.probe_suite import ProbeSpec
 
 HELP = """
 Measure what frozen networks are worth on other data: train a linear classifier on what a layer says, and test it once.
@@ -102,9 +102,9 @@ def probe(
     named = [network_named(text) for text in dict.fromkeys(networks)]
     sources = [data_named(text) for text in dict.fromkeys(data)]
 
-    from ..evaluation.probe_suite import Wanted
+    from ..evaluation.probe_suite import ProbeSpec
 
-    wanted = Wanted(
+    wanted = ProbeSpec(
         None if names == ["all"] else tuple(dict.fromkeys(names)),
         spatial,
         protocol,
@@ -135,7 +135,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _probe(
-    named: list[NetworkName], sources: list[Any], wanted: Wanted, out: str, say: Callable[[str], None]
+    named: list[NetworkName], sources: list[Any], wanted: ProbeSpec, out: str, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Measure, write and draw; None on a process that is not the main one."""
 

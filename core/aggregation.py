@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from .objective import Objective, Options, Setting
-from .registry import ENSEMBLE_RULES
+from .registry import TEACHER_AGGREGATIONS
 from .representation import Representation
 
 
-class Rule(nn.Module, ABC):
-    """Combines n losses L(T_i, S) of one objective. A new rule is one subclass registered in ``ENSEMBLE_RULES``.
+class TeacherAggregation(nn.Module, ABC):
+    """Combines n losses L(T_i, S) of one objective. A new rule is one subclass registered in ``TEACHER_AGGREGATIONS``.
 
     Attributes:
         Options: Schema of what a config may say beside ``ensemble.rule``.
@@ -76,8 +76,8 @@ class Rule(nn.Module, ABC):
         """
 
 
-@ENSEMBLE_RULES.register("sum")
-class Sum(Rule):
+@TEACHER_AGGREGATIONS.register("sum")
+class Sum(TeacherAggregation):
     """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks
     of its own.
     """

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .distributed import Capacity, gather_in_order, world_size
+from .distributed import Capacity, all_gather, world_size
 
 
-class HeldState(nn.Module, ABC):
+class DeferredState(nn.Module, ABC):
     """A module whose state moves on, in training mode, once an optimiser step.
 
     By itself it moves at the end of each forward pass. Held, it waits for :meth:`commit`: so the passes of one
@@ -47,7 +47,7 @@ class HeldState(nn.Module, ABC):
         """Stay, as if the passes since the last time had not been made."""
 
 
-class HeldWrites(HeldState):
+class DeferredUpdates(DeferredState):
     """A module that, in training mode, writes rows of its own (a bank, a queue) after it has read them."""
 
     def __init__(self) -> None:
@@ -100,6 +100,6 @@ class HeldWrites(HeldState):
         rows = torch.cat((rows[:, :1].expand(-1, fill, -1), rows), 1)
         # As bytes: row numbers beyond 2^24 would not survive as float32.
         sides = rows.contiguous().view(torch.uint8)
-        packed = gather_in_order(torch.cat((*sides, index[:, None].view(torch.uint8)), 1))
+        packed = all_gather(torch.cat((*sides, index[:, None].view(torch.uint8)), 1))
         *sides, index = packed.split((*(side.shape[1] for side in sides), 8), 1)
         return index.contiguous().view(torch.int64)[:, 0], torch.stack(sides).view(rows.dtype)

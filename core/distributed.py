@@ -21,7 +21,7 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def everyones(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def all_gather_ragged(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """The rows of all processes, one rank after the other, on every rank; those of a single process as they are.
 
     Args:
@@ -34,7 +34,7 @@ def everyones(rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
         - returns (sum of n, D), on the device of ``rows``.
 
     Example:
-        >>> everyones(torch.ones(3, 2)).shape
+        >>> all_gather_ragged(torch.ones(3, 2)).shape
         torch.Size([3, 2])
     """
     world = world_size()
@@ -58,7 +58,7 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
-def gather_in_order(share: Tensor) -> Tensor:
+def all_gather(share: Tensor) -> Tensor:
     """The equal shares (n, …) of all processes, one rank after the other: (world · n, …)."""
     share = share.contiguous()
     everyone = share.new_empty(world_size() * len(share), *share.shape[1:])
@@ -109,14 +109,14 @@ def sum_of_ranks(share: Tensor) -> Tensor:
     return share
 
 
-class GatherInOrder(torch.autograd.Function):
-    """:func:`gather_in_order` with a gradient: what the other ranks' losses owe to a rank's rows is added to what its
+class AllGather(torch.autograd.Function):
+    """:func:`all_gather` with a gradient: what the other ranks' losses owe to a rank's rows is added to what its
     own does.
     """
 
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:
-        return gather_in_order(share)
+        return all_gather(share)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

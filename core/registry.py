@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from .aggregation import Rule
+    from .aggregation import TeacherAggregation
     from .objective import Objective
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def short_name(name: str) -> str:
 
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective", "objectives", "xmodal", "ensemble")
-ENSEMBLE_RULES: Registry[type[Rule]] = Registry("rule of an ensemble", "ensemble")
+TEACHER_AGGREGATIONS: Registry[type[TeacherAggregation]] = Registry("rule of an ensemble", "ensemble")
 DATASETS: Registry[Any] = Registry("dataset", "datasets")
 MODELS: Registry[Callable[..., Any]] = Registry("model", "models")
 MODALITIES: Registry[Any] = Registry("modality", "xmodal")

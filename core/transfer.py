@@ -11,8 +11,8 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from .aggregation import Rule, Sum
-from .deferred import HeldState
+from .aggregation import Sum, TeacherAggregation
+from .deferred import DeferredState
 from .errors import ContrastillError, UsageError
 from .learnable import check_learning, check_weights
 from .objective import Objective, TeacherOutputs
@@ -63,7 +63,7 @@ class Term(nn.Module):
         self,
         objectives: Objective | Sequence[Objective],
         weight: float | None = None,
-        rule: Rule | None = None,
+        rule: TeacherAggregation | None = None,
         warmup: float | None = None,
     ) -> None:
         super().__init__()
@@ -307,8 +307,10 @@ class Transfer(nn.Module):
         for module in self._held_states():
             module.release()
 
-    def _held_states(self) -> list[HeldState]:
-        return [module for term in self.terms.values() for module in term.modules() if isinstance(module, HeldState)]
+    def _held_states(self) -> list[DeferredState]:
+        return [
+            module for term in self.terms.values() for module in term.modules() if isinstance(module, DeferredState)
+        ]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: student, heads, banks and generators, but not the frozen teachers."""

@@ -15,7 +15,7 @@ from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from ..objectives.maps import map_pairs, meet
+from ..objectives.maps import map_pairs, match_spatial_size
 from .adaptors import Adaptor
 
 
@@ -133,7 +133,7 @@ class Agglomerate(Objective):
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B,): the mean over positions."""
         # The head comes before the averaging, as it does where the adaptor is used later, on a map of any size.
-        ours, theirs = meet(self.adaptor.on_map(student).movedim(-1, 1), teacher)
+        ours, theirs = match_spatial_size(self.adaptor.on_map(student).movedim(-1, 1), teacher)
         ours, theirs = ours.movedim(1, -1), self.adaptor.dense_balance(theirs.movedim(1, -1))
         ours = ours.to(torch.promote_types(ours.dtype, torch.float32))
         smooth = F.smooth_l1_loss(ours, theirs.to(ours.dtype), reduction="none").mean(-1)

@@ -16,18 +16,18 @@ from pydantic import Field
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.aggregation import Rule
-from ..core.deferred import HeldState
+from ..core.aggregation import TeacherAggregation
+from ..core.deferred import DeferredState
 from ..core.errors import UsageError
 from ..core.hashing import mix
 from ..core.objective import Objective, Options, Setting, batch_targets, check_two_outputs
-from ..core.registry import ENSEMBLE_RULES
+from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation
 from .min_norm import min_norm_weights
 
 
-@ENSEMBLE_RULES.register("average")
-class Average(Rule):
+@TEACHER_AGGREGATIONS.register("average")
+class Average(TeacherAggregation):
     """One teacher whose probabilities are the mean of all teachers': L(mean_i softmax(z_i / T), S).
 
     T is the temperature at which the objective reads its teacher, so that its softened probabilities are exactly the
@@ -64,7 +64,7 @@ class Average(Rule):
         return first(student, Representation(logits=temperature * mean), batch)
 
 
-class Weighted(Rule):
+class Weighted(TeacherAggregation):
     """Base of the rules that weigh each sample's losses: mean over the batch of Σ_i w_i L(T_i, S), with Σ_i w_i = 1 for
     each sample.
 
@@ -110,7 +110,7 @@ class Weighted(Rule):
         return (weights * losses).sum(0).mean()
 
 
-@ENSEMBLE_RULES.register("entropy")
+@TEACHER_AGGREGATIONS.register("entropy")
 class Entropy(Weighted):
     """EBKD: a teacher that is sure of a sample counts more there, w_i = softmax_i(−H(p_i)) (after Kwon et al., ICASSP
     2020).
@@ -127,7 +127,7 @@ class Entropy(Weighted):
         return F.softmax(-entropies, dim=0)
 
 
-@ENSEMBLE_RULES.register("confidence")
+@TEACHER_AGGREGATIONS.register("confidence")
 class Confidence(Weighted):
     """CA-MKD: a teacher that is right about a sample counts more there, w_i = (1 − softmax_i(CE_i)) / (n − 1) (Zhang et
     al., ICASSP 2022, eq. 3).
@@ -163,8 +163,8 @@ class Confidence(Weighted):
         return (1 - F.softmax(wrong, dim=0)) / (len(logits) - 1)
 
 
-@ENSEMBLE_RULES.register("gradient")
-class Gradient(Rule):
+@TEACHER_AGGREGATIONS.register("gradient")
+class Gradient(TeacherAggregation):
     """AEKD: the weights whose combined gradient at the student's output is shortest, a direction that no teacher
     objects to (Du et al., NeurIPS 2020).
 
@@ -225,8 +225,8 @@ def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     return gram
 
 
-@ENSEMBLE_RULES.register("random")
-class Random(Rule, HeldState):
+@TEACHER_AGGREGATIONS.register("random")
+class Random(TeacherAggregation, DeferredState):
     """One teacher a step, drawn evenly: L(T_i, S). The others need not look, so that a step costs what it costs with
     one teacher.
 

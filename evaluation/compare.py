@@ -11,7 +11,7 @@ from typing import Any
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.run import Run, writable_folder, write_text
-from ..plots.comparison import Contestant, draw_comparison
+from ..plots.comparison import ComparedRun, draw_comparison
 from ..training.assemble import open_split
 from ..training.run import train_unfinished
 from .evaluate import measure_run
@@ -46,7 +46,7 @@ def compare_compression(
         rows.append({"name": f"{name} ({config.student.model})", "run": config.out,
             "parameters": measured["parameters"], "top1": measured["top1"],
                      "seconds": round(sum(row["seconds"] for row in history), 1)})  # fmt: skip
-        contestants.append(Contestant(rows[-1]["name"], measured["top1"], history))
+        contestants.append(ComparedRun(rows[-1]["name"], measured["top1"], history))
     top1 = dict(zip(configs, (row["top1"] for row in rows), strict=True))
     gap = top1[TEACHER] - top1[UNTAUGHT]
     for name, row in zip(configs, rows, strict=True):
@@ -81,7 +81,7 @@ def _configs(out: Path, overrides: list[str]) -> dict[str, RunConfig]:
     return {name: load_config(config, [*own, *overrides]) for name, (config, *own) in cells.items()}
 
 
-def _draw(contestants: list[Contestant], test: Any, picture: Path, title: str) -> None:
+def _draw(contestants: list[ComparedRun], test: Any, picture: Path, title: str) -> None:
     batch = next(test.loader(batch_size=20, device="cpu", train=False).epoch(0))
     images = batch["rgb"].permute(0, 2, 3, 1).numpy()
     labels = [test.classes[target] for target in batch["target"].tolist()]

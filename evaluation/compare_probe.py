@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from ..core.config.loading import dataset_options, load_config
 from ..core.run import Run, writable_folder, write_text
 from .probe_inputs import DataName, NetworkName
-from .probe_suite import Wanted, probe_networks
+from .probe_suite import ProbeSpec, probe_networks
 
 FRAMES = {"train_samples": 600, "test_samples": 400}
 
@@ -38,7 +38,7 @@ def compare_probe(out: Path, runs: Mapping[str, Path], seed: int, *, say: Callab
     )
     rooms = DataName("other rooms", "rooms", None, options)
     networks = {name: NetworkName(str(path), path) for name, path in runs.items()}
-    found = probe_networks([*networks.values()], [rooms], Wanted(seed=seed), accelerator=Accelerator(), say=say)
+    found = probe_networks([*networks.values()], [rooms], ProbeSpec(seed=seed), accelerator=Accelerator(), say=say)
     by_run = {row["network"]: row for row in found.rows}
     models = {one["name"]: one["model"] for one in found.networks}
     rows = [

@@ -26,7 +26,7 @@ from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
 from ..training.class_order import answer_for
 from .evaluate import evaluation_data
-from .networks import Contenders
+from .networks import EvaluatedNetworks
 
 FILE = "diversity.json"
 
@@ -122,7 +122,7 @@ def _of_run(
     """A run's student, if its logits are worth comparing, and its teachers."""
     if not config.teachers:
         raise UsageError(f"{folder} has no teachers to compare: name a run that was taught, or a folder of seeds")
-    first, *others = Contenders(Run(folder), config)(teachers=True, baselines=())
+    first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
     student = _Member("student", f"student {first.model}", "student", first.weights, first.network, first.entry)
     if not _learns_logits(config) or not _answers(first.network, test, where):
         say(f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out")
@@ -145,7 +145,7 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
             raise UsageError(
                 f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare"
             )
-        (one,) = Contenders(Run(run), config)(teachers=False, baselines=())
+        (one,) = EvaluatedNetworks(Run(run), config)(teachers=False, baselines=())
         found.append(_Member(run.name, f"{run.name} {one.model}", str(run), str(run), one.network, one.entry))
     return found
 

@@ -33,7 +33,7 @@ from ..training.assemble import (
 from ..training.class_order import answer_for, check_same_classes
 from ..training.engine import evaluate
 from .gallery import Gallery
-from .networks import BASELINES, Contender, Contenders
+from .networks import BASELINES, EvaluatedNetwork, EvaluatedNetworks
 
 LABELS = "semantics"
 """The modality of the label maps."""
@@ -157,7 +157,7 @@ class _Measuring:
                 f"{' and '.join(sorted(untaught))} of --baselines has nothing to do: add "
                 "evaluation.tasks=[segmentation] or [classification]"
             )
-        for contender in Contenders(self.run, self.config)(teachers=teachers, baselines=baselines):
+        for contender in EvaluatedNetworks(self.run, self.config)(teachers=teachers, baselines=baselines):
             if contender.role != "student":
                 key = json.dumps(
                     [contender.role, self.config.seed, contender.entry.model_dump(mode="json"), self._settings()]
@@ -179,7 +179,7 @@ class _Measuring:
                 for row in getattr(self, f"_{task}")(contender):
                     yield {**common, **row, "images": self.test.num_samples, "weights": contender.weights, "task": task}
 
-    def _accuracy(self, contender: Contender) -> Iterator[dict[str, Any]]:
+    def _accuracy(self, contender: EvaluatedNetwork) -> Iterator[dict[str, Any]]:
         if contender.role in ("random", "scratch"):
             return
         network = contender.network
@@ -190,7 +190,7 @@ class _Measuring:
         # A teacher of other classes (ImageNet's, say) has embeddings to give, and no accuracy here.
         yield evaluate(network, loader, self.accelerator) if self._answers(contender) else {}
 
-    def _answers(self, contender: Contender) -> bool:
+    def _answers(self, contender: EvaluatedNetwork) -> bool:
         """Whether a network can name the classes of the test split; its logits are brought into their order.
 
         Raises:
@@ -214,7 +214,7 @@ class _Measuring:
             self.say(note)
         return True
 
-    def _segmentation(self, contender: Contender) -> Iterator[dict[str, Any]]:
+    def _segmentation(self, contender: EvaluatedNetwork) -> Iterator[dict[str, Any]]:
         mode = {"student": self.options.mode, "scratch": "scratch"}.get(contender.role, "frozen")
         train, test = (self._source(split, contender) for split in (self.train, self.test))
         shares: dict[str, Any] = {
@@ -247,7 +247,7 @@ class _Measuring:
         if not self.gallery.add(contender.role, name, best[1], test, LABELS, self.accelerator.device):
             self.say(f"{self.run.path}: its test frames are not those of the runs before it: it is not in the picture")
 
-    def _classification(self, contender: Contender) -> Iterator[dict[str, Any]]:
+    def _classification(self, contender: EvaluatedNetwork) -> Iterator[dict[str, Any]]:
         if (
             contender.role == "scratch"
         ):  # what is trained on classes end to end is a training of its own: contrastill train
@@ -281,7 +281,7 @@ class _Measuring:
             raise UsageError(f"{self._where()} has no {name} split: name one with evaluation.data.splits.{name}=…")
         return split
 
-    def _source(self, split: Any, contender: Contender) -> _Source:
+    def _source(self, split: Any, contender: EvaluatedNetwork) -> _Source:
         return _Source(split, (contender.network.modality,))
 
     def _check(self) -> None:
@@ -312,7 +312,7 @@ class _Measuring:
         if "classification" in self.options.tasks:
             check_same_classes({"train": self.train, "test": self.test})
 
-    def _check_scale(self, contender: Contender) -> None:
+    def _check_scale(self, contender: EvaluatedNetwork) -> None:
         """Complain where other data than the run's have a network's modality in another unit."""
         modality = contender.entry.modality
         if self.options.data and modality != "rgb" and contender.entry.mean is None:

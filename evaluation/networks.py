@@ -24,7 +24,7 @@ BASELINES = ("random", "scratch", "teacher")
 
 
 @dataclass
-class Contender:
+class EvaluatedNetwork:
     """One network of an evaluation.
 
     Attributes:
@@ -42,7 +42,7 @@ class Contender:
     entry: NetworkConfig
 
 
-class Contenders:
+class EvaluatedNetworks:
     """Builds the networks of one run, one after the other.
 
     Args:
@@ -53,7 +53,7 @@ class Contenders:
     def __init__(self, run: Run, config: RunConfig) -> None:
         self.run, self.config = run, config
 
-    def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[Contender]:
+    def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[EvaluatedNetwork]:
         """The student, then what was asked for.
 
         Raises:
@@ -69,7 +69,7 @@ class Contenders:
         entry = student.entry
         for role in ("random", "scratch"):
             if role in baselines:
-                yield Contender(
+                yield EvaluatedNetwork(
                     role,
                     entry.model,
                     self._untaught(student.network),
@@ -77,16 +77,16 @@ class Contenders:
                     entry.model_copy(update={"weights": None}),
                 )
 
-    def student(self) -> Contender:
+    def student(self) -> EvaluatedNetwork:
         """The run's student alone.
 
         Raises:
             ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
         """
         network, weights = self._student()
-        return Contender("student", self.config.student.model, network, weights, self.config.student)
+        return EvaluatedNetwork("student", self.config.student.model, network, weights, self.config.student)
 
-    def teacher(self, number: int) -> Contender:
+    def teacher(self, number: int) -> EvaluatedNetwork:
         """One of the run's teachers, which needs no student.
 
         Raises:
@@ -96,7 +96,7 @@ class Contenders:
             there = f"{len(self.config.teachers)} teacher(s), numbered from 0" if self.config.teachers else "no teacher"
             raise UsageError(f"{self.run.path} has no teachers.{number}: it has {there}")
         entry = self.config.teachers[number]
-        return Contender("teacher", entry.model, self._teachers[number], str(entry.weights), entry)
+        return EvaluatedNetwork("teacher", entry.model, self._teachers[number], str(entry.weights), entry)
 
     @cached_property
     def _training_data(self) -> Any:

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
 from .probe_inputs import DataName, NetworkName, short_names
-from .probe_suite import Alike, Apart, Probed
+from .probe_suite import CkaResult, CorrelationResult, ProbeReport
 from .probe_tables import column_keys, in_depth
 
 
-def draw_all(found: Probed, networks: Sequence[NetworkName], data: Sequence[DataName], folder: Path) -> list[Path]:
+def draw_all(found: ProbeReport, networks: Sequence[NetworkName], data: Sequence[DataName], folder: Path) -> list[Path]:
     """Draw what was found.
 
     Returns:
@@ -98,12 +98,12 @@ def _shots(
     return Panel(f"{short[key[0]]}, {key[1]}", counts, lines)
 
 
-def _alike(one: Alike, short: dict[str, str], several: bool) -> Heat:
+def _alike(one: CkaResult, short: dict[str, str], several: bool) -> Heat:
     title = f"{short[one.network]} and {short[one.other]}" + (f" on {short[one.data]}" if several else "")
     return Heat(title, np.array(one.values), one.rows, one.columns, short[one.network], short[one.other])
 
 
-def _apart(one: Apart, short: dict[str, str], several: bool) -> Heat:
+def _apart(one: CorrelationResult, short: dict[str, str], several: bool) -> Heat:
     where = f" on {short[one.data]}" if several else ""
     title = f"{short[one.teacher]} − {short[one.network]}{where}\nmean |difference| {one.found.mean_absolute:.3f}"
     return Heat(title, one.found.difference.cpu().numpy(), one.classes, one.classes, "class", "class")

@@ -22,7 +22,7 @@ from ..core.seeds import members
 from ..core.weights import find_weights
 from ..probe.features import Features
 from ..training.assemble import build
-from .networks import Contender, Contenders
+from .networks import EvaluatedNetwork, EvaluatedNetworks
 
 _TEACHER = re.compile(r"(?P<run>.+):(?:teacher|teachers\.(?P<number>\d+))")
 
@@ -43,7 +43,7 @@ class NetworkName:
     teacher: int | None = None
     entry: NetworkConfig | None = None
 
-    def build(self, classes: int, seed: int) -> Contender:
+    def build(self, classes: int, seed: int) -> EvaluatedNetwork:
         """The network itself, on the CPU.
 
         Args:
@@ -56,11 +56,11 @@ class NetworkName:
         """
         if self.run is None:
             set_seed(seed)
-            return Contender(
+            return EvaluatedNetwork(
                 "network", self.entry.model, build(self.entry, classes), self.entry.weights or "none", self.entry
             )
         run = Run(self.run)
-        contenders = Contenders(run, load_config(str(run.config)))
+        contenders = EvaluatedNetworks(run, load_config(str(run.config)))
         return contenders.student() if self.teacher is None else contenders.teacher(self.teacher)
 
 

@@ -22,14 +22,14 @@ from ..probe.linear import fit_probe
 from ..probe.logme import logme
 from ..probe.neighbours import knn
 from ..training.assemble import check_modality, open_loader
-from .networks import Contender
+from .networks import EvaluatedNetwork
 from .probe_inputs import DataName, NetworkName, OpenData, short_names
 
 _BATCH = 128
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ProbeSpec:
     """What is measured.
 
     Attributes:
@@ -62,7 +62,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Alike:
+class CkaResult:
     """CKA of the layers of a network (rows) with those of another one (columns), on the test samples of a data set."""
 
     network: str
@@ -74,7 +74,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Apart:
+class CorrelationResult:
     """How a network's correlations between classes differ from those of its teacher; ``classes`` are names, where they
     are the data's.
     """
@@ -87,24 +87,24 @@ class Apart:
 
 
 @dataclass
-class Probed:
+class ProbeReport:
     """What was found: a row for each network, data set and layer, and what is drawn besides."""
 
     networks: list[dict[str, Any]] = field(default_factory=list)
     data: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    alike: list[Alike] = field(default_factory=list)
-    apart: list[Apart] = field(default_factory=list)
+    alike: list[CkaResult] = field(default_factory=list)
+    apart: list[CorrelationResult] = field(default_factory=list)
 
 
 def probe_networks(
     networks: Sequence[NetworkName],
     data: Sequence[DataName],
-    wanted: Wanted,
+    wanted: ProbeSpec,
     *,
     accelerator: Accelerator,
     say: Callable[[str], None] = lambda text: None,
-) -> Probed:
+) -> ProbeReport:
     """Probe every network on every data set, one data set after the other.
 
     Args:
@@ -124,7 +124,7 @@ def probe_networks(
         UsageError: Networks, layers and data that do not fit each other.
         ContrastillError: A run has neither a student nor a checkpoint yet, or a file is damaged.
     """
-    found, built, short = Probed(), {}, short_names(data, lambda name: name.short)
+    found, built, short = ProbeReport(), {}, short_names(data, lambda name: name.short)
     for source in data:
         say(f"{source.text}: reading")
         opened = source.open()
@@ -167,8 +167,8 @@ class _On:
         self,
         data: OpenData,
         networks: Sequence[str],
-        built: dict[str, Contender],
-        wanted: Wanted,
+        built: dict[str, EvaluatedNetwork],
+        wanted: ProbeSpec,
         accelerator: Accelerator,
     ) -> None:
         self.data, self.networks, self.built, self.wanted, self.accelerator = data, networks, built, wanted, accelerator
@@ -198,7 +198,7 @@ class _On:
                     )
                 self._places(text)  # complains of other classes
 
-    def measure(self, text: str, found: Probed) -> None:
+    def measure(self, text: str, found: ProbeReport) -> None:
         """Everything that was asked for of one network."""
         wanted = self.wanted
         layers = self._probed(text)
@@ -212,7 +212,7 @@ class _On:
             rows, columns = (self._comparable(name) for name in (text, other))
             beside = self._tested(other)
             values = [[linear_cka(test[row].values, beside[column].values) for column in columns] for row in rows]
-            found.alike.append(Alike(text, other, self.where, rows, columns, values))
+            found.alike.append(CkaResult(text, other, self.where, rows, columns, values))
         if wanted.correlation is not None and text != wanted.correlation.text:
             teacher = wanted.correlation.text
             logits = [self._tested(teacher)["logits"].values, test["logits"].values]
@@ -227,7 +227,7 @@ class _On:
             # Those of networks without names are taken for the data's where there are as many.
             names = self.built[teacher].network.recipe.get("classes") or self.data.test.classes
             classes = [*names] if names and len(names) == logits[0].shape[1] else None
-            found.apart.append(Apart(text, teacher, self.where, correlation_difference(*logits), classes))
+            found.apart.append(CorrelationResult(text, teacher, self.where, correlation_difference(*logits), classes))
 
     def _places(self, text: str) -> list[int] | None:
         """Where a network has the classes of the one that its correlations are compared with; None where either has no

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, meet
+from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
 
 # The published factor of the sum over a map's values, of which there are some thousands.
 _SCALE = 3e-3
@@ -71,7 +71,7 @@ class AB(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for depth, ((ours, theirs), connector) in enumerate(zip(self.pairs, self.connectors, strict=True), 1):
-            one, other = meet(student.maps[ours], teacher.maps[theirs])
+            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
             sign = torch.where(other > 0, 1.0, -1.0)
             missed = F.relu(self.margin - sign * connector(one)).square().flatten(1).sum(1)
             losses.append(missed * 2.0 ** (depth - len(self.pairs)))

@@ -11,7 +11,7 @@ from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, meet, meeting_size
+from .maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size
 
 
 @OBJECTIVES.register("attention")
@@ -68,7 +68,7 @@ class Attention(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for ours, theirs in self.pairs:
-            one, other = meet(student.maps[ours], teacher.maps[theirs])
+            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
             losses.append((attention(one) - attention(other)).square().mean(1))
         return torch.stack(losses).sum(0)
 

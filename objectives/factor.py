@@ -10,7 +10,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import map_pairs, meet
+from .maps import map_pairs, match_spatial_size
 from .precision import full_precision
 
 
@@ -78,7 +78,9 @@ class Factor(Objective):
         return F.mse_loss(self.decoder(self.paraphraser(features)), features)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = meet(self.translator(student.maps[self.pair[0]]), self.paraphraser(teacher.maps[self.pair[1]]))
+        ours, theirs = match_spatial_size(
+            self.translator(student.maps[self.pair[0]]), self.paraphraser(teacher.maps[self.pair[1]])
+        )
         return (_unit(ours) - _unit(theirs)).abs().mean(1)
 
 

@@ -11,7 +11,7 @@ from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
-from .maps import Pairs, map_pairs, meet
+from .maps import Pairs, map_pairs, match_spatial_size
 
 
 @OBJECTIVES.register("fitnet")
@@ -83,5 +83,5 @@ class FitNet(Objective):
         if self.pair is None:
             ours, theirs = student.embedding, teacher.embedding
         else:
-            ours, theirs = meet(student.maps[self.pair[0]], teacher.maps[self.pair[1]])
+            ours, theirs = match_spatial_size(student.maps[self.pair[0]], teacher.maps[self.pair[1]])
         return (self.regressor(ours) - self.scale(theirs)).square().flatten(1).mean(1)

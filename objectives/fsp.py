@@ -10,7 +10,7 @@ from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import meet
+from .maps import match_spatial_size
 from .precision import full_precision
 
 
@@ -80,6 +80,6 @@ def flow(maps: tuple[Tensor, ...]) -> list[Tensor]:
     found = []
     for one, other in zip(maps, maps[1:], strict=False):
         with full_precision(one, other) as (left, right):
-            first, second = (value.flatten(2) for value in meet(left, right))
+            first, second = (value.flatten(2) for value in match_spatial_size(left, right))
             found.append(first @ second.mT / first.shape[2])
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.crd.loss import Embedding
-from ..core.deferred import HeldWrites
+from ..core.deferred import DeferredUpdates
 from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting, batch_targets, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
@@ -161,7 +161,7 @@ def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
     return torch.full((count,), UNKNOWN, device=next(iter(batch.values())).device if batch else None)
 
 
-class Queue(HeldWrites):
+class Queue(DeferredUpdates):
     """The last Q embeddings and their kinds, first in, first out; equal on all ranks, which write what all of them saw,
     in rank order.
 

@@ -48,18 +48,18 @@ def from_the_end(setting: Setting, most: int) -> Pairs:
     return tuple((-back, -back) for back in range(count, 0, -1))
 
 
-def meet(student: Tensor, teacher: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+def match_spatial_size(student: Tensor, teacher: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
     """Both maps (B, C, H, W) at the smaller height and the smaller width of the two, by averaging.
 
     Args:
         most: Cells that are allowed; where there are more, height and width shrink alike.
     """
     size = meeting_size(student.shape[2:], teacher.shape[2:], most)
-    return at_size(student, size), at_size(teacher, size)
+    return resize_map(student, size), resize_map(teacher, size)
 
 
 def meeting_size(student: Sequence[int], teacher: Sequence[int], most: int | None = None) -> tuple[int, int]:
-    """Height and width at which :func:`meet` compares maps of these heights and widths."""
+    """Height and width at which :func:`match_spatial_size` compares maps of these heights and widths."""
     height, width = (min(pair) for pair in zip(student, teacher, strict=True))
     if most is not None and height * width > most:
         share = math.sqrt(most / (height * width))
@@ -67,6 +67,6 @@ def meeting_size(student: Sequence[int], teacher: Sequence[int], most: int | Non
     return height, width
 
 
-def at_size(features: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
     """A map averaged over cells to a height and width, where it has another."""
     return features if tuple(features.shape[2:]) == tuple(size) else F.adaptive_avg_pool2d(features, size)

@@ -10,7 +10,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, meet
+from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
 from .precision import full_precision
 
 
@@ -59,7 +59,9 @@ class NST(Objective):
         losses = []
         for own, other in self.pairs:
             with full_precision(student.maps[own], teacher.maps[other]) as (ours, theirs):
-                losses.append(discrepancy(*(normalise(features.flatten(2))[0] for features in meet(ours, theirs))))
+                losses.append(
+                    discrepancy(*(normalise(features.flatten(2))[0] for features in match_spatial_size(ours, theirs)))
+                )
         return torch.stack(losses).sum(0)
 
 

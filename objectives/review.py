@@ -16,7 +16,7 @@ from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
-from .maps import Pairs, at_size, from_the_end, map_pairs
+from .maps import Pairs, from_the_end, map_pairs, resize_map
 
 MOST_MID_DIM = 512
 POOLED_SIZES = (4, 2, 1)
@@ -165,7 +165,7 @@ def hierarchical_context(ours: Tensor, theirs: Tensor) -> Tensor:
     difference = ours.to(torch.promote_types(ours.dtype, torch.float32)) - theirs
     height, width = difference.shape[2:]
     sizes = [(min(size, height), min(size, width)) for size in POOLED_SIZES]
-    grids = [difference] + [at_size(difference, size) for size in sizes if size != (height, width)]
+    grids = [difference] + [resize_map(difference, size) for size in sizes if size != (height, width)]
     weights = [0.5**level for level in range(len(grids))]
     return reduce(
         add, (weight * grid.square().flatten(1).mean(1) for weight, grid in zip(weights, grids, strict=True))

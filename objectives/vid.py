@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, meet
+from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
 from .precision import full_precision
 
 # Variance of every channel at first, and the least it may become.
@@ -70,7 +70,7 @@ class VID(Objective):
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = [
-            predict(*meet(student.maps[ours], teacher.maps[theirs]))
+            predict(*match_spatial_size(student.maps[ours], teacher.maps[theirs]))
             for predict, (ours, theirs) in zip(self.predictions, self.pairs, strict=True)
         ]
         return torch.stack(losses).sum(0)

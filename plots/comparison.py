@@ -13,7 +13,7 @@ from .figure import COLOURS, figure
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ComparedRun:
     """One run of a comparison.
 
     Attributes:
@@ -28,7 +28,12 @@ class Contestant:
 
 
 def draw_comparison(
-    contestants: Sequence[Contestant], images: np.ndarray, labels: Sequence[str], path: str | os.PathLike, *, title: str
+    contestants: Sequence[ComparedRun],
+    images: np.ndarray,
+    labels: Sequence[str],
+    path: str | os.PathLike,
+    *,
+    title: str,
 ) -> None:
     """Draw sample images, a bar for each run and their accuracy against the epoch.
 

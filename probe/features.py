@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.distributed import everyones, world_size
+from ..core.distributed import all_gather_ragged, world_size
 from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
 from ..core.fingerprint import network_hash, read_fields, tensors_hash, write_fields
 from ..core.representation import Network, Representation
@@ -113,7 +113,7 @@ def features_of(
     }
     # Missing for all where it is missing for one, as the processes may not share a disk and have to look together.
     there = (
-        everyones(torch.tensor([[file.is_file() for file in files.values()]], dtype=torch.uint8), device)
+        all_gather_ragged(torch.tensor([[file.is_file() for file in files.values()]], dtype=torch.uint8), device)
         .all(0)
         .tolist()
     )
@@ -150,7 +150,7 @@ def _check_same(
                 _vector(said, layer, spatial).float().cpu(), value.values[rows], torch.float32
             ):
                 other = other or layer
-    if everyones(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
+    if all_gather_ragged(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
         raise ContrastillError(
             f"{files[other or next(iter(files))]} holds other features of the same samples than the network gives "
             "now: they are of a network of the same weights that differs "
@@ -175,15 +175,17 @@ def _looked(
             index.append(batch["index"].cpu())
             if "target" in batch:
                 targets.append(batch["target"].cpu())
-    rows = everyones(torch.cat(index)[:, None], device)[:, 0]
+    rows = all_gather_ragged(torch.cat(index)[:, None], device)[:, 0]
     if not len(rows):
         raise ContrastillError(
             "the loader hands out no samples, so there is nothing to probe: give a split that has some"
         )
     order = _in_order(rows)
-    classes = everyones(torch.cat(targets)[:, None], device)[:, 0]
+    classes = all_gather_ragged(torch.cat(targets)[:, None], device)[:, 0]
     # Not all at once: the parts of a layer are let go of before the next one is put together.
-    values = {layer: everyones(torch.cat(found.pop(layer) or [torch.empty(0, 0)]), device)[order] for layer in layers}
+    values = {
+        layer: all_gather_ragged(torch.cat(found.pop(layer) or [torch.empty(0, 0)]), device)[order] for layer in layers
+    }
     return {layer: Features(value, classes[order] if len(classes) else None) for layer, value in values.items()}
 
 
@@ -202,7 +204,7 @@ def _data_hash(loader: Any, modality: str, device: torch.device) -> str:
     for batch in batches:
         fields = [batch["index"], *([batch["target"]] if "target" in batch else [])]
         index, *shares = (
-            everyones(value.flatten(1) if value.ndim > 1 else value[:, None], device)
+            all_gather_ragged(value.flatten(1) if value.ndim > 1 else value[:, None], device)
             for value in (*fields, batch[modality])
         )
         order = _in_order(index[:, 0])

@@ -116,11 +116,11 @@ def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int
 
     from ..core.run import Run
     from ..evaluation.evaluate import evaluation_data
-    from ..evaluation.networks import Contenders
+    from ..evaluation.networks import EvaluatedNetworks
     from ..probe.projection import principal_axes
     from ..training.assemble import check_modality, open_loader, open_split
 
-    contender = Contenders(Run(path), config).student()
+    contender = EvaluatedNetworks(Run(path), config).student()
     split = open_split(evaluation_data(config), "test")
     if split is None:
         raise ContrastillError("the data has no test split")

@@ -20,7 +20,7 @@ from contrastill.cli.main import app
 from contrastill.core.config.loading import load_config, shipped_configs
 from contrastill.core.config.schema import RunConfig
 from contrastill.core.errors import UsageError
-from contrastill.core.registry import DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS, OBJECTIVES
+from contrastill.core.registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, TEACHER_AGGREGATIONS
 from helpers.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -108,7 +108,7 @@ def test_what_the_reference_names_is_there_and_everything_public_is_named():
     registered = {
         *OBJECTIVES.values(),
         *DATASETS.values(),
-        *ENSEMBLE_RULES.values(),
+        *TEACHER_AGGREGATIONS.values(),
         *(getattr(entry, "function", entry) for entry in MODALITIES.values()),
     }
     assert {getattr(one, "__name__", one) for one in (public | registered) - named} == set()
@@ -127,7 +127,7 @@ def test_what_is_public_says_what_it_is():
     public = {name: getattr(contrastill, name) for name in contrastill.__all__ if name != "__version__"}
     entered = {
         f"{registry.kind} {name}": entry
-        for registry in (OBJECTIVES, DATASETS, ENSEMBLE_RULES, MODALITIES, MODELS)
+        for registry in (OBJECTIVES, DATASETS, TEACHER_AGGREGATIONS, MODALITIES, MODELS)
         for name, entry in registry.items()
     }
     said = {name: getattr(one, "function", one).__doc__ or "" for name, one in (public | entered).items()}

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Handed:
+class ArgumentResolver:
     """The objects of a call, lent to the registries for as long as the call lasts.
 
     Args:

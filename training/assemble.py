@@ -19,9 +19,9 @@ from ..core.classes import apply_class_map
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
-from ..core.registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES
+from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
-from ..core.teachers.cache import TeacherMemory
+from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import known_spec
 from ..core.teachers.live import ViewLoader
 from ..core.transfer import Term, Transfer
@@ -151,7 +151,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     if config.train.views and transfer.teacher_needs:
         told = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
         told |= {f"data.{name}": value for name, value in config.data.options().items()}
-        train = TeacherMemory(train, transfer, config.train.teacher_cache, config.cache, told, filling=filling)
+        train = CachedTeachers(train, transfer, config.train.teacher_cache, config.cache, told, filling=filling)
         if train.complete and not filling:
             train.let_go()
     return Assembly(transfer, train, test, accelerator, splits)
@@ -175,7 +175,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
     objectives = objective.build_each(options, settings)
     name = entry.rule or config.ensemble.rule
-    rule = ENSEMBLE_RULES[name]
+    rule = TEACHER_AGGREGATIONS[name]
     if objectives[0].joint and name != "sum":
         raise UsageError(
             f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: "

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core.distributed import everyones, rank
+from ..core.distributed import all_gather_ragged, rank
 from ..core.errors import ContrastillError
 from ..core.full_disk import room_for
 
@@ -49,7 +49,7 @@ class Snapshot:
         model: Student, objective heads, banks and their generators.
         optimizer: ``optimizer.state_dict()``.
         running: Sums of the epoch under way, for its row in metrics.jsonl.
-        random: torch's generator states, see :func:`everyones_random_state`.
+        random: torch's generator states, see :func:`all_random_states`.
         scaler: Gradient scaler's state, for fp16.
     """
 
@@ -71,15 +71,15 @@ def random_state() -> dict[str, Tensor]:
     return {name: state[None] for name, state in states.items()}
 
 
-def everyones_random_state(device: torch.device) -> dict[str, Tensor]:
+def all_random_states(device: torch.device) -> dict[str, Tensor]:
     """:func:`random_state` of all ranks, a row each: they part where shares of a batch differ in size. To be called on
     every rank.
     """
-    return {name: everyones(state, device) for name, state in random_state().items()}
+    return {name: all_gather_ragged(state, device) for name, state in random_state().items()}
 
 
 def set_random_state(states: dict[str, Tensor]) -> None:
-    """Put back this rank's row of what :func:`random_state` or :func:`everyones_random_state` gave.
+    """Put back this rank's row of what :func:`random_state` or :func:`all_random_states` gave.
 
     The first row stands for ranks that were not there; states of devices that are not there are passed over.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from ..core.classes import answer_as, check_numbers, gives_places, listed
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
-from ..core.registry import ENSEMBLE_RULES, OBJECTIVES, short_name
+from ..core.registry import OBJECTIVES, TEACHER_AGGREGATIONS, short_name
 from ..core.representation import Network
 
 
@@ -119,7 +119,7 @@ def check_same_classes(splits: Mapping[str, Any]) -> None:
 def compares_classes(config: RunConfig) -> bool:
     """Whether anything in the loss compares the teachers' logits class by class."""
     entries = [entry for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher]
-    rules = [ENSEMBLE_RULES[entry.rule or config.ensemble.rule] for entry in entries if len(config.teachers) > 1]
+    rules = [TEACHER_AGGREGATIONS[entry.rule or config.ensemble.rule] for entry in entries if len(config.teachers) > 1]
     return any("logits" in OBJECTIVES[entry.name].needs for entry in entries) or any(
         rule.compares_classes for rule in rules
     )

@@ -21,7 +21,7 @@ from ..core.run import Run
 from ..core.seeds import members
 from ..datasets.user_dataset import OwnSplit
 from ..models.build import load_student
-from .arguments import Handed, networks
+from .arguments import ArgumentResolver, networks
 from .assemble import check_modality, open_loader, open_splits
 from .checkpoint import random_state, set_random_state
 from .epochs import default_epochs
@@ -133,7 +133,7 @@ def distill(
     before = random_state()
     try:
         with ExitStack() as lent:
-            handed = Handed(lent)
+            handed = ArgumentResolver(lent)
             options = {key.removeprefix("data."): value for key, value in given.items() if key.startswith("data.")}
             section = make_data_config(handed.data(data), options)
             splits = open_splits(section)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.config.schema import TrainConfig
-from ..core.distributed import everyones
+from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network, Representation
 from ..core.run import Run
@@ -25,7 +25,7 @@ from .accumulation import batch_samples, chunks
 from .checkpoint import (
     Position,
     Snapshot,
-    everyones_random_state,
+    all_random_states,
     load_newest,
     prune,
     save_checkpoint,
@@ -347,7 +347,7 @@ class _Training:
         trained, running, random = (
             self.transfer.trained_state(),
             self._sums(),
-            everyones_random_state(self.accelerator.device),
+            all_random_states(self.accelerator.device),
         )
         if not self.accelerator.is_main_process:
             return
@@ -389,7 +389,7 @@ class _Training:
 
     def _check_same_start(self) -> None:
         """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
-        steps = everyones(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
+        steps = all_gather_ragged(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
         if len({*steps}) > 1:
             found = ", ".join(
                 f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps)

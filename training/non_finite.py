@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..core.config.schema import TrainConfig
-from ..core.deferred import HeldWrites
-from ..core.distributed import everyones
+from ..core.deferred import DeferredUpdates
+from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError
 from ..core.run import Run, write_text
 from ..core.transfer import Transfer
@@ -26,7 +26,7 @@ Scalars = Mapping[str, Tensor]
 """``loss`` and each term of one pass, () tensors."""
 
 
-class StopAtBad:
+class StopOnNonFinite:
     """``train.on_nan=stop``: the first step whose loss is no number is noted on the device, and found out before a row
     or a checkpoint is written.
 
@@ -111,7 +111,7 @@ class StopAtBad:
         return {}
 
 
-class SkipBad:
+class SkipNonFinite:
     """``train.on_nan=skip``: an optimiser step whose loss or gradient is no number on any process is left out on all of
     them.
 
@@ -120,7 +120,7 @@ class SkipBad:
     host waits for the device once a step. Under fp16 the steps that the gradient scaler leaves out are among them.
 
     Args:
-        transfer, config, run, accelerator: As for :class:`StopAtBad`; ``skipped_batches.jsonl`` has a line for each
+        transfer, config, run, accelerator: As for :class:`StopOnNonFinite`; ``skipped_batches.jsonl`` has a line for each
             batch.
         loader: Its number of batches is an epoch's.
     """
@@ -214,17 +214,17 @@ class SkipBad:
                 file.write(json.dumps(line) + "\n")
 
 
-POLICIES: dict[str, type[StopAtBad] | type[SkipBad]] = {"stop": StopAtBad, "skip": SkipBad}
+POLICIES: dict[str, type[StopOnNonFinite] | type[SkipNonFinite]] = {"stop": StopOnNonFinite, "skip": SkipNonFinite}
 
 
 class _Unheld:
-    """What forward passes change at once: buffers, counters and torch's generators. What a HeldWrites writes waits, and
+    """What forward passes change at once: buffers, counters and torch's generators. What a DeferredUpdates writes waits, and
     needs no copy.
     """
 
     def __init__(self, transfer: Transfer) -> None:
         trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
-        held = {id(part) for module in trained if isinstance(module, HeldWrites) for part in module.modules()}
+        held = {id(part) for module in trained if isinstance(module, DeferredUpdates) for part in module.modules()}
         modules = [module for module in trained if id(module) not in held]
         self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
         counting = [module for module in modules if type(module).get_extra_state is not torch.nn.Module.get_extra_state]
@@ -265,4 +265,4 @@ def _newest(run: Run | None) -> str:
 def _indices(batch: Mapping[str, Tensor], accelerator: Accelerator) -> list[int]:
     """The batch's samples over all processes, in the order of their ranks."""
     own = batch["index"][: own_samples(batch), None].to(torch.int64)
-    return everyones(own, accelerator.device)[:, 0].tolist()
+    return all_gather_ragged(own, accelerator.device)[:, 0].tolist()

@@ -18,7 +18,7 @@ from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
 from ..objectives.embeddings import embedding_dims
-from ..objectives.maps import Pairs, at_size, from_the_end, map_pairs, meet, meeting_size
+from ..objectives.maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size, resize_map
 from .position_rows import ChannelScale, PositionRows
 from .softmax_loss import ExtraRows, softmax_pair_loss
 
@@ -263,10 +263,10 @@ class DenseCRD(Objective):
         for rows, sides, (_, theirs), grid in zip(self.rows, self.local, self.pairs, self.grids, strict=True):
             scale, _ = sides[1]
             if isinstance(scale, ChannelScale):
-                scale.measure(at_size(sample[theirs], grid))
+                scale.measure(resize_map(sample[theirs], grid))
             if outputs.cached:
                 maps = all_finite((index, said.maps[theirs]) for index, said in outputs.all({"maps"}))
-                rows.fill(rows.choose(index, at_size(each, grid)) for index, each in maps)
+                rows.fill(rows.choose(index, resize_map(each, grid)) for index, each in maps)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if len(batch["index"]) < 2:
@@ -299,8 +299,8 @@ class DenseCRD(Objective):
     def _meet(self, number: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         """Both maps of a pair at one height and width."""
         if self.grids is not None:
-            return at_size(ours, self.grids[number]), at_size(theirs, self.grids[number])
-        return meet(ours, theirs, max(1, self.positions // len(ours)))
+            return resize_map(ours, self.grids[number]), resize_map(theirs, self.grids[number])
+        return match_spatial_size(ours, theirs, max(1, self.positions // len(ours)))
 
     def _with_rows(self, number: int, maps: Tensor, raw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, ExtraRows]:
         """The embeddings (B·P, D) of a teacher's positions (B·P, C), and the rows that the student's meet beside them;

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, names_beside, nearest
-from ..registry import DATASETS, ENSEMBLE_RULES, OBJECTIVES, OWN, model_builder
+from ..registry import DATASETS, OBJECTIVES, OWN, TEACHER_AGGREGATIONS, model_builder
 from ..seeds import each_seed
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .yaml_values import for_schema, joined, override_value, read_written, texts_of, values_of
@@ -225,7 +225,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         entry.weight = objective.default_weight if entry.weight is None else entry.weight
         entry.warmup = objective.default_warmup if entry.warmup is None else entry.warmup
         if entry.rule is not None:
-            ENSEMBLE_RULES[entry.rule]
+            TEACHER_AGGREGATIONS[entry.rule]
         if objective.needs_teacher and not config.teachers:
             raise UsageError(
                 f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… "
@@ -233,7 +233,9 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
             )
     _keep(
         config.ensemble,
-        _checked(ENSEMBLE_RULES[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig),
+        _checked(
+            TEACHER_AGGREGATIONS[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig
+        ),
     )
     _validate_data(config.data)
     # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..deferred import HeldState
-from ..distributed import Capacity, GatherInOrder, gather_in_order, rank, world_size
+from ..deferred import DeferredState
+from ..distributed import AllGather, Capacity, all_gather, rank, world_size
 from ..errors import UsageError
 from .loss import (
     DTYPES,
@@ -40,7 +40,7 @@ STUDENT_ROWS = ("batch", "none")
 _FAR_BELOW = -1e30
 
 
-class FreshCRDLoss(HeldState):
+class FreshCRDLoss(DeferredState):
     """Contrast of a student with its teachers in which no row is stale: −log of the share that the own pair has among K
     rows of the teacher, and the reverse in the batch.
 
@@ -299,8 +299,8 @@ class FreshCRDLoss(HeldState):
         """The students of all processes, their groups, and which of them are there already: (N, D), (N,), (N,)."""
         if world_size() > 1:
             fill = self._room.of(len(index), index.device) - len(index)
-            index = gather_in_order(torch.cat((index, index[:1].expand(fill))))
-            ours = GatherInOrder.apply(torch.cat((ours, ours[:1].detach().expand(fill, -1))))
+            index = all_gather(torch.cat((index, index[:1].expand(fill))))
+            ours = AllGather.apply(torch.cat((ours, ours[:1].detach().expand(fill, -1))))
         # A sample that is in the batch twice, or that fills up a short share, is one candidate: the first.
         ordered, origin = torch.sort(index, stable=True)
         repeated = torch.zeros_like(index, dtype=torch.bool)

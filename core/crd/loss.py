@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..deferred import HeldWrites
+from ..deferred import DeferredUpdates
 from ..distributed import rank, world_size
 from ..errors import UsageError, unknown_name
 from .criterion import Criterion, Critic, NegativeSums, Workspace, normalise
 from .embedding import Embedding
 from .memory_bank import MemoryBank, check_index
-from .negative_sums import given_sums
+from .negative_sums import explicit_negative_sums
 from .negatives import MODES, ORIGINS, RULES, Groups
 from .sharding import Alone, Shard, Together
 from .teacher_map import TeacherMap, all_finite
@@ -33,7 +33,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ALL_ROWS_PER_NEGATIVE = 8
 
 
-class CRDLoss(HeldWrites):
+class CRDLoss(DeferredUpdates):
     """Contrastive representation distillation (Tian et al., ICLR 2020, eq. 17–18).
 
     Each sample's student embedding is scored against the teacher's bank and its teacher embedding against the
@@ -231,7 +231,7 @@ class CRDLoss(HeldWrites):
 
         def negatives(sums: NegativeSums) -> Tensor | None:
             if rows is not None:
-                given_sums(bank, rows, self.bank.place, sums)
+                explicit_negative_sums(bank, rows, self.bank.place, sums)
                 return None
             return self.rule(batch, bank, sums, self.draws)
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..distributed import gather_in_order
+from ..distributed import all_gather
 from ..errors import UsageError
 from .criterion import normalise
 from .sharding import Shard
@@ -119,7 +119,7 @@ class MemoryBank(nn.Module):
             # Shares of a block differ by a row at most.
             share = rows.new_zeros(-(-(stop - start) // self.shard.world), *rows.shape[1:])
             share[: high - low] = rows[low:high]
-            parts = gather_in_order(share).view(self.shard.world, *share.shape)
+            parts = all_gather(share).view(self.shard.world, *share.shape)
             for rank, part in enumerate(parts):
                 other = Shard(rank, self.shard.world)
                 low, high = other.span(start, stop)

@@ -80,7 +80,7 @@ def here(places: Tensor, shard: Shard) -> Tensor:
     return places if shard.world == 1 else shard.below(places[shard.holds(places)])
 
 
-def given_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: NegativeSums) -> None:
+def explicit_negative_sums(rows: Tensor, named: Tensor, place: Tensor | None, sums: NegativeSums) -> None:
     """The negatives named by hand.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..distributed import gather_in_order, scatter_sum
+from ..distributed import all_gather, scatter_sum
 
 Place = TypeVar("Place", int, Tensor)
 
@@ -85,7 +85,7 @@ class Together:
     def gather(self, anchors: Tensor) -> Tensor:
         """Everyone's anchors: (S, b, …) -> (S, world · capacity, …)."""
         fill = anchors[:, :1].expand(-1, self._capacity - self._own, *anchors.shape[2:])
-        return gather_in_order(torch.cat((anchors, fill), 1).transpose(0, 1)).transpose(0, 1)
+        return all_gather(torch.cat((anchors, fill), 1).transpose(0, 1)).transpose(0, 1)
 
     def scatter(self, *sums: Tensor | None) -> tuple[Tensor | None, ...]:
         """For the own anchors, what all processes summed up: each (S, world · capacity, …) -> (S, b, …)."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..deferred import HeldWrites
-from ..distributed import gather_in_order, sum_of_ranks
+from ..deferred import DeferredUpdates
+from ..distributed import all_gather, sum_of_ranks
 from ..errors import UsageError
 from ..hashing import mix
 from .memory_bank import check_index
@@ -18,7 +18,7 @@ from .sharding import Shard
 _BLOCK = 2**16
 
 
-class TeacherRows(HeldWrites):
+class TeacherRows(DeferredUpdates):
     """(M, d) embeddings of a teacher, of which windows of a random order are drawn; rows of samples that no pass has
     shown yet are never drawn.
 
@@ -195,7 +195,7 @@ class TeacherRows(HeldWrites):
                 self.memory[self.shard.below(at).clamp(max=len(self.memory) - 1)]
                 * (self.shard.holds(at) & (place[start:stop] >= 0))[:, None]
             )
-            rows[start:stop] = values if self.shard.world == 1 else gather_in_order(values[None]).sum(0)
+            rows[start:stop] = values if self.shard.world == 1 else all_gather(values[None]).sum(0)
         return rows
 
     def _saves(self) -> bool:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import CacheConfig
-from ..distributed import everyones, rank, world_size
+from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import ContrastillError, UsageError
 from ..representation import Representation
 from ..transfer import Transfer, teacher_representation
 from .cache_shard import FileRows, MemoryRows
-from .cache_store import TeacherFiles
+from .cache_store import CacheStore
 from .codec import packings
-from .live import SAMPLE, Key, Looking, ViewLoader, evenly, gathered, width
+from .live import SAMPLE, Key, LiveTeachers, ViewLoader, evenly, gathered, width
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +30,16 @@ _SHARE = 0.6
 _ROWS_AT_ONCE = 4096
 
 
-class TeacherMemory:
+class CachedTeachers:
     """A loader that puts the teachers' words beside each batch: from memory, or from a folder.
 
     A view is looked at as a whole, in the order of the samples and without autocast, before its first epoch: what is
     kept does not depend on where a training was stopped and resumed, on its batch size from 256 on, or on how many
     processes look (each looks at its share). It equals what a live teacher says up to the rounding that another
-    composition of the batch brings, 1e-5 relative in float32. How it is kept, see :class:`~.packing.Packing`.
+    composition of the batch brings, 1e-5 relative in float32. How it is kept, see :class:`~.packing.TeacherOutputCodec`.
 
     Without a folder it lies in memory, on the device of the batches where it fits there. With one it is also written
-    there (:class:`~.teacher_files.TeacherFiles`), and read by every later run in which the same teachers look at the
+    there (:class:`~.teacher_files.CacheStore`), and read by every later run in which the same teachers look at the
     same views; where all views of it take more than 0.6 of the memory that is free, it stays on the disk and each
     process reads the rows of its batches. A folder that ``contrastill cache`` wrote is complete, or refused.
 
@@ -69,14 +69,14 @@ class TeacherMemory:
     ) -> None:
         keep = keep or CacheConfig()
         self._loader, self._transfer, self._packings = loader, transfer, packings(keep)
-        self._looking, self._needs = Looking(loader, transfer), transfer.teacher_needs
+        self._looking, self._needs = LiveTeachers(loader, transfer), transfer.teacher_needs
         self._kept: dict[int, dict[Key, MemoryRows | FileRows]] = {}
         self._place: torch.device | None = None
-        self.files: TeacherFiles | None = None
+        self.files: CacheStore | None = None
         self.complete = False
         if folder is not None:
             parts = self._needs | (self._cheap() if keep.parts is None else frozenset(keep.parts))
-            self.files = TeacherFiles(Path(folder), self._looking, self._packings, parts, told or {}, filling=filling)
+            self.files = CacheStore(Path(folder), self._looking, self._packings, parts, told or {}, filling=filling)
             self._check_folder()
 
     def __getattr__(self, name: str) -> Any:
@@ -95,9 +95,9 @@ class TeacherMemory:
         for batch in self._loader.epoch(k, start):
             yield batch | self._fields(view, batch["index"], self._kept[view])
 
-    def first_view(self, number: int) -> CachedOutputs:
+    def first_view(self, number: int) -> CachedTeacherOutputs:
         """What a teacher says of all samples in view 0, see :class:`~.objective.TeacherOutputs`."""
-        return CachedOutputs(self, number)
+        return CachedTeacherOutputs(self, number)
 
     def outputs(self, number: int, index: Tensor, needs: Collection[str], view: int = 0) -> Representation:
         """What a teacher says of a view of samples (b,), those of ``needs`` that the objectives read."""
@@ -132,7 +132,7 @@ class TeacherMemory:
         self.files.seal()
         written = sum(self.files.fill(view, advance) for view in range(self._loader.views))
         self.files.wait(range(self._loader.views))
-        return int(everyones(torch.tensor([[written]]), self._loader.device).sum())
+        return int(all_gather_ragged(torch.tensor([[written]]), self._loader.device).sum())
 
     def let_go(self) -> None:
         """Let go of the weights of the teachers, which are not asked any more: where the folder was complete from the
@@ -147,7 +147,7 @@ class TeacherMemory:
             raise refusal
         # Agreed upon, as from here on the processes fill the folder together or not at all.
         lacking = torch.tensor([[bool(self.files.missing(self._needs))]], dtype=torch.uint8)
-        self.complete = not everyones(lacking, self._loader.device).any()
+        self.complete = not all_gather_ragged(lacking, self._loader.device).any()
         if self.complete:
             for view in range(self._loader.views):
                 self.files.open(view, self._needs)
@@ -225,8 +225,8 @@ class TeacherMemory:
         return self._place
 
 
-class CachedOutputs:
-    """A teacher's outputs of the first view as :class:`TeacherMemory` keeps them; ``TeacherOutputs`` of
+class CachedTeacherOutputs:
+    """A teacher's outputs of the first view as :class:`CachedTeachers` keeps them; ``TeacherOutputs`` of
     :mod:`.objective`.
 
     Args:
@@ -236,7 +236,7 @@ class CachedOutputs:
 
     cached = True
 
-    def __init__(self, memory: TeacherMemory, number: int) -> None:
+    def __init__(self, memory: CachedTeachers, number: int) -> None:
         self.memory, self.number = memory, number
 
     def sample(self, needs: Collection[str]) -> Representation:

@@ -83,7 +83,7 @@ class FileRows:
         )
 
 
-class Entry:
+class CacheShard:
     """The folder ``ROOT/PART-VIEW-HASH`` with its files ``00000.h5``, ``00001.h5``, …; each says in its attributes what
     it is of.
 

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import everyones, rank, world_size
+from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import ContrastillError, UsageError
 from ..fingerprint import network_marks, tap_of, tensors_hash, text_hash
 from ..representation import Network, RepresentationSpec, describe
 from ..run import writable_folder, write_text
-from .cache_shard import Entry, FileRows, described
-from .codec import Packing
-from .live import Key, Looking, width
+from .cache_shard import CacheShard, FileRows, described
+from .codec import TeacherOutputCodec
+from .live import Key, LiveTeachers, width
 from .same_outputs import near
 
 SEAL = "cache.json"
@@ -29,8 +29,8 @@ SEAL = "cache.json"
 _GLIMPSED = 64
 
 
-class TeacherFiles:
-    """What the teachers say about every view, one :class:`~.cache_files.Entry` for each teacher, part and view.
+class CacheStore:
+    """What the teachers say about every view, one :class:`~.cache_files.CacheShard` for each teacher, part and view.
 
     An entry's folder is named by a hash of all that its values depend on: the teacher's weights, architecture, taps,
     preprocessing and precision, how the values are kept, the number of samples, and 64 evenly spaced samples as the
@@ -56,8 +56,8 @@ class TeacherFiles:
     def __init__(
         self,
         root: Path,
-        looking: Looking,
-        packings: Mapping[str, Packing],
+        looking: LiveTeachers,
+        packings: Mapping[str, TeacherOutputCodec],
         parts: Collection[str],
         told: Mapping[str, Any],
         *,
@@ -75,10 +75,10 @@ class TeacherFiles:
         self._repair = "run contrastill cache again with this config" if self.sealed else "the teacher looks again"
         self._teachers = list(looking.transfer.teachers)
         self._marks = [network_marks(teacher) for teacher in self._teachers]
-        self._entries: dict[int, dict[Key, Entry]] = {}
+        self._entries: dict[int, dict[Key, CacheShard]] = {}
         self._repeatable = False
 
-    def entries(self, view: int) -> dict[Key, Entry]:
+    def entries(self, view: int) -> dict[Key, CacheShard]:
         """Where everything about a view has its place."""
         if view not in self._entries:
             shown = self._looking.glimpse(view, _GLIMPSED)
@@ -87,7 +87,7 @@ class TeacherFiles:
                 for name in {marks["modality"] for marks in self._marks}
             }
             self._entries[view] = {
-                (number, part): Entry(
+                (number, part): CacheShard(
                     self.root,
                     self._looking.loader.num_samples,
                     marks
@@ -167,9 +167,9 @@ class TeacherFiles:
             ContrastillError: A process does not see what another one wrote.
         """
         device = self._looking.loader.device
-        everyones(torch.ones(1, 1, dtype=torch.uint8), device)
+        all_gather_ragged(torch.ones(1, 1, dtype=torch.uint8), device)
         unseen = any(entry.missing() for view in views for entry in self.entries(view).values())
-        if everyones(torch.tensor([[unseen]], dtype=torch.uint8), device).any():
+        if all_gather_ragged(torch.tensor([[unseen]], dtype=torch.uint8), device).any():
             raise ContrastillError(
                 f"what one process writes to {self.root} another one does not see: name a folder on a disk that "
                 "all machines share"
@@ -192,7 +192,9 @@ class TeacherFiles:
         """
         problem = self._problem(view)
         # Raised by all processes or by none, as they go on together.
-        if everyones(torch.tensor([[problem is not None]], dtype=torch.uint8), self._looking.loader.device).any():
+        if all_gather_ragged(
+            torch.tensor([[problem is not None]], dtype=torch.uint8), self._looking.loader.device
+        ).any():
             raise problem or UsageError(
                 f"train.teacher_cache={self.root}: another process found other outputs in it than its teachers give"
             )
@@ -272,7 +274,7 @@ class TeacherFiles:
         """
         if rank() == 0:
             self._write_seal()
-        everyones(torch.ones(1, 1, dtype=torch.uint8), self._looking.loader.device)
+        all_gather_ragged(torch.ones(1, 1, dtype=torch.uint8), self._looking.loader.device)
 
     def _write_seal(self) -> None:
         shown = self._looking.glimpse(0, 2)
@@ -293,7 +295,7 @@ _NAMES = {
 }
 
 
-def _difference(root: Path, entry: Entry, key: Key) -> str:
+def _difference(root: Path, entry: CacheShard, key: Key) -> str:
     """How the nearest entry that a folder holds differs from the one that is wanted."""
     found = [each for folder in sorted(root.glob(f"{key[1]}-*")) if (each := described(folder)) is not None]
     if not found:

@@ -17,7 +17,7 @@ Fields = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Packing:
+class TeacherOutputCodec:
     """Turns a part of a representation into what is kept of it, and back.
 
     In float32 all is kept as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value. Logits are kept
@@ -44,7 +44,7 @@ class Packing:
         UsageError: Not fewer than all logits are asked for with ``top``, or a value is beyond float16.
 
     Example:
-        >>> packing = Packing("logits", "fp32", top=2)
+        >>> packing = TeacherOutputCodec("logits", "fp32", top=2)
         >>> logits = torch.tensor([[4.0, 1.0, 3.0, 0.0]])
         >>> back = packing.unpack(packing.pack({"logits": logits}), num_classes=4)["logits"]
         >>> back.softmax(1)[0, [0, 2]].allclose(logits.softmax(1)[0, [0, 2]]), bool(back[0, 1] == back[0, 3])
@@ -132,9 +132,11 @@ class Packing:
         return rounded
 
 
-def packings(config: CacheConfig) -> dict[str, Packing]:
+def packings(config: CacheConfig) -> dict[str, TeacherOutputCodec]:
     """How each part is kept as a config has it."""
     return {
-        part: Packing(part, config.precision, config.logits if part == "logits" and config.logits != "all" else None)
+        part: TeacherOutputCodec(
+            part, config.precision, config.logits if part == "logits" and config.logits != "all" else None
+        )
         for part in PARTS
     }

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..distributed import everyones, rank, world_size
+from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..objective import TeacherOutputs
 from ..representation import Representation
@@ -49,7 +49,7 @@ class ViewLoader(Protocol):
     ) -> Iterator[dict[str, Tensor]]: ...
 
 
-class Looking:
+class LiveTeachers:
     """Asks the teachers of a transfer about views.
 
     Batches begin at multiples of one power of two, whichever samples are asked for and whichever process asks, so that
@@ -121,7 +121,7 @@ class Looking:
         return next(iter(self.loader.in_order(view, torch.arange(count) * self.loader.num_samples // count, count)))
 
 
-class LiveOutputs:
+class LiveTeacherOutputs:
     """A live teacher's outputs of the first view; ``TeacherOutputs`` of :mod:`.objective`. Each process looks at its
     share.
 
@@ -132,7 +132,7 @@ class LiveOutputs:
 
     cached = False
 
-    def __init__(self, looking: Looking, number: int) -> None:
+    def __init__(self, looking: LiveTeachers, number: int) -> None:
         self.looking, self.number = looking, number
 
     def sample(self, needs: Collection[str]) -> Representation:
@@ -177,7 +177,7 @@ def first_view(loader: Any, transfer: Transfer, number: int) -> TeacherOutputs:
         number: The teacher's.
     """
     cached = getattr(loader, "first_view", None)
-    return LiveOutputs(Looking(loader, transfer), number) if cached is None else cached(number)
+    return LiveTeacherOutputs(LiveTeachers(loader, transfer), number) if cached is None else cached(number)
 
 
 def prepare(transfer: Transfer, loader: Any) -> None:
@@ -210,7 +210,9 @@ def gathered(rows: Tensor) -> Tensor:
     if world_size() == 1:
         return rows
     flat = rows.reshape(len(rows), rows.shape[1:].numel())
-    return everyones(flat.contiguous().view(torch.uint8), rows.device).view(rows.dtype).view(-1, *rows.shape[1:])
+    return (
+        all_gather_ragged(flat.contiguous().view(torch.uint8), rows.device).view(rows.dtype).view(-1, *rows.shape[1:])
+    )
 
 
 def _of(fields: dict[str, Tensor], key: Key) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import nn
 from contrastill.core.config.schema import CacheConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.teachers.cache import TeacherMemory
+from contrastill.core.teachers.cache import CachedTeachers
 from contrastill.core.transfer import Term, Transfer, in_turn
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
@@ -146,7 +146,7 @@ def images(count=20):
 def memory(teacher, folder, keep=None, **options):
     student = network(Scaled, 7)
     transfer = Transfer([network(teacher)], student, {"kd": KD()})
-    return TeacherMemory(
+    return CachedTeachers(
         images().loader(batch_size=8, device="cpu", seed=1, train=True, views=2), transfer, folder, keep, **options
     ), transfer
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from contrastill.core.aggregation import Sum
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
-from contrastill.core.registry import ENSEMBLE_RULES
+from contrastill.core.registry import TEACHER_AGGREGATIONS
 from contrastill.core.representation import Representation, RepresentationSpec
 from contrastill.core.transfer import Term
 from contrastill.ensemble.min_norm import min_norm_weights, project
@@ -54,7 +54,7 @@ def crds(count, **options):
 
 
 def of(rule, objective=KD, count=3, **options):
-    chosen = ENSEMBLE_RULES[rule]
+    chosen = TEACHER_AGGREGATIONS[rule]
     return chosen.build(chosen.Options(**options), "it", objective, [setting()] * count)
 
 
@@ -273,4 +273,4 @@ def test_rules_refuse_what_they_cannot_do():
     ):
         Confidence.build(Confidence.Options(), "it", KD, [setting(), setting(classes=3)])
     with pytest.raises(UsageError, match="did you mean .*average"):
-        ENSEMBLE_RULES["averge"]
+        TEACHER_AGGREGATIONS["averge"]

@@ -20,7 +20,7 @@ from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.representation import describe
 from contrastill.core.teachers import cache_shard as cache_files
-from contrastill.core.teachers.cache import TeacherMemory
+from contrastill.core.teachers.cache import CachedTeachers
 from contrastill.core.transfer import Term, Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
@@ -71,7 +71,7 @@ def main(folder):
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
     def memory_of(made, where):
-        return TeacherMemory(
+        return CachedTeachers(
             data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where
         )
 

@@ -177,7 +177,7 @@ def test_a_checkpoint_of_shards_goes_on_in_one_place(ranks, tmp_path):
 
 LIVE = """
 import sys, torch
-from contrastill.core.teachers.live import LiveOutputs, Looking
+from contrastill.core.teachers.live import LiveTeacherOutputs, LiveTeachers
 from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
@@ -191,7 +191,7 @@ def outputs(samples, rank=0, world=1):
     data = TensorSplit({"rgb": images}, targets=torch.arange(samples) % 3, num_classes=3, flip=True)
     teacher, student = build_network("resnet8", num_classes=3), build_network("resnet8", num_classes=3)
     loader = data.loader(batch_size=5, device="cpu", train=True, rank=rank, world=world)
-    live = LiveOutputs(Looking(loader, Transfer([teacher], student, {"cross_entropy": CrossEntropy()})), 0)
+    live = LiveTeacherOutputs(LiveTeachers(loader, Transfer([teacher], student, {"cross_entropy": CrossEntropy()})), 0)
     index, embeddings = zip(*((index, one.embedding) for index, one in live.all({"embedding"})))
     return torch.cat(index), torch.cat(embeddings), live.sample({"embedding"}).embedding
 """

@@ -12,7 +12,7 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import LiveOutputs, Looking, prepare
+from contrastill.core.teachers.live import LiveTeacherOutputs, LiveTeachers, prepare
 from contrastill.training import engine
 from contrastill.training.assemble import assemble
 
@@ -206,6 +206,6 @@ def test_data_whose_samples_cannot_be_chosen_are_refused_by_those_that_choose():
     class Stream:
         num_samples = 48
 
-    live = LiveOutputs(Looking(Stream(), None), 0)
+    live = LiveTeacherOutputs(LiveTeachers(Stream(), None), 0)
     with pytest.raises(UsageError, match=r"give it a method in_order\(view, rows, batch_size\)"):
         live.sample({"embedding"})

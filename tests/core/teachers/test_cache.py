@@ -16,7 +16,7 @@ from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
 from contrastill.core.teachers import cache_shard as cache_files
-from contrastill.core.teachers.cache import TeacherMemory
+from contrastill.core.teachers.cache import CachedTeachers
 from contrastill.core.teachers.cache_shard import FileRows, MemoryRows
 from contrastill.core.transfer import Term, Transfer, teacher_fields
 from contrastill.datasets.image_folder import ImageFolder
@@ -73,7 +73,7 @@ def loader(data, views=2):
 def test_what_is_kept_is_what_the_teachers_say_of_the_same_views():
     data = split()
     made = transfer(data)
-    memory, plain = TeacherMemory(loader(data), made), loader(data)
+    memory, plain = CachedTeachers(loader(data), made), loader(data)
     for epoch in (0, 1, 3):
         for batch, bare in zip(memory.epoch(epoch), plain.epoch(epoch), strict=True):
             assert torch.equal(batch["rgb"], bare["rgb"]) and torch.equal(batch["view"], torch.full((16,), epoch % 2))
@@ -89,7 +89,7 @@ def test_no_teacher_looks_at_a_view_twice():
     data, looks = split(), []
     made = transfer(data)
     made.teachers[0].register_forward_hook(lambda *_: looks.append(1))
-    memory = TeacherMemory(loader(data), made)
+    memory = CachedTeachers(loader(data), made)
     for epoch in range(6):
         list(memory.epoch(epoch, start=epoch % 3))
     assert len(looks) == 2 * 3 + 2  # two views of three batches, and a few samples twice, to see that it is not random
@@ -99,9 +99,9 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path):
     config = TrainConfig(epochs=4, lr=0.02, views=2, checkpoint_every_steps=2)
     data = split()
     whole = transfer(data)
-    fit(whole, TeacherMemory(loader(data), whole), None, config, run=Run(tmp_path / "whole"), progress=False)
+    fit(whole, CachedTeachers(loader(data), whole), None, config, run=Run(tmp_path / "whole"), progress=False)
 
-    class Stopping(TeacherMemory):
+    class Stopping(CachedTeachers):
         def epoch(self, k, start=0):
             for place, batch in enumerate(super().epoch(k, start), start):
                 if (k, place) == (3, 1):
@@ -112,7 +112,7 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, Stopping(loader(data), stopped), None, config, run=Run(tmp_path / "stopped"), progress=False)
     resumed = transfer(data)
-    fit(resumed, TeacherMemory(loader(data), resumed), None, config, run=Run(tmp_path / "stopped"), progress=False)
+    fit(resumed, CachedTeachers(loader(data), resumed), None, config, run=Run(tmp_path / "stopped"), progress=False)
     wanted = whole.trained_state()
     assert all(torch.equal(value, wanted[name]) for name, value in resumed.trained_state().items())
 
@@ -121,7 +121,7 @@ def test_more_than_there_is_room_for_is_refused(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
     data = split()
     with pytest.raises(UsageError, match="take fewer views, or name fewer maps"):
-        list(TeacherMemory(loader(data), transfer(data)).epoch(0))
+        list(CachedTeachers(loader(data), transfer(data)).epoch(0))
 
 
 def files_of(folder):
@@ -145,7 +145,7 @@ def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monk
     made = transfer(data)
     epochs = {}
     for name, folder in (("memory", None), ("first", tmp_path)):
-        memory = TeacherMemory(loader(data), made, folder)
+        memory = CachedTeachers(loader(data), made, folder)
         epochs[name] = [list(memory.epoch(k)) for k in range(2)]
     found = files_of(tmp_path)
     # Two teachers, three parts, two views; of each two files.
@@ -159,11 +159,11 @@ def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monk
             look(teachers, batch, needs) if len(batch["rgb"]) == 8 else pytest.fail("a teacher was asked")
         ),
     )
-    later = TeacherMemory(loader(data), made, tmp_path)
+    later = CachedTeachers(loader(data), made, tmp_path)
     assert later.complete and files_of(tmp_path) == found
     # Where memory is short, each batch's rows are read from the files.
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
-    lazy = TeacherMemory(loader(data), made, tmp_path)
+    lazy = CachedTeachers(loader(data), made, tmp_path)
     for memory, kind in ((later, MemoryRows), (lazy, FileRows)):
         if kind is MemoryRows:
             monkeypatch.undo()
@@ -181,7 +181,7 @@ def test_what_is_kept_does_not_depend_on_the_batch_size_beyond_its_power_of_two(
     data = split()
     made = transfer(data)
     said = [
-        next(TeacherMemory(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made).epoch(0))
+        next(CachedTeachers(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made).epoch(0))
         for size in (16, 31)
     ]
     same = {int(index): place for place, index in enumerate(said[0]["index"])}
@@ -195,7 +195,7 @@ def test_another_seed_other_weights_and_more_views_are_looked_at_and_the_rest_is
     data, made = split(), transfer(split())
 
     def files_after(seed, views, epochs=1):
-        memory = TeacherMemory(
+        memory = CachedTeachers(
             data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), made, tmp_path
         )
         for k in range(epochs):
@@ -216,7 +216,7 @@ def test_a_part_more_is_added_to_what_is_there(tmp_path):
     data = split()
     made = transfer(data)
     made.teacher_needs = frozenset({"embedding"})
-    next(TeacherMemory(loader(data), made, tmp_path).epoch(0))
+    next(CachedTeachers(loader(data), made, tmp_path).epoch(0))
     before = files_of(tmp_path)
     assert {name.split("-")[0] for name in before} == {"embedding", "logits"}  # logits come for nothing
     looked = []
@@ -229,7 +229,7 @@ def test_a_part_more_is_added_to_what_is_there(tmp_path):
 
     made.look = look
     made.teacher_needs = frozenset({"embedding", "maps"})
-    batch = next(TeacherMemory(loader(data), made, tmp_path).epoch(0))
+    batch = next(CachedTeachers(loader(data), made, tmp_path).epoch(0))
     assert (
         set(looked) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path)) and "teachers.1.maps.3" in batch
     )
@@ -237,25 +237,25 @@ def test_a_part_more_is_added_to_what_is_there(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     data, made = split(), transfer(split())
-    next(TeacherMemory(loader(data, views=1), made, tmp_path).epoch(0))
+    next(CachedTeachers(loader(data, views=1), made, tmp_path).epoch(0))
     path = tmp_path / files_of(tmp_path)[0]
     whole = path.read_bytes()
     for cut in (whole[:1000], whole[:-200], b""):
         path.write_bytes(cut)
         with pytest.raises(ContrastillError, match=f"{path.name}.* is damaged: remove it, and the teacher looks again"):
-            TeacherMemory(loader(data, views=1), made, tmp_path)
+            CachedTeachers(loader(data, views=1), made, tmp_path)
     path.unlink()
-    next(TeacherMemory(loader(data, views=1), made, tmp_path).epoch(0))
+    next(CachedTeachers(loader(data, views=1), made, tmp_path).epoch(0))
     assert path.read_bytes() == whole
 
 
 def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path):
     data, made = split(), transfer(split())
-    next(TeacherMemory(loader(data, views=1), made, tmp_path).epoch(0))
+    next(CachedTeachers(loader(data, views=1), made, tmp_path).epoch(0))
     one, other = (tmp_path / name for name in files_of(tmp_path) if name.startswith("embedding"))
     one.write_bytes(other.read_bytes())
     with pytest.raises(ContrastillError, match="it is of another teacher or view"):
-        TeacherMemory(loader(data, views=1), made, tmp_path)
+        CachedTeachers(loader(data, views=1), made, tmp_path)
 
 
 def test_rows_are_the_views_of_their_samples(tmp_path):
@@ -263,7 +263,7 @@ def test_rows_are_the_views_of_their_samples(tmp_path):
     (seed, view, index).
     """
     data, made = split(), transfer(split())
-    memory = TeacherMemory(loader(data), made, tmp_path)
+    memory = CachedTeachers(loader(data), made, tmp_path)
     for epoch in (0, 1, 2):
         for batch in memory.epoch(epoch):
             draws = draw_views(5, epoch % 2, batch["index"], padding=2, flip=True)
@@ -296,7 +296,7 @@ def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, 
     made = Transfer([teacher], student, {"kd": KD()})
     for epoch in range(3):
         # A new one each time: it fills a view, fills the other, reads the first.
-        memory = TeacherMemory(data, made, tmp_path / "said")
+        memory = CachedTeachers(data, made, tmp_path / "said")
         for batch in memory.epoch(epoch):
             torch.testing.assert_close(
                 batch["teachers.0.logits"], made.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5
@@ -331,7 +331,7 @@ def test_a_training_from_float16_and_the_largest_logits(tmp_path):
         CacheConfig(precision="fp16", logits=3),
     ):
         made = transfer(data, KD)
-        memory = TeacherMemory(loader(data), made, tmp_path, keep)
+        memory = CachedTeachers(loader(data), made, tmp_path, keep)
         losses.append(fit(made, memory, None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"])
     assert [abs(loss / losses[0] - 1) < bound for loss, bound in zip(losses[1:], (1e-4, 1e-3, 1e-3), strict=True)] == [
         True

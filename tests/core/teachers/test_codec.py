@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contrastill.core.errors import UsageError
-from contrastill.core.teachers.codec import Packing
+from contrastill.core.teachers.codec import TeacherOutputCodec
 
 
 def logits_of(count=64, classes=100, scale=4.0):
@@ -28,7 +28,7 @@ def kl(one, other, temperature=1.0):
 @pytest.mark.parametrize("top", [1, 8, 50])
 def test_the_largest_logits_keep_their_probabilities_and_the_others_their_sum(precision, top):
     logits = logits_of()
-    packing = Packing("logits", precision, top)
+    packing = TeacherOutputCodec("logits", precision, top)
     kept = packing.pack({"logits": logits})
     assert (
         kept["logits"].dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision]
@@ -64,7 +64,9 @@ def test_the_loss_of_the_largest_logits_at_the_temperature_of_distillation():
         top: float(
             kl(
                 logits,
-                (packing := Packing("logits", "fp16", top)).unpack(packing.pack({"logits": logits}), 100)["logits"],
+                (packing := TeacherOutputCodec("logits", "fp16", top)).unpack(packing.pack({"logits": logits}), 100)[
+                    "logits"
+                ],
                 4.0,
             ).mean()
         )
@@ -76,7 +78,7 @@ def test_the_loss_of_the_largest_logits_at_the_temperature_of_distillation():
 
 def test_float16_keeps_within_the_stated_bounds():
     logits, embedding, maps = logits_of(scale=10.0), torch.randn(8, 16) * 50, torch.randn(8, 4, 3, 3)
-    packing = Packing("logits", "fp16")
+    packing = TeacherOutputCodec("logits", "fp16")
     back = packing.unpack(packing.pack({"logits": logits}), 100)["logits"]
     exact = logits.double().log_softmax(1)
     assert (
@@ -84,19 +86,19 @@ def test_float16_keeps_within_the_stated_bounds():
     ).all()
     assert kl(logits, back).max() < 1e-4 and kl(logits, back, 4.0).max() < 1e-4
     for part, values in (("embedding", {"embedding": embedding}), ("maps", {"maps.0": maps})):
-        packing = Packing(part, "fp16")
+        packing = TeacherOutputCodec(part, "fp16")
         kept = packing.pack(values)
         for name, value in packing.unpack(kept, 0).items():
             assert kept[name].dtype == torch.float16 and value.dtype == torch.float32
             assert ((value - values[name]).abs() <= 2.0**-11 * values[name].abs() + 1e-7).all()
     with pytest.raises(UsageError, match="which float16 cannot hold: set cache.precision=fp32"):
-        Packing("embedding", "fp16").pack({"embedding": torch.tensor([[7e4]])})
+        TeacherOutputCodec("embedding", "fp16").pack({"embedding": torch.tensor([[7e4]])})
     with pytest.raises(UsageError, match="a teacher has 100: set fewer"):
-        Packing("logits", "fp32", 100).pack({"logits": logits})
+        TeacherOutputCodec("logits", "fp32", 100).pack({"logits": logits})
 
 
 def test_many_classes_have_wider_numbers():
-    packing = Packing("logits", "fp16", 2)
+    packing = TeacherOutputCodec("logits", "fp16", 2)
     logits = torch.zeros(1, 40_000)
     logits[0, 39_999], logits[0, 7] = 30, 29
     kept = packing.pack({"logits": logits})

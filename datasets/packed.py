@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.config.schema import RESUMABLE
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
@@ -89,7 +90,7 @@ class Packed:
             "semantic_classes",
             description="attribute of the file that names the values of the label maps, from 0, which is unlabelled",
         )
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
         depth_unit: Unit | None = Field(
             None,

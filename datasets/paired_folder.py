@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 
+from ..core.config.schema import RESUMABLE
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .image_folder import (
@@ -77,7 +78,7 @@ class PairedFolder:
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP)
         test_fraction: float = Field(
             0.1,

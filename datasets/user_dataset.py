@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..core.classes import check_numbers, match_classes
+from ..core.config.schema import PLACE, RESUMABLE
 from ..core.errors import ContrastillError
 from .io.camera import UNIT_HELP, Camera, Unit, warn_of_unit
 from .io.file_splits import ReadSplit
@@ -60,8 +61,8 @@ class OwnData:
     class Options(BaseModel):
         model_config = ConfigDict(extra="forbid")
 
-        workers: int = Field(0, ge=0, description="processes that read; 0: the training's own")
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        workers: int = Field(0, ge=0, description="processes that read; 0: the training's own", json_schema_extra=PLACE)
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(
             None,
             description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by "

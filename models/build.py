@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError
-from ..core.registry import MODELS, OWN, PRETRAINED, model_builder, takes
+from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.weights import (
     classes_in,
@@ -98,12 +98,12 @@ def build_network(
     options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
     if num_classes is not None or "num_classes" in made:
         options["num_classes"] = made["num_classes"] if num_classes is None else num_classes
-    if takes(builder, "resolution") and (resolution or made.get("resolution")):
+    if has_option(builder, "resolution") and (resolution or made.get("resolution")):
         options["resolution"] = resolution or made["resolution"]
     if weights == PRETRAINED:
-        module = builder(**options, pretrained=True)
+        module = _plain(builder(**options, pretrained=True))
     else:
-        module = builder(**options)
+        module = _plain(builder(**options))
     if file is not None:
         module = _loaded(
             module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb")
@@ -135,11 +135,20 @@ def build_network(
     return network
 
 
+def _plain(module: nn.Module) -> nn.Module:
+    """The module itself, with ``taps`` and ``preprocess``, where a builder returns a :class:`~contrastill.Network`."""
+    if not isinstance(module, Network):
+        return module
+    inner: Any = module.module
+    inner.taps, inner.preprocess = module.taps, module.preprocess
+    return inner
+
+
 def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...] | None:
     """Names of the classes of a network with its weights, as far as they say; nothing is built."""
     if weights not in (None, PRETRAINED):
         return _recipe_of(find_weights(weights), model).get("classes")
-    return getattr(model_builder(model, weights), "classes", None) if model.startswith(OWN) else None
+    return getattr(model_builder(model, weights), "classes", None) if model.startswith(PYTHON_PREFIX) else None
 
 
 def _source(module: nn.Module, builder: Any) -> Any:
@@ -168,7 +177,7 @@ def _loaded(
     classes = classes_in(state, classifiers)
     if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
         options["num_classes"] = classes
-        module = builder(**options)
+        module = _plain(builder(**options))
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
     written = read_recipe(file) if file.suffix == ".safetensors" else None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.errors import UsageError, unknown_name
-from ..core.registry import MODALITIES, OBJECTIVES, OWN, short_name
+from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
 from ..datasets.user_dataset import OwnSplit
@@ -255,7 +255,9 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
     named = [
         entry
         for entry in entries
-        if not entry["model"].startswith(OWN) and entry.get("modality", "rgb") == "rgb" and entry.get("mean") is None
+        if not entry["model"].startswith(PYTHON_PREFIX)
+        and entry.get("modality", "rgb") == "rgb"
+        and entry.get("mean") is None
     ]
     if not named and not made:
         return

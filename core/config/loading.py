@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, names_beside, nearest
-from ..registry import DATASETS, OBJECTIVES, OWN, TEACHER_AGGREGATIONS, model_builder
+from ..plugins import import_plugins, requested_plugins
+from ..registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
 from ..seeds import each_seed
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .yaml_values import for_schema, joined, override_value, read_written, texts_of, values_of
@@ -215,6 +216,8 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         UsageError: One sentence that names the key, the value and what is allowed.
     """
     config = _checked(RunConfig, values, "")
+    config.imports = list(dict.fromkeys([*config.imports, *requested_plugins()]))
+    import_plugins(config.imports)
     config.teachers = each_seed(config.teachers)
     if not config.objectives:
         raise UsageError("objectives is empty: name at least one, such as objectives.cross_entropy.weight=1")
@@ -240,7 +243,10 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     _validate_data(config.data)
     # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody
     # needs it.
-    for network in [*(teacher for teacher in config.teachers if not teacher.model.startswith(OWN)), config.student]:
+    for network in [
+        *(teacher for teacher in config.teachers if not teacher.model.startswith(PYTHON_PREFIX)),
+        config.student,
+    ]:
         model_builder(network.model, network.weights)
     return config
 

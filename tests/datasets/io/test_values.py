@@ -281,7 +281,7 @@ def _splits(opened):
             "open": lambda one, split: opened.open(split),
         },
     )
-    with DATASETS.lend("python:lent", lent):
+    with DATASETS.temporarily("python:lent", lent):
         return open_splits(DataConfig(name="python:lent"))
 
 

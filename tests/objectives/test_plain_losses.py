@@ -22,7 +22,7 @@ TARGET = torch.arange(6) % 5
         (DKD(), "logits", LOGITS, {"target": TARGET}),
         (RKD(), "embedding", ROWS, {}),
         (PKT(), "embedding", ROWS, {}),
-        (NST(), "maps", MAPS, {}),
+        (NST([(0, 0), (1, 1)]), "maps", MAPS, {}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -36,7 +36,8 @@ def test_tensors_are_the_part_that_the_objective_reads(loss, part, values, field
 
 def test_a_single_map_is_a_list_of_one():
     student, teacher = MAPS[0][0], MAPS[1][0]
-    assert NST()(student, teacher).equal(NST()([student], [teacher]))
+    loss = NST([(0, 0)])
+    assert loss(student, teacher).equal(loss([student], [teacher]))
 
 
 def test_labels_alone_need_no_teacher():

@@ -118,11 +118,10 @@ class Objective(nn.Module):
         """
         if isinstance(student, Representation) and not fields and batch is not None:
             return super().__call__(student, teacher, batch)
+        student = self._representation(student, "student")
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
         each = [self._representation(outputs, "teacher") for outputs in teachers]
-        return super().__call__(
-            self._representation(student, "student"), each if self.joint else each[0], {**(batch or {}), **fields}
-        )
+        return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
         """Outputs as a representation: tensors are the one part that the objective reads."""

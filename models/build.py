@@ -289,8 +289,8 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
 
 
 def make(recipe: Mapping[str, Any]) -> nn.Module:
-    """The untaught module that a recipe describes."""
-    return MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe})
+    """The untrained module that a recipe describes."""
+    return _plain(MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe}))
 
 
 def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:

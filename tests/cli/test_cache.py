@@ -41,7 +41,7 @@ def write_packed(path, seed):
 @pytest.fixture(autouse=True)
 def short_files(monkeypatch):
     """Three files of 32 samples for each part and view."""
-    monkeypatch.setattr(cache_files, "ROWS", 32)
+    monkeypatch.setattr(cache_shard, "ROWS", 32)
 
 
 def settings(packed, *more):
@@ -186,8 +186,8 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
     """
     script = (
         "import os, signal, sys\n"
-        "from contrastill.core import cache_files, looking\n"
-        "cache_files.ROWS, batches = 32, int(sys.argv[1])\n"
+        "from contrastill.core.teachers import cache_shard, looking\n"
+        "cache_shard.ROWS, batches = 32, int(sys.argv[1])\n"
         "plain = looking._of\n"
         "def counting(*given):\n"
         "    global batches\n"
@@ -250,7 +250,7 @@ def said(packed, tmp_path_factory):
     """A folder that the command wrote."""
     folder = tmp_path_factory.mktemp("cache") / "said"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_files, "ROWS", 32)
+        patch.setattr(cache_shard, "ROWS", 32)
         assert cached(packed, folder) == 0
     return folder
 
@@ -334,8 +334,8 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
     """Files of two processes are those of one, byte for byte, and two processes train from them."""
     (tmp_path / "both.py").write_text(
         "import sys\n"
-        "from contrastill.core import cache_files\n"
-        "cache_files.ROWS = 32\n"
+        "from contrastill.core.teachers import cache_shard\n"
+        "cache_shard.ROWS = 32\n"
         "from contrastill.cli.main import main\n"
         "cut = sys.argv.index('--')\n"
         "sys.exit(main(sys.argv[1:cut]) or main(sys.argv[cut + 1:]))\n"

@@ -13,7 +13,7 @@ import torch
 
 from contrastill.cli.main import main
 from contrastill.core.representation import Network
-from contrastill.core.teachers import cache_shard as cache_files
+from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers import cache_store as teacher_files
 from contrastill.training.checkpoint import load_newest
 
@@ -186,7 +186,7 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
     """
     script = (
         "import os, signal, sys\n"
-        "from contrastill.core.teachers import cache_shard, looking\n"
+        "from contrastill.core.teachers import cache_shard, live\n"
         "cache_shard.ROWS, batches = 32, int(sys.argv[1])\n"
         "plain = looking._of\n"
         "def counting(*given):\n"

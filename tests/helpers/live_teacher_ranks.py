@@ -19,7 +19,7 @@ from torch import nn
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.representation import describe
-from contrastill.core.teachers import cache_shard as cache_files
+from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers.cache import CachedTeachers
 from contrastill.core.transfer import Term, Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
@@ -66,7 +66,7 @@ def digest_of(memory):
 
 def main(folder):
     # Three files, as there are three batches.
-    cache_files.ROWS = 16
+    cache_shard.ROWS = 16
     accelerator, data, found, looks = Accelerator(cpu=True), split(), [], []
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 

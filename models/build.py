@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def build_network(
     resolution: int | tuple[int, int] | None = None,
     embedding: str | None = None,
     maps: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Network:
     """Build a network by name, with its own taps and preprocessing where nothing else is given.
 
@@ -62,6 +63,8 @@ def build_network(
             input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
+        classes: Names of the data's classes. With ``new_classifier``, a classifier of a run with the same classes in
+            another order is brought into this one, and that of a run with other classes is left out.
         mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left
             out, mean and std are those of the run that ``weights`` is from, else the network's own.
         std: A standard deviation for each channel, of values in [0, 1].
@@ -105,8 +108,17 @@ def build_network(
     else:
         module = _plain(builder(**options))
     if file is not None:
+        order = _classifier_order(made.get("classes"), classes) if new_classifier else None
+        made = made if order is None else {**made, "classes": classes}
         module = _loaded(
-            module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb")
+            module,
+            builder,
+            options,
+            file,
+            name,
+            new_classifier,
+            order,
+            new_stem=modality != made.get("modality", "rgb"),
         )
     source = _source(module, builder)
     own = _preprocess(source, made, file)
@@ -165,6 +177,7 @@ def _loaded(
     file: Path,
     name: str,
     new_classifier: bool,
+    order: list[int] | None,
     new_stem: bool,
 ) -> nn.Module:
     """The module with a file's weights; built anew if only the file says how many classes it has."""
@@ -180,10 +193,29 @@ def _loaded(
         module = _plain(builder(**options))
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
+    if order is not None:
+        state = _reordered(state, classifiers, order)
     written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module
+
+
+def _classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
+    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in one
+    order or either has no names.
+    """
+    if not own or not classes or [*own] == [*classes]:
+        return None
+    return [[*own].index(name) for name in classes] if sorted(own) == sorted(classes) else []
+
+
+def _reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[int]) -> dict[str, Tensor]:
+    """A state dict whose classifiers' rows are in another order, or that has none of them where there is no order."""
+    head = [key for key in state if key.rpartition(".")[0] in classifiers]
+    if not order:
+        return {key: value for key, value in state.items() if key not in head}
+    return {key: value[order] if key in head else value for key, value in state.items()}
 
 
 def _with_channels(weight: Tensor, own: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..core.classes import listed
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
 from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
@@ -124,7 +125,15 @@ class ArgumentResolver:
             entry.setdefault("modality", given.recipe["modality"])
             given = given.module
         module, taps, preprocess, modality = given_parts(given)
-        classes = given_classes(given) if role == "teacher" else None
+        classes = given_classes(given)
+        names = batch.split.classes
+        if role == "student" and classes and names and [*classes] != [*names]:
+            raise UsageError(
+                f"the student's logits are of the classes {listed(classes)}, and the data's are {listed(names)}: delete "
+                "the module's attribute classes to train its logits anew for the data's, or pass the folder of its run "
+                "as student, whose classifier is matched by name"
+            )
+        classes = classes if role == "teacher" else None
         if role == "teacher" and isinstance(given, Network) and given.classes is not None:
             # It answers for some of its module's logits, in an order of its own; without a class_map that would be
             # lost.

@@ -93,6 +93,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         config.student,
         classes or next((teacher.recipe["num_classes"] for teacher in teachers), None),
         statistics,
+        names=names,
         student=True,
     )
     batch = {
@@ -342,6 +343,7 @@ def build(
         config.model,
         num_classes=num_classes,
         new_classifier=student,
+        classes=names if student else None,
         statistics=(statistics or {}).get(config.modality),
         **options,
     )

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.classes import apply_class_map
+from ..core.config.loading import of_another_kind
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
@@ -229,7 +230,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
 
 def open_split(config: RunConfig, name: str) -> Any:
     """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
-    return _open_data(config.data).open(name)
+    return _open_data(config.data, name)
 
 
 def open_splits(data: DataConfig) -> dict[str, Any]:
@@ -238,17 +239,20 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
     Raises:
         UsageError: Their values mean different things, see :func:`~contrastill.datasets.io.values.check_splits`.
     """
-    splits = {name: _open_data(data).open(name) for name in ("train", "test")}
+    splits = {name: _open_data(data, name) for name in ("train", "test")}
     check_splits(splits["train"], splits["test"])
     return splits
 
 
-def _open_data(data: DataConfig) -> Any:
+def _open_data(data: DataConfig, split: str) -> Any:
     dataset = DATASETS[data.name]
     options = data.options()
     if "path" in dataset.Options.model_fields:
         options["path"] = data.path
-    return dataset(dataset.Options(**options))
+    try:
+        return dataset(dataset.Options(**options)).open(split)
+    except ContrastillError as error:
+        raise of_another_kind(data) or error from error
 
 
 def open_loader(split: Any, modalities: Collection[str], **options: Any) -> ViewLoader:

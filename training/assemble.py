@@ -127,6 +127,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
     transfer = Transfer(teachers, student, terms, look=Batched() if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
+    _check_logits(transfer, config, student_spec, teacher_specs)
     # A classifier that nothing trains stands for what its weights said.
     if "logits" in transfer.student_needs:
         known = order.names is not None and len(order.names) == student.recipe["num_classes"]
@@ -157,6 +158,24 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         if train.complete and not filling:
             train.let_go()
     return Assembly(transfer, train, test, accelerator, splits)
+
+
+def _check_logits(
+    transfer: Transfer, config: RunConfig, student: RepresentationSpec, teachers: Sequence[RepresentationSpec]
+) -> None:
+    """Complain of networks that end in a softmax where an objective takes the softmax of their logits.
+
+    Raises:
+        UsageError: One does.
+    """
+    specs = [("the student", student, transfer.student_needs)]
+    specs += [(f"teacher {number}", spec, transfer.teacher_needs) for number, spec in enumerate(teachers)]
+    for who, spec, needs in specs:
+        if spec.probabilities and "logits" in needs:
+            raise UsageError(
+                f"{who} returns probabilities (each row sums to 1), and objectives take the softmax of logits: leave "
+                "the softmax at its end out"
+            )
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:

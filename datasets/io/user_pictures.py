@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.errors import UsageError
 from .file_views import LABELS
 from .image_values import beyond_float32, to_8_bits
-from .values import number_kind
+from .values import dtype_name, number_kind
 
 
 def pixels(name: str, value: Any) -> Tensor | None:
@@ -25,6 +25,8 @@ def pixels(name: str, value: Any) -> Tensor | None:
     """
     if isinstance(value, Image.Image):
         value = _picture(name, value)
+    if isinstance(value, np.ma.MaskedArray):
+        value = _unmasked(name, value)
     if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
         value = _eight_bits(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
@@ -49,6 +51,21 @@ def pixels(name: str, value: Any) -> Tensor | None:
         # Not 8 bits: what does not fit would come out as another label.
         return values if values.dtype == torch.uint8 else values.to(torch.int64)
     return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
+
+
+def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:
+    """A masked array's values: what is masked is NaN, of label maps 0.
+
+    Raises:
+        UsageError: Pixels of ``rgb`` are masked, for which there is no such value.
+    """
+    if name == LABELS:
+        return value.filled(0)
+    if name == "rgb":
+        if np.ma.is_masked(value):
+            raise UsageError("rgb is a masked array with masked pixels: fill them, as by filled(0)")
+        return np.asarray(value.data)
+    return value.astype(np.float32).filled(np.nan)
 
 
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:
@@ -82,7 +99,9 @@ def kind_of(value: Any) -> str:
 def is_deep(rgb: Any) -> bool:
     """Whether it has 16 bits."""
     return (
-        rgb.mode.startswith("I") if isinstance(rgb, Image.Image) else str(getattr(rgb, "dtype", "")).endswith("uint16")
+        rgb.mode.startswith("I")
+        if isinstance(rgb, Image.Image)
+        else dtype_name(getattr(rgb, "dtype", None)) == "uint16"
     )
 
 
@@ -122,7 +141,7 @@ def _scales(tile: Any, mode: str) -> bool:
 
 def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
     """``rgb`` as networks take it, uint8 or floats in [0, 1]: 16 bits are scaled by their range, rounded."""
-    dtype = str(values.dtype).removeprefix("torch.")
+    dtype = dtype_name(values.dtype)
     if dtype == "uint16":
         array = values.numpy(force=True) if isinstance(values, Tensor) else values
         eight = to_8_bits(array, 65535)

@@ -22,6 +22,7 @@ from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
 from .user_pictures import is_deep, kind_of, pixels
+from .value_range import ValueRange
 from .values import RGB
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class OwnSamples:
         self.dataset, self.name = dataset, type(dataset).__name__
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
+        self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
@@ -117,8 +119,20 @@ class OwnSamples:
                 f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the "
                 "sample out"
             )
+        if self.rgb_range is not None and RGB in images:
+            self.rgb_range.check(images[RGB], f"rgb of sample {row} of {self.name}")
         self._check_label(row, label)
         return images, label
+
+    def colours(self) -> list[Tensor]:
+        """``rgb`` of a few samples, evenly spaced; none where it is not of floats."""
+        if not self.dtypes.get(RGB, torch.uint8).is_floating_point:
+            return []
+        samples = []
+        for row in sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}):
+            with drawing_from(row):
+                samples.append(self.read(row)[0][RGB])
+        return samples
 
     def _check_label(self, row: int, label: int | None) -> None:
         """Complain where a sample's label is not the listed one, by which negatives are chosen before it is read."""

@@ -92,3 +92,19 @@ def test_a_class_map_of_names_does_not_overrule_names(tmp_path):
 def test_a_place_answers_for_one_class(tmp_path):
     with pytest.raises(UsageError, match="class_map of teacher 0 has the place 3 twice"):
         apply_class_map(network(tmp_path, None), (3, 3, 1, 0), 4, NAMES, "teacher 0")
+
+
+@pytest.mark.parametrize(("teacher_ends", "student_ends"), [(True, False), (False, True)])
+def test_a_softmax_at_the_end_is_refused(tmp_path, teacher_ends, student_ends):
+    from torch import nn
+
+    def ending(softmax):
+        layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+        return nn.Sequential(*layers, *([nn.Softmax(1)] if softmax else []))
+
+    data, out = str(packed(tmp_path / "data.h5", NAMES)), str(tmp_path / "out")
+    who = "teacher 0" if teacher_ends else "the student"
+    with pytest.raises(UsageError, match=f"{who} returns probabilities .* leave the softmax at its end out"):
+        contrastill.distill(ending(teacher_ends), ending(student_ends), data, out=out, epochs=1, objectives=["kd"])
+    if teacher_ends:  # whoever reads no logits does not mind
+        contrastill.distill(ending(True), ending(False), data, out=out, epochs=1, objectives=["rkd"], quiet=True)

@@ -33,6 +33,28 @@ class Representation:
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
 
+    def require_logits(self) -> Tensor:
+        """The logits (B, C), for readers whose ``needs`` include them.
+
+        Raises:
+            UsageError: There are none.
+        """
+        return _required(self.logits, "logits")
+
+    def require_embedding(self) -> Tensor:
+        """The embedding (B, D), for readers whose ``needs`` include it.
+
+        Raises:
+            UsageError: There is none.
+        """
+        return _required(self.embedding, "embedding")
+
+
+def _required(value: Tensor | None, part: str) -> Tensor:
+    if value is None:
+        raise UsageError(f"the representation has no {part}: add it to the needs of its forward pass")
+    return value
+
 
 @dataclass(frozen=True)
 class Taps:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from ..core.data import ViewLoader
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES
 from ..datasets.io.camera import Camera, metres_of
 from .modalities import SOURCES, Modality, clean_depth
-
-if TYPE_CHECKING:
-    from ..core.teachers.live import ViewLoader
 
 Batch = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]

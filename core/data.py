@@ -14,7 +14,7 @@ class Loader(Protocol):
 
     ``epoch(k, start)`` yields the same batches at every call, so that a run can resume in the middle of an epoch. With
     several processes each gets its rank's slice of every batch; in training an empty slice is replaced by the batch's
-    last sample with a field ``filler``, which counts for nothing.
+    last sample with a field ``is_padding``, which counts for nothing.
 
     Attributes:
         num_samples: Samples in an epoch, over all ranks together.

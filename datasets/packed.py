@@ -28,9 +28,9 @@ from .io.values import (
     LabelRule,
     check_vectors,
     number_kind,
-    said_once,
     vectors_among,
     vectors_of_array,
+    warn_once,
 )
 from .io.views import PaddedImages
 
@@ -148,10 +148,10 @@ class Packed:
         """Unit and intrinsics of the field of depth, given, kept in the file, or by its dtype."""
         if "depth" not in self.options.fields:
             return None
-        kept = file.attrs.get("depth_unit")
+        stored = file.attrs.get("depth_unit")
         dtype = group[self.options.fields["depth"]].dtype
-        kept = kept.decode() if isinstance(kept, bytes) else kept
-        unit: Any = self.options.depth_unit or kept or unit_of(number_kind(dtype))
+        stored = stored.decode() if isinstance(stored, bytes) else stored
+        unit: Any = self.options.depth_unit or stored or unit_of(number_kind(dtype))
         if not isinstance(unit, str):
             unit = float(unit)
         if unit not in NAMED_UNITS and not (isinstance(unit, float) and unit > 0):
@@ -211,10 +211,10 @@ class Packed:
             raise UsageError(f"{location(group)} has no samples")
         limit = self.options.limit
         rows = self._block(count, group, split)
-        kept = count if rows is None else len(rows)
-        if limit is None or limit >= kept:
+        available = count if rows is None else len(rows)
+        if limit is None or limit >= available:
             return slice(0, count) if rows is None else rows
-        chosen = np.arange(limit) * kept // limit
+        chosen = np.arange(limit) * available // limit
         return chosen if rows is None else rows[chosen]
 
     def _block(self, count: int, group: h5py.Group, split: str) -> np.ndarray | None:
@@ -238,11 +238,11 @@ class Packed:
     def _vectors(self, file: h5py.File, group: h5py.Group) -> tuple[str, ...]:
         """Modalities that are vectors: given, kept in the file, or by their names."""
         fields = {modality: group[name].shape for modality, name in self.options.fields.items()}
-        kept = class_names(file, "vectors")
+        stored = class_names(file, "vectors")
         named = (
             self.options.vectors
-            if self.options.vectors is not None or kept is None
-            else [name for name, field in self.options.fields.items() if field in kept]
+            if self.options.vectors is not None or stored is None
+            else [name for name, field in self.options.fields.items() if field in stored]
         )
         return vectors_among(
             named, {modality: shape[3] if len(shape) == 4 else 1 for modality, shape in fields.items()}
@@ -265,35 +265,35 @@ class Packed:
             )
         rule = self._label_rule(file, name, names)
         if names and names[0].lower() not in NO_LABEL:
-            said_once(
+            warn_once(
                 f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, "
                 f"{names[0]}, is its name: if it is a class, add 1 to all"
             )
         count, height, width = field.shape[:3]
-        kept = count if isinstance(rows, slice) else len(rows)
+        num_rows = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(
-            kept, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding
+            num_rows, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding
         )
-        for begin in range(0, kept, _ROWS_AT_ONCE):
-            part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
+        for begin in range(0, num_rows, _ROWS_AT_ONCE):
+            part = slice(begin, min(begin + _ROWS_AT_ONCE, num_rows))
             values = field[part if isinstance(rows, slice) else rows[part]]
-            rule.tell([values], f"{file.filename}: {name}")
+            rule.warn_of_void([values], f"{file.filename}: {name}")
             images.interior[part] = torch.from_numpy(rule(values, location(group, name)).reshape(-1, height, width, 1))
         return images
 
     def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
         """Which labels stand for none: as it is given, kept in the file, or by what all splits hold."""
-        given = "void" in self.options.model_fields_set
-        if not given and file.attrs.get("void") == "none":
+        explicit = "void" in self.options.model_fields_set
+        if not explicit and file.attrs.get("void") == "none":
             return LabelRule.of(None, True, names)
         seen = 0
-        if not given and names is None:
+        if not explicit and names is None:
             for key in filter(None, self.options.splits.values()):
                 field = file[key].get(name) if isinstance(file.get(key), h5py.Group) else None
                 if isinstance(field, h5py.Dataset) and field.dtype.itemsize > 1:
                     pieces = (field[begin : begin + _ROWS_AT_ONCE] for begin in range(0, len(field), _ROWS_AT_ONCE))
                     seen = max(seen, *(int(np.nan_to_num(piece).max(initial=0)) for piece in pieces), 0)
-        return LabelRule.of(self.options.void, given, names, seen)
+        return LabelRule.of(self.options.void, explicit, names, seen)
 
     def _images(
         self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool
@@ -312,11 +312,11 @@ class Packed:
             )
             raise UsageError(f"{location(group, name)} is {field.dtype}: {allowed}")
         height, width, channels = shape if len(shape) == 3 else (*shape, 1)
-        kept = count if isinstance(rows, slice) else len(rows)
-        images = PaddedImages.zeros(kept, height, width, channels, dtype=dtype, padding=padding)
+        num_rows = count if isinstance(rows, slice) else len(rows)
+        images = PaddedImages.zeros(num_rows, height, width, channels, dtype=dtype, padding=padding)
         # In pieces, so that no second copy of the whole split is ever in memory.
-        for begin in range(0, kept, _ROWS_AT_ONCE):
-            part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
+        for begin in range(0, num_rows, _ROWS_AT_ONCE):
+            part = slice(begin, min(begin + _ROWS_AT_ONCE, num_rows))
             values = field[part if isinstance(rows, slice) else rows[part]]
             if vectors:
                 check_vectors(name, values, location(group))

@@ -20,7 +20,7 @@ from .image_folder import (
     SPLITS,
     folders_in,
     has_splits,
-    held_share,
+    hash_fraction,
     is_free,
     split_folder,
     split_folders,
@@ -127,7 +127,7 @@ class PairedFolder:
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
-        looked = reader.look(
+        samples = reader.look(
             [place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))],
             sizes=self._sizes_matter(),
             skip_corrupted=options.skip_corrupted,
@@ -135,7 +135,7 @@ class PairedFolder:
         channels = {name: shape[0] for name, shape in reader.modalities.items()}
         for name in vectors_among(options.vectors, channels):
             check_vectors(
-                name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in looked]), where
+                name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in samples]), where
             )
         if training:
             reader.warn()
@@ -144,7 +144,7 @@ class PairedFolder:
             reader,
             count,
             JointViews(size, options.crop, options.scale, options.flip, options.transforms if training else []),
-            camera=self._camera(where, [sample["depth"] for sample in looked]) if "depth" in files else None,
+            camera=self._camera(where, [sample["depth"] for sample in samples]) if "depth" in files else None,
             semantic_classes=names,
             augmented=training,
             color_jitter=options.color_jitter,
@@ -206,7 +206,7 @@ class PairedFolder:
         listed = {name: _files(where / folder) for name, folder in self._folders(where).items()}
         stems = _partners(where, listed)
         if not prepared:
-            stems = [stem for stem in stems if (held_share(stem) < self.options.test_fraction) == (split == "test")]
+            stems = [stem for stem in stems if (hash_fraction(stem) < self.options.test_fraction) == (split == "test")]
             if not stems:
                 kind = "held out for testing" if split == "test" else "left to train on"
                 raise UsageError(
@@ -217,7 +217,7 @@ class PairedFolder:
         if limit is not None and limit < len(stems):
             stems = [stems[place * len(stems) // limit] for place in range(limit)]
         return where, {
-            name: [found[stem].relative_to(where).as_posix() for stem in stems] for name, found in listed.items()
+            name: [files[stem].relative_to(where).as_posix() for stem in stems] for name, files in listed.items()
         }
 
     def _folders(self, where: Path) -> dict[str, str]:
@@ -271,7 +271,7 @@ class FolderReader:
         self.kinds: dict[str, str] = {}
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
-        self._looked: list[int] = []
+        self._sampled_rows: list[int] = []
 
     def look(self, rows: Sequence[int], *, sizes: str | None, skip_corrupted: bool) -> list[dict[str, np.ndarray]]:
         """Read some samples, the first of which says what all are like.
@@ -280,15 +280,15 @@ class FolderReader:
             sizes: Why frames of another size are refused, and the way out; None: they may differ.
             skip_corrupted: Whether those that cannot be read are passed over, as long as there are others.
         """
-        looked: list[dict[str, np.ndarray]] = []
+        samples: list[dict[str, np.ndarray]] = []
         for row in rows:
             try:
                 sample = self._stored(row)
             except DamagedImage:
-                if not skip_corrupted or (row == rows[-1] and not looked):
+                if not skip_corrupted or (row == rows[-1] and not samples):
                     raise
                 continue
-            if not looked:
+            if not samples:
                 size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
                 self.modalities, self._sizes = (
                     {name: (_channels(values), *size) for name, values in sample.items()},
@@ -296,16 +296,16 @@ class FolderReader:
                 )
                 self.kinds = {name: number_kind(values.dtype) for name, values in sample.items()}
             if LABELS in sample:
-                self.labels.tell([sample[LABELS]], self._paths(row)[LABELS].parent)
-            looked.append(self._checked(row, sample))
-            self._looked.append(row)
-        return looked
+                self.labels.warn_of_void([sample[LABELS]], self._paths(row)[LABELS].parent)
+            samples.append(self._checked(row, sample))
+            self._sampled_rows.append(row)
+        return samples
 
     def warn(self) -> None:
         """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression
         blends.
         """
-        paths = [self._paths(row) for row in self._looked]
+        paths = [self._paths(row) for row in self._sampled_rows]
         warn_of_scaling(
             Picture(files["rgb"]) for files in paths if "rgb" in files and files["rgb"].suffix.lower() in IMAGE_SUFFIXES
         )
@@ -377,31 +377,33 @@ def _has(folder: Path, stem: str) -> bool:
 
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a modality by their stems."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in walk(folder, ("",)):
         if not file.name.lower().endswith(SUFFIXES):
             raise UsageError(
                 f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
             )
-        other = found.setdefault(_stem(file, folder), file)
+        other = files.setdefault(_stem(file, folder), file)
         if other != file:
-            one, two = sorted((other.name, file.name))
-            raise UsageError(f"{file.parent} holds {one} and {two}, which would both be the same sample's: remove one")
-    if not found:
+            first, second = sorted((other.name, file.name))
+            raise UsageError(
+                f"{file.parent} holds {first} and {second}, which would both be the same sample's: remove one"
+            )
+    if not files:
         raise UsageError(
             f"{folder} has no files ({', '.join(SUFFIXES)}): add some, or name other folders in data.folders"
         )
-    return found
+    return files
 
 
 def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
     """The stems of the samples, sorted by path; complains where a modality lacks one."""
     everything = set().union(*listed.values())
-    for name, found in listed.items():
-        lacking = min(everything - found.keys(), default=None)
+    for name, files in listed.items():
+        lacking = min(everything - files.keys(), default=None)
         if lacking is not None:
             there = next(other[lacking] for other in listed.values() if lacking in other)
-            missed = len(everything) - len(found)
+            missed = len(everything) - len(files)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
             raise UsageError(
                 f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"

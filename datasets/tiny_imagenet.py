@@ -146,14 +146,14 @@ def _training(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     files = []
     for target, wnid in enumerate(wnids):
         folder = root / "train" / wnid / "images"
-        found = (
+        names = (
             sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES))
             if folder.is_dir()
             else []
         )
-        if not found:
+        if not names:
             raise UsageError(f"{folder} has no images: unpack TinyImageNet again, or remove {folder.parent}")
-        files += [(folder / name, target) for name in found]
+        files += [(folder / name, target) for name in names]
     return files
 
 

@@ -152,7 +152,7 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     any.
     """
     folders = {name: sorted((root / name).glob("*.tar")) for name in folders_in(root) if name.lower() in names}
-    sets = {name: found for name, found in folders.items() if found}
+    sets = {name: paths for name, paths in folders.items() if paths}
     if folders:
         return sets
     for path in sorted(path for path in root.glob("*.tar") if path.name.lower().startswith(names[0])):
@@ -164,15 +164,15 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
 
 def _asked(root: Path, pattern: str, split: str) -> list[Path]:
     """The shards that ``data.train`` or ``data.test`` names, in the order of their names."""
-    found: set[Path] = set()
+    shards: set[Path] = set()
     for name in braces(os.path.expanduser(pattern)):
         where = os.path.join(glob.escape(str(root)), name)
         paths = [Path(path) for path in glob.glob(where)] if glob.has_magic(name) else [root / name]
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{path} does not exist: data.{split}={pattern} names it")
-            found |= set(path.glob("*.tar")) if path.is_dir() else {path}
-    return sorted(found)
+            shards |= set(path.glob("*.tar")) if path.is_dir() else {path}
+    return sorted(shards)
 
 
 def braces(pattern: str) -> Iterator[str]:

@@ -44,10 +44,10 @@ def fetching(network: str) -> Iterator[None]:
     except ContrastillError:
         raise
     except Exception as error:  # each library, and each of its ways to fetch, has errors of its own
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ContrastillError(
             f"the published weights of {network} could not be fetched "
-            f"({type(error).__name__}{': ' if said else ''}{said[:160]}): "
+            f"({type(error).__name__}{': ' if reason else ''}{reason[:160]}): "
             "go online once, or fetch the file elsewhere and give it as weights=FILE"
         ) from error
     finally:
@@ -212,8 +212,8 @@ class Trace:
 
         A module whose output is changed in place stands for the one that changes it.
         """
-        found = {name for name in map(self._lasting, names) if name is not None}
-        in_order = sorted(found, key=lambda name: self.seen[name].order)
+        lasting = {name for name in map(self._lasting, names) if name is not None}
+        in_order = sorted(lasting, key=lambda name: self.seen[name].order)
         scales = {self._scale(name): name for name in in_order}
         chosen = [*scales.values()]
         if len(scales) == 1 and len(in_order) > 4:

@@ -202,8 +202,8 @@ def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trac
 
 def classifiers_of(module: Any) -> tuple[str, ...]:
     """Names of the layers that give the logits; a distilled transformer has two."""
-    found = module.get_classifier()
-    parts = [*found] if isinstance(found, (Sequence, nn.ModuleList)) else [found]
+    classifier = module.get_classifier()
+    parts = [*classifier] if isinstance(classifier, (Sequence, nn.ModuleList)) else [classifier]
     names = {id(inner): name for name, inner in module.named_modules()}
     return tuple(names[id(part)] for part in parts if id(part) in names)
 

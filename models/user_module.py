@@ -25,7 +25,7 @@ class _Role(Enum):
     INSIDE = "an inner value, as of a gate"
 
 
-class OwnNetwork:
+class UserModule:
     """Stands for the builder of a module that is there already, and hands out copies of it on the CPU.
 
     Args:
@@ -157,8 +157,8 @@ def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
     ):
         return _Role.ALL
     differences = shifted - plain
-    alike = torch.allclose(differences[0], differences[1], rtol=1e-3, atol=1e-4 * float(differences.abs().max()))
-    return _Role.PART if alike and bool(differences.abs().max() > 0) else _Role.INSIDE
+    equal = torch.allclose(differences[0], differences[1], rtol=1e-3, atol=1e-4 * float(differences.abs().max()))
+    return _Role.PART if equal and bool(differences.abs().max() > 0) else _Role.INSIDE
 
 
 def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool:
@@ -172,7 +172,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
 
     def drop(_: nn.Module, args: tuple) -> None:
         # An untaught BatchNorm gives nearly what it is given.
-        last[:] = [value for value in last if not any(value is given for given in args)]
+        last[:] = [value for value in last if not any(value is arg for arg in args)]
 
     handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
     handles += [
@@ -219,7 +219,7 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
     )
 
 
-def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
+def module_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
     """A module with the taps, the preprocessing and the modality that came with it, as those of a
     :class:`~contrastill.Network` do.
     """
@@ -234,7 +234,7 @@ def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, 
     )
 
 
-def given_classes(module: nn.Module) -> list[str] | None:
+def module_classes(module: nn.Module) -> list[str] | None:
     """Names of a module's logits that came with it, as those of :func:`~contrastill.load_student` and of a
     :class:`~contrastill.Network` do.
     """

@@ -71,8 +71,8 @@ class AB(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for depth, ((ours, theirs), connector) in enumerate(zip(self.pairs, self.connectors, strict=True), 1):
-            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
-            sign = torch.where(other > 0, 1.0, -1.0)
-            missed = F.relu(self.margin - sign * connector(one)).square().flatten(1).sum(1)
+            student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])
+            sign = torch.where(teacher_map > 0, 1.0, -1.0)
+            missed = F.relu(self.margin - sign * connector(student_map)).square().flatten(1).sum(1)
             losses.append(missed * 2.0 ** (depth - len(self.pairs)))
         return _SCALE * torch.stack(losses).sum(0)

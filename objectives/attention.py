@@ -68,8 +68,8 @@ class Attention(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for ours, theirs in self.pairs:
-            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
-            losses.append((attention(one) - attention(other)).square().mean(1))
+            student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])
+            losses.append((attention(student_map) - attention(teacher_map)).square().mean(1))
         return torch.stack(losses).sum(0)
 
 

@@ -137,7 +137,7 @@ class SharedCRD(Objective):
     def forward(  # type: ignore[override]  # a joint objective is given all teachers
         self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
     ) -> Tensor:
-        value = self.loss(student.embedding, [one.embedding for one in teacher], batch["index"])
+        value = self.loss(student.embedding, [each.embedding for each in teacher], batch["index"])
         self.logs = self.loss.logs
         return value
 

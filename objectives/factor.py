@@ -87,7 +87,8 @@ class Factor(Objective):
 def _convolutions(*dims: int) -> nn.Sequential:
     """3×3 convolutions from channels to channels, a leaky ReLU after each."""
     layers = [
-        [nn.Conv2d(one, other, 3, padding=1), nn.LeakyReLU(0.1)] for one, other in zip(dims, dims[1:], strict=False)
+        [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.LeakyReLU(0.1)]
+        for in_channels, out_channels in zip(dims, dims[1:], strict=False)
     ]
     return nn.Sequential(*sum(layers, []))
 

@@ -97,7 +97,7 @@ class FreshCRD(Objective):
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         for number, outputs in enumerate(teachers):
             ahead = outputs.cached if self._rows == "auto" else self._rows == "ahead"
-            batches = ((index, one.embedding) for index, one in outputs.all({"embedding"})) if ahead else None
+            batches = ((index, each.embedding) for index, each in outputs.all({"embedding"})) if ahead else None
             self.loss.prepare(number, outputs.sample({"embedding"}).embedding, batches)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
@@ -119,7 +119,7 @@ class JointFreshCRD(FreshCRD):
     def per_sample(  # type: ignore[override]  # a joint objective is given all teachers
         self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
     ) -> Tensor:
-        value = self.loss.per_sample(student.embedding, [one.embedding for one in teacher], batch["index"])
+        value = self.loss.per_sample(student.embedding, [each.embedding for each in teacher], batch["index"])
         self.logs = self.loss.logs
         return value
 

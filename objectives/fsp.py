@@ -77,9 +77,9 @@ class FSP(Objective):
 
 def flow(maps: tuple[Tensor, ...]) -> list[Tensor]:
     """FSP matrices (B, C_i, C_{i+1}) of each map with the next, in float32 at least."""
-    found = []
-    for one, other in zip(maps, maps[1:], strict=False):
-        with full_precision(one, other) as (left, right):
+    matrices = []
+    for shallow, deep in zip(maps, maps[1:], strict=False):
+        with full_precision(shallow, deep) as (left, right):
             first, second = (value.flatten(2) for value in match_spatial_size(left, right))
-            found.append(first @ second.mT / first.shape[2])
-    return found
+            matrices.append(first @ second.mT / first.shape[2])
+    return matrices

@@ -14,7 +14,7 @@ from ..core.objective import Setting
 Pairs = tuple[tuple[int, int], ...]
 
 
-def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
+def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
     """The (student's map, teacher's map) places to compare, checked.
 
     Args:
@@ -26,7 +26,7 @@ def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default:
     Raises:
         UsageError: A side has no maps, or not that many.
     """
-    pairs = default if given is None else given
+    pairs = default if chosen is None else chosen
     for side, place in (("student", 0), ("teacher", 1)):
         shapes = getattr(setting, side).map_shapes
         if not shapes:

@@ -95,7 +95,7 @@ def upper_half(values: Tensor) -> Tensor:
     return (values >= values.quantile(0.5)).to(values.dtype)
 
 
-def gram_distance(ours: Tensor, theirs: Tensor, kept: Tensor) -> Tensor:
+def gram_distance(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
     """Σ over the rows that are ``kept`` (N,) of the squared difference of two Gram matrices of (N, D), divided by N."""
     difference = ours @ ours.T - theirs @ theirs.T
-    return (difference.square().sum(1) * kept).sum() / len(kept)
+    return (difference.square().sum(1) * mask).sum() / len(mask)

@@ -76,6 +76,6 @@ def discrepancy(ours: Tensor, theirs: Tensor) -> Tensor:
     return mean_kernel(ours, ours) + mean_kernel(theirs, theirs) - 2 * mean_kernel(ours, theirs)
 
 
-def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
+def mean_kernel(ours: Tensor, theirs: Tensor) -> Tensor:
     """Mean of (aᵀb)² over the rows of both: (B, C, N) and (B, C', N) -> (B,)."""
-    return (one @ other.mT).square().mean((1, 2))
+    return (ours @ theirs.mT).square().mean((1, 2))

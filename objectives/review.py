@@ -91,9 +91,9 @@ class Review(Objective):
         ours = [student.maps[pair[0]] for pair in self.pairs] + [student.embedding[:, :, None, None]]
         theirs = [teacher.maps[pair[1]] for pair in self.pairs] + [teacher.embedding[:, :, None, None]]
         losses, deeper = [], None
-        for fusion, features, wanted in zip(reversed(self.fusions), reversed(ours), reversed(theirs), strict=True):
-            answer, deeper = fusion(features, deeper, wanted.shape[2:])
-            losses.append(hierarchical_context(answer, wanted))
+        for fusion, features, target in zip(reversed(self.fusions), reversed(ours), reversed(theirs), strict=True):
+            answer, deeper = fusion(features, deeper, target.shape[2:])
+            losses.append(hierarchical_context(answer, target))
         return torch.stack(losses).sum(0)
 
 

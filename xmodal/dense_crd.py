@@ -265,7 +265,7 @@ class DenseCRD(Objective):
             if isinstance(scale, ChannelScale):
                 scale.measure(resize_map(sample[theirs], grid))
             if outputs.cached:
-                maps = all_finite((index, said.maps[theirs]) for index, said in outputs.all({"maps"}))
+                maps = all_finite((index, side.maps[theirs]) for index, side in outputs.all({"maps"}))
                 rows.fill(rows.choose(index, resize_map(each, grid)) for index, each in maps)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
@@ -278,7 +278,7 @@ class DenseCRD(Objective):
         pooled = (
             None
             if self.pooled is None
-            else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
+            else [embed(side.embedding) for embed, side in zip(self.pooled, (student, teacher), strict=True)]
         )
         for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
             maps = self._meet(number, student.maps[ours], teacher.maps[theirs])

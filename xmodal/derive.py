@@ -32,12 +32,12 @@ def available(modalities: Shapes, camera: Camera | None) -> dict[str, int]:
         {'rgb': 3, 'chrominance': 2, 'grey': 1, 'luminance': 1}
     """
     stored = {name: shape[0] for name, shape in modalities.items()}
-    made = {
+    derived = {
         name: entry.channels
         for name, entry in MODALITIES.items()
         if name not in stored and _obstacle(entry, modalities, camera) is None
     }
-    return stored | made
+    return stored | derived
 
 
 def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
@@ -64,7 +64,7 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
         raise UsageError(f"modality {name} {obstacle}")
 
 
-def derive(batch: Batch, wanted: Collection[str], camera: Camera | None) -> Batch:
+def derive(batch: Batch, names: Collection[str], camera: Camera | None) -> Batch:
     """A batch with the wanted modalities added; what is stored under a name is not made anew.
 
     Args:
@@ -83,7 +83,7 @@ def derive(batch: Batch, wanted: Collection[str], camera: Camera | None) -> Batc
     result = dict(batch)
     if "depth" in batch:
         result["depth"] = clean_depth(batch["depth"], camera)
-    for name in wanted:
+    for name in names:
         if name in batch:
             continue
         check(name, {key: tuple(value.shape[1:]) for key, value in batch.items() if value.ndim == 4}, camera)
@@ -106,8 +106,8 @@ class DerivedLoader:
         camera: Of the split that is loaded; None: not known.
     """
 
-    def __init__(self, loader: ViewLoader, wanted: Collection[str], camera: Camera | None) -> None:
-        self.loader, self.wanted, self.camera = loader, tuple(wanted), camera
+    def __init__(self, loader: ViewLoader, names: Collection[str], camera: Camera | None) -> None:
+        self.loader, self.names, self.camera = loader, tuple(names), camera
         self.num_samples = loader.num_samples
 
     def __len__(self) -> int:
@@ -121,11 +121,11 @@ class DerivedLoader:
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start``, ``start + 1``, … of epoch ``k``."""
-        return (derive(batch, self.wanted, self.camera) for batch in self.loader.epoch(k, start))
+        return (derive(batch, self.names, self.camera) for batch in self.loader.epoch(k, start))
 
     def in_order(self, view: int, *rows: Any) -> Iterator[Batch]:
         """Training samples in view ``view``, all of them or those that the loader's own method is told."""
-        return (derive(batch, self.wanted, self.camera) for batch in self.loader.in_order(view, *rows))
+        return (derive(batch, self.names, self.camera) for batch in self.loader.in_order(view, *rows))
 
 
 def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .values import said_once
+from .values import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
     odd = depth[marks & (depth != 0) & ~depth.isnan()].float()
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
-        said_once(
+        warn_once(
             f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is "
             "taken for not measured, as 0 is",
             key,

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...core.errors import ContrastillError
-from .corrupted import CorruptedLog, Mended
+from .corrupted import CorruptedLog, PatchedBatch
 from .file_views import jitter
 from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
-from .in_memory import Batch, check_shares, filled, marks, shares
+from .in_memory import Batch, check_ranks, padded_slice, rank_slices, view_fields
 from .views import epoch_order
 
 
@@ -63,7 +63,7 @@ class FileLoader:
         world: int,
         views: int | None = None,
     ) -> None:
-        check_shares(batch_size, rank, world)
+        check_ranks(batch_size, rank, world)
         self.views = views
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = (
             batch_size,
@@ -100,7 +100,7 @@ class FileLoader:
             A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1];
             ``semantics`` uint8, others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,);
             where the split knows its intrinsics and no transform of albumentations moved the view, ``camera`` float32
-            (B, 4); ``view`` int64 (B,) if views come again; ``filler``, all true, on a training share that stands for
+            (B, 4); ``view`` int64 (B,) if views come again; ``is_padding``, all true, on a training share that stands for
             an empty one.
 
         Raises:
@@ -123,16 +123,16 @@ class FileLoader:
         batch_size = batch_size or self.batch_size
         while start * batch_size < len(order):
             turn = self._turn = object()
-            dealt = list(shares(len(order), batch_size, rank, world, start))
-            taken = [filled(share) if self.train else share for share in dealt]
-            batches = [order[rows] for rows in taken]
-            fillers = [rows != share for rows, share in zip(taken, dealt, strict=True)]
-            for index, filler, read in zip(batches, fillers, self._read(batches, view), strict=True):
-                if isinstance(read, Mended):
+            slices = list(rank_slices(len(order), batch_size, rank, world, start))
+            padded = [padded_slice(rank_slice) if self.train else rank_slice for rank_slice in slices]
+            batches = [order[rows] for rows in padded]
+            paddings = [rows != rank_slice for rows, rank_slice in zip(padded, slices, strict=True)]
+            for index, is_padding, read in zip(batches, paddings, self._read(batches, view), strict=True):
+                if isinstance(read, PatchedBatch):
                     self._corrupted.add(read.corrupted)
                     index, read = read.rows, read.batch
                 batch = self._batch(read, index, k)
-                yield batch | marks(batch["index"], k if self.views else None, filler=filler)
+                yield batch | view_fields(batch["index"], k if self.views else None, is_padding=is_padding)
                 start += 1
                 if self._turn is not turn:
                     # Another epoch took the workers over in the meantime: ask again for the rest.
@@ -176,9 +176,9 @@ class FileLoader:
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
                 raise
             self._stop()
-            said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
             raise ContrastillError(
-                f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more "
+                f"a worker that reads images ended ({reason}): lower data.workers={self._workers}, or give it more "
                 "(shared) memory; "
                 "the same command goes on from the last checkpoint"
             ) from error

@@ -296,8 +296,8 @@ def _decoded(files: list[tuple[Path, int]], size: int | None, side: tuple[int, i
             images = list(pool.map(lambda file: read_square(file[0], size).numpy(), part))
             for (path, _), image in zip(part, images, strict=True):
                 if image.shape[1::-1] != side:
-                    found, first = (f"{width}×{height}" for width, height in (image.shape[1::-1], side))
+                    own_size, first_size = (f"{width}×{height}" for width, height in (image.shape[1::-1], side))
                     raise UsageError(
-                        f"{path} is {found} pixels, the first image {first}: give --size to make them equal"
+                        f"{path} is {own_size} pixels, the first image {first_size}: give --size to make them equal"
                     )
             yield {"rgb": np.stack(images), "target": torch.tensor([target for _, target in part]).numpy()}

@@ -65,8 +65,8 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
     print_, name = fingerprint(shards)
     folders = [shards[0].parent, *([cache] if cache else [])]
     for folder in folders:
-        if (kept := _read(folder / name, print_)) is not None:
-            return kept
+        if (known := _read(folder / name, print_)) is not None:
+            return known
     log.info("reading the headers of %d shards of %s", len(shards), shards[0].parent)
     with ThreadPoolExecutor(max_workers=default_workers()) as pool:
         parts = list(pool.map(_members, shards))
@@ -95,13 +95,13 @@ def fingerprint(shards: Sequence[Path]) -> tuple[str, str]:
     """
     names = [shard.name for shard in shards]
     stats = [shard.stat() for shard in shards]
-    said = json.dumps(
+    described = json.dumps(
         [_FORMAT, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]]
     )
     place = json.dumps(
         [os.path.relpath(shard, shards[0].parent) for shard in shards] + [str(shards[0].parent.resolve())]
     )
-    return _digest(said), f"contrastill-{_digest(place)[:12]}.index.h5"
+    return _digest(described), f"contrastill-{_digest(place)[:12]}.index.h5"
 
 
 def _digest(text: str) -> str:
@@ -174,9 +174,9 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
             end = tar.offset
         _check_end(path, end)
     except (tarfile.TarError, EOFError, OSError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ContrastillError(
-            f"{path} cannot be read as an uncompressed tar ({said}): copy it again, or remove it"
+            f"{path} cannot be read as an uncompressed tar ({reason}): copy it again, or remove it"
         ) from error
     for key, member_name in dotted.items():
         if key not in images:
@@ -234,6 +234,6 @@ def _target(path: Path, name: str, kind: str, content: bytes) -> int | None:
     except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        said = content[:40].decode("utf-8", "replace").strip()
-        raise ContrastillError(f"{path}: {name} says {said!r}, which is no class: a class is a whole number from 0 on")
+        shown = content[:40].decode("utf-8", "replace").strip()
+        raise ContrastillError(f"{path}: {name} says {shown!r}, which is no class: a class is a whole number from 0 on")
     return value

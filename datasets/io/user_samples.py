@@ -33,7 +33,7 @@ _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
 
 
-class OwnSamples:
+class UserSamples:
     """The samples of a dataset, brought to one form.
 
     Args:
@@ -99,7 +99,7 @@ class OwnSamples:
             ContrastillError: It cannot be read, or is not of the kind and size of the first, or its label is not the
                 listed one.
         """
-        images, kinds, label = self._looked(row)
+        images, kinds, label = self._read_row(row)
         shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         if shapes != self.shapes or {name: values.dtype for name, values in images.items()} != self.dtypes:
             raise ContrastillError(
@@ -143,15 +143,15 @@ class OwnSamples:
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:
         """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
-        looked = []
+        samples = []
         for row in (
             sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []
         ):
             with drawing_from(row):
-                looked.append(self.read(row)[0])
-        return looked
+                samples.append(self.read(row)[0])
+        return samples
 
-    def _looked(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+    def _read_row(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
         return self._converted(row, self._sample(row))
 
     def _sample(self, row: int) -> dict[str, Any]:
@@ -167,8 +167,8 @@ class OwnSamples:
         label = fields.get("target")
         images = {
             name: values
-            for name, given in fields.items()
-            if name not in _NO_MODALITY and (values := pixels(name, given)) is not None
+            for name, value in fields.items()
+            if name not in _NO_MODALITY and (values := pixels(name, value)) is not None
         }
         kinds = {name: kind_of(fields[name]) for name in images}
         return images, kinds, None if label is None else self._class(row, label)
@@ -193,15 +193,15 @@ class OwnSamples:
         listed = None if name is None else getattr(self.dataset, name)
         places = sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)})
         if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
-            found = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
-            if found is not None and all(self._label(place) == int(found[place]) for place in places):
+            values = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
+            if values is not None and all(self._label(place) == int(values[place]) for place in places):
                 self.listed = name
-                return found.to(torch.int64)
+                return values.to(torch.int64)
         return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
 
     def _label(self, row: int) -> int:
         with drawing_from(row):
-            _, _, label = self._looked(row)
+            _, _, label = self._read_row(row)
         if label is None:
             raise UsageError(
                 f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none"

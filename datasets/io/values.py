@@ -56,7 +56,7 @@ def number_kind(dtype: Any) -> str:
     )
 
 
-def handed_out(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tensor:
+def batch_values(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tensor:
     """Stored values as a batch has them: rgb and labels as they are, all else float32 in the stored unit; coded vectors
     decoded.
 
@@ -160,7 +160,7 @@ class LabelRule:
     assumed: bool = False
 
     @classmethod
-    def of(cls, void: int | None, given: bool, names: Sequence[str] | None, seen: int = 0) -> LabelRule:
+    def of(cls, void: int | None, explicit: bool, names: Sequence[str] | None, seen: int = 0) -> LabelRule:
         """The rule of a data set.
 
         Args:
@@ -175,7 +175,7 @@ class LabelRule:
         highest = None if names is None else len(names) - 1
         if void is None:
             return cls(None, highest)
-        if not given:
+        if not explicit:
             is_class = (highest if highest is not None else seen) > void or (highest is not None and highest >= void)
             return cls(None if is_class else void, highest, assumed=not is_class)
         if names is not None and 0 < void < len(names):
@@ -224,18 +224,18 @@ class LabelRule:
             raise ContrastillError(f"{where} holds the label {most}, which is beyond 31 bits")
         return labels.astype(np.uint8 if labels.dtype.itemsize == 1 else np.int32, copy=False)
 
-    def tell(self, labels: Iterable[np.ndarray], where: object, key: object = None) -> None:
+    def warn_of_void(self, labels: Iterable[np.ndarray], where: object, key: object = None) -> None:
         """Log once for ``where`` and ``key`` which of these labels, as stored, are taken for none, beside 0."""
-        found: set[int] = set()
+        void_labels: set[int] = set()
         for values in labels:
-            found |= {
+            void_labels |= {
                 mark
                 for mark in (*NEGATIVE_MARKS, self.void)
                 if mark is not None and mark != 0 and (values == mark).any()
             }
-        if found:
-            marks = " and ".join(map(str, sorted(found)))
-            said_once(
+        if void_labels:
+            marks = " and ".join(map(str, sorted(void_labels)))
+            warn_once(
                 f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says "
                 "otherwise",
                 key,
@@ -243,7 +243,7 @@ class LabelRule:
 
 
 @lru_cache(maxsize=1024)
-def said_once(message: str, key: object = None) -> None:
+def warn_once(message: str, key: object = None) -> None:
     """Log a warning, once in a process for each key."""
     log.warning("%s", message)
 
@@ -284,10 +284,10 @@ def check_splits(train: Any, test: Any) -> None:
                 f"{name} has {channels[0]} channels in the training split and {channels[1]} in the test split: "
                 "bring both to one kind"
             )
-        one, other = (kind.get(name) for kind in kinds)
-        if name != RGB and one and other and one != other and not (name == "depth" and units[0] in ("m", "mm")):
+        ours, theirs = (kind.get(name) for kind in kinds)
+        if name != RGB and ours and theirs and ours != theirs and not (name == "depth" and units[0] in ("m", "mm")):
             raise UsageError(
-                f"{name} is stored as {one} in the training split and as {other} in the test split, whose scales "
+                f"{name} is stored as {ours} in the training split and as {theirs} in the test split, whose scales "
                 "differ: bring both to one kind"
             )
     counts = [getattr(split, "num_classes", None) for split in (train, test)]

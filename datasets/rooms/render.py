@@ -86,10 +86,14 @@ def render(index: np.ndarray, *, seed: int, split: int, size: int, noise: bool =
         for first in range(0, len(waiting), step):
             part = slice(first, min(first + step, len(waiting)))
             rgb, depth, semantics, pixels = _shoot(scene[part], index[waiting[part]], seed, split, size, noise)
-            kept = (pixels[:, 0] > pixels[:, 1:].max(1)) & (pixels[:, 0] >= _LEAST_SHARE * size * size) | last
-            rows, good[part] = waiting[part][kept], kept
+            accepted = (pixels[:, 0] > pixels[:, 1:].max(1)) & (pixels[:, 0] >= _LEAST_SHARE * size * size) | last
+            rows, good[part] = waiting[part][accepted], accepted
             frames.attempt[rows] = attempt
-            frames.rgb[rows], frames.depth[rows], frames.semantics[rows] = rgb[kept], depth[kept], semantics[kept]
+            frames.rgb[rows], frames.depth[rows], frames.semantics[rows] = (
+                rgb[accepted],
+                depth[accepted],
+                semantics[accepted],
+            )
         waiting = waiting[~good]
         if not len(waiting):
             break
@@ -223,7 +227,7 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
     place = np.arange(len(who)) - np.repeat(np.cumsum(cells) - cells, cells)
     column, row = left[who] + place % width[who], top[who] + place // width[who]
     base = (row * size + column) * rays
-    found = []
+    hits_by_ray = []
     shape, taper = parts.shape[who], parts.taper[who]
     own = [value[who] for value in local]
     across = [[value[who] for value in values] for values in turned]
@@ -239,11 +243,11 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
                 reach[part] = meet([value[part] for value in own], [value[part] for value in step], taper[part])
         at = frame[who] * hits.distance.shape[1] + base + ray
         seen = np.flatnonzero(reach < hits.distance.reshape(-1)[at])
-        found.append(
+        hits_by_ray.append(
             (at[seen], reach[seen], who[seen], [value[seen] for value in own], [value[seen] for value in step])
         )
-    at, reach, who = (np.concatenate([entry[k] for entry in found]) for k in range(3))
-    own, step = ([np.concatenate([entry[k][j] for entry in found]) for j in range(3)] for k in (3, 4))
+    at, reach, who = (np.concatenate([entry[k] for entry in hits_by_ray]) for k in range(3))
+    own, step = ([np.concatenate([entry[k][j] for entry in hits_by_ray]) for j in range(3)] for k in (3, 4))
     nearest = hits.distance.reshape(-1)
     np.minimum.at(nearest, at, reach)
     first = np.flatnonzero(nearest[at] == reach)
@@ -281,8 +285,8 @@ def _meet_box(o: list[np.ndarray], d: list[np.ndarray], _: np.ndarray) -> np.nda
     enter, leave = np.full(len(o[0]), -np.inf), np.full(len(o[0]), np.inf)
     for k in range(3):
         step = 1 / np.where(np.abs(d[k]) < 1e-12, 1e-12, d[k])
-        one, other = (-1 - o[k]) * step, (1 - o[k]) * step
-        enter, leave = np.maximum(enter, np.minimum(one, other)), np.minimum(leave, np.maximum(one, other))
+        near, far = (-1 - o[k]) * step, (1 - o[k]) * step
+        enter, leave = np.maximum(enter, np.minimum(near, far)), np.minimum(leave, np.maximum(near, far))
     return np.where((enter < leave) & (enter > _NEAR), enter, np.inf)
 
 

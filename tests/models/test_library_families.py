@@ -17,7 +17,7 @@ from contrastill.ensemble.batched import Batched
 from contrastill.models.build import build_network
 from contrastill.models.timm_adapter import classifiers_of, taps_of
 from contrastill.models.torchvision_adapter import torchvision_network
-from contrastill.models.user_module import OwnNetwork
+from contrastill.models.user_module import UserModule
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.training.compiled import compiled
 
@@ -294,7 +294,7 @@ class TwoHeads(LogProbabilities):
     ids=["gate", "gate of convolutions", "classifier", "log-probabilities", "two heads", "convolution"],
 )
 def test_the_embedding_of_a_module_of_ones_own(module, tap, length):
-    own = OwnNetwork(module, Taps(), PLAIN, (3, 16, 16))
+    own = UserModule(module, Taps(), PLAIN, (3, 16, 16))
     assert own.taps.embedding == tap and own.num_logits == length
     assert own.classifiers == (("head",) if tap == "input:head" else ())
     if tap == "output:":
@@ -305,7 +305,7 @@ def test_the_embedding_of_a_module_of_ones_own(module, tap, length):
 
 def test_timms_modules_that_are_handed_over_are_read_by_timms_methods():
     network, _ = small("branches")
-    own = OwnNetwork(network.module, Taps(), PLAIN, (3, 240, 240))
+    own = UserModule(network.module, Taps(), PLAIN, (3, 240, 240))
     assert own.taps == network.taps and own.num_logits == 5
 
 
@@ -323,9 +323,9 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_way_out():
         match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module "
         r"that returns its logits",
     ):
-        OwnNetwork(Named(), Taps(), PLAIN, (3, 16, 16))
+        UserModule(Named(), Taps(), PLAIN, (3, 16, 16))
     # Who names the embedding needs no logits.
-    assert OwnNetwork(Named(), Taps("backbone"), PLAIN, (3, 16, 16)).taps.embedding == "backbone"
+    assert UserModule(Named(), Taps("backbone"), PLAIN, (3, 16, 16)).taps.embedding == "backbone"
 
 
 def test_torchvisions_dense_networks_are_not_classifiers():

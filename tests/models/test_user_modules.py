@@ -15,7 +15,7 @@ from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Preprocess, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.models.user_module import OwnNetwork
+from contrastill.models.user_module import UserModule
 
 PLAIN = Preprocess((0.0,) * 3, (1.0,) * 3)
 
@@ -97,17 +97,17 @@ class Places(Body):
     ],
 )
 def test_logits_are_not_taken_for_the_embedding(kind, tap):
-    assert OwnNetwork(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
+    assert UserModule(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
 
 
 def test_a_backbone_that_ends_in_an_untaught_batchnorm_has_an_embedding():
     made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert OwnNetwork(made, Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == "output:"
+    assert UserModule(made, Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == "output:"
 
 
 def test_layers_without_a_size_are_refused():
     with pytest.raises(UsageError, match="Sequential has layers without a size yet .*: show it an image"):
-        OwnNetwork(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
+        UserModule(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
 
 
 @pytest.mark.parametrize(

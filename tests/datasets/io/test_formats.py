@@ -18,7 +18,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.array_files import read_array, read_pair
 from contrastill.datasets.io.images import Picture
-from contrastill.datasets.io.user_samples import OwnSamples
+from contrastill.datasets.io.user_samples import UserSamples
 
 DEEP = np.array([[0, 1, 257, 1000], [4095, 10000, 40000, 65535]], np.uint16)
 COLOUR = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]], 2)
@@ -519,7 +519,7 @@ class _Own:
 
 
 def _read(name, value):
-    return OwnSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
+    return UserSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
 
 
 def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):

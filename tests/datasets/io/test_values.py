@@ -21,7 +21,7 @@ from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io import pack
 from contrastill.datasets.io.camera import Camera
-from contrastill.datasets.user_dataset import OwnData
+from contrastill.datasets.user_dataset import UserDataset
 from contrastill.models.build import build_network, save_student
 from contrastill.training.assemble import build, check_scale, measure_statistics, open_loader, open_splits
 from contrastill.training.student import Student
@@ -54,7 +54,7 @@ def data(source, folder, fields, test=None, **options):
     """
     parts = {"train": {"rgb": rgb(), **fields}, "test": {"rgb": rgb(), **(fields if test is None else test)}}
     if source == "own":
-        return OwnData(*(Samples(part) for part in parts.values()))(OwnData.Options(**options))
+        return UserDataset(*(Samples(part) for part in parts.values()))(UserDataset.Options(**options))
     dataset = DATASETS[source]
     if source == "packed":
         path = folder / "set.h5"
@@ -185,7 +185,7 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")
     broken = rgb().astype(np.float32) / 255
     broken[20, 3, 3, 1] = np.nan
-    own = OwnData(Samples({"rgb": broken}))(OwnData.Options()).open("train")
+    own = UserDataset(Samples({"rgb": broken}))(UserDataset.Options()).open("train")
     with pytest.raises(ContrastillError, match="rgb of sample 20 of Samples holds NaN"):
         batch_of(own, "rgb")
 
@@ -461,9 +461,9 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
 )
 def test_rows_of_pixels_are_not_taken_for_channels(values, message):
     with pytest.raises(UsageError, match=message):
-        OwnData(Samples({"rgb": rgb(2), "depth": [values] * 2}))
+        UserDataset(Samples({"rgb": rgb(2), "depth": [values] * 2}))
     right = values.transpose(1, 2, 0) if isinstance(values, np.ndarray) else values.permute(2, 0, 1)
-    assert OwnData(Samples({"rgb": rgb(2), "depth": [right] * 2}))(OwnData.Options()).open("train").modalities[
+    assert UserDataset(Samples({"rgb": rgb(2), "depth": [right] * 2}))(UserDataset.Options()).open("train").modalities[
         "depth"
     ] == (1, 10, 12)
 
@@ -475,7 +475,7 @@ def test_maps_of_many_channels_and_few_pixels_are_as_they_come():
         (torch.ones(3, 10, 4), (3, 10, 4)),
     ):
         assert (
-            OwnData(Samples({"features": [values] * 2}))(OwnData.Options()).open("train").modalities["features"]
+            UserDataset(Samples({"features": [values] * 2}))(UserDataset.Options()).open("train").modalities["features"]
             == shape
         )
 
@@ -484,7 +484,7 @@ def test_identifiers_are_no_classes():
     with pytest.raises(
         UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"
     ):
-        _splits(OwnData(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(OwnData.Options()))
+        _splits(UserDataset(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(UserDataset.Options()))
 
 
 @pytest.mark.parametrize(

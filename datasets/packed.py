@@ -198,8 +198,9 @@ class Packed:
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
         """The rows that are read; complains where the fields disagree on how many there are."""
         names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
-        if self._labelled(group):
-            names[self.options.target] = group[self.options.target]
+        target = self.options.target
+        if target is not None and self._labelled(group):
+            names[target] = group[target]
         counts = {name: field.shape[0] if field.shape else 0 for name, field in names.items()}
         if len(set(counts.values())) > 1:
             raise UsageError(
@@ -357,6 +358,7 @@ class Packed:
                     f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
                     "(N,); data.target=null leaves them out"
                 )
+        classes: list[str] | None
         if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
             values, classes = _numbered({key: field.asstr()[()] for key, field in read.items()})
         else:

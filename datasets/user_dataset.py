@@ -5,7 +5,6 @@ functions of (seed, view, index).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -72,63 +71,71 @@ class UserDataset:
         )
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
-        self._read = {"train": UserSamples(train), "test": None if test is None else UserSamples(test)}
+        self._train, self._test = UserSamples(train), None if test is None else UserSamples(test)
 
     def __call__(self, options: Options) -> _OpenedDataset:
-        return _OpenedDataset(self._read, options)
+        return _OpenedDataset(self._train, self._test, options)
 
 
 class _OpenedDataset:
-    def __init__(self, read: Mapping[str, UserSamples | None], options: UserDataset.Options) -> None:
-        self._read, self._options = read, options
+    def __init__(self, train: UserSamples, test: UserSamples | None, options: UserDataset.Options) -> None:
+        self._train, self._test, self._options = train, test, options
+        self._parts = [train] if test is None else [train, test]
 
     def open(self, split: str) -> UserSplit | None:
-        samples = self._read[split]
+        train = self._train
+        samples = {"train": train, "test": self._test}[split]
         if samples is None:
             return None
-        labelled = [part for part in self._read.values() if part is not None and part.targets is not None]
         classes, targets = samples.classes, samples.targets
-        train = self._read["train"]
-        if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
-            classes, targets = train.classes, _renumbered(samples, train)
+        if split == "test" and targets is not None and classes is not None and train.classes not in (None, classes):
+            classes, targets = train.classes, _renumbered(classes, targets, samples.name, train)
+        names = classes or train.classes
         if (
             split == "test"
             and targets is not None
             and train.targets is not None
-            and (classes is None) != (train.classes is None)
+            and names is not None
+            and (classes is None or train.classes is None)
         ):
             unnamed = samples.name if classes is None else train.name
-            check_numbers(classes or train.classes, "the other dataset", unnamed, "give it a list classes")
+            check_numbers(names, "the other dataset", unnamed, "give it a list classes")
             log.warning(
                 "the classes of the training and the test dataset are matched by number alone, as %s has no "
                 "names for them: give it a list classes",
                 unnamed,
             )
         # Names in both are matched; a split without names may have more classes than the other one names.
-        nameless = [part for part in labelled if part.classes is None or classes is None]
-        num_classes = max([*(int(part.targets.max()) + 1 for part in nameless), len(classes or ())], default=0)
+        counts = [
+            int(part.targets.max()) + 1
+            for part in self._parts
+            if part.targets is not None and (part.classes is None or classes is None)
+        ]
+        num_classes = max([*counts, len(classes or ())], default=0)
         return UserSplit(
             samples, targets, num_classes or None, classes, self._options, self._labels(), augmented=split == "train"
         )
 
     def _labels(self) -> LabelRule:
         """Which labels of label maps stand for none, in both splits alike."""
-        seen = max((samples.highest_label() for samples in self._read.values() if samples is not None), default=0)
+        seen = max(part.highest_label() for part in self._parts)
         return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
 
 
-def _renumbered(samples: UserSamples, train: UserSamples) -> Tensor:
-    """The labels of a dataset by the numbers that the training dataset has for classes of the same names."""
-    used = [samples.classes[number] for number in samples.targets.unique().tolist()]
+def _renumbered(classes: list[str], targets: Tensor, name: str, train: UserSamples) -> Tensor:
+    """The labels of the test dataset ``name`` by the numbers that the training dataset has for classes of the same
+    names.
+    """
+    used = [classes[number] for number in targets.unique().tolist()]
     places = match_classes(
-        train.classes,
+        train.classes or [],
         used,
         f"the training dataset {train.name}",
-        f"the test dataset {samples.name}",
+        f"the test dataset {name}",
         "hand over both with the same classes",
     )
-    number = dict(zip(used, places, strict=True))
-    return torch.tensor([number.get(name, -1) for name in samples.classes])[samples.targets]
+    numbers = dict(zip(used, places, strict=True))
+    return torch.tensor([numbers.get(label, -1) for label in classes])[targets]
 
 
 class UserSplit(ReadSplit):

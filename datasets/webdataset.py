@@ -157,7 +157,7 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
         return sets
     for path in sorted(path for path in root.glob("*.tar") if path.name.lower().startswith(names[0])):
         # train, training; what follows train in another way is part of a longer name: trainA-000.tar.
-        word = re.match("[a-z]*", path.name.lower()).group()
+        word = re.split("[^a-z]", path.name.lower(), maxsplit=1)[0]
         sets.setdefault(word if word in names else names[0], []).append(path)
     return sets
 

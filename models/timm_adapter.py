@@ -52,6 +52,7 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         pretrained: bool = False,
     ) -> nn.Module:
         config = timm.get_pretrained_cfg(name)
+        assert config is not None, name  # the name is registered, see above
         options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         if resolution is not None and config.fixed_input_size:
             options["img_size"] = pair(resolution)

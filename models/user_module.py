@@ -105,7 +105,8 @@ class UserModule:
             key=lambda name: trace.seen[name].order,
         )
         # From the end: an auxiliary layer, or one that scales the logits, may run after the classifier.
-        for name in reversed([name for name in ran if trace.seen[name].inputs.ndim == 2]):
+        pooled_inputs = [name for name in ran if (inputs := trace.seen[name].inputs) is not None and inputs.ndim == 2]
+        for name in reversed(pooled_inputs):
             role = _role(self(), name, trace)
             if role == _Role.ALL:
                 self.classifiers = (name,)

@@ -65,7 +65,10 @@ class AB(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> AB:
         pairs = map_pairs("ab", options.pairs, setting, default=from_the_end(setting, 3))
-        dims = [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs]
+        dims = [
+            (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
+            for ours, theirs in pairs
+        ]
         return cls(dims, pairs, options.margin)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

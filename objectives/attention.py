@@ -55,7 +55,7 @@ class Attention(Objective):
     def build(cls, options: Options, setting: Setting) -> Attention:
         pairs = map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3))
         sizes = [
-            meeting_size(setting.student.map_shapes[ours][1:], setting.teacher.map_shapes[theirs][1:])
+            meeting_size(setting.student.map_shapes[ours][1:], setting.require_teacher().map_shapes[theirs][1:])
             for ours, theirs in pairs
         ]
         if all(size == (1, 1) for size in sizes):

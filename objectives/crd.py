@@ -107,7 +107,7 @@ class CRD(Objective):
         _prepare(self.loss, teachers)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
+        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), batch["index"])
         self.logs = self.loss.logs
         return value
 
@@ -134,10 +134,8 @@ class SharedCRD(Objective):
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         _prepare(self.loss, teachers)
 
-    def forward(  # type: ignore[override]  # a joint objective is given all teachers
-        self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
-    ) -> Tensor:
-        value = self.loss(student.embedding, [each.embedding for each in teacher], batch["index"])
+    def forward(self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]) -> Tensor:
+        value = self.loss(student.require_embedding(), [each.require_embedding() for each in teacher], batch["index"])
         self.logs = self.loss.logs
         return value
 
@@ -145,7 +143,9 @@ class SharedCRD(Objective):
 def _prepare(loss: CRDLoss, teachers: Sequence[TeacherOutputs]) -> None:
     """Show a loss the outputs that its options ask for, and no others: they take time."""
     samples = (
-        [outputs.sample({"embedding"}).embedding for outputs in teachers] if loss.teacher_map == "whitened" else []
+        [outputs.sample({"embedding"}).require_embedding() for outputs in teachers]
+        if loss.teacher_map == "whitened"
+        else []
     )
     batches = [_embeddings(outputs) for outputs in teachers] if loss.bank_init == "teacher_outputs" else []
     loss.prepare(samples, batches)
@@ -153,7 +153,7 @@ def _prepare(loss: CRDLoss, teachers: Sequence[TeacherOutputs]) -> None:
 
 def _embeddings(outputs: TeacherOutputs) -> Iterator[tuple[Tensor, Tensor]]:
     for index, each in outputs.all({"embedding"}):
-        yield index, each.embedding
+        yield index, each.require_embedding()
 
 
 def _of_loss(options: CRD.Options, setting: Setting) -> dict[str, Any]:

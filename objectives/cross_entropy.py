@@ -47,5 +47,5 @@ class CrossEntropy(Objective):
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(
-            student.logits, batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
+            student.require_logits(), batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
         )

@@ -58,7 +58,7 @@ class DIST(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = (log_probabilities(side.logits, self.temperature).exp() for side in (student, teacher))
+        ours, theirs = (log_probabilities(side.require_logits(), self.temperature).exp() for side in (student, teacher))
         inter, intra = pearson_distance(ours, theirs), pearson_distance(ours.T, theirs.T)
         return (self.beta * inter + self.gamma * intra) * self.temperature**2
 

@@ -60,7 +60,7 @@ class DKD(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "dkd")
         ours, theirs = (
-            decoupled(log_probabilities(side.logits, self.temperature), target) for side in (student, teacher)
+            decoupled(log_probabilities(side.require_logits(), self.temperature), target) for side in (student, teacher)
         )
         of_target, of_others = (divergence(*pair) for pair in zip(theirs, ours, strict=True))
         return (self.alpha * of_target + self.beta * of_others) * self.temperature**2

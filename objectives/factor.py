@@ -63,7 +63,9 @@ class Factor(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Factor:
         (pair,) = map_pairs("factor", None if options.pair is None else (options.pair,), setting, default=((-1, -1),))
-        return cls(setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], options.rate, pair)
+        return cls(
+            setting.student.map_shapes[pair[0]][0], setting.require_teacher().map_shapes[pair[1]][0], options.rate, pair
+        )
 
     def student_needs(self, stage: str) -> frozenset[str]:
         return frozenset() if stage == "initial" else self.needs

@@ -73,15 +73,18 @@ class FitNet(Objective):
     def build(cls, options: Options, setting: Setting) -> FitNet:
         if options.features == "embedding":
             return cls(*embedding_dims("fitnet", setting), None, options.standardize)
-        middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.teacher.map_shapes) // 2),)
+        middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.require_teacher().map_shapes) // 2),)
         (pair,) = map_pairs("fitnet", None if options.pair is None else (options.pair,), setting, default=middle)
         return cls(
-            setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize
+            setting.student.map_shapes[pair[0]][0],
+            setting.require_teacher().map_shapes[pair[1]][0],
+            pair,
+            options.standardize,
         )
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if self.pair is None:
-            ours, theirs = student.embedding, teacher.embedding
+            ours, theirs = student.require_embedding(), teacher.require_embedding()
         else:
             ours, theirs = match_spatial_size(student.maps[self.pair[0]], teacher.maps[self.pair[1]])
         return (self.regressor(ours) - self.scale(theirs)).square().flatten(1).mean(1)

@@ -97,11 +97,13 @@ class FreshCRD(Objective):
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         for number, outputs in enumerate(teachers):
             ahead = outputs.cached if self._rows == "auto" else self._rows == "ahead"
-            batches = ((index, each.embedding) for index, each in outputs.all({"embedding"})) if ahead else None
-            self.loss.prepare(number, outputs.sample({"embedding"}).embedding, batches)
+            batches = (
+                ((index, each.require_embedding()) for index, each in outputs.all({"embedding"})) if ahead else None
+            )
+            self.loss.prepare(number, outputs.sample({"embedding"}).require_embedding(), batches)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
+        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), batch["index"])
         self.logs = self.loss.logs
         return value
 
@@ -119,7 +121,9 @@ class JointFreshCRD(FreshCRD):
     def per_sample(  # type: ignore[override]  # a joint objective is given all teachers
         self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
     ) -> Tensor:
-        value = self.loss.per_sample(student.embedding, [each.embedding for each in teacher], batch["index"])
+        value = self.loss.per_sample(
+            student.require_embedding(), [each.require_embedding() for each in teacher], batch["index"]
+        )
         self.logs = self.loss.logs
         return value
 

@@ -53,7 +53,7 @@ class FSP(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> FSP:
-        sides = {"student": setting.student.map_shapes, "teacher": setting.teacher.map_shapes}
+        sides = {"student": setting.student.map_shapes, "teacher": setting.require_teacher().map_shapes}
         count = options.count or min(len(shapes) for shapes in sides.values())
         for side, shapes in sides.items():
             if len(shapes) < max(2, count):

@@ -119,7 +119,7 @@ class InfoNCE(Objective):
         kind = (
             batch_targets(batch, "infonce")
             if self.negatives_from == "other_class"
-            else _samples(batch, len(student.embedding))
+            else _samples(batch, len(student.require_embedding()))
         )
         if self.queue is None and len(kind) < 2:
             raise UsageError(
@@ -127,7 +127,9 @@ class InfoNCE(Objective):
                 "train.batch_size"
             )
         # Under autocast the product would lose the digits that 1/τ magnifies.
-        with full_precision(self.embed_student(student.embedding), self.embed_teacher(teacher.embedding)) as (
+        with full_precision(
+            self.embed_student(student.require_embedding()), self.embed_teacher(teacher.require_embedding())
+        ) as (
             ours,
             theirs,
         ):

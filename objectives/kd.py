@@ -63,7 +63,7 @@ class KD(Objective):
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = student.logits, teacher.logits
+        ours, theirs = student.require_logits(), teacher.require_logits()
         if self.standardize:
             ours, theirs = standardised(ours), standardised(theirs)
         return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (

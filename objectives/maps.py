@@ -44,7 +44,7 @@ def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default
 
 def from_the_end(setting: Setting, most: int) -> Pairs:
     """Pairs of the last maps, as many as both sides have, ``most`` at most: the deepest with the deepest."""
-    count = min(most, len(setting.student.map_shapes), len(setting.teacher.map_shapes))
+    count = min(most, len(setting.student.map_shapes), len(setting.require_teacher().map_shapes))
     return tuple((-back, -back) for back in range(count, 0, -1))
 
 

@@ -66,7 +66,7 @@ class MLKD(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        with full_precision(student.logits, teacher.logits) as (ours, theirs):
+        with full_precision(student.require_logits(), teacher.require_logits()) as (ours, theirs):
             certain = log_probabilities(theirs).exp()
             sure_samples, sure_classes = (upper_half(values) for values in (certain.amax(1), certain.sum(0)))
             levels = []

@@ -47,7 +47,7 @@ class PKT(Objective):
         return cls()
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = neighbours(student.embedding), neighbours(teacher.embedding)
+        ours, theirs = neighbours(student.require_embedding()), neighbours(teacher.require_embedding())
         return (theirs * ((theirs + EPS) / (ours + EPS)).log()).mean()
 
 

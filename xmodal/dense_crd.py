@@ -211,10 +211,14 @@ class DenseCRD(Objective):
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
         self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
-        self.pooled = None if pairing == "local_local" else sides(pooled_dims)
+        self.pooled = None
+        if pairing != "local_local":
+            if pooled_dims is None:
+                raise UsageError(f"pairing={pairing!r} of dense_crd reads embeddings: pass pooled_dims")
+            self.pooled = sides(pooled_dims)
         self.anchors: Sequence[Embedding] = nn.ModuleList(Embedding(*dims) for dims in local_dims if anchor_weight)  # type: ignore[assignment]
         self.rows: Sequence[PositionRows] = nn.ModuleList()  # type: ignore[assignment]
-        if num_rows:
+        if num_rows and num_samples is not None and grids is not None:
             self.rows = nn.ModuleList(  # type: ignore[assignment]
                 PositionRows(num_samples, min(row_positions, height * width), dims[1], seed=seed + number)
                 for number, (dims, (height, width)) in enumerate(zip(local_dims, grids, strict=True))
@@ -232,7 +236,7 @@ class DenseCRD(Objective):
             check_classes_differ("dense_crd", setting.targets, "other_position or other_sample")
         check_pass("dense_crd", setting)
         pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
-        student, teacher = setting.student, setting.teacher
+        student, teacher = setting.student, setting.require_teacher()
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
         extra: dict[str, Any] = {}
@@ -248,15 +252,11 @@ class DenseCRD(Objective):
                 "seed": setting.seed,
             }
         # Of places alone no embedding is read.
-        embeddings = (
-            (student.embedding_dim, teacher.embedding_dim)
-            if options.pairing == "local_local"
-            else embedding_dims("dense_crd", setting)
-        )
+        embeddings = None if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
         return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        if not self.rows:
+        if not self.rows or self.grids is None:
             return
         (outputs,) = teachers
         sample = outputs.sample({"maps"}).maps
@@ -278,7 +278,7 @@ class DenseCRD(Objective):
         pooled = (
             None
             if self.pooled is None
-            else [embed(side.embedding) for embed, side in zip(self.pooled, (student, teacher), strict=True)]
+            else [embed(side.require_embedding()) for embed, side in zip(self.pooled, (student, teacher), strict=True)]
         )
         for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
             maps = self._meet(number, student.maps[ours], teacher.maps[theirs])

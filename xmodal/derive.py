@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.data import ViewLoader
@@ -106,6 +107,11 @@ class DerivedLoader:
         camera: Of the split that is loaded; None: not known.
     """
 
+    # Those of the other loader.
+    batch_size: int
+    views: int | None
+    device: torch.device
+
     def __init__(self, loader: ViewLoader, names: Collection[str], camera: Camera | None) -> None:
         self.loader, self.names, self.camera = loader, tuple(names), camera
         self.num_samples = loader.num_samples
@@ -146,9 +152,9 @@ def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str
             f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm, "
             "relative or the metres of one step"
         )
-    if entry.metres and metres_of(camera.unit) is None:
+    if entry.metres and camera is not None and metres_of(camera.unit) is None:
         return f"needs {entry.of} in metres, and that of this data is {camera.unit}: read depth or normalized_depth"
-    if entry.intrinsics and camera.intrinsics is None:
+    if entry.intrinsics and (camera is None or camera.intrinsics is None):
         return (
             "needs the camera's intrinsics, and none are known: set data.intrinsics=[fx,fy,cx,cy], in pixels "
             "of a stored frame"

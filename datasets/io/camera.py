@@ -49,7 +49,9 @@ class Camera:
 
 def metres_of(unit: Unit | None) -> float | None:
     """Metres to a stored unit; None: relative, or not known."""
-    return _METRES.get(unit) if unit is None or isinstance(unit, str) else float(unit)
+    if unit is None:
+        return None
+    return _METRES.get(unit) if isinstance(unit, str) else float(unit)
 
 
 def view_camera(

@@ -166,7 +166,7 @@ class FileLoader:
                 )
         self._requests.pending = [(view, index.numpy()) for index in batches]
         try:
-            for read in self._started():
+            for read in self._started(self._data):
                 if isinstance(read, Damaged):
                     self._stop()
                     raise ContrastillError(read.message)
@@ -195,7 +195,7 @@ class FileLoader:
                 shutdown()
         self._data = None
 
-    def _started(self) -> Iterator[Batch | Damaged]:
+    def _started(self, data: DataLoader) -> Iterator[Batch | Damaged]:
         """A pass over the requests; the first one starts the workers."""
         # Imported here once, not in each worker that is forked.
         import cv2
@@ -206,7 +206,7 @@ class FileLoader:
             cv2.setNumThreads(1)
         try:
             with sigterm_blocked(), unwarned():
-                return iter(self._data)
+                return iter(data)
         finally:
             if self._workers:
                 cv2.setNumThreads(threads)

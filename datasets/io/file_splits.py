@@ -105,7 +105,8 @@ class FileSplit(ReadSplit):
         skip_corrupted: bool = False,
     ) -> None:
         self.pictures, self.targets = pictures, targets
-        self.classes, self.num_classes = (None, classes) if isinstance(classes, int) else (classes, len(classes))
+        self.classes: list[str] | None = None if isinstance(classes, int) else classes
+        self.num_classes = classes if isinstance(classes, int) else len(classes)
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
         self.num_samples, self.skip_corrupted = len(targets), skip_corrupted
         self.modalities = {"rgb": (3, views.size, views.size)}
@@ -218,14 +219,14 @@ class PairSplit(ReadSplit):
         missed = [name for name in names if name not in reader.modalities]
         if missed:
             raise UsageError(f"there is no modality {missed[0]!r}: there are {', '.join(reader.modalities)}")
-        size = views.size or reader.modalities[names[0]][1:]
-        if None in size:
+        height, width = views.size or reader.modalities[names[0]][1:]
+        if height is None or width is None:
             raise UsageError("the frames differ in size: set data.size=[HEIGHT,WIDTH]")
         self.skip_corrupted = skip_corrupted
         self.vectors = vectors_among(vectors, {name: reader.modalities[name][0] for name in names})
         self.kinds: dict[str, str] = dict(getattr(reader, "kinds", {}))
         self.samples, self.num_samples = reader, num_samples
-        self.views = replace(views, size=(size[0], size[1]), modalities=names, vectors=self.vectors)
+        self.views = replace(views, size=(height, width), modalities=names, vectors=self.vectors)
         # Complains here, not in a worker.
         if views.transforms and self.views.moves and self.vectors:
             raise UsageError(
@@ -236,7 +237,7 @@ class PairSplit(ReadSplit):
         self.num_classes = len(classes) if num_classes is None and classes is not None else num_classes
         self.camera, self.semantic_classes = camera, semantic_classes
         self.augmented, self.color_jitter, self.workers = augmented, color_jitter if "rgb" in names else 0.0, workers
-        self.modalities = {name: (reader.modalities[name][0], *size) for name in names}
+        self.modalities = {name: (reader.modalities[name][0], height, width) for name in names}
 
     def listing(self) -> str:
         """Stands for the names and sizes of all files."""

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,7 +51,8 @@ class SampleReader(Protocol):
             :func:`~.values.number_kind`.
     """
 
-    modalities: dict[str, tuple[int, int | None, int | None]]
+    @property
+    def modalities(self) -> Mapping[str, tuple[int, int | None, int | None]]: ...
 
     def read(self, row: int) -> dict[str, np.ndarray]:
         """rgb uint8 (H, W, 3), others (H, W) or (H, W, C), all of one height and width.
@@ -129,7 +130,7 @@ class Images(Dataset):
             picture = self.pictures.open(row)
             return (
                 self.views.plain(picture)
-                if drawn is None
+                if drawn is None or view is None
                 else self.views.view(picture, drawn, transform_seed(self.seed, view, row))
             )
 
@@ -172,10 +173,12 @@ class Pairs(Dataset):
         (B, 4) if it is known.
         """
         view, rows = request
+        size = self.views.size
+        assert size is not None  # PairSplit sets it to the frames' own by default
         channels = {name: self.samples.modalities[name][0] for name in self.views.modalities}
         dtypes = {"rgb": torch.uint8, LABELS: getattr(self.samples, "label_dtype", torch.uint8)}
         out = {
-            name: torch.empty((len(rows), *self.views.size, count), dtype=dtypes.get(name, torch.float32))
+            name: torch.empty((len(rows), *size, count), dtype=dtypes.get(name, torch.float32))
             for name, count in channels.items()
         }
         places = []
@@ -183,7 +186,7 @@ class Pairs(Dataset):
         def read(row: int, drawn: list[float] | None) -> tuple[dict, Any]:
             stored = self.samples.read(row)
             sample = {name: stored[name] for name in out}
-            if drawn is None:
+            if drawn is None or view is None:
                 return self.views.plain(sample), self.views.full_frame(*sample[self.views.modalities[0]].shape[:2])
             return self.views.view(sample, drawn, transform_seed(self.seed, view, row))
 
@@ -210,7 +213,7 @@ class Pairs(Dataset):
             return patched(out)
         top, left, height, width, flip = torch.tensor(places, dtype=torch.float32).reshape(-1, 5).T
         camera = view_camera(
-            self.intrinsics, top=top, left=left, height=height, width=width, size=self.views.size, flip=flip.bool()
+            self.intrinsics, top=top, left=left, height=height, width=width, size=size, flip=flip.bool()
         )
         return patched({**out, "camera": camera})
 
@@ -227,11 +230,11 @@ def _read_all(
     """Read the rows of a batch, with stand-ins for corrupted ones where they are skipped.
 
     Args:
-        read: From a row and its draws to what is kept of it.
-        keep: Told a place in the batch and what was read for it.
+        read: From a row and its draws to its output.
+        keep: Stores a place in the batch and the output that was read for it.
 
     Returns:
-        What makes the finished batch say which samples it holds, if others than those that were asked for.
+        A function from the finished batch to itself, or to a :class:`PatchedBatch` if stand-ins were read.
     """
     draws = _draws(views, seed, view, rows)
     stand_ins = None if skip_among is None else StandIns(skip_among)
@@ -254,7 +257,9 @@ def _read_all(
 
 
 def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.ndarray) -> list[list[float] | None]:
-    return [None] * len(rows) if view is None else views.draws(seed, view, torch.from_numpy(rows))
+    if view is None:
+        return [None] * len(rows)
+    return [*views.draws(seed, view, torch.from_numpy(rows))]
 
 
 @contextmanager

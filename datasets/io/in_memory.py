@@ -223,8 +223,9 @@ class TensorLoader:
         if self._padding:
             # A border of zeros is black, unlabelled, no depth; of counts or degrees, 0 is a value like any other.
             unknown = [name for name in views if name not in (RGB, LABELS, "depth")]
-            border = self._images[unknown[0]].border(draws) if unknown else None
-            views |= {name: views[name].masked_fill(border, torch.nan) for name in unknown}
+            if unknown:
+                border = self._images[unknown[0]].border(draws)
+                views |= {name: views[name].masked_fill(border, torch.nan) for name in unknown}
         if self._flip:
             views |= {name: mirror_vectors(views[name], draws.flip) for name in self._vectors}
         return views

@@ -148,7 +148,7 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
     Raises:
         UsageError: A field is missing, of another shape or dtype, or of another number of frames.
     """
-    first = None
+    first: tuple[int, ...] | None = None
     for field in ("images", *fields):
         dimensions, dtypes = _LAYOUT[field]
         dataset = file.get(field)
@@ -171,6 +171,7 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
                 f"{file.filename}: {field} is {dataset.dtype} {dataset.shape}, the labelled set has {expected}: fetch "
                 f"{FILE} from {PAGE}"
             )
+    assert first is not None  # there is at least the field images
     return first[2], first[1]
 
 

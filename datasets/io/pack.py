@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...core.config.loading import dataset_options
+from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ...core.registry import DATASETS
 from ..image_folder import split_folder
@@ -210,8 +211,7 @@ def _registered(
     }
     values = {**plain, **({"path": path} if path else {})}
     data = dataset(dataset_options(name, values, [option.removeprefix("data.") for option in options]))
-    opened = {split: _opened(data, split, names) for split in names}
-    opened = {split: there for split, there in opened.items() if there is not None}
+    opened = {key: split for key in names if (split := _opened(data, key, names)) is not None}
     if not opened:
         raise UsageError(f"{name} has no split {' or '.join(names)} with these options")
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
@@ -226,7 +226,7 @@ def _registered(
     return PackSource(name, first.classes, splits, attributes)
 
 
-def _opened(data: Any, split: str, names: list[str]) -> Any:
+def _opened(data: Any, split: str, names: list[str]) -> Split | None:
     try:
         return data.open(split)
     except UsageError as error:
@@ -235,7 +235,7 @@ def _opened(data: Any, split: str, names: list[str]) -> Any:
         raise
 
 
-def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
+def _pieces(split: Split) -> Iterator[dict[str, np.ndarray]]:
     """The fields of a split as they are stored: images (n, H, W, C), maps (n, H, W)."""
     rows = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (4 * sum(map(math.prod, split.modalities.values())))))
     for batch in split.loader(batch_size=rows, device="cpu", train=False).epoch(0):

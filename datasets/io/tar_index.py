@@ -163,7 +163,7 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                             "one in it"
                         )
                     images[key] = (member.name, member.offset_data, member.size)
-                elif (target := _target(path, member.name, kind, tar.extractfile(member).read())) is not None:
+                elif (target := _target(path, member.name, kind, _content(tar, member))) is not None:
                     if kind == "cls" and key in classes:
                         raise ContrastillError(
                             f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it"
@@ -198,6 +198,13 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                 "under label"
             )
     return [(*images[key], targets[key]) for key in order]
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:  # a link to nothing; other members are files
+        raise tarfile.ReadError(f"{member.name} is no file")
+    return file.read()
 
 
 def _check_end(path: Path, end: int) -> None:

@@ -78,15 +78,20 @@ class UserSamples:
         self.kinds = kinds
         self.targets = None if label is None else self._labels()
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
-        self.classes = None if self.targets is None else _class_names(dataset)
-        if self.classes is not None and len(self.classes) <= int(self.targets.max()):
+        self.classes = None if self.targets is None else self._names_of(self.targets)
+
+    def _names_of(self, targets: Tensor) -> list[str] | None:
+        """Names of the classes; None where the dataset has none, or fewer than there are classes."""
+        names, highest = _class_names(self.dataset), int(targets.max())
+        if names is not None and len(names) <= highest:
             log.warning(
                 "%s.classes has %d names, and labels go to %d: its classes have no names here",
                 self.name,
-                len(self.classes),
-                int(self.targets.max()),
+                len(names),
+                highest,
             )
-            self.classes = None
+            return None
+        return names
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -230,7 +235,7 @@ def _class_names(dataset: Any) -> list[str] | None:
                 "number all by one list of classes"
             )
         return known[0] if known and len(known) == len(parts) else None
-    names = getattr(dataset, "classes", None)
+    names: Any = getattr(dataset, "classes", None)
     if names is None:
         names = getattr(dataset, "class_to_idx", None)
     if isinstance(names, Mapping):
@@ -240,8 +245,10 @@ def _class_names(dataset: Any) -> list[str] | None:
         names = None if None in names else names
     if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__") or not hasattr(names, "__len__"):
         return None
-    names = [*names]
-    return None if not names or names == [*range(len(names))] else [str(name) for name in names]
+    listed_names = [*names]
+    if not listed_names or listed_names == [*range(len(listed_names))]:
+        return None
+    return [str(name) for name in listed_names]
 
 
 @contextmanager
@@ -265,7 +272,7 @@ def drawing_from(*key: int) -> Iterator[None]:
 def _fields(sample: Any) -> dict[str, Any]:
     """A sample as a dict of its modalities and its ``target``."""
     if isinstance(sample, Mapping):
-        return {_RENAMED.get(name, name): value for name, value in sample.items()}
+        return {_RENAMED[name] if name in _RENAMED else name: value for name, value in sample.items()}
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError
 from .file_views import LABELS
 
@@ -248,7 +249,7 @@ def warn_once(message: str, key: object = None) -> None:
     log.warning("%s", message)
 
 
-def check_splits(train: Any, test: Any) -> None:
+def check_splits(train: Split | None, test: Split | None) -> None:
     """Complain where a test split means other things by its values than the training split.
 
     Raises:
@@ -256,9 +257,10 @@ def check_splits(train: Any, test: Any) -> None:
             or number of channels, other classes or another number of them.
     """
     for split in (train, test):
-        if (getattr(split, "num_classes", None) or 0) > _MOST_CLASSES:
+        count = getattr(split, "num_classes", None) or 0
+        if count > _MOST_CLASSES:
             raise UsageError(
-                f"labels go to {split.num_classes - 1}, as if there were as many classes: number the classes from "
+                f"labels go to {count - 1}, as if there were as many classes: number the classes from "
                 "0 on, without gaps"
             )
         if split is not None and split.modalities.get("depth", (1,))[0] != 1:

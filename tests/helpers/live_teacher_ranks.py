@@ -57,7 +57,7 @@ def transfer(data):
 def digest_of(memory):
     """One hash of all that is kept."""
     digest = hashlib.sha256()
-    for _, kept in sorted(memory._kept.items()):
+    for _, rows in sorted(memory._kept.items()):
         for _, rows in sorted(kept.items()):
             for name, values in sorted(rows.fields.items()):
                 digest.update(name.encode() + values.numpy().tobytes())
@@ -67,36 +67,36 @@ def digest_of(memory):
 def main(folder):
     # Three files, as there are three batches.
     cache_files.ROWS = 16
-    accelerator, data, found, looks = Accelerator(cpu=True), split(), [], []
+    accelerator, data, digests, looks = Accelerator(cpu=True), split(), [], []
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
-    def memory_of(made, where):
+    def memory_of(transfer_, where):
         return CachedTeachers(
-            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where
+            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), transfer_, where
         )
 
-    made = transfer(data)
-    made.teachers[0].register_forward_hook(lambda module, args, said: looks.append(len(said.embedding)))
+    fresh = transfer(data)
+    fresh.teachers[0].register_forward_hook(lambda module, args, output: looks.append(len(output.embedding)))
     for where in (None, folder / "said"):
         looks.clear()
-        memory = memory_of(made, where)
+        memory = memory_of(fresh, where)
         for k in range(2):
             next(memory.epoch(k))
-        found.append((digest_of(memory), sum(looks)))
-    made = transfer(data)
-    memory = memory_of(made, folder / "said")
+        digests.append((digest_of(memory), sum(looks)))
+    fresh = transfer(data)
+    memory = memory_of(fresh, folder / "said")
     memory.let_go()
     result = fit(
-        made,
+        fresh,
         memory,
         None,
         TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16),
         accelerator=accelerator,
         progress=False,
     )
-    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in made.trained_state().items()}
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.trained_state().items()}
     state |= {f"loss of epoch {row['epoch']}": torch.tensor(row["loss"]) for row in result.history}
-    (folder / f"{share['rank']}.json").write_text(json.dumps(found))
+    (folder / f"{share['rank']}.json").write_text(json.dumps(digests))
     save_file(state, folder / f"{share['rank']}.safetensors")
 
 

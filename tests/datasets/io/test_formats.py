@@ -45,7 +45,7 @@ def _png(path, rows, width, bits, colour, *chunks, height=None):
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height or len(rows), bits, colour, 0, 0, height is not None))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*given) for given in chunks) + body + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*fields) for fields in chunks) + body + chunk(b"IEND", b"")
     )
 
 
@@ -359,7 +359,7 @@ def test_lossless_labels_and_smaller_copies_of_a_page_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_of_a_pair_are_turned_alike_or_refused(tmp_path, orientation):
+def test_orientation_is_applied_to_all_of_a_pair_or_refused(tmp_path, orientation):
     colour = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
     turn = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],

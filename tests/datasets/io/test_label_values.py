@@ -103,10 +103,10 @@ class _Answers(nn.Module):
         super().__init__()
         self.classes, self.modality = classes, "image"
 
-    def forward(self, given, *rest):
-        if isinstance(given, dict):
-            return Representation(maps=[given["image"]])
-        return nn.functional.one_hot(given[0][:, 0].long() - 1, self.classes).permute(0, 3, 1, 2).float()
+    def forward(self, student, *rest):
+        if isinstance(student, dict):
+            return Representation(maps=[student["image"]])
+        return nn.functional.one_hot(student[0][:, 0].long() - 1, self.classes).permute(0, 3, 1, 2).float()
 
 
 class _Once:
@@ -168,8 +168,8 @@ def test_255_is_no_label_and_the_key_says_otherwise(tmp_path, source, named, cap
         seen = batches(opened)["semantics"]
         opened.open("train")
     assert seen.dtype == torch.uint8 and np.array_equal(seen[:, 0].numpy(), means)
-    told = [record.getMessage() for record in caplog.records if "stands for no label" in record.getMessage()]
-    assert len(told) == 1 and "the label 255 in semantics stands for no label, as 0 does" in told[0]
+    warnings = [record.getMessage() for record in caplog.records if "stands for no label" in record.getMessage()]
+    assert len(warnings) == 1 and "the label 255 in semantics stands for no label, as 0 does" in warnings[0]
 
 
 @pytest.mark.parametrize("source", ["packed", "paired_folder", "own"])
@@ -319,6 +319,6 @@ def test_classes_numbered_otherwise_for_testing_are_matched_and_other_kinds_of_l
                 type(
                     "Listed",
                     (Listed,),
-                    {"__getitem__": lambda one, row, wrong=wrong: (np.zeros((8, 8, 3), np.uint8), wrong)},
+                    {"__getitem__": lambda self, row, wrong=wrong: (np.zeros((8, 8, 3), np.uint8), wrong)},
                 )(labels, None)
             )

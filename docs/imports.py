@@ -103,13 +103,13 @@ def drawing(imported: list[Import]) -> str:
     ]
     counts = Counter((folder(entry.importer), folder(entry.imported)) for entry in between)
     at_once = {(folder(entry.importer), folder(entry.imported)) for entry in between if entry.when != "call"}
+    sentences = [f"{importer} imports {other} {count} times" for (importer, other), count in sorted(counts.items())]
     height = 56 * len(folders) + 60
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img" aria-labelledby="t d" '
         'font-family="system-ui, sans-serif" font-size="16">',
         '  <title id="t">Who imports whom</title>',
-        "  <desc "
-        f'id="d">{"; ".join(f"{importer} imports {other} {count} times" for (importer, other), count in sorted(counts.items()))}.</desc>',
+        f'  <desc id="d">{"; ".join(sentences)}.</desc>',
         f'  <rect x="1" y="1" width="638" height="{height - 2}" rx="12" fill="#f7f8fa" stroke="#8a93a3"/>',
     ]
     middle = {}

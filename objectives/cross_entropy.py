@@ -31,7 +31,7 @@ class CrossEntropy(Objective):
         1.3863
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
 
     needs_teacher = False

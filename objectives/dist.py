@@ -39,7 +39,7 @@ class DIST(Objective):
         True
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         beta: float = Field(2.0, ge=0, description="factor of the correlation between classes, of each sample")
         gamma: float = Field(2.0, ge=0, description="factor of the correlation between samples, of each class")
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")

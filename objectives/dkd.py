@@ -38,7 +38,7 @@ class DKD(Objective):
         True
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         alpha: float = Field(1.0, ge=0, description="factor of the target's part")
         beta: float = Field(8.0, ge=0, description="factor of the other classes' part")
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")

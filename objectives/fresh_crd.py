@@ -35,7 +35,7 @@ class FreshCRD(Objective):
             loader that cannot show chosen samples.
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
         num_negatives: int = Field(4096, gt=0, description="K, rows of the teacher that are drawn at each step")
         negatives_from: Literal["other_class", "other_sample"] | None = Field(

@@ -41,7 +41,7 @@ class KD(Objective):
         True
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
         standardize: bool = Field(
             False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side"

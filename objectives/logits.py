@@ -33,8 +33,8 @@ def check_classes(objective: str, setting: Setting) -> None:
     if setting.student.num_classes != teacher.num_classes:
         raise UsageError(
             f"objective {objective} compares logits, but the teacher has {teacher.num_classes} classes "
-            f"and the student {setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use "
-            "an objective that reads embeddings, such as crd"
+            f"and the student {setting.student.num_classes}: say with class_map which of the teacher's classes is "
+            "which, or use an objective that reads embeddings, such as crd"
         )
 
 

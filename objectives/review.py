@@ -45,7 +45,9 @@ class Review(Objective):
             sample.
 
     Example:
-        >>> student, teacher = (Representation(maps=(torch.randn(2, d, 8, 8),), embedding=torch.randn(2, 2 * d)) for d in (4, 6))
+        >>> student, teacher = (
+        ...     Representation(maps=(torch.randn(2, d, 8, 8),), embedding=torch.randn(2, 2 * d)) for d in (4, 6)
+        ... )
         >>> Review((4, 8), (6, 12), pairs=((0, 0),))(student, teacher, {}).shape
         torch.Size([])
     """
@@ -115,7 +117,8 @@ class AttentionFusion(nn.Module):
         - returns the answer (B, C', H', W'), and (B, M, H', W') for the next level.
 
     Example:
-        >>> answer, deeper = AttentionFusion(4, 8, 6, with_deeper=True)(torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4), (8, 8))
+        >>> fusion = AttentionFusion(4, 8, 6, with_deeper=True)
+        >>> answer, deeper = fusion(torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4), (8, 8))
         >>> answer.shape, deeper.shape
         (torch.Size([2, 6, 8, 8]), torch.Size([2, 8, 8, 8]))
     """

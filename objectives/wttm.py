@@ -41,7 +41,7 @@ class WTTM(Objective):
         tensor(True)
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         temperature: float = Field(
             4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)"
         )

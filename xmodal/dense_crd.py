@@ -122,7 +122,7 @@ class DenseCRD(Objective):
         pairing: Literal["local_local", "local_global", "both"] = Field(
             "local_local", description="what is contrasted with what"
         )
-        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]  # another set of answers
+        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
@@ -210,13 +210,17 @@ class DenseCRD(Objective):
                 )
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
-        self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
+        self.local: Sequence[Sequence[Any]] = nn.ModuleList(  # type: ignore[assignment]
+            sides(dims, num_rows > 0) for dims in local_dims
+        )
         self.pooled = None
         if pairing != "local_local":
             if pooled_dims is None:
                 raise UsageError(f"pairing={pairing!r} of dense_crd reads embeddings: pass pooled_dims")
             self.pooled = sides(pooled_dims)
-        self.anchors: Sequence[Embedding] = nn.ModuleList(Embedding(*dims) for dims in local_dims if anchor_weight)  # type: ignore[assignment]
+        self.anchors: Sequence[Embedding] = nn.ModuleList(  # type: ignore[assignment]
+            Embedding(*dims) for dims in local_dims if anchor_weight
+        )
         self.rows: Sequence[PositionRows] = nn.ModuleList()  # type: ignore[assignment]
         if num_rows and num_samples is not None and grids is not None:
             self.rows = nn.ModuleList(  # type: ignore[assignment]

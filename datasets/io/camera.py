@@ -151,6 +151,7 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
             (name for name, (least, most) in _PLAUSIBLE.items() if least <= valid.median() <= most), "relative"
         )
         log.warning(
-            "%s: depth goes from %.4g to %.4g (median %.4g), which can hardly be %s: set data.depth_unit=%s, or what it is",
+            "%s: depth goes from %.4g to %.4g (median %.4g), which can hardly be %s: set data.depth_unit=%s, "
+            "or what it is",
             where, valid.min(), valid.max(), valid.median(), unit, likely,
         )  # fmt: skip

@@ -42,7 +42,7 @@ class Readable(Protocol):
 
 
 class FileLoader:
-    """The batches of a split; what they hold depends on nothing but (seed, epoch) and their place in it.
+    """The batches of a split: functions of (seed, epoch) and their number in it alone.
 
     The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once:
     the one that is asked takes the workers over, at the cost of what they had read ahead.
@@ -93,15 +93,15 @@ class FileLoader:
         return self._targets
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
+        """This rank's slice of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
         ``k``, or ``k`` mod ``views``.
 
         Yields:
             A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1];
             ``semantics`` uint8, others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,);
             where the split knows its intrinsics and no transform of albumentations moved the view, ``camera`` float32
-            (B, 4); ``view`` int64 (B,) if views come again; ``is_padding``, all true, on a training share that stands for
-            an empty one.
+            (B, 4); ``view`` int64 (B,) if views repeat; ``is_padding``, all true, on the padding of an empty training
+            slice.
 
         Raises:
             ContrastillError: A file is damaged, or a worker was killed.
@@ -140,7 +140,7 @@ class FileLoader:
         self._corrupted.end_epoch()
 
     def _batch(self, read: Batch, index: Tensor, k: int) -> Batch:
-        """From what was read, images (B, H, W, C), to what is handed out."""
+        """A batch on the device, channels first, from images (B, H, W, C) as they were read."""
         batch = {name: values.to(self.device, non_blocking=True) for name, values in read.items()}
         batch = {name: values.permute(0, 3, 1, 2) if values.dim() == 4 else values for name, values in batch.items()}
         if self._jitter:
@@ -149,7 +149,7 @@ class FileLoader:
         return {**batch, "index": index, **({} if self._targets is None else {"target": self._targets[index]})}
 
     def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
-        """What was read of these samples, in order."""
+        """The samples as the workers read them, in order."""
         if self._data is None:
             with unwarned():
                 self._data = DataLoader(
@@ -213,7 +213,7 @@ class FileLoader:
 
 
 class _Requests(Sampler):
-    """What the workers are asked for: (view, rows) of each batch; DataLoader asks for it anew in each pass."""
+    """The workers' requests: (view, rows) of each batch; DataLoader iterates over them in each pass."""
 
     def __init__(self) -> None:
         self.pending: list[tuple[int | None, np.ndarray]] = []

@@ -59,8 +59,8 @@ class ReadSplit(ABC):
             device: Where the batches are.
             seed: Of the order and of the views.
             train: Shuffled and augmented; otherwise in order, each view a plain one.
-            rank, world: Which contiguous share of each batch this process takes, of how many.
-            views: Different views of each sample, after which they come again; None: a new one each epoch.
+            rank, world: This process's rank and the number of ranks; each rank gets a contiguous slice of each batch.
+            views: Number of different views of each sample; None: a new one in every epoch.
         """
         return FileLoader(
             self,

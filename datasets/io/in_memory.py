@@ -1,4 +1,4 @@
-"""A split whose images live as tensors on the device, and the loader that hands out whole batches of its views."""
+"""A split whose images are tensors on the device, and the loader of batches of its views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 
 
 class AugmentOptions(BaseModel):
-    """How training views are drawn; shared by the sets that are kept on the device."""
+    """How training views are drawn; shared by the data sets in memory."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -109,8 +109,8 @@ class TensorSplit:
             device: Where the batches are; the whole split is moved there once.
             seed: Of the order and of the views.
             train: Shuffled and augmented; otherwise in order, as stored.
-            rank, world: Which contiguous share of each batch this process takes, of how many.
-            views: Different views of each sample, after which they come again; None: a new one each epoch.
+            rank, world: This process's rank and the number of ranks; each rank gets a contiguous slice of each batch.
+            views: Number of different views of each sample; None: a new one in every epoch.
         """
         return TensorLoader(
             self,
@@ -132,10 +132,11 @@ class TensorSplit:
 
 
 class TensorLoader:
-    """The batches of a :class:`TensorSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
+    """The batches of a :class:`TensorSplit`: functions of (seed, epoch) and their number in it alone.
 
     ``len()`` is the number of batches of an epoch, the last, shorter one among them. Where that one has fewer samples
-    than there are ranks, the last ranks' share of it is empty; in training it is a ``is_padding``, see :func:`filled`.
+    than there are ranks, the last ranks' slices of it are empty; in training they are padded, see
+    :func:`padded_slice`.
 
     Raises:
         UsageError: batch_size is smaller than the number of ranks.
@@ -177,15 +178,14 @@ class TensorLoader:
         return self._targets
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
+        """This rank's slice of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
         ``k``, or ``k`` mod ``views``.
 
         Yields:
             A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the
             stored unit, with NaN where a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled,
             ``target`` int64 (B,); ``camera`` float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are
-            known; ``view`` int64 (B,) if views come again; ``is_padding``, all true, on a share that stands for an empty
-            one.
+            known; ``view`` int64 (B,) if views repeat; ``is_padding``, all true, on the padding of an empty slice.
         """
         if not self.train:
             for rows in rank_slices(self.num_samples, self.batch_size, self.rank, self.world, start):
@@ -260,7 +260,7 @@ class TensorLoader:
 
 
 def check_ranks(batch_size: int, rank: int, world: int) -> None:
-    """Complain where a batch cannot be shared out.
+    """Check that each rank gets a slice of a batch.
 
     Raises:
         UsageError: ``batch_size`` is smaller than the number of ranks, or there is no such rank.
@@ -272,8 +272,8 @@ def check_ranks(batch_size: int, rank: int, world: int) -> None:
 
 
 def rank_slices(num_samples: int, batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[slice]:
-    """Where in an epoch's order this rank's share of the batches ``start``, ``start + 1``, … lies; split as
-    torch.tensor_split does.
+    """This rank's slices, in an epoch's order, of the batches ``start``, ``start + 1``, …; split as torch.tensor_split
+    does.
     """
     for first in range(start * batch_size, num_samples, batch_size):
         share, longer = divmod(min(batch_size, num_samples - first), world)
@@ -282,22 +282,22 @@ def rank_slices(num_samples: int, batch_size: int, rank: int, world: int, start:
 
 
 def padded_slice(rank_slice: slice) -> slice:
-    """The share itself, or in the place of an empty one the last sample of the batch, as in training every rank takes
-    part in each step.
+    """The slice itself, or if it is empty the last sample of the batch, as in training every rank takes part in each
+    step.
 
     Of all samples it is the one whose row in a bank may be written once more: by the last rank, and with the value it
     has by then.
 
     Example:
-        >>> [filled(share) for rank in range(3) for share in shares(2, 4, rank, 3)]
+        >>> [padded_slice(rows) for rank in range(3) for rows in rank_slices(2, 4, rank, 3)]
         [slice(0, 1, None), slice(1, 2, None), slice(1, 2, None)]
     """
     return rank_slice if rank_slice.start < rank_slice.stop else slice(rank_slice.start - 1, rank_slice.stop)
 
 
 def view_fields(index: Tensor, view: int | None, *, is_padding: bool) -> Batch:
-    """Fields (B,) of a training batch: ``view``, the number of a view that comes again; ``is_padding`` on one that stands
-    for an empty share.
+    """Fields (B,) of a training batch: ``view``, the number of a view that repeats; ``is_padding`` on the padding of an
+    empty slice.
     """
     fields = {} if view is None else {"view": torch.full_like(index, view)}
     return {**fields, "is_padding": torch.ones_like(index, dtype=torch.bool)} if is_padding else fields

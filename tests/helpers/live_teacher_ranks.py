@@ -57,8 +57,8 @@ def transfer(data):
 def digest_of(memory):
     """One hash of all that is kept."""
     digest = hashlib.sha256()
-    for _, rows in sorted(memory._kept.items()):
-        for _, rows in sorted(kept.items()):
+    for _, view in sorted(memory._kept.items()):
+        for _, rows in sorted(view.items()):
             for name, values in sorted(rows.fields.items()):
                 digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()

@@ -175,16 +175,16 @@ def setting(student=((5, 4, 4),), targets=None):
 
 
 @pytest.mark.parametrize(
-    ("options", "of", "message"),
+    ("options", "setting_", "message"),
     [
         ({}, setting(student=()), "the student has none"),
         ({"pairs": ((1, 0),)}, setting(), "names map 1 of the student, which has 1"),
         ({"negatives_from": "other_class"}, setting(), "needs labels, and this data has none"),
     ],
 )
-def test_refusals(options, of, message):
+def test_refusals(options, setting_, message):
     with pytest.raises(UsageError, match=message):
-        DenseCRD.build(DenseCRD.Options(**options), of)
+        DenseCRD.build(DenseCRD.Options(**options), setting_)
 
 
 def test_a_batch_of_one_has_no_negatives():

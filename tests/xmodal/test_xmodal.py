@@ -127,7 +127,8 @@ def of_sensors(teachers, sensors, tmp_path):
     config = tmp_path / "sensors.yaml"
     config.write_text(
         f"""
-data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null, splits: {{train: train, test: null}}}}
+data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null,
+       splits: {{train: train, test: null}}}}
 teachers: [{{model: resnet8, weights: {teachers / "rgb"}}}]
 student: {{model: conv5, modality: depth}}
 objectives: {{dense_crd: {{}}}}

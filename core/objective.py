@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .errors import UsageError
+from .errors import UsageError, required
 from .representation import Representation, RepresentationSpec
 
 
@@ -40,16 +40,8 @@ class Setting:
     pass_samples: int | None = None
 
     def require_teacher(self) -> RepresentationSpec:
-        """Shapes of the teacher's outputs, for objectives with ``needs_teacher``.
-
-        Raises:
-            UsageError: There is no teacher.
-        """
-        if self.teacher is None:
-            raise UsageError(
-                "the objective compares the student with a teacher, and there is none: add one to teachers"
-            )
-        return self.teacher
+        """Shapes of the teacher's outputs, for objectives with ``needs_teacher``; a UsageError without a teacher."""
+        return required(self.teacher, "teacher")
 
 
 class TeacherOutputs(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError, unknown_name
+from .errors import UsageError, required, unknown_name
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 
@@ -34,26 +34,12 @@ class Representation:
     maps: tuple[Tensor, ...] = ()
 
     def require_logits(self) -> Tensor:
-        """The logits (B, C), for readers whose ``needs`` include them.
-
-        Raises:
-            UsageError: There are none.
-        """
-        return _required(self.logits, "logits")
+        """The logits (B, C) that ``needs`` asked for; a UsageError where there are none."""
+        return required(self.logits, "logits")
 
     def require_embedding(self) -> Tensor:
-        """The embedding (B, D), for readers whose ``needs`` include it.
-
-        Raises:
-            UsageError: There is none.
-        """
-        return _required(self.embedding, "embedding")
-
-
-def _required(value: Tensor | None, part: str) -> Tensor:
-    if value is None:
-        raise UsageError(f"the representation has no {part}: add it to the needs of its forward pass")
-    return value
+        """The embedding (B, D) that ``needs`` asked for; a UsageError where there is none."""
+        return required(self.embedding, "embedding")
 
 
 @dataclass(frozen=True)

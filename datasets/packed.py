@@ -11,7 +11,6 @@ import h5py
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
@@ -19,6 +18,7 @@ from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_un
 from .io.file_views import LABELS
 from .io.hdf5 import SUFFIXES, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
+from .io.packed_classes import read_classes
 from .io.values import (
     NO_LABEL,
     RGB,
@@ -128,7 +128,10 @@ class Packed:
                 for modality, name in options.fields.items()
             }
             kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
-            targets, num_classes, classes = self._targets(file, group, rows)
+            targets, num_classes, classes = None, None, None
+            if self.options.target is not None and self._labelled(group):
+                groups = [name for name in self.options.splits.values() if name]
+                targets, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
             camera = self._camera(file, group)
         flip = options.flip and augmented
         labels: dict[str, Any] = {
@@ -339,47 +342,3 @@ class Packed:
         if target != "target":
             self._field(group, target, "target")
         return target in group
-
-    def _targets(
-        self, file: h5py.File, group: h5py.Group, rows: slice | np.ndarray
-    ) -> tuple[Tensor | None, int | None, list[str] | None]:
-        """Classes of the samples, how many classes the data set has, and their names."""
-        name = self.options.target
-        if not self._labelled(group):
-            return None, None, None
-        read = {
-            key: file[key][name]
-            for key in filter(None, self.options.splits.values())
-            if isinstance(file.get(key), h5py.Group) and name in file[key]
-        }
-        for key, field in read.items():
-            if field.ndim != 1 or not (field.dtype.kind in "iu" or h5py.check_string_dtype(field.dtype)):
-                raise UsageError(
-                    f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
-                    "(N,); data.target=null leaves them out"
-                )
-        classes: list[str] | None
-        if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
-            values, classes = _numbered({key: field.asstr()[()] for key, field in read.items()})
-        else:
-            values, classes = {key: field[()].astype(np.int64) for key, field in read.items()}, class_names(file)
-        highest = max((int(part.max()) for part in values.values() if len(part)), default=-1)
-        lowest = min((int(part.min()) for part in values.values() if len(part)), default=0)
-        if lowest < 0 or (classes is not None and highest >= len(classes)):
-            known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
-            raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
-        split = group.name.strip("/")
-        return (
-            torch.from_numpy(values[split][rows].copy()),
-            len(classes) if classes is not None else highest + 1,
-            classes,
-        )
-
-
-def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Names of classes as numbers, in the order of the names of all splits, and that order."""
-    classes = sorted({name for part in names.values() for name in part.tolist()})
-    number = {name: place for place, name in enumerate(classes)}
-    return {
-        key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()
-    }, classes

@@ -19,28 +19,11 @@ from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
 from ..objectives.embeddings import embedding_dims
 from ..objectives.maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size, resize_map
-from .position_rows import ChannelScale, PositionRows
+from .position_rows import ChannelScale, PositionRows, check_rows
+from .projectors import PROJECTORS
 from .softmax_loss import ExtraRows, softmax_pair_loss
 
 CRITERIA = ("nce", "softmax")
-
-
-class MLPEmbedding(nn.Sequential):
-    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is
-    thrown away regresses better than a linear one.
-    """
-
-    def __init__(self, dim: int, embed_dim: int) -> None:
-        hidden = 2 * embed_dim
-        # Without running statistics: there are none that ranks could disagree on.
-        norm = nn.BatchNorm1d(hidden, track_running_stats=False)
-        super().__init__(nn.Linear(dim, hidden, bias=False), norm, nn.ReLU(), nn.Linear(hidden, embed_dim))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return normalise(super().forward(features))[0]
-
-
-PROJECTORS: dict[str, type[nn.Module]] = {"linear": Embedding, "mlp": MLPEmbedding}
 
 
 @OBJECTIVES.register("dense_crd")
@@ -188,7 +171,7 @@ class DenseCRD(Objective):
                 "weight: leave it out"
             )
         if num_rows:
-            _check_rows(criterion, pairing, grids, num_samples)
+            check_rows(criterion, pairing, grids, num_samples)
             if negatives_from == "other_class" and targets is None:
                 raise UsageError(
                     "negatives_from='other_class' with num_rows needs the classes of all training samples: pass "
@@ -358,19 +341,3 @@ class DenseCRD(Objective):
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
         return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)
-
-
-def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
-    """Refuse kept rows where they cannot be used."""
-    if criterion != "softmax":
-        raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
-    if pairing == "local_global":
-        raise UsageError(
-            "num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take "
-            "local_local or both, or num_rows=0"
-        )
-    if grids is None or num_samples is None:
-        raise UsageError(
-            "num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and "
-            "how many samples there are"
-        )

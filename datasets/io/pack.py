@@ -223,7 +223,7 @@ def _registered(
     # What stood for no label or was coded is 0 and −1 … 1 in what is packed.
     attributes |= {"void": "none"} if LABELS in first.modalities else {}
     attributes |= {"vectors": vectors} if vectors or any(name in VECTORS for name in first.modalities) else {}
-    return PackSource(name, first.classes, splits, attributes)
+    return PackSource(name, None if first.classes is None else list(first.classes), splits, attributes)
 
 
 def _opened(data: Any, split: str, names: list[str]) -> Split | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .intersect import NEAR, intersect_ball, intersect_box, intersect_frustum
 from .kinds import BALL, BOX, KINDS, SLOTS, Primitives
 from .scene import FOCAL, OBJECTS, SHELL, Scene, classes_of, draw_scene
 from .shade import Points, add_rgb_noise, measured, shade
@@ -24,7 +25,6 @@ SEMANTICS = ("unlabelled", "floor", "wall", "ceiling", *KINDS)
 # Rays of a pixel, in pixels from its centre. The first one is the centre itself, which depth and semantics are taken
 # at.
 _RAYS = np.array([[0.0, 0.0], [-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
-_NEAR = 0.05
 _ATTEMPTS = 6
 _LEAST_SHARE = 0.03  # of the frame's pixels that the main object must show
 _PIXELS = 2**17
@@ -235,7 +235,7 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
         rx, ry = x[base + ray], y[base + ray]
         step = [across[j][0] * rx + across[j][1] * ry + across[j][2] for j in range(3)]
         reach = np.empty(len(who))
-        for kind, meet in ((BOX, _meet_box), (BALL, _meet_ball), (None, _meet_frustum)):
+        for kind, meet in ((BOX, intersect_box), (BALL, intersect_ball), (None, intersect_frustum)):
             # The primitives are sorted by shape, so these are slices.
             chosen = np.flatnonzero(shape == kind if kind is not None else shape > BALL)
             if len(chosen):
@@ -270,59 +270,14 @@ def _covers(parts: Primitives, axes: np.ndarray, away: np.ndarray, size: int) ->
         signs = [1.0 if corner >> j & 1 else -1.0 for j in range(3)]
         point = [sum(signs[j] * half[:, j] * parts.turn[:, k, j] for j in range(3)) - away[:, k] for k in range(3)]
         seen = [sum(axes[:, a, k] * point[k] for k in range(3)) for a in range(3)]
-        behind |= seen[2] < _NEAR
-        depth = np.maximum(seen[2], _NEAR)
+        behind |= seen[2] < NEAR
+        depth = np.maximum(seen[2], NEAR)
         for a in range(2):
             low[a], high[a] = np.minimum(low[a], seen[a] / depth), np.maximum(high[a], seen[a] / depth)
     low, high = np.where(behind, -1.0, low), np.where(behind, 1.0, high)
     first = np.clip(np.floor((low * FOCAL + 0.5) * size - 0.8), 0, size).astype(np.int64)
     last = np.clip(np.ceil((high * FOCAL + 0.5) * size + 0.8), 0, size).astype(np.int64)
     return first[0], last[0], first[1], last[1]
-
-
-def _meet_box(o: list[np.ndarray], d: list[np.ndarray], _: np.ndarray) -> np.ndarray:
-    """Where rays o + t·d enter the cube from −1 to 1: t, or inf."""
-    enter, leave = np.full(len(o[0]), -np.inf), np.full(len(o[0]), np.inf)
-    for k in range(3):
-        step = 1 / np.where(np.abs(d[k]) < 1e-12, 1e-12, d[k])
-        near, far = (-1 - o[k]) * step, (1 - o[k]) * step
-        enter, leave = np.maximum(enter, np.minimum(near, far)), np.minimum(leave, np.maximum(near, far))
-    return np.where((enter < leave) & (enter > _NEAR), enter, np.inf)
-
-
-def _meet_ball(o: list[np.ndarray], d: list[np.ndarray], _: np.ndarray) -> np.ndarray:
-    """The same of the unit sphere."""
-    a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-    b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2]
-    c = o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - 1
-    root = b * b - a * c
-    reach = (-b - np.sqrt(np.maximum(root, 0.0))) / a
-    return np.where((root > 0) & (reach > _NEAR), reach, np.inf)
-
-
-def _meet_frustum(o: list[np.ndarray], d: list[np.ndarray], taper: np.ndarray) -> np.ndarray:
-    """The same of a frustum around z from −1 to 1, of radius 1 below and ``taper`` above."""
-    slope, middle = (taper - 1) / 2, (taper + 1) / 2
-    radius = middle + slope * o[2]
-    a = d[0] * d[0] + d[1] * d[1] - slope * slope * d[2] * d[2]
-    b = o[0] * d[0] + o[1] * d[1] - radius * slope * d[2]
-    c = o[0] * o[0] + o[1] * o[1] - radius * radius
-    root = b * b - a * c
-    square = np.sqrt(np.maximum(root, 0.0))
-    a = np.where(np.abs(a) < 1e-12, 1e-12, a)
-    best = np.full(len(taper), np.inf)
-    for sign in (-1.0, 1.0):
-        reach = (-b + sign * square) / a
-        z = o[2] + reach * d[2]
-        good = (root > 0) & (reach > _NEAR) & (np.abs(z) <= 1) & (middle + slope * z >= 0)
-        best = np.where(good & (reach < best), reach, best)
-    step = 1 / np.where(np.abs(d[2]) < 1e-12, 1e-12, d[2])
-    for lid, wide in ((-1.0, np.ones_like(taper)), (1.0, taper)):
-        reach = (lid - o[2]) * step
-        across, down = o[0] + reach * d[0], o[1] + reach * d[1]
-        good = (reach > _NEAR) & (across * across + down * down <= wide * wide)
-        best = np.where(good & (reach < best), reach, best)
-    return best
 
 
 def _describe(scene: Scene, hits: _Hits, at: np.ndarray, who: np.ndarray, meeting: list[np.ndarray]) -> None:

@@ -10,8 +10,9 @@ from contrastill.core.crd.criterion import Critic, pair_loss
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.xmodal.dense_crd import DenseCRD, MLPEmbedding
+from contrastill.xmodal.dense_crd import DenseCRD
 from contrastill.xmodal.position_rows import PositionRows
+from contrastill.xmodal.projectors import MLPEmbedding
 
 TAU, D = 0.1, 6
 

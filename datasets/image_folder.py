@@ -27,7 +27,7 @@ OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
 
 
 def is_free(folder: Path) -> bool:
-    """Whether it is a folder, and nothing in it says that it is something else."""
+    """Whether it is a folder without the marks of anything else."""
     return folder.is_dir() and not any((folder / name).exists() for name in OTHERS)
 
 
@@ -48,7 +48,7 @@ class ImageFolder:
 
     class Options(ViewOptions):
         path: str = Field(description="the folder")
-        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        size: int = Field(224, gt=0, description="side in pixels of the images")
         test_fraction: float = Field(
             0.1,
             gt=0,
@@ -132,7 +132,7 @@ class ImageFolder:
         return classes, self._images(where, classes, complete=split == "train")
 
     def _hash_split(self, classes: list[str], split: str) -> list[tuple[str, int]]:
-        """The images of ``split`` where nothing but classes is given."""
+        """The images of ``split`` where there are folders of classes alone."""
         files = self._images(self.root, classes, complete=True)
         parts: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
         for name, target in files:

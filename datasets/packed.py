@@ -50,11 +50,11 @@ _ROWS_AT_ONCE = 4096
 
 @DATASETS.register("packed")
 class Packed:
-    """A packed HDF5 file, kept whole in memory.
+    """A packed HDF5 file, all of it in memory.
 
     The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
         depth
-    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values are handed out as stored, of any dtype:
+    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
     millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
     whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
 
@@ -109,7 +109,7 @@ class Packed:
         return Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
 
     def open(self, split: str) -> TensorSplit | None:
-        """Read ``"train"`` or ``"test"``, whole; None where ``splits`` says that there is no such split. Only
+        """Read all of ``"train"`` or ``"test"``; None where ``splits`` says that there is no such split. Only
         ``"train"`` is ever augmented.
         """
         options, augmented = self.options, split == "train"
@@ -148,7 +148,7 @@ class Packed:
         return opened
 
     def _camera(self, file: h5py.File, group: h5py.Group) -> Camera | None:
-        """Unit and intrinsics of the field of depth, given, kept in the file, or by its dtype."""
+        """Unit and intrinsics of the field of depth, from the options, from the file, or by its dtype."""
         if "depth" not in self.options.fields:
             return None
         stored = file.attrs.get("depth_unit")
@@ -240,7 +240,7 @@ class Packed:
         return np.flatnonzero(testing if split == "test" else ~testing)
 
     def _vectors(self, file: h5py.File, group: h5py.Group) -> tuple[str, ...]:
-        """Modalities that are vectors: given, kept in the file, or by their names."""
+        """Modalities that are vectors: from the options, from the file, or by their names."""
         fields = {modality: group[name].shape for modality, name in self.options.fields.items()}
         stored = class_names(file, "vectors")
         named = (
@@ -261,7 +261,7 @@ class Packed:
         padding: int,
         names: list[str] | None,
     ) -> PaddedImages:
-        """Label maps, 0 for every label that stands for none: uint8 as such, wider ones int32."""
+        """Label maps, 0 for every void label: uint8 as such, wider ones int32."""
         field = group[name]
         if field.ndim not in (3, 4) or field.shape[3:] not in ((), (1,)) or field.dtype.kind not in "iuf":
             raise UsageError(
@@ -286,7 +286,7 @@ class Packed:
         return images
 
     def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
-        """Which labels stand for none: as it is given, kept in the file, or by what all splits hold."""
+        """Which labels are void: as it is from the options, from the file, or by what all splits hold."""
         explicit = "void" in self.options.model_fields_set
         if not explicit and file.attrs.get("void") == "none":
             return LabelRule.of(None, True, names)

@@ -37,7 +37,7 @@ from .io.view_options import ViewOptions
 
 log = logging.getLogger(__name__)
 
-# Frames that are looked at when a split is opened, evenly spaced over it.
+# Frames that are read when a split is opened, evenly spaced over it.
 _LOOKED_AT = 16
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
@@ -50,7 +50,7 @@ class PairedFolder:
 
     Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any image, of which
     more than 8 bits are scaled to 8; other folders hold images of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR,
-    handed out as float32 with their values as stored. ``semantics`` holds label maps: 0 unlabelled, then the lines of
+    read as float32 with their values as stored. ``semantics`` holds label maps: 0 unlabelled, then the lines of
     ``classes.txt`` beside the folders, if it is there. A sample's ``index`` is its place in the list sorted by path.
     What is held out is decided by a hash of the path, as in ``image_folder``.
 

@@ -1,4 +1,4 @@
-"""``tiny_imagenet``: the official folder of TinyImageNet, or a part of it, kept whole in memory."""
+"""``tiny_imagenet``: the official folder of TinyImageNet, or a part of it, all of it in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TinyImageNet:
         return any((root / "wnids.txt").is_file() for root in (Path(path), Path(path) / _FOLDER))
 
     def open(self, split: str) -> TensorSplit:
-        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Read all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         if split not in ("train", "test"):
             raise UsageError(f"tiny_imagenet has no split {split!r}: it has train, test")
         options, training, root = self.options, split == "train", self._root()

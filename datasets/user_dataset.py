@@ -1,4 +1,4 @@
-"""Datasets that somebody made elsewhere, in the place of a registered one: labels, modalities, and views that are
+"""A user's own datasets in the place of a registered one: labels, modalities, and views that are
 functions of (seed, view, index).
 """
 
@@ -37,13 +37,13 @@ _PLAIN = 2**32  # stands for a view's number where nothing is augmented
 
 
 class UserDataset:
-    """A training and a test dataset as they were handed over, in the place of a registered class.
+    """A training and a test dataset as the user passes them, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
     ``label`` will do for ``rgb`` and ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
     tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of uint16, which is scaled to 8 bits, or of floats,
     in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
-    of torch, NumPy and Python is a function of (seed, view, index). Values are handed out as they are, rgb and labels
+    of torch, NumPy and Python is a function of (seed, view, index). Values stay as they are, rgb and labels
     aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole numbers, 0, −1, −100 and 255
         (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
     wherever samples are read: where they differ, the training stops at the first.
@@ -117,7 +117,7 @@ class _OpenedDataset:
         )
 
     def _labels(self) -> LabelRule:
-        """Which labels of label maps stand for none, in both splits alike."""
+        """Which labels of label maps are void, the same in both splits."""
         seen = max(part.highest_label() for part in self._parts)
         return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
 
@@ -132,7 +132,7 @@ def _renumbered(classes: list[str], targets: Tensor, name: str, train: UserSampl
         used,
         f"the training dataset {train.name}",
         f"the test dataset {name}",
-        "hand over both with the same classes",
+        "pass both with the same classes",
     )
     numbers = dict(zip(used, places, strict=True))
     return torch.tensor([numbers.get(label, -1) for label in classes])[targets]

@@ -60,7 +60,7 @@ class WebDataset:
         cache: str | None = Field(
             None, description="folder to keep the index in where that of the shards cannot be written to"
         )
-        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        size: int = Field(224, gt=0, description="side in pixels of the images")
 
     def __init__(self, options: Options) -> None:
         self.options = options

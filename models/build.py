@@ -56,7 +56,7 @@ def build_network(
             ``timm/vit_tiny_patch16_224``, ``torchvision/resnet18``.
         num_classes: Length of its logits; None keeps the classifier that its weights came with.
         weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library
-            publishes (fetched once, then kept in the library's cache); None leaves it untaught.
+            publishes (fetched once, then kept in the library's cache); None leaves it untrained.
         modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the
             number of
             input channels differs: the first convolution's are then summed and spread evenly.
@@ -280,7 +280,7 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
 
 
 def make(recipe: Mapping[str, Any]) -> nn.Module:
-    """The untaught module that a recipe describes."""
+    """The untrained module that a recipe describes."""
     return MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe})
 
 
@@ -296,7 +296,7 @@ def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.
         "classes": names and list(names),
     }
     for name, value in parts.items():
-        # A class of somebody's own may use the name for something else.
+        # A user's own class may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)
     return module.eval()

@@ -67,7 +67,7 @@ def side(size: Sequence[int]) -> int | tuple[int, int]:
 
 
 def new_classifier(module: nn.Module, name: str, num_classes: int) -> None:
-    """Put an untaught layer in the place of a linear or 1×1 convolutional classifier."""
+    """Put an untrained layer in the place of a linear or 1×1 convolutional classifier."""
     old: Any = module.get_submodule(name)
     new: nn.Module
     bias = old.bias is not None

@@ -1,4 +1,4 @@
-"""A module that somebody made elsewhere, in the place of a builder: where its representation is, how it sees."""
+"""A user's own module in the place of a builder: where its representation is, how it sees."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class UserModule:
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
-                "before it is handed over"
+                "before it is passed"
             )
         try:
             trace = Trace(self(), shape)
         except UsageError:
             raise
-        except Exception as error:  # whatever somebody's own code raises
+        except Exception as error:  # a user's own code may raise anything
             raise _failing(module, shape, error) from error
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
@@ -172,7 +172,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
         last.append(output)
 
     def drop(_: nn.Module, args: tuple) -> None:
-        # An untaught BatchNorm gives nearly what it is given.
+        # An untrained BatchNorm gives nearly what it is given.
         last[:] = [value for value in last if not any(value is arg for arg in args)]
 
     handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
@@ -185,7 +185,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
     for handle in handles:
         handle.remove()
     means = (value.mean(dim=(2, 3)) for map_ in last if map_.ndim == 4 for value in (map_, map_.relu()))
-    # An untaught network may say next to nothing.
+    # An untrained network may say next to nothing.
     close = 1e-5 * float(output.abs().max())
     return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=close) for mean in means)
 

@@ -38,15 +38,15 @@ class AB(Objective):
         UsageError: A side has no maps, or not those named.
 
     Example:
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4),))
-        >>> AB([(3, 5)], pairs=((0, 0),))(said, Representation(maps=(torch.rand(2, 5, 4, 4),)), {}).shape
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4),))
+        >>> AB([(3, 5)], pairs=((0, 0),))(outputs, Representation(maps=(torch.rand(2, 5, 4, 4),)), {}).shape
         torch.Size([])
     """
 
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
         margin: float = Field(1.0, gt=0, description="μ, by which a response shall lie on the right side")

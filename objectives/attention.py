@@ -32,15 +32,15 @@ class Attention(Objective):
 
     Example:
         >>> import torch
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4),))
-        >>> Attention(pairs=((0, 0),))(said, said, {}).item()
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4),))
+        >>> Attention(pairs=((0, 0),))(outputs, outputs, {}).item()
         0.0
     """
 
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
 

@@ -26,8 +26,8 @@ class CrossEntropy(Objective):
 
     Example:
         >>> import torch
-        >>> said = Representation(logits=torch.zeros(2, 4))
-        >>> round(CrossEntropy()(said, None, {"target": torch.tensor([0, 3])}).item(), 4)
+        >>> outputs = Representation(logits=torch.zeros(2, 4))
+        >>> round(CrossEntropy()(outputs, None, {"target": torch.tensor([0, 3])}).item(), 4)
         1.3863
     """
 

@@ -45,7 +45,7 @@ class Factor(Objective):
         rate: float = Field(0.5, gt=0, description="k, channels of a factor as a share of the teacher's")
         pair: tuple[int, int] | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last of each",
         )
 
     needs = frozenset({"maps"})

@@ -35,8 +35,8 @@ class FitNet(Objective):
 
     Example:
         >>> import torch
-        >>> said = Representation(embedding=torch.randn(4, 8))
-        >>> FitNet(8, 16)(said, Representation(embedding=torch.randn(4, 16)), {}).shape
+        >>> outputs = Representation(embedding=torch.randn(4, 8))
+        >>> FitNet(8, 16)(outputs, Representation(embedding=torch.randn(4, 16)), {}).shape
         torch.Size([])
     """
 
@@ -45,7 +45,7 @@ class FitNet(Objective):
             "maps", description="what is compared: feature maps, or the pooled embeddings"
         )
         pair: tuple[int, int] | None = Field(
-            None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the middle ones"
+            None, description="[student's map, teacher's map] places, from 0 or from the end; default: the middle ones"
         )
         standardize: bool = Field(
             False, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch"

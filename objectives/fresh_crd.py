@@ -39,11 +39,11 @@ class FreshCRD(Objective):
         embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
         num_negatives: int = Field(4096, gt=0, description="K, rows of the teacher that are drawn at each step")
         negatives_from: Literal["other_class", "other_sample"] | None = Field(
-            None, description="left out: other_class where there are labels"
+            None, description="default: other_class where there are labels"
         )
         temperature: float = Field(0.07, gt=0, description="τ (no unit)")
         criterion: Literal["softmax", "sigmoid", "nce"] = Field(
-            "softmax", description="how the own pair is told from the rows; sigmoid learns τ and b"
+            "softmax", description="how the positive pair is classified against the rows; sigmoid learns τ and b"
         )
         bias: Literal["released", "paper"] | float = Field("released", description="b of criterion=nce, as that of crd")
         student_rows: Literal["batch", "none"] = Field(
@@ -58,18 +58,18 @@ class FreshCRD(Objective):
         rows: Literal["auto", "ahead", "seen"] = Field(
             "auto",
             description="when the rows are filled: ahead, by a pass of the teacher before the training; seen, as "
-            "samples come; auto: ahead where the teacher's outputs are kept anyway (train.views)",
+            "samples come; auto: ahead where the teacher's outputs are cached anyway (train.views)",
         )
         row_variance: float | None = Field(
             None,
             gt=0,
             le=1,
-            description="share of the variance that the kept rows hold, in so many principal directions; left "
-            "out: in 2·D of them at most",
+            description="share of the variance that the kept rows hold, in so many principal directions; "
+            "default: in 2·D of them at most",
         )
         refresh_rows: bool = Field(False, description="replace a row when its sample is seen in another view")
         row_placement: Literal["replicated", "sharded"] = Field(
-            "replicated", description="all rows on each process, or dealt out to them"
+            "replicated", description="all rows on each process, or sharded over them"
         )
         row_dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the rows")
         row_memory: Literal["device", "host"] = Field("device", description="where the rows are")

@@ -33,14 +33,14 @@ class FSP(Objective):
         UsageError: Fewer than two maps, or other channels.
 
     Example:
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)))
-        >>> FSP(2)(said, said, {}).item()
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)))
+        >>> FSP(2)(outputs, outputs, {}).item()
         0.0
     """
 
     class Options(Options):
         count: int | None = Field(
-            None, ge=2, description="maps, the last ones of each side, that are read; left out: as many as both have"
+            None, ge=2, description="maps, the last ones of each side, that are read; default: as many as both have"
         )
 
     needs = frozenset({"maps"})

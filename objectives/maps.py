@@ -19,9 +19,9 @@ def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default
 
     Args:
         objective: Its name, for the message.
-        given: As in the config; negative places count from the end. None is ``default``.
+        chosen: As in the config; negative places count from the end. None is ``default``.
         setting: With the shapes of both sides' maps.
-        default: Places where nothing is given.
+        default: Places where ``chosen`` is None.
 
     Raises:
         UsageError: A side has no maps, or not that many.

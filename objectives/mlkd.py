@@ -96,6 +96,6 @@ def upper_half(values: Tensor) -> Tensor:
 
 
 def gram_distance(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
-    """Σ over the rows that are ``kept`` (N,) of the squared difference of two Gram matrices of (N, D), divided by N."""
+    """Σ over the rows with ``mask`` (N,) 1 of the squared difference of two Gram matrices of (N, D), divided by N."""
     difference = ours @ ours.T - theirs @ theirs.T
     return (difference.square().sum(1) * mask).sum() / len(mask)

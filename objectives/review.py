@@ -55,8 +55,8 @@ class Review(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; left "
-            "out: the last three of each",
+            description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; "
+            "default: the last three of each",
         )
 
     needs = frozenset({"maps", "embedding"})

@@ -72,9 +72,9 @@ class DenseCRD(Objective):
         criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of
             both ways, see :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and
             no ``bias``.
-        num_rows: K, kept positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
-            none. At most as many as are kept.
-        row_positions: Positions of a sample that are kept.
+        num_rows: K, stored positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
+            none. At most as many as are stored.
+        row_positions: Positions of a sample that are stored.
         anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's
             position and y the teacher's there, standardised: the mean over positions; 0 leaves it out.
         projector: The student's map to its embedding: ``"linear"``, or ``"mlp"``: Linear, BatchNorm over the batch,
@@ -100,7 +100,7 @@ class DenseCRD(Objective):
     class Options(CriticOptions):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last two of each",
         )
         pairing: Literal["local_local", "local_global", "both"] = Field(
             "local_local", description="what is contrasted with what"
@@ -120,15 +120,15 @@ class DenseCRD(Objective):
             "num_rows over the training set",
         )
         criterion: Literal["nce", "softmax"] = Field(
-            "nce", description="how a positive is told from the negatives; softmax: InfoNCE"
+            "nce", description="how a positive is classified against the negatives; softmax: InfoNCE"
         )
         num_rows: int = Field(
             0,
             ge=0,
-            description="K, kept positions of the teacher that the student's meet at each step beside the "
+            description="K, stored positions of the teacher that the student's meet at each step beside the "
             "batch's; needs softmax",
         )
-        row_positions: int = Field(4, gt=0, description="positions of a sample that are kept for num_rows")
+        row_positions: int = Field(4, gt=0, description="positions of a sample that are stored for num_rows")
         anchor_weight: float = Field(
             0.0,
             ge=0,

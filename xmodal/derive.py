@@ -66,20 +66,20 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
 
 
 def derive(batch: Batch, names: Collection[str], camera: Camera | None) -> Batch:
-    """A batch with the wanted modalities added; what is stored under a name is not made anew.
+    """A batch with further modalities added; stored ones are not derived.
 
     Args:
         batch: Stored modalities (B, C, H, W) by name, ``index``, … ; with intrinsics, ``camera`` (B, 4), those of each
             view.
-        wanted: Names of modalities, stored or not.
+        names: Of modalities, stored or derived.
         camera: Of the split; None: not known.
 
     Returns:
         A new dict. Its ``depth``, if there is any, is float32 in metres, or as stored if that is relative or of unknown
-        unit, and NaN where nothing was measured, wanted or not.
+        unit, and NaN where nothing was measured, whether it is among ``names`` or not.
 
     Raises:
-        UsageError: A wanted modality that cannot be made from this batch.
+        UsageError: A modality that cannot be derived from this batch.
     """
     result = dict(batch)
     if "depth" in batch:
@@ -103,7 +103,7 @@ class DerivedLoader:
 
     Args:
         loader: Hands out stored modalities.
-        wanted: Names of the modalities that networks read.
+        names: Of the modalities that networks read.
         camera: Of the split that is loaded; None: not known.
     """
 
@@ -120,7 +120,7 @@ class DerivedLoader:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
-        # Asked only for what is not found here; a copy that is being made has no loader yet.
+        # Called for missing attributes alone; a copy under construction has no loader yet.
         if name == "loader":
             raise AttributeError(name)
         return getattr(self.loader, name)
@@ -130,7 +130,7 @@ class DerivedLoader:
         return (derive(batch, self.names, self.camera) for batch in self.loader.epoch(k, start))
 
     def in_order(self, view: int, *rows: Any) -> Iterator[Batch]:
-        """Training samples in view ``view``, all of them or those that the loader's own method is told."""
+        """Training samples in view ``view``, all of them or those that the loader's own method takes."""
         return (derive(batch, self.names, self.camera) for batch in self.loader.in_order(view, *rows))
 
 

@@ -1,4 +1,4 @@
-"""Positions of a frozen teacher's maps as kept rows, and one scale for them and for a batch's positions."""
+"""Positions of a frozen teacher's maps as stored rows, and one scale for them and for a batch's positions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PositionRows(TeacherRows):
 
     Args:
         num_samples: M.
-        row_positions: Positions of a sample that are kept; no more than its map has.
+        row_positions: Positions of a sample that are stored; no more than its map has.
         dim: C, channels.
         seed: Of the positions, of the rows' order and of every draw.
 
@@ -91,7 +91,7 @@ class ChannelScale(nn.Module):
 
 
 def check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
-    """Refuse kept rows where they cannot be used."""
+    """Refuse stored rows where they cannot be used."""
     if criterion != "softmax":
         raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
     if pairing == "local_global":

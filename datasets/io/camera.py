@@ -116,7 +116,7 @@ _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
 
 def unit_of(kind: str) -> Unit:
-    """What depth of a :func:`~.values.number_kind` is taken to be in where nobody says so: floats metres, 8 bits
+    """What depth of a :func:`~.values.number_kind` is taken to be in by default: floats metres, 8 bits
     relative, wider integers millimetres.
     """
     units: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}
@@ -129,16 +129,16 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
 
     Args:
         depth: A few frames, any shape, as stored.
-        unit: What they are said to be in.
+        unit: Their declared unit.
         where: The file or folder, for the message.
-        key: The marks are told once for each place and key.
+        key: Marks are logged once for each place and key.
     """
     marks = not_measured(in_metres(depth, unit), unit)
     odd = depth[marks & (depth != 0) & ~depth.isnan()].float()
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
         warn_once(
-            f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is "
+            f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of the values read) is "
             "taken for not measured, as 0 is",
             key,
         )

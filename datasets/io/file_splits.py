@@ -183,14 +183,14 @@ class PairSplit(ReadSplit):
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
         color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
         workers: Processes that read; 0 reads in this one.
-        modalities: What is handed out of what is read; None: all.
+        modalities: Those read modalities that a batch has; None: all.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
         vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as
             ``normals``.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a view.
-        kinds: Modality -> the kind of numbers it is stored as, as far as the reader says.
+        kinds: Modality -> the kind of numbers it is stored as, if the reader has them.
 
     Raises:
         UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that

@@ -23,7 +23,7 @@ from ...core.errors import UsageError, unknown_name
 from ...core.hashing import hash64, mix, shifted
 from .images import REDUCTIONS, Picture
 
-# What the hash is asked for, beside the purposes in views.py: two purposes never share random bits.
+# Purposes of the hash, beside the purposes in views.py: two purposes never share random bits.
 _CROPS, _JITTER, _TRANSFORMS = 3, 4, 5
 _TRIES = 10
 _RATIO = (math.log(3 / 4), math.log(4 / 3))

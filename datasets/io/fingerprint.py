@@ -1,4 +1,4 @@
-"""What tells one data set from another at little cost: counts, labels, names and sizes of files, and a few samples."""
+"""A cheap fingerprint of a data set: counts, labels, names and sizes of files, and a few samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AT_ONCE = 4096
 def fingerprint(split: Split) -> dict[str, Any]:
     """Facts about a split by their names; equal facts are taken for the same data.
 
-    Of a split of files the names and sizes of all are looked at, never the times of change: a copy is the same data.
+    Of a split of files the names and sizes of all are compared, never the times of change: a copy is the same data.
 
     Args:
         split: What a data set's ``open`` gives.

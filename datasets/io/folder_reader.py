@@ -25,7 +25,7 @@ class FolderReader:
     Args:
         root: The folder that ``files`` are in.
         files: For each modality the paths below ``root``; sample i is the i-th of each.
-        labels: Which labels stand for none.
+        labels: Which labels are void.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after

@@ -38,7 +38,7 @@ class DamagedImage(DamagedSample):
 
     Attributes:
         path: The file.
-        reason: What the decoder said.
+        reason: The decoder's message.
         way_out: What can be done.
         kind: What it should have been.
     """

@@ -1,4 +1,4 @@
-"""Images as a dataset of one's own hands them out: pictures of Pillow, arrays and tensors, with the values that were
+"""Images as a user's own dataset hands them out: pictures of Pillow, arrays and tensors, with the values that were
 meant.
 """
 
@@ -71,7 +71,7 @@ def _check_order(name: str, value: np.ndarray | Tensor) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
+    """The kind of numbers of an image as the dataset returns it; of unsigned 16 bits, vectors are decoded."""
     if isinstance(value, Image.Image):
         return number_kind(
             {"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8")

@@ -1,4 +1,4 @@
-"""Samples of a dataset that somebody made elsewhere, one at a time: their modalities, their labels, and what they draw
+"""Samples of a user's own dataset, one at a time: their modalities, their labels, and what they draw
 at random.
 """
 
@@ -54,7 +54,7 @@ class UserSamples:
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
                 "one's own need: "
-                "hand over a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
+                "pass a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
             )
         if not len(dataset):
             raise UsageError(f"{self.name} has no samples")
@@ -119,7 +119,7 @@ class UserSamples:
                 )
         if RGB in images and images[RGB].is_floating_point() and not images[RGB].isfinite().all():
             raise ContrastillError(
-                f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the "
+                f"rgb of sample {row} of {self.name} holds NaN or infinite values: repair the image, or leave the "
                 "sample out"
             )
         self._check_label(row, label)
@@ -162,7 +162,7 @@ class UserSamples:
     def _sample(self, row: int) -> dict[str, Any]:
         try:
             sample = self.dataset[row]
-        except Exception as error:  # whatever somebody's own code raises
+        except Exception as error:  # a user's own code may raise anything
             raise ContrastillError(
                 f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error

@@ -1,5 +1,5 @@
-"""What stored values mean, the same for packed files, folders and datasets of one's own: scales, vectors, labels that
-stand for none.
+"""What stored values mean, the same for packed files, folders and users' own datasets: scales, vectors, void
+labels.
 """
 
 from __future__ import annotations
@@ -22,24 +22,21 @@ log = logging.getLogger(__name__)
 
 RGB = "rgb"
 VECTORS = ("normals", "normal", "surface_normals", "flow", "optical_flow")
-"""Modalities that are taken for vectors where nobody says which are."""
+"""Modalities that are taken for vectors by default."""
 VOID = 255
-"""The label that stands for none in VOC, Cityscapes and many others, where nobody says which one does."""
+"""The void label in VOC, Cityscapes and many others, used by default."""
 NO_LABEL = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
 """Names of the value 0 of label maps, in lower case."""
 _MOST_CLASSES = 2**24  # more are identifiers, and no classifier has room for them
 NEGATIVE_MARKS = (-1, -100)
-"""Labels below 0 that stand for none: of many tools, and of torch's cross_entropy."""
+"""Void labels below 0: of many tools, and of torch's cross_entropy."""
 UNSIGNED_16 = "unsigned 16-bit integers"
 VECTORS_HELP = (
     "modalities whose values are vectors, x to the right in the picture: a mirrored view changes the sign of x, "
     "and unsigned integers are read as −1 … 1; "
     f"null: those called {', '.join(VECTORS)}; []: none"
 )
-VOID_HELP = (
-    "label beside 0, −1 and −100 that stands for none; null: none; by default 255, unless there are more "
-    "classes than that"
-)
+VOID_HELP = "void label beside 0, −1 and −100; null: none; by default 255, unless there are more classes than that"
 
 
 def number_kind(dtype: Any) -> str:
@@ -148,12 +145,12 @@ def check_vectors(name: str, values: np.ndarray, where: object) -> None:
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Which values of a label map stand for no label: 0, −1, −100 and ``void``; they become 0.
+    """Which values of a label map are void: 0, −1, −100 and ``void``; they become 0.
 
     Attributes:
         void: The further value; None: none.
         highest: The highest class; None: not known.
-        assumed: Whether nobody said that 255 is void, so that classes beyond it leave open what it is.
+        assumed: Whether void is 255 by default, so that classes beyond it leave open what it is.
     """
 
     void: int | None = None
@@ -166,7 +163,7 @@ class LabelRule:
 
         Args:
             void: The option.
-            given: Whether somebody gave it.
+            explicit: Whether the user set it.
             names: Of the values, from 0; None: not known.
             seen: The highest label that is known to occur.
 
@@ -186,7 +183,7 @@ class LabelRule:
         return cls(void, highest)
 
     def __call__(self, labels: np.ndarray, where: object) -> np.ndarray:
-        """Labels with 0 for each that stands for none: uint8 of eight bits, else int32.
+        """Labels with 0 for each void one: uint8 of eight bits, else int32.
 
         Args:
             where: The file or sample, for the message.

@@ -14,7 +14,7 @@ import torch
 from ...core.hashing import hash64, shifted
 from .kinds import DRAWS, KINDS, SLOTS, Primitives, make
 
-# What the hash is asked for; the views use 1 and 2.
+# Purposes of the hash; the views use 1 and 2.
 _SCENE, _CLASS = 101, 102
 OBJECTS = 5  # in a room at most, the main one first
 SHELL = 3  # surfaces of the room: floor, walls, ceiling

@@ -57,7 +57,7 @@ def test_both_ways_of_cutting_agree(channels, dtype):
     index = torch.tensor([0, 19, 19, 3, 7])
     for view in range(20):
         draws = draw_views(0, view, index, padding=2, flip=True)
-        rows, pixels = images._cut_by_rows(index, draws), images._cut_by_pixels(index, draws)
+        rows, pixels = images._cut_by_rows(images._rows, index, draws), images._cut_by_pixels(index, draws)
         assert rows.dtype == dtype and torch.equal(rows, pixels)
 
 

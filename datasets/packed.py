@@ -34,8 +34,7 @@ from .io.values import (
 )
 from .io.views import PaddedImages
 
-# What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them
-# exactly.
+# Stored dtype of a field of images -> dtype in memory. Sixteen bits become float32, which represents them exactly.
 _IMAGE_DTYPES = {
     "uint8": torch.uint8,
     "int8": torch.float32,
@@ -53,8 +52,7 @@ class Packed:
     """A packed HDF5 file, all of it in memory.
 
     The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
-        depth
-    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
+    depth or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
     millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
     whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
 
@@ -286,7 +284,7 @@ class Packed:
         return images
 
     def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
-        """Which labels are void: as it is from the options, from the file, or by what all splits hold."""
+        """Which labels are void: by the options, the file, or the labels of all splits."""
         explicit = "void" in self.options.model_fields_set
         if not explicit and file.attrs.get("void") == "none":
             return LabelRule.of(None, True, names)
@@ -335,7 +333,7 @@ class Packed:
         return images
 
     def _labelled(self, group: h5py.Group) -> bool:
-        """Whether there are classes: the default field may be missing, another that was asked for may not."""
+        """Whether there are classes: the default field may be missing, another one from the options may not."""
         target = self.options.target
         if target is None:
             return False

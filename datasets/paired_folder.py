@@ -1,4 +1,4 @@
-"""``paired_folder``: a folder a modality, files of the same name being one sample; a user's own aligned sensors,
+"""``paired_folder``: one folder per modality, files of the same name are one sample; a user's own aligned sensors,
 without labels.
 """
 
@@ -105,7 +105,7 @@ class PairedFolder:
         return all(any(_has(where / name, stem) for stem in stems) for name in others)
 
     def open(self, split: str) -> PairSplit:
-        """List ``"train"`` or ``"test"``, and look at a few samples. Only ``"train"`` is ever augmented."""
+        """List ``"train"`` or ``"test"``, and read a few samples. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"paired_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():

@@ -25,9 +25,8 @@ class TinyImageNet:
     """TinyImageNet (Stanford CS231n): 200 classes of ImageNet, 64×64; 500 training and 50 validation images each.
 
     The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt. A
-        class is one
-    that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set is read as
-    it is; its name is that of words.txt. Greyscale images become RGB.
+    class is one that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set
+    is read as it is; its name is that of words.txt. Greyscale images become RGB.
 
     Raises:
         UsageError: It is no such folder, or its parts do not belong together.

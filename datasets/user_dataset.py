@@ -33,11 +33,11 @@ from .io.values import (
 
 log = logging.getLogger(__name__)
 
-_PLAIN = 2**32  # stands for a view's number where nothing is augmented
+_PLAIN = 2**32  # the view's number where nothing is augmented
 
 
 class UserDataset:
-    """A training and a test dataset as the user passes them, in the place of a registered class.
+    """A training and a test dataset of the user's own, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
     ``label`` will do for ``rgb`` and ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
@@ -45,11 +45,11 @@ class UserDataset:
     in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
     of torch, NumPy and Python is a function of (seed, view, index). Values stay as they are, rgb and labels
     aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole numbers, 0, −1, −100 and 255
-        (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
-    wherever samples are read: where they differ, the training stops at the first.
+    (``data.void``) for unlabelled. Each sample's label is compared with the list of labels wherever samples are read:
+    where they differ, the training stops at the first.
 
     Args:
-        train: Of training samples; augmentation is its own affair.
+        train: Of training samples, which it augments itself.
         test: Of test samples, or None.
 
     Raises:
@@ -139,7 +139,7 @@ def _renumbered(classes: list[str], targets: Tensor, name: str, train: UserSampl
 
 
 class UserSplit(ReadSplit):
-    """One split of such data, see :class:`~.file_loader.FileSplit` for what it has."""
+    """One split of such data, see :class:`~contrastill.core.data.Split`."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class UserSplit(ReadSplit):
         self._look()
 
     def _look(self) -> None:
-        """Complain, or say, what values of a few samples mean."""
+        """Check what the values of a few samples mean, with a warning or an error."""
         few = self.samples.few
         if few and "depth" in self.samples.shapes and self.camera is not None:
             warn_of_unit(
@@ -190,7 +190,7 @@ class _Rows(Dataset):
         self.samples, self.labels, self.vectors, self.seed = samples, labels, vectors, seed
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
-        """Each modality (B, H, W, C): the given views of the given rows."""
+        """Each modality (B, H, W, C) of a view of some rows."""
         view, rows = request
         read = []
         try:

@@ -86,7 +86,7 @@ def build_network(
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:
-        raise UsageError(f"{name} has no weights that say how many classes it tells apart: set num_classes")
+        raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
     recipe = _recipe_of(file, name)
     same = recipe.get("modality") == modality
@@ -158,7 +158,7 @@ def _loaded(
     new_classifier: bool,
     new_stem: bool,
 ) -> nn.Module:
-    """The module with a file's weights; built anew if only the file says how many classes it has."""
+    """The module with a file's weights; rebuilt if only the file says how many classes it has."""
     state, own = load_state_dict(file), module.state_dict()
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
         builder, "convert"

@@ -1,4 +1,4 @@
-"""CRD between positions of feature maps, for paired sets that are too small for one vector a sample."""
+"""CRD between positions of feature maps, for paired sets that are too small for one vector per sample."""
 
 from __future__ import annotations
 
@@ -32,21 +32,19 @@ class DenseCRD(Objective):
     4.2).
 
     **local_local**: each position of the student's map against each of the teacher's, after both were averaged to the
-        smaller
-    grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
+    smaller grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
     against the other's pooled embedding, both ways; positions of the same sample are positives, as the paper contrasts
     on NYU-Depth.
 
-    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position.
-        The teacher's
-    channels are first brought to one scale, so that the loudest do not decide what its embedding sees.
+    All rows are those of the batch, live on both sides: in a bank, a position's row would be that of another crop. The
+    teacher's channels are first brought to one scale, so that those of large values do not dominate its embedding.
 
-    With ``num_rows`` a student's position meets K further positions of the teacher in local_local, of other samples.
-    The frozen teacher's own values are kept, which never age, and are mapped in the step, with the gradient. A few
-    positions of each sample are kept: filled ahead where the teacher's outputs are kept for the training
-    (``train.views``), else as samples come. A row is of the view in which it was kept, so a sample's own rows are never
-    its negatives, whatever ``negatives_from`` says. Several processes keep the same rows; the batch's positions are
-    those of a process alone.
+    With ``num_rows`` a student's position is contrasted with K further positions of the teacher in local_local, of
+    other samples. The frozen teacher's own values are stored, which never age, and are mapped in the step, with the
+    gradient. A few positions of each sample are stored: ahead where the teacher's outputs are cached (``train.views``),
+    else as samples come. A row is of the view in which it was stored, so a sample's own rows are never its negatives,
+    for any ``negatives_from``. Several processes store the same rows; the batch's positions are those of a process
+    alone.
 
     Memory and time, beside the networks and for each pair of maps, with N = B · positions of a sample (2560 at most by
     default), C the teacher's channels: scores of N · (N + K) numbers, a few times over (N = 2560, K = 4096: 68 MB
@@ -93,7 +91,7 @@ class DenseCRD(Objective):
         - maps (B, C_i, H_i, W_i) and, for local_global, embeddings (B, D_i); batch["index"] (B,) - returns a scalar.
 
     Raises:
-        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample; options
+        UsageError: A side has no such map; the options need labels and the data has none; a batch of one sample; options
             that do not go together.
     """
 

@@ -83,7 +83,7 @@ class FileSplit(ReadSplit):
         classes: Names of the classes; or C, where they have none.
         views: How a picture becomes a square.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views; 0 hands out uint8.
+        color_jitter: Strength of the jitter of training views; 0 leaves it uint8.
         workers: Processes that read; 0 reads in this one.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
 
@@ -181,7 +181,7 @@ class PairSplit(ReadSplit):
         camera: Of a stored frame.
         semantic_classes: Names of the values of the label map, the first being ``unlabelled``.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
+        color_jitter: Strength of the jitter of training views' rgb; 0 leaves it uint8.
         workers: Processes that read; 0 reads in this one.
         modalities: Those read modalities that a batch has; None: all.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.

@@ -72,7 +72,7 @@ class FolderReader:
         return samples
 
     def warn(self) -> None:
-        """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression
+        """Log what the files that were read lose: bits of rgb, values of others that a lossy compression
         blends.
         """
         paths = [self._paths(row) for row in self._sampled_rows]

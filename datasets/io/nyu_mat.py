@@ -30,7 +30,7 @@ _LAYOUT = {"images": (3, "u1"), "depths": (2, "f4 f8"), "rawDepths": (2, "f4 f8"
 
 
 class NyuReader:
-    """Reads frames of the labelled set; only those that are asked for.
+    """Reads frames of the labelled set; no others.
 
     The file is opened at the first frame, in each process anew: HDF5 handles survive neither a fork nor a pickle.
 
@@ -90,14 +90,14 @@ class NyuReader:
 
     def _opened(self) -> h5py.File:
         if self._owner != os.getpid():
-            # After a fork the parent's handle is here too, with its place in the file: let go of it before opening
+            # After a fork the parent's handle is here too, with its place in the file: close it before opening
             # another.
             self.close()
             self._file, self._owner = h5py.File(self.path, "r"), os.getpid()
         return self._file
 
     def close(self) -> None:
-        """Let go of the file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if self._file is not None:
             self._file.close()
         self._file, self._owner = None, None

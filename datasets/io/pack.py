@@ -29,7 +29,7 @@ from .values import VECTORS
 log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 256
-# Of what a loader hands out, a piece is at most so many bytes: frames of 480×640 with depth are 2 MB each.
+# A piece of a loader's batches is at most so many bytes: frames of 480×640 with depth are 2 MB each.
 _BYTES_AT_ONCE = 1 << 26
 SPLITS = ("train", "test")
 

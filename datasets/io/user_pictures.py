@@ -1,4 +1,4 @@
-"""Images as a user's own dataset hands them out: pictures of Pillow, arrays and tensors, with the values that were
+"""Images as a user's own dataset returns them: pictures of Pillow, arrays and tensors, with the values that were
 meant.
 """
 
@@ -31,7 +31,7 @@ def pixels(name: str, value: Any) -> Tensor | None:
         if name != LABELS and beyond_float32(value):
             raise UsageError(
                 f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those "
-                "up to 16777216: hand out floats"
+                "up to 16777216: return floats"
             )
         # torch takes neither another byte order nor a mirrored view.
         value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
@@ -60,12 +60,12 @@ def _check_order(name: str, value: np.ndarray | Tensor) -> None:
     shape = tuple(value.shape)
     if isinstance(value, Tensor) and shape[2] <= 4 < min(shape[:2]):
         raise UsageError(
-            f"{name} is a tensor of shape {shape}, and tensors are (channels, height, width): hand out "
+            f"{name} is a tensor of shape {shape}, and tensors are (channels, height, width): return "
             f"{name}.permute(2, 0, 1), or an array (height, width, channels)"
         )
     if isinstance(value, np.ndarray) and shape[0] <= 4 < min(shape[1:]):
         raise UsageError(
-            f"{name} is an array of shape {shape}, and arrays are (height, width, channels): hand out "
+            f"{name} is an array of shape {shape}, and arrays are (height, width, channels): return "
             f"{name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
         )
 
@@ -103,7 +103,7 @@ def _picture(name: str, image: Image.Image) -> np.ndarray:
         return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise UsageError(
-            f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: hand out 8 or 16 bits, "
+            f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: return 8 or 16 bits, "
             "or an array of floats in [0, 1]"
         )
     deep = image.mode.startswith("I")
@@ -128,5 +128,5 @@ def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
         eight = to_8_bits(array, 65535)
         return torch.from_numpy(eight) if isinstance(values, Tensor) else eight
     if dtype != "bool" and not (dtype == "uint8" or dtype.startswith(("float", "bfloat"))):
-        raise UsageError(f"rgb is of {dtype}, whose range is not known: hand out uint8, uint16 or floats in [0, 1]")
+        raise UsageError(f"rgb is of {dtype}, whose range is not known: return uint8, uint16 or floats in [0, 1]")
     return values

@@ -26,7 +26,7 @@ from .values import RGB
 
 log = logging.getLogger(__name__)
 
-# Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range
+# Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
 _LOOKED_AT = 8
 _RENAMED = {"image": "rgb", "label": "target"}
@@ -37,7 +37,7 @@ class UserSamples:
     """The samples of a dataset, brought to one form.
 
     Args:
-        dataset: Has a length and is read by place.
+        dataset: Has a length and is read by index.
 
     Attributes:
         shapes: Modality -> shape (C, H, W).
@@ -62,7 +62,7 @@ class UserSamples:
             fields = self._sample(0)
             images, kinds, label = self._converted(0, fields)
         if is_deep(fields.get(RGB)):
-            log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
+            log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
             raise UsageError(
                 f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such "
@@ -131,14 +131,14 @@ class UserSamples:
         if label == listed:
             return
         list_of = (
-            "its samples gave when they were read for their labels"
+            "its samples had when they were read for their labels"
             if self.listed is None
             else f"{self.name}.{self.listed} says"
         )
         raise ContrastillError(
             f"sample {row} of {self.name} is of class {'none' if label is None else label}, and "
             f"{'none' if listed is None else listed} is what {list_of}: "
-            "hand out one label for a sample, always the same, and correct the list or leave it out"
+            "return one label for a sample, always the same, and correct the list or leave it out"
         )
 
     def highest_label(self) -> int:
@@ -147,7 +147,7 @@ class UserSamples:
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:
-        """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
+        """Modalities of a few samples, evenly spaced, whose values are checked before the training."""
         samples = []
         for row in (
             sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []
@@ -188,7 +188,7 @@ class UserSamples:
             shown = str(label).split("\n")[0][:40]
             raise UsageError(
                 f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for "
-                "other modalities hand out a dict"
+                "other modalities return a dict"
             )
         return value
 
@@ -209,7 +209,7 @@ class UserSamples:
             _, _, label = self._read_row(row)
         if label is None:
             raise UsageError(
-                f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none"
+                f"sample {row} of {self.name} has no label, others have: return labels for all, or for none"
             )
         return label
 

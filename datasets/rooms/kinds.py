@@ -47,7 +47,7 @@ class Primitives:
 
 
 class Builder:
-    """Takes the primitives and hands out the random numbers of M objects of one kind.
+    """Takes the primitives and draws the random numbers of M objects of one kind.
 
     Args:
         objects: int64 (M,), their numbers.

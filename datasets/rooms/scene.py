@@ -97,7 +97,7 @@ def sincos(radians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Drawer:
-    """Hands out columns of uniform numbers."""
+    """Draws columns of uniform numbers."""
 
     def __init__(self, uniform: np.ndarray) -> None:
         self._uniform, self._next = uniform, 0

@@ -449,12 +449,12 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
     [
         (
             np.ones((1, 10, 12), np.float32),
-            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out "
+            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): return "
             r"depth.transpose",
         ),
         (
             torch.ones(10, 12, 1),
-            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out "
+            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): return "
             r"depth.permute",
         ),
     ],

@@ -101,7 +101,7 @@ class ImageFolder:
             PictureFiles(self.root, [name for name, _ in files]),
             torch.tensor([target for _, target in files], dtype=torch.int64),
         )
-        return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
+        return FileSplit.from_options(pictures, targets, classes, options, options.size, training=split == "train")
 
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         """The classes, and the split's (path below the root, class), sorted by class, then path."""

@@ -38,7 +38,7 @@ from .io.view_options import ViewOptions
 log = logging.getLogger(__name__)
 
 # Frames that are read when a split is opened, evenly spaced over it.
-_LOOKED_AT = 16
+_FRAMES_READ = 16
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
 
@@ -124,8 +124,8 @@ class PairedFolder:
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
-        samples = reader.look(
-            [place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))],
+        samples = reader.read_samples(
+            [place * count // min(count, _FRAMES_READ) for place in range(min(count, _FRAMES_READ))],
             sizes=self._sizes_matter(),
             skip_corrupted=options.skip_corrupted,
         )

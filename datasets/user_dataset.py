@@ -160,9 +160,9 @@ class UserSplit(ReadSplit):
         self.camera = None if unit is None else Camera(unit)
         self.kinds, self.labels = dict(samples.kinds), labels
         self.vectors = vectors_among(options.vectors, {name: shape[0] for name, shape in samples.shapes.items()})
-        self._look()
+        self._check_values()
 
-    def _look(self) -> None:
+    def _check_values(self) -> None:
         """Check what the values of a few samples mean, with a warning or an error."""
         few = self.samples.few
         if few and "depth" in self.samples.shapes and self.camera is not None:

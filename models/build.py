@@ -276,15 +276,15 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
         raise ContrastillError(
             f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name"
         )
-    return fill(make(recipe) if module is None else module, recipe, path)
+    return load_module(build_module(recipe) if module is None else module, recipe, path)
 
 
-def make(recipe: Mapping[str, Any]) -> nn.Module:
+def build_module(recipe: Mapping[str, Any]) -> nn.Module:
     """The untrained module that a recipe describes."""
     return MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe})
 
 
-def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
+def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
     """Load a student's weights into its module, and say there how it sees and where its representation is; in eval
     mode.
     """

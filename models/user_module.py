@@ -30,10 +30,10 @@ class UserModule:
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. Those not set are measured by a few forward passes: the embedding is the input
-            of the last linear layer that all of the output goes through, or without one, as in a backbone, the output
-            (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each size of
-            feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
+        taps: Where its representation is. Those not set are measured by a few forward passes: the embedding is the
+            input of the last linear layer that all of the output goes through, or without one, as in a backbone, the
+            output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each
+            size of feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
         preprocess: Its normalisation.
         shape: (C, H, W) of an image as the module takes it.
         classes: Names of its logits, where they are known.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
+from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
 
 # The published factor of the sum over a map's values, of which there are some thousands.
 _SCALE = 3e-3
@@ -63,7 +63,7 @@ class AB(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> AB:
-        pairs = map_pairs("ab", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("ab", options.pairs, setting, default=last_pairs(setting, 3))
         dims = [
             (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
             for ours, theirs in pairs

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
-_LOOKED_AT = 8
+_SAMPLES_READ = 8
 _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
 
@@ -150,7 +150,9 @@ class UserSamples:
         """Modalities of a few samples, evenly spaced, whose values are checked before the training."""
         samples = []
         for row in (
-            sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []
+            sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
+            if set(self.shapes) - {RGB}
+            else []
         ):
             with drawing_from(row):
                 samples.append(self.read(row)[0])
@@ -196,7 +198,7 @@ class UserSamples:
         """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
         name = next((name for name in ("targets", "labels") if getattr(self.dataset, name, None) is not None), None)
         listed = None if name is None else getattr(self.dataset, name)
-        places = sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)})
+        places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
         if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
             values = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
             if values is not None and all(self._label(place) == int(values[place]) for place in places):

@@ -281,7 +281,7 @@ _MAKERS: dict[str, Callable[[Builder], None]] = {
 KINDS = tuple(_MAKERS)
 
 
-def make(kind: np.ndarray, uniform: np.ndarray) -> Primitives:
+def build_primitives(kind: np.ndarray, uniform: np.ndarray) -> Primitives:
     """The primitives of objects, each in the object's own frame.
 
     Args:

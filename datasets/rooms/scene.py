@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...core.hashing import hash64, shifted
-from .kinds import DRAWS, KINDS, SLOTS, Primitives, make
+from .kinds import DRAWS, KINDS, SLOTS, Primitives, build_primitives
 
 # Purposes of the hash; the views use 1 and 2.
 _SCENE, _CLASS = 101, 102
@@ -131,7 +131,7 @@ def draw_scene(index: np.ndarray, seed: int, split: int, attempt: int = 0, *, di
 
     kind = np.minimum((rest() * len(KINDS)).astype(np.int64), len(KINDS) - 1)
     kind[:, 0] = classes_of(index, seed, split)
-    parts = make(kind.reshape(-1), np.ascontiguousarray(shape).reshape(-1, DRAWS))
+    parts = build_primitives(kind.reshape(-1), np.ascontiguousarray(shape).reshape(-1, DRAWS))
     scale, yaw = rest(0.75, 1.3), rest(-np.pi, np.pi)
     low, high = _bounds(parts, count)
     low, high = low * scale[..., None], high * scale[..., None]
@@ -145,7 +145,7 @@ def draw_scene(index: np.ndarray, seed: int, split: int, attempt: int = 0, *, di
     height = np.clip(half[:, 0, 2] + distance * rise[0], 0.3, 2.6)
     level = distance * rise[1]
     eye = np.stack([-level * bearing[0], -level * bearing[1], height], 1)
-    axes = _look(eye, half[:, 0, 2], *sincos(draw(-0.2, 0.2)), draw(-0.12, 0.12), *sincos(draw(-0.1, 0.1)))
+    axes = _camera_axes(eye, half[:, 0, 2], *sincos(draw(-0.2, 0.2)), draw(-0.12, 0.12), *sincos(draw(-0.1, 0.1)))
 
     place, there = _place(draw, eye, level, axes, radius, distractors)
     kind = np.where(there, kind, -1)
@@ -216,7 +216,7 @@ def _bounds(parts: Primitives, count: int) -> tuple[np.ndarray, np.ndarray]:
     return low.reshape(count, OBJECTS, 3), high.reshape(count, OBJECTS, 3)
 
 
-def _look(
+def _camera_axes(
     eye: np.ndarray,
     aim: np.ndarray,
     sine: np.ndarray,

@@ -289,7 +289,7 @@ def _pages(path, **options):
 
 
 @pytest.mark.parametrize(
-    "name,modality,write,says",
+    "name,modality,write,message",
     [
         ("l.webp", "semantics", lambda path: _webp(path, quality=90),
             "is a WEBP with lossy compression, which blends the labels"),
@@ -334,9 +334,9 @@ def _pages(path, **options):
         ("d.png", "depth", lambda path: _png(path, [b"\1\2"], 1, 8, 4), "d.png has 2 channels: depth has one"),
     ],
 )  # fmt: skip
-def test_what_would_not_come_out_as_stored_is_refused(tmp_path, name, modality, write, says):
+def test_what_would_not_come_out_as_stored_is_refused(tmp_path, name, modality, write, message):
     write(tmp_path / name)
-    with pytest.raises(ContrastillError, match=says) as caught:
+    with pytest.raises(ContrastillError, match=message) as caught:
         read_array(tmp_path / name, modality)
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -537,7 +537,7 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
         assert np.array_equal(_read("thermal", values), values)
     with pytest.raises(UsageError, match="thermal holds whole numbers up to 16777217, and modalities are float32"):
         _read("thermal", np.array([[2**24 + 1]]))
-    for value, says in (
+    for value, message in (
         (
             Image.fromarray(np.full((2, 2), 0.7, np.float32)),
             "rgb is a picture of Pillow of mode F, whose range is not known",
@@ -548,7 +548,7 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
         ),
         (torch.full((3, 2, 2), 200), "rgb is of int64, whose range is not known: return uint8, uint16 or floats"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _read("rgb", value)
 
 

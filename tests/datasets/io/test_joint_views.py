@@ -280,7 +280,7 @@ def test_a_split_says_what_it_holds():
 
 
 @pytest.mark.parametrize(
-    "transform,says",
+    "transform,message",
     [
         ({"name": "Afine"}, "did you mean Affine"),
         ({"name": "Affine", "angle": 1}, "Affine does not take {'angle': 1}"),
@@ -289,8 +289,8 @@ def test_a_split_says_what_it_holds():
         ({"name": "Normalize"}, "do not keep 24×32 pixels of uint8"),
     ],
 )
-def test_transforms_are_checked_at_construction(transform, says):
-    with pytest.raises(UsageError, match=re.escape(says)):
+def test_transforms_are_checked_at_construction(transform, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         split(transforms=[transform])
 
 

@@ -240,12 +240,12 @@ def test_the_loss_leaves_out_what_is_no_label():
         if labels[b, 0, y, x] > 0
     ]
     assert pixel_loss(logits, labels).item() == pytest.approx((sum(each) / len(each)).item(), rel=1e-12)
-    for wrong, says in (
+    for wrong, message in (
         (301, "hold class 301, and num_classes is 300"),
         (-2, "hold class -2"),
         (0.5, "no whole numbers"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             pixel_loss(logits, torch.where(labels == labels[1, 0, 2, 3], wrong, labels))
 
 

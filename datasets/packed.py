@@ -182,18 +182,18 @@ class Packed:
             )
         groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
         if name not in groups:
-            there = f"it has {', '.join(groups)}" if groups else "it has no groups"
+            available = f"it has {', '.join(groups)}" if groups else "it has no groups"
             raise UsageError(
-                f"{file.filename} has no split (group) {name!r}: {there}; choose with data.splits.{split}=NAME"
+                f"{file.filename} has no split (group) {name!r}: {available}; choose with data.splits.{split}=NAME"
             )
         return file[name]
 
     def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
         if isinstance(group.get(name), h5py.Dataset):
             return group[name]
-        there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
+        available = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
         raise UsageError(
-            f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME"
+            f"{location(group, name)} does not exist: fields there are {available}; choose with data.{option}=NAME"
         )
 
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:

@@ -231,9 +231,9 @@ class PairedFolder:
             folders = {name: name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None}
         if not self.options.folders and len(folders) < 2:
             empty = [name for name in folders_in(where) if name not in folders]
-            there = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
+            available = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
             without = f", and no files ({', '.join(SUFFIXES)}) in {', '.join(empty)}" if empty else ""
-            raise UsageError(f"{where} has {there}{without}: {_LAYOUT}")
+            raise UsageError(f"{where} has {available}{without}: {_LAYOUT}")
         if len(folders) < 2:
             raise UsageError(f"data.folders names one modality ({', '.join(folders)}): two or more make a pair")
         wrong = [name for name in folders if name in _RESERVED]
@@ -282,10 +282,10 @@ def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
     for name, files in listed.items():
         lacking = min(everything - files.keys(), default=None)
         if lacking is not None:
-            there = next(other[lacking] for other in listed.values() if lacking in other)
+            unpaired = next(other[lacking] for other in listed.values() if lacking in other)
             missed = len(everything) - len(files)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
             raise UsageError(
-                f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
+                f"{unpaired} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
             )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

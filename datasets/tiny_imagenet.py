@@ -119,15 +119,15 @@ def _classes(root: Path) -> list[str]:
     listed = [line.strip() for line in _lines(root / "wnids.txt")]
     if not (root / "train").is_dir():
         raise UsageError(f"{root} has no folder train: unpack TinyImageNet again, all of it")
-    there = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
-    strange = sorted(there - set(listed))
+    folders = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
+    strange = sorted(folders - set(listed))
     if strange:
         raise UsageError(
             f"{root / 'train' / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet"
         )
-    if not there:
+    if not folders:
         raise UsageError(f"{root / 'train'} has no folders of classes: unpack TinyImageNet again, all of it")
-    return [wnid for wnid in listed if wnid in there]
+    return [wnid for wnid in listed if wnid in folders]
 
 
 def _names(root: Path, wnids: list[str]) -> list[str]:

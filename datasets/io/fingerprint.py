@@ -39,9 +39,9 @@ def fingerprint(split: Split) -> dict[str, Any]:
         facts["labels"] = tensors_hash("", [split.targets])
     if hasattr(split, "listing"):
         facts["names or sizes of files"] = split.listing()
-    alone: Any = copy(split)
-    alone.workers = 0  # no processes are started for a few samples
-    loader = alone.loader(batch_size=1, device="cpu", train=False)
+    in_process: Any = copy(split)
+    in_process.workers = 0  # no processes are started for a few samples
+    loader = in_process.loader(batch_size=1, device="cpu", train=False)
     places = sorted({place * split.num_samples // _SAMPLES_READ for place in range(_SAMPLES_READ)})
     seen = [next(iter(loader.epoch(0, place))) for place in places]
     facts["contents"] = tensors_hash("", [sample[name] for sample in seen for name in sorted(split.modalities)])

@@ -153,9 +153,9 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
         dimensions, dtypes = _LAYOUT[field]
         dataset = file.get(field)
         if not isinstance(dataset, h5py.Dataset):
-            there = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
+            fields_in_file = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
             raise UsageError(
-                f"{file.filename} has no field {field!r}, it has {there}: set data.path to the folder that holds "
+                f"{file.filename} has no field {field!r}, it has {fields_in_file}: set data.path to the folder that holds "
                 f"{FILE} of {PAGE}"
             )
         fits = (
@@ -227,8 +227,8 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
     splits = {}
     for split, key in (("train", "trainNdxs"), ("test", "testNdxs")):
         if key not in matrices:
-            there = ", ".join(name for name in matrices if not name.startswith("__")) or "nothing"
-            raise UsageError(f"{path} has no {key}, it has {there}: fetch {SPLITS} from {PAGE}")
+            available = ", ".join(name for name in matrices if not name.startswith("__")) or "nothing"
+            raise UsageError(f"{path} has no {key}, it has {available}: fetch {SPLITS} from {PAGE}")
         numbers = np.ravel(matrices[key])
         if not len(numbers) or numbers.dtype.kind not in "iuf" or (numbers != np.floor(numbers)).any():
             raise UsageError(f"{path}: {key} is no list of whole numbers: fetch {SPLITS} from {PAGE}")

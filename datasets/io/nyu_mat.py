@@ -153,9 +153,9 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
         dimensions, dtypes = _LAYOUT[field]
         dataset = file.get(field)
         if not isinstance(dataset, h5py.Dataset):
-            fields_in_file = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
+            names = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
             raise UsageError(
-                f"{file.filename} has no field {field!r}, it has {fields_in_file}: set data.path to the folder that holds "
+                f"{file.filename} has no field {field!r}, it has {names}: set data.path to the folder that holds "
                 f"{FILE} of {PAGE}"
             )
         fits = (

@@ -107,9 +107,9 @@ def test_workers_ranks_and_resuming_change_no_byte(root, options):
     )
     for world in (2, 8):
         ranks = [_loader(root, rank=rank, world=world, **options).epoch(2) for rank in range(world)]
-        # In a batch of fewer samples than ranks, fillers stand for the empty shares.
-        dealt = [[share for share in shares if "is_padding" not in share] for shares in zip(*ranks, strict=True)]
-        joined = [{name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in dealt]
+        # In a batch of fewer samples than ranks, padding stands for the empty slices.
+        parts_of_batches = [[part for part in parts if "is_padding" not in part] for parts in zip(*ranks, strict=True)]
+        joined = [{name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in parts_of_batches]
         assert _same(joined, expected)
     other_batches = _by_index(_loader(root, batch_size=5, **options).epoch(2))
     assert all(torch.equal(image, other_batches[row]) for row, image in _by_index(expected).items())

@@ -123,10 +123,7 @@ def test_workers_ranks_and_resuming_change_no_byte(both):
     assert _same(workers.epoch(2), expected) and _same(workers.epoch(2, start=1), expected[1:])
     ranks = [_loader(shards, rank=rank, world=2).epoch(2) for rank in range(2)]
     assert _same(
-        (
-            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-            for shares in zip(*ranks, strict=True)
-        ),
+        ({name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)),
         expected,
     )
 

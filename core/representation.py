@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError, unknown_name
+from .errors import UsageError, required, unknown_name
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 
@@ -32,6 +32,14 @@ class Representation:
     logits: Tensor | None = None
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+
+    def require_logits(self) -> Tensor:
+        """The logits (B, C) that ``needs`` asked for; a UsageError where there are none."""
+        return required(self.logits, "logits")
+
+    def require_embedding(self) -> Tensor:
+        """The embedding (B, D) that ``needs`` asked for; a UsageError where there is none."""
+        return required(self.embedding, "embedding")
 
 
 @dataclass(frozen=True)

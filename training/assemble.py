@@ -18,20 +18,19 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 from ..core.classes import apply_class_map
 from ..core.config.loading import of_another_kind
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
 from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import known_spec
-from ..core.teachers.live import ViewLoader
 from ..core.transfer import Term, Transfer
 from ..datasets.io.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 from .class_order import compares_classes, order_classes
-from .engine import Loader
 from .folding import fold_batchnorm
 from .smallest_pass import FullBatches
 
@@ -274,7 +273,7 @@ def _open_data(data: DataConfig, split: str) -> Any:
         raise of_another_kind(data) or error from error
 
 
-def open_loader(split: Any, modalities: Collection[str], **options: Any) -> ViewLoader:
+def open_loader(split: Split, modalities: Collection[str], **options: Any) -> ViewLoader:
     """Batches of a split with these modalities, stored or derived on the device."""
     loader = split.loader(**options)
     derived = {name for name in modalities if name not in split.modalities}
@@ -282,7 +281,7 @@ def open_loader(split: Any, modalities: Collection[str], **options: Any) -> View
     return DerivedLoader(loader, derived, split.camera) if derived or "depth" in split.modalities else loader
 
 
-def check_modality(network: NetworkConfig, split: Any) -> None:
+def check_modality(network: NetworkConfig, split: Split) -> None:
     """Complain where a network's modality is neither in the data nor can be made from it."""
     try:
         check(network.modality, split.modalities, split.camera)
@@ -293,7 +292,7 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
 _OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
 
 
-def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
     handed out; NaN and infinite values are left out.
 

@@ -20,7 +20,7 @@ from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
 from ..datasets.io.value_range import UNIT, ValueRange
-from ..datasets.user_dataset import OwnSplit
+from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .assemble import check_modality, open_loader, open_splits
@@ -244,7 +244,7 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any
     """Complain about colours that somebody normalised already where a network is to do so again, or where another
     modality is made from them; and see to it that all samples of both splits are in one range.
     """
-    if not isinstance(read.split, OwnSplit) or not (colours := read.split.samples.colours()):
+    if not isinstance(read.split, UserSplit) or not (colours := read.split.samples.colours()):
         return
     derived = [
         entry
@@ -276,7 +276,7 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any
             )
         train_range = UNIT
     read.split.samples.rgb_range = train_range
-    if isinstance(test, OwnSplit) and (others := test.samples.colours()):
+    if isinstance(test, UserSplit) and (others := test.samples.colours()):
         train_range.check_like(ValueRange.of(others, test.samples.name), test.samples.name)
         test.samples.rgb_range = train_range
 

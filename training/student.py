@@ -16,7 +16,7 @@ from ..core.registry import short_name
 from ..core.representation import Preprocess
 from ..core.run import Run
 from ..core.weights import find_weights
-from ..models.build import fill, make, read_recipe, save_module, tuples
+from ..models.build import build_module, load_module, read_recipe, save_module, tuples
 
 _WEIGHTS = "model.safetensors"
 
@@ -66,7 +66,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self._hub_mixin_config = {"recipe": recipe, "trained": trained, **_labels(recipe.get("classes"))}
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
-        self.module = make(self.recipe) if module is None else module
+        self.module = build_module(self.recipe) if module is None else module
         self.preprocess = Preprocess(**self.recipe["preprocess"], colours=self.recipe.get("modality", "rgb") == "rgb")
         self._checked = False
         self.eval()
@@ -91,7 +91,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 "its name"
             )
         student = cls(recipe, _trained(Run(path.parent)), module)
-        fill(student.module, recipe, path)
+        load_module(student.module, recipe, path)
         return student
 
     def forward(self, images: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{model_id} has no config.json of a student: only what Student.save_pretrained wrote can be loaded"
             )
         student = cls(**made)
-        fill(student.module, student.recipe, path)
+        load_module(student.module, student.recipe, path)
         return student
 
 

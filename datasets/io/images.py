@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ...core.errors import ContrastillError
@@ -82,7 +82,7 @@ class Picture:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
             # Pillow says damage in a dozen ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
-            raise DamagedImage(path, reason_of(error)) from error
+            raise DamagedImage(path, reason_of(error, getattr(self, "_bytes", b""))) from error
         # Pillow turns a TIFF itself.
         self._orientation = 1 if self._image.format == "TIFF" else self.orientation
         self.height, self.width = (width, height) if self.orientation in (5, 6, 7, 8) else (height, width)
@@ -203,7 +203,11 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
     return (pixels.flip(flipped) if flipped else pixels).contiguous()
 
 
-def reason_of(error: Exception) -> str:
-    """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours."""
-    message = str(error).partition("<_io")[0].strip() or type(error).__name__
-    return message.splitlines()[0]
+def reason_of(error: Exception, encoded: bytes = b"") -> str:
+    """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours, and says the same of
+    damaged files and of kinds that it does not read.
+    """
+    message = (str(error).partition("<_io")[0].strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, UnidentifiedImageError) and encoded[:4] in (b"II*\0", b"MM\0*"):
+        return f"{message}; TIFF of 16- or 64-bit floats, or of colours as floats, is not read: save float32 or .npy"
+    return message

@@ -250,6 +250,18 @@ class LabelRule:
             )
 
 
+def warn_of_gaps(targets: np.ndarray | Tensor, where: object) -> None:
+    """Log once where numbers of classes (M,) of the training split have gaps: outputs of the network for no class."""
+    numbers = np.unique(np.asarray(targets))
+    missing = sorted({*range(int(numbers.max(initial=-1)) + 1)} - {*numbers.tolist()})
+    if missing:
+        shown = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        warn_once(
+            f"{where}: no training sample is of class {shown}, so the network has outputs for no class: number classes "
+            "from 0 without gaps"
+        )
+
+
 @lru_cache(maxsize=1024)
 def warn_once(message: str, key: object = None) -> None:
     """Log a warning, once in a process for each key."""

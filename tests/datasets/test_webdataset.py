@@ -293,7 +293,7 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
         ([("a.jpg", b""), ("a.json", b"{")], "which is no class"),
     ],
 )
-def test_refusals_name_shard_and_key(tmp_path, members, message):
+def test_errors_name_shard_and_key(tmp_path, members, message):
     path = _tar(tmp_path / "train-0.tar", members)
     with pytest.raises(ContrastillError, match=re.escape(message)) as caught:
         _data(tmp_path).open("train")

@@ -204,7 +204,7 @@ NO_MAPS, NO_EMBEDDING = RepresentationSpec(10, 5, ()), RepresentationSpec(10, No
         ({"pair": (-1, 3)}, STUDENT, TEACHER, "names map 3 of the teacher, which has 1"),
     ],
 )
-def test_errors_name_the_side_and_the_remedy(options, student, teacher, message):
+def test_refusals_name_the_side_and_the_way_out(options, student, teacher, message):
     with pytest.raises(UsageError, match=message):
         Agglomerate.build(Agglomerate.Options(**options), setting(student, teacher))
 

@@ -39,15 +39,15 @@ class DamagedImage(DamagedSample):
     Attributes:
         path: The file.
         reason: The decoder's message.
-        way_out: What can be done.
+        remedy: What can be done.
         kind: What it should have been.
     """
 
     def __init__(
-        self, path: str | PathLike, reason: object, way_out: str = "repair or remove it", kind: str = "an image"
+        self, path: str | PathLike, reason: object, remedy: str = "repair or remove it", kind: str = "an image"
     ) -> None:
-        self.path, self.reason, self.way_out, self.kind = Path(path), str(reason), way_out, kind
-        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {way_out}")
+        self.path, self.reason, self.remedy, self.kind = Path(path), str(reason), remedy, kind
+        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {remedy}")
 
 
 class Picture:

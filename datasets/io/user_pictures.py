@@ -52,7 +52,7 @@ def pixels(name: str, value: Any) -> Tensor | None:
 
 
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:
-    """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for
+    """Refuse channels that come first in an array or last in a tensor: rows of pixels would be taken for
     channels.
     """
     if value.ndim != 3:

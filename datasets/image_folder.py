@@ -1,4 +1,4 @@
-"""``image_folder``: image files sorted into a folder a class, read by worker processes while the network trains."""
+"""``image_folder``: image files sorted into one folder per class, read by worker processes while the network trains."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .io.view_options import ViewOptions
 _LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 # Of the names of a split those of the first group that is there count: a test folder beside one for validation.
 SPLITS = {"train": (("train", "training"),), "test": (("test", "testing"), ("val", "valid", "validation"))}
-# What says that a folder of folders is something else: other data sets, and runs with their figures.
+# Signs that a folder of folders is something else: other data sets, and runs with their figures.
 OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
 
 
 def is_free(folder: Path) -> bool:
-    """Whether it is a folder without the marks of anything else."""
+    """Whether it is a folder with no sign of another kind of data."""
     return folder.is_dir() and not any((folder / name).exists() for name in OTHERS)
 
 
@@ -218,7 +218,7 @@ def split_folders(root: Path, split: str) -> list[Path]:
 
 
 def _check_no_splits(root: Path, classes: list[str]) -> None:
-    """Complain about folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
+    """Refuse folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
     splits: they would be classes.
 
     Raises:

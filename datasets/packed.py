@@ -204,7 +204,7 @@ class Packed:
         )
 
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
-        """The rows that are read; complains where the fields disagree on how many there are."""
+        """The rows that are read; raises where the fields disagree on how many there are."""
         names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
         target = self.options.target
         if target is not None and self._labelled(group):

@@ -39,15 +39,15 @@ class DamagedImage(DamagedSample):
     Attributes:
         path: The file.
         reason: The decoder's message.
-        way_out: What can be done.
+        remedy: What can be done.
         kind: What it should have been.
     """
 
     def __init__(
-        self, path: str | PathLike, reason: object, way_out: str = "repair or remove it", kind: str = "an image"
+        self, path: str | PathLike, reason: object, remedy: str = "repair or remove it", kind: str = "an image"
     ) -> None:
-        self.path, self.reason, self.way_out, self.kind = Path(path), str(reason), way_out, kind
-        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {way_out}")
+        self.path, self.reason, self.remedy, self.kind = Path(path), str(reason), remedy, kind
+        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {remedy}")
 
 
 class Picture:
@@ -64,7 +64,7 @@ class Picture:
     Attributes:
         height, width: Pixels, upright.
         orientation: EXIF's number from 1 to 8; 1 is upright as stored.
-        highest: What stands for full intensity in the file where its channels have more than 8 bits; else 255.
+        highest: The value of full intensity in the file where its channels have more than 8 bits; else 255.
 
     Raises:
         DamagedImage: It is no image, or holds too many pixels to be believed.
@@ -81,7 +81,7 @@ class Picture:
         except Image.DecompressionBombError as error:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
-            # Pillow says damage in a dozen ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+            # Pillow raises many kinds of errors on damage: OSError, SyntaxError, ValueError, struct.error, …
             raise DamagedImage(path, reason_of(error, getattr(self, "_bytes", b""))) from error
         # Pillow turns a TIFF itself.
         self._orientation = 1 if self._image.format == "TIFF" else self.orientation
@@ -170,7 +170,7 @@ def read_square(path: str | PathLike, size: int | None = None) -> Tensor:
 
 
 def _decode_jpeg(encoded: bytes) -> Tensor:
-    """uint8 (H, W, 3). OpenCV gives the bits that Pillow gives, in less time."""
+    """uint8 (H, W, 3). OpenCV decodes to the same bits as Pillow, in less time."""
     import cv2
 
     # Where the end is missing, some versions of OpenCV fill up with grey and say nothing: Pillow is asked.

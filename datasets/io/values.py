@@ -138,7 +138,7 @@ def vectors_among(named: Sequence[str] | None, channels: Mapping[str, int]) -> t
 
 
 def check_vectors(name: str, values: np.ndarray, where: object) -> None:
-    """Complain about directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about
+    """Refuse directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about
     0.
     """
     if values.shape[-1] != 3 or values.dtype.kind != "f":
@@ -269,7 +269,7 @@ def warn_once(message: str, key: object = None) -> None:
 
 
 def check_splits(train: Split | None, test: Split | None) -> None:
-    """Complain where a test split means other things by its values than the training split.
+    """Raise an error where a test split means other things by its values than the training split.
 
     Raises:
         UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers

@@ -32,7 +32,7 @@ def fold_batchnorm(network: Network, batch: Mapping[str, Tensor]) -> list[str]:
     hooks, are taken back, and a warning names them.
 
     A folded network has other weights and modules: it does not load the unfolded one's file, and
-        :func:`~contrastill.core.fingerprint.network_hash` of it is another, so
+        :func:`~contrastill.core.fingerprint.network_fingerprint` of it is another, so
     what a folded teacher said is never taken for what the unfolded one said.
 
     Args:

@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..core.atomic import write_text
 from ..core.config.schema import TrainConfig
 from ..core.deferred import DeferredUpdates
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError
-from ..core.run import Run, write_text
+from ..core.run import Run
 from ..core.transfer import Transfer
 from .accumulation import own_samples
 from .checkpoint import Position, checkpoints, random_state, set_random_state

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..atomic import create_h5, open_h5
 from ..errors import ContrastillError
-from ..fingerprint import sound_file, text_hash, whole_file
+from ..fingerprint import text_hash
 
 FORMAT = 2
 ROWS = 4096
@@ -135,7 +136,7 @@ class CacheShard:
         from there on, and C.
         """
         count = len(self.rows(number))
-        with whole_file(self.path(number)) as file:
+        with create_h5(self.path(number)) as file:
             file.attrs["marks"], file.attrs["told"] = (
                 json.dumps(each, sort_keys=True) for each in (self.marks, self.told)
             )
@@ -172,7 +173,7 @@ class CacheShard:
     def _arrays(self, number: int) -> tuple[dict[str, np.ndarray], int]:
         """The fields of a file, mapped, and C."""
         path, count = self.path(number), len(self.rows(number))
-        with sound_file(path, _WHAT, self.repair) as file:
+        with open_h5(path, _WHAT, self.repair) as file:
             if json.loads(file.attrs["marks"]) != self.marks:
                 raise ContrastillError(
                     f"{path} was not written where it lies: it is of another teacher or view; remove it, and "

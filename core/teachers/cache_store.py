@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..atomic import write_text
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import ContrastillError, UsageError
-from ..fingerprint import network_marks, tap_of, tensors_hash, text_hash
+from ..fingerprint import network_fingerprint, tensors_hash, text_hash
 from ..representation import Network, RepresentationSpec, describe
-from ..run import writable_folder, write_text
+from ..run import writable_folder
 from .cache_shard import CacheShard, FileRows, described
 from .codec import TeacherOutputCodec
 from .live import Key, LiveTeachers, width
@@ -74,7 +75,7 @@ class CacheStore:
         self.sealed = (root / SEAL).is_file() and not filling
         self._repair = "run contrastill cache again with this config" if self.sealed else "the teacher looks again"
         self._teachers = list(looking.transfer.teachers)
-        self._marks = [network_marks(teacher) for teacher in self._teachers]
+        self._fingerprints = [network_fingerprint(teacher) for teacher in self._teachers]
         self._entries: dict[int, dict[Key, CacheShard]] = {}
         self._repeatable = False
 
@@ -84,24 +85,24 @@ class CacheStore:
             shown = self._looking.glimpse(view, _GLIMPSED)
             contents = {
                 name: tensors_hash("", [shown["index"], shown[name]])
-                for name in {marks["modality"] for marks in self._marks}
+                for name in {fingerprint.properties["modality"] for fingerprint in self._fingerprints}
             }
             self._entries[view] = {
                 (number, part): CacheShard(
                     self.root,
                     self._looking.loader.num_samples,
-                    marks
+                    fingerprint.properties
                     | {
                         "part": part,
-                        "tap": tap_of(teacher, part),
+                        "tap": fingerprint.taps[part],
                         "kept": str(self._packings[part]),
                         "view": str(view),
-                        "content": contents[marks["modality"]],
+                        "content": contents[fingerprint.properties["modality"]],
                     },
                     self._told,
                     self._repair,
                 )
-                for number, (teacher, marks) in enumerate(zip(self._teachers, self._marks, strict=True))
+                for number, fingerprint in enumerate(self._fingerprints)
                 for part in self._parts
             }
         return self._entries[view]

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
+from contrastill.core.atomic import write_text
 from contrastill.core.full_disk import FullDisk, room_for
-from contrastill.core.run import Run, write_text
+from contrastill.core.run import Run
 from contrastill.training import checkpoint
 from contrastill.training import run as run_module
 from contrastill.training.checkpoint import Position, Snapshot, checkpoints, load_newest, save_checkpoint

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from contrastill.core.config.loading import load_config
-from contrastill.core.fingerprint import network_hash
+from contrastill.core.fingerprint import network_fingerprint
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.transfer import Term, Transfer
 from contrastill.ensemble.batched import Batched
@@ -82,14 +82,18 @@ def test_a_folded_network_says_the_same(name):
     # Other images than the ones it was checked on.
     side = 64 if "torchvision" in name or "timm" in name else 32
     seen, others = images(side=side), {"rgb": 255 - images(3, side)["rgb"]}
-    before, hashed, names = values(network, others), network_hash(network, ()), set(dict(network.named_modules()))
+    before, hashed, names = (
+        values(network, others),
+        network_fingerprint(network).hash(()),
+        set(dict(network.named_modules())),
+    )
     folded = fold_batchnorm(network, seen)
     assert (len(folded), norms(network)) == (folds, there - folds)
     assert close(before, values(network, others)) and not network.training
     assert names <= set(dict(network.named_modules())) and not any(
         parameter.requires_grad for parameter in network.parameters()
     )
-    assert network_hash(network, ()) != hashed
+    assert network_fingerprint(network).hash(()) != hashed
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": True}, {"groups": 2}, {"padding_mode": "reflect"}])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from contrastill.core.atomic import create_h5
 from contrastill.core.config.schema import CacheConfig, TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.fingerprint import whole_file
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, describe
 from contrastill.core.run import Run
@@ -308,9 +308,9 @@ def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, 
 
 def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path):
     path = tmp_path / "said.h5"
-    with whole_file(path) as slow:
+    with create_h5(path) as slow:
         slow["values"] = [1, 2]
-        with whole_file(path) as quick:
+        with create_h5(path) as quick:
             quick["values"] = [1, 2]
         assert [one.name for one in tmp_path.iterdir()] == ["said.h5"]
     with h5py.File(path) as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,6 +32,19 @@ class Representation:
     logits: Tensor | None = None
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that are there: logits, embedding, maps."""
+        return tuple(value for value in (self.logits, self.embedding, *self.maps) if value is not None)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Representation:
+        """With ``function`` applied to each tensor."""
+        logits, embedding = (None if value is None else function(value) for value in (self.logits, self.embedding))
+        return Representation(logits, embedding, tuple(map(function, self.maps)))
+
+    def only(self, part: str) -> Representation:
+        """One part out of ``PARTS`` alone."""
+        return Representation(**{part: getattr(self, part)})
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,9 @@ class Taps:
         return list(dict.fromkeys(name for name in wanted if name is not None))
 
 
-def _single(value: Tensor | None) -> Tensor | None:
+def _single(value: Tensor) -> Tensor:
     """What autocast left in 16 bits, in float32."""
-    return value.float() if value is not None and value.dtype in (torch.float16, torch.bfloat16) else value
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 class Network(nn.Module):
@@ -119,9 +132,9 @@ class Network(nn.Module):
             return super().__call__(batch, needs)
         lower = self.precision != torch.float32
         with torch.autocast(batch[self.modality].device.type, dtype=self.precision if lower else None, enabled=lower):
-            said = super().__call__(batch, needs)
+            outputs = super().__call__(batch, needs)
         # Who reads it computes in a precision of its own.
-        return Representation(_single(said.logits), _single(said.embedding), tuple(map(_single, said.maps)))
+        return outputs.map(_single)
 
     def forward(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
         """Look at a batch once.

@@ -121,8 +121,7 @@ def save_adaptors(transfer: Transfer, path: str | os.PathLike) -> bool:
                 continue
             state = {key: value for key, value in adaptor.state_dict().items() if key.rpartition(".")[2] not in _SUMS}
             tensors |= {f"{len(made)}.{key}": value for key, value in state.items()}
-            network = transfer.teachers[number]
-            model = network.recipe.get("model", type(network.module).__name__)
+            model = transfer.teacher_names[number]
             made.append({"term": name, "number": number, "teacher": model, **adaptor.recipe})
     if made:
         save_state_dict(tensors, path, metadata={_METADATA: json.dumps({"adaptors": made})})

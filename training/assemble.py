@@ -22,11 +22,12 @@ from ..core.objective import Setting
 from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
-from ..core.teachers.cache_store import known_spec
-from ..core.teachers.live import ViewLoader
-from ..core.transfer import Term, Transfer
+from ..core.teachers.seal import sealed_spec
+from ..core.teachers.views import ViewLoader
+from ..core.term import Term
+from ..core.transfer import Transfer
 from ..datasets.io.values import check_splits
-from ..ensemble.batched import Batched
+from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 from .class_order import compares_classes, order_classes
@@ -103,7 +104,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     }
     student_spec = describe(student, batch)
     teacher_specs = [
-        known_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
+        sealed_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
     ]
     for teacher in teachers:
         if config.train.fold_teachers:
@@ -123,7 +124,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
 
     settings = [setting(spec) for spec in teacher_specs]
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
-    transfer = Transfer(teachers, student, terms, look=Batched() if config.ensemble.batched else None)
+    transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
     # A classifier that nothing trains stands for what its weights said.
     if "logits" in transfer.student_needs:
@@ -149,11 +150,15 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
                 **shares,
             )
     if config.train.views and transfer.teacher_needs:
-        told = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
-        told |= {f"data.{name}": value for name, value in config.data.options().items()}
-        train = CachedTeachers(train, transfer, config.train.teacher_cache, config.cache, told, filling=filling)
-        if train.complete and not filling:
-            train.let_go()
+        origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
+        origin |= {f"data.{name}": value for name, value in config.data.options().items()}
+        folder = config.train.teacher_cache
+        cache = CachedTeachers(
+            train, transfer.source, transfer.teacher_needs, folder, config.cache, origin, filling=filling
+        )
+        transfer.source = cache
+        if cache.complete and not filling:
+            transfer.drop_teachers()
     return Assembly(transfer, train, test, accelerator, splits)
 
 

@@ -19,7 +19,6 @@ from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network, Representation
 from ..core.run import Run
-from ..core.teachers.live import prepare
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
 from .checkpoint import (
@@ -171,7 +170,7 @@ class _Training:
             )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
-        prepare(transfer, train)
+        transfer.prepare(train)
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
         # broadcast rank 0's.
         ignored = [
@@ -198,6 +197,7 @@ class _Training:
     def _begin_stage(self) -> None:
         """Wrap the model and make an optimiser for what learns in the stage that the position is in."""
         self.transfer.train()
+        self.transfer.source.start_epoch(0)
         first = next(iter(self.train.epoch(0)))
         self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
@@ -226,6 +226,7 @@ class _Training:
         """One epoch from the position on: its batches, its row, its checkpoint."""
         began, seen = time.perf_counter(), 0
         epoch, stage = self.position.epoch, self.stage
+        self.transfer.source.start_epoch(epoch)
         for batch in self.train.epoch(epoch, self.position.batch):
             self._step(batch)
             seen += len(batch["index"])

@@ -13,7 +13,7 @@ from ..datasets.io.camera import Camera, metres_of
 from .modalities import SOURCES, Modality, clean_depth
 
 if TYPE_CHECKING:
-    from ..core.teachers.live import ViewLoader
+    from ..core.teachers.views import ViewLoader
 
 Batch = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]

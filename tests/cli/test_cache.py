@@ -13,8 +13,8 @@ import torch
 
 from contrastill.cli.main import main
 from contrastill.core.representation import Network
-from contrastill.core.teachers import cache_shard as cache_files
-from contrastill.core.teachers import cache_store as teacher_files
+from contrastill.core.teachers import cache_shard
+from contrastill.core.teachers.seal import SEAL
 from contrastill.training.checkpoint import load_newest
 
 COUNT = 96
@@ -41,7 +41,7 @@ def write_packed(path, seed):
 @pytest.fixture(autouse=True)
 def short_files(monkeypatch):
     """Three files of 32 samples for each part and view."""
-    monkeypatch.setattr(cache_files, "ROWS", 32)
+    monkeypatch.setattr(cache_shard, "ROWS", 32)
 
 
 def settings(packed, *more):
@@ -186,16 +186,17 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
     """
     script = (
         "import os, signal, sys\n"
-        "from contrastill.core import cache_files, looking\n"
-        "cache_files.ROWS, batches = 32, int(sys.argv[1])\n"
-        "plain = looking._of\n"
-        "def counting(*given):\n"
+        "from contrastill.core.teachers import cache_shard\n"
+        "from contrastill.core.teachers.codec import TeacherOutputCodec\n"
+        "cache_shard.ROWS, batches = 32, int(sys.argv[1])\n"
+        "encode = TeacherOutputCodec.encode\n"
+        "def counting(*arguments):\n"
         "    global batches\n"
         "    batches -= 1\n"
         "    if not batches:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return plain(*given)\n"
-        "looking._of = counting\n"
+        "    return encode(*arguments)\n"
+        "TeacherOutputCodec.encode = counting\n"
         "from contrastill.cli.main import main\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
@@ -250,7 +251,7 @@ def said(packed, tmp_path_factory):
     """A folder that the command wrote."""
     folder = tmp_path_factory.mktemp("cache") / "said"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_files, "ROWS", 32)
+        patch.setattr(cache_shard, "ROWS", 32)
         assert cached(packed, folder) == 0
     return folder
 
@@ -297,7 +298,7 @@ def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command
     assert trained(packed, folder, tmp_path / "run") == 1
     found = capsys.readouterr().err
     assert (
-        f"{paths[1]}, what a teacher said of some samples, is damaged: remove it, and run contrastill cache again "
+        f"{paths[1]}, a teacher's outputs of some samples, is damaged: remove it, and run contrastill cache again "
         "with this config" in found
     )
     paths[2].unlink()
@@ -308,7 +309,7 @@ def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command
     )
     assert not (tmp_path / "run").exists()
     assert cached(packed, folder) == 0 and files_of(folder) == whole
-    (folder / teacher_files.SEAL).write_text("{")
+    (folder / SEAL).write_text("{")
     assert trained(packed, folder, tmp_path / "run") == 1
     assert "cache.json is damaged" in capsys.readouterr().err
 
@@ -334,8 +335,8 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
     """Files of two processes are those of one, byte for byte, and two processes train from them."""
     (tmp_path / "both.py").write_text(
         "import sys\n"
-        "from contrastill.core import cache_files\n"
-        "cache_files.ROWS = 32\n"
+        "from contrastill.core.teachers import cache_shard\n"
+        "cache_shard.ROWS = 32\n"
         "from contrastill.cli.main import main\n"
         "cut = sys.argv.index('--')\n"
         "sys.exit(main(sys.argv[1:cut]) or main(sys.argv[cut + 1:]))\n"

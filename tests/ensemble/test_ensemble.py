@@ -7,8 +7,10 @@ from torch import nn
 from contrastill.cli.main import main
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer, in_turn
-from contrastill.ensemble.batched import Batched
+from contrastill.core.teachers.live import LiveTeachers
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.ensemble.rules import Random
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
@@ -96,15 +98,15 @@ def test_batched_teachers_say_what_each_says_alone(name):
     torch.manual_seed(9)
     networks.insert(1, build_network("resnet14", num_classes=6).freeze())
     images = {"rgb": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)}
-    together, alone = Batched()(networks, images, NEEDS), in_turn(networks, images, NEEDS)
+    together, alone = (source(networks).outputs(images, range(4), NEEDS) for source in (BatchedTeachers, LiveTeachers))
     assert not torch.allclose(alone[0].logits, alone[2].logits)
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.embedding, other.embedding, rtol=1e-4, atol=1e-5)
         for ours, theirs in zip(one.maps, other.maps, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    only = Batched()(networks[:1] + networks[2:], images, frozenset({"embedding"}))
-    assert all(said.logits is None and said.maps == () for said in only)
+    outputs = BatchedTeachers(networks).outputs(images, (0, 2, 3), frozenset({"embedding"}))
+    assert len(outputs) == 3 and all(one.logits is None and one.maps == () for one in outputs)
 
 
 class Counting(nn.Module):

@@ -19,9 +19,10 @@ from torch import nn
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.representation import describe
-from contrastill.core.teachers import cache_shard as cache_files
+from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers.cache import CachedTeachers
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
@@ -57,8 +58,8 @@ def transfer(data):
 def digest_of(memory):
     """One hash of all that is kept."""
     digest = hashlib.sha256()
-    for _, kept in sorted(memory._kept.items()):
-        for _, rows in sorted(kept.items()):
+    for _, view in sorted(memory._rows.items()):
+        for _, rows in sorted(view.items()):
             for name, values in sorted(rows.fields.items()):
                 digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()
@@ -66,29 +67,28 @@ def digest_of(memory):
 
 def main(folder):
     # Three files, as there are three batches.
-    cache_files.ROWS = 16
+    cache_shard.ROWS = 16
     accelerator, data, found, looks = Accelerator(cpu=True), split(), [], []
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
     def memory_of(made, where):
-        return CachedTeachers(
-            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where
-        )
+        return CachedTeachers(batches, made.source, made.teacher_needs, where)
 
+    batches = data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share)
     made = transfer(data)
     made.teachers[0].register_forward_hook(lambda module, args, said: looks.append(len(said.embedding)))
     for where in (None, folder / "said"):
         looks.clear()
         memory = memory_of(made, where)
         for k in range(2):
-            next(memory.epoch(k))
+            memory.start_epoch(k)
         found.append((digest_of(memory), sum(looks)))
     made = transfer(data)
-    memory = memory_of(made, folder / "said")
-    memory.let_go()
+    made.source = memory_of(made, folder / "said")
+    made.drop_teachers()
     result = fit(
         made,
-        memory,
+        batches,
         None,
         TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16),
         accelerator=accelerator,

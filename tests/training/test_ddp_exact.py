@@ -22,8 +22,8 @@ from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import DATASETS, OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import prepare
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorLoader, TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.objectives.cross_entropy import CrossEntropy
@@ -202,7 +202,7 @@ def trained(case, accelerator, run=None, **options):
 def naive(case):
     """The same by a loop over whole batches in which nothing is held, dealt out or left to the engine."""
     transfer, data, steps, rows = build(case).train(), loader(case, True), [], []
-    prepare(transfer, data)
+    transfer.prepare(data)
     optimizer = torch.optim.SGD(
         [p for p in transfer.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=1e-2
     )

@@ -13,7 +13,6 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.representation import Representation
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import prepare
 from contrastill.objectives.doubt import doubt_scale, mean_doubt
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
@@ -24,7 +23,7 @@ from contrastill.training.assemble import assemble, open_loader, open_split
 def prepared(config):
     """The transfer of a config as the first step finds it."""
     parts = assemble(config)
-    prepare(parts.transfer, parts.train)
+    parts.transfer.prepare(parts.train)
     return parts.transfer
 
 
@@ -196,12 +195,11 @@ def test_a_run_that_died_goes_on_with_the_same_scale(settings, tmp_path, monkeyp
 RANK = """
 import sys, torch
 from contrastill.core.config.loading import load_config
-from contrastill.core.teachers.live import prepare
 from contrastill.training.assemble import assemble
 rank, folder, name, *overrides = int(sys.argv[1]), *sys.argv[3:]
 for views in ([], ["train.views=2"]):
     parts = assemble(load_config(name, [*overrides, *views]))
-    prepare(parts.transfer, parts.train)
+    parts.transfer.prepare(parts.train)
     transfer = parts.transfer
     scales = [[objective.scale for objective in transfer.terms[term].objectives] for term in ("kd", "wttm")]
     torch.save((scales, str(transfer)), f"{folder}/{len(views)}-{rank}.pt")

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from contrastill.core.config.loading import load_config
 from contrastill.core.fingerprint import network_fingerprint
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.transfer import Term, Transfer
-from contrastill.ensemble.batched import Batched
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
 from contrastill.training.assemble import assemble
@@ -263,12 +264,12 @@ def test_precision_holds_in_a_transfer_however_teachers_are_asked():
     student, batch = build_network("resnet8", num_classes=10), {**images(4), "index": torch.arange(4)}
     expected = values(teacher("resnet8").compute_in("bf16"), images(4))[0]
     teachers = [teacher("resnet8").compute_in("bf16") for _ in range(2)]
-    for look in (None, Batched()):
-        transfer = Transfer(teachers, student, {"kd": Term([KD(), KD()])}, look=look)
-        said = transfer.teachers_say(batch)
-        assert all(one.logits.dtype == torch.float32 for one in said)
-        torch.testing.assert_close(said[1].logits, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
-        assert not torch.equal(said[1].logits, values(teacher("resnet8"), images(4))[0])
+    for source in (None, BatchedTeachers(teachers)):
+        transfer = Transfer(teachers, student, {"kd": Term([KD(), KD()])}, source=source)
+        outputs = transfer.teacher_outputs(batch)
+        assert all(teacher_outputs.logits.dtype == torch.float32 for teacher_outputs in outputs)
+        torch.testing.assert_close(outputs[1].logits, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+        assert not torch.equal(outputs[1].logits, values(teacher("resnet8"), images(4))[0])
 
 
 def test_the_config_folds_and_sets_the_precision_of_teachers_alone(tmp_path):

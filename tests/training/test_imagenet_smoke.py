@@ -22,8 +22,9 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
-from contrastill.core.transfer import Term, Transfer
-from contrastill.ensemble.batched import Batched
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.training.compiled import compiled
@@ -158,7 +159,7 @@ def _network(module=None):
     return Network(module or Small(), taps=taps, preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
 
 
-def _transfer(*, logits=True, look=None):
+def _transfer(*, logits=True, batched=False):
     torch.manual_seed(0)
     teacher, student = _network(), _network()
     spec = describe(student, {name: value[:2] for name, value in next(Batches().epoch(0)).items()})
@@ -169,7 +170,7 @@ def _transfer(*, logits=True, look=None):
     terms = {"crd": crd, "attention": Term(maps, 1.0)} | (
         {"cross_entropy": CrossEntropy(), "kd": KD()} if logits else {}
     )
-    return Transfer([teacher], student, terms, look=look)
+    return Transfer([teacher], student, terms, source=BatchedTeachers([teacher]) if batched else None)
 
 
 def _losses(transfer, **options):
@@ -223,7 +224,7 @@ def test_a_compiled_network_gives_no_gradient_to_what_is_not_read(without_code):
 
 def test_compiled_teachers_answer_one_by_one():
     with pytest.raises(UsageError, match="train.compile compiles each teacher by itself, and ensemble.batched"):
-        _losses(_transfer(look=Batched()), compile=True)
+        _losses(_transfer(batched=True), compile=True)
 
 
 @pytest.mark.skipif(

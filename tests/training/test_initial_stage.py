@@ -12,7 +12,8 @@ from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.representation import Network, Preprocess, Representation, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.ab import AB
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.factor import Factor

@@ -15,7 +15,8 @@ from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.training.checkpoint import checkpoints
 from contrastill.training.engine import evaluate, fit

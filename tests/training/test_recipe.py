@@ -16,7 +16,8 @@ from contrastill.core.config.loading import load_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM

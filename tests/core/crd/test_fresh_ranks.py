@@ -177,21 +177,19 @@ def test_a_checkpoint_of_shards_goes_on_in_one_place(ranks, tmp_path):
 
 LIVE = """
 import sys, torch
-from contrastill.core.teachers.live import LiveTeacherOutputs, LiveTeachers
-from contrastill.core.transfer import Transfer
+from contrastill.core.teachers.live import LiveTeachers
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
-from contrastill.objectives.cross_entropy import CrossEntropy
 
 def outputs(samples, rank=0, world=1):
     torch.manual_seed(0)
     images = PaddedImages.zeros(samples, 8, 8, 3, dtype=torch.uint8, padding=2)
     images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = TensorSplit({"rgb": images}, targets=torch.arange(samples) % 3, num_classes=3, flip=True)
-    teacher, student = build_network("resnet8", num_classes=3), build_network("resnet8", num_classes=3)
+    teacher = build_network("resnet8", num_classes=3).freeze()
     loader = data.loader(batch_size=5, device="cpu", train=True, rank=rank, world=world)
-    live = LiveTeacherOutputs(LiveTeachers(loader, Transfer([teacher], student, {"cross_entropy": CrossEntropy()})), 0)
+    live = LiveTeachers([teacher]).training_outputs(0, loader)
     index, embeddings = zip(*((index, one.embedding) for index, one in live.all({"embedding"})))
     return torch.cat(index), torch.cat(embeddings), live.sample({"embedding"}).embedding
 """

@@ -12,7 +12,8 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import LiveTeacherOutputs, LiveTeachers, prepare
+from contrastill.core.teachers.live import LiveTeachers
+from contrastill.core.teachers.views import LiveTeacherOutputs, TeacherViews
 from contrastill.training import engine
 from contrastill.training.assemble import assemble
 
@@ -22,7 +23,7 @@ TIMES = ("seconds", "samples_per_second")
 def prepared(config):
     """The transfer of a config as the first step finds it."""
     parts = assemble(config)
-    prepare(parts.transfer, parts.train)
+    parts.transfer.prepare(parts.train)
     return parts.transfer
 
 
@@ -206,6 +207,6 @@ def test_data_whose_samples_cannot_be_chosen_are_refused_by_those_that_choose():
     class Stream:
         num_samples = 48
 
-    live = LiveTeacherOutputs(LiveTeachers(Stream(), None), 0)
+    live = LiveTeacherOutputs(TeacherViews(Stream(), LiveTeachers([])), 0)
     with pytest.raises(UsageError, match=r"give it a method in_order\(view, rows, batch_size\)"):
         live.sample({"embedding"})

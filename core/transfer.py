@@ -180,34 +180,34 @@ class Transfer(nn.Module):
                 if term.needs_teacher:
                     objective.prepare(teachers if term.joint else teachers[number : number + 1])
 
-    def hold(self, samples: int, passes: int = 1) -> None:
+    def defer(self, samples: int, passes: int = 1) -> None:
         """From now on banks, queues and draws move on by :meth:`commit` alone, not at the end of each forward pass.
 
         Args:
             samples: The most samples a rank sees in an optimiser step.
             passes: Forward passes these are split into.
         """
-        for module in self._held_states():
-            module.hold(samples, passes)
+        for module in self._deferred_states():
+            module.defer(samples, passes)
 
     def commit(self) -> None:
         """Write what the forward passes since the last commit left for banks and queues, and move draws on: once after
         each optimiser step, on every rank.
         """
-        for module in self._held_states():
+        for module in self._deferred_states():
             module.commit()
 
-    def discard(self) -> None:
+    def rollback(self) -> None:
         """Forget what waits to be written: for an optimiser step that is not made."""
-        for module in self._held_states():
-            module.discard()
+        for module in self._deferred_states():
+            module.rollback()
 
-    def release(self) -> None:
+    def stop_deferring(self) -> None:
         """From now on banks, queues and draws move on at the end of each forward pass again."""
-        for module in self._held_states():
-            module.release()
+        for module in self._deferred_states():
+            module.stop_deferring()
 
-    def _held_states(self) -> list[DeferredState]:
+    def _deferred_states(self) -> list[DeferredState]:
         return [
             module for term in self.terms.values() for module in term.modules() if isinstance(module, DeferredState)
         ]

@@ -266,15 +266,15 @@ class Random(TeacherAggregation, DeferredState):
         ]
         self.weights = F.one_hot(torch.tensor(number), len(objectives)).to(loss.device, torch.float32)
         self._due = self.training
-        if not self.held:
+        if not self.deferring:
             self.commit()
         return loss + 0 * sum(others) if others else loss
 
     def commit(self) -> None:
         self.steps += self._due
-        self.discard()
+        self.rollback()
 
-    def discard(self) -> None:
+    def rollback(self) -> None:
         self._due = False
 
     def get_extra_state(self) -> Tensor:

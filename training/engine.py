@@ -202,7 +202,7 @@ class _Training:
         self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
         passes = self.config.accumulation_steps
-        self.transfer.hold(max(share, passes), passes)
+        self.transfer.defer(max(share, passes), passes)
         check_smallest_pass(
             self.transfer, self.train, first, self.accelerator.num_processes, passes, self.accelerator.autocast()
         )
@@ -219,7 +219,7 @@ class _Training:
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())
-        self.transfer.release()
+        self.transfer.stop_deferring()
         return FitResult(last=history[-1] if history else {}, history=history)
 
     def _epoch(self) -> dict[str, Any]:
@@ -281,7 +281,7 @@ class _Training:
             self.transfer.commit()
             self._accumulate(passes)
         else:
-            self.transfer.discard()
+            self.transfer.rollback()
         self.optimizer.zero_grad(set_to_none=True)
         self.position.batch += 1
         self.position.step += 1

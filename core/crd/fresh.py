@@ -193,7 +193,7 @@ class FreshCRDLoss(DeferredState):
         self.log_scale, self.offset = (
             nn.Parameter(torch.tensor(value)) if criterion == "sigmoid" else None for value in (math.log(10.0), -10.0)
         )
-        self._room = Capacity()
+        self._capacity = Capacity()
         self.logs: dict[str, Tensor] = {}
 
     def prepare(self, number: int, sample: Tensor, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
@@ -298,7 +298,7 @@ class FreshCRDLoss(DeferredState):
     def _everyone(self, ours: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The students of all processes, their groups, and which of them are there already: (N, D), (N,), (N,)."""
         if world_size() > 1:
-            fill = self._room.of(len(index), index.device) - len(index)
+            fill = self._capacity.of(len(index), index.device) - len(index)
             index = all_gather(torch.cat((index, index[:1].expand(fill))))
             ours = AllGather.apply(torch.cat((ours, ours[:1].detach().expand(fill, -1))))
         # A sample that is in the batch twice, or that fills up a short share, is one candidate: the first.
@@ -307,27 +307,27 @@ class FreshCRDLoss(DeferredState):
         repeated[origin[1:]] = ordered[1:] == ordered[:-1]
         return ours, index if self.label is None else self.label[index], repeated
 
-    def hold(self, samples: int, passes: int = 1) -> None:
-        super().hold(samples, passes)
-        self._room = Capacity(-(-samples // passes))
+    def defer(self, samples: int, passes: int = 1) -> None:
+        super().defer(samples, passes)
+        self._capacity = Capacity(-(-samples // passes))
         for rows in self.rows:
-            rows.hold(samples, passes)
+            rows.defer(samples, passes)
 
-    def release(self) -> None:
-        super().release()
-        self._room = Capacity()
+    def stop_deferring(self) -> None:
+        super().stop_deferring()
+        self._capacity = Capacity()
         for rows in self.rows:
-            rows.release()
+            rows.stop_deferring()
 
     def commit(self) -> None:
         """Its rows move on; it has no state beside them."""
         for rows in self.rows:
             rows.commit()
 
-    def discard(self) -> None:
+    def rollback(self) -> None:
         """Its rows stay."""
         for rows in self.rows:
-            rows.discard()
+            rows.rollback()
 
     def _check(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor) -> None:
         if len(teachers) != len(self.rows):

@@ -262,14 +262,14 @@ class CRDLoss(DeferredUpdates):
         """Which processes score the anchors of these samples, which are ``teachers`` times a batch."""
         if self.bank.shard.world == 1:
             return Alone(index)
-        return Together(index, teachers * self._pass_room.of(len(index) // teachers, index.device))
+        return Together(index, teachers * self._pass_capacity.of(len(index) // teachers, index.device))
 
     def _write(self, index: Tensor, rows: Tensor) -> None:
         self.draws, self._drew = self.draws + self._drew, False
         self.bank.update(index, rows, self.bank_momentum)
 
-    def discard(self) -> None:
-        super().discard()
+    def rollback(self) -> None:
+        super().rollback()
         self._drew = False
 
     def _check(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None) -> None:

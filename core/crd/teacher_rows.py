@@ -130,15 +130,15 @@ class TeacherRows(DeferredUpdates):
         index, self._drew = index.long(), True
         if not self.complete or self.refresh:
             self.write(index, embeddings[None])
-        elif not self.held:
+        elif not self.deferring:
             self.commit()
 
     def commit(self) -> None:
         super().commit()
         self.draws, self._drew = self.draws + self._drew, False
 
-    def discard(self) -> None:
-        super().discard()
+    def rollback(self) -> None:
+        super().rollback()
         self._drew = False
 
     def _write(self, index: Tensor, rows: Tensor) -> None:

@@ -151,7 +151,7 @@ def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of()
         transfer(batch)
         alone.append(int(rule.weights.argmax()))
     rule.steps, drawn = 0, []
-    transfer.hold(samples=4, passes=2)
+    transfer.defer(samples=4, passes=2)
     for step in range(8):
         passes = []
         for _ in range(2):
@@ -159,14 +159,14 @@ def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of()
             passes.append(int(rule.weights.argmax()))
         assert passes[0] == passes[1]
         if step == 3:  # not made: the same draw is due again
-            transfer.discard()
+            transfer.rollback()
             assert rule.steps == 3
             transfer(batch)
         drawn.append(passes[0])
         transfer.commit()
     transfer.commit()  # no pass since: no draw
     assert drawn == alone and rule.steps == 8 and len(set(drawn)) == 3
-    transfer.release()
+    transfer.stop_deferring()
     transfer(batch)
     assert rule.steps == 9
 

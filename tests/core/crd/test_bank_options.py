@@ -257,10 +257,10 @@ def test_the_first_visit_replaces_the_row_and_the_second_averages():
 
 def test_a_step_that_is_not_made_counts_no_visit():
     crd = build(**ALL_THREE)
-    crd.hold(B)
+    crd.defer(B)
     before = {name: value.clone() for name, value in crd.state_dict().items()}
     step(crd, 0)
-    crd.discard()
+    crd.rollback()
     crd.commit()
     crd.eval()
     step(crd, 0)
@@ -495,7 +495,7 @@ def steps(mode, several, passes, options, share, **more):
     crd.prepare(embeddings, [zip(torch.arange(61).split(8), one.split(8)) for one in embeddings])
     found = {f"start.{name}": value.clone() for name, value in crd.state_dict().items() if name.startswith("bank.")}
     if passes > 1:
-        crd.hold(9, passes)
+        crd.defer(9, passes)
     # Shares of 5 and 4 samples: the shorter one is filled up with a copy.
     for number, batch in enumerate((9, 9, 8, 4)):
         generator = torch.Generator().manual_seed(number)

@@ -373,7 +373,7 @@ def test_a_state_that_does_not_fit_is_refused():
 def test_held_passes_are_one_step():
     """What several passes of a step leave is what one pass over the batch leaves; a discarded step leaves nothing."""
     whole, split = build(student_rows="none"), build(student_rows="none")
-    split.hold(6, 3)
+    split.defer(6, 3)
     for seed in range(len(BATCHES)):
         student, teacher, index = step(seed)
         expected = whole.per_sample(student, teacher, index)
@@ -386,10 +386,10 @@ def test_held_passes_are_one_step():
                 )
             ]
             assert same(split.state_dict(), before)
-            (split.commit if keep else split.discard)()
+            (split.commit if keep else split.rollback)()
             torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-12, atol=1e-12)
         assert same(split.state_dict(), whole.state_dict())
-    split.release()
+    split.stop_deferring()
     assert split(*step(0)) == whole(*step(0)) and same(split.state_dict(), whole.state_dict())
 
 

@@ -61,7 +61,7 @@ def share(batch, rank, world):
 def steps(case, placement, parts):
     loss, passes, found = build(case, placement), case.get("passes", 1), {}
     if case.get("held", True):
-        loss.hold(9, passes)
+        loss.defer(9, passes)
     for number, batch in enumerate(batches(case)):
         each, logs = [], []
         loss.zero_grad()

@@ -33,7 +33,7 @@ def steps(mode, labelled, gathered, several, share, passes=1, **options):
     crd = (SharedCRDLoss if several else CRDLoss)(*shape, **targets, num_negatives=9, embed_dim=16, negatives=mode, **options).double()
     found = {}
     if passes > 1:
-        crd.hold(9, passes)
+        crd.defer(9, passes)
     for number, batch in enumerate((9, 9, 8)):
         generator = torch.Generator().manual_seed(number)
         values = [torch.randn(batch, size, generator=generator, dtype=torch.float64) for size in (5, 6, 6)]
@@ -113,10 +113,10 @@ def test_passes_of_one_step_are_one_pass(mode):
 
 def test_a_discarded_step_leaves_no_trace():
     crd = CRDLoss(5, 6, num_samples=M, num_negatives=K, embed_dim=D, negatives="sampled")
-    crd.hold(4)
+    crd.defer(4)
     before = {name: value.clone() for name, value in crd.state_dict().items()}
     crd(torch.randn(4, 5), torch.randn(4, 6), torch.arange(4))
-    crd.discard()
+    crd.rollback()
     crd.commit()
     after = crd.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -80,13 +80,13 @@ def test_rows_are_stored_in_the_order_in_which_they_come(refresh):
 
 def test_held_rows_are_stored_and_draws_move_on_when_told():
     for rows in (TeacherRows(M, DIM), filled()[0], filled(refresh=True)[0]):
-        rows.hold(4, 2)
+        rows.defer(4, 2)
         before, first = copy.deepcopy(rows.embeddings), rows.draw(6)[1]
         for keep in (False, True):
             for part in ([1, 2], [2, 9]):
                 rows.store(torch.tensor(part), torch.full((2, DIM), float(sum(part))))
                 assert torch.equal(rows.embeddings, before) and rows.draws == 0 and torch.equal(rows.draw(6)[1], first)
-            (rows.commit if keep else rows.discard)()
+            (rows.commit if keep else rows.rollback)()
         assert rows.draws == 1
         rows.commit()
         assert rows.draws == 1

@@ -9,9 +9,11 @@ from typing import Any
 _OFFERS = {
     "CRDLoss": ("core.crd.loss", "CRDLoss"),
     "FreshCRDLoss": ("core.crd.fresh", "FreshCRDLoss"),
+    "Loader": ("core.data", "Loader"),
     "Network": ("core.representation", "Network"),
     "Preprocess": ("core.preprocess", "Preprocess"),
     "Representation": ("core.representation", "Representation"),
+    "Split": ("core.data", "Split"),
     "Student": ("training.student", "Student"),
     "Taps": ("core.representation", "Taps"),
     "Transfer": ("core.transfer", "Transfer"),

@@ -10,8 +10,10 @@ from torch import Tensor, distributed
 from .errors import UsageError
 
 # Their older names are deprecated in the newest torch, the newer ones unknown to older ones.
-_all_gather = getattr(distributed, "all_gather_single", None) or getattr(distributed, "all_gather_into_tensor", None)
-_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or getattr(
+_all_gather: Any = getattr(distributed, "all_gather_single", None) or getattr(
+    distributed, "all_gather_into_tensor", None
+)
+_reduce_scatter: Any = getattr(distributed, "reduce_scatter_single", None) or getattr(
     distributed, "reduce_scatter_tensor", None
 )
 

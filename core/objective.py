@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .errors import UsageError
+from .errors import UsageError, required
 from .representation import Representation, RepresentationSpec
 
 
@@ -38,6 +38,10 @@ class Setting:
     targets: Tensor | None
     seed: int
     pass_samples: int | None = None
+
+    def require_teacher(self) -> RepresentationSpec:
+        """Shapes of the teacher's outputs, for objectives with ``needs_teacher``; a UsageError without a teacher."""
+        return required(self.teacher, "teacher")
 
 
 class TeacherOutputs(Protocol):
@@ -100,11 +104,15 @@ class Objective(nn.Module):
         """One for each teacher; an objective that reads them all at once overrides it and returns a single one."""
         return [cls.build(options, setting) for setting in settings]
 
-    def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or what a loss that does not decompose
-        says instead.
+    def forward(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or the loss itself where it does not
+        decompose.
 
-        ``teacher`` is None only if ``needs_teacher`` is False.
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's Representation; a list of all teachers' where the objective is ``joint``; None where
+                ``needs_teacher`` is False.
+            batch: The batch they are outputs for.
         """
         return self.per_sample(student, teacher, batch).mean()
 
@@ -116,7 +124,7 @@ class Objective(nn.Module):
             teachers: Its teacher's outputs, or all teachers' where it is ``joint``.
         """
 
-    def initial(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
+    def initial(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is
         said.
         """
@@ -131,7 +139,7 @@ class Objective(nn.Module):
         """What it reads of the student in a stage; nothing where its own parameters learn from the teacher alone."""
         return self.needs
 
-    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+    def per_sample(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the loss of each sample (B,); overridden where the loss is their mean.
 
         Raises:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError, unknown_name
+from .errors import UsageError, required, unknown_name
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
+from .token_grids import token_grids
 
 PARTS = ("logits", "embedding", "maps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,6 +45,14 @@ class Representation:
     def only(self, part: str) -> Representation:
         """One part out of ``PARTS`` alone."""
         return Representation(**{part: getattr(self, part)})
+
+    def require_logits(self) -> Tensor:
+        """The logits (B, C) that ``needs`` asked for; a UsageError where there are none."""
+        return required(self.logits, "logits")
+
+    def require_embedding(self) -> Tensor:
+        """The embedding (B, D) that ``needs`` asked for; a UsageError where there is none."""
+        return required(self.embedding, "embedding")
 
 
 @dataclass(frozen=True)
@@ -185,6 +193,7 @@ class Network(nn.Module):
         if "logits" in asked:
             said.logits = self._logits(output, tapped, required)
         if "embedding" in asked:
+            assert self.taps.embedding is not None, "parts() refuses what has no tap"
             said.embedding = self._embedding(tapped[self.taps.embedding])
         if "maps" in asked:
             said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
@@ -265,7 +274,9 @@ class Network(nn.Module):
     def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
         if value.ndim == 3:
             prefix = getattr(self.module, "num_prefix_tokens", None)
-            grids = _grids(value.shape[1], tuple(images.shape[2:]), (prefix, 0) if isinstance(prefix, int) else None)
+            grids = token_grids(
+                value.shape[1], tuple(images.shape[2:]), (prefix, 0) if isinstance(prefix, int) else None
+            )
             # Hiera computes on its patches in the order of its pooling windows.
             if len(grids) != 1 or hasattr(self.module, "unroll"):
                 raise UsageError(
@@ -281,33 +292,6 @@ class Network(nn.Module):
                 "or (B, N, C)"
             )
         return value
-
-
-@lru_cache(maxsize=64)
-def _grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None) -> list[tuple[int, int]]:
-    """The grids (height, width) of square patches that so many tokens can be, with the class and register tokens before
-    them.
-
-    Grids of patches that divide the image come first: only where there is none, patches at the border may be cut off or
-        filled up.
-
-    Args:
-        tokens: N.
-        size: Height and width of the image, in pixels.
-        prefixes: Possible numbers of tokens before the patches, the likeliest first; None is up to five, in any number.
-    """
-    height, width = size
-    exact = [
-        (height // patch, width // patch) for patch in range(1, min(size) + 1) if height % patch == width % patch == 0
-    ]
-    cut = [(height // patch, width // patch) for patch in range(1, min(size) + 1)]
-    filled = [(-(-height // patch), -(-width // patch)) for patch in range(1, max(size) + 1)]
-    for numbers in [range(6)] if prefixes is None else [[number] for number in prefixes]:
-        for grids in (exact, cut + filled):
-            fitting = {(rows, columns) for rows, columns in grids if tokens - rows * columns in numbers}
-            if fitting:
-                return sorted(fitting)
-    return []
 
 
 @dataclass(frozen=True)

@@ -54,15 +54,13 @@ class NyuDepthV2:
             ["rgb", "depth"], min_length=1, description="what is read of a frame"
         )
         raw_depth: bool = Field(False, description="depth as measured, 0 where nothing was; false: in-painted")
-        classes: Literal[40, 13] = Field(
-            40, description="how many classes the label maps (modality semantics) tell apart"
-        )
+        classes: Literal[40, 13] = Field(40, description="number of classes of the label maps (modality semantics)")
         scene_classes: bool = Field(
             False, description="the target is the type of the scene, one of 27; false: no target"
         )
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
             None,
-            description="side, or [height, width], in pixels of what is handed out; null: the frames' own, 480×640",
+            description="side, or [height, width], in pixels of the views; null: the frames' own, 480×640",
         )
 
         @field_validator("modalities")

@@ -48,7 +48,7 @@ class Rooms:
 
     class Options(AugmentOptions):
         modalities: list[Literal["rgb", "depth", "semantics"]] = Field(
-            default=["rgb"], min_length=1, description="what is kept of a frame"
+            default=["rgb"], min_length=1, description="the modalities of a frame"
         )
         size: int = Field(32, ge=8, le=512, description="side of the frames in pixels")
         train_samples: int = Field(4000, gt=0, description="frames of the training split")
@@ -61,7 +61,7 @@ class Rooms:
         self.options = options
 
     def open(self, split: str) -> TensorSplit:
-        """Render ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Render all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         from .rooms.kinds import KINDS
         from .rooms.render import SEMANTICS, intrinsics
 

@@ -1,4 +1,4 @@
-"""``tiny_imagenet``: the official folder of TinyImageNet, or a part of it, kept whole in memory."""
+"""``tiny_imagenet``: the official folder of TinyImageNet, or a part of it, all of it in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TinyImageNet:
         return any((root / "wnids.txt").is_file() for root in (Path(path), Path(path) / _FOLDER))
 
     def open(self, split: str) -> TensorSplit:
-        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Read all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         if split not in ("train", "test"):
             raise UsageError(f"tiny_imagenet has no split {split!r}: it has train, test")
         options, training, root = self.options, split == "train", self._root()
@@ -146,14 +146,14 @@ def _training(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     files = []
     for target, wnid in enumerate(wnids):
         folder = root / "train" / wnid / "images"
-        found = (
+        names = (
             sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES))
             if folder.is_dir()
             else []
         )
-        if not found:
+        if not names:
             raise UsageError(f"{folder} has no images: unpack TinyImageNet again, or remove {folder.parent}")
-        files += [(folder / name, target) for name in found]
+        files += [(folder / name, target) for name in names]
     return files
 
 

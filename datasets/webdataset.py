@@ -60,7 +60,7 @@ class WebDataset:
         cache: str | None = Field(
             None, description="folder to keep the index in where that of the shards cannot be written to"
         )
-        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        size: int = Field(224, gt=0, description="side in pixels of the images")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -152,27 +152,27 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     any.
     """
     folders = {name: sorted((root / name).glob("*.tar")) for name in folders_in(root) if name.lower() in names}
-    sets = {name: found for name, found in folders.items() if found}
+    sets = {name: paths for name, paths in folders.items() if paths}
     if folders:
         return sets
     for path in sorted(path for path in root.glob("*.tar") if path.name.lower().startswith(names[0])):
         # train, training; what follows train in another way is part of a longer name: trainA-000.tar.
-        word = re.match("[a-z]*", path.name.lower()).group()
+        word = re.split("[^a-z]", path.name.lower(), maxsplit=1)[0]
         sets.setdefault(word if word in names else names[0], []).append(path)
     return sets
 
 
 def _asked(root: Path, pattern: str, split: str) -> list[Path]:
     """The shards that ``data.train`` or ``data.test`` names, in the order of their names."""
-    found: set[Path] = set()
+    shards: set[Path] = set()
     for name in braces(os.path.expanduser(pattern)):
         where = os.path.join(glob.escape(str(root)), name)
         paths = [Path(path) for path in glob.glob(where)] if glob.has_magic(name) else [root / name]
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{path} does not exist: data.{split}={pattern} names it")
-            found |= set(path.glob("*.tar")) if path.is_dir() else {path}
-    return sorted(found)
+            shards |= set(path.glob("*.tar")) if path.is_dir() else {path}
+    return sorted(shards)
 
 
 def braces(pattern: str) -> Iterator[str]:

@@ -55,8 +55,8 @@ class Adaptor(nn.Module):
     Example:
         >>> import torch
         >>> adaptor = Adaptor(summary=(8, 12), dense=(4, 20)).eval()
-        >>> said = adaptor(Representation(embedding=torch.randn(2, 8), maps=(torch.randn(2, 4, 7, 5),)))
-        >>> said.embedding.shape, said.maps[0].shape
+        >>> outputs = adaptor(Representation(embedding=torch.randn(2, 8), maps=(torch.randn(2, 4, 7, 5),)))
+        >>> outputs.embedding.shape, outputs.maps[0].shape
         (torch.Size([2, 12]), torch.Size([2, 20, 7, 5]))
     """
 
@@ -83,17 +83,18 @@ class Adaptor(nn.Module):
         self.term: str | None = None
 
     def forward(self, student: Representation) -> Representation:
-        said = Representation()
-        if self.summary is not None:
-            said.embedding = self.summary_balance.inverse(self.summary(student.embedding))
-        if self.dense is not None:
-            said.maps = (self.dense_balance.inverse(self.on_map(student.maps[self.pair[0]])).movedim(-1, 1),)
-        return said
+        outputs = Representation()
+        if self.summary is not None and self.summary_balance is not None:
+            outputs.embedding = self.summary_balance.inverse(self.summary(student.embedding))
+        if self.dense is not None and self.dense_balance is not None:
+            outputs.maps = (self.dense_balance.inverse(self.on_map(student.maps[self.pair[0]])).movedim(-1, 1),)
+        return outputs
 
     def on_map(self, features: Tensor) -> Tensor:
         """The dense head at each position, in the balanced space and with channels last: (B, C_s, h, w) -> (B, h, w,
         C_t).
         """
+        assert self.dense is not None, "this adaptor was built without dense"
         return self.dense(features.movedim(1, -1))
 
 

@@ -56,7 +56,7 @@ def build_network(
             ``timm/vit_tiny_patch16_224``, ``torchvision/resnet18``.
         num_classes: Length of its logits; None keeps the classifier that its weights came with.
         weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library
-            publishes (fetched once, then kept in the library's cache); None leaves it untaught.
+            publishes (fetched once, then kept in the library's cache); None leaves it untrained.
         modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the
             number of
             input channels differs: the first convolution's are then summed and spread evenly.
@@ -88,28 +88,28 @@ def build_network(
     if num_classes is None and weights is None:
         raise UsageError(f"{name} has no weights that say how many classes it tells apart: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
-    made = _recipe_of(file, name)
-    same = made.get("modality") == modality
+    recipe = _recipe_of(file, name)
+    same = recipe.get("modality") == modality
     own_mean, own_std = (
-        (mean, std) if mean is not None else (made["preprocess"][key] if same else None for key in ("mean", "std"))
+        (mean, std) if mean is not None else (recipe["preprocess"][key] if same else None for key in ("mean", "std"))
     )
     if own_mean is None and statistics is not None:
         own_mean, own_std = statistics
     options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
-    if num_classes is not None or "num_classes" in made:
-        options["num_classes"] = made["num_classes"] if num_classes is None else num_classes
-    if takes(builder, "resolution") and (resolution or made.get("resolution")):
-        options["resolution"] = resolution or made["resolution"]
+    if num_classes is not None or "num_classes" in recipe:
+        options["num_classes"] = recipe["num_classes"] if num_classes is None else num_classes
+    if takes(builder, "resolution") and (resolution or recipe.get("resolution")):
+        options["resolution"] = resolution or recipe["resolution"]
     if weights == PRETRAINED:
         module = builder(**options, pretrained=True)
     else:
         module = builder(**options)
     if file is not None:
         module = _loaded(
-            module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb")
+            module, builder, options, file, name, new_classifier, new_stem=modality != recipe.get("modality", "rgb")
         )
     source = _source(module, builder)
-    own = _preprocess(source, made, file)
+    own = _preprocess(source, recipe, file)
     network = Network(
         module,
         taps=Taps(
@@ -124,7 +124,7 @@ def build_network(
     )
     count, names = (
         options.get("num_classes", _num_logits(module, source)),
-        made.get("classes") or getattr(source, "classes", None),
+        recipe.get("classes") or getattr(source, "classes", None),
     )
     network.recipe = {
         "model": name,
@@ -212,12 +212,12 @@ def _num_logits(module: nn.Module, source: Any) -> int | None:
     return getattr(source, "num_logits", None) or classes_in(module.state_dict(), _classifiers(source))
 
 
-def _preprocess(source: Any, made: dict[str, Any], file: Path | None) -> Preprocess:
+def _preprocess(source: Any, recipe: dict[str, Any], file: Path | None) -> Preprocess:
     """That of the run the weights are from; else the network's own, with its published size for a file from
     elsewhere.
     """
-    if made:
-        return Preprocess(**made["preprocess"])
+    if recipe:
+        return Preprocess(**recipe["preprocess"])
     own: Preprocess = source.preprocess
     return (
         own
@@ -240,13 +240,13 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         raise UsageError(
             "only a network of build_network can be saved as a student: for another module save its state_dict"
         )
-    made = {
+    recipe = {
         **network.recipe,
         "modality": network.modality,
         "preprocess": {key: getattr(network.preprocess, key) for key in ("mean", "std", "resolution")},
         "taps": asdict(network.taps),
     }
-    save_module(network.module, made, path)
+    save_module(network.module, recipe, path)
 
 
 def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -271,16 +271,16 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
         ContrastillError: The file is damaged, or was not written by a run.
     """
     path = find_weights(run)
-    made = read_recipe(path)
-    if made is None:
+    recipe = read_recipe(path)
+    if recipe is None:
         raise ContrastillError(
             f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name"
         )
-    return fill(make(made) if module is None else module, made, path)
+    return fill(make(recipe) if module is None else module, recipe, path)
 
 
 def make(recipe: Mapping[str, Any]) -> nn.Module:
-    """The untaught module that a recipe describes."""
+    """The untrained module that a recipe describes."""
     return MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe})
 
 
@@ -296,7 +296,7 @@ def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.
         "classes": names and list(names),
     }
     for name, value in parts.items():
-        # A class of somebody's own may use the name for something else.
+        # A user's own class may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)
     return module.eval()
@@ -312,8 +312,8 @@ def read_recipe(path: os.PathLike) -> dict[str, Any] | None:
 
 def _recipe_of(file: Path | None, name: str) -> dict[str, Any]:
     """The same where the file is a student of this network, else nothing."""
-    made = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
-    return made if made is not None and made["model"] == name else {}
+    recipe = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
+    return recipe if recipe is not None and recipe["model"] == name else {}
 
 
 def tuples(value: Any) -> Any:

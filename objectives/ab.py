@@ -38,15 +38,15 @@ class AB(Objective):
         UsageError: A side has no maps, or not those named.
 
     Example:
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4),))
-        >>> AB([(3, 5)], pairs=((0, 0),))(said, Representation(maps=(torch.rand(2, 5, 4, 4),)), {}).shape
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4),))
+        >>> AB([(3, 5)], pairs=((0, 0),))(outputs, Representation(maps=(torch.rand(2, 5, 4, 4),)), {}).shape
         torch.Size([])
     """
 
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
         margin: float = Field(1.0, gt=0, description="μ, by which a response shall lie on the right side")
@@ -65,14 +65,17 @@ class AB(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> AB:
         pairs = map_pairs("ab", options.pairs, setting, default=from_the_end(setting, 3))
-        dims = [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs]
+        dims = [
+            (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
+            for ours, theirs in pairs
+        ]
         return cls(dims, pairs, options.margin)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for depth, ((ours, theirs), connector) in enumerate(zip(self.pairs, self.connectors, strict=True), 1):
-            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
-            sign = torch.where(other > 0, 1.0, -1.0)
-            missed = F.relu(self.margin - sign * connector(one)).square().flatten(1).sum(1)
+            student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])
+            sign = torch.where(teacher_map > 0, 1.0, -1.0)
+            missed = F.relu(self.margin - sign * connector(student_map)).square().flatten(1).sum(1)
             losses.append(missed * 2.0 ** (depth - len(self.pairs)))
         return _SCALE * torch.stack(losses).sum(0)

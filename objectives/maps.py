@@ -14,19 +14,19 @@ from ..core.objective import Setting
 Pairs = tuple[tuple[int, int], ...]
 
 
-def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
+def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
     """The (student's map, teacher's map) places to compare, checked.
 
     Args:
         objective: Its name, for the message.
-        given: As in the config; negative places count from the end. None is ``default``.
+        chosen: As in the config; negative places count from the end. None is ``default``.
         setting: With the shapes of both sides' maps.
-        default: Places where nothing is given.
+        default: Places where ``chosen`` is None.
 
     Raises:
         UsageError: A side has no maps, or not that many.
     """
-    pairs = default if given is None else given
+    pairs = default if chosen is None else chosen
     for side, place in (("student", 0), ("teacher", 1)):
         shapes = getattr(setting, side).map_shapes
         if not shapes:
@@ -44,7 +44,7 @@ def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default:
 
 def from_the_end(setting: Setting, most: int) -> Pairs:
     """Pairs of the last maps, as many as both sides have, ``most`` at most: the deepest with the deepest."""
-    count = min(most, len(setting.student.map_shapes), len(setting.teacher.map_shapes))
+    count = min(most, len(setting.student.map_shapes), len(setting.require_teacher().map_shapes))
     return tuple((-back, -back) for back in range(count, 0, -1))
 
 

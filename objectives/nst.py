@@ -40,7 +40,7 @@ class NST(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
 
@@ -76,6 +76,6 @@ def discrepancy(ours: Tensor, theirs: Tensor) -> Tensor:
     return mean_kernel(ours, ours) + mean_kernel(theirs, theirs) - 2 * mean_kernel(ours, theirs)
 
 
-def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
+def mean_kernel(ours: Tensor, theirs: Tensor) -> Tensor:
     """Mean of (aᵀb)² over the rows of both: (B, C, N) and (B, C', N) -> (B,)."""
-    return (one @ other.mT).square().mean((1, 2))
+    return (ours @ theirs.mT).square().mean((1, 2))

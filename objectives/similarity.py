@@ -39,7 +39,7 @@ class Similarity(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last of each",
         )
 
     needs = frozenset({"maps"})

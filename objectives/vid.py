@@ -48,7 +48,7 @@ class VID(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
 
@@ -64,7 +64,10 @@ class VID(Objective):
     def build(cls, options: Options, setting: Setting) -> VID:
         pairs = map_pairs("vid", options.pairs, setting, default=from_the_end(setting, 3))
         return cls(
-            [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs],
+            [
+                (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
+                for ours, theirs in pairs
+            ],
             pairs,
         )
 

@@ -17,13 +17,13 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 
 from ..core.classes import apply_class_map
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
 from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
-from ..core.teachers.views import ViewLoader
 from ..core.term import Term
 from ..core.transfer import Transfer
 from ..datasets.io.values import check_splits
@@ -31,7 +31,6 @@ from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 from .class_order import compares_classes, order_classes
-from .engine import Loader
 from .folding import fold_batchnorm
 from .smallest_pass import FullBatches
 
@@ -174,7 +173,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         UsageError: Objective, rule, teachers and data do not fit.
     """
     entry = config.objectives[label]
-    objective = OBJECTIVES[entry.name]
+    objective = OBJECTIVES[entry.name or label]
     options = objective.Options(**entry.options())
     if not objective.needs_teacher:
         return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
@@ -248,6 +247,7 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
 
 
 def _open_data(data: DataConfig) -> Any:
+    assert data.name is not None, "the validation recognised it"
     dataset = DATASETS[data.name]
     options = data.options()
     if "path" in dataset.Options.model_fields:
@@ -255,7 +255,7 @@ def _open_data(data: DataConfig) -> Any:
     return dataset(dataset.Options(**options))
 
 
-def open_loader(split: Any, modalities: Collection[str], **options: Any) -> ViewLoader:
+def open_loader(split: Split, modalities: Collection[str], **options: Any) -> ViewLoader:
     """Batches of a split with these modalities, stored or derived on the device."""
     loader = split.loader(**options)
     derived = {name for name in modalities if name not in split.modalities}
@@ -263,7 +263,7 @@ def open_loader(split: Any, modalities: Collection[str], **options: Any) -> View
     return DerivedLoader(loader, derived, split.camera) if derived or "depth" in split.modalities else loader
 
 
-def check_modality(network: NetworkConfig, split: Any) -> None:
+def check_modality(network: NetworkConfig, split: Split) -> None:
     """Complain where a network's modality is neither in the data nor can be made from it."""
     try:
         check(network.modality, split.modalities, split.camera)
@@ -274,7 +274,7 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
 _OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
 
 
-def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
     handed out; NaN and infinite values are left out.
 
@@ -343,15 +343,16 @@ def build(
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
+    measured = (statistics or {}).get(config.modality)
     network = build_network(
         config.model,
         num_classes=num_classes,
         new_classifier=student,
-        statistics=(statistics or {}).get(config.modality),
+        statistics=measured,
         **options,
     )
-    if config.mean is None and config.modality in (statistics or {}):
-        check_scale(network, config.model, statistics[config.modality])
+    if config.mean is None and measured is not None:
+        check_scale(network, config.model, measured)
     if config.class_map is not None:
         apply_class_map(network, config.class_map, classes, names, config.model)
     return network

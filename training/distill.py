@@ -19,7 +19,7 @@ from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES, OBJECTIVES, OWN, short_name
 from ..core.run import Run
 from ..core.seeds import members
-from ..datasets.user_dataset import OwnSplit
+from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .assemble import check_modality, open_loader, open_splits
@@ -243,7 +243,7 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
     """Complain about colours that somebody normalised already where a network is to do so again, or where another
     modality is made from them.
     """
-    if not isinstance(read.split, OwnSplit) or "rgb" not in read.split.modalities:
+    if not isinstance(read.split, UserSplit) or "rgb" not in read.split.modalities:
         return
     made = [
         entry

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.config.schema import TrainConfig
+from ..core.data import Loader
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network, Representation
@@ -39,21 +39,6 @@ from .schedule import learning_rate
 from .smallest_pass import check_smallest_pass
 
 log = logging.getLogger(__name__)
-
-
-class Loader(Protocol):
-    """What the loop asks of data: the batches of an epoch, from any batch on.
-
-    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one. With
-    several processes each is handed its share of every batch; in training a share that would be empty is the batch's
-    last sample with a field ``filler``, and counts for nothing.
-    """
-
-    num_samples: int
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,7 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
     network.eval()
     for batch in loader.epoch(0):
         with accelerator.autocast():
-            logits = network(batch, frozenset({"logits"})).logits
+            logits = network(batch, frozenset({"logits"})).require_logits()
         if not metrics:
             metrics = {
                 f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(
@@ -290,6 +275,7 @@ class _Training:
         """Add up the gradient of the batch's mean loss over all ranks; what each pass came to, and how many samples
         count in it.
         """
+        assert self.model is not None, "a stage has begun"
         parts = chunks(batch, self.config.accumulation_steps)
         # DDP takes the mean of the ranks' gradients where their sum is meant.
         share = self.accelerator.num_processes / batch_samples(sum(size for _, size in parts), self.accelerator.device)
@@ -332,12 +318,13 @@ class _Training:
     def _stopped(self) -> Stopped:
         """The error that says where a training was stopped and how it goes on."""
         where = f"after epoch {self.position.epoch}, batch {self.position.batch}"
-        kept = (
+        progress = (
             f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it"
             if self.run
             else "nothing was kept, as it has no run folder"
         )
-        return Stopped(f"stopped by {self.stop.signal.name} {where}: {kept}", self.stop.signal)
+        assert self.stop.signal is not None, "the processes agreed upon one"
+        return Stopped(f"stopped by {self.stop.signal.name} {where}: {progress}", self.stop.signal)
 
     def _save(self) -> None:
         """Write a checkpoint (the main process alone)."""
@@ -359,14 +346,15 @@ class _Training:
     def _resume(self) -> list[dict[str, Any]]:
         """Go on from the newest checkpoint, if there is one; returns the rows of the epochs done."""
         self.accelerator.wait_for_everyone()  # a training before this one in the same processes may still be saving
-        snapshot = load_newest(self.run.checkpoints) if self.run else None
+        run, is_main = self.run, self.accelerator.is_main_process
+        snapshot = load_newest(run.checkpoints) if run else None
         self.position = self.position if snapshot is None else snapshot.position
         self._check_same_start()
         self._begin_stage()
         self.bad.resume(self.position)
-        if snapshot is None:
-            if self.run and self.accelerator.is_main_process:
-                self.run.rewind(0)
+        if run is None or snapshot is None:
+            if run and is_main:
+                run.rewind(0)
             return []
         self.transfer.load_trained_state(snapshot.model)
         self.optimizer.load_state_dict(snapshot.optimizer)
@@ -374,29 +362,27 @@ class _Training:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
         set_random_state(snapshot.random)
         # They are of all ranks together: the main one goes on from them, the others from nothing.
-        here = self.accelerator.is_main_process
         self.running = {
-            name: (value if here else torch.zeros_like(value)).to(self.accelerator.device)
+            name: (value if is_main else torch.zeros_like(value)).to(self.accelerator.device)
             for name, value in snapshot.running.items()
         }
-        if here:
-            self.run.rewind(self.position.epoch)
-            prune(
-                self.run.checkpoints, self.position, self.config.keep_checkpoints
-            )  # a kill may have come between a save and this
+        if is_main:
+            run.rewind(self.position.epoch)
+            # A kill may have come between a save and this.
+            prune(run.checkpoints, self.position, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
-        return self.run.history()
+        return run.history()
 
     def _check_same_start(self) -> None:
         """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
         steps = all_gather_ragged(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
-        if len({*steps}) > 1:
-            found = ", ".join(
+        if self.run is not None and len({*steps}) > 1:
+            starts = ", ".join(
                 f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps)
             )
             raise ContrastillError(
-                f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… "
+                f"the processes find different checkpoints in {self.run.checkpoints} (process {starts}): put out=… "
                 "on a disk that all of them share"
             )
 

@@ -62,11 +62,12 @@ class StopOnNonFinite:
     def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
         """Always; notes the step, from 1, at which the loss and each term first were no numbers."""
         for scalars in passes:
-            if self._names != list(scalars):
+            first = self._first
+            if first is None or self._names != list(scalars):
                 self._names = list(scalars)
-                self._first = torch.zeros(len(scalars), dtype=torch.int64, device=scalars["loss"].device)
-            fine = torch.isfinite(torch.stack([value.detach() for value in scalars.values()]))
-            self._first = torch.where(fine | (self._first > 0), self._first, position.step + 1)
+                first = torch.zeros(len(scalars), dtype=torch.int64, device=scalars["loss"].device)
+            finite = torch.isfinite(torch.stack([value.detach() for value in scalars.values()]))
+            self._first = torch.where(finite | (first > 0), first, position.step + 1)
         return True
 
     def check(self) -> None:
@@ -132,7 +133,7 @@ class SkipNonFinite:
         self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._skipped = 0
-        self._before: _Unheld | None = None
+        self._before: _UndeferredState | None = None
 
     def resume(self, position: Position) -> None:
         """Go on from the lines of the file; later ones than the checkpoint are forgotten."""
@@ -149,7 +150,7 @@ class SkipNonFinite:
 
     def begin(self) -> None:
         """Remember what the passes of the step that begins will change."""
-        self._before = _Unheld(self._transfer)
+        self._before = _UndeferredState(self._transfer)
 
     def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
         """Whether the step may be made: the same on all processes. If not, all is as before it.
@@ -173,6 +174,7 @@ class SkipNonFinite:
             return True
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.update()
+        assert self._before is not None, "begin() was called for this step"
         self._before.restore()
         self._skipped += 1
         self._tell(
@@ -218,15 +220,15 @@ class SkipNonFinite:
 POLICIES: dict[str, type[StopOnNonFinite] | type[SkipNonFinite]] = {"stop": StopOnNonFinite, "skip": SkipNonFinite}
 
 
-class _Unheld:
+class _UndeferredState:
     """What forward passes change at once: buffers, counters and torch's generators. What a DeferredUpdates writes waits, and
     needs no copy.
     """
 
     def __init__(self, transfer: Transfer) -> None:
         trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
-        held = {id(part) for module in trained if isinstance(module, DeferredUpdates) for part in module.modules()}
-        modules = [module for module in trained if id(module) not in held]
+        deferred = {id(part) for module in trained if isinstance(module, DeferredUpdates) for part in module.modules()}
+        modules = [module for module in trained if id(module) not in deferred]
         self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
         counting = [module for module in modules if type(module).get_extra_state is not torch.nn.Module.get_extra_state]
         self._counters = [(module, module.get_extra_state()) for module in counting]

@@ -19,28 +19,11 @@ from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
 from ..objectives.embeddings import embedding_dims
 from ..objectives.maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size, resize_map
-from .position_rows import ChannelScale, PositionRows
+from .position_rows import ChannelScale, PositionRows, check_rows
+from .projectors import PROJECTORS
 from .softmax_loss import ExtraRows, softmax_pair_loss
 
 CRITERIA = ("nce", "softmax")
-
-
-class MLPEmbedding(nn.Sequential):
-    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is
-    thrown away regresses better than a linear one.
-    """
-
-    def __init__(self, dim: int, embed_dim: int) -> None:
-        hidden = 2 * embed_dim
-        # Without running statistics: there are none that ranks could disagree on.
-        norm = nn.BatchNorm1d(hidden, track_running_stats=False)
-        super().__init__(nn.Linear(dim, hidden, bias=False), norm, nn.ReLU(), nn.Linear(hidden, embed_dim))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return normalise(super().forward(features))[0]
-
-
-PROJECTORS: dict[str, type[nn.Module]] = {"linear": Embedding, "mlp": MLPEmbedding}
 
 
 @OBJECTIVES.register("dense_crd")
@@ -89,9 +72,9 @@ class DenseCRD(Objective):
         criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of
             both ways, see :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and
             no ``bias``.
-        num_rows: K, kept positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
-            none. At most as many as are kept.
-        row_positions: Positions of a sample that are kept.
+        num_rows: K, stored positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
+            none. At most as many as are stored.
+        row_positions: Positions of a sample that are stored.
         anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's
             position and y the teacher's there, standardised: the mean over positions; 0 leaves it out.
         projector: The student's map to its embedding: ``"linear"``, or ``"mlp"``: Linear, BatchNorm over the batch,
@@ -117,12 +100,12 @@ class DenseCRD(Objective):
     class Options(CriticOptions):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last two of each",
         )
         pairing: Literal["local_local", "local_global", "both"] = Field(
             "local_local", description="what is contrasted with what"
         )
-        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]  # another set of answers
+        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
@@ -137,15 +120,15 @@ class DenseCRD(Objective):
             "num_rows over the training set",
         )
         criterion: Literal["nce", "softmax"] = Field(
-            "nce", description="how a positive is told from the negatives; softmax: InfoNCE"
+            "nce", description="how a positive is classified against the negatives; softmax: InfoNCE"
         )
         num_rows: int = Field(
             0,
             ge=0,
-            description="K, kept positions of the teacher that the student's meet at each step beside the "
+            description="K, stored positions of the teacher that the student's meet at each step beside the "
             "batch's; needs softmax",
         )
-        row_positions: int = Field(4, gt=0, description="positions of a sample that are kept for num_rows")
+        row_positions: int = Field(4, gt=0, description="positions of a sample that are stored for num_rows")
         anchor_weight: float = Field(
             0.0,
             ge=0,
@@ -188,7 +171,7 @@ class DenseCRD(Objective):
                 "weight: leave it out"
             )
         if num_rows:
-            _check_rows(criterion, pairing, grids, num_samples)
+            check_rows(criterion, pairing, grids, num_samples)
             if negatives_from == "other_class" and targets is None:
                 raise UsageError(
                     "negatives_from='other_class' with num_rows needs the classes of all training samples: pass "
@@ -210,11 +193,19 @@ class DenseCRD(Objective):
                 )
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
-        self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
-        self.pooled = None if pairing == "local_local" else sides(pooled_dims)
-        self.anchors: Sequence[Embedding] = nn.ModuleList(Embedding(*dims) for dims in local_dims if anchor_weight)  # type: ignore[assignment]
+        self.local: Sequence[Sequence[Any]] = nn.ModuleList(  # type: ignore[assignment]
+            sides(dims, num_rows > 0) for dims in local_dims
+        )
+        self.pooled = None
+        if pairing != "local_local":
+            if pooled_dims is None:
+                raise UsageError(f"pairing={pairing!r} of dense_crd reads embeddings: pass pooled_dims")
+            self.pooled = sides(pooled_dims)
+        self.anchors: Sequence[Embedding] = nn.ModuleList(  # type: ignore[assignment]
+            Embedding(*dims) for dims in local_dims if anchor_weight
+        )
         self.rows: Sequence[PositionRows] = nn.ModuleList()  # type: ignore[assignment]
-        if num_rows:
+        if num_rows and num_samples is not None and grids is not None:
             self.rows = nn.ModuleList(  # type: ignore[assignment]
                 PositionRows(num_samples, min(row_positions, height * width), dims[1], seed=seed + number)
                 for number, (dims, (height, width)) in enumerate(zip(local_dims, grids, strict=True))
@@ -232,7 +223,7 @@ class DenseCRD(Objective):
             check_classes_differ("dense_crd", setting.targets, "other_position or other_sample")
         check_pass("dense_crd", setting)
         pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
-        student, teacher = setting.student, setting.teacher
+        student, teacher = setting.student, setting.require_teacher()
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
         extra: dict[str, Any] = {}
@@ -248,15 +239,11 @@ class DenseCRD(Objective):
                 "seed": setting.seed,
             }
         # Of places alone no embedding is read.
-        embeddings = (
-            (student.embedding_dim, teacher.embedding_dim)
-            if options.pairing == "local_local"
-            else embedding_dims("dense_crd", setting)
-        )
+        embeddings = None if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
         return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        if not self.rows:
+        if not self.rows or self.grids is None:
             return
         (outputs,) = teachers
         sample = outputs.sample({"maps"}).maps
@@ -265,7 +252,7 @@ class DenseCRD(Objective):
             if isinstance(scale, ChannelScale):
                 scale.measure(resize_map(sample[theirs], grid))
             if outputs.cached:
-                maps = all_finite((index, said.maps[theirs]) for index, said in outputs.all({"maps"}))
+                maps = all_finite((index, side.maps[theirs]) for index, side in outputs.all({"maps"}))
                 rows.fill(rows.choose(index, resize_map(each, grid)) for index, each in maps)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
@@ -278,7 +265,7 @@ class DenseCRD(Objective):
         pooled = (
             None
             if self.pooled is None
-            else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
+            else [embed(side.require_embedding()) for embed, side in zip(self.pooled, (student, teacher), strict=True)]
         )
         for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
             maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
@@ -354,19 +341,3 @@ class DenseCRD(Objective):
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
         return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)
-
-
-def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
-    """Refuse kept rows where they cannot be used."""
-    if criterion != "softmax":
-        raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
-    if pairing == "local_global":
-        raise UsageError(
-            "num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take "
-            "local_local or both, or num_rows=0"
-        )
-    if grids is None or num_samples is None:
-        raise UsageError(
-            "num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and "
-            "how many samples there are"
-        )

@@ -34,7 +34,7 @@ def softmax_pair_loss(
     """−log of a positive's share among the candidates of its anchor (InfoNCE: van den Oord et al., 2018, eq. 4), both
     ways; gradients reach all three.
 
-    With s the scores over τ, j the pairs of a row of scores that are not excluded, r the n eligible kept rows:
+    With s the scores over τ, j the pairs of a row of scores that are not excluded, r the n eligible stored rows:
 
         ours → theirs    −s⁺ + log( e^{s⁺} + Σ_j e^{s_j} + K/n · Σ_r e^{s_r} )
         theirs → ours    −s⁺ + log( e^{s⁺} + Σ_j e^{s_j} )

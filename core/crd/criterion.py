@@ -251,17 +251,18 @@ class Criterion(torch.autograd.Function):
                 with, or None for 1.
         """
         with torch.autocast(projected.device.type, enabled=False):
-            wanted = ctx.needs_input_grad[0]
             anchors, norm = normalise(projected)
-            sums = NegativeSums(exchange.gather(anchors), critic, wanted, workspace)
+            sums = NegativeSums(exchange.gather(anchors), critic, ctx.needs_input_grad[0], workspace)
             weight = negatives(sums)
             total = sums.finish() if weight is None else sums.finish() * weight
-            slope = sums.gradient if weight is None or not wanted else sums.gradient.mul_(weight[:, None])
-            total, slope, positives = exchange.scatter(total, slope, positives.to(sums.dtype))
+            gradient = [] if sums.gradient is None else [sums.gradient]
+            if weight is not None:
+                gradient = [slope.mul_(weight[:, None]) for slope in gradient]
+            total, positives, *gradient = exchange.scatter(total, positives.to(sums.dtype), *gradient)
             # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
             short = critic.bias - (anchors / critic.temperature * positives).sum(2)
             loss = softplus(short, threshold=LINEAR) + total
-            if wanted:
+            for slope in gradient:
                 slope = torch.addcmul(slope, positives, short.sigmoid_().unsqueeze(2), value=-1)
                 # Of a normalised vector only what is at right angles to it changes.
                 slope.sub_(anchors * (anchors * slope).sum(2, keepdim=True))

@@ -278,7 +278,7 @@ class FreshCRDLoss(DeferredState):
         """
         scale: Tensor | float = 1 / self.temperature
         offset: Tensor | float | None = -self.bias if self.criterion == "nce" else None
-        if self.criterion == "sigmoid":
+        if self.log_scale is not None:
             scale, offset = self.log_scale.exp(), self.offset
         anchors, out = anchors * scale, excluded.to(anchors.dtype)
         # One product scores the rows and sets those that are no candidates far below all others; finite, so that an

@@ -369,20 +369,20 @@ def count_samples(targets: Tensor | None, num_samples: int | None) -> int:
     Raises:
         UsageError: Neither is given, they contradict each other, or the classes are no whole numbers.
     """
-    if targets is None and num_samples is None:
-        raise UsageError(
-            "the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set"
-        )
-    if targets is not None:
-        if targets.ndim != 1 or targets.dtype.is_floating_point:
+    if targets is None:
+        if num_samples is None:
             raise UsageError(
-                "targets must be the (M,) whole-numbered classes of all training samples, not "
-                f"{tuple(targets.shape)} {targets.dtype}"
+                "the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set"
             )
-        if num_samples not in (None, len(targets)):
-            raise UsageError(f"num_samples={num_samples} contradicts the {len(targets)} targets: leave it out")
-        num_samples = len(targets)
-    return int(num_samples)
+        return int(num_samples)
+    if targets.ndim != 1 or targets.dtype.is_floating_point:
+        raise UsageError(
+            "targets must be the (M,) whole-numbered classes of all training samples, not "
+            f"{tuple(targets.shape)} {targets.dtype}"
+        )
+    if num_samples not in (None, len(targets)):
+        raise UsageError(f"num_samples={num_samples} contradicts the {len(targets)} targets: leave it out")
+    return len(targets)
 
 
 def critic_bias(bias: str | float, negatives: float, samples: int, dim: int, temperature: float) -> float:

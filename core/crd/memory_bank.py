@@ -189,6 +189,7 @@ class MemoryBank(nn.Module):
         """Count an update of the rows at (B,), once however often one is named, and return the share (B,) that each
         keeps of its old value.
         """
+        assert self.count is not None, 'update(…, "visits") needs count_visits'
         visits = self.count.index_select(0, at) + 1
         self.count.index_copy_(0, at, visits)
         return ((visits - 1) / visits).clamp(max=0.5)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config.schema import CacheConfig
+from ..data import ViewLoader
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..objective import TeacherOutputs
@@ -21,7 +22,7 @@ from .cache_shard import FileRows, MemoryRows
 from .cache_store import CacheStore, num_classes
 from .codec import codecs
 from .source import OutputKey, TeacherSource
-from .views import SAMPLE, TeacherViews, ViewLoader, evenly_spaced, gathered
+from .views import SAMPLE, TeacherViews, evenly_spaced, gathered
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class CachedTeachers(TeacherSource):
                 )
             for key, fields in encoded.items():
                 for name, value in fields.items():
-                    rows = gathered(value[:own])
+                    rows = gathered(value, own)
                     if not first:
                         cached[key][name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=place)
                     cached[key][name][first : first + len(rows)] = rows

@@ -65,7 +65,7 @@ class TeacherOutputCodec:
             for name, value in zip(self._names(outputs), outputs.only(self.part).tensors(), strict=True)
         }
         if self.part == "logits" and self.top is not None:
-            return self._largest(values["logits"])
+            return self._largest(values["logits"], self.top)
         if self.precision == "fp32":
             return values
         if self.part == "logits":
@@ -82,8 +82,10 @@ class TeacherOutputCodec:
         """
         if self.part == "maps":
             return Representation(maps=tuple(fields[f"maps.{place}"].float() for place in range(len(fields))))
+        if self.part == "embedding":
+            return Representation(embedding=fields["embedding"].float())
         if "logits.sums" not in fields:
-            return Representation(**{self.part: fields[self.part].float()})
+            return Representation(fields["logits"].float())
         sums = fields["logits.sums"][:, None]
         if self.top is None:
             return Representation(fields["logits"].float() + sums)
@@ -111,22 +113,22 @@ class TeacherOutputCodec:
     def _names(self, outputs: Representation) -> list[str]:
         return [f"maps.{place}" for place in range(len(outputs.maps))] if self.part == "maps" else [self.part]
 
-    def _largest(self, logits: Tensor) -> Fields:
+    def _largest(self, logits: Tensor, top: int) -> Fields:
         count = logits.shape[1]
-        if self.top >= count:
+        if top >= count:
             raise UsageError(
-                f"cache.logits={self.top} keeps the largest of more logits than that, and a teacher has {count}: "
+                f"cache.logits={top} keeps the largest of more logits than that, and a teacher has {count}: "
                 "set fewer, or cache.logits=all"
             )
         sums = logits.logsumexp(1)
-        largest, classes = logits.topk(self.top, dim=1)
+        largest, classes = logits.topk(top, dim=1)
         # Summed by themselves: as a difference to the whole, a small rest would be lost in rounding.
         rest = logits.scatter(1, classes, -math.inf).logsumexp(1)
         return {
             "logits": self._rounded("logits", largest - sums[:, None]),
             "logits.classes": classes.to(torch.int16 if count <= 2**15 else torch.int32),
             "logits.sums": sums,
-            "logits.others": rest - sums - math.log(count - self.top),
+            "logits.others": rest - sums - math.log(count - top),
         }
 
     def _rounded(self, name: str, values: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ depend on nothing else.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..data import ViewLoader
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..representation import Representation
@@ -22,27 +23,6 @@ _LARGEST_BATCH = 256
 _COMPARED = 8
 SAMPLE = 2048
 """Samples whose outputs objectives read before the training."""
-
-
-class ViewLoader(Protocol):
-    """A loader whose views come again.
-
-    ``in_order(view, rows, batch_size)`` yields the samples ``rows``, or without them all by their index, in one view,
-    the same on every rank.
-    """
-
-    num_samples: int
-    batch_size: int
-    views: int
-    device: torch.device
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
-
-    def in_order(
-        self, view: int, rows: Tensor | None = None, batch_size: int | None = None
-    ) -> Iterator[dict[str, Tensor]]: ...
 
 
 class TeacherViews:
@@ -160,7 +140,7 @@ class LiveTeacherOutputs:
             count = len(batches[first + rank()]) if first + rank() < len(batches) else 0
             if count or outputs is None:
                 outputs = next(computed)[self.number]
-            yield torch.cat(batches[first : first + world]), outputs.map(lambda values, n=count: gathered(values[:n]))
+            yield torch.cat(batches[first : first + world]), outputs.map(partial(gathered, count=count))
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:
@@ -181,8 +161,9 @@ def joined(batches: Sequence[Representation]) -> Representation:
     )
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """The rows (n, …) of all ranks, one rank after the other; as bytes, which every backend takes."""
+def gathered(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows (n, …) of all ranks, one rank after the other; as bytes, which every backend takes."""
+    rows = rows[:count]
     if world_size() == 1:
         return rows
     flat = rows.reshape(len(rows), rows.shape[1:].numel())

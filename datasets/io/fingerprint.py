@@ -1,4 +1,4 @@
-"""What tells one data set from another at little cost: counts, labels, names and sizes of files, and a few samples."""
+"""A cheap fingerprint of a data set: counts, labels, names and sizes of files, and a few samples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.data import Split
 from ...core.fingerprint import tensors_hash
 
 # Samples that are read, evenly spaced over a split.
@@ -19,10 +20,10 @@ _LOOKED_AT = 8
 _AT_ONCE = 4096
 
 
-def fingerprint(split: Any) -> dict[str, Any]:
+def fingerprint(split: Split) -> dict[str, Any]:
     """Facts about a split by their names; equal facts are taken for the same data.
 
-    Of a split of files the names and sizes of all are looked at, never the times of change: a copy is the same data.
+    Of a split of files the names and sizes of all are compared, never the times of change: a copy is the same data.
 
     Args:
         split: What a data set's ``open`` gives.
@@ -38,7 +39,7 @@ def fingerprint(split: Any) -> dict[str, Any]:
         facts["labels"] = tensors_hash("", [split.targets])
     if hasattr(split, "listing"):
         facts["names or sizes of files"] = split.listing()
-    alone = copy(split)
+    alone: Any = copy(split)
     alone.workers = 0  # no processes are started for a few samples
     loader = alone.loader(batch_size=1, device="cpu", train=False)
     places = sorted({place * split.num_samples // _LOOKED_AT for place in range(_LOOKED_AT)})

@@ -1,4 +1,4 @@
-"""Images as a dataset of one's own hands them out: pictures of Pillow, arrays and tensors, with the values that were
+"""Images as a user's own dataset hands them out: pictures of Pillow, arrays and tensors, with the values that were
 meant.
 """
 
@@ -57,21 +57,21 @@ def _check_order(name: str, value: np.ndarray | Tensor) -> None:
     """
     if value.ndim != 3:
         return
-    given = tuple(value.shape)
-    if isinstance(value, Tensor) and given[2] <= 4 < min(given[:2]):
+    shape = tuple(value.shape)
+    if isinstance(value, Tensor) and shape[2] <= 4 < min(shape[:2]):
         raise UsageError(
-            f"{name} is a tensor of shape {given}, and tensors are (channels, height, width): hand out "
+            f"{name} is a tensor of shape {shape}, and tensors are (channels, height, width): hand out "
             f"{name}.permute(2, 0, 1), or an array (height, width, channels)"
         )
-    if isinstance(value, np.ndarray) and given[0] <= 4 < min(given[1:]):
+    if isinstance(value, np.ndarray) and shape[0] <= 4 < min(shape[1:]):
         raise UsageError(
-            f"{name} is an array of shape {given}, and arrays are (height, width, channels): hand out "
+            f"{name} is an array of shape {shape}, and arrays are (height, width, channels): hand out "
             f"{name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
         )
 
 
 def kind_of(value: Any) -> str:
-    """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
+    """The kind of numbers of an image as the dataset returns it; of unsigned 16 bits, vectors are decoded."""
     if isinstance(value, Image.Image):
         return number_kind(
             {"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8")

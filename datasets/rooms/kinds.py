@@ -97,12 +97,12 @@ class Builder:
     ) -> None:
         """``axis``: direction of the primitive's z; ``where``: bool (M,), the objects that have it."""
         count = len(self.objects)
-        kept = slice(None) if where is None else where
+        selected = slice(None) if where is None else where
 
         def column(value: Number) -> np.ndarray:
-            return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float64), (count,))[kept])
+            return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float64), (count,))[selected])
 
-        objects = self.objects[kept]
+        objects = self.objects[selected]
         full = np.full(len(objects), shape)
         self.parts.append(
             Primitives(

@@ -14,7 +14,7 @@ import torch
 from ...core.hashing import hash64, shifted
 from .kinds import DRAWS, KINDS, SLOTS, Primitives, make
 
-# What the hash is asked for; the views use 1 and 2.
+# Purposes of the hash; the views use 1 and 2.
 _SCENE, _CLASS = 101, 102
 OBJECTS = 5  # in a room at most, the main one first
 SHELL = 3  # surfaces of the room: floor, walls, ceiling
@@ -62,8 +62,8 @@ class Scene:
     def __getitem__(self, rows: slice) -> Scene:
         """Some of the rooms."""
         first, last = rows.start * OBJECTS, rows.stop * OBJECTS
-        kept = (self.parts.object >= first) & (self.parts.object < last)
-        parts = Primitives(**{field.name: getattr(self.parts, field.name)[kept] for field in fields(Primitives)})
+        selected = (self.parts.object >= first) & (self.parts.object < last)
+        parts = Primitives(**{field.name: getattr(self.parts, field.name)[selected] for field in fields(Primitives)})
         parts.object = parts.object - first
         return Scene(
             **{field.name: getattr(self, field.name)[rows] for field in fields(Scene) if field.name != "parts"},
@@ -254,7 +254,7 @@ def _place(
     count = len(eye)
     place, there = np.zeros((count, OBJECTS, 2)), np.zeros((count, OBJECTS), bool)
     there[:, 0] = True
-    wanted = 2 + np.floor(draw() * (OBJECTS - 2))
+    object_count = 2 + np.floor(draw() * (OBJECTS - 2))
     flat = axes[:, 2, :2] / np.sqrt(axes[:, 2, 0] * axes[:, 2, 0] + axes[:, 2, 1] * axes[:, 2, 1])[:, None]
     for k in range(1, OBJECTS):
         for _ in range(_TRIES):
@@ -263,11 +263,11 @@ def _place(
             at = eye[:, :2] + far[:, None] * np.stack(
                 [flat[:, 0] * cosine - flat[:, 1] * sine, flat[:, 0] * sine + flat[:, 1] * cosine], 1
             )
-            free = (far > radius[:, k] + 0.4) & (k <= wanted) & ~there[:, k] & distractors
+            free = (far > radius[:, k] + 0.4) & (k <= object_count) & ~there[:, k] & distractors
             for other in range(k):
-                apart = at - place[:, other]
+                offset = at - place[:, other]
                 room = 0.85 * (radius[:, k] + radius[:, other])
-                free &= ~there[:, other] | (apart[:, 0] * apart[:, 0] + apart[:, 1] * apart[:, 1] > room * room)
+                free &= ~there[:, other] | (offset[:, 0] * offset[:, 0] + offset[:, 1] * offset[:, 1] > room * room)
             place[:, k] = np.where(free[:, None], at, place[:, k])
             there[:, k] |= free
     return place, there
@@ -277,11 +277,11 @@ def _stand(
     parts: Primitives, ground: np.ndarray, scale: np.ndarray, sine: np.ndarray, cosine: np.ndarray, there: np.ndarray
 ) -> Primitives:
     """The primitives of the objects that are there, in world coordinates, in the order of shape and object."""
-    kept = np.flatnonzero(there.reshape(-1)[parts.object])
-    kept = kept[np.lexsort((parts.object[kept], parts.shape[kept]))]
-    whose = parts.object[kept]
+    selected = np.flatnonzero(there.reshape(-1)[parts.object])
+    selected = selected[np.lexsort((parts.object[selected], parts.shape[selected]))]
+    whose = parts.object[selected]
     size, s, c = scale.reshape(-1)[whose], sine.reshape(-1)[whose], cosine.reshape(-1)[whose]
-    centre, turn = parts.centre[kept] * size[:, None], parts.turn[kept]
+    centre, turn = parts.centre[selected] * size[:, None], parts.turn[selected]
     world = (
         np.stack([c * centre[:, 0] - s * centre[:, 1], s * centre[:, 0] + c * centre[:, 1], centre[:, 2]], 1)
         + ground.reshape(-1, 3)[whose]
@@ -289,7 +289,13 @@ def _stand(
     s, c = s[:, None], c[:, None]
     turned = np.stack([c * turn[:, 0] - s * turn[:, 1], s * turn[:, 0] + c * turn[:, 1], turn[:, 2]], 1)
     return Primitives(
-        whose, parts.shape[kept], parts.slot[kept], world, parts.half[kept] * size[:, None], turned, parts.taper[kept]
+        whose,
+        parts.shape[selected],
+        parts.slot[selected],
+        world,
+        parts.half[selected] * size[:, None],
+        turned,
+        parts.taper[selected],
     )
 
 

@@ -65,20 +65,22 @@ def _loader(path, split="train", *, train=True, batch_size=5, seed=3, **options)
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        for one, other in zip(batches, others, strict=True)
+        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        for first, second in zip(batches, others, strict=True)
     )
 
 
 def test_a_split_holds_what_the_files_hold(root):
-    made = _data(root, intrinsics=(20, 20, 11.5, 8.5)).open("train")
-    assert made.modalities == {"rgb": (3, H, W), "depth": (1, H, W), "semantics": (1, H, W)} and made.num_samples == 12
+    opened = _data(root, intrinsics=(20, 20, 11.5, 8.5)).open("train")
     assert (
-        made.semantic_classes == ["unlabelled", "wall", "floor", "table"]
-        and made.targets is made.num_classes is made.classes is None
+        opened.modalities == {"rgb": (3, H, W), "depth": (1, H, W), "semantics": (1, H, W)} and opened.num_samples == 12
     )
-    assert made.camera.unit == "mm" and made.camera.intrinsics == (20, 20, 11.5, 8.5)
-    batch = next(made.loader(batch_size=12, device="cpu", train=False).epoch(0))
+    assert (
+        opened.semantic_classes == ["unlabelled", "wall", "floor", "table"]
+        and opened.targets is opened.num_classes is opened.classes is None
+    )
+    assert opened.camera.unit == "mm" and opened.camera.intrinsics == (20, 20, 11.5, 8.5)
+    batch = next(opened.loader(batch_size=12, device="cpu", train=False).epoch(0))
     # Sorted by path: those of walk0 first.
     for row, k in enumerate([*range(0, 12, 2), *range(1, 12, 2)]):
         for name, values in _frame(k).items():
@@ -117,7 +119,9 @@ def test_workers_can_be_spawned(root, monkeypatch):
     options = {"transforms": [{"name": "Affine"}]}
     here = list(_loader(root, **options).epoch(1))
     monkeypatch.setattr(
-        file_loader, "DataLoader", lambda *args, **given: DataLoader(*args, multiprocessing_context="spawn", **given)
+        file_loader,
+        "DataLoader",
+        lambda *args, **keywords: DataLoader(*args, multiprocessing_context="spawn", **keywords),
     )
     assert _same(_loader(root, workers=1, **options).epoch(1), here)
 
@@ -133,7 +137,7 @@ def test_any_two_folders_without_labels(tmp_path):
     opened = [_data(tmp_path, **options).open(split) for split in ("train", "test")]
     assert (
         opened[0].modalities == {"rgb": (3, H, W), "thermal": (1, H, W)}
-        and sum(made.num_samples for made in opened) == 3
+        and sum(opened_split.num_samples for opened_split in opened) == 3
     )
     assert opened[0].camera is opened[0].semantic_classes is None
     assert opened[0].loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["thermal"].max() > 20
@@ -178,8 +182,8 @@ def test_the_unit_of_depth_is_that_of_the_files(tmp_path, caplog):
     assert not caplog.records
     for folder, wrong, right in (("mm", "m", "mm"), ("m", "mm", "m")):
         caplog.clear()
-        made = _data(tmp_path / folder, depth_unit=wrong, test_fraction=0.01).open("train")
-        assert made.camera.unit == wrong
+        opened = _data(tmp_path / folder, depth_unit=wrong, test_fraction=0.01).open("train")
+        assert opened.camera.unit == wrong
         assert re.search(
             rf"{folder}: depth goes from \S+ to \S+ \(median .*\), .* set data.depth_unit={right}", caplog.text
         ), caplog.text
@@ -303,16 +307,16 @@ def test_what_a_file_cannot_be(tmp_path, name, write, says, workers):
     for k in range(2):
         _pair(tmp_path / "train", str(k), k)
     (tmp_path / "classes.txt").write_text("wall\nfloor\ntable\n")
-    made = _data(tmp_path, workers=workers).open("train")
+    opened = _data(tmp_path, workers=workers).open("train")
     # Found by a worker: the file goes bad after the split was opened.
     folder, file = name.split("/")
     (tmp_path / "train" / folder / "1.png").unlink()
     write(tmp_path / "train" / name)
     with pytest.raises(ContrastillError, match=says) as at_open:
         _data(tmp_path).open("train")
-    made.samples.files[folder] = np.array([f"{folder}/0.png".encode(), name.encode()])
+    opened.samples.files[folder] = np.array([f"{folder}/0.png".encode(), name.encode()])
     with pytest.raises(ContrastillError) as in_worker:
-        list(made.loader(batch_size=1, device="cpu", train=True).epoch(0))
+        list(opened.loader(batch_size=1, device="cpu", train=True).epoch(0))
     assert str(in_worker.value) == str(at_open.value) and "\n" not in str(at_open.value)
 
 

@@ -1,7 +1,7 @@
 """What several processes keep of what teachers say, and what a student learns from it; run by
 test_teacher_cache_ranks.py, by one process or by several.
 
-Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and
+Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in cache and of all that comes from the folder, and
 how many samples the teacher was shown for each) and FOLDER/RANK.safetensors, the student's and the bank's state and the
 losses of each epoch.
 """
@@ -55,10 +55,10 @@ def transfer(data):
     )
 
 
-def digest_of(memory):
+def digest_of(cache):
     """One hash of all that is kept."""
     digest = hashlib.sha256()
-    for _, view in sorted(memory._rows.items()):
+    for _, view in sorted(cache._rows.items()):
         for _, rows in sorted(view.items()):
             for name, values in sorted(rows.fields.items()):
                 digest.update(name.encode() + values.numpy().tobytes())
@@ -68,35 +68,35 @@ def digest_of(memory):
 def main(folder):
     # Three files, as there are three batches.
     cache_shard.ROWS = 16
-    accelerator, data, found, looks = Accelerator(cpu=True), split(), [], []
+    accelerator, data, digests, batch_sizes = Accelerator(cpu=True), split(), [], []
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
-    def memory_of(made, where):
-        return CachedTeachers(batches, made.source, made.teacher_needs, where)
+    def cache_of(transfer_, where):
+        return CachedTeachers(batches, transfer_.source, transfer_.teacher_needs, where)
 
     batches = data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share)
-    made = transfer(data)
-    made.teachers[0].register_forward_hook(lambda module, args, said: looks.append(len(said.embedding)))
+    fresh = transfer(data)
+    fresh.teachers[0].register_forward_hook(lambda module, args, output: batch_sizes.append(len(output.embedding)))
     for where in (None, folder / "said"):
-        looks.clear()
-        memory = memory_of(made, where)
+        batch_sizes.clear()
+        cache = cache_of(fresh, where)
         for k in range(2):
-            memory.start_epoch(k)
-        found.append((digest_of(memory), sum(looks)))
-    made = transfer(data)
-    made.source = memory_of(made, folder / "said")
-    made.drop_teachers()
+            cache.start_epoch(k)
+        digests.append((digest_of(cache), sum(batch_sizes)))
+    fresh = transfer(data)
+    fresh.source = cache_of(fresh, folder / "said")
+    fresh.drop_teachers()
     result = fit(
-        made,
+        fresh,
         batches,
         None,
         TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16),
         accelerator=accelerator,
         progress=False,
     )
-    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in made.trained_state().items()}
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.trained_state().items()}
     state |= {f"loss of epoch {row['epoch']}": torch.tensor(row["loss"]) for row in result.history}
-    (folder / f"{share['rank']}.json").write_text(json.dumps(found))
+    (folder / f"{share['rank']}.json").write_text(json.dumps(digests))
     save_file(state, folder / f"{share['rank']}.safetensors")
 
 

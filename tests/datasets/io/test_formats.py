@@ -18,7 +18,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.array_files import read_array, read_pair
 from contrastill.datasets.io.images import Picture
-from contrastill.datasets.io.user_samples import OwnSamples
+from contrastill.datasets.io.user_samples import UserSamples
 
 DEEP = np.array([[0, 1, 257, 1000], [4095, 10000, 40000, 65535]], np.uint16)
 COLOUR = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]], 2)
@@ -45,7 +45,7 @@ def _png(path, rows, width, bits, colour, *chunks, height=None):
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height or len(rows), bits, colour, 0, 0, height is not None))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*given) for given in chunks) + body + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*fields) for fields in chunks) + body + chunk(b"IEND", b"")
     )
 
 
@@ -359,7 +359,7 @@ def test_lossless_labels_and_smaller_copies_of_a_page_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_of_a_pair_are_turned_alike_or_refused(tmp_path, orientation):
+def test_orientation_is_applied_to_all_of_a_pair_or_refused(tmp_path, orientation):
     colour = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
     turn = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
@@ -519,7 +519,7 @@ class _Own:
 
 
 def _read(name, value):
-    return OwnSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
+    return UserSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
 
 
 def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):

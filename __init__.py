@@ -6,25 +6,71 @@ Names are loaded when they are first used, so that ``import contrastill`` costs 
 from importlib import import_module, metadata
 from typing import Any
 
+from .core.registry import DATASETS as _DATASETS
+from .core.registry import MODALITIES as _MODALITIES
+from .core.registry import MODELS as _MODELS
+from .core.registry import OBJECTIVES as _OBJECTIVES
+from .core.registry import TEACHER_AGGREGATIONS as _TEACHER_AGGREGATIONS
+
 _OFFERS = {
+    "AB": ("objectives.ab", "AB"),
+    "Attention": ("objectives.attention", "Attention"),
     "CRDLoss": ("core.crd.loss", "CRDLoss"),
+    "ContrastillError": ("core.errors", "ContrastillError"),
+    "Correlation": ("objectives.correlation", "Correlation"),
+    "CrossEntropy": ("objectives.cross_entropy", "CrossEntropy"),
+    "DATASETS": ("core.registry", "DATASETS"),
+    "DIST": ("objectives.dist", "DIST"),
+    "DKD": ("objectives.dkd", "DKD"),
+    "DenseCRD": ("xmodal.dense_crd", "DenseCRD"),
+    "FSP": ("objectives.fsp", "FSP"),
+    "Factor": ("objectives.factor", "Factor"),
+    "FitNet": ("objectives.fitnet", "FitNet"),
     "FreshCRDLoss": ("core.crd.fresh", "FreshCRDLoss"),
+    "InfoNCE": ("objectives.infonce", "InfoNCE"),
+    "KD": ("objectives.kd", "KD"),
+    "MLKD": ("objectives.mlkd", "MLKD"),
+    "MODALITIES": ("core.registry", "MODALITIES"),
+    "MODELS": ("core.registry", "MODELS"),
+    "NST": ("objectives.nst", "NST"),
     "Loader": ("core.data", "Loader"),
     "Network": ("core.representation", "Network"),
+    "OBJECTIVES": ("core.registry", "OBJECTIVES"),
+    "Objective": ("core.objective", "Objective"),
+    "Options": ("core.objective", "Options"),
+    "PKT": ("objectives.pkt", "PKT"),
     "Preprocess": ("core.preprocess", "Preprocess"),
+    "RKD": ("objectives.rkd", "RKD"),
     "Representation": ("core.representation", "Representation"),
+    "Review": ("objectives.review", "Review"),
+    "Similarity": ("objectives.similarity", "Similarity"),
     "Split": ("core.data", "Split"),
     "Student": ("training.student", "Student"),
+    "TEACHER_AGGREGATIONS": ("core.registry", "TEACHER_AGGREGATIONS"),
     "Taps": ("core.representation", "Taps"),
+    "TeacherAggregation": ("core.aggregation", "TeacherAggregation"),
     "Transfer": ("core.transfer", "Transfer"),
+    "UsageError": ("core.errors", "UsageError"),
+    "VID": ("objectives.vid", "VID"),
+    "WTTM": ("objectives.wttm", "WTTM"),
     "distill": ("training.distill", "distill"),
     "export_student": ("compress.export", "export_student"),
     "fit": ("training.engine", "fit"),
     "linear_probe": ("probe.linear", "linear_probe"),
     "load_adaptors": ("ensemble.adaptors", "load_adaptors"),
     "load_student": ("models.build", "load_student"),
+    "modality": ("xmodal.modalities", "modality"),
 }
 """Public name -> module inside this package, and its attribute there."""
+
+for _registry, _packages in (
+    (_OBJECTIVES, ("objectives", "xmodal", "ensemble")),
+    (_TEACHER_AGGREGATIONS, ("ensemble",)),
+    (_DATASETS, ("datasets",)),
+    (_MODELS, ("models",)),
+    (_MODALITIES, ("xmodal",)),
+):
+    _registry.packages[:] = [f"{__name__}.{_package}" for _package in _packages]
 
 __all__ = ["__version__", *_OFFERS]
 

@@ -8,7 +8,8 @@ import traceback
 import typer
 from typer.main import get_command
 
-from ..core.errors import ContrastillError
+from ..core.errors import ContrastillError, UsageError
+from ..core.plugins import request_plugins
 from . import bench, cache, cost, data, demo, doctor, ensemble, evaluate, export, probe, report, train
 
 app = typer.Typer(
@@ -42,15 +43,36 @@ def _commands() -> None:
     """Keeps ``contrastill COMMAND`` a group of commands, however many there are."""
 
 
+def _without_imports(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without each ``--import MODULE`` or ``--import=MODULE``, and the modules."""
+    others: list[str] = []
+    modules: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--import":
+            module = next(remaining, None)
+            if module is None:
+                raise UsageError("--import names a module, such as --import my_package")
+            modules.append(module)
+        elif argument.startswith("--import="):
+            modules.append(argument.removeprefix("--import="))
+        else:
+            others.append(argument)
+    return others, modules
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage.
 
-    ``--debug`` anywhere among the arguments shows the traceback of an error as well.
+    ``--debug`` anywhere among the arguments shows the traceback of an error as well; ``--import MODULE``, as often as
+    needed, imports a module that registers objectives, data sets, networks or modalities.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        arguments, plugins = _without_imports(arguments)
+        request_plugins(plugins)
         result = get_command(app).main(args=arguments, prog_name="contrastill", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""How the losses towards several teachers become one."""
+"""How the losses towards several teachers become one; the other ways are in ensemble/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from .objective import Objective, Options, Setting
-from .registry import TEACHER_AGGREGATIONS
 from .representation import Representation
 
 
@@ -21,11 +20,11 @@ class TeacherAggregation(nn.Module, ABC):
     """Combines n losses L(T_i, S) of one objective. A new rule is one subclass registered in ``TEACHER_AGGREGATIONS``.
 
     Attributes:
-        Options: Schema of what a config may say beside ``ensemble.rule``.
+        Options: Schema of its options, beside ``ensemble.rule`` in a config.
         teacher_needs: What it reads of a teacher itself, whatever the objective reads.
         compares_classes: Whether it compares the teachers' logits with labels or with each other, class by class.
         weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has
-            none to tell.
+            no such weights.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -52,7 +51,7 @@ class TeacherAggregation(nn.Module, ABC):
         return cls(**dict(options))
 
     def chosen(self, count: int) -> Sequence[int]:
-        """Which of ``count`` teachers have a part in the step under way; the others need not look."""
+        """Which of ``count`` teachers take part in the step under way; the others run no forward pass."""
         return range(count)
 
     @abstractmethod
@@ -67,8 +66,8 @@ class TeacherAggregation(nn.Module, ABC):
 
         Args:
             objectives: One for each of the n teachers.
-            student: What the student said, (B, …).
-            teachers: What each teacher said, (B, …); None where it did not look.
+            student: The student's outputs, (B, …).
+            teachers: The outputs of each teacher, (B, …); None of one that took no part in this step.
             batch: With ``index`` (B,) and, if labelled, ``target`` (B,).
 
         Returns:
@@ -76,7 +75,6 @@ class TeacherAggregation(nn.Module, ABC):
         """
 
 
-@TEACHER_AGGREGATIONS.register("sum")
 class Sum(TeacherAggregation):
     """Σ_i L(T_i, S), as the paper has it (Tian et al., ICLR 2020, section 3.4): each teacher with embeddings and banks
     of its own.

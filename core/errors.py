@@ -1,4 +1,4 @@
-"""The two ways contrastill says no: the work failed, or it was asked for in the wrong way."""
+"""The two kinds of errors: the work failed, or the usage was wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ContrastillError(Exception):
 
 
 class UsageError(ContrastillError, ValueError):
-    """It was asked for in a way that cannot work (config, option, name). Exit code 2."""
+    """Wrong usage: a config, an option or a name that cannot work. Exit code 2."""
 
     exit_code = 2
 
@@ -43,10 +43,10 @@ def required(value: T | None, part: str) -> T:
     return value
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist: suggests the nearest ones, else lists them all."""
+def unknown_name(kind: str, name: str, known: Iterable[str], others: str = "") -> UsageError:
+    """The error for a name that does not exist: suggests the nearest ones, else lists them all, and ``others``."""
     known = sorted(known)
-    hint = nearest(name, known, f"there are {', '.join(known) or 'none'}.")
+    hint = nearest(name, known, f"there are {', '.join(known) or 'none'}{others and f', {others}'}.")
     return UsageError(f"{kind} {name!r} does not exist: {hint}")
 
 

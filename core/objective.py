@@ -1,4 +1,4 @@
-"""What every objective is: a module that compares what the student said with what a teacher said."""
+"""What every objective is: a module that compares the student's outputs with a teacher's."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Setting:
-    """What an objective may infer instead of being told: dimensions, the number of samples, their classes.
+    """What an objective infers from the networks and the data: dimensions, the number of samples, their classes.
 
     Attributes:
-        student: Shapes of what the student says.
-        teacher: Shapes of what this objective's teacher says; None where there is no teacher.
+        student: Shapes of the student's outputs.
+        teacher: Shapes of the outputs of this objective's teacher; None where there is no teacher.
         num_samples: M, samples in the training split.
         targets: (M,) int64 classes of the training samples, or None if they have no labels.
         seed: The run's seed.
@@ -45,7 +45,7 @@ class Setting:
 
 
 class TeacherOutputs(Protocol):
-    """What a teacher says of the training samples in their first view, to those that ask before the training begins.
+    """A teacher's outputs on the training samples in their first view, for objectives that read them before the training.
 
     Attributes:
         cached: Whether its outputs are cached for the training anyway, so that to ask for all of them costs nothing.
@@ -104,6 +104,44 @@ class Objective(nn.Module):
         """One for each teacher; an objective that reads them all at once overrides it and returns a single one."""
         return [cls.build(options, setting) for setting in settings]
 
+    def __call__(self, student: Any, teacher: Any = None, batch: dict[str, Tensor] | None = None, **fields: Any) -> Any:
+        """The loss of a batch, also in a training loop of one's own: ``KD()(student_logits, teacher_logits)``.
+
+        Args:
+            student: A :class:`~contrastill.Representation`; where the objective reads one part alone, that part: logits
+                (B, C), embedding (B, D), or maps, a tensor (B, C_i, H_i, W_i) or a list of them.
+            teacher: As ``student``; a list of one each where the objective is ``joint``.
+            batch: ``index`` (B,) and ``target`` (B,), where the objective reads them.
+            fields: The same by name: ``target=labels``.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            UsageError: Tensors of an objective that reads more than one part.
+        """
+        if isinstance(student, Representation) and not fields and batch is not None:
+            return super().__call__(student, teacher, batch)
+        student = self._representation(student, "student")
+        teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
+        each = [self._representation(outputs, "teacher") for outputs in teachers]
+        return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
+
+    def _representation(self, outputs: Any, role: str) -> Representation | None:
+        """Outputs as a representation: tensors are the one part that the objective reads."""
+        if outputs is None or isinstance(outputs, Representation):
+            return outputs
+        parts = sorted(self.needs)
+        several = isinstance(outputs, (list, tuple))
+        if len(parts) != 1 or (several and parts != ["maps"]):
+            values = ", ".join(f"{part}=…" for part in parts)
+            raise UsageError(
+                f"{type(self).__name__} reads {' and '.join(parts)} of the {role}: pass "
+                f"contrastill.Representation({values})"
+            )
+        (part,) = parts
+        return Representation(**{part: tuple(outputs) if several else (outputs,) if part == "maps" else outputs})
+
     def forward(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or the loss itself where it does not
         decompose.
@@ -117,8 +155,8 @@ class Objective(nn.Module):
         return self.per_sample(student, teacher, batch).mean()
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        """Learn before the training what the teachers say of the training samples; called at every start of a run, also
-        of one that goes on.
+        """Read teacher outputs on the training samples before the first step; called at every start of a run, also of one
+        that is resumed.
 
         Args:
             teachers: Its teacher's outputs, or all teachers' where it is ``joint``.

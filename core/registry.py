@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UsageError, unknown_name
+from .plugins import import_entry_points
 
 if TYPE_CHECKING:
     from .aggregation import TeacherAggregation
@@ -18,31 +19,41 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PYTHON_PREFIX = "python:"
+"""Begins the name by which a config calls an object that was made in Python."""
+
 
 class Registry(Mapping[str, T]):
     """Names of one kind of thing and what they stand for.
 
     Args:
-        kind: What the names are, as an error message says it: ``"objective"``.
-        packages: Subpackages of contrastill whose modules register themselves when imported; they are
-            imported the first time a name is looked up, so a new entry is one new file.
+        kind: What the names are, as an error message calls it: ``"objective"``.
+
+    Attributes:
+        packages: Full names of packages whose modules register themselves when imported. They are imported the first
+            time a name is looked up, so a new entry is one new file; the package's root fills the list.
     """
 
-    def __init__(self, kind: str, *packages: str) -> None:
+    def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._packages = packages
+        self.packages: list[str] = []
         self._entries: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
-        self._lent: dict[str, T] = {}
+        self._temporary: dict[str, T] = {}
         self._lock = threading.RLock()
         self._discovering = self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: enter the decorated class or function under ``name``."""
+        """Decorator: enter the decorated class or function under ``name``.
+
+        Raises:
+            UsageError: Another entry has that name.
+        """
 
         def enter(entry: T) -> T:
             if name in self._entries and self._entries[name] is not entry:
-                raise ValueError(f"two {self.kind}s are called {name!r}")
+                both = sorted(_origin(each) for each in (self._entries[name], entry))
+                raise UsageError(f"two {self.kind}s are called {name!r}: {' and '.join(both)}; rename one of them")
             self._entries[name] = entry
             return entry
 
@@ -51,46 +62,44 @@ class Registry(Mapping[str, T]):
     def register_family(self, prefix: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
         """Decorator: the decorated function answers for every name ``prefix/NAME``.
 
-        It is given NAME and returns the entry, or raises UsageError if there is none; what it knows is not iterated
+        It is called with NAME and returns the entry, or raises UsageError if there is none; its names are not iterated
         over.
         """
 
         def enter(resolve: Callable[[str], T]) -> Callable[[str], T]:
             if self._families.setdefault(prefix, resolve) is not resolve:
-                raise ValueError(f"two families of {self.kind}s are called {prefix!r}")
+                raise UsageError(f"two families of {self.kind}s are called {prefix!r}: rename one of them")
             return resolve
 
         return enter
 
     @contextmanager
-    def lend(self, name: str, entry: T) -> Iterator[None]:
-        """Within it, :func:`own_name` stands for an object that was made in Python; afterwards the name is refused, as
-        no config can make it.
+    def temporarily(self, name: str, entry: T) -> Iterator[None]:
+        """Within it, :func:`object_name` stands for an object that was made in Python; afterwards the name is refused,
+        as no config can make it.
         """
-        self._lent[name] = entry
+        self._temporary[name] = entry
         try:
             yield
         finally:
-            self._lent.pop(name, None)  # two equal ones have one name
+            self._temporary.pop(name, None)  # two equal ones have one name
 
     def __getitem__(self, name: str) -> T:
-        if name.startswith(OWN):
-            if name in self._lent:
-                return self._lent[name]
+        if name.startswith(PYTHON_PREFIX):
+            if name in self._temporary:
+                return self._temporary[name]
             raise UsageError(
-                f"{self.kind} {name.removeprefix(OWN)!r} was an object in Python, which no config can make: hand "
-                "it to contrastill.distill again "
-                f"(a trained student to contrastill.load_student, as module=…), or register a {self.kind} of your "
-                "own, as docs/guides/own.md shows"
+                f"{self.kind} {name.removeprefix(PYTHON_PREFIX)!r} was an object in Python, which no config can make: "
+                f"pass it to contrastill.distill again (a trained student to contrastill.load_student, as module=…), "
+                f"or register a {self.kind} of your own, as docs/guides/own.md shows"
             )
         self._discover()
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._families:
             return self._families[prefix](rest)
         if name not in self._entries:
-            raise unknown_name(
-                self.kind, name, [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)]
-            )
+            known = [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)]
+            raise unknown_name(self.kind, name, known, "and what --import MY_PACKAGE registers")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -103,6 +112,12 @@ class Registry(Mapping[str, T]):
         self._discover()
         return iter(sorted(self._entries))
 
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def __len__(self) -> int:
         self._discover()
         return len(self._entries)
@@ -110,50 +125,51 @@ class Registry(Mapping[str, T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        with (
-            self._lock
-        ):  # the modules that are imported may look names up themselves; other threads wait until all are there
+        with self._lock:  # the modules may look names up themselves; other threads wait until all are imported
             if self._discovering:
                 return
             self._discovering = True
-            # Relative to this package's parent, so that the tree works under whatever name it was installed.
-            for name in self._packages:
-                package = importlib.import_module(f"..{name}", __package__)
-                for module in pkgutil.iter_modules(package.__path__):
-                    importlib.import_module(f"{package.__name__}.{module.name}")
-            self._discovered = True
+            try:
+                for name in self.packages:
+                    package = importlib.import_module(name)
+                    for module in pkgutil.iter_modules(package.__path__):
+                        importlib.import_module(f"{name}.{module.name}")
+                import_entry_points()
+                self._discovered = True
+            finally:
+                self._discovering = False
 
 
-OWN = "python:"
-"""Begins the name that a config calls an object by which was made in Python."""
+def _origin(entry: object) -> str:
+    """Where a registered class or function comes from."""
+    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
 
-def own_name(thing: object, *, mark: str = "") -> str:
+def object_name(thing: object, *, mark: str = "") -> str:
     """What a config calls an object that was made in Python: its class, and what tells it from others of that class."""
     kind = type(thing)
-    return f"{OWN}{kind.__module__}.{kind.__qualname__}{mark and '@'}{mark}"
+    return f"{PYTHON_PREFIX}{kind.__module__}.{kind.__qualname__}{mark and '@'}{mark}"
 
 
 def short_name(name: str) -> str:
     """The name, of an object made in Python the class alone."""
-    return (
-        name.removeprefix(OWN).rpartition("@")[0].rpartition(".")[2] or name.rpartition(".")[2]
-        if name.startswith(OWN)
-        else name
-    )
+    if not name.startswith(PYTHON_PREFIX):
+        return name
+    plain = name.removeprefix(PYTHON_PREFIX)
+    return plain.rpartition("@")[0].rpartition(".")[2] or plain.rpartition(".")[2]
 
 
-OBJECTIVES: Registry[type[Objective]] = Registry("objective", "objectives", "xmodal", "ensemble")
-TEACHER_AGGREGATIONS: Registry[type[TeacherAggregation]] = Registry("rule of an ensemble", "ensemble")
-DATASETS: Registry[Any] = Registry("dataset", "datasets")
-MODELS: Registry[Callable[..., Any]] = Registry("model", "models")
-MODALITIES: Registry[Any] = Registry("modality", "xmodal")
+OBJECTIVES: Registry[type[Objective]] = Registry("objective")
+TEACHER_AGGREGATIONS: Registry[type[TeacherAggregation]] = Registry("rule of an ensemble")
+DATASETS: Registry[Any] = Registry("dataset")
+MODELS: Registry[Callable[..., Any]] = Registry("model")
+MODALITIES: Registry[Any] = Registry("modality")
 
 PRETRAINED = "pretrained"
 """In the place of a file of weights: those that a network's library publishes."""
 
 
-def takes(builder: Callable, option: str) -> bool:
+def has_option(builder: Callable, option: str) -> bool:
     """Whether a builder has a parameter of that name, as those of networks with published weights have
     ``pretrained``.
     """
@@ -167,8 +183,6 @@ def model_builder(name: str, weights: object = None) -> Callable:
         UsageError: There is no such network, or it has no published weights and they are asked for.
     """
     builder = MODELS[name]
-    if weights == PRETRAINED and not takes(builder, PRETRAINED):
-        raise UsageError(
-            f"{name} has no published weights: give a run folder or a file under weights, or leave them out"
-        )
+    if weights == PRETRAINED and not has_option(builder, PRETRAINED):
+        raise UsageError(f"{name} has no published weights: set weights to a run folder or a file, or leave them out")
     return builder

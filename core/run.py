@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_text
+from .config.marks import resumable
 from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
-
-# Nothing of what a run comes to depends on these: it may be resumed with others, and errors ask for that.
-FREE = ("out", "data.workers", "data.skip_corrupted", "data.void", "train.timeout_minutes", "train.keep_checkpoints")
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
@@ -196,8 +194,9 @@ def _changed_lines(old: str, new: str) -> str:
     before, after = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
     for key in [*before, *after]:
         # A run that was begun before a key existed did what its being off means.
-        added = key not in before and after[key] in (None, False)
-        if key not in FREE and not added and before.get(key) != after.get(key):
+        added = key not in before and after[key] in (None, False, [])
+        differs = not added and before.get(key) != after.get(key)
+        if differs and not resumable(key, after.get("data.name")):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return ""
 

@@ -101,7 +101,7 @@ class ImageFolder:
             PictureFiles(self.root, [name for name, _ in files]),
             torch.tensor([target for _, target in files], dtype=torch.int64),
         )
-        return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
+        return FileSplit.from_options(pictures, targets, classes, options, options.size, training=split == "train")
 
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         """The classes, and the split's (path below the root, class), sorted by class, then path."""
@@ -156,15 +156,15 @@ class ImageFolder:
         folders = class_folders(where)
         for target, name in enumerate(classes):
             # A class may be missing among those to test on.
-            files_there = list(walk(folders.get(name, where / name), ("",)))
+            files_in_class = list(walk(folders.get(name, where / name), ("",)))
             # Compared by parts and not by characters, so that the order does not hang on the separator.
             images = sorted(
-                (path for path in files_there if path.name.lower().endswith(IMAGE_SUFFIXES)),
+                (path for path in files_in_class if path.name.lower().endswith(IMAGE_SUFFIXES)),
                 key=lambda path: path.parts,
             )
-            if len(images) < len(files_there):
+            if len(images) < len(files_in_class):
                 self._passed_over.update(
-                    path.suffix.lower() for path in files_there if not path.name.lower().endswith(IMAGE_SUFFIXES)
+                    path.suffix.lower() for path in files_in_class if not path.name.lower().endswith(IMAGE_SUFFIXES)
                 )
             if complete and not images:
                 raise UsageError(

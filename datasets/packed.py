@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from ..core.config.schema import RESUMABLE
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
@@ -34,8 +35,7 @@ from .io.values import (
 )
 from .io.views import PaddedImages
 
-# What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them
-# exactly.
+# Stored dtype of a field of images -> dtype in memory. Sixteen bits become float32, which represents them exactly.
 _IMAGE_DTYPES = {
     "uint8": torch.uint8,
     "int8": torch.float32,
@@ -53,8 +53,7 @@ class Packed:
     """A packed HDF5 file, all of it in memory.
 
     The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
-        depth
-    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
+    depth or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
     millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
     whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
 
@@ -89,7 +88,7 @@ class Packed:
             "semantic_classes",
             description="attribute of the file that names the values of the label maps, from 0, which is unlabelled",
         )
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP + ", and those that the file names")
         depth_unit: Unit | None = Field(
             None,
@@ -184,18 +183,18 @@ class Packed:
             )
         groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
         if name not in groups:
-            there = f"it has {', '.join(groups)}" if groups else "it has no groups"
+            available = f"it has {', '.join(groups)}" if groups else "it has no groups"
             raise UsageError(
-                f"{file.filename} has no split (group) {name!r}: {there}; choose with data.splits.{split}=NAME"
+                f"{file.filename} has no split (group) {name!r}: {available}; choose with data.splits.{split}=NAME"
             )
         return file[name]
 
     def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
         if isinstance(group.get(name), h5py.Dataset):
             return group[name]
-        there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
+        available = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
         raise UsageError(
-            f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME"
+            f"{location(group, name)} does not exist: fields there are {available}; choose with data.{option}=NAME"
         )
 
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
@@ -286,7 +285,7 @@ class Packed:
         return images
 
     def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
-        """Which labels are void: as it is from the options, from the file, or by what all splits hold."""
+        """Which labels are void: by the options, the file, or the labels of all splits."""
         explicit = "void" in self.options.model_fields_set
         if not explicit and file.attrs.get("void") == "none":
             return LabelRule.of(None, True, names)
@@ -335,7 +334,7 @@ class Packed:
         return images
 
     def _labelled(self, group: h5py.Group) -> bool:
-        """Whether there are classes: the default field may be missing, another that was asked for may not."""
+        """Whether there are classes: the default field may be missing, another one from the options may not."""
         target = self.options.target
         if target is None:
             return False

@@ -1,4 +1,4 @@
-"""``paired_folder``: a folder a modality, files of the same name being one sample; a user's own aligned sensors,
+"""``paired_folder``: one folder per modality, files of the same name are one sample; a user's own aligned sensors,
 without labels.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 
+from ..core.config.schema import RESUMABLE
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .image_folder import (
@@ -38,7 +39,7 @@ from .io.view_options import ViewOptions
 log = logging.getLogger(__name__)
 
 # Frames that are read when a split is opened, evenly spaced over it.
-_LOOKED_AT = 16
+_FRAMES_READ = 16
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
 
@@ -74,7 +75,7 @@ class PairedFolder:
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP)
         test_fraction: float = Field(
             0.1,
@@ -105,7 +106,7 @@ class PairedFolder:
         return all(any(_has(where / name, stem) for stem in stems) for name in others)
 
     def open(self, split: str) -> PairSplit:
-        """List ``"train"`` or ``"test"``, and look at a few samples. Only ``"train"`` is ever augmented."""
+        """List ``"train"`` or ``"test"``, and read a few samples. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"paired_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
@@ -124,8 +125,8 @@ class PairedFolder:
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
-        samples = reader.look(
-            [place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))],
+        samples = reader.read_samples(
+            [place * count // min(count, _FRAMES_READ) for place in range(min(count, _FRAMES_READ))],
             sizes=self._sizes_matter(),
             skip_corrupted=options.skip_corrupted,
         )
@@ -231,9 +232,9 @@ class PairedFolder:
             folders = {name: name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None}
         if not self.options.folders and len(folders) < 2:
             empty = [name for name in folders_in(where) if name not in folders]
-            there = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
+            available = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
             without = f", and no files ({', '.join(SUFFIXES)}) in {', '.join(empty)}" if empty else ""
-            raise UsageError(f"{where} has {there}{without}: {_LAYOUT}")
+            raise UsageError(f"{where} has {available}{without}: {_LAYOUT}")
         if len(folders) < 2:
             raise UsageError(f"data.folders names one modality ({', '.join(folders)}): two or more make a pair")
         wrong = [name for name in folders if name in _RESERVED]
@@ -282,10 +283,10 @@ def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
     for name, files in listed.items():
         lacking = min(everything - files.keys(), default=None)
         if lacking is not None:
-            there = next(other[lacking] for other in listed.values() if lacking in other)
+            unpaired = next(other[lacking] for other in listed.values() if lacking in other)
             missed = len(everything) - len(files)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
             raise UsageError(
-                f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
+                f"{unpaired} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
             )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

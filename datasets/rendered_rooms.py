@@ -1,4 +1,4 @@
-"""``rooms``: rendered rooms with furniture, in colour, depth and meaning; made anew from (seed, index), so that nothing
+"""``rooms``: rendered rooms with furniture, in colour, depth and meaning; rendered from (seed, index), so that nothing
 is downloaded.
 """
 
@@ -38,9 +38,8 @@ class Rooms:
     is a function of (scene_seed, split, index).
 
     Modalities: ``rgb`` uint8 (N, S, S, 3); ``depth`` float32 (N, S, S, 1), metres along the camera's axis, 0 where
-        nothing was measured
-    (grazing or far surfaces, edges, holes); ``semantics`` uint8 (N, S, S, 1), places in ``rooms_render.SEMANTICS``. The
-    camera is that of ``rooms_render.intrinsics(size)``.
+    nothing was measured (grazing or far surfaces, edges, holes); ``semantics`` uint8 (N, S, S, 1), places in
+    ``rooms.render.SEMANTICS``. The camera is that of ``rooms.render.intrinsics(size)``.
 
     Raises:
         UsageError: A split that does not exist.

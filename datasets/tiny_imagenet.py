@@ -25,9 +25,8 @@ class TinyImageNet:
     """TinyImageNet (Stanford CS231n): 200 classes of ImageNet, 64×64; 500 training and 50 validation images each.
 
     The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt. A
-        class is one
-    that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set is read as
-    it is; its name is that of words.txt. Greyscale images become RGB.
+    class is one that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set
+    is read as it is; its name is that of words.txt. Greyscale images become RGB.
 
     Raises:
         UsageError: It is no such folder, or its parts do not belong together.
@@ -120,15 +119,15 @@ def _classes(root: Path) -> list[str]:
     listed = [line.strip() for line in _lines(root / "wnids.txt")]
     if not (root / "train").is_dir():
         raise UsageError(f"{root} has no folder train: unpack TinyImageNet again, all of it")
-    there = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
-    strange = sorted(there - set(listed))
+    folders = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
+    strange = sorted(folders - set(listed))
     if strange:
         raise UsageError(
             f"{root / 'train' / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet"
         )
-    if not there:
+    if not folders:
         raise UsageError(f"{root / 'train'} has no folders of classes: unpack TinyImageNet again, all of it")
-    return [wnid for wnid in listed if wnid in there]
+    return [wnid for wnid in listed if wnid in folders]
 
 
 def _names(root: Path, wnids: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..core.classes import check_numbers, match_classes
+from ..core.config.schema import PLACE, RESUMABLE
 from ..core.errors import ContrastillError
 from .io.camera import UNIT_HELP, Camera, Unit, warn_of_unit
 from .io.file_splits import ReadSplit
@@ -33,11 +34,11 @@ from .io.values import (
 
 log = logging.getLogger(__name__)
 
-_PLAIN = 2**32  # stands for a view's number where nothing is augmented
+_PLAIN = 2**32  # the view's number where nothing is augmented
 
 
 class UserDataset:
-    """A training and a test dataset as the user passes them, in the place of a registered class.
+    """A training and a test dataset of the user's own, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
     ``label`` will do for ``rgb`` and ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
@@ -45,11 +46,11 @@ class UserDataset:
     in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
     of torch, NumPy and Python is a function of (seed, view, index). Values stay as they are, rgb and labels
     aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole numbers, 0, −1, −100 and 255
-        (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
-    wherever samples are read: where they differ, the training stops at the first.
+    (``data.void``) for unlabelled. Each sample's label is compared with the list of labels wherever samples are read:
+    where they differ, the training stops at the first.
 
     Args:
-        train: Of training samples; augmentation is its own affair.
+        train: Of training samples, which it augments itself.
         test: Of test samples, or None.
 
     Raises:
@@ -59,8 +60,8 @@ class UserDataset:
     class Options(BaseModel):
         model_config = ConfigDict(extra="forbid")
 
-        workers: int = Field(0, ge=0, description="processes that read; 0: the training's own")
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP)
+        workers: int = Field(0, ge=0, description="processes that read; 0: the training's own", json_schema_extra=PLACE)
+        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(
             None,
             description="modalities whose values are vectors: unsigned integers are read as −1 … 1; null: by "
@@ -139,7 +140,7 @@ def _renumbered(classes: list[str], targets: Tensor, name: str, train: UserSampl
 
 
 class UserSplit(ReadSplit):
-    """One split of such data, see :class:`~.file_loader.FileSplit` for what it has."""
+    """One split of such data, see :class:`~contrastill.core.data.Split`."""
 
     def __init__(
         self,
@@ -160,10 +161,10 @@ class UserSplit(ReadSplit):
         self.camera = None if unit is None else Camera(unit)
         self.kinds, self.labels = dict(samples.kinds), labels
         self.vectors = vectors_among(options.vectors, {name: shape[0] for name, shape in samples.shapes.items()})
-        self._look()
+        self._check_values()
 
-    def _look(self) -> None:
-        """Complain, or say, what values of a few samples mean."""
+    def _check_values(self) -> None:
+        """Check what the values of a few samples mean, with a warning or an error."""
         few = self.samples.few
         if few and "depth" in self.samples.shapes and self.camera is not None:
             warn_of_unit(
@@ -190,7 +191,7 @@ class _Rows(Dataset):
         self.samples, self.labels, self.vectors, self.seed = samples, labels, vectors, seed
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
-        """Each modality (B, H, W, C): the given views of the given rows."""
+        """Each modality (B, H, W, C) of a view of some rows."""
         view, rows = request
         read = []
         try:

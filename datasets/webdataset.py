@@ -89,13 +89,13 @@ class WebDataset:
         if options.limit is not None and options.limit < len(index):
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)
-        return FileSplit.asked_for(
+        return FileSplit.from_options(
             pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train"
         )
 
     def _index(self, split: str) -> tuple[list[Path], TarIndex]:
         asked = self.options.train if split == "train" else self.options.test
-        shards = _usual(self.root, split) if asked is None else _asked(self.root, asked, split)
+        shards = usual_shards(self.root, split) if asked is None else named_shards(self.root, asked, split)
         if not shards:
             where = f"no shards to {split} on" if asked is None else f"no shards {asked}"
             raise UsageError(f"{self.root} has {where}: {_LAYOUT}, or name others with data.{split}=")
@@ -128,7 +128,7 @@ class WebDataset:
         return count
 
 
-def _usual(root: Path, split: str) -> list[Path]:
+def usual_shards(root: Path, split: str) -> list[Path]:
     """The shards of a split: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``, for the first of its
     names that has any.
 
@@ -162,7 +162,7 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     return sets
 
 
-def _asked(root: Path, pattern: str, split: str) -> list[Path]:
+def named_shards(root: Path, pattern: str, split: str) -> list[Path]:
     """The shards that ``data.train`` or ``data.test`` names, in the order of their names."""
     shards: set[Path] = set()
     for name in braces(os.path.expanduser(pattern)):

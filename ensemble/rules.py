@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..core.aggregation import TeacherAggregation
+from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError, required
 from ..core.hashing import mix
@@ -24,6 +24,8 @@ from ..core.objective import Objective, Options, Setting, batch_targets, check_t
 from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation
 from .min_norm import min_norm_weights
+
+TEACHER_AGGREGATIONS.register("sum")(Sum)
 
 
 @TEACHER_AGGREGATIONS.register("average")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError
-from ..core.registry import MODELS, OWN, PRETRAINED, model_builder, takes
+from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.weights import (
     classes_in,
@@ -48,6 +48,7 @@ def build_network(
     resolution: int | tuple[int, int] | None = None,
     embedding: str | None = None,
     maps: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Network:
     """Build a network by name, with its own taps and preprocessing where nothing else is given.
 
@@ -62,6 +63,8 @@ def build_network(
             input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
+        classes: Names of the data's classes. With ``new_classifier``, a classifier of a run with the same classes in
+            another order is brought into this one, and that of a run with other classes is left out.
         mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left
             out, mean and std are those of the run that ``weights`` is from, else the network's own.
         std: A standard deviation for each channel, of values in [0, 1].
@@ -86,7 +89,7 @@ def build_network(
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:
-        raise UsageError(f"{name} has no weights that say how many classes it tells apart: set num_classes")
+        raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
     recipe = _recipe_of(file, name)
     same = recipe.get("modality") == modality
@@ -98,15 +101,24 @@ def build_network(
     options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
     if num_classes is not None or "num_classes" in recipe:
         options["num_classes"] = recipe["num_classes"] if num_classes is None else num_classes
-    if takes(builder, "resolution") and (resolution or recipe.get("resolution")):
+    if has_option(builder, "resolution") and (resolution or recipe.get("resolution")):
         options["resolution"] = resolution or recipe["resolution"]
     if weights == PRETRAINED:
-        module = builder(**options, pretrained=True)
+        module = _plain(builder(**options, pretrained=True))
     else:
-        module = builder(**options)
+        module = _plain(builder(**options))
     if file is not None:
+        order = _classifier_order(recipe.get("classes"), classes) if new_classifier else None
+        recipe = recipe if order is None else {**recipe, "classes": classes}
         module = _loaded(
-            module, builder, options, file, name, new_classifier, new_stem=modality != recipe.get("modality", "rgb")
+            module,
+            builder,
+            options,
+            file,
+            name,
+            new_classifier,
+            order,
+            new_stem=modality != recipe.get("modality", "rgb"),
         )
     source = _source(module, builder)
     own = _preprocess(source, recipe, file)
@@ -135,11 +147,20 @@ def build_network(
     return network
 
 
+def _plain(module: nn.Module) -> nn.Module:
+    """The module itself, with ``taps`` and ``preprocess``, where a builder returns a :class:`~contrastill.Network`."""
+    if not isinstance(module, Network):
+        return module
+    inner: Any = module.module
+    inner.taps, inner.preprocess = module.taps, module.preprocess
+    return inner
+
+
 def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...] | None:
     """Names of the classes of a network with its weights, as far as they say; nothing is built."""
     if weights not in (None, PRETRAINED):
         return _recipe_of(find_weights(weights), model).get("classes")
-    return getattr(model_builder(model, weights), "classes", None) if model.startswith(OWN) else None
+    return getattr(model_builder(model, weights), "classes", None) if model.startswith(PYTHON_PREFIX) else None
 
 
 def _source(module: nn.Module, builder: Any) -> Any:
@@ -156,9 +177,10 @@ def _loaded(
     file: Path,
     name: str,
     new_classifier: bool,
+    order: list[int] | None,
     new_stem: bool,
 ) -> nn.Module:
-    """The module with a file's weights; built anew if only the file says how many classes it has."""
+    """The module with a file's weights; rebuilt if only the file says how many classes it has."""
     state, own = load_state_dict(file), module.state_dict()
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
         builder, "convert"
@@ -168,13 +190,32 @@ def _loaded(
     classes = classes_in(state, classifiers)
     if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
         options["num_classes"] = classes
-        module = builder(**options)
+        module = _plain(builder(**options))
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
+    if order is not None:
+        state = _reordered(state, classifiers, order)
     written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module
+
+
+def _classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
+    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in one
+    order or either has no names.
+    """
+    if not own or not classes or [*own] == [*classes]:
+        return None
+    return [[*own].index(name) for name in classes] if sorted(own) == sorted(classes) else []
+
+
+def _reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[int]) -> dict[str, Tensor]:
+    """A state dict whose classifiers' rows are in another order, or that has none of them where there is no order."""
+    head = [key for key in state if key.rpartition(".")[0] in classifiers]
+    if not order:
+        return {key: value for key, value in state.items() if key not in head}
+    return {key: value[order] if key in head else value for key, value in state.items()}
 
 
 def _with_channels(weight: Tensor, own: Tensor) -> Tensor:
@@ -276,15 +317,15 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
         raise ContrastillError(
             f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name"
         )
-    return fill(make(recipe) if module is None else module, recipe, path)
+    return load_module(build_module(recipe) if module is None else module, recipe, path)
 
 
-def make(recipe: Mapping[str, Any]) -> nn.Module:
+def build_module(recipe: Mapping[str, Any]) -> nn.Module:
     """The untrained module that a recipe describes."""
-    return MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe})
+    return _plain(MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe}))
 
 
-def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
+def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
     """Load a student's weights into its module, and say there how it sees and where its representation is; in eval
     mode.
     """

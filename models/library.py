@@ -142,7 +142,7 @@ class Trace:
             }
             memo |= {id(value): value.to("meta") for value in module.buffers()}
             self._run(copy.deepcopy(module, memo), torch.empty(_BATCH, *shape, device="meta"))
-        except Exception as error:  # tensors that are neither parameters nor buffers, values that are asked for
+        except Exception as error:  # tensors that are neither parameters nor buffers, values that are read on the host
             log.debug("%s does not run on the meta device: %s", type(module).__name__, error)
             self.seen.clear()
             with torch.random.fork_rng():

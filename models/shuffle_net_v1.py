@@ -15,7 +15,7 @@ STEM = 24
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Deal the channels out anew, so that each group gets some of every group (Zhang et al., CVPR 2018, figure 1).
+    """Permute the channels so that each group gets some of every group (Zhang et al., CVPR 2018, figure 1).
 
     Args:
         x: (B, C, H, W), where ``groups`` divides C.

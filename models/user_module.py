@@ -1,4 +1,4 @@
-"""A user's own module in the place of a builder: where its representation is, how it sees."""
+"""A user's own module in the place of a builder: where its representation is, its preprocessing."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class _Role(Enum):
 
 
 class UserModule:
-    """Stands for the builder of a module that is there already, and hands out copies of it on the CPU.
+    """The builder of an existing module: returns copies of it on the CPU.
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input
-            of the last linear layer that all of the output goes through, or without one, as in a backbone, the output
-            (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each size of
-            feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
-        preprocess: How it sees.
-        shape: (C, H, W) of an image as it is given to the module.
+        taps: Where its representation is. Those not set are measured by a few forward passes: the embedding is the
+            input of the last linear layer that all of the output goes through, or without one, as in a backbone, the
+            output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each
+            size of feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
+        preprocess: Its normalisation.
+        shape: (C, H, W) of an image as the module takes it.
         classes: Names of its logits, where they are known.
         data_classes: Number of classes of the data, where it has any.
 
@@ -172,7 +172,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
         last.append(output)
 
     def drop(_: nn.Module, args: tuple) -> None:
-        # An untrained BatchNorm gives nearly what it is given.
+        # An untrained BatchNorm returns nearly its input.
         last[:] = [value for value in last if not any(value is arg for arg in args)]
 
     handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
@@ -185,7 +185,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
     for handle in handles:
         handle.remove()
     means = (value.mean(dim=(2, 3)) for map_ in last if map_.ndim == 4 for value in (map_, map_.relu()))
-    # An untrained network may say next to nothing.
+    # An untrained network's outputs may be tiny.
     close = 1e-5 * float(output.abs().max())
     return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=close) for mean in means)
 

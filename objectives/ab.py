@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
+from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
 
 # The published factor of the sum over a map's values, of which there are some thousands.
 _SCALE = 3e-3
@@ -21,10 +21,9 @@ class AB(Objective):
     """Σ over maps of ‖ρ(t) σ(μ − r(s)) + (1 − ρ(t)) σ(μ + r(s))‖², in an initial stage alone (eq. 5).
 
     ρ(t) is 1 where the teacher's neuron is active, σ the ReLU, μ a margin, and the connector r a 1×1 convolution with
-    BatchNorm: the student's response has to lie on the teacher's side of each boundary. After the ReLU, where the maps
-        are, the teacher's side is known as before it;
-    of the student the connector is given what passed the ReLU, where the paper gives it what comes before. A map that
-    lies one deeper counts twice as much.
+    BatchNorm: the student's response has to lie on the teacher's side of each boundary. The teacher's side is the same
+    after the ReLU, where the maps are, as before it; the student's connector reads the values after the ReLU, the
+    paper's those before. A map one level deeper counts twice as much.
 
     Args:
         dims: (student's, teacher's) channels of each pair.
@@ -64,7 +63,7 @@ class AB(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> AB:
-        pairs = map_pairs("ab", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("ab", options.pairs, setting, default=last_pairs(setting, 3))
         dims = [
             (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
             for ours, theirs in pairs

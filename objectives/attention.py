@@ -11,7 +11,7 @@ from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size
+from .maps import Pairs, common_size, last_pairs, map_pairs, match_spatial_size
 
 
 @OBJECTIVES.register("attention")
@@ -53,9 +53,9 @@ class Attention(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Attention:
-        pairs = map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("attention", options.pairs, setting, default=last_pairs(setting, 3))
         sizes = [
-            meeting_size(setting.student.map_shapes[ours][1:], setting.require_teacher().map_shapes[theirs][1:])
+            common_size(setting.student.map_shapes[ours][1:], setting.require_teacher().map_shapes[theirs][1:])
             for ours, theirs in pairs
         ]
         if all(size == (1, 1) for size in sizes):

@@ -64,8 +64,8 @@ class CRD(Objective):
         bank_init: Literal["random", "teacher_outputs"] = Field(
             "random",
             description="what the bank's rows begin as: noise, or on both sides the teacher's embeddings as its "
-            "map projects them before the first step, for which the teacher looks at the "
-            "training set once (nothing more where its outputs are cached anyway, train.views)",
+            "map projects them before the first step, for which the teacher "
+            "reads the training set once (nothing more where its outputs are cached anyway, train.views)",
         )
         teacher_map: Literal["learned", "whitened"] = Field(
             "learned",

@@ -31,8 +31,8 @@ class FreshCRD(Objective):
         - returns a scalar.
 
     Raises:
-        UsageError: (``build``) A side has no embedding, or labels are asked for and the data has none; (``prepare``) a
-            loader that cannot show chosen samples.
+        UsageError: (``build``) A side has no embedding, or the options need labels and the data has none; (``prepare``)
+            a loader that cannot show chosen samples.
     """
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache

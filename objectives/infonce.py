@@ -143,18 +143,18 @@ class InfoNCE(Objective):
         scores = scores.masked_fill(excluded, -math.inf)
         size = len(kind)
         own = torch.arange(size, device=scores.device)
-        there, back = (F.cross_entropy(rows, own, reduction="none") for rows in (scores, scores[:, :size].T))
+        to_teacher, to_student = (F.cross_entropy(rows, own, reduction="none") for rows in (scores, scores[:, :size].T))
         if self.negatives_from == "other_sample":
-            self.logs = {"mi_bound": self._bound(excluded, there.detach(), back.detach())}
+            self.logs = {"mi_bound": self._bound(excluded, to_teacher.detach(), to_student.detach())}
         if self.queue is not None and self.training:
             self.queue.push(theirs.detach(), kind)
-        return (there + back) / 2
+        return (to_teacher + to_student) / 2
 
     @staticmethod
-    def _bound(excluded: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        counts = (~excluded).sum(1), (~excluded[:, : len(back)]).sum(0)
+    def _bound(excluded: Tensor, to_teacher: Tensor, to_student: Tensor) -> Tensor:
+        counts = (~excluded).sum(1), (~excluded[:, : len(to_student)]).sum(0)
         return torch.stack(
-            [(count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)]
+            [(count.log() - loss).mean() for count, loss in zip(counts, (to_teacher, to_student), strict=True)]
         ).mean()
 
 

@@ -1,4 +1,4 @@
-"""What objectives on feature maps share: which maps are compared, and how two of different sizes meet."""
+"""What objectives on feature maps share: which maps are compared, and at which size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default
     return tuple((student, teacher) for student, teacher in pairs)
 
 
-def from_the_end(setting: Setting, most: int) -> Pairs:
+def last_pairs(setting: Setting, most: int) -> Pairs:
     """Pairs of the last maps, as many as both sides have, ``most`` at most: the deepest with the deepest."""
     count = min(most, len(setting.student.map_shapes), len(setting.require_teacher().map_shapes))
     return tuple((-back, -back) for back in range(count, 0, -1))
@@ -54,11 +54,11 @@ def match_spatial_size(student: Tensor, teacher: Tensor, most: int | None = None
     Args:
         most: Cells that are allowed; where there are more, height and width shrink alike.
     """
-    size = meeting_size(student.shape[2:], teacher.shape[2:], most)
+    size = common_size(student.shape[2:], teacher.shape[2:], most)
     return resize_map(student, size), resize_map(teacher, size)
 
 
-def meeting_size(student: Sequence[int], teacher: Sequence[int], most: int | None = None) -> tuple[int, int]:
+def common_size(student: Sequence[int], teacher: Sequence[int], most: int | None = None) -> tuple[int, int]:
     """Height and width at which :func:`match_spatial_size` compares maps of these heights and widths."""
     height, width = (min(pair) for pair in zip(student, teacher, strict=True))
     if most is not None and height * width > most:

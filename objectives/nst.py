@@ -10,7 +10,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
+from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
 from .precision import full_precision
 
 
@@ -53,7 +53,7 @@ class NST(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> NST:
-        return cls(map_pairs("nst", options.pairs, setting, default=from_the_end(setting, 3)))
+        return cls(map_pairs("nst", options.pairs, setting, default=last_pairs(setting, 3)))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []

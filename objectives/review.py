@@ -16,7 +16,7 @@ from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
-from .maps import Pairs, from_the_end, map_pairs, resize_map
+from .maps import Pairs, last_pairs, map_pairs, resize_map
 
 MOST_MID_DIM = 512
 POOLED_SIZES = (4, 2, 1)
@@ -76,7 +76,7 @@ class Review(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Review:
-        pairs = map_pairs("review", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("review", options.pairs, setting, default=last_pairs(setting, 3))
         embeddings = embedding_dims("review", setting)
         ours = [setting.student.map_shapes[place][0] for place, _ in pairs]
         theirs = [setting.require_teacher().map_shapes[place][0] for _, place in pairs]

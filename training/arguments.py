@@ -23,9 +23,10 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..core.classes import listed
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
-from ..core.registry import DATASETS, MODELS, PRETRAINED, own_name
+from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
 from ..core.representation import Network, Preprocess, Taps
 from ..core.seeds import members
 from ..core.weights import find_weights
@@ -73,8 +74,8 @@ class ArgumentResolver:
             options = {"workers": pair[0].num_workers}
             self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
         train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
-        name = own_name(train)
-        self.lent.enter_context(DATASETS.lend(name, UserDataset(train, test)))
+        name = object_name(train)
+        self.lent.enter_context(DATASETS.temporarily(name, UserDataset(train, test)))
         return {"name": name, **options}
 
     def network(self, given: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
@@ -124,7 +125,15 @@ class ArgumentResolver:
             entry.setdefault("modality", given.recipe["modality"])
             given = given.module
         module, taps, preprocess, modality = module_parts(given)
-        classes = module_classes(given) if role == "teacher" else None
+        classes = module_classes(given)
+        names = batch.split.classes
+        if role == "student" and classes and names and [*classes] != [*names]:
+            raise UsageError(
+                f"the student's logits are of the classes {listed(classes)}, and the data's are {listed(names)}: delete "
+                "the module's attribute classes to train its logits anew for the data's, or pass the folder of its run "
+                "as student, whose classifier is matched by name"
+            )
+        classes = classes if role == "teacher" else None
         if role == "teacher" and isinstance(given, Network) and given.classes is not None:
             # It answers for some of its module's logits, in an order of its own; without a class_map that would be
             # lost.
@@ -159,11 +168,11 @@ class ArgumentResolver:
         own = UserModule(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until
         # they are loaded.
-        name = own_name(module, mark=_mark(module) if role == "teacher" else "")
+        name = object_name(module, mark=_mark(module) if role == "teacher" else "")
         # Teachers of one class with the same weights may differ in what no weight says.
         self._names.append(name)
         name += f"-{count}" if (count := self._names.count(name)) > 1 else ""
-        self.lent.enter_context(MODELS.lend(name, own))
+        self.lent.enter_context(MODELS.temporarily(name, own))
         kept = {
             "mean": preprocess.mean,
             "std": preprocess.std,

@@ -1,4 +1,4 @@
-"""CRD between positions of feature maps, for paired sets that are too small for one vector a sample."""
+"""CRD between positions of feature maps, for paired sets that are too small for one vector per sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
 from ..objectives.embeddings import embedding_dims
-from ..objectives.maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size, resize_map
+from ..objectives.maps import Pairs, common_size, last_pairs, map_pairs, match_spatial_size, resize_map
 from .position_rows import ChannelScale, PositionRows, check_rows
 from .projectors import PROJECTORS
 from .softmax_loss import ExtraRows, softmax_pair_loss
@@ -32,21 +32,19 @@ class DenseCRD(Objective):
     4.2).
 
     **local_local**: each position of the student's map against each of the teacher's, after both were averaged to the
-        smaller
-    grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
+    smaller grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
     against the other's pooled embedding, both ways; positions of the same sample are positives, as the paper contrasts
     on NYU-Depth.
 
-    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position.
-        The teacher's
-    channels are first brought to one scale, so that the loudest do not decide what its embedding sees.
+    All rows are those of the batch, live on both sides: in a bank, a position's row would be that of another crop. The
+    teacher's channels are first brought to one scale, so that those of large values do not dominate its embedding.
 
-    With ``num_rows`` a student's position meets K further positions of the teacher in local_local, of other samples.
-    The frozen teacher's own values are kept, which never age, and are mapped in the step, with the gradient. A few
-    positions of each sample are kept: filled ahead where the teacher's outputs are kept for the training
-    (``train.views``), else as samples come. A row is of the view in which it was kept, so a sample's own rows are never
-    its negatives, whatever ``negatives_from`` says. Several processes keep the same rows; the batch's positions are
-    those of a process alone.
+    With ``num_rows`` a student's position is contrasted with K further positions of the teacher in local_local, of
+    other samples. The frozen teacher's own values are stored, which never age, and are mapped in the step, with the
+    gradient. A few positions of each sample are stored: ahead where the teacher's outputs are cached (``train.views``),
+    else as samples come. A row is of the view in which it was stored, so a sample's own rows are never its negatives,
+    for any ``negatives_from``. Several processes store the same rows; the batch's positions are those of a process
+    alone.
 
     Memory and time, beside the networks and for each pair of maps, with N = B · positions of a sample (2560 at most by
     default), C the teacher's channels: scores of N · (N + K) numbers, a few times over (N = 2560, K = 4096: 68 MB
@@ -72,8 +70,8 @@ class DenseCRD(Objective):
         criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of
             both ways, see :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and
             no ``bias``.
-        num_rows: K, stored positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
-            none. At most as many as are stored.
+        num_rows: K, stored positions that are drawn at each step and count as K whatever share of them is eligible; 0
+            for none. At most as many as are stored.
         row_positions: Positions of a sample that are stored.
         anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's
             position and y the teacher's there, standardised: the mean over positions; 0 leaves it out.
@@ -93,8 +91,8 @@ class DenseCRD(Objective):
         - maps (B, C_i, H_i, W_i) and, for local_global, embeddings (B, D_i); batch["index"] (B,) - returns a scalar.
 
     Raises:
-        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample; options
-            that do not go together.
+        UsageError: A side has no such map; the options need labels and the data has none; a batch of one sample;
+            options that do not go together.
     """
 
     class Options(CriticOptions):
@@ -222,7 +220,7 @@ class DenseCRD(Objective):
         if options.negatives_from == "other_class":
             check_classes_differ("dense_crd", setting.targets, "other_position or other_sample")
         check_pass("dense_crd", setting)
-        pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
+        pairs = map_pairs("dense_crd", options.pairs, setting, default=last_pairs(setting, 2) or ((-1, -1),))
         student, teacher = setting.student, setting.require_teacher()
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
@@ -231,7 +229,7 @@ class DenseCRD(Objective):
             most = (
                 options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
             )
-            grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
+            grids = [common_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
             extra = {
                 "grids": grids,
                 "num_samples": setting.num_samples,
@@ -261,29 +259,32 @@ class DenseCRD(Objective):
                 "objective dense_crd takes its negatives from the batch, and this one has one sample: use "
                 "another train.batch_size"
             )
-        kin, losses = self._kin(batch), []
+        same_group, losses = self._same_group(batch), []
         pooled = (
             None
             if self.pooled is None
             else [embed(side.require_embedding()) for embed, side in zip(self.pooled, (student, teacher), strict=True)]
         )
         for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
-            maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
+            maps = self._match_maps(number, student.maps[ours], teacher.maps[theirs])
             # (B·P, D): a position a row, sample by sample.
             raw = [features.flatten(2).transpose(1, 2).flatten(0, 1) for features in maps]
             mapped, extra = self._with_rows(number, maps[1], raw[1], batch) if self.rows else (sides[1](raw[1]), None)
             local = (sides[0](raw[0]), mapped)
             if self.pairing != "local_global":
-                losses.append(self._local_local(local[0], local[1], kin, extra))
+                losses.append(self._local_local(local[0], local[1], same_group, extra))
             if pooled is not None:
-                losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
+                losses += [
+                    self._local_global(local[0], pooled[1], same_group),
+                    self._local_global(local[1], pooled[0], same_group),
+                ]
             if self.anchor_weight:
                 scale, _ = sides[1]
                 cosine = (self.anchors[number](raw[0]) * normalise(scale(raw[1]))[0]).sum(1)
                 losses.append(self.anchor_weight * (1 - cosine.mean()))
         return torch.stack(losses).sum()
 
-    def _meet(self, number: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    def _match_maps(self, number: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         """Both maps of a pair at one height and width."""
         if self.grids is not None:
             return resize_map(ours, self.grids[number]), resize_map(theirs, self.grids[number])
@@ -305,27 +306,28 @@ class DenseCRD(Objective):
             store.store(*store.choose(index, maps))
         return mapped[: len(raw)], ExtraRows(mapped[len(raw) :], (group[:, None] == row_group) | ~drawn, len(place))
 
-    def _kin(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, B) bool: pairs of samples that are no negatives of each other; a sample that is in the batch twice is its
-        own kin.
-        """
+    def _same_group(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, B) bool: pairs of samples of one class or sample, which are no negatives of each other."""
         label = batch_targets(batch, "dense_crd") if self.negatives_from == "other_class" else batch["index"]
         return label[:, None] == label
 
-    def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor, extra: ExtraRows | None) -> Tensor:
-        cells = len(ours) // len(kin)
+    def _local_local(self, ours: Tensor, theirs: Tensor, same_group: Tensor, extra: ExtraRows | None) -> Tensor:
+        cells = len(ours) // len(same_group)
         own = torch.arange(len(ours), device=ours.device)
         if self.negatives_from == "other_position":
-            kin = kin & ~torch.eye(len(kin), dtype=torch.bool, device=kin.device)
-        excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
+            same_group = same_group & ~torch.eye(len(same_group), dtype=torch.bool, device=same_group.device)
+        excluded = same_group.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
         excluded.diagonal().fill_(True)
         return self._loss(ours, theirs, (own, own), excluded, extra)
 
-    def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
-        cells = len(local) // len(kin)
-        own = torch.arange(len(kin), device=kin.device).repeat_interleave(cells)
+    def _local_global(self, local: Tensor, pooled: Tensor, same_group: Tensor) -> Tensor:
+        cells = len(local) // len(same_group)
+        own = torch.arange(len(same_group), device=same_group.device).repeat_interleave(cells)
         return self._loss(
-            local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0)
+            local,
+            pooled,
+            (torch.arange(len(local), device=same_group.device), own),
+            same_group.repeat_interleave(cells, 0),
         )
 
     def _loss(

@@ -102,7 +102,7 @@ class DerivedLoader:
     """A loader whose batches have derived modalities added, see :func:`derive`; all else is the other loader's.
 
     Args:
-        loader: Hands out stored modalities.
+        loader: Yields stored modalities.
         names: Of the modalities that networks read.
         camera: Of the split that is loaded; None: not known.
     """

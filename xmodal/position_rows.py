@@ -21,7 +21,7 @@ class PositionRows(TeacherRows):
 
     Which positions is a function of (seed, sample), so rows that are filled at once are those that would have come one
     after another. Memory: M · row_positions · C numbers of 4 bytes, and as much in a checkpoint where they were not
-        filled at once.
+    filled at once.
 
     Args:
         num_samples: M.

@@ -9,8 +9,8 @@ from ..core.crd.embedding import Embedding
 
 
 class MLPEmbedding(nn.Sequential):
-    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is
-    thrown away regresses better than a linear one.
+    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); as a projector that is
+    not exported it regresses better than a linear one.
     """
 
     def __init__(self, dim: int, embed_dim: int) -> None:

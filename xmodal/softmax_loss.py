@@ -61,7 +61,7 @@ def softmax_pair_loss(
         # Not −inf: of an anchor without negatives the gradient would be 0 · NaN.
         least = torch.finfo(scaled.dtype).min
         scores = (scaled @ theirs.T).masked_fill(excluded, least)
-        there, back = [own, scores.logsumexp(1)[positive[0]]], [own, scores.logsumexp(0)[positive[1]]]
+        to_theirs, to_ours = [own, scores.logsumexp(1)[positive[0]]], [own, scores.logsumexp(0)[positive[1]]]
         if extra is not None:
             batch, size = extra.excluded.shape
             far = (
@@ -71,5 +71,5 @@ def softmax_pair_loss(
                 .logsumexp(2)
             )
             eligible = (size - extra.excluded.sum(1, keepdim=True)).clamp_min(1)
-            there.append((far + (extra.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
-        return (torch.stack((torch.stack(there).logsumexp(0), torch.stack(back).logsumexp(0))) - own).mean()
+            to_theirs.append((far + (extra.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
+        return (torch.stack((torch.stack(to_theirs).logsumexp(0), torch.stack(to_ours).logsumexp(0))) - own).mean()

@@ -5,9 +5,32 @@ A section that names a registered class is open: its further keys are the class'
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+PLACE = {"changes_results": False, "resumable": True}
+"""Mark of a field that says where and how a training runs: no result depends on it, and a run resumes with another."""
+RECORD = {"changes_results": False}
+"""Mark of a field that says what is measured and written on the way: nothing that is trained depends on it."""
+RESUMABLE = {"resumable": True}
+"""Mark of a field with which a run may be resumed though results may depend on it: errors ask for such a change."""
+
+
+def _expanded(value: str | None) -> str | None:
+    """A path with its ``~``, which a shell leaves as it is behind ``key=``."""
+    return os.path.expanduser(value) if value is not None and value.startswith("~") else value
+
+
+def _out(value: str) -> str:
+    """The folder of a run, which Python's None does not name."""
+    if value in ("None", ""):
+        raise ValueError("name the folder that the run is to be written to, such as runs/mine")
+    return value
+
+
+FilePath = Annotated[str, AfterValidator(_expanded)]
 
 
 class Section(BaseModel):
@@ -28,7 +51,7 @@ class OpenSection(BaseModel):
 
 class DataConfig(OpenSection):
     name: str | None = Field(None, description="registered dataset; left out, it is recognised from the path")
-    path: str | None = Field(None, description="file or folder that holds the data")
+    path: FilePath | None = Field(None, description="file or folder that holds the data")
 
 
 def _class_map(value: Any) -> Any:
@@ -49,7 +72,7 @@ class NetworkConfig(Section):
     model: str = Field(
         description="name of a network, such as resnet20, timm/vit_tiny_patch16_224 or torchvision/resnet18"
     )
-    weights: str | None = Field(
+    weights: FilePath | None = Field(
         None,
         description="run folder, .safetensors file or released checkpoint, or pretrained: those its library "
         "publishes; left out: random weights",
@@ -117,6 +140,7 @@ class EnsembleConfig(OpenSection):
         False,
         description="run teachers of one architecture as one network (torch.func.vmap); same answers, whether it "
         "is faster is the device's affair",
+        json_schema_extra=RECORD,
     )
 
 
@@ -179,19 +203,23 @@ class TrainConfig(Section):
     )
     compile: bool = Field(False, description="compile student and teachers with torch.compile")
     evaluate_every: int = Field(
-        1, gt=0, description="epochs between evaluations on the test split; the last epoch always is"
+        1,
+        gt=0,
+        description="epochs between evaluations on the test split; the last epoch always is",
+        json_schema_extra=RECORD,
     )
-    checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
+    checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints", json_schema_extra=RECORD)
     checkpoint_every_steps: int | None = Field(
-        None, gt=0, description="also a checkpoint after so many steps, for long epochs"
+        None, gt=0, description="also a checkpoint after so many steps, for long epochs", json_schema_extra=RECORD
     )
     timeout_minutes: float = Field(
         30.0,
         gt=0,
         le=100_000,
         description="how long the processes of a training wait for one that says nothing before they give up",
+        json_schema_extra=PLACE,
     )
-    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
+    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept", json_schema_extra=PLACE)
     views: int | None = Field(
         None,
         gt=0,
@@ -199,7 +227,7 @@ class TrainConfig(Section):
         "see cache. Left out: a new view each epoch",
     )
 
-    teacher_cache: str | None = Field(
+    teacher_cache: FilePath | None = Field(
         None,
         description="folder in which what the teachers said about each view is kept for further runs, or that "
         "contrastill cache wrote; needs views",
@@ -269,13 +297,20 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """A whole run: what `contrastill train` reads, prints with --dry-run and writes to config.yaml."""
 
-    out: str = Field(description="the run's folder")
+    imports: list[str] = Field(
+        default_factory=list,
+        description="modules of your own packages that register objectives, data sets, networks or modalities as they "
+        "are imported, such as my_package",
+        json_schema_extra=PLACE,
+    )
+    out: Annotated[FilePath, AfterValidator(_out)] = Field(description="the run's folder", json_schema_extra=PLACE)
     seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
     seeds: int | None = Field(
         None,
         gt=0,
         description="trainings, of seed, seed + 1, …, each a run in a folder of its own under out; left out: "
         "one, in out",
+        json_schema_extra=RECORD,
     )
     data: DataConfig
     teachers: list[NetworkConfig] = Field(default_factory=list)
@@ -283,11 +318,13 @@ class RunConfig(Section):
     objectives: dict[str, ObjectiveConfig]
     ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
     trackers: list[str] = Field(
-        default_factory=list, description="experiment trackers that Accelerate knows, such as tensorboard or wandb"
+        default_factory=list,
+        description="experiment trackers that Accelerate knows, such as tensorboard or wandb",
+        json_schema_extra=RECORD,
     )
     train: TrainConfig = Field(default_factory=TrainConfig)
     cache: CacheConfig = Field(default_factory=CacheConfig)
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, json_schema_extra=RECORD)
 
     @model_validator(mode="before")
     @classmethod

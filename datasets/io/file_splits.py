@@ -24,7 +24,7 @@ from .values import vectors_among
 from .view_options import ViewOptions
 
 # Pictures whose headers are read when a split is opened.
-_LOOKED_AT = 8
+_PICTURES_READ = 8
 
 
 class ReadSplit(ABC):
@@ -83,7 +83,7 @@ class FileSplit(ReadSplit):
         classes: Names of the classes; or C, where they have none.
         views: How a picture becomes a square.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views; 0 hands out uint8.
+        color_jitter: Strength of the jitter of training views; 0 leaves it uint8.
         workers: Processes that read; 0 reads in this one.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
 
@@ -114,7 +114,7 @@ class FileSplit(ReadSplit):
         self.semantic_classes: list[str] | None = None
 
     @classmethod
-    def asked_for(
+    def from_options(
         cls,
         pictures: PictureSource,
         targets: Tensor,
@@ -134,7 +134,7 @@ class FileSplit(ReadSplit):
         workers = default_workers() if options.workers is None else options.workers
         skip = options.skip_corrupted
         if training:
-            warn_of_scaling(_some(pictures, len(targets)))
+            warn_of_scaling(_sample_pictures(pictures, len(targets)))
         return cls(
             pictures,
             targets,
@@ -159,13 +159,13 @@ class FileSplit(ReadSplit):
         return Images(self.pictures, self.views, seed, self.num_samples if self.skip_corrupted else None)
 
 
-def _some(pictures: PictureSource, count: int) -> Iterator[Picture]:
+def _sample_pictures(pictures: PictureSource, count: int) -> Iterator[Picture]:
     """A few pictures, evenly spaced; those that cannot be read are reported where they are needed."""
     # A copy, whose open files are closed with it.
     pictures = copy(pictures)
-    for place in range(min(count, _LOOKED_AT)):
+    for place in range(min(count, _PICTURES_READ)):
         with suppress(ContrastillError):
-            yield pictures.open(place * count // min(count, _LOOKED_AT))
+            yield pictures.open(place * count // min(count, _PICTURES_READ))
 
 
 class PairSplit(ReadSplit):
@@ -181,7 +181,7 @@ class PairSplit(ReadSplit):
         camera: Of a stored frame.
         semantic_classes: Names of the values of the label map, the first being ``unlabelled``.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
+        color_jitter: Strength of the jitter of training views' rgb; 0 leaves it uint8.
         workers: Processes that read; 0 reads in this one.
         modalities: Those read modalities that a batch has; None: all.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.

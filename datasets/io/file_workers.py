@@ -190,7 +190,7 @@ class Pairs(Dataset):
                 return self.views.plain(sample), self.views.full_frame(*sample[self.views.modalities[0]].shape[:2])
             return self.views.view(sample, drawn, transform_seed(self.seed, view, row))
 
-        def keep(place: int, output: tuple[dict, Any]) -> None:
+        def store(place: int, output: tuple[dict, Any]) -> None:
             seen, where = output
             places.append((where.top, where.left, where.height, where.width, where.flip))
             for name, values in seen.items():
@@ -206,7 +206,7 @@ class Pairs(Dataset):
                 out[name][place].copy_(values)
 
         try:
-            patched = _read_all(read, self.views, self.seed, view, rows, self.skip_among, keep)
+            patched = _read_all(read, self.views, self.seed, view, rows, self.skip_among, store)
         except ContrastillError as error:
             return Damaged(str(error))
         if self.intrinsics is None or (view is not None and self.views.moves):
@@ -225,13 +225,13 @@ def _read_all(
     view: int | None,
     rows: np.ndarray,
     skip_among: int | None,
-    keep: Callable[[int, Any], object],
+    store: Callable[[int, Any], object],
 ) -> Callable[[Batch], Batch | PatchedBatch]:
     """Read the rows of a batch, with stand-ins for corrupted ones where they are skipped.
 
     Args:
         read: From a row and its draws to its output.
-        keep: Stores a place in the batch and the output that was read for it.
+        store: Takes a place in the batch and the output of its row.
 
     Returns:
         A function from the finished batch to itself, or to a :class:`PatchedBatch` if stand-ins were read.
@@ -241,14 +241,14 @@ def _read_all(
     read_rows = rows.copy()
     for place, (row, drawn) in enumerate(zip(rows.tolist(), draws, strict=True)):
         if stand_ins is None:
-            keep(place, read(row, drawn))
+            store(place, read(row, drawn))
             continue
 
-        def own(other: int, row: int = row, drawn: list[float] | None = drawn) -> Any:
+        def read_sample(other: int, row: int = row, drawn: list[float] | None = drawn) -> Any:
             return read(other, drawn if other == row else _draws(views, seed, view, np.array([other]))[0])
 
-        read_rows[place], output = stand_ins.read(row, own)
-        keep(place, output)
+        read_rows[place], output = stand_ins.read(row, read_sample)
+        store(place, output)
     return lambda batch: (
         PatchedBatch(batch, torch.from_numpy(read_rows), stand_ins.corrupted)
         if stand_ins and stand_ins.corrupted

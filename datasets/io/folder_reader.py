@@ -29,8 +29,8 @@ class FolderReader:
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after
-            :meth:`look`.
-        kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`look`.
+            :meth:`read_samples`.
+        kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`read_samples`.
     """
 
     def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule) -> None:
@@ -43,11 +43,13 @@ class FolderReader:
         self._sizes: str | None = None
         self._sampled_rows: list[int] = []
 
-    def look(self, rows: Sequence[int], *, sizes: str | None, skip_corrupted: bool) -> list[dict[str, np.ndarray]]:
-        """Read some samples, the first of which says what all are like.
+    def read_samples(
+        self, rows: Sequence[int], *, sizes: str | None, skip_corrupted: bool
+    ) -> list[dict[str, np.ndarray]]:
+        """Read some samples; the first sets the channels, kinds and sizes of all.
 
         Args:
-            sizes: Why frames of another size are refused, and the way out; None: they may differ.
+            sizes: Rest of the error for frames of another size, with its remedy; None: they may differ.
             skip_corrupted: Whether those that cannot be read are passed over, as long as there are others.
         """
         samples: list[dict[str, np.ndarray]] = []
@@ -72,7 +74,7 @@ class FolderReader:
         return samples
 
     def warn(self) -> None:
-        """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression
+        """Log what the files that were read lose: bits of rgb, values of others that a lossy compression
         blends.
         """
         paths = [self._paths(row) for row in self._sampled_rows]

@@ -136,7 +136,7 @@ def warn_of_scaling(pictures: Iterable[Picture]) -> None:
         value, picture = max(brightest, key=lambda pair: pair[0] / pair[1].highest)
         log.warning(
             "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; "
-            "of %d looked at, the brightest value is %d and becomes %d",
+            "of %d read, the brightest value is %d and becomes %d",
             picture.path, picture.highest, len(brightest), value, round(value * 255 / picture.highest),
         )  # fmt: skip
 

@@ -276,9 +276,9 @@ def rank_slices(num_samples: int, batch_size: int, rank: int, world: int, start:
     does.
     """
     for first in range(start * batch_size, num_samples, batch_size):
-        share, longer = divmod(min(batch_size, num_samples - first), world)
-        begin = first + rank * share + min(rank, longer)
-        yield slice(begin, begin + share + (rank < longer))
+        size, longer = divmod(min(batch_size, num_samples - first), world)
+        begin = first + rank * size + min(rank, longer)
+        yield slice(begin, begin + size + (rank < longer))
 
 
 def padded_slice(rank_slice: slice) -> slice:

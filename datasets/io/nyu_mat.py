@@ -30,7 +30,7 @@ _LAYOUT = {"images": (3, "u1"), "depths": (2, "f4 f8"), "rawDepths": (2, "f4 f8"
 
 
 class NyuReader:
-    """Reads frames of the labelled set; only those that are asked for.
+    """Reads frames of the labelled set; no others.
 
     The file is opened at the first frame, in each process anew: HDF5 handles survive neither a fork nor a pickle.
 
@@ -90,14 +90,14 @@ class NyuReader:
 
     def _opened(self) -> h5py.File:
         if self._owner != os.getpid():
-            # After a fork the parent's handle is here too, with its place in the file: let go of it before opening
+            # After a fork the parent's handle is here too, with its place in the file: close it before opening
             # another.
             self.close()
             self._file, self._owner = h5py.File(self.path, "r"), os.getpid()
         return self._file
 
     def close(self) -> None:
-        """Let go of the file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if self._file is not None:
             self._file.close()
         self._file, self._owner = None, None
@@ -153,9 +153,9 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
         dimensions, dtypes = _LAYOUT[field]
         dataset = file.get(field)
         if not isinstance(dataset, h5py.Dataset):
-            there = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
+            names = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
             raise UsageError(
-                f"{file.filename} has no field {field!r}, it has {there}: set data.path to the folder that holds "
+                f"{file.filename} has no field {field!r}, it has {names}: set data.path to the folder that holds "
                 f"{FILE} of {PAGE}"
             )
         fits = (
@@ -227,8 +227,8 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
     splits = {}
     for split, key in (("train", "trainNdxs"), ("test", "testNdxs")):
         if key not in matrices:
-            there = ", ".join(name for name in matrices if not name.startswith("__")) or "nothing"
-            raise UsageError(f"{path} has no {key}, it has {there}: fetch {SPLITS} from {PAGE}")
+            available = ", ".join(name for name in matrices if not name.startswith("__")) or "nothing"
+            raise UsageError(f"{path} has no {key}, it has {available}: fetch {SPLITS} from {PAGE}")
         numbers = np.ravel(matrices[key])
         if not len(numbers) or numbers.dtype.kind not in "iuf" or (numbers != np.floor(numbers)).any():
             raise UsageError(f"{path}: {key} is no list of whole numbers: fetch {SPLITS} from {PAGE}")

@@ -30,7 +30,7 @@ from .values import VECTORS
 log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 256
-# Of what a loader hands out, a piece is at most so many bytes: frames of 480×640 with depth are 2 MB each.
+# A piece of a loader's batches is at most so many bytes: frames of 480×640 with depth are 2 MB each.
 _BYTES_AT_ONCE = 1 << 26
 SPLITS = ("train", "test")
 
@@ -239,17 +239,17 @@ def _pieces(split: Split) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:
-    there = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
-    if "train" not in there:
+    folders = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
+    if "train" not in folders:
         raise UsageError(
             f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train"
         )
-    classes = sorted(entry.name for entry in there["train"].iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
     if not classes:
-        raise UsageError(f"{there['train']} has no folders of classes: the layout is train/<class>/*.png")
+        raise UsageError(f"{folders['train']} has no folders of classes: the layout is train/<class>/*.png")
     side = (size, size) if size else None
     splits = {}
-    for name, where in ((name, where) for name, where in there.items() if name in names):
+    for name, where in ((name, where) for name, where in folders.items() if name in names):
         files = _files(where, classes)
         if name == "train":
             warn_of_scaling(Picture(path) for path, _ in files[:: max(1, len(files) // 8)])

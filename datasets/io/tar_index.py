@@ -83,7 +83,7 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
         except OSError as error:
             reason = error
     log.warning(
-        "the index of %s could not be kept (%s) and is made anew each time: name a folder for it with data.cache",
+        "the index of %s could not be stored (%s) and is rebuilt each time: name a folder for it with data.cache",
         shards[0].parent,
         reason,
     )

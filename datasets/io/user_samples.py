@@ -22,13 +22,14 @@ from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
 from .user_pictures import is_deep, kind_of, pixels
+from .value_range import ValueRange
 from .values import RGB
 
 log = logging.getLogger(__name__)
 
-# Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range
+# Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
-_LOOKED_AT = 8
+_SAMPLES_READ = 8
 _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
 
@@ -37,7 +38,7 @@ class UserSamples:
     """The samples of a dataset, brought to one form.
 
     Args:
-        dataset: Has a length and is read by place.
+        dataset: Has a length and is read by index.
 
     Attributes:
         shapes: Modality -> shape (C, H, W).
@@ -50,6 +51,7 @@ class UserSamples:
         self.dataset, self.name = dataset, type(dataset).__name__
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
+        self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
@@ -62,7 +64,7 @@ class UserSamples:
             fields = self._sample(0)
             images, kinds, label = self._converted(0, fields)
         if is_deep(fields.get(RGB)):
-            log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
+            log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
             raise UsageError(
                 f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such "
@@ -122,8 +124,20 @@ class UserSamples:
                 f"rgb of sample {row} of {self.name} holds NaN or infinite values: repair the image, or leave the "
                 "sample out"
             )
+        if self.rgb_range is not None and RGB in images:
+            self.rgb_range.check(images[RGB], f"rgb of sample {row} of {self.name}")
         self._check_label(row, label)
         return images, label
+
+    def colours(self) -> list[Tensor]:
+        """``rgb`` of a few samples, evenly spaced; none where it is not of floats."""
+        if not self.dtypes.get(RGB, torch.uint8).is_floating_point:
+            return []
+        samples = []
+        for row in sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)}):
+            with drawing_from(row):
+                samples.append(self.read(row)[0][RGB])
+        return samples
 
     def _check_label(self, row: int, label: int | None) -> None:
         """Complain where a sample's label is not the listed one, by which negatives are chosen before it is read."""
@@ -131,14 +145,14 @@ class UserSamples:
         if label == listed:
             return
         list_of = (
-            "its samples gave when they were read for their labels"
+            "its samples had when they were read for their labels"
             if self.listed is None
             else f"{self.name}.{self.listed} says"
         )
         raise ContrastillError(
             f"sample {row} of {self.name} is of class {'none' if label is None else label}, and "
             f"{'none' if listed is None else listed} is what {list_of}: "
-            "hand out one label for a sample, always the same, and correct the list or leave it out"
+            "return one label for a sample, always the same, and correct the list or leave it out"
         )
 
     def highest_label(self) -> int:
@@ -147,10 +161,12 @@ class UserSamples:
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:
-        """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
+        """Modalities of a few samples, evenly spaced, whose values are checked before the training."""
         samples = []
         for row in (
-            sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []
+            sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
+            if set(self.shapes) - {RGB}
+            else []
         ):
             with drawing_from(row):
                 samples.append(self.read(row)[0])
@@ -188,7 +204,7 @@ class UserSamples:
             shown = str(label).split("\n")[0][:40]
             raise UsageError(
                 f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for "
-                "other modalities hand out a dict"
+                "other modalities return a dict"
             )
         return value
 
@@ -196,7 +212,7 @@ class UserSamples:
         """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
         name = next((name for name in ("targets", "labels") if getattr(self.dataset, name, None) is not None), None)
         listed = None if name is None else getattr(self.dataset, name)
-        places = sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)})
+        places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
         if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
             values = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
             if values is not None and all(self._label(place) == int(values[place]) for place in places):
@@ -209,7 +225,7 @@ class UserSamples:
             _, _, label = self._read_row(row)
         if label is None:
             raise UsageError(
-                f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none"
+                f"sample {row} of {self.name} has no label, others have: return labels for all, or for none"
             )
         return label
 

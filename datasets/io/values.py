@@ -39,14 +39,24 @@ VECTORS_HELP = (
 VOID_HELP = "void label beside 0, −1 and −100; null: none; by default 255, unless there are more classes than that"
 
 
+def dtype_name(dtype: Any) -> str:
+    """A dtype of NumPy or torch by its plain name, whatever its byte order.
+
+    Example:
+        >>> [dtype_name(dtype) for dtype in (np.dtype(">f4"), ">u2", torch.bfloat16)]
+        ['float32', 'uint16', 'bfloat16']
+    """
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+
+
 def number_kind(dtype: Any) -> str:
     """The kind of numbers of a dtype of NumPy or torch: of two kinds the scales differ.
 
     Example:
-        >>> [number_kind(dtype) for dtype in (np.dtype("uint8"), torch.uint16, "int32", torch.bfloat16)]
+        >>> [number_kind(dtype) for dtype in (np.dtype("uint8"), torch.uint16, ">i4", torch.bfloat16)]
         ['8-bit integers', 'unsigned 16-bit integers', 'wide integers', 'floats']
     """
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     if "float" in name:
         return "floats"
     return {"uint8": "8-bit integers", "int8": "8-bit integers", "bool": "8-bit integers", "uint16": UNSIGNED_16}.get(

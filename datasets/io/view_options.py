@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ...core.config.schema import PLACE, RESUMABLE
+
 
 class ViewOptions(BaseModel):
     """Options of training views, which move all modalities of a sample alike, and of the processes that read."""
@@ -36,9 +38,13 @@ class ViewOptions(BaseModel):
         False,
         description="the next sample stands in for one whose file is corrupted, up to 1 % of all; each is named "
         "once; false: stop at one",
+        json_schema_extra=RESUMABLE,
     )
     workers: int | None = Field(
-        None, ge=0, description="processes that read; 0: the training's own; null: one a CPU, at most 8"
+        None,
+        ge=0,
+        description="processes that read; 0: the training's own; null: one per CPU, at most 8",
+        json_schema_extra=PLACE,
     )
     limit: int | None = Field(
         None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"

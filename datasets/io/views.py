@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.hashing import hash64, shifted
 
-# What the hash is asked for: two purposes never share random bits.
+# Purposes of the hash: two purposes never share random bits.
 _VIEWS, _ORDER = 1, 2
 
 

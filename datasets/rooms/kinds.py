@@ -47,7 +47,7 @@ class Primitives:
 
 
 class Builder:
-    """Takes the primitives and hands out the random numbers of M objects of one kind.
+    """Takes the primitives and draws the random numbers of M objects of one kind.
 
     Args:
         objects: int64 (M,), their numbers.
@@ -281,7 +281,7 @@ _MAKERS: dict[str, Callable[[Builder], None]] = {
 KINDS = tuple(_MAKERS)
 
 
-def make(kind: np.ndarray, uniform: np.ndarray) -> Primitives:
+def build_primitives(kind: np.ndarray, uniform: np.ndarray) -> Primitives:
     """The primitives of objects, each in the object's own frame.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from ...core.hashing import hash64, shifted
 from .scene import OBJECTS, Scene
 
-# Purposes of the hash; rooms_scene.py uses 101 and 102.
+# Purposes of the hash; scene.py uses 101 and 102.
 _RGB_NOISE, _DEPTH_NOISE, _PATTERN = 103, 104, 105
 
 FARTHEST = 8.0

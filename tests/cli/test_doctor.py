@@ -107,7 +107,7 @@ def test_little_room_is_said(monkeypatch, tmp_path):
 
 
 def test_a_damaged_shipped_config(monkeypatch, tmp_path):
-    from contrastill.core.config.loading import loading as config
+    from contrastill.core.config import loading as config
 
     (tmp_path / "broken.yaml").write_text("a: [1")
     monkeypatch.setattr(config, "configs_folder", lambda: tmp_path)

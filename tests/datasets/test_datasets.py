@@ -193,7 +193,7 @@ def test_limit_is_spread_over_the_classes(path):
 
 
 @pytest.mark.parametrize(
-    "more,options,says",
+    "more,options,message",
     [
         (
             {},
@@ -231,13 +231,13 @@ def test_limit_is_spread_over_the_classes(path):
         ),
     ],
 )
-def test_refusals_name_the_thing_and_the_way_out(tmp_path, more, options, says):
+def test_refusals_name_the_thing_and_the_way_out(tmp_path, more, options, message):
     path = (
         _write(tmp_path / "set.h5", **more)
         if not ("rgb" in more and not len(more["rgb"]))
         else _empty(tmp_path / "set.h5")
     )
-    with pytest.raises(UsageError, match=re.escape(says)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         _packed(path, **options).open("train")
 
 
@@ -271,12 +271,12 @@ def test_missing_and_damaged_files(path, tmp_path):
 
 def test_loader_refuses_what_cannot_be_shared_out():
     split = TensorSplit({"rgb": PaddedImages.zeros(8, 4, 4, 3, dtype=torch.uint8, padding=0)})
-    for options, says in (
+    for options, message in (
         ({"batch_size": 2, "world": 3}, "batch_size=2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": 4, "rank": 1}, "rank=1"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             split.loader(device="cpu", train=True, **options)
 
 

@@ -191,7 +191,7 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
     assert main(command) == 0
     assert main(command) == 0  # finished: nothing is trained, nothing refused
     config, checkpoint = (out / "config.yaml").read_bytes(), (out / "checkpoints" / "data.json").read_bytes()
-    for change, says in (
+    for change, message in (
         ({"count": 60}, "samples of train differ (48, now 60)"),
         ({"classes": 3}, "classes of train differ (4, now 3)"),
         ({"seed": 1}, "contents of train differ"),
@@ -200,7 +200,7 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
         capsys.readouterr()
         assert main(command) == 2
         stderr = capsys.readouterr().err
-        assert says in stderr and f"remove {out}/checkpoints/data.json to go on with these all the same" in stderr
+        assert message in stderr and f"remove {out}/checkpoints/data.json to go on with these all the same" in stderr
     with h5py.File(_packed(path), "r+") as file:
         file["train/target"][:] = file["train/target"][()][::-1]
     assert main(command) == 2 and "labels of train differ" in capsys.readouterr().err

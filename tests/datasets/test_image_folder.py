@@ -107,9 +107,9 @@ def test_workers_ranks_and_resuming_change_no_byte(root, options):
     )
     for world in (2, 8):
         ranks = [_loader(root, rank=rank, world=world, **options).epoch(2) for rank in range(world)]
-        # In a batch of fewer samples than ranks, fillers stand for the empty shares.
-        dealt = [[share for share in shares if "is_padding" not in share] for shares in zip(*ranks, strict=True)]
-        joined = [{name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in dealt]
+        # In a batch of fewer samples than ranks, padding stands for the empty slices.
+        parts_of_batches = [[part for part in parts if "is_padding" not in part] for parts in zip(*ranks, strict=True)]
+        joined = [{name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in parts_of_batches]
         assert _same(joined, expected)
     other_batches = _by_index(_loader(root, batch_size=5, **options).epoch(2))
     assert all(torch.equal(image, other_batches[row]) for row, image in _by_index(expected).items())
@@ -180,14 +180,14 @@ def test_further_transforms_are_drawn_by_sample(root):
     assert torch.equal(
         next(_loader(root, "test", **options).epoch(0))["rgb"], next(_loader(root, "test").epoch(0))["rgb"]
     )
-    for wrong, says in (
+    for wrong, message in (
         ({"name": "GausNoise"}, "did you mean GaussNoise"),
         ({"name": "GaussNoise", "sigma": 1}, "GaussNoise does not take {'sigma': 1}"),
         ({"name": "GaussNoise", "p": 2}, "GaussNoise does not take {'p': 2}"),
         ({"name": "Resize", "height": 8, "width": 8}, "do not keep 16×16 pixels"),
         ({"name": "Normalize"}, "do not keep 16×16 pixels of uint8"),
     ):
-        with pytest.raises(UsageError, match=re.escape(says)):
+        with pytest.raises(UsageError, match=re.escape(message)):
             _data(root, transforms=[wrong]).open("train")
 
 
@@ -356,7 +356,7 @@ def test_holding_out_a_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make,split,says",
+    "make,split,message",
     [
         (["train/cat/1.png", "val/dog/1.png"], "test", "val/dog is not a class of train: sort the images of val"),
         (["train/cat/1.png", "train/dog/1.txt"], "train", "train/dog has no images (.png, .jpg"),
@@ -368,10 +368,10 @@ def test_holding_out_a_part(tmp_path):
         (["train/cat/1.png", "test/cat/1.png"], "val", "no split 'val': it has train, test"),
     ],
 )
-def test_refusals_name_the_folder_and_the_way_out(tmp_path, make, split, says):
+def test_refusals_name_the_folder_and_the_way_out(tmp_path, make, split, message):
     for name in make:
         _save(tmp_path / name, 2, 3, format="PNG")
-    with pytest.raises(UsageError, match=re.escape(says)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         _data(tmp_path).open(split)
 
 
@@ -383,12 +383,12 @@ def test_missing_folder_and_wrong_options(tmp_path, root):
         _data(tmp_path / "file").open("train")
     config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}}
     assert validate({**config, "data": {"path": str(root)}}).data.name == "image_folder"
-    for options, says in (
+    for options, message in (
         ({"scale": [0.5, 0.1]}, "least and a greatest share"),
         ({"sizes": 3}, "did you mean size"),
         ({"workers": -1}, "data.workers=-1"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             validate({**config, "data": {"name": "image_folder", "path": str(root), **options}})
     with pytest.raises(UsageError, match="batch_size=2"):
         _loader(root, batch_size=2, world=3)

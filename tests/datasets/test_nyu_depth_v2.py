@@ -256,7 +256,7 @@ def test_packed_it_is_the_same(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "spoil,code,says",
+    "spoil,code,message",
     [
         (lambda root: (root / FILE).unlink(), 2, f"does not hold {FILE}: put it (2.8 GB) and {SPLITS} there, both "
             "from https://cs.nyu.edu"),
@@ -287,14 +287,14 @@ def test_packed_it_is_the_same(tmp_path, capsys):
             "does not say the scene type of each frame: set data.scene_classes=false"),
     ],
 )  # fmt: skip
-def test_bad_files_end_in_one_sentence(tmp_path, capsys, spoil, code, says):
+def test_bad_files_end_in_one_sentence(tmp_path, capsys, spoil, code, message):
     root = tmp_path / "nyu"
     write_nyu(root)
     spoil(root)
     options = ["modalities=[rgb,depth,semantics]", "scene_classes=true", "workers=0"]
     assert main(["data", "pack", f"nyu_depth_v2:{root}", str(tmp_path / "x.h5"), *options, "--quiet"]) == code
     stderr = capsys.readouterr().err
-    assert says in stderr and len(stderr.strip().splitlines()) == 1 and not (tmp_path / "x.h5").exists()
+    assert message in stderr and len(stderr.strip().splitlines()) == 1 and not (tmp_path / "x.h5").exists()
 
 
 def _rewrite(root, field, values):

@@ -157,11 +157,11 @@ def test_holding_out_a_part(tmp_path):
     )
     assert set(parts["test"]) < set(_data(tmp_path, test_fraction=0.5).open("test").samples.files["depth"].tolist())
     assert _data(tmp_path, limit=7).open("train").num_samples == 7
-    for split, share, says in (
+    for split, share, message in (
         ("test", 1e-6, "no sample is held out for testing"),
         ("train", 0.999999, "no sample is left to train on"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _data(tmp_path, test_fraction=share).open(split)
 
 
@@ -242,7 +242,7 @@ def _png16(path):
 
 
 @pytest.mark.parametrize(
-    "name,write,says",
+    "name,write,message",
     [
         (
             "depth/1.npy",
@@ -303,7 +303,7 @@ def _png16(path):
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_file_cannot_be(tmp_path, name, write, says, workers):
+def test_what_a_file_cannot_be(tmp_path, name, write, message, workers):
     for k in range(2):
         _pair(tmp_path / "train", str(k), k)
     (tmp_path / "classes.txt").write_text("wall\nfloor\ntable\n")
@@ -312,7 +312,7 @@ def test_what_a_file_cannot_be(tmp_path, name, write, says, workers):
     folder, file = name.split("/")
     (tmp_path / "train" / folder / "1.png").unlink()
     write(tmp_path / "train" / name)
-    with pytest.raises(ContrastillError, match=says) as at_open:
+    with pytest.raises(ContrastillError, match=message) as at_open:
         _data(tmp_path).open("train")
     opened.samples.files[folder] = np.array([f"{folder}/0.png".encode(), name.encode()])
     with pytest.raises(ContrastillError) as in_worker:
@@ -351,7 +351,7 @@ def _make(root, names):
 
 
 @pytest.mark.parametrize(
-    "make,options,split,says",
+    "make,options,split,message",
     [
         (["rgb/0.png", "rgb/1.png", "depth/0.png"], {}, "train",
             "rgb/1.png has no partner 1.* of depth in {root}: add it"),
@@ -382,9 +382,9 @@ def _make(root, names):
         (["rgb/0.png", "depth/0.png"], {}, "val", "no split 'val': it has train, test"),
     ],
 )  # fmt: skip
-def test_refusals_name_the_file_and_the_way_out(tmp_path, make, options, split, says):
+def test_refusals_name_the_file_and_the_way_out(tmp_path, make, options, split, message):
     _make(tmp_path, make)
-    with pytest.raises(UsageError, match=re.escape(says.replace("{root}", str(tmp_path)))) as caught:
+    with pytest.raises(UsageError, match=re.escape(message.replace("{root}", str(tmp_path)))) as caught:
         _data(tmp_path, test_fraction=1e-9, **options).open(split)
     assert caught.value.exit_code == 2
 
@@ -396,14 +396,14 @@ def test_missing_folder_and_wrong_options(tmp_path, root):
     with pytest.raises(UsageError, match="is a file, not a folder of modalities"):
         _data(tmp_path / "file").open("train")
     config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}}
-    for options, says in (
+    for options, message in (
         ({"scale": [0.5, 0.1]}, "least and a greatest share"),
         ({"size": 0}, "data.size"),
         ({"size": [3, 4, 5]}, "data.size"),
         ({"depth_unit": "cm"}, "data.depth_unit"),
         ({"intrinsics": [1, 2]}, "data.intrinsics"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             validate({**config, "data": {"name": "paired_folder", "path": str(root), **options}})
 
 

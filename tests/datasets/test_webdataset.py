@@ -123,10 +123,7 @@ def test_workers_ranks_and_resuming_change_no_byte(both):
     assert _same(workers.epoch(2), expected) and _same(workers.epoch(2, start=1), expected[1:])
     ranks = [_loader(shards, rank=rank, world=2).epoch(2) for rank in range(2)]
     assert _same(
-        (
-            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-            for shares in zip(*ranks, strict=True)
-        ),
+        ({name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)),
         expected,
     )
 
@@ -209,11 +206,11 @@ def test_which_shards(tmp_path):
     assert len(files(train="a")) == len(files(train="a/*-*.tar")) == 3 and files(
         "test", test=str(tmp_path / "b" / "y.tar")
     ) == ["y.tar/b_y.jpg"]
-    for options, says in (
+    for options, message in (
         ({"train": "a/x-{08..11}.tar"}, "x-11.tar does not exist: data.train=a/x-{08..11}.tar"),
         ({"train": "z*.tar"}, "has no shards z*.tar"),
     ):
-        with pytest.raises(UsageError, match=re.escape(says)):
+        with pytest.raises(UsageError, match=re.escape(message)):
             files(**options)
     assert list(braces("s{2..0}")) == ["s2", "s1", "s0"] and list(braces("plain.tar")) == ["plain.tar"]
 
@@ -275,7 +272,7 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "members,says",
+    "members,message",
     [
         (
             _sample("n.1", 0),
@@ -296,9 +293,9 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
         ([("a.jpg", b""), ("a.json", b"{")], "which is no class"),
     ],
 )
-def test_refusals_name_shard_and_key(tmp_path, members, says):
+def test_refusals_name_shard_and_key(tmp_path, members, message):
     path = _tar(tmp_path / "train-0.tar", members)
-    with pytest.raises(ContrastillError, match=re.escape(says)) as caught:
+    with pytest.raises(ContrastillError, match=re.escape(message)) as caught:
         _data(tmp_path).open("train")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.h5"))
@@ -309,7 +306,7 @@ def test_damaged_tars(tmp_path):
     intact = path.read_bytes()
     with tarfile.open(path) as tar:
         second = tar.getmember("b.jpg")
-    for content, says in (
+    for content, message in (
         (intact[: second.offset_data + 100], "unexpected end of data"),
         (intact[: second.offset + 100], "truncated|unexpected end"),
         (intact[: second.offset], "truncated, no end of archive"),
@@ -320,7 +317,7 @@ def test_damaged_tars(tmp_path):
         path.write_bytes(content)
         with pytest.raises(
             ContrastillError,
-            match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({says}).*\): copy it again",
+            match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({message}).*\): copy it again",
         ) as caught:
             _data(tmp_path).open("train")
         assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
@@ -360,12 +357,12 @@ def test_classes_and_splits_that_are_not_there(tmp_path):
     _tar(tmp_path / "train-0.tar", [("readme.txt", b"nothing")])
     with pytest.raises(UsageError, match="hold no samples: each is KEY.jpg"):
         _data(tmp_path).open("train")
-    for path, split, says in (
+    for path, split, message in (
         (tmp_path / "none", "train", "does not exist"),
         (tmp_path / "val-0.tar", "train", "is a file"),
         (tmp_path, "val", "no split 'val'"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _data(path).open(split)
 
 

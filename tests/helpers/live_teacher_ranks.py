@@ -1,7 +1,7 @@
-"""What several processes keep of what teachers say, and what a student learns from it; run by
-test_teacher_cache_ranks.py, by one process or by several.
+"""Teacher outputs cached by several processes, and a student trained on them; run by
+test_cache_ranks.py, by one process or by several.
 
-Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in cache and of all that comes from the folder, and
+Writes FOLDER/outputs, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and
 how many samples the teacher was shown for each) and FOLDER/RANK.safetensors, the student's and the bank's state and the
 losses of each epoch.
 """
@@ -40,7 +40,7 @@ def split():
 
 
 def transfer(data):
-    """Of a student that has no statistics of its batch, so that the batch may be dealt out."""
+    """Of a student that has no statistics of its batch, so that the batch may be sharded."""
     torch.manual_seed(3)
     teacher, student = (build_network(name, num_classes=4) for name in ("resnet14", "resnet8"))
     for parent in list(student.modules()):
@@ -56,7 +56,7 @@ def transfer(data):
 
 
 def digest_of(cache):
-    """One hash of all that is kept."""
+    """One hash of all stored outputs."""
     digest = hashlib.sha256()
     for _, view in sorted(cache._rows.items()):
         for _, rows in sorted(view.items()):
@@ -69,22 +69,22 @@ def main(folder):
     # Three files, as there are three batches.
     cache_shard.ROWS = 16
     accelerator, data, digests, batch_sizes = Accelerator(cpu=True), split(), [], []
-    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
     def cache_of(transfer_, where):
         return CachedTeachers(batches, transfer_.source, transfer_.teacher_needs, where)
 
-    batches = data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share)
+    batches = data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **ranks)
     fresh = transfer(data)
     fresh.teachers[0].register_forward_hook(lambda module, args, output: batch_sizes.append(len(output.embedding)))
-    for where in (None, folder / "said"):
+    for where in (None, folder / "outputs"):
         batch_sizes.clear()
         cache = cache_of(fresh, where)
         for k in range(2):
             cache.start_epoch(k)
         digests.append((digest_of(cache), sum(batch_sizes)))
     fresh = transfer(data)
-    fresh.source = cache_of(fresh, folder / "said")
+    fresh.source = cache_of(fresh, folder / "outputs")
     fresh.drop_teachers()
     result = fit(
         fresh,
@@ -96,8 +96,8 @@ def main(folder):
     )
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.trained_state().items()}
     state |= {f"loss of epoch {row['epoch']}": torch.tensor(row["loss"]) for row in result.history}
-    (folder / f"{share['rank']}.json").write_text(json.dumps(digests))
-    save_file(state, folder / f"{share['rank']}.safetensors")
+    (folder / f"{ranks['rank']}.json").write_text(json.dumps(digests))
+    save_file(state, folder / f"{ranks['rank']}.safetensors")
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def test_torchvisions_transformer_of_few_patches():
     assert torch.equal(value.flatten(2).transpose(1, 2), outputs[0][:, 1:])
 
 
-# Modules of one's own
+# Users' own modules
 
 
 class Gated(nn.Module):

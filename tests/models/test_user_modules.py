@@ -1,4 +1,4 @@
-"""Modules of one's own of unusual shape: where their embedding is, or a sentence."""
+"""Users' own modules of unusual shape: where their embedding is, or a sentence."""
 
 import json
 import warnings

@@ -360,7 +360,7 @@ def folder_of_images(root, samples):
 
 @pytest.mark.parametrize("kind", ["tensors", "files"])
 @pytest.mark.parametrize(("samples", "world"), [(1, 3), (2, 3), (3, 3), (9, 4)])
-def test_a_training_share_is_never_empty_and_a_filler_is_the_last_sample(tmp_path, kind, samples, world):
+def test_a_training_slice_is_never_empty_and_padding_is_the_last_sample(tmp_path, kind, samples, world):
     data = split(samples) if kind == "tensors" else folder_of_images(tmp_path, samples)
 
     def shares(train):

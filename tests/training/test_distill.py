@@ -164,7 +164,7 @@ def test_own_networks_and_datasets(own):
 def test_a_run_of_objects_says_so_to_the_command(own, capsys):
     assert main(["train", str(own.paths.config)]) == 2
     assert (
-        "Noisy' was an object in Python, which no config can make: hand it to contrastill.distill again"
+        "Tiny' was an object in Python, which no config can make: pass it to contrastill.distill again"
         in capsys.readouterr().err
     )
     with pytest.raises(UsageError, match=r"Tiny' was an object in Python.*as module="):

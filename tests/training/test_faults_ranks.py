@@ -16,7 +16,7 @@ from contrastill.training.checkpoint import checkpoints
 SIGNALLED = """
 import os, sys
 from contrastill.cli.main import main
-from contrastill.core import engine
+from contrastill.training import engine
 step, calls, number, at = engine._Training._step, [], int(sys.argv[1]), int(sys.argv[2])
 def signalled(*arguments):
     step(*arguments)

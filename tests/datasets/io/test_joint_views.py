@@ -154,10 +154,7 @@ def test_workers_ranks_and_resuming_change_no_byte(options):
     same(workers.epoch(2, start=1), here[1:])
     ranks = [loader(rank=rank, world=2).epoch(2) for rank in range(2)]
     same(
-        (
-            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-            for shares in zip(*ranks, strict=True)
-        ),
+        ({name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)),
         here,
     )
     assert not torch.equal(whole_epoch(split(**options), 2)["depth"], whole_epoch(split(**options), 3)["depth"])
@@ -280,7 +277,7 @@ def test_a_split_says_what_it_holds():
 
 
 @pytest.mark.parametrize(
-    "transform,says",
+    "transform,message",
     [
         ({"name": "Afine"}, "did you mean Affine"),
         ({"name": "Affine", "angle": 1}, "Affine does not take {'angle': 1}"),
@@ -289,8 +286,8 @@ def test_a_split_says_what_it_holds():
         ({"name": "Normalize"}, "do not keep 24×32 pixels of uint8"),
     ],
 )
-def test_transforms_are_checked_at_construction(transform, says):
-    with pytest.raises(UsageError, match=re.escape(says)):
+def test_transforms_are_checked_at_construction(transform, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         split(transforms=[transform])
 
 

@@ -240,12 +240,12 @@ def test_the_loss_leaves_out_what_is_no_label():
         if labels[b, 0, y, x] > 0
     ]
     assert pixel_loss(logits, labels).item() == pytest.approx((sum(each) / len(each)).item(), rel=1e-12)
-    for wrong, says in (
+    for wrong, message in (
         (301, "hold class 301, and num_classes is 300"),
         (-2, "hold class -2"),
         (0.5, "no whole numbers"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             pixel_loss(logits, torch.where(labels == labels[1, 0, 2, 3], wrong, labels))
 
 
@@ -264,7 +264,7 @@ def test_a_list_that_differs_from_the_samples_is_refused_where_it_does():
     ):
         seen.extend(split.loader(batch_size=8, device="cpu", train=True).epoch(0))
     assert len(seen) < 10
-    # Where the few places that are looked at differ already, the samples are asked.
+    # Where the few places that are read differ already, the samples are asked.
     assert (
         UserDataset(Listed(labels, ((labels + 1) % 4).tolist()))(UserDataset.Options()).open("train").targets.tolist()
         == labels.tolist()
@@ -296,7 +296,7 @@ def test_labels_that_change_from_one_reading_to_the_next_are_refused():
     )
     loader = opened.loader(batch_size=16, device="cpu", train=False)
     with pytest.raises(
-        ContrastillError, match="its samples gave when they were read for their labels: hand out one label"
+        ContrastillError, match="its samples had when they were read for their labels: return one label"
     ):
         for _ in range(2):
             list(loader.epoch(0))

@@ -177,11 +177,11 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
         file["train/rgb"] = np.full((N, H, W), 200, np.float32)
         file["train/sixteen"] = np.full((N, H, W), 200, np.uint16)
     dataset = DATASETS["packed"]
-    for field, says in (
+    for field, message in (
         ("rgb", "goes from 200 to 200: rgb is uint8, or floats in"),
         ("sixteen", "sixteen is uint16: rgb is uint8"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")
     broken = rgb().astype(np.float32) / 255
     broken[20, 3, 3, 1] = np.nan
@@ -240,7 +240,7 @@ def test_depth_that_was_not_measured_has_no_part_in_statistics(tmp_path, caplog,
 @pytest.mark.parametrize("source", SOURCES)
 def test_units_that_differ_between_splits_are_refused(tmp_path, source):
     depth = np.random.default_rng(4).integers(50, 250, (N, H, W))
-    for number, (train, test, says) in enumerate(
+    for number, (train, test, message) in enumerate(
         [
             (
                 {"depth": depth.astype(np.uint8)},
@@ -257,7 +257,7 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
         folder = tmp_path / str(number)
         folder.mkdir()
         opened = data(source, folder, train, test)
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _splits(opened)
 
 
@@ -281,7 +281,7 @@ def _splits(opened):
             "open": lambda self, split: opened.open(split),
         },
     )
-    with DATASETS.lend("python:lent", registered):
+    with DATASETS.temporarily("python:lent", registered):
         return open_splits(DataConfig(name="python:lent"))
 
 
@@ -350,11 +350,11 @@ def test_the_key_says_which_modalities_are_vectors(tmp_path, source):
     options = {"path": str(tmp_path / "set.h5" if source == "packed" else tmp_path)} | (
         {"fields": {name: name for name in fields}} if source == "packed" else {}
     )
-    for named, says in (
+    for named, message in (
         (["motion", "heat"], "data.vectors names heat, and the data have"),
         (["thermal"], "names thermal, which cannot be vectors"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             dataset(dataset.Options(**options, vectors=named)).open("train")
 
 
@@ -449,12 +449,12 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
     [
         (
             np.ones((1, 10, 12), np.float32),
-            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out "
+            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): return "
             r"depth.transpose",
         ),
         (
             torch.ones(10, 12, 1),
-            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out "
+            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): return "
             r"depth.permute",
         ),
     ],

@@ -1,0 +1,170 @@
+"""Classes registered in a package of one's own: by ``imports`` in a config, by ``--import``, by an entry point."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+import contrastill
+from contrastill.cli.main import main
+from contrastill.core import plugins
+from contrastill.core.config.loading import load_config
+from contrastill.core.errors import UsageError
+from contrastill.core.registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, TEACHER_AGGREGATIONS
+
+REGISTRIES = (DATASETS, MODALITIES, MODELS, OBJECTIVES, TEACHER_AGGREGATIONS)
+PACKAGE = '''
+import torch
+from torch import nn
+
+from contrastill import DATASETS, MODELS, OBJECTIVES, Network, Objective, Options, Preprocess, Taps, modality
+from contrastill.datasets.io.in_memory import AugmentOptions, TensorSplit
+from contrastill.datasets.io.views import PaddedImages
+
+
+@OBJECTIVES.register("squares")
+class Squares(Objective):
+    """Squared difference of the logits."""
+
+    class Options(Options):
+        power: float = 2.0
+
+    def __init__(self, power=2.0):
+        super().__init__()
+        self.power = power
+
+    def per_sample(self, student, teacher, batch):
+        return (student.logits - teacher.logits).abs().pow(self.power).mean(1)
+
+
+@MODELS.register("tiny_network")
+def tiny_network(num_classes, in_chans=3):
+    layers = nn.Sequential(nn.Conv2d(in_chans, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    return Network(layers, taps=Taps(embedding="input:3", maps=("0",)), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
+
+
+@modality("inverted", of="rgb", channels=3)
+def inverted(rgb):
+    """1 − rgb."""
+    return 1 - rgb
+
+
+@DATASETS.register("halves")
+class Halves:
+    """Noise with a bright left or right half."""
+
+    class Options(AugmentOptions):
+        pass
+
+    def __init__(self, options):
+        self.options = options
+
+    def open(self, split):
+        target = torch.arange(16) % 2
+        images = PaddedImages.zeros(16, 16, 16, 3, dtype=torch.uint8, padding=0)
+        images.interior[:] = torch.randint(128, (16, 16, 16, 3), generator=torch.Generator().manual_seed(0))
+        images.interior[target == 0, :, :8] += 96
+        images.interior[target == 1, :, 8:] += 96
+        return TensorSplit({"rgb": images}, targets=target, num_classes=2, classes=["left", "right"])
+'''
+
+
+@pytest.fixture
+def registries():
+    """What is registered within a test is forgotten after it."""
+    before = [dict(registry._entries) for registry in REGISTRIES if len(registry)]
+    requested = dict(plugins._requested)
+    yield
+    for registry, entries in zip(REGISTRIES, before, strict=True):
+        registry._entries.clear()
+        registry._entries.update(entries)
+    plugins._requested.clear()
+    plugins._requested.update(requested)
+    sys.modules.pop("my_sensors", None)
+
+
+@pytest.fixture
+def package(registries, tmp_path, monkeypatch):
+    """A package that defines one of each kind, in a folder that Python searches."""
+    folder = tmp_path / "elsewhere" / "my_sensors"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    return "my_sensors"
+
+
+def test_all_kinds_are_named_in_a_config_that_imports_their_package(package, tmp_path, capsys):
+    teacher, out = str(tmp_path / "teacher"), str(tmp_path / "out")
+    values = {
+        "imports": [package],
+        "out": out,
+        "data": {"name": "halves"},
+        "teachers": [{"model": "tiny_network", "weights": teacher}],
+        "student": {"model": "tiny_network", "modality": "inverted"},
+        "objectives": {"squares": {"power": 1.5, "weight": 1}},
+        "train": {"epochs": 1, "batch_size": 8},
+    }
+    alone = {**values, "out": teacher, "teachers": [], "student": {"model": "tiny_network"}}
+    for name, config in (("teacher", {**alone, "objectives": {"cross_entropy": {}}}), ("mine", values)):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        assert main(["train", str(path), "-q"]) == 0
+    assert load_config(f"{out}/config.yaml").imports == [package]
+    # Another process would import it by the run's own config.
+    assert main(["evaluate", out, "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)[0]["top1"] <= 100
+    assert list(contrastill.load_student(out).classes) == ["left", "right"]
+
+
+def test_import_on_the_command_line_is_kept_in_the_config(package, four_classes, capsys):
+    command = ["train", "teachers/cifar100", f"data.path={four_classes}", "student.model=tiny_network", "--dry-run"]
+    assert main(command) == 2 and "model 'tiny_network' does not exist" in capsys.readouterr().err
+    assert main([*command, "--import", package]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["imports"] == [package]
+    assert main([f"--import={package}", *command]) == 0
+
+
+def test_an_entry_point_needs_to_be_named_nowhere(package, tmp_path, monkeypatch):
+    info = tmp_path / "elsewhere" / "my_sensors-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sensors\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nsensors = my_sensors\n")
+    monkeypatch.setattr(plugins, "_entry_points_imported", False)
+    plugins.import_entry_points()
+    assert OBJECTIVES["squares"].__module__ == package
+    monkeypatch.setattr(plugins, "_entry_points_imported", False)
+    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nsensors = my_sensor\n")
+    with pytest.raises(UsageError, match=r"entry point sensors \(contrastill.plugins\) of my-sensors names my_sensor"):
+        plugins.import_entry_points()
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("no_such_package", None, "no_such_package, and there is no such module: install it .pip install -e FOLDER"),
+        ("my package", None, "no name of a module: write it as Python imports it"),
+        ("my_sensors", "import no_such_library", "cannot be imported: No module named 'no_such_library'; install what"),
+        ("my_sensors", "1 / 0", "my_sensors, which fails as it is imported: ZeroDivisionError: division by zero"),
+        ("my_sensors", "from contrastill import MODELS\n@MODELS.register('resnet8')\ndef mine(): ...", "two models are "
+         "called 'resnet8': contrastill.models.resnet.* and my_sensors.mine; rename one of them"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_imported_is_said(registries, tmp_path, monkeypatch, module, source, message):
+    if source is not None:
+        (tmp_path / "my_sensors.py").write_text(source)
+        monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        plugins.import_plugins([module])
+
+
+def test_a_package_in_the_working_folder_says_how_it_is_reached(registries, tmp_path, monkeypatch, capsys):
+    (tmp_path / "beside_me.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    assert main(["train", "teachers/cifar100", "--dry-run", "--import", "beside_me"]) == 2
+    assert "set PYTHONPATH=., or call python -m contrastill" in capsys.readouterr().err
+
+
+def test_import_without_a_module_is_a_usage_error(capsys):
+    assert main(["doctor", "--import"]) == 2 and "--import names a module" in capsys.readouterr().err

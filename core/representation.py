@@ -78,12 +78,12 @@ class Taps:
 
     def names(self, needs: Collection[str] = PARTS) -> list[str]:
         """The taps that give ``needs``, each once."""
-        wanted = (
+        taps = (
             [self.logits] * ("logits" in needs)
             + [self.embedding] * ("embedding" in needs)
             + list(self.maps) * ("maps" in needs)
         )
-        return list(dict.fromkeys(name for name in wanted if name is not None))
+        return list(dict.fromkeys(name for name in taps if name is not None))
 
 
 def _single(value: Tensor) -> Tensor:
@@ -106,9 +106,10 @@ class Network(nn.Module):
 
     Example:
         >>> module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-        >>> network = Network(module, taps=Taps(embedding="input:3", maps=("0",)), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
-        >>> said = network({"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)})
-        >>> said.logits.shape, said.embedding.shape, said.maps[0].shape
+        >>> taps, preprocess = Taps(embedding="input:3", maps=("0",)), Preprocess((0.5,) * 3, (0.25,) * 3)
+        >>> network = Network(module, taps=taps, preprocess=preprocess)
+        >>> outputs = network({"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)})
+        >>> outputs.logits.shape, outputs.embedding.shape, outputs.maps[0].shape
         (torch.Size([2, 10]), torch.Size([2, 8]), torch.Size([2, 8, 30, 30]))
     """
 
@@ -189,15 +190,15 @@ class Network(nn.Module):
         Raises:
             UsageError: A tapped tensor has another shape than its part of a representation.
         """
-        said = Representation()
+        outputs = Representation()
         if "logits" in asked:
-            said.logits = self._logits(output, tapped, required)
+            outputs.logits = self._logits(output, tapped, required)
         if "embedding" in asked:
             assert self.taps.embedding is not None, "parts() refuses what has no tap"
-            said.embedding = self._embedding(tapped[self.taps.embedding])
+            outputs.embedding = self._embedding(tapped[self.taps.embedding])
         if "maps" in asked:
-            said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
-        return said
+            outputs.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
+        return outputs
 
     def map_classes(self, classes: Sequence[int]) -> Network:
         """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns

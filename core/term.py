@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
@@ -60,7 +60,7 @@ class Term(nn.Module):
         return range(count) if self.joint else self.rule.chosen(count)
 
     def forward(
-        self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
+        self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
         if not self.needs_teacher:
             return self.objectives[0](student, None, batch)

@@ -181,7 +181,7 @@ class Transfer(nn.Module):
                     objective.prepare(teachers if term.joint else teachers[number : number + 1])
 
     def defer(self, samples: int, passes: int = 1) -> None:
-        """From now on banks, queues and draws move on by :meth:`commit` alone, not at the end of each forward pass.
+        """From now on banks, queues and draws are updated by :meth:`commit` alone, not at the end of each forward pass.
 
         Args:
             samples: The most samples a rank sees in an optimiser step.
@@ -191,19 +191,19 @@ class Transfer(nn.Module):
             module.defer(samples, passes)
 
     def commit(self) -> None:
-        """Write what the forward passes since the last commit left for banks and queues, and move draws on: once after
-        each optimiser step, on every rank.
+        """Apply the updates of banks, queues and draws since the last commit: once after each optimiser step, on every
+        rank.
         """
         for module in self._deferred_states():
             module.commit()
 
     def rollback(self) -> None:
-        """Forget what waits to be written: for an optimiser step that is not made."""
+        """Drop the pending updates: for an optimiser step that is skipped."""
         for module in self._deferred_states():
             module.rollback()
 
     def stop_deferring(self) -> None:
-        """From now on banks, queues and draws move on at the end of each forward pass again."""
+        """Update banks, queues and draws at the end of each forward pass again."""
         for module in self._deferred_states():
             module.stop_deferring()
 

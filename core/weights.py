@@ -124,8 +124,8 @@ def load_into(
         state = {key: value for key, value in state.items() if key not in misfits}
     elif missing or unexpected or misfits:
         shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in misfits]
-        found = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        differences = "; ".join(f"{kind} {_first(names)}" for kind, names in found if names)
+        problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        differences = "; ".join(f"{kind} {_first(names)}" for kind, names in problems if names)
         classes = classes_in(state, classifiers)
         hint = (
             f"they have {classes} classes, set num_classes={classes}"

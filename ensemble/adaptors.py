@@ -114,19 +114,19 @@ def save_adaptors(transfer: Transfer, path: str | os.PathLike) -> bool:
         Whether there were any.
     """
     tensors: dict[str, Tensor] = {}
-    made: list[dict[str, Any]] = []
+    adaptors: list[dict[str, Any]] = []
     for term, name in ((term, name) for name, term in transfer.terms.items()):
         for number, objective in enumerate(term.objectives):
             adaptor = getattr(objective, "adaptor", None)
             if not isinstance(adaptor, Adaptor):
                 continue
             state = {key: value for key, value in adaptor.state_dict().items() if key.rpartition(".")[2] not in _SUMS}
-            tensors |= {f"{len(made)}.{key}": value for key, value in state.items()}
+            tensors |= {f"{len(adaptors)}.{key}": value for key, value in state.items()}
             model = transfer.teacher_names[number]
-            made.append({"term": name, "number": number, "teacher": model, **adaptor.recipe})
-    if made:
-        save_state_dict(tensors, path, metadata={_METADATA: json.dumps({"adaptors": made})})
-    return bool(made)
+            adaptors.append({"term": name, "number": number, "teacher": model, **adaptor.recipe})
+    if adaptors:
+        save_state_dict(tensors, path, metadata={_METADATA: json.dumps({"adaptors": adaptors})})
+    return bool(adaptors)
 
 
 def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
@@ -154,13 +154,13 @@ def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist: adaptors are written by a finished run with an objective agglomerate")
     try:
-        made = json.loads(read_metadata(path)[_METADATA])["adaptors"]
+        headers = json.loads(read_metadata(path)[_METADATA])["adaptors"]
     except (KeyError, ValueError) as error:
         raise ContrastillError(
             f"{path} does not say which adaptors it holds: only the {ADAPTORS} that a run wrote can be loaded"
         ) from error
     state, adaptors = load_state_dict(path), []
-    for place, about in enumerate(made):
+    for place, about in enumerate(headers):
         own = {key.removeprefix(f"{place}."): value for key, value in state.items() if key.startswith(f"{place}.")}
         adaptors.append(_loaded(about, own, path))
     return adaptors

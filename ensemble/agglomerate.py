@@ -46,8 +46,8 @@ class Agglomerate(Objective):
 
     Example:
         >>> agglomerate = Agglomerate(Adaptor(summary=(8, 12)))
-        >>> said = Representation(embedding=torch.randn(4, 8))
-        >>> agglomerate(said, Representation(embedding=100 * torch.randn(4, 12)), {}).shape
+        >>> student = Representation(embedding=torch.randn(4, 8))
+        >>> agglomerate(student, Representation(embedding=100 * torch.randn(4, 12)), {}).shape
         torch.Size([])
     """
 

@@ -25,8 +25,8 @@ class BatchedTeachers(LiveTeachers):
     The outputs are those of each on its own, up to rounding: on the first batch both are computed and compared.
     Teachers that differ in more than their weights (an attribute, a hook), whose two outputs differ, or that cannot be
     batched are run one after the other, and a warning says so. Whether it is faster depends on the device: small
-    networks that leave a GPU idle gain, a CPU's cores are busy with one network already (``benchmarks/ensemble_cost.py``
-    measures it where you are). The stacked weights are a second copy in memory.
+    networks that leave a GPU idle gain, a CPU's cores are busy with one network already
+    (``benchmarks/ensemble_cost.py`` measures it). The stacked weights are a second copy in memory.
 
     Args:
         teachers: Frozen networks.

@@ -167,15 +167,15 @@ def load_newest(folder: Path) -> Snapshot | None:
     Raises:
         ContrastillError: There are checkpoints, but none is whole.
     """
-    found = checkpoints(folder)
-    for path in reversed(found):
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
             return load_checkpoint(path)
         except ContrastillError as error:
             log.warning("%s; going back to the one before", error)
-    if found:
+    if paths:
         raise ContrastillError(
-            f"none of the {len(found)} checkpoints in {folder} is whole: remove the folder to start again"
+            f"none of the {len(paths)} checkpoints in {folder} is whole: remove the folder to start again"
         )
     return None
 

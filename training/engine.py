@@ -11,30 +11,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError, Stopped, UsageError
-from ..core.representation import Network, Representation
+from ..core.representation import Representation
 from ..core.run import Run
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
-from .checkpoint import (
-    Position,
-    Snapshot,
-    all_random_states,
-    load_newest,
-    prune,
-    save_checkpoint,
-    set_random_state,
-)
+from .accuracy import evaluate
+from .checkpoint import Position, Snapshot, all_random_states, load_newest, prune, save_checkpoint, set_random_state
 from .compiled import compiled
 from .epochs import default_epochs
 from .non_finite import POLICIES
+from .optimizer import new_optimizer
 from .preemption import StopRequest
-from .progress import Progress
+from .progress import Progress, announcement
 from .schedule import learning_rate
 from .smallest_pass import check_smallest_pass
 
@@ -85,40 +78,6 @@ def fit(
     """
     accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
     return _Training(transfer, train, test, config, run, accelerator, progress).fit()
-
-
-@torch.no_grad()
-def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back.
-
-    Raises:
-        ContrastillError: A logit is NaN, so that no class is the largest.
-    """
-    training, damaged = network.training, torch.zeros((), device=accelerator.device)
-    metrics: dict[str, MulticlassAccuracy] = {}
-    network.eval()
-    for batch in loader.epoch(0):
-        with accelerator.autocast():
-            logits = network(batch, frozenset({"logits"})).require_logits()
-        if not metrics:
-            metrics = {
-                f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(
-                    logits.device
-                )
-                for k in (1, 5)
-                if k < logits.shape[1]
-            }
-        # A rank's share of the last batch may be empty, which torchmetrics cannot take.
-        for metric in metrics.values() if len(logits) else ():
-            metric.update(logits, batch["target"])
-        damaged += logits.isnan().any()
-    network.train(training)
-    if float(accelerator.reduce(damaged, "sum")):
-        raise ContrastillError(
-            f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its "
-            "normalisation are damaged, or its training diverged (lower train.lr then)"
-        )
-    return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
 
 
 class _Training:
@@ -194,13 +153,13 @@ class _Training:
         if self.model is not None:  # of the stage before
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
-        self.model, self.optimizer = self.accelerator.prepare(self.transfer, _optimizer(self.transfer, self.config))
+        self.model, self.optimizer = self.accelerator.prepare(self.transfer, new_optimizer(self.transfer, self.config))
 
     def fit(self) -> FitResult:
         history = self._resume()
         with self.progress, self.stop, compiled(self.transfer) if self.config.compile else nullcontext():
             if self.position.epoch < self.epochs:
-                self.progress.announce(_announcement(self.transfer, self.train, self.config, self.epochs))
+                self.progress.announce(announcement(self.transfer, self.train, self.config, self.epochs))
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())
@@ -385,20 +344,3 @@ class _Training:
                 f"the processes find different checkpoints in {self.run.checkpoints} (process {starts}): put out=… "
                 "on a disk that all of them share"
             )
-
-
-def _announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
-    """What is trained, for how long, at which rate, in one line; what is worth knowing of the classes below."""
-    rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
-    remarks = "".join(f"\n{remark}" for remark in transfer.remarks)
-    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"
-
-
-def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:
-    """Student and heads in one parameter group, as the paper has it."""
-    parameters = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-    )

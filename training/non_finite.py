@@ -28,8 +28,8 @@ Scalars = Mapping[str, Tensor]
 
 
 class StopOnNonFinite:
-    """``train.on_nan=stop``: the first step whose loss is no number is noted on the device, and found out before a row
-    or a checkpoint is written.
+    """``train.on_nan=stop``: the first step with a NaN or infinite loss is noted on the device, and reported before a
+    row or a checkpoint is written.
 
     Args:
         transfer: What is trained.
@@ -60,7 +60,7 @@ class StopOnNonFinite:
         """Nothing has to be put back."""
 
     def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
-        """Always; notes the step, from 1, at which the loss and each term first were no numbers."""
+        """Always; notes the step, from 1, at which the loss and each term first were NaN or infinite."""
         for scalars in passes:
             first = self._first
             if first is None or self._names != list(scalars):
@@ -71,10 +71,10 @@ class StopOnNonFinite:
         return True
 
     def check(self) -> None:
-        """Stop before anything that is no number is written; asked on all processes together.
+        """Stop before NaN or infinite values are written; called on all ranks together.
 
         Raises:
-            ContrastillError: The loss was no number at some step.
+            ContrastillError: The loss was NaN or infinite at some step.
         """
         if self._first is None:
             return
@@ -114,15 +114,14 @@ class StopOnNonFinite:
 
 
 class SkipNonFinite:
-    """``train.on_nan=skip``: an optimiser step whose loss or gradient is no number on any process is left out on all of
-    them.
+    """``train.on_nan=skip``: an optimiser step with a NaN or infinite loss or gradient on any rank is skipped on all.
 
-    What it had changed is put back: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of
-        the learning rate is used up. To decide, the
-    host waits for the device once a step. Under fp16 the steps that the gradient scaler leaves out are among them.
+    What it had changed is restored: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of
+    the learning rate is used up. To decide, the host waits for the device once a step. Under fp16 the steps that the
+    gradient scaler leaves out are among them.
 
     Args:
-        transfer, config, run, accelerator: As for :class:`StopOnNonFinite`; ``skipped_batches.jsonl`` has a line for each
+        transfer, config, run, accelerator: As for :class:`StopOnNonFinite`; ``skipped_batches.jsonl`` has one line per
             batch.
         loader: Its number of batches is an epoch's.
     """
@@ -142,11 +141,11 @@ class SkipNonFinite:
         lines = [
             line for line in self._file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
         ]
-        kept = [line for line in lines if json.loads(line)["step"] <= position.step]
-        self._skipped = sum(json.loads(line)["epoch"] == position.epoch for line in kept)
+        lines_before = [line for line in lines if json.loads(line)["step"] <= position.step]
+        self._skipped = sum(json.loads(line)["epoch"] == position.epoch for line in lines_before)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            write_text(self._file, "".join(kept))
+            write_text(self._file, "".join(lines_before))
 
     def begin(self) -> None:
         """Remember what the passes of the step that begins will change."""
@@ -192,10 +191,10 @@ class SkipNonFinite:
         return False
 
     def check(self) -> None:
-        """Stop before weights that are no numbers are written: a gradient that is one may still be too large.
+        """Stop before NaN or infinite weights are written: a finite gradient may still be too large.
 
         Raises:
-            ContrastillError: A weight of the student or a head is no finite number.
+            ContrastillError: A weight of the student or a head is NaN or infinite.
         """
         _check_weights(self._transfer, self._config, self._run)
 
@@ -221,8 +220,8 @@ POLICIES: dict[str, type[StopOnNonFinite] | type[SkipNonFinite]] = {"stop": Stop
 
 
 class _UndeferredState:
-    """What forward passes change at once: buffers, counters and torch's generators. What a DeferredUpdates writes waits, and
-    needs no copy.
+    """What forward passes change at once: buffers, counters and torch's generators. The writes of DeferredUpdates are
+    pending, and need no copy.
     """
 
     def __init__(self, transfer: Transfer) -> None:

@@ -161,8 +161,8 @@ class TeacherRows(DeferredUpdates):
     def _put(self, place: Tensor, values: Tensor) -> None:
         """Set the rows at places (n,) that this process holds; below zero: none."""
         place = place.to(self.memory.device)
-        mine = self.shard.holds(place) & (place >= 0)
-        at = torch.where(mine, self.shard.below(place), len(self.memory) - 1)
+        local = self.shard.holds(place) & (place >= 0)
+        at = torch.where(local, self.shard.below(place), len(self.memory) - 1)
         self.memory.index_copy_(0, at, values.to(self.memory))
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:

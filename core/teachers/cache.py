@@ -58,8 +58,8 @@ class CachedTeachers(TeacherSource):
         complete: Whether the folder had all outputs from the start, so that no teacher is needed.
 
     Raises:
-        UsageError: The outputs would take more memory than there is, the folder was written by ``contrastill cache`` for
-            something else, what it holds are not the teachers' outputs, or a teacher is random.
+        UsageError: The outputs would take more memory than there is, the folder was written by ``contrastill cache``
+            for something else, what it holds are not the teachers' outputs, or a teacher is random.
         ContrastillError: A file in the folder is damaged.
     """
 

@@ -123,7 +123,7 @@ def test_it_is_the_bits_of_the_command(four_classes, teacher, tmp_path):
         "samples_per_second": 0,
     }
     assert (
-        f"resnet8 taught by resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % "
+        f"resnet8 distilled from resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % "
         "after 2 epochs" in str(result)
     )
 
@@ -273,7 +273,7 @@ def test_a_student_comes_back_from_a_folder_with_the_same_bits(four_classes, tea
     card = (tmp_path / "own" / "README.md").read_text()
     assert (
         f"top-1 {own.metrics['top1']:.2f} %" in card
-        and "taught by Tiny (rgb)" in card
+        and "distilled from Tiny (rgb)" in card
         and f"torch {torch.__version__.split('+')[0]}" in card
     )
     assert "fresh_crd (weight 0.8)" in card and card.startswith("---\n")

@@ -17,8 +17,9 @@ from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.accuracy import evaluate
 from contrastill.training.checkpoint import checkpoints, load_checkpoint, load_newest
-from contrastill.training.engine import evaluate, fit
+from contrastill.training.engine import fit
 from contrastill.training.schedule import learning_rate
 
 

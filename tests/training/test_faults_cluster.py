@@ -13,7 +13,7 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import configs_folder
 from contrastill.core.errors import ContrastillError
 from contrastill.datasets.io import file_workers
-from contrastill.training import assemble
+from contrastill.training import accelerator
 from contrastill.training.checkpoint import checkpoints
 from contrastill.training.processes import others_may_end
 
@@ -64,15 +64,15 @@ def _signalled_worker():
 def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
     from contrastill.core.config.loading import load_config
 
-    given = {}
-    monkeypatch.setattr(assemble, "Accelerator", lambda **options: given.update(options))
+    options = {}
+    monkeypatch.setattr(accelerator, "Accelerator", lambda **keywords: options.update(keywords))
     (tmp_path / "a.h5").touch()
-    assemble.prepare_accelerator(
+    accelerator.prepare_accelerator(
         load_config(
             "teachers/cifar100", ["data.name=packed", f"data.path={tmp_path / 'a.h5'}", "train.timeout_minutes=45"]
         )
     )
-    assert given["kwargs_handlers"][0].timeout == timedelta(minutes=45)
+    assert options["kwargs_handlers"][0].timeout == timedelta(minutes=45)
 
 
 @pytest.mark.parametrize("code,requeued", [(0, False), (1, False), (138, True), (143, True)])

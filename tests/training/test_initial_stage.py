@@ -18,7 +18,8 @@ from contrastill.objectives.ab import AB
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.factor import Factor
 from contrastill.objectives.fsp import FSP
-from contrastill.training.engine import fit, learning_rate
+from contrastill.training.engine import fit
+from contrastill.training.schedule import learning_rate
 
 
 class Batches:

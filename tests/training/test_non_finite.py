@@ -18,8 +18,9 @@ from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.accuracy import evaluate
 from contrastill.training.checkpoint import checkpoints
-from contrastill.training.engine import evaluate, fit
+from contrastill.training.engine import fit
 
 BATCHES, SIZE = 5, 8
 

@@ -129,8 +129,8 @@ class ArgumentResolver:
         if role == "student" and classes and names and [*classes] != [*names]:
             raise UsageError(
                 f"the student's logits are of the classes {listed(classes)}, and the data's are {listed(names)}: "
-                "delete the module's attribute classes to train its logits anew for the data's, or pass the folder of its "
-                "run as student, whose classifier is matched by name"
+                "delete the module's attribute classes to train its logits anew for the data's, or pass the folder of "
+                "its run as student, whose classifier is matched by name"
             )
         classes = classes if role == "teacher" else None
         if role == "teacher" and isinstance(argument, Network) and argument.classes is not None:

@@ -80,10 +80,10 @@ class Dropping(nn.Module):
 def network(module, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = module()
-    made = Network(made, taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)).freeze()
-    made.recipe = {"num_classes": 4}
-    return made
+        wrapped = module()
+    wrapped = Network(wrapped, taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)).freeze()
+    wrapped.recipe = {"num_classes": 4}
+    return wrapped
 
 
 def hooked(module):
@@ -196,18 +196,18 @@ def test_a_random_teacher_is_not_cached(tmp_path, where):
         match="teacher 0 gives other .* each time it is asked, so its outputs cannot be cached: turn off what is "
         "random",
     ):
-        kept = memory(Dropping, None if where == "memory" else tmp_path, filling=where == "command")
+        cache = memory(Dropping, None if where == "memory" else tmp_path, filling=where == "command")
         if where == "command":
-            kept.fill()
-        kept.start_epoch(0)
+            cache.fill()
+        cache.start_epoch(0)
     assert not [*tmp_path.rglob("*.h5")]
 
 
 def test_a_view_that_another_network_filled_is_refused_too(tmp_path):
     """The first view is the teacher's own, the second was written for another one."""
     for scale, view in ((1.0, 0), (3.0, 1)):
-        kept = memory(lambda scale=scale: Scaled(scale), tmp_path / str(view))
-        kept.start_epoch(view)
+        cache = memory(lambda scale=scale: Scaled(scale), tmp_path / str(view))
+        cache.start_epoch(view)
     shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
     with pytest.raises(UsageError, match="holds other"):
         memory(Scaled, tmp_path / "0")

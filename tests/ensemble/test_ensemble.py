@@ -134,8 +134,8 @@ def test_with_random_only_the_teacher_that_is_drawn_looks():
         transfer(batch).loss.backward()
     looks = [teacher.module.looks for teacher in transfer.teachers]
     assert sum(looks) == 12 and min(looks) > 0
-    kept = transfer.trained_state()
-    assert int(kept["terms.kd.rule._extra_state"]) == 12
+    state = transfer.trained_state()
+    assert int(state["terms.kd.rule._extra_state"]) == 12
 
 
 def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of():
@@ -241,8 +241,8 @@ def test_a_class_map_turns_the_logits():
 )
 def test_wrong_usage_is_one_sentence(teachers, tmp_path, capsys, more, message):
     assert main(command(teachers, tmp_path / "run", ("resnet8-0", "resnet8-1"), *more)) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert message in said and "Traceback" not in said
+    stderr = " ".join(capsys.readouterr().err.split())
+    assert message in stderr and "Traceback" not in stderr
 
 
 def test_a_rule_that_needs_labels_is_refused_on_unlabelled_data(teachers, of_seven_classes, tmp_path, capsys):

@@ -213,7 +213,7 @@ def test_from_rgb_to_depth(tmp_path):
     assert [network.modality for network in (*result.config.teachers, result.config.student)] == ["rgb", "depth"]
     assert result.student.preprocess.mean[0] == pytest.approx(2.25, abs=0.05) and result.student.conv1.in_channels == 1
     assert {"fresh_crd", "wttm", "top1"} <= set(result.metrics)
-    made = contrastill.distill(
+    distilled = contrastill.distill(
         Tiny(),
         Tiny(channels=1),
         Pairs(),
@@ -222,7 +222,7 @@ def test_from_rgb_to_depth(tmp_path):
         objectives="crd",
         **SHORT,
     )
-    assert made.config.student.mean == (0.0,) and set(made.config.objectives) == {"crd"}
+    assert distilled.config.student.mean == (0.0,) and set(distilled.config.objectives) == {"crd"}
 
 
 # Stops

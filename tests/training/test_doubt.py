@@ -145,10 +145,10 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
                 for teacher in transfer.teachers
             ]
         for term, full in (("kd", 0.95), ("wttm", 0.9)):
-            found = [objective.scale for objective in transfer.terms[term].objectives]
-            assert found == pytest.approx([min(1, naive_doubt(logits) / full) for logits in outputs], rel=1e-4)
-        scales.append(found)
-        assert found[0] != pytest.approx(found[1], rel=1e-3)
+            measured = [objective.scale for objective in transfer.terms[term].objectives]
+            assert measured == pytest.approx([min(1, naive_doubt(logits) / full) for logits in outputs], rel=1e-4)
+        scales.append(measured)
+        assert scales[0] != pytest.approx(scales[1], rel=1e-3)
         assert str(transfer).count("teacher 0: × 0.") == str(transfer).count("teacher 1: × 0.") == 2
     assert scales[0] == pytest.approx(scales[1], rel=1e-5)
 

@@ -110,15 +110,17 @@ def test_a_finished_run_trains_no_further(tmp_path):
     data, run = Blobs(), Run(tmp_path)
     first = fit(crd_transfer(data), data, data, config(), run=run, progress=False)
     data.served = 0
-    kept = checkpoints(run.checkpoints)
+    remaining = checkpoints(run.checkpoints)
     shutil.copytree(
-        kept[-1], run.checkpoints / "step-00000001"
+        remaining[-1], run.checkpoints / "step-00000001"
     )  # left by a kill between the last save and the removal of older ones
-    shutil.copytree(kept[-1], run.checkpoints / "step-00009999")  # damaged, and newer than the one that is gone on from
+    shutil.copytree(
+        remaining[-1], run.checkpoints / "step-00009999"
+    )  # damaged, and newer than the one that is gone on from
     (run.checkpoints / "step-00009999" / "model.safetensors").write_bytes(b"cut off")
     again = fit(crd_transfer(data), data, data, config(), run=run, progress=False)
     assert again.last == first.last and data.served == 1
-    assert checkpoints(run.checkpoints) == [*kept, run.checkpoints / "step-00009999"]
+    assert checkpoints(run.checkpoints) == [*remaining, run.checkpoints / "step-00009999"]
 
 
 class Explodes(Objective):

@@ -79,11 +79,11 @@ def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
 def test_the_slurm_script_trains_and_goes_back_into_the_queue(tmp_path, code, requeued):
     """SLURM's own commands are stood in for: srun runs one task and says what it was asked to run."""
     assert subprocess.run(["bash", "-n", SBATCH], check=True).returncode == 0
-    said = tmp_path / "said"
+    log = tmp_path / "said"
     for name, text in {
         "srun": f'while [ "${{1#--}}" != "$1" ]; do shift; done; SLURM_PROCID=1 SLURM_LOCALID=1 "$@"; exit {code}',
         "python": 'printf "%s\\n" "$MASTER_ADDR:$MASTER_PORT $RANK/$WORLD_SIZE local '
-        f'$LOCAL_RANK/$LOCAL_WORLD_SIZE" "$@" > {said}',
+        f'$LOCAL_RANK/$LOCAL_WORLD_SIZE" "$@" > {log}',
         "scontrol": f'if [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else printf '
         '"node-7\\nnode-8\\n"; fi',
     }.items():
@@ -100,7 +100,7 @@ def test_the_slurm_script_trains_and_goes_back_into_the_queue(tmp_path, code, re
     (tmp_path / "a b.h5").touch()
     arguments = ["teachers/cifar100", "data.name=packed", f"data.path={tmp_path / 'a b.h5'}", f"out={tmp_path / 'run'}"]
     assert subprocess.run(["bash", SBATCH, *arguments], env=environment, cwd=tmp_path).returncode == code
-    first, *program = said.read_text().splitlines()
+    first, *program = log.read_text().splitlines()
     assert first == "node-7:20345 1/8 local 1/4"
     assert program[:2] == ["-m", "contrastill"] and program[2:] == ["train", *arguments]
     assert main([*program[2:], "--dry-run"]) == 0

@@ -37,7 +37,7 @@ def images(count=2, side=32):
     }
 
 
-def taught(module):
+def trained_statistics(module):
     """The module with BatchNorms as they are after a training: no statistic is 0 or 1."""
     generator = torch.Generator().manual_seed(3)
     for norm in module.modules():
@@ -55,17 +55,19 @@ def taught(module):
 def teacher(name):
     torch.manual_seed(0)
     network = build_network(name, num_classes=10).freeze()
-    taught(network.module)
+    trained_statistics(network.module)
     return network
 
 
 def own(module, embedding=None, maps=()):
-    return Network(taught(module), taps=Taps(embedding, maps), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).freeze()
+    return Network(
+        trained_statistics(module), taps=Taps(embedding, maps), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).freeze()
 
 
 def values(network, batch):
-    said = network(batch)
-    return [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
+    outputs = network(batch)
+    return [value for value in (outputs.logits, outputs.embedding, *outputs.maps) if value is not None]
 
 
 def norms(network):
@@ -212,14 +214,16 @@ def test_a_network_that_gives_nothing_to_compare_is_left_alone():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")
 def test_a_network_that_shows_no_modules_is_left_alone():
     torch.manual_seed(1)
-    scripted = torch.jit.script(taught(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval())
+    scripted = torch.jit.script(trained_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval())
     network = Network(scripted, taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).freeze()
     before = values(network, images())
     assert fold_batchnorm(network, images()) == [] and all(map(torch.equal, before, values(network, images())))
 
 
 def test_training_flags_and_generators_are_as_before():
-    network = Network(taught(Wired("alone")), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).train()
+    network = Network(
+        trained_statistics(Wired("alone")), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).train()
     mean, state = network.module.bn.running_mean.clone(), torch.get_rng_state()
     norm = network.module.bn
     fold_batchnorm(network, images())
@@ -273,13 +277,13 @@ def test_precision_holds_in_a_transfer_however_teachers_are_asked():
 
 
 def test_the_config_folds_and_sets_the_precision_of_teachers_alone(tmp_path):
-    given = ["data.train_samples=40", "data.test_samples=20", "teachers.0.weights=null", f"out={tmp_path}"]
+    overrides = ["data.train_samples=40", "data.test_samples=20", "teachers.0.weights=null", f"out={tmp_path}"]
     parts = assemble(
-        load_config("compression/rooms_crd", [*given, "train.fold_teachers=true", "train.teacher_precision=bf16"])
+        load_config("compression/rooms_crd", [*overrides, "train.fold_teachers=true", "train.teacher_precision=bf16"])
     )
     (folded,), student = parts.transfer.teachers, parts.transfer.student
     assert (norms(folded), folded.precision, norms(student), student.precision) == (0, torch.bfloat16, 9, None)
-    plain = assemble(load_config("compression/rooms_crd", given)).transfer.teachers[0]
+    plain = assemble(load_config("compression/rooms_crd", overrides)).transfer.teachers[0]
     assert (norms(plain), plain.precision) == (21, None)
     batch = next(iter(parts.train.epoch(0)))
     assert close(values(plain, batch), values(folded.compute_in(None), batch))

@@ -45,8 +45,8 @@ FRESH = {
 # One teacher, one modality: the objectives of the folder objectives/.
 NAMES = sorted(
     name
-    for name, found in OBJECTIVES.items()
-    if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives"
+    for name, objective in OBJECTIVES.items()
+    if objective.needs_teacher and Path(inspect.getfile(objective)).parent.name == "objectives"
 )
 
 

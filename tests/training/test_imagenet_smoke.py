@@ -59,7 +59,7 @@ def _command(path, out, *more):
 def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
     command = ["train", "compression/imagenet_crd", "data.path=/imagenet", "--dry-run"]
     assert main(command) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         "model: torchvision/resnet34",
         "weights: pretrained",
@@ -68,7 +68,7 @@ def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
         "weight: 0.8",
         "temperature: 0.07",
     ):
-        assert line in said
+        assert line in output
     for line in (
         "lr: 0.1",
         "batch_size: 256",
@@ -81,10 +81,10 @@ def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
         "momentum: 0.9",
         "compile: false",
     ):
-        assert f"  {line}\n" in said
+        assert f"  {line}\n" in output
     assert main([*command, "data.name=webdataset", "data.train=train-{000000..000146}.tar", "train.compile=true"]) == 0
-    said = capsys.readouterr().out
-    assert "train: train-{000000..000146}.tar" in said and "compile: true" in said
+    output = capsys.readouterr().out
+    assert "train: train-{000000..000146}.tar" in output and "compile: true" in output
     pair = [
         "teachers.0.model=torchvision/resnet50",
         "student.model=timm/mobilenetv1_100",
@@ -281,7 +281,7 @@ def any_precision():
 def test_bf16_is_the_teachers_too_and_the_loss_stays_finite(any_precision):
     transfer = _transfer()
     seen = []
-    transfer.teachers[0].register_forward_hook(lambda *said: seen.append(said[2].logits.dtype))
+    transfer.teachers[0].register_forward_hook(lambda *output: seen.append(output[2].logits.dtype))
     losses = _losses(transfer, precision="bf16")
     assert set(seen) == {torch.bfloat16} and all(np.isfinite(loss) for loss in losses)
     AcceleratorState._reset_state(reset_partial_state=True)

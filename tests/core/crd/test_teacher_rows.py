@@ -55,7 +55,7 @@ def test_every_row_is_drawn_equally_often_in_any_company():
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_rows_are_stored_in_the_order_in_which_they_come(refresh):
-    rows, order, kept = TeacherRows(M, DIM, refresh=refresh), [], {}
+    rows, order, values_of = TeacherRows(M, DIM, refresh=refresh), [], {}
     generator = torch.Generator().manual_seed(0)
     for _ in range(12):
         index = torch.randint(M, (5,), generator=generator)
@@ -65,15 +65,15 @@ def test_rows_are_stored_in_the_order_in_which_they_come(refresh):
         assert sample[there].tolist() == [order[(offset + step) % len(order)] for step in range(min(9, len(order)))]
         assert torch.equal(
             rows.read(place)[there],
-            torch.stack([kept[j] for j in sample[there].tolist()] or [torch.zeros(DIM)])[: int(there.sum())],
+            torch.stack([values_of[j] for j in sample[there].tolist()] or [torch.zeros(DIM)])[: int(there.sum())],
         )
         rows.store(index, values)
         old = set(order)
         for sample, row in zip(index.tolist(), values, strict=True):
             order += [sample] * (sample not in order)
             if refresh or sample not in old:
-                kept[sample] = row
-        expected = torch.stack([kept.get(j, torch.zeros(DIM)) for j in range(M)])
+                values_of[sample] = row
+        expected = torch.stack([values_of.get(j, torch.zeros(DIM)) for j in range(M)])
         assert torch.equal(rows.embeddings, expected) and int(rows.filled) == len(order)
     assert len(order) > M - 5
 

@@ -89,13 +89,13 @@ def epoch_outputs(transfer, k, start=0):
 
 def test_what_is_kept_is_what_the_teachers_say_of_the_same_views():
     data = split()
-    made = transfer(data)
-    live = made.source
-    cached(loader(data), made)
+    fresh = transfer(data)
+    live = fresh.source
+    cached(loader(data), fresh)
     for epoch in (0, 1, 3):
-        for batch, outputs in epoch_outputs(made, epoch):
+        for batch, outputs in epoch_outputs(fresh, epoch):
             assert torch.equal(batch["view"], torch.full((16,), epoch % 2))
-            expected = live.outputs(batch, (0, 1), made.teacher_needs)
+            expected = live.outputs(batch, (0, 1), fresh.teacher_needs)
             assert [len(one.maps) for one in outputs] == [4, 4]
             for one, other in zip(outputs, expected, strict=True):
                 for value, expected_value in zip(one.tensors(), other.tensors(), strict=True):
@@ -104,11 +104,11 @@ def test_what_is_kept_is_what_the_teachers_say_of_the_same_views():
 
 def test_no_teacher_looks_at_a_view_twice():
     data, looks = split(), []
-    made = transfer(data)
-    made.teachers[0].register_forward_hook(lambda *_: looks.append(1))
-    cached(loader(data), made)
+    fresh = transfer(data)
+    fresh.teachers[0].register_forward_hook(lambda *_: looks.append(1))
+    cached(loader(data), fresh)
     for epoch in range(6):
-        list(epoch_outputs(made, epoch, start=epoch % 3))
+        list(epoch_outputs(fresh, epoch, start=epoch % 3))
     assert len(looks) == 2 * 3 + 2  # two views of three batches, and a few samples twice, to see that it is not random
 
 
@@ -117,13 +117,13 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path):
     data = split()
 
     def trained(name, stops=False):
-        made, batches = transfer(data), loader(data)
-        cached(loader(data), made)
+        fresh, batches = transfer(data), loader(data)
+        cached(loader(data), fresh)
         if stops:
             epoch = batches.epoch
             batches.epoch = lambda k, start=0: stopping(epoch(k, start), k, start)
-        fit(made, batches, None, config, run=Run(tmp_path / name), progress=False)
-        return made.trained_state()
+        fit(fresh, batches, None, config, run=Run(tmp_path / name), progress=False)
+        return fresh.trained_state()
 
     def stopping(batches, k, start):
         for place, batch in enumerate(batches, start):
@@ -164,33 +164,33 @@ def short_files(monkeypatch):
 
 def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monkeypatch, short_files):
     data = split()
-    made = transfer(data)
+    fresh = transfer(data)
     epochs = {}
     for name, folder in (("memory", None), ("first", tmp_path)):
-        cached(loader(data), made, folder)
-        epochs[name] = [list(epoch_outputs(made, k)) for k in range(2)]
+        cached(loader(data), fresh, folder)
+        epochs[name] = [list(epoch_outputs(fresh, k)) for k in range(2)]
     files = files_of(tmp_path)
     # Two teachers, three parts, two views; of each two files.
     assert len({name.split("/")[0] for name in files}) == 12 and len(files) == 24
     # But for the few samples by which outputs are compared.
-    for teacher in made.teachers:
+    for teacher in fresh.teachers:
         teacher.register_forward_pre_hook(
             lambda _, args: pytest.fail("a teacher was asked") if len(args[0]["rgb"]) != 8 else None
         )
-    later = cached(loader(data), made, tmp_path)
+    later = cached(loader(data), fresh, tmp_path)
     assert later.complete and files_of(tmp_path) == files
     # Where memory is short, each batch's rows are read from the files.
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
-    lazy = cached(loader(data), made, tmp_path)
+    lazy = cached(loader(data), fresh, tmp_path)
     for source, kind in ((later, MemoryRows), (lazy, FileRows)):
         if kind is MemoryRows:
             monkeypatch.undo()
             monkeypatch.setattr(cache_shard, "ROWS", 32)
         else:
             monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
-        made.source = source
+        fresh.source = source
         for k in range(2):
-            again = list(epoch_outputs(made, k))
+            again = list(epoch_outputs(fresh, k))
             same_outputs(epochs["memory"][k], again)
             same_outputs(epochs["first"][k], again)
         assert all(isinstance(rows, kind) for view in source._rows.values() for rows in view.values())
@@ -198,11 +198,11 @@ def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monk
 
 def test_what_is_kept_does_not_depend_on_the_batch_size_beyond_its_power_of_two(tmp_path):
     data = split()
-    made = transfer(data)
+    fresh = transfer(data)
     batches = []
     for size in (16, 31):
-        cached(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made)
-        batch, outputs = next(epoch_outputs(made, 0))
+        cached(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), fresh)
+        batch, outputs = next(epoch_outputs(fresh, 0))
         batches.append((batch["index"].tolist(), outputs[0].embedding))
     (first_index, first), (index, embeddings) = batches
     shared = [sample for sample in index if sample in first_index]
@@ -212,10 +212,10 @@ def test_what_is_kept_does_not_depend_on_the_batch_size_beyond_its_power_of_two(
 
 
 def test_another_seed_other_weights_and_more_views_are_looked_at_and_the_rest_is_read(tmp_path):
-    data, made = split(), transfer(split())
+    data, fresh = split(), transfer(split())
 
     def files_after(seed, views, epochs=1):
-        source = cached(data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), made, tmp_path)
+        source = cached(data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), fresh, tmp_path)
         for k in range(epochs):
             source.start_epoch(k)
         return len(files_of(tmp_path))
@@ -223,18 +223,18 @@ def test_another_seed_other_weights_and_more_views_are_looked_at_and_the_rest_is
     assert files_after(1, 2) == 6  # two teachers, three parts
     assert files_after(2, 2) == 12
     with torch.no_grad():
-        next(made.teachers[1].parameters()).add_(0.5)
+        next(fresh.teachers[1].parameters()).add_(0.5)
     assert files_after(1, 2) == 15
     assert files_after(1, 3, epochs=2) == 21  # the first view is there, the second is new
-    made.teachers[0].compute_in("bf16")
+    fresh.teachers[0].compute_in("bf16")
     assert files_after(1, 2) == 24
 
 
 def test_a_part_more_is_added_to_what_is_there(tmp_path):
     data = split()
-    made = transfer(data)
-    made.teacher_needs = frozenset({"embedding"})
-    cached(loader(data), made, tmp_path).start_epoch(0)
+    fresh = transfer(data)
+    fresh.teacher_needs = frozenset({"embedding"})
+    cached(loader(data), fresh, tmp_path).start_epoch(0)
     before = files_of(tmp_path)
     assert {name.split("-")[0] for name in before} == {"embedding", "logits"}  # logits come for nothing
     computed = []
@@ -244,46 +244,46 @@ def test_a_part_more_is_added_to_what_is_there(tmp_path):
         if len(batch["rgb"]) > 8:  # others are those by which outputs are compared
             computed.append(needs)
 
-    for teacher in made.teachers:
+    for teacher in fresh.teachers:
         teacher.register_forward_pre_hook(count)
-    made.teacher_needs = frozenset({"embedding", "maps"})
-    cached(loader(data), made, tmp_path)
-    _, outputs = next(epoch_outputs(made, 0))
+    fresh.teacher_needs = frozenset({"embedding", "maps"})
+    cached(loader(data), fresh, tmp_path)
+    _, outputs = next(epoch_outputs(fresh, 0))
     assert set(computed) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path))
     assert len(outputs[1].maps) == 4
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    data, made = split(), transfer(split())
-    cached(loader(data, views=1), made, tmp_path).start_epoch(0)
+    data, fresh = split(), transfer(split())
+    cached(loader(data, views=1), fresh, tmp_path).start_epoch(0)
     path = tmp_path / files_of(tmp_path)[0]
     whole = path.read_bytes()
     for cut in (whole[:1000], whole[:-200], b""):
         path.write_bytes(cut)
         with pytest.raises(ContrastillError, match=f"{path.name}.* is damaged: remove it, and the teacher looks again"):
-            cached(loader(data, views=1), made, tmp_path)
+            cached(loader(data, views=1), fresh, tmp_path)
     path.unlink()
-    cached(loader(data, views=1), made, tmp_path).start_epoch(0)
+    cached(loader(data, views=1), fresh, tmp_path).start_epoch(0)
     assert path.read_bytes() == whole
 
 
 def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path):
-    data, made = split(), transfer(split())
-    cached(loader(data, views=1), made, tmp_path).start_epoch(0)
+    data, fresh = split(), transfer(split())
+    cached(loader(data, views=1), fresh, tmp_path).start_epoch(0)
     one, other = (tmp_path / name for name in files_of(tmp_path) if name.startswith("embedding"))
     one.write_bytes(other.read_bytes())
     with pytest.raises(ContrastillError, match="it is of another teacher or view"):
-        cached(loader(data, views=1), made, tmp_path)
+        cached(loader(data, views=1), fresh, tmp_path)
 
 
 def test_rows_are_the_views_of_their_samples(tmp_path):
     """Each row is what the teacher says of that very view: cut here pixel by pixel from the sample, by the draws of
     (seed, view, index).
     """
-    data, made = split(), transfer(split())
-    cached(loader(data), made, tmp_path)
+    data, fresh = split(), transfer(split())
+    cached(loader(data), fresh, tmp_path)
     for epoch in (0, 1, 2):
-        for batch, outputs in epoch_outputs(made, epoch):
+        for batch, outputs in epoch_outputs(fresh, epoch):
             draws = draw_views(5, epoch % 2, batch["index"], padding=2, flip=True)
             images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
             for place, index in enumerate(batch["index"].tolist()):
@@ -293,7 +293,7 @@ def test_rows_are_the_views_of_their_samples(tmp_path):
                         images[place, :, y, x] = data.images["rgb"].storage[
                             index, y + draws.dy[place], across + draws.dx[place]
                         ]
-            expected = made.teachers[1]({"rgb": images}, frozenset({"embedding"})).embedding
+            expected = fresh.teachers[1]({"rgb": images}, frozenset({"embedding"})).embedding
             torch.testing.assert_close(outputs[1].embedding, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -311,12 +311,14 @@ def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, 
     data = DerivedLoader(folder.loader(batch_size=16, device="cpu", seed=5, train=True, views=2), {"luminance"}, None)
     statistics = {"mean": (0.5,), "std": (0.25,), "modality": "luminance"}
     teacher, student = (build_network(name, num_classes=2, **statistics) for name in ("resnet14", "resnet8"))
-    made = Transfer([teacher], student, {"kd": KD()})
+    fresh = Transfer([teacher], student, {"kd": KD()})
     for epoch in range(3):
         # A new one each time: it fills a view, fills the other, reads the first.
-        source = cached(data, made, tmp_path / "said")
-        for batch, (outputs,) in epoch_outputs(made, epoch):
-            torch.testing.assert_close(outputs.logits, made.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5)
+        source = cached(data, fresh, tmp_path / "said")
+        for batch, (outputs,) in epoch_outputs(fresh, epoch):
+            torch.testing.assert_close(
+                outputs.logits, fresh.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5
+            )
     assert (
         source.complete and len(files_of(tmp_path / "said")) == 2 * 2 * 2
     )  # logits and embedding, two views, two files
@@ -340,16 +342,16 @@ def test_a_training_from_float16_and_the_largest_logits(tmp_path):
     """
     data = split()
     losses = []
-    for keep in (
+    for cache_config in (
         CacheConfig(),
         CacheConfig(logits=3),
         CacheConfig(precision="fp16"),
         CacheConfig(precision="fp16", logits=3),
     ):
-        made = transfer(data, KD)
-        cached(loader(data), made, tmp_path, keep)
+        fresh = transfer(data, KD)
+        cached(loader(data), fresh, tmp_path, cache_config)
         losses.append(
-            fit(made, loader(data), None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"]
+            fit(fresh, loader(data), None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"]
         )
     assert [abs(loss / losses[0] - 1) < bound for loss, bound in zip(losses[1:], (1e-4, 1e-3, 1e-3), strict=True)] == [
         True

@@ -35,6 +35,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
+from contrastill.core.atomic import write_text  # noqa: E402
 from contrastill.core.crd.loss import CRDLoss  # noqa: E402
 from contrastill.core.representation import Preprocess  # noqa: E402
 from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
@@ -218,9 +219,7 @@ def main() -> None:
         "ratio": ratios,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, options.out)
+    write_text(options.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ def measure(arguments: argparse.Namespace) -> None:
 
     from contrastill.core.objective import Setting
     from contrastill.core.representation import describe
-    from contrastill.core.transfer import Term, Transfer
+    from contrastill.core.term import Term
+    from contrastill.core.transfer import Transfer
     from contrastill.datasets.io.in_memory import TensorSplit
     from contrastill.datasets.io.views import PaddedImages
-    from contrastill.ensemble.batched import Batched
+    from contrastill.ensemble.batched import BatchedTeachers
     from contrastill.models.build import build_network
     from contrastill.objectives.crd import CRD
     from contrastill.objectives.cross_entropy import CrossEntropy
@@ -64,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "kd": Term([KD() for _ in teachers]),
         "crd": Term(CRD.build_each(options, settings)),
     }
-    transfer = Transfer(teachers, student, terms, look=Batched() if batched else None)
+    transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if batched else None)
     transfer.train().to(arguments.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         [parameter for parameter in transfer.parameters() if parameter.requires_grad], lr=1e-4, momentum=0.9

@@ -25,7 +25,8 @@ import torch
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import describe
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network

@@ -29,7 +29,8 @@ import torch  # noqa: E402
 from contrastill.core.config.schema import TrainConfig  # noqa: E402
 from contrastill.core.objective import Setting  # noqa: E402
 from contrastill.core.representation import describe  # noqa: E402
-from contrastill.core.transfer import Term, Transfer  # noqa: E402
+from contrastill.core.term import Term  # noqa: E402
+from contrastill.core.transfer import Transfer  # noqa: E402
 from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402
 from contrastill.datasets.io.views import PaddedImages  # noqa: E402
 from contrastill.models.build import build_network  # noqa: E402

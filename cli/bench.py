@@ -223,7 +223,8 @@ def _write(summary: Summary, folder: Path, markdown: str | None) -> list[str]:
     from pathlib import Path
 
     from ..compress import results
-    from ..core.run import writable_folder, write_text
+    from ..core.atomic import write_text
+    from ..core.run import writable_folder
     from ..plots.benchmark import draw_ablation, draw_table
 
     text = results.markdown(summary)

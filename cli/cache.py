@@ -80,7 +80,8 @@ def cache(
     resolved.train.teacher_cache = out or resolved.train.teacher_cache
     _check(resolved)
     parts = assemble(resolved, filling=True)
-    if not isinstance(parts.train, CachedTeachers):
+    cache = parts.transfer.source
+    if not isinstance(cache, CachedTeachers):
         raise UsageError(
             f"none of {', '.join(resolved.objectives)} reads a teacher: add an objective that does, such as "
             "objectives.kd.weight=1"
@@ -90,14 +91,14 @@ def cache(
     # As in a training, so that the numbers are the same.
     for teacher in parts.transfer.teachers:
         teacher.to(device).to(memory_format=_channels_last())
-    plan = _plan(resolved, parts.train)
+    plan = _plan(resolved, cache)
     if main and not as_json:
         if dry_run:
             print(_sentence(plan))
         elif not quiet:
             say(_sentence(plan))
     if not dry_run:
-        plan["written"] = _fill(parts.train, quiet=quiet or not main)
+        plan["written"] = _fill(cache, quiet=quiet or not main)
     if main:
         _end(plan, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -129,23 +130,24 @@ def _check(config: RunConfig) -> None:
         )
 
 
-def _plan(config: RunConfig, memory: CachedTeachers) -> dict[str, Any]:
+def _plan(config: RunConfig, cache: CachedTeachers) -> dict[str, Any]:
     """What there is to do, in numbers."""
-    entries = memory.files.entries(0)
-    parts = sorted({part for _, part in entries})
-    folders = {entry.folder: entry for view in range(memory.views) for entry in memory.files.entries(view).values()}
+    store, views = cache.store, cache.loader.views
+    assert store is not None, "--out was checked"
+    parts = sorted({key.part for key in store.shards(0)})
+    folders = {shard.folder: shard for view in range(views) for shard in store.shards(view).values()}
     return {
         "out": config.train.teacher_cache,
-        "views": memory.views,
-        "samples": memory.num_samples,
+        "views": views,
+        "samples": cache.loader.num_samples,
         "teachers": len(config.teachers),
-        "parts": {part: memory.files.kept_as(part) for part in parts},
+        "parts": {part: store.codec_name(part) for part in parts},
         "train_with": " ".join(
-            [f"train.views={memory.views}", f"train.teacher_cache={config.train.teacher_cache}", *_changed(config)]
+            [f"train.views={views}", f"train.teacher_cache={config.train.teacher_cache}", *_changed(config)]
         ),
-        "bytes": memory.files.size(),
-        "files": sum(entry.count for entry in folders.values()),
-        "missing": sum(len(entry.missing(damaged=True)) for entry in folders.values()),
+        "bytes": store.size(),
+        "files": sum(shard.count for shard in folders.values()),
+        "missing": sum(len(shard.missing(damaged=True)) for shard in folders.values()),
     }
 
 
@@ -169,7 +171,7 @@ def _sentence(plan: dict[str, Any]) -> str:
     )
 
 
-def _fill(memory: CachedTeachers, *, quiet: bool) -> int:
+def _fill(cache: CachedTeachers, *, quiet: bool) -> int:
     """Write what is missing under a bar that counts this process's share of the samples; returns how many files were
     written.
     """
@@ -184,8 +186,8 @@ def _fill(memory: CachedTeachers, *, quiet: bool) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task("the teachers look", total=memory.files.share())
-        return memory.fill(lambda count: progress.advance(task, count))
+        task = progress.add_task("the teachers look", total=cache.store.own_samples() if cache.store else None)
+        return cache.fill(lambda count: progress.advance(task, count))
 
 
 def _end(plan: dict[str, Any], *, dry_run: bool, as_json: bool, quiet: bool) -> None:

@@ -141,7 +141,8 @@ def _probe(
 
     from accelerate import Accelerator
 
-    from ..core.run import writable_folder, write_text
+    from ..core.atomic import write_text
+    from ..core.run import writable_folder
     from ..evaluation.probe_figures import draw_all
     from ..evaluation.probe_suite import probe_networks
     from ..evaluation.probe_tables import markdown

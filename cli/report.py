@@ -78,8 +78,8 @@ def write_report(
     Raises:
         UsageError: There is no run, or the page cannot be written there.
     """
+    from ..core.atomic import write_text
     from ..core.errors import UsageError
-    from ..core.run import write_text
     from ..report.runs import find
 
     found = find(runs)

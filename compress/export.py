@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.weights import find_weights
 from ..models.build import load_student, read_recipe
@@ -118,14 +119,13 @@ def export_student(
     inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
     with torch.no_grad():
         num_classes = module(inputs[:1]).shape[1]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
-        ) from error
-    try:
+    with atomic_write(path) as temporary:
+        try:
+            temporary.touch()
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
+            ) from error
         with quiet():
             classes = read_recipe(find_weights(run)).get("classes")
             used = _write(
@@ -139,9 +139,6 @@ def export_student(
                 classes and list(classes),
             )
         difference = _difference(module, answering(temporary, format, takes), inputs) if check else None
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Export(
         path,
         format,

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError
 from .export import Export
 from .exported import INPUT, Takes, quiet, reason, require
@@ -34,9 +35,8 @@ def quantize(export: Export, path: str | os.PathLike, calibration: Iterable[Tens
         raise UsageError("8 bits are for ONNX files: export with format=onnx")
     require("onnx", "onnxruntime")
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with quiet():
+        with atomic_write(path) as temporary, quiet():
             from onnxruntime.quantization import QuantFormat, quantize_static
 
             quantize_static(
@@ -46,13 +46,10 @@ def quantize(export: Export, path: str | os.PathLike, calibration: Iterable[Tens
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
             )
-        os.replace(temporary, path)
     except ContrastillError:
         raise
     except Exception as error:  # the quantiser raises what it likes
         raise ContrastillError(f"{export.path} cannot be quantised: {reason(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -28,8 +28,8 @@ def first_difference(modules: Sequence[nn.Module]) -> str:
     Numbers, texts, flags, dtypes, tensors and arrays, also in tuples, lists and mappings, are compared by value; other
     objects by their class alone.
     """
-    for found in zip(*(list(_places(module)) for module in modules), strict=True):
-        name, (first, *others) = found[0][0], [attributes for _, attributes in found]
+    for pairs in zip(*(list(_places(module)) for module in modules), strict=True):
+        name, (first, *others) = pairs[0][0], [attributes for _, attributes in pairs]
         for attribute in sorted({key for each in (first, *others) for key in each}):
             if "_hooks" in attribute and any(each.get(attribute) for each in (first, *others)):
                 return f"one has hooks on {name or 'its module'}"

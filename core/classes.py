@@ -17,7 +17,7 @@ _SHOWN = 3
 
 def match_classes(
     own: Sequence[str | None],
-    wanted: Sequence[str],
+    data_names: Sequence[str],
     who: str,
     data: str,
     otherwise: str,
@@ -29,11 +29,11 @@ def match_classes(
 
     Args:
         own: Names of a network's classes; None for one that has no name.
-        wanted: Names of the data's classes.
+        data_names: Names of the data's classes.
         who: Whose classes ``own`` are, for an error.
         data: Whose ``wanted`` are.
         otherwise: What to do where they do not match, for an error.
-        length: How many places; None: as many as are wanted.
+        length: How many places; None: as many as ``data_names``.
 
     Raises:
         UsageError: A class is missing in ``own``, or has its name more than once in either.
@@ -44,44 +44,44 @@ def match_classes(
         >>> match_classes(["cat", "dog", "elk"], ["elk", "cat"], "the student", "the data", "", length=3)
         [2, 0, 1]
     """
-    if [*own] == [*wanted]:
+    if [*own] == [*data_names]:
         return [*range(len(own))]
-    missing = [name for name in wanted if name not in {*own}]
+    missing = [name for name in data_names if name not in {*own}]
     if missing:
         raise UsageError(
             f"{who} has no class {listed(missing)}, which {data} has (its own are {listed(own)}): {otherwise}"
         )
-    for names, whose in ((own, who), (wanted, data)):
+    for names, whose in ((own, who), (data_names, data)):
         if twice := sorted({name for name in names if name is not None and [*names].count(name) > 1}):
             raise UsageError(
                 f"{whose} has more than one class called {twice[0]}, so its classes cannot be matched by their "
                 "names: rename them"
             )
     place = {name: number for number, name in enumerate(own)}
-    places = [place[name] for name in wanted]
+    places = [place[name] for name in data_names]
     return [*places, *sorted({*range(len(own))} - {*places})][: length or len(places)]
 
 
 def answer_as(
     network: Network,
-    wanted: Sequence[str],
+    data_names: Sequence[str],
     who: str,
     data: str,
     otherwise: str,
     *,
     length: int | None = None,
 ) -> None:
-    """Reorder a network's logits so that the first are those of the ``wanted`` classes, by name, and its ``recipe``.
+    """Reorder a network's logits so that the first are those of ``data_names``, by name, and its ``recipe``.
 
     Args:
         network: Its ``recipe["classes"]`` are the names of its logits.
-        wanted, who, data, otherwise, length: As :func:`match_classes` takes them.
+        data_names, who, data, otherwise, length: As :func:`match_classes` takes them.
 
     Raises:
         UsageError: It has no such class.
     """
     own = network.recipe["classes"]
-    places = match_classes(own, wanted, who, data, otherwise, length=length)
+    places = match_classes(own, data_names, who, data, otherwise, length=length)
     if places != [*range(len(own))]:
         before = range(len(own)) if network.classes is None else network.classes.tolist()
         network.map_classes([before[place] for place in places])
@@ -112,13 +112,13 @@ def check_numbers(names: Sequence[str | None], who: str, nameless: str, otherwis
 
 
 def apply_class_map(
-    network: Network, given: ClassMap, classes: int | None, names: Sequence[str] | None, who: str
+    network: Network, class_map: ClassMap, classes: int | None, names: Sequence[str] | None, who: str
 ) -> None:
     """What a config's ``class_map`` says of a network: places reorder its logits, names become those of its classes.
 
     Args:
         network: Whose logits are as its weights have them.
-        given: The class_map.
+        class_map: Of the config.
         classes: How many classes the data has; None: not known.
         names: Their names; None: not known.
         who: The network, for an error.
@@ -127,57 +127,57 @@ def apply_class_map(
         UsageError: There is no such place, class or name, or too many or too few of them.
     """
     own = network.recipe["num_classes"]
-    if isinstance(given, Mapping):
+    if isinstance(class_map, Mapping):
         network.recipe = {
             **network.recipe,
-            "classes": _renamed(network.recipe.get("classes") or (None,) * own, given, names, who),
+            "classes": _renamed(network.recipe.get("classes") or (None,) * own, class_map, names, who),
         }
-    elif isinstance(given[0], str):
-        if len(given) != own:
+    elif isinstance(class_map[0], str):
+        if len(class_map) != own:
             raise UsageError(
-                f"class_map of {who} names {len(given)} classes, and it has {own}: give a name for each of its "
+                f"class_map of {who} names {len(class_map)} classes, and it has {own}: give a name for each of its "
                 "own classes, in its own order"
             )
         known = network.recipe.get("classes") or ()
-        moved = [name for place, name in enumerate(given) if name in known and known[place] != name]
+        moved = [name for place, name in enumerate(class_map) if name in known and known[place] != name]
         if moved:
             raise UsageError(
                 f"class_map of {who} calls another of its classes {moved[0]} than the names it has, which are, in its "
                 f"own order, {listed(known)}: leave class_map out, as classes are matched by name"
             )
-        network.recipe = {**network.recipe, "classes": tuple(given)}
+        network.recipe = {**network.recipe, "classes": tuple(class_map)}
     else:
-        if classes is not None and len(given) != classes:
+        if classes is not None and len(class_map) != classes:
             raise UsageError(
-                f"class_map of {who} names {len(given)} classes, and the data has {classes}: give one place for "
+                f"class_map of {who} names {len(class_map)} classes, and the data has {classes}: give one place for "
                 "each, in the data's order"
             )
-        if not all(0 <= place < own for place in given):
+        if not all(0 <= place < own for place in class_map):
             raise UsageError(f"class_map of {who} has a place outside 0 … {own - 1}, its own classes")
-        if twice := sorted({place for place in given if [*given].count(place) > 1}):
+        if twice := sorted({place for place in class_map if [*class_map].count(place) > 1}):
             raise UsageError(
-                f"class_map of {who} has the place {twice[0]} twice, and one class cannot answer for two of the data's: "
-                "give each place once"
+                f"class_map of {who} has the place {twice[0]} twice, and one class cannot answer for two of the data's"
+                ": give each place once"
             )
-        network.map_classes(given)
+        network.map_classes(class_map)
         network.recipe = {
             **network.recipe,
-            "num_classes": len(given),
+            "num_classes": len(class_map),
             "classes": None if names is None else tuple(names),
         }
 
 
 def _renamed(
-    own: Sequence[str | None], given: Mapping[str | int, str], names: Sequence[str] | None, who: str
+    own: Sequence[str | None], class_map: Mapping[str | int, str], names: Sequence[str] | None, who: str
 ) -> tuple[str | None, ...]:
     """Names of a network's classes, those of ``given`` by what the data call them."""
-    if len({*given.values()}) < len(given):
+    if len({*class_map.values()}) < len(class_map):
         raise UsageError(
             f"class_map of {who} has two of its classes for one of the data: name the one that answers for it"
         )
     # What the data call so is another class of the network now.
-    renamed: list[Any] = [None if name in given.values() else name for name in own]
-    for key, name in given.items():
+    renamed: list[Any] = [None if name in class_map.values() else name for name in own]
+    for key, name in class_map.items():
         if names is not None and name not in names:
             raise unknown_name(f"in class_map of {who}, the data's class", name, names)
         if key in own:
@@ -193,9 +193,9 @@ def _renamed(
     return tuple(renamed)
 
 
-def gives_places(given: ClassMap | None) -> bool:
+def gives_places(class_map: ClassMap | None) -> bool:
     """Whether a class_map says by numbers which class is which, so that nothing is left to be matched by names."""
-    return given is not None and not isinstance(given, Mapping) and isinstance(given[0], int)
+    return class_map is not None and not isinstance(class_map, Mapping) and isinstance(class_map[0], int)
 
 
 def listed(names: Sequence[str | None]) -> str:

@@ -1,4 +1,4 @@
-"""State that is written once an optimiser step, however many forward passes and processes the step is made of."""
+"""State that is written once per optimiser step, however many forward passes and ranks the step is made of."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from .distributed import Capacity, all_gather, world_size
 
 
 class DeferredState(nn.Module, ABC):
-    """A module whose state moves on, in training mode, once an optimiser step.
+    """A module whose state is updated, in training mode, once per optimiser step.
 
-    By itself it moves at the end of each forward pass. Held, it waits for :meth:`commit`: so the passes of one
-    optimiser step all find what the step before left, as a single pass over the whole batch does.
+    By itself it commits at the end of each forward pass. Deferring, it waits for :meth:`commit`: so all passes of one
+    optimiser step read the state that the step before left, as a single pass over the whole batch does.
 
     Attributes:
-        held: Whether the state waits for :meth:`commit`.
+        deferring: Whether updates wait for :meth:`commit`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = False
+        self.deferring = False
 
-    def hold(self, samples: int, passes: int = 1) -> None:
-        """From now on move on :meth:`commit` alone.
+    def defer(self, samples: int, passes: int = 1) -> None:
+        """From now on update on :meth:`commit` alone.
 
         Args:
-            samples: The most samples a rank sees in an optimiser step; told, the ranks need not agree upon it at every
+            samples: The most samples of a rank in an optimiser step, so that the ranks need not agree upon it at every
                 step.
             passes: Forward passes these are split into.
         """
-        self.held = True
+        self.deferring = True
 
-    def release(self) -> None:
-        """Move by itself again, at the end of each forward pass."""
-        self.held = False
+    def stop_deferring(self) -> None:
+        """Commit at the end of each forward pass again."""
+        self.deferring = False
 
     @abstractmethod
     def commit(self) -> None:
-        """Move on, where a pass in training mode was made since the last time."""
+        """Apply the updates of the passes in training mode since the last commit."""
 
     @abstractmethod
-    def discard(self) -> None:
-        """Stay, as if the passes since the last time had not been made."""
+    def rollback(self) -> None:
+        """Drop the updates of the passes since the last commit."""
 
 
 class DeferredUpdates(DeferredState):
@@ -52,52 +52,52 @@ class DeferredUpdates(DeferredState):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pass_room, self._step_room = Capacity(), Capacity()
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._pass_capacity, self._step_capacity = Capacity(), Capacity()
+        self._pending: list[tuple[Tensor, Tensor]] = []
 
-    def hold(self, samples: int, passes: int = 1) -> None:
-        super().hold(samples, passes)
-        self._pass_room, self._step_room = Capacity(-(-samples // passes)), Capacity(samples)
+    def defer(self, samples: int, passes: int = 1) -> None:
+        super().defer(samples, passes)
+        self._pass_capacity, self._step_capacity = Capacity(-(-samples // passes)), Capacity(samples)
 
-    def release(self) -> None:
-        super().release()
-        self._pass_room, self._step_room = Capacity(), Capacity()
+    def stop_deferring(self) -> None:
+        super().stop_deferring()
+        self._pass_capacity, self._step_capacity = Capacity(), Capacity()
 
     def write(self, index: Tensor, rows: Tensor) -> None:
-        """Take what is to be written: index (B,) int64 and rows (S, B, D)."""
-        self._waiting.append((index, rows.detach()))
-        if not self.held:
+        """Write rows, or defer it: index (B,) int64 and rows (S, B, D)."""
+        self._pending.append((index, rows.detach()))
+        if not self.deferring:
             self.commit()
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Write what waits, on every rank what all ranks collected, in rank order; each rank must have something
-        waiting, or none.
+        """Write the pending rows of all ranks, on every rank, in rank order; either every rank has pending rows, or
+        none.
         """
-        if self._waiting:
-            index, rows = zip(*self._waiting, strict=True)
-            self._waiting = []
-            self._write(*self._everyones(torch.cat(index), torch.cat(rows, 1)))
+        if self._pending:
+            index, rows = zip(*self._pending, strict=True)
+            self._pending = []
+            self._write(*self._gathered(torch.cat(index), torch.cat(rows, 1)))
 
-    def discard(self) -> None:
-        """Forget what waits, as if its passes had not been made."""
-        self._waiting = []
+    def rollback(self) -> None:
+        """Drop the pending rows."""
+        self._pending = []
 
     @abstractmethod
     def _write(self, index: Tensor, rows: Tensor) -> None:
         """Write (n,) and (S, n, D), of all ranks and passes. An index below zero, ~index, marks a copy of a sample that
-        fills up a short share.
+        pads a short share.
         """
 
-    def _everyones(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Index (b,) and rows (S, b, D) of all ranks in rank order, so that what they write stays bit-identical: one
+    def _gathered(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Index (b,) and rows (S, b, D) of all ranks in rank order, so that their writes stay bit-identical: one
         all-gather.
         """
         if world_size() == 1:
             return index, rows
-        fill = self._step_room.of(len(index), index.device) - len(index)
-        index = torch.cat((~index[:1].expand(fill), index)).to(torch.int64)
-        rows = torch.cat((rows[:, :1].expand(-1, fill, -1), rows), 1)
+        padding = self._step_capacity.of(len(index), index.device) - len(index)
+        index = torch.cat((~index[:1].expand(padding), index)).to(torch.int64)
+        rows = torch.cat((rows[:, :1].expand(-1, padding, -1), rows), 1)
         # As bytes: row numbers beyond 2^24 would not survive as float32.
         sides = rows.contiguous().view(torch.uint8)
         packed = all_gather(torch.cat((*sides, index[:, None].view(torch.uint8)), 1))

@@ -1,4 +1,4 @@
-"""What several processes hold, put together."""
+"""Collective operations on tensors of several ranks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor, distributed
 from .errors import UsageError
 
 # Their older names are deprecated in the newest torch, the newer ones unknown to older ones.
-_all_gather = getattr(distributed, "all_gather_single", None) or getattr(distributed, "all_gather_into_tensor", None)
-_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or getattr(
+_all_gather: Any = getattr(distributed, "all_gather_single", None) or getattr(
+    distributed, "all_gather_into_tensor", None
+)
+_reduce_scatter: Any = getattr(distributed, "reduce_scatter_single", None) or getattr(
     distributed, "reduce_scatter_tensor", None
 )
 
@@ -61,9 +63,9 @@ def rank() -> int:
 def all_gather(share: Tensor) -> Tensor:
     """The equal shares (n, …) of all processes, one rank after the other: (world · n, …)."""
     share = share.contiguous()
-    everyone = share.new_empty(world_size() * len(share), *share.shape[1:])
-    _all_gather(everyone, share)
-    return everyone
+    gathered = share.new_empty(world_size() * len(share), *share.shape[1:])
+    _all_gather(gathered, share)
+    return gathered
 
 
 def scatter_sum(shares: Tensor) -> Tensor:
@@ -74,32 +76,31 @@ def scatter_sum(shares: Tensor) -> Tensor:
 
 
 class Capacity:
-    """How much room a message needs on every rank, as shares of a short batch differ in size.
+    """The number of rows of a message on every rank, as the slices of a short batch differ in length.
 
     Args:
-        told: The most rows a rank may have; left out, the ranks agree upon it at every message, which waits for the
-            device.
+        rows: The most rows of a rank; None: the ranks agree upon it at every message, which waits for the device.
     """
 
-    def __init__(self, told: int | None = None) -> None:
-        self.told = told
+    def __init__(self, rows: int | None = None) -> None:
+        self.rows = rows
 
     def of(self, count: int, device: torch.device) -> int:
-        """Room for ``count`` rows of this rank and for what the others have.
+        """The capacity for ``count`` rows of this rank and for those of the others.
 
         Raises:
-            UsageError: There are more than was told.
+            UsageError: There are more than ``rows``.
         """
-        if self.told is None:
+        if self.rows is None:
             most = torch.tensor([count], device=device)
             distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
             return int(most)
-        if count > self.told:
+        if count > self.rows:
             raise UsageError(
-                f"a rank has {count} samples in a step that was to have {self.told} at most: all shares of a "
+                f"a rank has {count} samples in a step that was to have {self.rows} at most: all shares of a "
                 "batch must be of one size, the last one shorter"
             )
-        return self.told
+        return self.rows
 
 
 def sum_of_ranks(share: Tensor) -> Tensor:

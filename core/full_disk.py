@@ -49,21 +49,21 @@ def room_for(what: str, folder: Path, checkpoints: Path, needed: int | None = No
             raise
         finished = sorted(checkpoints.glob("step-*"))
         intact = f"the last checkpoint, {finished[-1]}, is intact" if finished else "no checkpoint was written yet"
-        wanted = f"{_size(needed)} are needed and " if needed is not None else ""
+        required = f"{_size(needed)} are needed and " if needed is not None else ""
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         raise FullDisk(
-            f"{what} could not be written to {folder} ({os.strerror(number)}): {wanted}{_size(free)} are free; "
+            f"{what} could not be written to {folder} ({os.strerror(number)}): {required}{_size(free)} are free; "
             f"{intact}: "
             "make room, and the same command goes on from there"
         ) from error
 
 
 def _number(error: OSError | SafetensorError) -> int | None:
-    """The system's number of an error; safetensors tells it in words alone."""
+    """The system's number of an error; safetensors has it in its message alone."""
     if isinstance(error, OSError):
         return error.errno
-    said = re.search(r"os error (\d+)", str(error))
-    return int(said[1]) if said else None
+    match = re.search(r"os error (\d+)", str(error))
+    return int(match[1]) if match else None
 
 
 def _size(count: int) -> str:

@@ -58,9 +58,8 @@ def check_learning(student: Network, outputs: Representation, reads: Mapping[str
         raise UsageError(
             "the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn"
         )
-    values = {"logits": [outputs.logits], "embedding": [outputs.embedding], "maps": [*outputs.maps]}
     for name, parts in reads.items():
-        if parts and not any(value is not None and value.requires_grad for part in parts for value in values[part]):
+        if parts and not any(value.requires_grad for part in parts for value in outputs.only(part).tensors()):
             raise UsageError(
                 f"objective {name} reads the student's {' and '.join(sorted(parts))}, which depends on no "
                 "parameter that trains (a frozen part, detach() or no_grad() in the network): "

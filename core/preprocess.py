@@ -68,12 +68,13 @@ class Preprocess:
             scale, shift = _affine(tuple(self.mean), tuple(self.std), unit, images.device)
             images = torch.addcmul(shift, images.float(), scale)
         size = (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
-        resized = size is not None and tuple(images.shape[2:]) != tuple(size)
+        if size is not None and tuple(images.shape[2:]) == tuple(size):
+            size = None
         # The weights of an interpolation sum to 1, so it may as well come after the normalisation.
         if whole:
-            return _interpolated(images, size) if resized else images
+            return images if size is None else _interpolated(images, size)
         values = torch.nan_to_num(images, nan=0.0, posinf=0.0, neginf=0.0)
-        if not resized:
+        if size is None:
             return values
         measured = _interpolated(images.isfinite().float(), size)
         return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from .errors import UsageError, required, unknown_name
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
+from .token_grids import token_grids
 
 PARTS = ("logits", "embedding", "maps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,6 +32,19 @@ class Representation:
     logits: Tensor | None = None
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that are there: logits, embedding, maps."""
+        return tuple(value for value in (self.logits, self.embedding, *self.maps) if value is not None)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Representation:
+        """With ``function`` applied to each tensor."""
+        logits, embedding = (None if value is None else function(value) for value in (self.logits, self.embedding))
+        return Representation(logits, embedding, tuple(map(function, self.maps)))
+
+    def only(self, part: str) -> Representation:
+        """One part out of ``PARTS`` alone."""
+        return Representation(**{part: getattr(self, part)})
 
     def require_logits(self) -> Tensor:
         """The logits (B, C) that ``needs`` asked for; a UsageError where there are none."""
@@ -65,17 +78,17 @@ class Taps:
 
     def names(self, needs: Collection[str] = PARTS) -> list[str]:
         """The taps that give ``needs``, each once."""
-        wanted = (
+        taps = (
             [self.logits] * ("logits" in needs)
             + [self.embedding] * ("embedding" in needs)
             + list(self.maps) * ("maps" in needs)
         )
-        return list(dict.fromkeys(name for name in wanted if name is not None))
+        return list(dict.fromkeys(name for name in taps if name is not None))
 
 
-def _single(value: Tensor | None) -> Tensor | None:
+def _single(value: Tensor) -> Tensor:
     """What autocast left in 16 bits, in float32."""
-    return value.float() if value is not None and value.dtype in (torch.float16, torch.bfloat16) else value
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 class Network(nn.Module):
@@ -93,9 +106,10 @@ class Network(nn.Module):
 
     Example:
         >>> module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-        >>> network = Network(module, taps=Taps(embedding="input:3", maps=("0",)), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
-        >>> said = network({"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)})
-        >>> said.logits.shape, said.embedding.shape, said.maps[0].shape
+        >>> taps, preprocess = Taps(embedding="input:3", maps=("0",)), Preprocess((0.5,) * 3, (0.25,) * 3)
+        >>> network = Network(module, taps=taps, preprocess=preprocess)
+        >>> outputs = network({"rgb": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)})
+        >>> outputs.logits.shape, outputs.embedding.shape, outputs.maps[0].shape
         (torch.Size([2, 10]), torch.Size([2, 8]), torch.Size([2, 8, 30, 30]))
     """
 
@@ -127,9 +141,9 @@ class Network(nn.Module):
             return super().__call__(batch, needs)
         lower = self.precision != torch.float32
         with torch.autocast(batch[self.modality].device.type, dtype=self.precision if lower else None, enabled=lower):
-            said = super().__call__(batch, needs)
+            outputs = super().__call__(batch, needs)
         # Who reads it computes in a precision of its own.
-        return Representation(_single(said.logits), _single(said.embedding), tuple(map(_single, said.maps)))
+        return outputs.map(_single)
 
     def forward(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
         """Look at a batch once.
@@ -176,14 +190,15 @@ class Network(nn.Module):
         Raises:
             UsageError: A tapped tensor has another shape than its part of a representation.
         """
-        said = Representation()
+        outputs = Representation()
         if "logits" in asked:
-            said.logits = self._logits(output, tapped, required)
+            outputs.logits = self._logits(output, tapped, required)
         if "embedding" in asked:
-            said.embedding = self._embedding(tapped[self.taps.embedding])
+            assert self.taps.embedding is not None, "parts() refuses what has no tap"
+            outputs.embedding = self._embedding(tapped[self.taps.embedding])
         if "maps" in asked:
-            said.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
-        return said
+            outputs.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
+        return outputs
 
     def map_classes(self, classes: Sequence[int]) -> Network:
         """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns
@@ -260,7 +275,9 @@ class Network(nn.Module):
     def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
         if value.ndim == 3:
             prefix = getattr(self.module, "num_prefix_tokens", None)
-            grids = _grids(value.shape[1], tuple(images.shape[2:]), (prefix, 0) if isinstance(prefix, int) else None)
+            grids = token_grids(
+                value.shape[1], tuple(images.shape[2:]), (prefix, 0) if isinstance(prefix, int) else None
+            )
             # Hiera computes on its patches in the order of its pooling windows.
             if len(grids) != 1 or hasattr(self.module, "unroll"):
                 raise UsageError(
@@ -276,33 +293,6 @@ class Network(nn.Module):
                 "or (B, N, C)"
             )
         return value
-
-
-@lru_cache(maxsize=64)
-def _grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None) -> list[tuple[int, int]]:
-    """The grids (height, width) of square patches that so many tokens can be, with the class and register tokens before
-    them.
-
-    Grids of patches that divide the image come first: only where there is none, patches at the border may be cut off or
-        filled up.
-
-    Args:
-        tokens: N.
-        size: Height and width of the image, in pixels.
-        prefixes: Possible numbers of tokens before the patches, the likeliest first; None is up to five, in any number.
-    """
-    height, width = size
-    exact = [
-        (height // patch, width // patch) for patch in range(1, min(size) + 1) if height % patch == width % patch == 0
-    ]
-    cut = [(height // patch, width // patch) for patch in range(1, min(size) + 1)]
-    filled = [(-(-height // patch), -(-width // patch)) for patch in range(1, max(size) + 1)]
-    for numbers in [range(6)] if prefixes is None else [[number] for number in prefixes]:
-        for grids in (exact, cut + filled):
-            fitting = {(rows, columns) for rows, columns in grids if tokens - rows * columns in numbers}
-            if fitting:
-                return sorted(fitting)
-    return []
 
 
 @dataclass(frozen=True)

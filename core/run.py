@@ -10,22 +10,10 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from .atomic import write_text
 from .config.marks import resumable
 from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it: it is there whole, or as it was before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:

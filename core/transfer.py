@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .aggregation import Sum, TeacherAggregation
 from .deferred import DeferredState
 from .errors import ContrastillError, UsageError
 from .learnable import check_learning, check_weights
-from .objective import Objective, TeacherOutputs
+from .objective import Objective
 from .representation import Network, Representation
+from .teachers.live import LiveTeachers
+from .teachers.source import TeacherSource
+from .term import Term
 
 
 @dataclass
 class TransferOutput:
-    """What one batch came to.
+    """The result of one batch.
 
     Attributes:
         loss: Scalar, Σ weight · term; the one that is differentiated.
         terms: Scalar of each objective before its weight, detached.
         logs: Other scalars the objectives report, detached, named ``objective/what``.
-        student: What the student said.
+        student: The student's outputs.
     """
 
     loss: Tensor
@@ -36,118 +38,15 @@ class TransferOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
-Look = Callable[[Sequence[Network], Mapping[str, Tensor], Collection[str]], list[Representation]]
-"""Asks teachers what they say about a batch, as far as is needed."""
-
-
-def in_turn(teachers: Sequence[Network], batch: Mapping[str, Tensor], needs: Collection[str]) -> list[Representation]:
-    """Each teacher looks at the batch, one after the other."""
-    return [teacher(batch, needs) for teacher in teachers]
-
-
-class Term(nn.Module):
-    """One weighted line of the loss: an objective towards every teacher, combined by a rule.
-
-    Args:
-        objectives: One objective for each teacher, each with its own embeddings and banks; a single one for an
-            objective that reads no teacher, or all of them at once.
-        weight: Its weight in the loss; left out, the objective's published one.
-        rule: How n losses become one; left out, the paper's sum.
-        warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published
-            one.
-    """
-
-    objectives: Sequence[Objective]
-
-    def __init__(
-        self,
-        objectives: Objective | Sequence[Objective],
-        weight: float | None = None,
-        rule: TeacherAggregation | None = None,
-        warmup: float | None = None,
-    ) -> None:
-        super().__init__()
-        # torch's lists and dictionaries of modules do not say of which.
-        self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
-        first = self.objectives[0]
-        self.weight = first.default_weight if weight is None else weight
-        if not 0 < self.weight < math.inf:
-            raise UsageError(
-                f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the "
-                "objective out"
-            )
-        self.warmup = first.default_warmup if warmup is None else warmup
-        self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
-        self.rule = rule or Sum()
-        self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
-        self.needs_teacher, self.joint = first.needs_teacher, first.joint
-        self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
-
-    def chosen(self, count: int) -> Sequence[int]:
-        """Which of ``count`` teachers this step reads."""
-        if not self.needs_teacher:
-            return ()
-        return range(count) if self.joint else self.rule.chosen(count)
-
-    def forward(
-        self, student: Representation, teachers: Sequence[Representation | None], batch: Mapping[str, Tensor]
-    ) -> Tensor:
-        if not self.needs_teacher:
-            return self.objectives[0](student, None, batch)
-        if self.joint:
-            return self.objectives[0](student, teachers, batch)
-        return self.rule(self.objectives, student, teachers, batch)
-
-    def initial(
-        self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
-    ) -> Tensor:
-        """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
-        return reduce(
-            add,
-            (
-                objective.initial(student, teacher, batch)
-                for objective, teacher in zip(self.objectives, teachers or [None], strict=True)
-            ),
-        )
-
-    def weight_at(self, share: float) -> float:
-        """Its weight when ``share`` of the training proper is done."""
-        return self.weight * min(1.0, share / self.warmup) if self.warmup else self.weight
-
-    def in_stage(self, stage: str) -> bool:
-        """Whether it is part of the loss in a stage."""
-        return self.initial_epochs > 0 if stage == "initial" else not self.only_initial
-
-    def notes(self) -> str:
-        """What its objectives decided before the training, with the teacher's number where there are several."""
-        several = len(self.objectives) > 1
-        return "; ".join(
-            f"teacher {number}: {one.note}" if several else one.note
-            for number, one in enumerate(self.objectives)
-            if one.note
-        )
-
-    def logs(self) -> dict[str, Tensor]:
-        """What objectives and rule report, the teacher's number in the name where there are several."""
-        several = len(self.objectives) > 1
-        logs = {
-            f"{name}.{number}" if several else name: value
-            for number, objective in enumerate(self.objectives)
-            for name, value in objective.logs.items()
-        }
-        weights = self.rule.weights if several else None
-        return logs if weights is None else logs | {f"weight.{number}": value for number, value in enumerate(weights)}
-
-
 class Transfer(nn.Module):
-    """Teachers look at a batch, the student looks at the same batch, and the objectives compare what they say.
+    """Teachers and a student compute their representations of a batch, and the objectives compare them.
 
     Args:
         teachers: Frozen networks, each with the modality it reads; none for a network that only learns from labels.
         student: The network that is trained.
         objectives: The terms of the loss by the name they are logged under. A bare :class:`Objective` stands for
             a term with its published weight and one teacher.
-        look: How several teachers are asked, see :func:`in_turn`, which is the default.
+        source: Where the teachers' outputs come from; default: a forward pass of each, one after the other.
 
     Raises:
         UsageError: No objective, an objective that reads a teacher where there is none, or another number of
@@ -175,13 +74,14 @@ class Transfer(nn.Module):
         student: Network,
         objectives: Mapping[str, Term | Objective],
         *,
-        look: Look | None = None,
+        source: TeacherSource | None = None,
     ) -> None:
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
         check_weights(teachers, student)
         self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)  # type: ignore[assignment]
+        self.teacher_names = [teacher.recipe.get("model", type(teacher.module).__name__) for teacher in teachers]
         self.student = student
         self.terms = nn.ModuleDict(  # type: ignore[assignment]
             {name: term if isinstance(term, Term) else Term(term) for name, term in objectives.items()}
@@ -204,11 +104,11 @@ class Transfer(nn.Module):
         self._unread: list[nn.Parameter] = []
         self._set_stage("main")
         self.teacher_needs: frozenset[str] = frozenset().union(*(term.teacher_needs for term in self.terms.values()))
-        self.look: Look = look or in_turn
+        self.source = source or LiveTeachers(list(self.teachers))
 
     def forward(self, batch: dict[str, Tensor]) -> TransferOutput:
         """Return the loss of a batch: a dict of modalities, ``index`` (B,) and, if labelled, ``target`` (B,)."""
-        teachers = self.teachers_say(batch)
+        teachers = self.teacher_outputs(batch)
         student = self.student(batch, self.student_needs) if self.student_needs else Representation()
         main = self.stage == "main"
         active = {name: term for name, term in self.terms.items() if term.in_stage(self.stage)}
@@ -251,63 +151,63 @@ class Transfer(nn.Module):
             *(objective.student_needs(stage) for term in active for objective in term.objectives)
         )
 
-    def teachers_say(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
-        """What each teacher says about a batch, as far as the objectives read it: from the batch if it is there, else
-        by looking.
-
-        There is None in the places of those that no term reads in this step.
+    def teacher_outputs(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
+        """Each teacher's outputs for a batch, the parts that the objectives read; None for teachers that no term reads
+        in this step.
         """
         if not self.teacher_needs:
             return []
-        count = len(self.teachers)
-        said = [teacher_representation(batch, number) for number in range(count)]
-        read = sorted({number for term in self.terms.values() for number in term.chosen(count)})
-        asked = [number for number in read if said[number] is None]
-        for number, answer in zip(
-            asked, self.look([self.teachers[number] for number in asked], batch, self.teacher_needs), strict=True
-        ):
-            said[number] = answer
-        return [one if number in read else None for number, one in enumerate(said)]
+        count = len(self.teacher_names)
+        numbers = sorted({number for term in self.terms.values() for number in term.chosen(count)})
+        outputs = dict(zip(numbers, self.source.outputs(batch, numbers, self.teacher_needs), strict=True))
+        return [outputs.get(number) for number in range(count)]
 
-    def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        """Show each objective, before the training, what its teachers say of the training samples.
+    def drop_teachers(self) -> None:
+        """Free the teachers' memory: all their outputs are cached."""
+        self.teachers = nn.ModuleList()  # type: ignore[assignment]
+        self.source.drop_teachers()
+
+    def prepare(self, loader: Any) -> None:
+        """Show each objective its teachers' outputs of the training samples, as :func:`~contrastill.fit` does before
+        the first step.
 
         Args:
-            teachers: One for each teacher, in their order.
+            loader: Of the training samples.
         """
+        teachers = [self.source.training_outputs(number, loader) for number in range(len(self.teacher_names))]
         for term in self.terms.values():
             for number, objective in enumerate(term.objectives):
                 if term.needs_teacher:
                     objective.prepare(teachers if term.joint else teachers[number : number + 1])
 
-    def hold(self, samples: int, passes: int = 1) -> None:
-        """From now on banks, queues and draws move on by :meth:`commit` alone, not at the end of each forward pass.
+    def defer(self, samples: int, passes: int = 1) -> None:
+        """From now on banks, queues and draws are updated by :meth:`commit` alone, not at the end of each forward pass.
 
         Args:
             samples: The most samples a rank sees in an optimiser step.
             passes: Forward passes these are split into.
         """
-        for module in self._held_states():
-            module.hold(samples, passes)
+        for module in self._deferred_states():
+            module.defer(samples, passes)
 
     def commit(self) -> None:
-        """Write what the forward passes since the last commit left for banks and queues, and move draws on: once after
-        each optimiser step, on every rank.
+        """Apply the updates of banks, queues and draws since the last commit: once after each optimiser step, on every
+        rank.
         """
-        for module in self._held_states():
+        for module in self._deferred_states():
             module.commit()
 
-    def discard(self) -> None:
-        """Forget what waits to be written: for an optimiser step that is not made."""
-        for module in self._held_states():
-            module.discard()
+    def rollback(self) -> None:
+        """Drop the pending updates: for an optimiser step that is skipped."""
+        for module in self._deferred_states():
+            module.rollback()
 
-    def release(self) -> None:
-        """From now on banks, queues and draws move on at the end of each forward pass again."""
-        for module in self._held_states():
-            module.release()
+    def stop_deferring(self) -> None:
+        """Update banks, queues and draws at the end of each forward pass again."""
+        for module in self._deferred_states():
+            module.stop_deferring()
 
-    def _held_states(self) -> list[DeferredState]:
+    def _deferred_states(self) -> list[DeferredState]:
         return [
             module for term in self.terms.values() for module in term.modules() if isinstance(module, DeferredState)
         ]
@@ -317,7 +217,7 @@ class Transfer(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith("teachers.")}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`trained_state` gave; every name must be there and fit.
+        """Load what :meth:`trained_state` returned; every name must be there and fit.
 
         Raises:
             ContrastillError: The state is of another transfer; the message names the first difference.
@@ -350,19 +250,15 @@ class Transfer(nn.Module):
         if self.student_needs:
             training = self.student.training
             with torch.random.fork_rng(), torch.enable_grad():
-                said = self.student.eval()(batch, self.student_needs)
+                outputs = self.student.eval()(batch, self.student_needs)
             self.student.train(training)
             reads = {
-                name: frozenset().union(*(one.student_needs(self.stage) for one in term.objectives))
+                name: frozenset().union(*(objective.student_needs(self.stage) for objective in term.objectives))
                 for name, term in self.terms.items()
                 if term.in_stage(self.stage)
             }
-            check_learning(self.student, said, reads)
-            read = [
-                value
-                for value in (said.logits, said.embedding, *said.maps)
-                if value is not None and value.requires_grad
-            ]
+            check_learning(self.student, outputs, reads)
+            read = [value for value in outputs.tensors() if value.requires_grad]
             gradients = torch.autograd.grad(
                 [value.sum() for value in read], [p for _, p in parameters], allow_unused=True
             )
@@ -377,31 +273,3 @@ class Transfer(nn.Module):
         for parameter in self._unread:
             parameter.requires_grad_(False)
         return [name for name, _ in unread]
-
-
-def teacher_fields(said: Mapping[int, Representation]) -> dict[str, Tensor]:
-    """What teachers said, by their numbers, as fields of a batch: ``teachers.0.logits``, ``teachers.0.embedding``,
-    ``teachers.0.maps.0`` …
-    """
-    fields: dict[str, Tensor] = {}
-    for number, one in said.items():
-        fields |= {
-            f"teachers.{number}.{part}": value
-            for part in ("logits", "embedding")
-            if (value := getattr(one, part)) is not None
-        }
-        fields |= {f"teachers.{number}.maps.{place}": value for place, value in enumerate(one.maps)}
-    return fields
-
-
-def teacher_representation(batch: Mapping[str, Tensor], number: int) -> Representation | None:
-    """The inverse of :func:`teacher_fields` for one teacher; None where the batch holds nothing of it."""
-    prefix = f"teachers.{number}."
-    fields = {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
-    if not fields:
-        return None
-    maps = tuple(
-        fields[name]
-        for name in sorted((name for name in fields if name.startswith("maps.")), key=lambda name: int(name[5:]))
-    )
-    return Representation(fields.get("logits"), fields.get("embedding"), maps)

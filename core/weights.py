@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .atomic import atomic_write
 from .errors import ContrastillError, UsageError, names_beside, nearest
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,8 @@ def load_into(
         state = {key: value for key, value in state.items() if key not in misfits}
     elif missing or unexpected or misfits:
         shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in misfits]
-        found = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        differences = "; ".join(f"{kind} {_first(names)}" for kind, names in found if names)
+        problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        differences = "; ".join(f"{kind} {_first(names)}" for kind, names in problems if names)
         classes = classes_in(state, classifiers)
         hint = (
             f"they have {classes} classes, set num_classes={classes}"
@@ -154,19 +155,13 @@ def save_state_dict(
         metadata: Strings to keep in the file's header.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # A clone each, because safetensors refuses tensors that share memory (tied weights).
     tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
-    try:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=dict(metadata or {}))
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

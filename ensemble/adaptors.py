@@ -55,8 +55,8 @@ class Adaptor(nn.Module):
     Example:
         >>> import torch
         >>> adaptor = Adaptor(summary=(8, 12), dense=(4, 20)).eval()
-        >>> said = adaptor(Representation(embedding=torch.randn(2, 8), maps=(torch.randn(2, 4, 7, 5),)))
-        >>> said.embedding.shape, said.maps[0].shape
+        >>> outputs = adaptor(Representation(embedding=torch.randn(2, 8), maps=(torch.randn(2, 4, 7, 5),)))
+        >>> outputs.embedding.shape, outputs.maps[0].shape
         (torch.Size([2, 12]), torch.Size([2, 20, 7, 5]))
     """
 
@@ -83,17 +83,18 @@ class Adaptor(nn.Module):
         self.term: str | None = None
 
     def forward(self, student: Representation) -> Representation:
-        said = Representation()
-        if self.summary is not None:
-            said.embedding = self.summary_balance.inverse(self.summary(student.embedding))
-        if self.dense is not None:
-            said.maps = (self.dense_balance.inverse(self.on_map(student.maps[self.pair[0]])).movedim(-1, 1),)
-        return said
+        outputs = Representation()
+        if self.summary is not None and self.summary_balance is not None:
+            outputs.embedding = self.summary_balance.inverse(self.summary(student.embedding))
+        if self.dense is not None and self.dense_balance is not None:
+            outputs.maps = (self.dense_balance.inverse(self.on_map(student.maps[self.pair[0]])).movedim(-1, 1),)
+        return outputs
 
     def on_map(self, features: Tensor) -> Tensor:
         """The dense head at each position, in the balanced space and with channels last: (B, C_s, h, w) -> (B, h, w,
         C_t).
         """
+        assert self.dense is not None, "this adaptor was built without dense"
         return self.dense(features.movedim(1, -1))
 
 
@@ -113,20 +114,19 @@ def save_adaptors(transfer: Transfer, path: str | os.PathLike) -> bool:
         Whether there were any.
     """
     tensors: dict[str, Tensor] = {}
-    made: list[dict[str, Any]] = []
+    adaptors: list[dict[str, Any]] = []
     for term, name in ((term, name) for name, term in transfer.terms.items()):
         for number, objective in enumerate(term.objectives):
             adaptor = getattr(objective, "adaptor", None)
             if not isinstance(adaptor, Adaptor):
                 continue
             state = {key: value for key, value in adaptor.state_dict().items() if key.rpartition(".")[2] not in _SUMS}
-            tensors |= {f"{len(made)}.{key}": value for key, value in state.items()}
-            network = transfer.teachers[number]
-            model = network.recipe.get("model", type(network.module).__name__)
-            made.append({"term": name, "number": number, "teacher": model, **adaptor.recipe})
-    if made:
-        save_state_dict(tensors, path, metadata={_METADATA: json.dumps({"adaptors": made})})
-    return bool(made)
+            tensors |= {f"{len(adaptors)}.{key}": value for key, value in state.items()}
+            model = transfer.teacher_names[number]
+            adaptors.append({"term": name, "number": number, "teacher": model, **adaptor.recipe})
+    if adaptors:
+        save_state_dict(tensors, path, metadata={_METADATA: json.dumps({"adaptors": adaptors})})
+    return bool(adaptors)
 
 
 def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
@@ -154,13 +154,13 @@ def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist: adaptors are written by a finished run with an objective agglomerate")
     try:
-        made = json.loads(read_metadata(path)[_METADATA])["adaptors"]
+        headers = json.loads(read_metadata(path)[_METADATA])["adaptors"]
     except (KeyError, ValueError) as error:
         raise ContrastillError(
             f"{path} does not say which adaptors it holds: only the {ADAPTORS} that a run wrote can be loaded"
         ) from error
     state, adaptors = load_state_dict(path), []
-    for place, about in enumerate(made):
+    for place, about in enumerate(headers):
         own = {key.removeprefix(f"{place}."): value for key, value in state.items() if key.startswith(f"{place}.")}
         adaptors.append(_loaded(about, own, path))
     return adaptors

@@ -46,8 +46,8 @@ class Agglomerate(Objective):
 
     Example:
         >>> agglomerate = Agglomerate(Adaptor(summary=(8, 12)))
-        >>> said = Representation(embedding=torch.randn(4, 8))
-        >>> agglomerate(said, Representation(embedding=100 * torch.randn(4, 12)), {}).shape
+        >>> student = Representation(embedding=torch.randn(4, 8))
+        >>> agglomerate(student, Representation(embedding=100 * torch.randn(4, 12)), {}).shape
         torch.Size([])
     """
 
@@ -96,16 +96,17 @@ class Agglomerate(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Agglomerate:
-        student, teacher = setting.student, setting.teacher
+        student, teacher = setting.student, setting.require_teacher()
         summary = dense = None
         if options.summary:
-            summary = (student.embedding_dim, teacher.embedding_dim)
-            if None in summary:
-                side = "student" if summary[0] is None else "teacher"
+            student_dim, teacher_dim = student.embedding_dim, teacher.embedding_dim
+            if student_dim is None or teacher_dim is None:
+                side = "student" if student_dim is None else "teacher"
                 raise UsageError(
                     f"objective agglomerate learns embeddings, and a {side} has none: name its module with "
                     "embedding=MODULE, or set summary=false"
                 )
+            summary = (student_dim, teacher_dim)
         if options.dense:
             if not student.map_shapes or not teacher.map_shapes:
                 side = "teacher" if student.map_shapes else "student"
@@ -120,7 +121,7 @@ class Agglomerate(Objective):
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         parts = {}
-        if self.adaptor.summary is not None:
+        if self.adaptor.summary is not None and self.adaptor.summary_balance is not None:
             parts["summary"] = _cosine_distance(
                 self.adaptor.summary(student.embedding), self.adaptor.summary_balance(teacher.embedding)
             )
@@ -132,6 +133,7 @@ class Agglomerate(Objective):
 
     def _dense(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(B,): the mean over positions."""
+        assert self.adaptor.dense_balance is not None, "this adaptor was built with dense"
         # The head comes before the averaging, as it does where the adaptor is used later, on a map of any size.
         ours, theirs = match_spatial_size(self.adaptor.on_map(student).movedim(-1, 1), teacher)
         ours, theirs = ours.movedim(1, -1), self.adaptor.dense_balance(theirs.movedim(1, -1))

@@ -63,8 +63,8 @@ class Balance(nn.Module):
         self.dim, self.kind, self.estimate_steps, self.calls = dim, kind, 0 if kind == "none" else estimate_steps, 0
         turns, scales = kind == "phi_s", kind != "none"
 
-        def buffer(name: str, value: Tensor, wanted: bool) -> None:
-            self.register_buffer(name, value.double() if wanted else None)
+        def buffer(name: str, value: Tensor, present: bool) -> None:
+            self.register_buffer(name, value.double() if present else None)
 
         buffer("mean", torch.zeros(dim), scales)
         buffer("scale", torch.ones(() if turns else (dim,)), scales)

@@ -52,7 +52,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Diversity:
-    """What :func:`diversity` found.
+    """The result of :func:`diversity`.
 
     Attributes:
         networks: Each network by itself.
@@ -82,7 +82,7 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
     Args:
         probabilities: What n networks said of N samples.
         targets: The samples' classes.
-        student: What another network said, which is no part of the ensemble.
+        student: Outputs of another network, which is no part of the ensemble.
 
     Shape:
         - probabilities: (n, N, C), each row sums to 1 - targets: (N,) int64 in [0, C) - student: (N, C).
@@ -92,10 +92,10 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
 
     Example:
         >>> probabilities = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.8, 0.2], [0.7, 0.3]]])
-        >>> found = diversity(probabilities, torch.tensor([0, 1]))
-        >>> [network.top1 for network in found.networks], found.ensemble.top1, found.oracle
+        >>> result = diversity(probabilities, torch.tensor([0, 1]))
+        >>> [network.top1 for network in result.networks], result.ensemble.top1, result.oracle
         ([100.0, 50.0], 50.0, 100.0)
-        >>> found.mean_disagreement
+        >>> result.mean_disagreement
         50.0
     """
     _check(probabilities, targets, student)
@@ -103,20 +103,20 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
     count = len(probabilities)
     # One network at a time in float64: all of them at once may not fit.
     mean = sum(one.double() for one in probabilities) / count
-    said = torch.stack([one.argmax(1) for one in probabilities])  # (n, N)
-    disagreement = torch.stack([_differ(said, one) for one in said])
+    predictions = torch.stack([one.argmax(1) for one in probabilities])  # (n, N)
+    disagreement = torch.stack([_differ(predictions, one) for one in predictions])
     beside = None
     if student is not None:
         own = student.argmax(1)
-        beside = torch.cat([_differ(said, own), _differ(mean.argmax(1)[None], own)])
+        beside = torch.cat([_differ(predictions, own), _differ(mean.argmax(1)[None], own)])
     confidences = torch.cat([_confidence(one) for one in probabilities])
     return Diversity(
         networks=[_quality(one, targets) for one in probabilities],
         ensemble=_quality(mean, targets),
         disagreement=disagreement,
         mean_disagreement=disagreement.sum().item() / (count * (count - 1)) if count > 1 else None,
-        oracle=100 * (said == targets).any(0).double().mean().item(),
-        pooled=_reliability(confidences, (said == targets).flatten()),
+        oracle=100 * (predictions == targets).any(0).double().mean().item(),
+        pooled=_reliability(confidences, (predictions == targets).flatten()),
         student=None if student is None else _quality(student, targets),
         student_disagreement=beside,
     )
@@ -154,9 +154,9 @@ def _reliability(confidences: Tensor, right: Tensor) -> Reliability:
     return Reliability(sure / counts, correct / counts, counts / counts.sum())
 
 
-def _differ(said: Tensor, other: Tensor) -> Tensor:
+def _differ(predictions: Tensor, other: Tensor) -> Tensor:
     """Per cent of the samples for which each row of predictions (n, N) is another than ``other`` (N,)."""
-    return 100 * (said != other).double().mean(1)
+    return 100 * (predictions != other).double().mean(1)
 
 
 def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None) -> None:

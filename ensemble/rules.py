@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
-from ..core.errors import UsageError
+from ..core.errors import UsageError, required
 from ..core.hashing import mix
 from ..core.objective import Objective, Options, Setting, batch_targets, check_two_outputs
 from ..core.registry import TEACHER_AGGREGATIONS
@@ -60,7 +60,7 @@ class Average(TeacherAggregation):
         if len(teachers) == 1:
             return first(student, teachers[0], batch)
         temperature = float(getattr(first, "temperature", 1.0))
-        logs = torch.stack([F.log_softmax(_precise(teacher.logits) / temperature, dim=1) for teacher in teachers])
+        logs = torch.stack([F.log_softmax(_precise(logits) / temperature, dim=1) for logits in _logits(teachers)])
         mean = torch.logsumexp(logs, dim=0) - math.log(len(teachers))
         self.weights = torch.full((len(teachers),), 1 / len(teachers), device=mean.device)
         return first(student, Representation(logits=temperature * mean), batch)
@@ -85,7 +85,9 @@ class Weighted(TeacherAggregation):
                 f"samples: add objectives.{label}.rule=sum"
             )
         for setting in settings if len(settings) > 1 else ():
-            check_two_outputs(f"{label} with ensemble.rule={cls.name}", "teacher", setting.teacher.num_classes)
+            check_two_outputs(
+                f"{label} with ensemble.rule={cls.name}", "teacher", setting.require_teacher().num_classes
+            )
         return super().build(options, label, objective, settings)
 
     @abstractmethod
@@ -107,7 +109,7 @@ class Weighted(TeacherAggregation):
                 for objective, teacher in zip(objectives, teachers, strict=True)
             ]
         )
-        weights = self.weigh([teacher.logits for teacher in teachers], batch).to(losses.dtype).detach()
+        weights = self.weigh(_logits(teachers), batch).to(losses.dtype).detach()
         self.weights = weights.mean(1)
         return (weights * losses).sum(0).mean()
 
@@ -124,7 +126,7 @@ class Entropy(Weighted):
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         entropies = torch.stack(
-            [-(log.exp() * log).sum(1) for log in (F.log_softmax(_precise(said), dim=1) for said in logits)]
+            [-(log.exp() * log).sum(1) for log in (F.log_softmax(_precise(values), dim=1) for values in logits)]
         )
         return F.softmax(-entropies, dim=0)
 
@@ -143,17 +145,19 @@ class Confidence(Weighted):
 
     @classmethod
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
-        if any(setting.targets is None for setting in settings):
+        targets = settings[0].targets
+        if targets is None:
             raise UsageError(
                 "ensemble.rule=confidence compares the teachers with the labels, and this data has none: take "
                 "entropy, or sum"
             )
-        classes = int(settings[0].targets.max()) + 1
+        classes = int(targets.max()) + 1
         for number, setting in enumerate(settings):
-            if setting.teacher.num_classes is None or setting.teacher.num_classes < classes:
+            outputs = setting.require_teacher().num_classes
+            if outputs is None or outputs < classes:
                 raise UsageError(
                     f"ensemble.rule=confidence compares the teachers with the labels, but teacher {number} tells "
-                    f"{setting.teacher.num_classes} classes apart and "
+                    f"{outputs} classes apart and "
                     f"the data has {classes}: say with teachers.{number}.class_map=[…] which of its classes is "
                     "which, or take another rule"
                 )
@@ -161,7 +165,7 @@ class Confidence(Weighted):
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "of ensemble.rule=confidence")
-        wrong = torch.stack([F.cross_entropy(_precise(said), target, reduction="none") for said in logits])
+        wrong = torch.stack([F.cross_entropy(_precise(values), target, reduction="none") for values in logits])
         return (1 - F.softmax(wrong, dim=0)) / (len(logits) - 1)
 
 
@@ -198,11 +202,7 @@ class Gradient(TeacherAggregation):
         losses = [objective(student, teacher, batch) for objective, teacher in zip(objectives, teachers, strict=True)]
         if len(losses) == 1:
             return losses[0]
-        read = [
-            value
-            for value in (student.logits, student.embedding, *student.maps)
-            if value is not None and value.requires_grad
-        ]
+        read = [value for value in student.tensors() if value.requires_grad]
         if not read or not torch.is_grad_enabled():
             self.weights = torch.full((len(losses),), 1 / len(losses), device=losses[0].device)
         else:
@@ -213,7 +213,7 @@ class Gradient(TeacherAggregation):
 
 def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """(n, n) float64 inner products of n gradients, each a tuple of tensors; over all processes."""
-    gram = None
+    gram: Tensor | None = None
     for parts in zip(*gradients, strict=True):
         there = next((part for part in parts if part is not None), None)
         if there is None:
@@ -222,6 +222,7 @@ def _gram(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
             [torch.zeros_like(there).flatten() if part is None else part.flatten() for part in parts]
         ).double()
         gram = flat @ flat.T if gram is None else gram + flat @ flat.T
+    assert gram is not None, "every loss reads something of the student"
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(gram)
     return gram
@@ -268,15 +269,15 @@ class Random(TeacherAggregation, DeferredState):
         ]
         self.weights = F.one_hot(torch.tensor(number), len(objectives)).to(loss.device, torch.float32)
         self._due = self.training
-        if not self.held:
+        if not self.deferring:
             self.commit()
         return loss + 0 * sum(others) if others else loss
 
     def commit(self) -> None:
         self.steps += self._due
-        self.discard()
+        self.rollback()
 
-    def discard(self) -> None:
+    def rollback(self) -> None:
         self._due = False
 
     def get_extra_state(self) -> Tensor:
@@ -288,6 +289,10 @@ class Random(TeacherAggregation, DeferredState):
 
 
 _DRAW = 0x7261
+
+
+def _logits(teachers: Sequence[Representation | None]) -> list[Tensor]:
+    return [required(teacher, "teacher").require_logits() for teacher in teachers]
 
 
 def _precise(logits: Tensor) -> Tensor:

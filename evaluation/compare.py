@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
-from ..core.run import Run, writable_folder, write_text
+from ..core.run import Run, writable_folder
 from ..plots.comparison import ComparedRun, draw_comparison
 from ..training.assemble import open_split
 from ..training.run import train_unfinished

@@ -9,8 +9,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ..core.atomic import write_text
 from ..core.config.loading import dataset_options, load_config
-from ..core.run import Run, writable_folder, write_text
+from ..core.run import Run, writable_folder
 from .probe_inputs import DataName, NetworkName
 from .probe_suite import ProbeSpec, probe_networks
 

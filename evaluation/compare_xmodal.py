@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
-from ..core.run import write_text
 from ..training.run import train_unfinished
 from .evaluate import measure_runs
 

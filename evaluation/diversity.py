@@ -13,13 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..core.atomic import write_text
 from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
-from ..core.run import Run, write_text
+from ..core.run import Run
 from ..core.seeds import members
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity

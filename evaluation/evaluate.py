@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.classes import apply_class_map
 from ..core.config.loading import load_config, validate
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError, unknown_name
-from ..core.run import Run, no_run, write_text
+from ..core.run import Run, no_run
 from ..datasets.io.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.crd.loss import Embedding
+from ..core.crd.embedding import Embedding
 from ..core.deferred import DeferredUpdates
 from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting, batch_targets, check_classes_differ, check_pass

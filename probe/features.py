@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from ..core.atomic import read_tensors, write_tensors
 from ..core.distributed import all_gather_ragged, world_size
 from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
-from ..core.fingerprint import network_hash, read_fields, tensors_hash, write_fields
+from ..core.fingerprint import network_fingerprint, tensors_hash
 from ..core.representation import Network, Representation
 from ..core.teachers.same_outputs import near
 
@@ -106,7 +107,8 @@ def features_of(
     if cache is None:
         return _looked(network, loader, layers, spatial, device)
     data = _data_hash(loader, network.modality, device)
-    folders = {part: Path(cache) / network_hash(network, {part}) for part in {*parts.values()}}
+    fingerprint = network_fingerprint(network)
+    folders = {part: Path(cache) / fingerprint.hash({part}) for part in {*parts.values()}}
     files = {
         layer: folders[part] / f"{data}-{layer}{f'-{spatial}' if part == 'maps' else ''}.h5"
         for layer, part in parts.items()
@@ -121,7 +123,7 @@ def features_of(
     found = _looked(network, loader, missing, spatial, device) if missing else {}
     if world_size() == 1 or distributed.get_rank() == 0:
         for layer, value in found.items():
-            write_fields(files[layer], {name: one for name, one in vars(value).items() if one is not None})
+            write_tensors(files[layer], {name: one for name, one in vars(value).items() if one is not None})
     kept = {layer: _read(file) for layer, file in files.items() if layer not in found}
     _check_same(network, loader, kept, spatial, files, device)
     return {layer: found[layer] if layer in found else kept[layer] for layer in files}
@@ -223,7 +225,7 @@ def _in_order(index: Tensor) -> Tensor:
 
 
 def _read(path: Path) -> Features:
-    fields = read_fields(
+    fields = read_tensors(
         path, lambda name: name in ("values", "targets"), "features of an earlier probe", "they are computed again"
     )
     if "values" not in fields:

@@ -19,7 +19,8 @@ def own_samples(batch: Mapping[str, Tensor]) -> int:
     process that has none.
 
     Example:
-        >>> own_samples({"index": torch.arange(3)}), own_samples({"index": torch.arange(1), "is_padding": torch.ones(1, dtype=torch.bool)})
+        >>> padding = {"index": torch.arange(1), "is_padding": torch.ones(1, dtype=torch.bool)}
+        >>> own_samples({"index": torch.arange(3)}), own_samples(padding)
         (3, 0)
     """
     return 0 if "is_padding" in batch else len(batch["index"])

@@ -41,33 +41,32 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ArgumentResolver:
-    """The objects of a call, lent to the registries for as long as the call lasts.
+    """Turns the arguments of a call into sections of a config; objects are registered for as long as the call lasts.
 
     Args:
-        lent: Ends with the call.
+        stack: Ends with the call.
 
     Attributes:
-        train: What a DataLoader that was handed over says of the section ``train``.
+        train: The settings of the section ``train`` that a DataLoader brings.
     """
 
-    lent: ExitStack
+    stack: ExitStack
     train: dict[str, Any] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
 
-    def data(self, given: Any) -> dict[str, Any]:
+    def data(self, argument: Any) -> dict[str, Any]:
         """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a
         pair of either for training and testing.
 
         Raises:
             UsageError: It is none of these.
         """
-        if isinstance(given, Mapping):
-            return dict(given)
-        if isinstance(given, (str, os.PathLike)):
-            return (
-                {"name": str(given)} if not os.path.exists(given) and str(given) in DATASETS else {"path": str(given)}
-            )
-        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, None)
+        if isinstance(argument, Mapping):
+            return dict(argument)
+        if isinstance(argument, (str, os.PathLike)):
+            is_name = not os.path.exists(argument) and str(argument) in DATASETS
+            return {"name" if is_name else "path": str(argument)}
+        pair = tuple(argument) if isinstance(argument, (tuple, list)) else (argument, None)
         if len(pair) != 2:
             raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
         for part in pair:
@@ -87,15 +86,15 @@ class ArgumentResolver:
             self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
         train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
         name = object_name(train)
-        self.lent.enter_context(DATASETS.temporarily(name, UserDataset(train, test)))
+        self.stack.enter_context(DATASETS.temporarily(name, UserDataset(train, test)))
         return {"name": name, **options}
 
-    def network(self, given: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
+    def network(self, argument: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
         """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an
         entry.
 
         Args:
-            given: Of a dict ``model`` may be a name, a path of a run or a module.
+            argument: Of a dict ``model`` may be a name, a path of a run or a module.
             role: ``"teacher"`` or ``"student"``.
             modality: What it reads; None: what it was made for, else rgb.
             batch: Gives a small batch in which a modality is, by its name.
@@ -103,7 +102,7 @@ class ArgumentResolver:
         Raises:
             UsageError: No such network or path, or a module that fails on this data.
         """
-        entry = dict(given) if isinstance(given, Mapping) else {"model": given}
+        entry = dict(argument) if isinstance(argument, Mapping) else {"model": argument}
         if "model" not in entry:
             raise UsageError(
                 f"{role} has no model: name a network, the folder of a run, or hand over a module under 'model'"
@@ -122,34 +121,34 @@ class ArgumentResolver:
         _check_name(str(model), role)
         return {
             "model": str(model),
-            **({"weights": PRETRAINED} if role == "teacher" and not isinstance(given, Mapping) else {}),
+            **({"weights": PRETRAINED} if role == "teacher" and not isinstance(argument, Mapping) else {}),
             **entry,
         }
 
-    def _module(self, given: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
+    def _module(self, argument: nn.Module, entry: dict[str, Any], role: str, batch: Any) -> dict[str, Any]:
         if entry.get("weights") is not None:
             raise UsageError(
                 f"{role} is a module and comes with weights={entry['weights']}: load them into the module first"
             )
-        given = unwrapped(given)
-        if isinstance(given, Student):
+        argument = unwrapped(argument)
+        if isinstance(argument, Student):
             # Its normalisation would be done twice; the network inside knows how it sees.
-            entry.setdefault("modality", given.recipe["modality"])
-            given = given.module
-        module, taps, preprocess, modality = module_parts(given)
-        classes = module_classes(given)
+            entry.setdefault("modality", argument.recipe["modality"])
+            argument = argument.module
+        module, taps, preprocess, modality = module_parts(argument)
+        classes = module_classes(argument)
         names = batch.split.classes
         if role == "student" and classes and names and [*classes] != [*names]:
             raise UsageError(
-                f"the student's logits are of the classes {listed(classes)}, and the data's are {listed(names)}: delete "
-                "the module's attribute classes to train its logits anew for the data's, or pass the folder of its run "
-                "as student, whose classifier is matched by name"
+                f"the student's logits are of the classes {listed(classes)}, and the data's are {listed(names)}: "
+                "delete the module's attribute classes to train its logits anew for the data's, or pass the folder of "
+                "its run as student, whose classifier is matched by name"
             )
         classes = classes if role == "teacher" else None
-        if role == "teacher" and isinstance(given, Network) and given.classes is not None:
+        if role == "teacher" and isinstance(argument, Network) and argument.classes is not None:
             # It answers for some of its module's logits, in an order of its own; without a class_map that would be
             # lost.
-            places, names = given.classes.tolist(), module_classes(given)
+            places, names = argument.classes.tolist(), module_classes(argument)
             entry.setdefault("class_map", tuple(places) if names is None else dict(zip(places, names, strict=True)))
             classes = None
         entry.setdefault("modality", modality or "rgb")
@@ -185,35 +184,35 @@ class ArgumentResolver:
         # Teachers of one class with the same weights may differ in what no weight says.
         self._names.append(name)
         name += f"-{count}" if (count := self._names.count(name)) > 1 else ""
-        self.lent.enter_context(MODELS.temporarily(name, own))
-        kept = {
+        self.stack.enter_context(MODELS.temporarily(name, own))
+        resolved = {
             "mean": preprocess.mean,
             "std": preprocess.std,
             "resolution": preprocess.resolution,
             "embedding": own.taps.embedding,
             "maps": own.taps.maps,
         }
-        return {"model": name, "num_classes": own.num_logits, **entry, **kept}
+        return {"model": name, "num_classes": own.num_logits, **entry, **resolved}
 
 
-def _dataset(given: Any, *, training: bool) -> Any:
+def _dataset(argument: Any, *, training: bool) -> Any:
     """What a DataLoader reads, or the dataset itself.
 
     Batch size, ``drop_last`` and workers are kept; the order is a function of (seed, epoch). How batches come to the
     memory of the device (``pin_memory``, ``prefetch_factor``, ``persistent_workers``, …) and the generator change no
     value. What would is refused.
     """
-    if not isinstance(given, DataLoader):
-        return given
-    if not isinstance(given.dataset, IterableDataset):
-        if problem := _not_kept(given, training):
+    if not isinstance(argument, DataLoader):
+        return argument
+    if not isinstance(argument.dataset, IterableDataset):
+        if problem := _not_kept(argument, training):
             raise UsageError(f"the DataLoader's {problem}: hand over its dataset")
-        if training and type(given.sampler) is SequentialSampler:
+        if training and type(argument.sampler) is SequentialSampler:
             log.warning(
                 "the DataLoader hands out samples in their order (shuffle=False); a training shuffles them anew "
                 "in each epoch, by its seed"
             )
-    return given.dataset
+    return argument.dataset
 
 
 def _not_kept(loader: DataLoader, training: bool) -> str:
@@ -250,18 +249,18 @@ def _of_run(path: str | os.PathLike, role: str) -> dict[str, Any]:
     """The entry of a network that a run trained, or of a folder of such runs."""
     first = next(iter(members(path)), Path(path))
     file = find_weights(first)
-    made = read_recipe(file) if file.suffix == ".safetensors" else None
-    if made is None:
+    recipe = read_recipe(file) if file.suffix == ".safetensors" else None
+    if recipe is None:
         raise UsageError(
             f"{role} {str(path)!r} does not say which network its weights are of: give {{'model': NAME, "
             f"'weights': {str(path)!r}}}"
         )
     # A student that starts from a run gets the data's classes.
     return {
-        "model": made["model"],
+        "model": recipe["model"],
         "weights": str(path),
-        "modality": made["modality"],
-        "num_classes": made["num_classes"] if role == "teacher" else None,
+        "modality": recipe["modality"],
+        "num_classes": recipe["num_classes"] if role == "teacher" else None,
     }
 
 
@@ -293,8 +292,8 @@ def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:
     return Preprocess((0.0,) * channels, (1.0,) * channels)
 
 
-def networks(given: Any) -> Sequence[Any]:
+def networks(argument: Any) -> Sequence[Any]:
     """Teachers as a sequence of single ones."""
-    if given is None:
+    if argument is None:
         return ()
-    return tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    return tuple(argument) if isinstance(argument, (list, tuple)) else (argument,)

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 
 from ..core.classes import apply_class_map
 from ..core.config.loading import of_another_kind
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.data import Loader, Split, ViewLoader
-from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting
 from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
-from ..core.teachers.cache_store import known_spec
-from ..core.transfer import Term, Transfer
+from ..core.teachers.seal import sealed_spec
+from ..core.term import Term
+from ..core.transfer import Transfer
 from ..datasets.io.values import check_splits
-from ..ensemble.batched import Batched
+from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
+from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
 from .folding import fold_batchnorm
+from .modality_scale import check_scale
 from .smallest_pass import FullBatches
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     order = order_classes(teachers, config, splits, config.student.num_classes or classes)
     if order.refusal is not None and compares_classes(config):
         raise order.refusal
-    # Seeded again, so that one seed gives every objective and every teacher the same untaught student.
+    # Seeded again, so that one seed gives every objective and every teacher the same untrained student.
     set_seed(config.seed)
     student = build(
         config.student,
@@ -104,7 +103,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     }
     student_spec = describe(student, batch)
     teacher_specs = [
-        known_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
+        sealed_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
     ]
     for teacher in teachers:
         if config.train.fold_teachers:
@@ -124,7 +123,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
 
     settings = [setting(spec) for spec in teacher_specs]
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
-    transfer = Transfer(teachers, student, terms, look=Batched() if config.ensemble.batched else None)
+    transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
     _check_logits(transfer, config, student_spec, teacher_specs)
     # A classifier that nothing trains stands for what its weights said.
@@ -151,11 +150,15 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
                 **shares,
             )
     if config.train.views and transfer.teacher_needs:
-        told = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
-        told |= {f"data.{name}": value for name, value in config.data.options().items()}
-        train = CachedTeachers(train, transfer, config.train.teacher_cache, config.cache, told, filling=filling)
-        if train.complete and not filling:
-            train.let_go()
+        origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
+        origin |= {f"data.{name}": value for name, value in config.data.options().items()}
+        folder = config.train.teacher_cache
+        cache = CachedTeachers(
+            train, transfer.source, transfer.teacher_needs, folder, config.cache, origin, filling=filling
+        )
+        transfer.source = cache
+        if cache.complete and not filling:
+            transfer.drop_teachers()
     return Assembly(transfer, train, test, accelerator, splits)
 
 
@@ -189,7 +192,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         UsageError: Objective, rule, teachers and data do not fit.
     """
     entry = config.objectives[label]
-    objective = OBJECTIVES[entry.name]
+    objective = OBJECTIVES[entry.name or label]
     options = objective.Options(**entry.options())
     if not objective.needs_teacher:
         return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
@@ -205,45 +208,6 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
     return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
-
-
-def prepare_accelerator(config: RunConfig) -> Accelerator:
-    """Device, precision and trackers as the config asks for; nothing is written before a training starts its trackers.
-
-    Raises:
-        UsageError: A tracker that Accelerate does not know or that is not installed; several processes without a GPU.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    there = {str(tracker) for tracker in get_available_trackers()}
-    for name in config.trackers:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise unknown_name("tracker", name, LOGGER_TYPE_TO_CLASS)
-        if name not in there:
-            raise UsageError(f"tracker {name!r} is not installed: pip install {name}, or take it out of trackers")
-    project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers"))
-    precision = "no" if config.train.precision == "fp32" else config.train.precision
-    if is_initialized() and AcceleratorState().mixed_precision != precision:
-        raise UsageError(
-            f"train.precision={config.train.precision}, but this process has an Accelerator with "
-            f"mixed_precision={AcceleratorState().mixed_precision!r} already: "
-            "make both the same"
-        )
-    waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        log_with=list(config.trackers) or None,
-        project_config=project,
-        kwargs_handlers=[waiting],
-    )
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started > 1 and accelerator.num_processes == 1:
-        # Each would train alone, all in one folder.
-        raise UsageError(
-            f"a launcher started {started} processes, and there is no GPU for them: start one, or set "
-            "ACCELERATE_USE_CPU=true to share out the CPU"
-        )
-    return accelerator
 
 
 def open_split(config: RunConfig, name: str) -> Any:
@@ -263,6 +227,7 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
 
 
 def _open_data(data: DataConfig, split: str) -> Any:
+    assert data.name is not None, "the validation recognised it"
     dataset = DATASETS[data.name]
     options = data.options()
     if "path" in dataset.Options.model_fields:
@@ -287,9 +252,6 @@ def check_modality(network: NetworkConfig, split: Split) -> None:
         check(network.modality, split.modalities, split.camera)
     except UsageError as error:
         raise UsageError(f"{network.model} cannot read this data: {error}") from error
-
-
-_OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
 
 
 def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -362,45 +324,17 @@ def build(
     if num_classes is None and (student or config.weights is None):
         where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
         raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with {where}")
+    measured = (statistics or {}).get(config.modality)
     network = build_network(
         config.model,
         num_classes=num_classes,
         new_classifier=student,
         classes=names if student else None,
-        statistics=(statistics or {}).get(config.modality),
+        statistics=measured,
         **options,
     )
-    if config.mean is None and config.modality in (statistics or {}):
-        check_scale(network, config.model, statistics[config.modality])
+    if config.mean is None and measured is not None:
+        check_scale(network, config.model, measured)
     if config.class_map is not None:
         apply_class_map(network, config.class_map, classes, names, config.model)
     return network
-
-
-def check_scale(network: Network, name: str, measured: tuple) -> None:
-    """Complain where a network was trained on its modality in another unit than the data's.
-
-    Args:
-        network: Has the mean and std that it was trained with.
-        name: What it is called.
-        measured: Mean and std of the data, see :func:`measure_statistics`.
-
-    Raises:
-        UsageError: All channels are further off, wider or narrower than other scenes of one sensor make them.
-    """
-    own = network.preprocess
-    if len(own.mean) != len(measured[0]):
-        return  # said elsewhere, where the images are read
-    if all(
-        abs(mean - its_mean) > _OTHER_UNIT * its_std or not 1 / _OTHER_UNIT < std / its_std < _OTHER_UNIT
-        for its_mean, its_std, mean, std in zip(own.mean, own.std, *measured, strict=True)
-    ):
-        theirs, ours = (
-            ", ".join(f"{mean:g} ± {std:g}" for mean, std in zip(*pair, strict=True))
-            for pair in ((own.mean, own.std), measured)
-        )
-        raise UsageError(
-            f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is "
-            f"{ours}: "
-            "bring the data to its unit, or set mean and std of this network if they are meant to differ"
-        )

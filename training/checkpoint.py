@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..core.atomic import atomic_write
 from ..core.distributed import all_gather_ragged, rank
 from ..core.errors import ContrastillError
 from ..core.full_disk import room_for
@@ -102,19 +102,11 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         FullDisk: There is no room for it; those before are as they were.
     """
     final = folder / _name(snapshot.position)
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     for leftover in folder.glob(".step-*.tmp"):  # of a save that a kill cut off: its room is needed now
         shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        with room_for(f"checkpoint {final.name}", folder, folder, _bytes(snapshot)):
-            temporary.mkdir(parents=True)
-            _write(temporary, snapshot)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            _sync(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with room_for(f"checkpoint {final.name}", folder, folder, _bytes(snapshot)), atomic_write(final) as temporary:
+        temporary.mkdir(parents=True)
+        _write(temporary, snapshot)
     prune(folder, snapshot.position, keep)
     return final
 
@@ -133,7 +125,7 @@ def _name(position: Position) -> str:
 
 
 def _write(temporary: Path, snapshot: Snapshot) -> None:
-    """The files of a checkpoint, on the disk when it returns."""
+    """Write the files of a checkpoint."""
     optimizer_tensors, optimizer_rest = _split_tensors(snapshot.optimizer)
     for name, tensors in (
         ("model", snapshot.model),
@@ -150,8 +142,6 @@ def _write(temporary: Path, snapshot: Snapshot) -> None:
     # The digests are written last: a file that was cut off afterwards is found out when it is read.
     digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
     (temporary / "digests.json").write_text(json.dumps(digests), encoding="utf-8")
-    for path in temporary.iterdir():
-        _sync(path)
 
 
 def _bytes(snapshot: Snapshot) -> int:
@@ -177,15 +167,15 @@ def load_newest(folder: Path) -> Snapshot | None:
     Raises:
         ContrastillError: There are checkpoints, but none is whole.
     """
-    found = checkpoints(folder)
-    for path in reversed(found):
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
             return load_checkpoint(path)
         except ContrastillError as error:
             log.warning("%s; going back to the one before", error)
-    if found:
+    if paths:
         raise ContrastillError(
-            f"none of the {len(found)} checkpoints in {folder} is whole: remove the folder to start again"
+            f"none of the {len(paths)} checkpoints in {folder} is whole: remove the folder to start again"
         )
     return None
 
@@ -242,12 +232,3 @@ def _join_tensors(rest: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file or folder on the disk, so that a rename never outruns the contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

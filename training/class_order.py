@@ -74,7 +74,7 @@ def order_classes(
         own, count = teacher.recipe.get("classes"), teacher.recipe["num_classes"]
         if order.names and own:
             # A student with more outputs than the data has classes: what the others are, a teacher of its length says.
-            full = length if length == count and length > len(order.names) else None
+            full = length if length is not None and length == count > len(order.names) else None
             otherwise = (
                 f"say with teachers.{number}.class_map={{ITS CLASS: CLASS OF THE DATA}} which is which, "
                 "or take objectives that read no logits, such as crd"
@@ -118,11 +118,12 @@ def check_same_classes(splits: Mapping[str, Any]) -> None:
 
 def compares_classes(config: RunConfig) -> bool:
     """Whether anything in the loss compares the teachers' logits class by class."""
-    entries = [entry for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher]
-    rules = [TEACHER_AGGREGATIONS[entry.rule or config.ensemble.rule] for entry in entries if len(config.teachers) > 1]
-    return any("logits" in OBJECTIVES[entry.name].needs for entry in entries) or any(
-        rule.compares_classes for rule in rules
-    )
+    entries = [(OBJECTIVES[entry.name or label], entry) for label, entry in config.objectives.items()]
+    reading = [(objective, entry) for objective, entry in entries if objective.needs_teacher]
+    if any("logits" in objective.needs for objective, _ in reading):
+        return True
+    rules = {entry.rule or config.ensemble.rule for _, entry in reading} if len(config.teachers) > 1 else ()
+    return any(TEACHER_AGGREGATIONS[rule].compares_classes for rule in rules)
 
 
 def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network, Representation
 from ..core.tapping import INPUT, NHWC, hooked, module_of, run
-from ..core.transfer import Transfer, in_turn
+from ..core.transfer import Transfer
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def compiled(transfer: Transfer) -> Iterator[None]:
         ...     list(transfer.state_dict()) == before
         True
     """
-    if transfer.look is not in_turn:
+    if not transfer.source.separate:
         raise UsageError(
             "train.compile compiles each teacher by itself, and ensemble.batched makes one network of them: "
             "leave out one of the two"

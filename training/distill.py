@@ -54,7 +54,7 @@ class Distilled:
         epochs = self.metrics["epoch"] + 1
         objectives = ", ".join(f"{name} {entry.weight:g}" for name, entry in self.config.objectives.items())
         return (
-            f"{short_name(self.config.student.model)} taught by {teachers} ({objectives}): {top1} after "
+            f"{short_name(self.config.student.model)} distilled from {teachers} ({objectives}): {top1} after "
             f"{epochs} epoch{'s' * (epochs > 1)}, in {self.out}"
         )
 
@@ -87,7 +87,7 @@ def distill(
             more, by the keys of a config's ``teachers``:
             ``{"model": module, "modality": "depth", "embedding": "input:fc", "mean": …, "std": …}``. None: the student
             learns from labels alone.
-        student: The same for the network to train; by its name it is untaught.
+        student: The same for the network to train; by its name it is untrained.
         data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section
             ``data``; or a map-style ``Dataset`` of ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of
             one (for its batch size, ``drop_last`` and workers), or ``(train, test)``.
@@ -124,28 +124,29 @@ def distill(
     Example:
         >>> import tempfile, torch
         >>> images, labels = torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8), torch.arange(32) % 4
-        >>> net = lambda width: nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+        >>> head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        >>> net = lambda width: nn.Sequential(nn.Conv2d(3, width, 3), *head, nn.Linear(width, 4))
         >>> data = torch.utils.data.TensorDataset(images, labels)
         >>> result = distill(net(16), net(8), (data, data), out=tempfile.mkdtemp(), epochs=1, quiet=True)
         >>> sorted(result.config.objectives), result.student(torch.rand(2, 3, 16, 16)).shape
         (['cross_entropy', 'fresh_crd', 'wttm'], torch.Size([2, 4]))
     """
-    given = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
+    settings = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
     before = random_state()
     try:
-        with ExitStack() as lent:
-            handed = ArgumentResolver(lent)
-            options = {key.removeprefix("data."): value for key, value in given.items() if key.startswith("data.")}
-            section = make_data_config(handed.data(data), options)
+        with ExitStack() as stack:
+            resolver = ArgumentResolver(stack)
+            options = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
+            section = make_data_config(resolver.data(data), options)
             splits = open_splits(section)
             read = _Batches(splits["train"])
-            teachers = [handed.network(one, "teacher", teacher_modality, read) for one in networks(teacher)]
-            learner = handed.network(student, "student", student_modality, read) | (
+            teachers = [resolver.network(network, "teacher", teacher_modality, read) for network in networks(teacher)]
+            learner = resolver.network(student, "student", student_modality, read) | (
                 {} if embedding is None else {"embedding": embedding}
             )
             _check_scale([*teachers, learner], read, splits["test"])
             each = _each_teacher(teachers)
-            train = _training(objectives is None, each, learner, splits["train"].num_samples, handed.train, given)
+            train = _training(objectives is None, each, learner, splits["train"].num_samples, resolver.train, settings)
             chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
             tree = {
                 "out": str(out),
@@ -155,7 +156,7 @@ def distill(
                 "student": learner,
                 "objectives": chosen,
             }
-            config = make_config({**tree, "train": {**train, **handed.train}}, given)
+            config = make_config({**tree, "train": {**train, **resolver.train}}, settings)
             if config.seeds:
                 raise UsageError(
                     "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"
@@ -171,15 +172,15 @@ def _training(
     teachers: Sequence[Mapping[str, Any]],
     student: Mapping[str, Any],
     num_samples: int,
-    handed: Mapping[str, Any],
-    given: Mapping[str, Any],
+    loader_settings: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The section ``train`` as far as nobody says otherwise: of named objectives the length alone, as their published
     weights belong to the paper's rate.
     """
     if not default:
         return {"epochs": default_epochs(num_samples)}
-    values = {**{f"train.{key}": value for key, value in handed.items()}, **given}
+    values = {**{f"train.{key}": value for key, value in loader_settings.items()}, **settings}
     # What is no such value is refused with the whole config.
     known = {
         key: value
@@ -199,10 +200,10 @@ def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     ]
 
 
-def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """The section ``objectives``; names are looked up now, so that a wrong one is told of as such."""
-    names = [given] if isinstance(given, str) else list(given)
-    entries = dict(given) if isinstance(given, Mapping) else {name: {} for name in names}
+def _objectives(objectives: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``objectives``; names are looked up now, so that the error names a wrong one."""
+    names = [objectives] if isinstance(objectives, str) else list(objectives)
+    entries = dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in names}
     for name, entry in entries.items():
         _ = OBJECTIVES[entry.get("name", name) if isinstance(entry, Mapping) else name]
     return {name: entry if isinstance(entry, Mapping) else {"weight": entry} for name, entry in entries.items()}
@@ -211,17 +212,17 @@ def _objectives(given: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords as dotted keys of a config."""
     named = {"out", "seed", "data", "teachers", "student", "objectives"}
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in overrides.items():
         if key in TrainConfig.model_fields:
-            found[f"train.{key}"] = value
+            dotted[f"train.{key}"] = value
         elif "." not in key and (key not in RunConfig.model_fields or key in named):
             raise unknown_name("keyword of distill", key, {*TrainConfig.model_fields, *RunConfig.model_fields} - named)
         elif isinstance(value, Mapping) and "." not in key:
-            found |= {f"{key}.{inner}": one for inner, one in value.items()}
+            dotted |= {f"{key}.{inner}": one for inner, one in value.items()}
         else:
-            found[key] = value
-    return found
+            dotted[key] = value
+    return dotted
 
 
 class _Batches:

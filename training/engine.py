@@ -11,31 +11,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError, Stopped, UsageError
-from ..core.representation import Network, Representation
+from ..core.representation import Representation
 from ..core.run import Run
-from ..core.teachers.live import prepare
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
-from .checkpoint import (
-    Position,
-    Snapshot,
-    all_random_states,
-    load_newest,
-    prune,
-    save_checkpoint,
-    set_random_state,
-)
+from .accuracy import evaluate
+from .checkpoint import Position, Snapshot, all_random_states, load_newest, prune, save_checkpoint, set_random_state
 from .compiled import compiled
 from .epochs import default_epochs
 from .non_finite import POLICIES
+from .optimizer import new_optimizer
 from .preemption import StopRequest
-from .progress import Progress
+from .progress import Progress, announcement
 from .schedule import learning_rate
 from .smallest_pass import check_smallest_pass
 
@@ -88,40 +80,6 @@ def fit(
     return _Training(transfer, train, test, config, run, accelerator, progress).fit()
 
 
-@torch.no_grad()
-def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back.
-
-    Raises:
-        ContrastillError: A logit is NaN, so that no class is the largest.
-    """
-    training, damaged = network.training, torch.zeros((), device=accelerator.device)
-    metrics: dict[str, MulticlassAccuracy] = {}
-    network.eval()
-    for batch in loader.epoch(0):
-        with accelerator.autocast():
-            logits = network(batch, frozenset({"logits"})).logits
-        if not metrics:
-            metrics = {
-                f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(
-                    logits.device
-                )
-                for k in (1, 5)
-                if k < logits.shape[1]
-            }
-        # A rank's share of the last batch may be empty, which torchmetrics cannot take.
-        for metric in metrics.values() if len(logits) else ():
-            metric.update(logits, batch["target"])
-        damaged += logits.isnan().any()
-    network.train(training)
-    if float(accelerator.reduce(damaged, "sum")):
-        raise ContrastillError(
-            f"{type(network.module).__name__} gives NaN for images of the test split: its weights or its "
-            "normalisation are damaged, or its training diverged (lower train.lr then)"
-        )
-    return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
-
-
 class _Training:
     """The state of one call of :func:`fit`."""
 
@@ -156,7 +114,7 @@ class _Training:
             )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
-        prepare(transfer, train)
+        transfer.prepare(train)
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
         # broadcast rank 0's.
         ignored = [
@@ -183,34 +141,36 @@ class _Training:
     def _begin_stage(self) -> None:
         """Wrap the model and make an optimiser for what learns in the stage that the position is in."""
         self.transfer.train()
+        self.transfer.source.start_epoch(0)
         first = next(iter(self.train.epoch(0)))
         self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
         passes = self.config.accumulation_steps
-        self.transfer.hold(max(share, passes), passes)
+        self.transfer.defer(max(share, passes), passes)
         check_smallest_pass(
             self.transfer, self.train, first, self.accelerator.num_processes, passes, self.accelerator.autocast()
         )
         if self.model is not None:  # of the stage before
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
-        self.model, self.optimizer = self.accelerator.prepare(self.transfer, _optimizer(self.transfer, self.config))
+        self.model, self.optimizer = self.accelerator.prepare(self.transfer, new_optimizer(self.transfer, self.config))
 
     def fit(self) -> FitResult:
         history = self._resume()
         with self.progress, self.stop, compiled(self.transfer) if self.config.compile else nullcontext():
             if self.position.epoch < self.epochs:
-                self.progress.announce(_announcement(self.transfer, self.train, self.config, self.epochs))
+                self.progress.announce(announcement(self.transfer, self.train, self.config, self.epochs))
             self.progress.start_at(self.position.epoch, self.position.batch)
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())
-        self.transfer.release()
+        self.transfer.stop_deferring()
         return FitResult(last=history[-1] if history else {}, history=history)
 
     def _epoch(self) -> dict[str, Any]:
         """One epoch from the position on: its batches, its row, its checkpoint."""
         began, seen = time.perf_counter(), 0
         epoch, stage = self.position.epoch, self.stage
+        self.transfer.source.start_epoch(epoch)
         for batch in self.train.epoch(epoch, self.position.batch):
             self._step(batch)
             seen += len(batch["index"])
@@ -265,7 +225,7 @@ class _Training:
             self.transfer.commit()
             self._accumulate(passes)
         else:
-            self.transfer.discard()
+            self.transfer.rollback()
         self.optimizer.zero_grad(set_to_none=True)
         self.position.batch += 1
         self.position.step += 1
@@ -274,6 +234,7 @@ class _Training:
         """Add up the gradient of the batch's mean loss over all ranks; what each pass came to, and how many samples
         count in it.
         """
+        assert self.model is not None, "a stage has begun"
         parts = chunks(batch, self.config.accumulation_steps)
         # DDP takes the mean of the ranks' gradients where their sum is meant.
         share = self.accelerator.num_processes / batch_samples(sum(size for _, size in parts), self.accelerator.device)
@@ -316,12 +277,13 @@ class _Training:
     def _stopped(self) -> Stopped:
         """The error that says where a training was stopped and how it goes on."""
         where = f"after epoch {self.position.epoch}, batch {self.position.batch}"
-        kept = (
+        progress = (
             f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it"
             if self.run
             else "nothing was kept, as it has no run folder"
         )
-        return Stopped(f"stopped by {self.stop.signal.name} {where}: {kept}", self.stop.signal)
+        assert self.stop.signal is not None, "the processes agreed upon one"
+        return Stopped(f"stopped by {self.stop.signal.name} {where}: {progress}", self.stop.signal)
 
     def _save(self) -> None:
         """Write a checkpoint (the main process alone)."""
@@ -343,14 +305,15 @@ class _Training:
     def _resume(self) -> list[dict[str, Any]]:
         """Go on from the newest checkpoint, if there is one; returns the rows of the epochs done."""
         self.accelerator.wait_for_everyone()  # a training before this one in the same processes may still be saving
-        snapshot = load_newest(self.run.checkpoints) if self.run else None
+        run, is_main = self.run, self.accelerator.is_main_process
+        snapshot = load_newest(run.checkpoints) if run else None
         self.position = self.position if snapshot is None else snapshot.position
         self._check_same_start()
         self._begin_stage()
         self.bad.resume(self.position)
-        if snapshot is None:
-            if self.run and self.accelerator.is_main_process:
-                self.run.rewind(0)
+        if run is None or snapshot is None:
+            if run and is_main:
+                run.rewind(0)
             return []
         self.transfer.load_trained_state(snapshot.model)
         self.optimizer.load_state_dict(snapshot.optimizer)
@@ -358,45 +321,26 @@ class _Training:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
         set_random_state(snapshot.random)
         # They are of all ranks together: the main one goes on from them, the others from nothing.
-        here = self.accelerator.is_main_process
         self.running = {
-            name: (value if here else torch.zeros_like(value)).to(self.accelerator.device)
+            name: (value if is_main else torch.zeros_like(value)).to(self.accelerator.device)
             for name, value in snapshot.running.items()
         }
-        if here:
-            self.run.rewind(self.position.epoch)
-            prune(
-                self.run.checkpoints, self.position, self.config.keep_checkpoints
-            )  # a kill may have come between a save and this
+        if is_main:
+            run.rewind(self.position.epoch)
+            # A kill may have come between a save and this.
+            prune(run.checkpoints, self.position, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
-        return self.run.history()
+        return run.history()
 
     def _check_same_start(self) -> None:
         """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
         steps = all_gather_ragged(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
-        if len({*steps}) > 1:
-            found = ", ".join(
+        if self.run is not None and len({*steps}) > 1:
+            starts = ", ".join(
                 f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps)
             )
             raise ContrastillError(
-                f"the processes find different checkpoints in {self.run.checkpoints} (process {found}): put out=… "
+                f"the processes find different checkpoints in {self.run.checkpoints} (process {starts}): put out=… "
                 "on a disk that all of them share"
             )
-
-
-def _announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
-    """What is trained, for how long, at which rate, in one line; what is worth knowing of the classes below."""
-    rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
-    remarks = "".join(f"\n{remark}" for remark in transfer.remarks)
-    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"
-
-
-def _optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:
-    """Student and heads in one parameter group, as the paper has it."""
-    parameters = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-    )

@@ -32,7 +32,7 @@ def fold_batchnorm(network: Network, batch: Mapping[str, Tensor]) -> list[str]:
     hooks, are taken back, and a warning names them.
 
     A folded network has other weights and modules: it does not load the unfolded one's file, and
-        :func:`~contrastill.core.fingerprint.network_hash` of it is another, so
+        :func:`~contrastill.core.fingerprint.network_fingerprint` of it is another, so
     what a folded teacher said is never taken for what the unfolded one said.
 
     Args:
@@ -52,7 +52,7 @@ def fold_batchnorm(network: Network, batch: Mapping[str, Tensor]) -> list[str]:
         Identity()
     """
     with evaluating(network):
-        before = _said(network, batch)
+        before = _outputs(network, batch)
         # Where a network gives nothing that is compared, nothing shows that a fold leaves it as it was.
         pairs = _pairs(network, batch) if before else []
         for pair in pairs:
@@ -105,20 +105,20 @@ class _Pair:
 
 def _one_by_one(pairs: list[_Pair], before: list[Tensor], network: Network, batch: Mapping[str, Tensor]) -> list[_Pair]:
     """Fold what changes nothing; returns it."""
-    kept, left = [], []
+    folded, unfolded = [], []
     for pair in pairs:
         pair.fold()
         if _agrees(before, network, batch):
-            kept.append(pair)
+            folded.append(pair)
         else:
             pair.undo()
-            left.append(pair.norm_name)
+            unfolded.append(pair.norm_name)
     log.warning(
         "%s: folding %s would change what the network says, so that is left out",
         type(network.module).__name__,
-        ", ".join(left),
+        ", ".join(unfolded),
     )
-    return kept
+    return folded
 
 
 @dataclass
@@ -141,12 +141,12 @@ def _pairs(network: Network, batch: Mapping[str, Tensor]) -> list[_Pair]:
     tapped_inputs = {module_of(tap) for tap in taps if tap.startswith(INPUT)}
 
     def before(name: str, args: tuple, kwargs: dict) -> None:
-        found = _tensors([*args, *kwargs.values()])
-        for tensor in found:
+        tensors = _tensors([*args, *kwargs.values()])
+        for tensor in tensors:
             trace.read_by[id(tensor)] += [name, "a tap"] if name in tapped_inputs else [name]
-        if len(found) == 1:
-            trace.reads[name] = found[0], found[0]._version
-        trace.alive += found
+        if len(tensors) == 1:
+            trace.reads[name] = tensors[0], tensors[0]._version
+        trace.alive += tensors
 
     def after(name: str, module: nn.Module, output: object) -> None:
         trace.runs[name] += 1
@@ -181,8 +181,8 @@ def _pairs(network: Network, batch: Mapping[str, Tensor]) -> list[_Pair]:
         if not isinstance(module, _NORMS) or module.running_mean is None or name not in trace.reads:
             continue
         tensor, version = trace.reads[name]
-        convolution, made = trace.made_by.get(id(tensor), (None, -1))
-        alone = trace.read_by[id(tensor)] == [name] and trace.runs[name] == 1 and made == version
+        convolution, written = trace.made_by.get(id(tensor), (None, -1))
+        alone = trace.read_by[id(tensor)] == [name] and trace.runs[name] == 1 and written == version
         if (
             convolution is not None
             and alone
@@ -201,9 +201,8 @@ def _tensors(values: object) -> list[Tensor]:
     return [tensor for value in inner for tensor in _tensors(value)]
 
 
-def _said(network: Network, batch: Mapping[str, Tensor]) -> list[Tensor]:
-    said = network(batch)
-    return [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
+def _outputs(network: Network, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    return [*network(batch).tensors()]
 
 
 def _agrees(before: list[Tensor], network: Network, batch: Mapping[str, Tensor]) -> bool:
@@ -211,7 +210,7 @@ def _agrees(before: list[Tensor], network: Network, batch: Mapping[str, Tensor])
     weights.
     """
     try:
-        after = _said(network, batch)
+        after = _outputs(network, batch)
     except AttributeError:
         return False
     return all(

@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..core.atomic import write_text
 from ..core.config.schema import TrainConfig
 from ..core.deferred import DeferredUpdates
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError
-from ..core.run import Run, write_text
+from ..core.run import Run
 from ..core.transfer import Transfer
 from .accumulation import own_samples
 from .checkpoint import Position, checkpoints, random_state, set_random_state
@@ -27,8 +28,8 @@ Scalars = Mapping[str, Tensor]
 
 
 class StopOnNonFinite:
-    """``train.on_nan=stop``: the first step whose loss is no number is noted on the device, and found out before a row
-    or a checkpoint is written.
+    """``train.on_nan=stop``: the first step with a NaN or infinite loss is noted on the device, and reported before a
+    row or a checkpoint is written.
 
     Args:
         transfer: What is trained.
@@ -59,20 +60,21 @@ class StopOnNonFinite:
         """Nothing has to be put back."""
 
     def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
-        """Always; notes the step, from 1, at which the loss and each term first were no numbers."""
+        """Always; notes the step, from 1, at which the loss and each term first were NaN or infinite."""
         for scalars in passes:
-            if self._names != list(scalars):
+            first = self._first
+            if first is None or self._names != list(scalars):
                 self._names = list(scalars)
-                self._first = torch.zeros(len(scalars), dtype=torch.int64, device=scalars["loss"].device)
-            fine = torch.isfinite(torch.stack([value.detach() for value in scalars.values()]))
-            self._first = torch.where(fine | (self._first > 0), self._first, position.step + 1)
+                first = torch.zeros(len(scalars), dtype=torch.int64, device=scalars["loss"].device)
+            finite = torch.isfinite(torch.stack([value.detach() for value in scalars.values()]))
+            self._first = torch.where(finite | (first > 0), first, position.step + 1)
         return True
 
     def check(self) -> None:
-        """Stop before anything that is no number is written; asked on all processes together.
+        """Stop before NaN or infinite values are written; called on all ranks together.
 
         Raises:
-            ContrastillError: The loss was no number at some step.
+            ContrastillError: The loss was NaN or infinite at some step.
         """
         if self._first is None:
             return
@@ -112,15 +114,14 @@ class StopOnNonFinite:
 
 
 class SkipNonFinite:
-    """``train.on_nan=skip``: an optimiser step whose loss or gradient is no number on any process is left out on all of
-    them.
+    """``train.on_nan=skip``: an optimiser step with a NaN or infinite loss or gradient on any rank is skipped on all.
 
-    What it had changed is put back: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of
-        the learning rate is used up. To decide, the
-    host waits for the device once a step. Under fp16 the steps that the gradient scaler leaves out are among them.
+    What it had changed is restored: BatchNorm's statistics, counters, torch's generators. Its place in the schedule of
+    the learning rate is used up. To decide, the host waits for the device once a step. Under fp16 the steps that the
+    gradient scaler leaves out are among them.
 
     Args:
-        transfer, config, run, accelerator: As for :class:`StopOnNonFinite`; ``skipped_batches.jsonl`` has a line for each
+        transfer, config, run, accelerator: As for :class:`StopOnNonFinite`; ``skipped_batches.jsonl`` has one line per
             batch.
         loader: Its number of batches is an epoch's.
     """
@@ -131,7 +132,7 @@ class SkipNonFinite:
         self._transfer, self._config, self._run, self._accelerator = transfer, config, run, accelerator
         self._batches, self._file = len(loader), None if run is None else run.path / "skipped_batches.jsonl"
         self._skipped = 0
-        self._before: _Unheld | None = None
+        self._before: _UndeferredState | None = None
 
     def resume(self, position: Position) -> None:
         """Go on from the lines of the file; later ones than the checkpoint are forgotten."""
@@ -140,15 +141,15 @@ class SkipNonFinite:
         lines = [
             line for line in self._file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
         ]
-        kept = [line for line in lines if json.loads(line)["step"] <= position.step]
-        self._skipped = sum(json.loads(line)["epoch"] == position.epoch for line in kept)
+        lines_before = [line for line in lines if json.loads(line)["step"] <= position.step]
+        self._skipped = sum(json.loads(line)["epoch"] == position.epoch for line in lines_before)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            write_text(self._file, "".join(kept))
+            write_text(self._file, "".join(lines_before))
 
     def begin(self) -> None:
         """Remember what the passes of the step that begins will change."""
-        self._before = _Unheld(self._transfer)
+        self._before = _UndeferredState(self._transfer)
 
     def accepts(self, position: Position, batch: Mapping[str, Tensor], passes: Sequence[Scalars]) -> bool:
         """Whether the step may be made: the same on all processes. If not, all is as before it.
@@ -172,6 +173,7 @@ class SkipNonFinite:
             return True
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.update()
+        assert self._before is not None, "begin() was called for this step"
         self._before.restore()
         self._skipped += 1
         self._tell(
@@ -189,10 +191,10 @@ class SkipNonFinite:
         return False
 
     def check(self) -> None:
-        """Stop before weights that are no numbers are written: a gradient that is one may still be too large.
+        """Stop before NaN or infinite weights are written: a finite gradient may still be too large.
 
         Raises:
-            ContrastillError: A weight of the student or a head is no finite number.
+            ContrastillError: A weight of the student or a head is NaN or infinite.
         """
         _check_weights(self._transfer, self._config, self._run)
 
@@ -217,15 +219,15 @@ class SkipNonFinite:
 POLICIES: dict[str, type[StopOnNonFinite] | type[SkipNonFinite]] = {"stop": StopOnNonFinite, "skip": SkipNonFinite}
 
 
-class _Unheld:
-    """What forward passes change at once: buffers, counters and torch's generators. What a DeferredUpdates writes waits, and
-    needs no copy.
+class _UndeferredState:
+    """What forward passes change at once: buffers, counters and torch's generators. The writes of DeferredUpdates are
+    pending, and need no copy.
     """
 
     def __init__(self, transfer: Transfer) -> None:
         trained = [module for root in (transfer.student, *transfer.terms.values()) for module in root.modules()]
-        held = {id(part) for module in trained if isinstance(module, DeferredUpdates) for part in module.modules()}
-        modules = [module for module in trained if id(module) not in held]
+        deferred = {id(part) for module in trained if isinstance(module, DeferredUpdates) for part in module.modules()}
+        modules = [module for module in trained if id(module) not in deferred]
         self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers(recurse=False)]
         counting = [module for module in modules if type(module).get_extra_state is not torch.nn.Module.get_extra_state]
         self._counters = [(module, module.get_extra_state()) for module in counting]

@@ -28,10 +28,10 @@ def others_may_end(timeout_minutes: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).lower()
-        if not isinstance(error, distributed.DistError) and not any(name in said for name in _BACKENDS):
+        message = str(error).lower()
+        if not isinstance(error, distributed.DistError) and not any(name in message for name in _BACKENDS):
             raise
-        silent = "timeout" in said or "timed out" in said
+        silent = "timeout" in message or "timed out" in message
         what = f"said nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
         way = "raise it if a process may be busy for so long, or find out" if silent else "its own output says"
         raise ContrastillError(

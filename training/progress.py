@@ -1,4 +1,4 @@
-"""What a person sees while a training runs: a bar on a terminal, a line an epoch elsewhere."""
+"""What a person sees while a training runs: a bar on a terminal, elsewhere one line per epoch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
+
+from ..core.config.schema import TrainConfig
+from ..core.data import Loader
+from ..core.transfer import Transfer
 
 
 class _SamplesPerSecond(ProgressColumn):
@@ -81,3 +85,10 @@ class Progress:
                 highlight=False,
             )
         self._bar.update(self._task, description=f"epoch {min(row['epoch'] + 2, self._epochs)}/{self._epochs}")
+
+
+def announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:
+    """What is trained, for how long, at which rate, in one line; what is worth knowing of the classes below."""
+    rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
+    remarks = "".join(f"\n{remark}" for remark in transfer.remarks)
+    return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"

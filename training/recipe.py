@@ -104,11 +104,13 @@ def _answers(entry: Mapping[str, Any], split: Any) -> bool:
     """Whether a teacher is known to answer with the data's classes: by their names, by their number where either has no
     names.
     """
-    given, weights = entry.get("class_map"), entry.get("weights")
+    class_map, weights = entry.get("class_map"), entry.get("weights")
     own = class_names(entry["model"], next(iter(members(weights)), weights) if weights else None)
-    if given is not None:
+    if class_map is not None:
         # It says which is which, and is checked when the teacher is built.
-        return isinstance(given, Mapping) or len(given) == split.num_classes or not gives_places(tuple(given))
+        return (
+            isinstance(class_map, Mapping) or len(class_map) == split.num_classes or not gives_places(tuple(class_map))
+        )
     if own is None or split.classes is None:
         return entry.get("num_classes") == split.num_classes
     return {*split.classes} <= {*own}

@@ -134,7 +134,7 @@ def _unchanged(transfer: Transfer) -> Iterator[None]:
         with torch.random.fork_rng(), torch.no_grad():
             yield
     finally:
-        transfer.discard()
+        transfer.rollback()
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

@@ -222,13 +222,13 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
     if recipe.get("classes"):
         lines += [f"Classes, in the order of the logits: {', '.join(recipe['classes'])}.", ""]
     if trained is not None:
-        taught = f"taught by {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
+        origin = f"distilled from {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
         measured = ", ".join(
             f"{name.replace('top', 'top-')} {value:.2f} %" for name, value in trained["measured"].items()
         )
         lines += [
-            f"A student {taught}, made by contrastill.",
+            f"A student {origin}, made by contrastill.",
             "",
             "| | |",
             "|---|---|",

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.crd.criterion import Critic, normalise, pair_loss
-from ..core.crd.loss import Embedding, check_choices, critic_bias
+from ..core.crd.embedding import Embedding
+from ..core.crd.options import check_choices, critic_bias
 from ..core.crd.teacher_map import all_finite
 from ..core.errors import UsageError
 from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets, check_classes_differ, check_pass

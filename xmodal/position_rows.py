@@ -61,8 +61,8 @@ class PositionRows(TeacherRows):
         """The sample of each row."""
         return row // self.row_positions
 
-    def hold(self, samples: int, passes: int = 1) -> None:
-        super().hold(samples * self.row_positions, passes)
+    def defer(self, samples: int, passes: int = 1) -> None:
+        super().defer(samples * self.row_positions, passes)
 
 
 class ChannelScale(nn.Module):

@@ -281,7 +281,7 @@ def _validate_data(data: DataConfig) -> DataConfig:
 
 def of_another_kind(data: DataConfig) -> UsageError | None:
     """The error for a path of another kind of data than ``data.name`` says; None where it is not known to be one."""
-    if data.path is None or not os.path.exists(data.path):
+    if data.path is None or not os.path.exists(data.path) or data.name not in DATASETS:
         return None
     names = _recognised(data.path)
     if not names or data.name in names:

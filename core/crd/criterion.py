@@ -69,12 +69,12 @@ class Workspace:
     def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Uninitialised memory, the same for the same name."""
         size = math.prod(shape)
-        held = self._memory.get(name)
-        if held is None or len(held) < size or held.dtype != dtype or held.device != device:
-            held = torch.empty(size, dtype=dtype, device=device)
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < size or memory.dtype != dtype or memory.device != device:
+            memory = torch.empty(size, dtype=dtype, device=device)
             if device.type == "cpu":
-                self._memory[name] = held
-        return held[:size].view(shape)
+                self._memory[name] = memory
+        return memory[:size].view(shape)
 
 
 class NegativeSums:
@@ -87,7 +87,7 @@ class NegativeSums:
     Args:
         anchors: (2, B, D), normalised, in float32 or float64; the rows may be of fewer bits.
         critic: τ, b and the scores' range.
-        gradient: Whether the gradient is wanted.
+        gradient: Whether the gradient is computed.
         workspace: Where scores lie meanwhile.
     """
 
@@ -122,7 +122,7 @@ class NegativeSums:
             yield low, min(low + step, stop)
 
     def buffer(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Uninitialised memory of the workspace, of the scores' dtype unless told."""
+        """Uninitialised memory of the workspace, by default of the scores' dtype."""
         return self._workspace.buffer(name, shape, dtype or self.dtype, self.sums.device)
 
     def scratch(self, columns: int) -> Tensor:
@@ -216,9 +216,14 @@ class NegativeSums:
         return self.sums
 
 
+def widened(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def normalise(values: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors along the last axis, in float32 at least, and what they were divided by."""
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    values = widened(values)
     norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
     # Dividing by infinity gives zero and a zero gradient, where dividing by a small number would explode.
     norm = torch.where(norm > NORM_EPS, norm, math.inf)
@@ -251,17 +256,18 @@ class Criterion(torch.autograd.Function):
                 with, or None for 1.
         """
         with torch.autocast(projected.device.type, enabled=False):
-            wanted = ctx.needs_input_grad[0]
             anchors, norm = normalise(projected)
-            sums = NegativeSums(exchange.gather(anchors), critic, wanted, workspace)
+            sums = NegativeSums(exchange.gather(anchors), critic, ctx.needs_input_grad[0], workspace)
             weight = negatives(sums)
             total = sums.finish() if weight is None else sums.finish() * weight
-            slope = sums.gradient if weight is None or not wanted else sums.gradient.mul_(weight[:, None])
-            total, slope, positives = exchange.scatter(total, slope, positives.to(sums.dtype))
+            gradient = [] if sums.gradient is None else [sums.gradient]
+            if weight is not None:
+                gradient = [slope.mul_(weight[:, None]) for slope in gradient]
+            total, positives, *gradient = exchange.scatter(total, positives.to(sums.dtype), *gradient)
             # softplus(b − s⁺/τ): large exactly where the positive's probability is small.
             short = critic.bias - (anchors / critic.temperature * positives).sum(2)
             loss = softplus(short, threshold=LINEAR) + total
-            if wanted:
+            for slope in gradient:
                 slope = torch.addcmul(slope, positives, short.sigmoid_().unsqueeze(2), value=-1)
                 # Of a normalised vector only what is at right angles to it changes.
                 slope.sub_(anchors * (anchors * slope).sum(2, keepdim=True))

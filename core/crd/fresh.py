@@ -16,19 +16,20 @@ from torch.nn import functional as F
 from ..deferred import DeferredState
 from ..distributed import AllGather, Capacity, all_gather, rank, world_size
 from ..errors import UsageError
-from .loss import (
+from .criterion import widened
+from .embedding import Embedding
+from .memory_bank import check_index
+from .negatives import Groups
+from .options import (
     DTYPES,
     MEMORIES,
     PLACEMENTS,
-    Embedding,
     check_choices,
     check_counts,
     count_samples,
     critic_bias,
     negatives_origin,
 )
-from .memory_bank import check_index
-from .negatives import Groups
 from .sharding import Shard
 from .teacher_map import MAPS, TeacherMap, all_finite
 from .teacher_rows import TeacherRows
@@ -193,7 +194,7 @@ class FreshCRDLoss(DeferredState):
         self.log_scale, self.offset = (
             nn.Parameter(torch.tensor(value)) if criterion == "sigmoid" else None for value in (math.log(10.0), -10.0)
         )
-        self._room = Capacity()
+        self._capacity = Capacity()
         self.logs: dict[str, Tensor] = {}
 
     def prepare(self, number: int, sample: Tensor, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
@@ -230,11 +231,11 @@ class FreshCRDLoss(DeferredState):
         index = index.long()
         group = index if self.label is None else self.label[index]
         with torch.autocast(student.device.type, enabled=False):
-            ours = self.embed_student(_wide(student))
-            everyone = self._everyone(ours, index) if self.student_rows == "batch" else None
+            ours = self.embed_student(widened(student))
+            gathered = self._gather_students(ours, index) if self.student_rows == "batch" else None
             self.logs = {}
             losses = [
-                self._towards(number, ours, _wide(one), index, group, everyone) for number, one in enumerate(teachers)
+                self._towards(number, ours, widened(one), index, group, gathered) for number, one in enumerate(teachers)
             ]
         return torch.stack(losses).sum(0)
 
@@ -245,7 +246,7 @@ class FreshCRDLoss(DeferredState):
         teacher: Tensor,
         index: Tensor,
         group: Tensor,
-        everyone: tuple[Tensor, Tensor, Tensor] | None,
+        gathered: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Tensor:
         """Loss (B,) towards one teacher."""
         embed, store = self.embed_teacher[number], self.rows[number]
@@ -258,8 +259,8 @@ class FreshCRDLoss(DeferredState):
             ours, theirs, rows if self.row_gradient else rows.detach(), excluded, self.num_negatives
         )
         losses, bounds = [there], {"student": math.log(1 + self.num_negatives) - there.detach().mean()}
-        if everyone is not None:
-            students, their_group, repeated = everyone
+        if gathered is not None:
+            students, their_group, repeated = gathered
             back, eligible = self._direction(theirs, ours, students, (group[:, None] == their_group) | repeated, None)
             losses.append(back)
             bounds["teacher"] = ((1 + eligible).log() - back.detach()).mean()
@@ -278,7 +279,7 @@ class FreshCRDLoss(DeferredState):
         """
         scale: Tensor | float = 1 / self.temperature
         offset: Tensor | float | None = -self.bias if self.criterion == "nce" else None
-        if self.criterion == "sigmoid":
+        if self.log_scale is not None:
             scale, offset = self.log_scale.exp(), self.offset
         anchors, out = anchors * scale, excluded.to(anchors.dtype)
         # One product scores the rows and sets those that are no candidates far below all others; finite, so that an
@@ -295,10 +296,10 @@ class FreshCRDLoss(DeferredState):
             return -F.logsigmoid(own - others - factor.log()), eligible
         return -F.logsigmoid(own) + factor * F.softplus(scores, threshold=60).sum(1), eligible
 
-    def _everyone(self, ours: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather_students(self, ours: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The students of all processes, their groups, and which of them are there already: (N, D), (N,), (N,)."""
         if world_size() > 1:
-            fill = self._room.of(len(index), index.device) - len(index)
+            fill = self._capacity.of(len(index), index.device) - len(index)
             index = all_gather(torch.cat((index, index[:1].expand(fill))))
             ours = AllGather.apply(torch.cat((ours, ours[:1].detach().expand(fill, -1))))
         # A sample that is in the batch twice, or that fills up a short share, is one candidate: the first.
@@ -307,27 +308,27 @@ class FreshCRDLoss(DeferredState):
         repeated[origin[1:]] = ordered[1:] == ordered[:-1]
         return ours, index if self.label is None else self.label[index], repeated
 
-    def hold(self, samples: int, passes: int = 1) -> None:
-        super().hold(samples, passes)
-        self._room = Capacity(-(-samples // passes))
+    def defer(self, samples: int, passes: int = 1) -> None:
+        super().defer(samples, passes)
+        self._capacity = Capacity(-(-samples // passes))
         for rows in self.rows:
-            rows.hold(samples, passes)
+            rows.defer(samples, passes)
 
-    def release(self) -> None:
-        super().release()
-        self._room = Capacity()
+    def stop_deferring(self) -> None:
+        super().stop_deferring()
+        self._capacity = Capacity()
         for rows in self.rows:
-            rows.release()
+            rows.stop_deferring()
 
     def commit(self) -> None:
         """Its rows move on; it has no state beside them."""
         for rows in self.rows:
             rows.commit()
 
-    def discard(self) -> None:
+    def rollback(self) -> None:
         """Its rows stay."""
         for rows in self.rows:
-            rows.discard()
+            rows.rollback()
 
     def _check(self, student: Tensor, teachers: Sequence[Tensor], index: Tensor) -> None:
         if len(teachers) != len(self.rows):
@@ -346,8 +347,3 @@ class FreshCRDLoss(DeferredState):
                     f"as in index, not {tuple(features.shape)}"
                 )
         check_index(index, self.num_samples, "index")
-
-
-def _wide(values: Tensor) -> Tensor:
-    """In float32 at least."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -6,8 +6,7 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,22 +14,29 @@ from torch import Tensor
 
 from ..deferred import DeferredUpdates
 from ..distributed import rank, world_size
-from ..errors import UsageError, unknown_name
+from ..errors import UsageError
 from .criterion import Criterion, Critic, NegativeSums, Workspace, normalise
 from .embedding import Embedding
 from .memory_bank import MemoryBank, check_index
 from .negative_sums import explicit_negative_sums
-from .negatives import MODES, ORIGINS, RULES, Groups
+from .negatives import MODES, RULES, Groups
+from .options import (
+    DTYPES,
+    INITS,
+    MEMORIES,
+    PLACEMENTS,
+    TEACHER_MAPS,
+    check_choices,
+    check_counts,
+    choose_negatives,
+    count_samples,
+    critic_bias,
+    negatives_origin,
+)
 from .sharding import Alone, Shard, Together
 from .teacher_map import TeacherMap, all_finite
 
 log = logging.getLogger(__name__)
-
-PLACEMENTS, MEMORIES = ("replicated", "sharded"), ("device", "host")
-INITS, TEACHER_MAPS = ("random", "teacher_outputs"), ("learned", "whitened")
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# `auto` takes all rows up to this many rows per negative.
-ALL_ROWS_PER_NEGATIVE = 8
 
 
 class CRDLoss(DeferredUpdates):
@@ -157,7 +163,9 @@ class CRDLoss(DeferredUpdates):
         self.negatives: str = negatives
         self.negatives_reason = f"{negatives}: asked for"
         if negatives == "auto":
-            self.negatives, self.negatives_reason = choose(num_samples, num_negatives or min(16384, groups.eligible))
+            self.negatives, self.negatives_reason = choose_negatives(
+                num_samples, num_negatives or min(16384, groups.eligible)
+            )
             log.info("CRD negatives %s", self.negatives_reason)
         rule = RULES[self.negatives]
         shard = Shard(rank(), world_size()) if bank_placement == "sharded" else Shard()
@@ -262,14 +270,14 @@ class CRDLoss(DeferredUpdates):
         """Which processes score the anchors of these samples, which are ``teachers`` times a batch."""
         if self.bank.shard.world == 1:
             return Alone(index)
-        return Together(index, teachers * self._pass_room.of(len(index) // teachers, index.device))
+        return Together(index, teachers * self._pass_capacity.of(len(index) // teachers, index.device))
 
     def _write(self, index: Tensor, rows: Tensor) -> None:
         self.draws, self._drew = self.draws + self._drew, False
         self.bank.update(index, rows, self.bank_momentum)
 
-    def discard(self) -> None:
-        super().discard()
+    def rollback(self) -> None:
+        super().rollback()
         self._drew = False
 
     def _check(self, student: Tensor, teacher: Tensor, index: Tensor, rows: Tensor | None) -> None:
@@ -312,93 +320,3 @@ def _mapped(embed: Embedding | TeacherMap, batches: Iterable[tuple[Tensor, Tenso
     like = next(itertools.chain(embed.parameters(), embed.buffers()))
     for index, values in all_finite(batches):
         yield index, normalise(embed.project(values.to(like)))[0]
-
-
-def choose(num_samples: int, num_negatives: int) -> tuple[str, str]:
-    """What ``auto`` stands for, and why, in one line.
-
-    Time is proportional to the rows scored, M or K, and to B, on a CPU as on a GPU: so B and the device do not decide,
-    and every rank and every resumed run decides alike.
-    """
-    times = num_samples / num_negatives
-    if times <= ALL_ROWS_PER_NEGATIVE:
-        return (
-            "all",
-            f"all: the exact expectation over {num_samples} rows has no sampling noise and takes at most "
-            f"{max(1.0, times):.1f} times a shared window of {num_negatives}",
-        )
-    return (
-        "shared",
-        f"shared: scoring all of {num_samples} rows would take {times:.0f} times a window of {num_negatives}, "
-        "drawing for each anchor longer still",
-    )
-
-
-def check_choices(**choices: tuple[Any, Collection[Any]]) -> None:
-    """Refuse an option whose value is not among those it may have: name=(value, allowed)."""
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise unknown_name(name, value, allowed)
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse what is no whole number from 1 on: name=value."""
-    for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise UsageError(f"{name} must be a whole number, 1 or more, not {value}")
-
-
-def negatives_origin(given: str | None, targets: Tensor | None) -> str:
-    """Which samples are negatives: as asked for, else those of another class where there are classes.
-
-    Raises:
-        UsageError: There is no such choice, or classes are asked for and there are none.
-    """
-    origin = given or ("other_sample" if targets is None else "other_class")
-    check_choices(negatives_from=(origin, ORIGINS))
-    if origin == "other_class" and targets is None:
-        raise UsageError(
-            "negatives_from='other_class' needs the targets of all training samples: pass targets, or 'other_sample'"
-        )
-    return origin
-
-
-def count_samples(targets: Tensor | None, num_samples: int | None) -> int:
-    """M, from the classes of all training samples or as it is given.
-
-    Raises:
-        UsageError: Neither is given, they contradict each other, or the classes are no whole numbers.
-    """
-    if targets is None and num_samples is None:
-        raise UsageError(
-            "the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set"
-        )
-    if targets is not None:
-        if targets.ndim != 1 or targets.dtype.is_floating_point:
-            raise UsageError(
-                "targets must be the (M,) whole-numbered classes of all training samples, not "
-                f"{tuple(targets.shape)} {targets.dtype}"
-            )
-        if num_samples not in (None, len(targets)):
-            raise UsageError(f"num_samples={num_samples} contradicts the {len(targets)} targets: leave it out")
-        num_samples = len(targets)
-    return int(num_samples)
-
-
-def critic_bias(bias: str | float, negatives: float, samples: int, dim: int, temperature: float) -> float:
-    """b of the critic h = sigmoid(s/τ − b): ``"released"``, ``"paper"`` or the number itself; see :class:`CRDLoss`.
-
-    Args:
-        bias: Which.
-        negatives: K.
-        samples: M.
-        dim: D.
-        temperature: τ.
-    """
-    if bias == "released":
-        return math.log(negatives) + 1 / (2 * dim * temperature**2)
-    if bias == "paper":
-        return math.log(negatives / samples)
-    if isinstance(bias, str):
-        raise unknown_name("bias", bias, ("released", "paper"))
-    return float(bias)

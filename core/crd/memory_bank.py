@@ -63,13 +63,13 @@ class MemoryBank(nn.Module):
     ) -> None:
         super().__init__()
         self.sides, self.num_samples, self.shard = tuple(sides), num_samples, shard or Shard()
-        held = self.shard.below(num_samples)
+        count_here = self.shard.below(num_samples)
         # One row more, for what is written to samples that another process holds: nothing need be asked of the device
         # to leave them out.
         pinned = on_host and torch.cuda.is_available()
-        memory = torch.empty(len(self.sides), held + 1, dim, dtype=dtype, pin_memory=pinned)
-        memory[:, held:] = 0
-        count = torch.zeros(held + 1, dtype=torch.int32, pin_memory=pinned) if count_visits else None
+        memory = torch.empty(len(self.sides), count_here + 1, dim, dtype=dtype, pin_memory=pinned)
+        memory[:, count_here:] = 0
+        count = torch.zeros(count_here + 1, dtype=torch.int32, pin_memory=pinned) if count_visits else None
         for name, values in (("memory", memory), ("count", count)):
             if on_host:
                 setattr(self, name, values)  # no buffer: it does not move with the module
@@ -135,8 +135,8 @@ class MemoryBank(nn.Module):
         processes is the row.
         """
         at = self.shard.below(place).clamp(max=self.rows.shape[1])
-        found = self.memory.index_select(1, at.to(self.memory.device)).to(device)
-        return found if self.shard.world == 1 else found * self.shard.holds(place)[:, None]
+        rows = self.memory.index_select(1, at.to(self.memory.device)).to(device)
+        return rows if self.shard.world == 1 else rows * self.shard.holds(place)[:, None]
 
     @torch.no_grad()
     def start(self, teachers: Sequence[Iterable[tuple[Tensor, Tensor]]]) -> None:
@@ -189,6 +189,7 @@ class MemoryBank(nn.Module):
         """Count an update of the rows at (B,), once however often one is named, and return the share (B,) that each
         keeps of its old value.
         """
+        assert self.count is not None, 'update(…, "visits") needs count_visits'
         visits = self.count.index_select(0, at) + 1
         self.count.index_copy_(0, at, visits)
         return ((visits - 1) / visits).clamp(max=0.5)
@@ -208,8 +209,8 @@ class MemoryBank(nn.Module):
         """Set those of (m, …) that are kept in inner order and that this process holds."""
         place = self.places(index.to(index.device if self.place is None else self.place.device))
         if self.shard.world > 1:
-            mine = self.shard.holds(place)
-            place, values = self.shard.below(place[mine]), values[mine.to(values.device)]
+            local = self.shard.holds(place)
+            place, values = self.shard.below(place[local]), values[local.to(values.device)]
         rows.index_copy_(0, place.to(rows.device), values.to(rows))
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
@@ -238,13 +239,13 @@ class MemoryBank(nn.Module):
             if key not in state_dict:
                 missing_keys.append(key)
                 continue
-            given, expected = state_dict[key], (self.num_samples, *rows.shape[1:])
-            if tuple(given.shape) != expected:
-                error_msgs.append(f"{key} has shape {tuple(given.shape)}, this bank {expected}")
+            values, expected = state_dict[key], (self.num_samples, *rows.shape[1:])
+            if tuple(values.shape) != expected:
+                error_msgs.append(f"{key} has shape {tuple(values.shape)}, this bank {expected}")
                 continue
             put = self._put if rows.ndim == 2 else self._set
             for start, stop in _blocks(self.num_samples):
-                put(rows, torch.arange(start, stop), given[start:stop])
+                put(rows, torch.arange(start, stop), values[start:stop])
         if strict:
             own = {*parts}
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)

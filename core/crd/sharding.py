@@ -58,11 +58,11 @@ class Alone:
         self.index = index
 
     def gather(self, anchors: Tensor) -> Tensor:
-        """Everyone's anchors: those given."""
+        """The anchors of all ranks: the same."""
         return anchors
 
-    def scatter(self, *sums: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The sums over all rows for the own anchors: those given."""
+    def scatter(self, *sums: Tensor) -> tuple[Tensor, ...]:
+        """The sums over all rows for the own anchors: the same."""
         return sums
 
 
@@ -83,18 +83,16 @@ class Together:
         self.index = self.gather(index[None])[0]
 
     def gather(self, anchors: Tensor) -> Tensor:
-        """Everyone's anchors: (S, b, …) -> (S, world · capacity, …)."""
+        """The anchors of all ranks: (S, b, …) -> (S, world · capacity, …)."""
         fill = anchors[:, :1].expand(-1, self._capacity - self._own, *anchors.shape[2:])
         return all_gather(torch.cat((anchors, fill), 1).transpose(0, 1)).transpose(0, 1)
 
-    def scatter(self, *sums: Tensor | None) -> tuple[Tensor | None, ...]:
-        """For the own anchors, what all processes summed up: each (S, world · capacity, …) -> (S, b, …)."""
-        there = [part for part in sums if part is not None]
-        flat = torch.cat([part.flatten(2) if part.ndim > 2 else part[..., None] for part in there], 2)
+    def scatter(self, *sums: Tensor) -> tuple[Tensor, ...]:
+        """The sums over all ranks for the own anchors: each (S, world · capacity, …) -> (S, b, …)."""
+        flat = torch.cat([part.flatten(2) if part.ndim > 2 else part[..., None] for part in sums], 2)
         own = scatter_sum(flat.transpose(0, 1))[: self._own].transpose(0, 1)
-        widths = [part[0, 0].numel() for part in there]
-        back = iter(
-            part.reshape(len(own), self._own, *whole.shape[2:])
-            for part, whole in zip(own.split(widths, 2), there, strict=True)
+        widths = [part[0, 0].numel() for part in sums]
+        return tuple(
+            columns.reshape(len(own), self._own, *part.shape[2:])
+            for columns, part in zip(own.split(widths, 2), sums, strict=True)
         )
-        return tuple(None if part is None else next(back) for part in sums)

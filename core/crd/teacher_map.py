@@ -95,6 +95,7 @@ class TeacherMap(nn.Module):
         keep = variance > _FLAT * variance[0]
         if self.kind == "whitened":
             count = min(self.embed_dim, int(keep.sum()))
+            assert self.whitening is not None, "__init__ registers it for this kind"
             self.whitening.zero_()[:, :count] = (directions[:, :count] * variance[:count].rsqrt()).to(self.whitening)
         if fewer:
             share = variance.cumsum(0) / variance.sum().clamp_min(1e-12)
@@ -103,9 +104,9 @@ class TeacherMap(nn.Module):
                 if self.row_variance is None
                 else int((share < self.row_variance - 1e-9).sum()) + 1
             )
-            basis = directions[:, : max(1, min(enough, int(keep.sum())))]
-            self.register_buffer("basis", basis.to(self.mean).contiguous(), persistent=save_basis)
-            self.row_dim = self.basis.shape[1]
+            basis = directions[:, : max(1, min(enough, int(keep.sum())))].to(self.mean).contiguous()
+            self.register_buffer("basis", basis, persistent=save_basis)
+            self.row_dim = basis.shape[1]
 
     def reduce(self, values: Tensor) -> Tensor:
         """(n, d) -> (n, row_dim): centred, with deviation 1, in the kept directions; the form in which rows are

@@ -130,15 +130,15 @@ class TeacherRows(DeferredUpdates):
         index, self._drew = index.long(), True
         if not self.complete or self.refresh:
             self.write(index, embeddings[None])
-        elif not self.held:
+        elif not self.deferring:
             self.commit()
 
     def commit(self) -> None:
         super().commit()
         self.draws, self._drew = self.draws + self._drew, False
 
-    def discard(self) -> None:
-        super().discard()
+    def rollback(self) -> None:
+        super().rollback()
         self._drew = False
 
     def _write(self, index: Tensor, rows: Tensor) -> None:
@@ -161,8 +161,8 @@ class TeacherRows(DeferredUpdates):
     def _put(self, place: Tensor, values: Tensor) -> None:
         """Set the rows at places (n,) that this process holds; below zero: none."""
         place = place.to(self.memory.device)
-        mine = self.shard.holds(place) & (place >= 0)
-        at = torch.where(mine, self.shard.below(place), len(self.memory) - 1)
+        local = self.shard.holds(place) & (place >= 0)
+        at = torch.where(local, self.shard.below(place), len(self.memory) - 1)
         self.memory.index_copy_(0, at, values.to(self.memory))
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:

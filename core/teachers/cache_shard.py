@@ -1,4 +1,4 @@
-"""One part of what one teacher says about one view of all samples, in HDF5 files of a few thousand samples each."""
+"""One part of one teacher's outputs for one view of all samples, in HDF5 files of a few thousand samples each."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..atomic import create_h5, open_h5
 from ..errors import ContrastillError
-from ..fingerprint import sound_file, text_hash, whole_file
+from ..fingerprint import text_hash
 
 FORMAT = 2
 ROWS = 4096
-"""Samples in a file; a power of two, so that a file begins with a batch of those that the teachers are shown."""
+"""Samples in a file; a power of two, so that a file begins with a teacher's batch."""
 
-_WHAT = "what a teacher said of some samples"
+_CONTENTS = "a teacher's outputs of some samples"
+# Attributes of the files; caches of earlier versions have them.
+_FINGERPRINT, _ORIGIN = "marks", "told"
 Put = Callable[[int, Mapping[str, Tensor], int], None]
 
 
 class MemoryRows:
-    """What was said of every sample, in memory.
+    """The cached fields of every sample, in memory.
 
     Args:
         fields: Name -> (N, …).
@@ -43,10 +46,10 @@ class MemoryRows:
 
 
 class FileRows:
-    """What was said of every sample, on the disk: of a batch, its rows alone are read.
+    """The cached fields of every sample, on the disk: only the rows of a batch are read.
 
     The files are mapped, not held open: there may be more of them than a process may open, and what the system has read
-        stays in its cache for all processes.
+    stays in its cache for all processes.
 
     Args:
         files: By field, an array (n, …) of each file, in order.
@@ -57,7 +60,7 @@ class FileRows:
         self.files, self.num_classes = dict(files), num_classes
         counts = [len(values) for values in next(iter(self.files.values()))]
         self._bounds = np.cumsum([0, *counts])
-        self.nbytes = sum(values.nbytes for each in self.files.values() for values in each)
+        self.nbytes = sum(values.nbytes for files in self.files.values() for values in files)
 
     def at(self, index: Tensor) -> dict[str, Tensor]:
         """Of the samples ``index`` (B,): name -> (B, …), on the device of ``index``."""
@@ -66,41 +69,42 @@ class FileRows:
         order = np.argsort(rows, kind="stable")
         rising = rows[order]
         ends = np.searchsorted(rising, self._bounds)
-        found = {}
-        for name, each in self.files.items():
-            values = np.empty((len(rows), *each[0].shape[1:]), each[0].dtype)
-            for file, first, begin, end in zip(each, self._bounds, ends, ends[1:], strict=False):
+        fields = {}
+        for name, files in self.files.items():
+            values = np.empty((len(rows), *files[0].shape[1:]), files[0].dtype)
+            for file, first, begin, end in zip(files, self._bounds, ends, ends[1:], strict=False):
                 if begin < end:
                     values[order[begin:end]] = file[rising[begin:end] - first]
-            found[name] = torch.from_numpy(values).to(index.device)
-        return found
+            fields[name] = torch.from_numpy(values).to(index.device)
+        return fields
 
     def loaded(self, device: torch.device) -> MemoryRows:
         """All of it in memory."""
         return MemoryRows(
-            {name: torch.from_numpy(np.concatenate(each)).to(device) for name, each in self.files.items()},
+            {name: torch.from_numpy(np.concatenate(files)).to(device) for name, files in self.files.items()},
             self.num_classes,
         )
 
 
 class CacheShard:
-    """The folder ``ROOT/PART-VIEW-HASH`` with its files ``00000.h5``, ``00001.h5``, …; each says in its attributes what
-    it is of.
+    """The folder ``ROOT/PART-VIEW-HASH`` with its files ``00000.h5``, ``00001.h5``, …; each has its fingerprint in its
+    attributes.
 
     Args:
         root: The cache's folder.
         samples: N.
-        marks: What the values depend on; a hash of it is in the folder's name. Has ``part`` and ``view``.
-        told: What explains a difference to a person: options of the data, the seed.
-        repair: What to do about a damaged file once it is removed, for an error.
+        fingerprint: What the values depend on, by name; its hash is in the folder's name. Has ``part`` and ``view``.
+        origin: What explains a difference to a person: options of the data, the seed.
+        remedy: What to do about a damaged file once it is removed, for an error.
     """
 
     def __init__(
-        self, root: Path, samples: int, marks: Mapping[str, str], told: Mapping[str, Any], repair: str
+        self, root: Path, samples: int, fingerprint: Mapping[str, str], origin: Mapping[str, Any], remedy: str
     ) -> None:
-        self.samples, self.told, self.repair = samples, dict(told), repair
-        self.marks = {**marks, "samples": str(samples), "format": f"{FORMAT} ({ROWS} samples a file)"}
-        self.folder = root / f"{marks['part']}-{marks['view']}-{text_hash(json.dumps(self.marks, sort_keys=True))}"
+        self.samples, self.origin, self.remedy = samples, dict(origin), remedy
+        self.fingerprint = {**fingerprint, "samples": str(samples), "format": f"{FORMAT} ({ROWS} samples a file)"}
+        digest = text_hash(json.dumps(self.fingerprint, sort_keys=True))
+        self.folder = root / f"{fingerprint['part']}-{fingerprint['view']}-{digest}"
 
     @property
     def count(self) -> int:
@@ -119,10 +123,10 @@ class CacheShard:
         return [
             number
             for number in range(self.count)
-            if not self.path(number).is_file() or (damaged and not self._sound(number))
+            if not self.path(number).is_file() or (damaged and not self._readable(number))
         ]
 
-    def _sound(self, number: int) -> bool:
+    def _readable(self, number: int) -> bool:
         try:
             self._arrays(number)
         except ContrastillError:
@@ -131,14 +135,11 @@ class CacheShard:
 
     @contextmanager
     def writing(self, number: int) -> Iterator[Put]:
-        """Write a file, whole or not at all: gives a function that is told the place in the file, the fields of a batch
-        from there on, and C.
-        """
+        """Write a file: yields a function of the place in the file, the fields of a batch from there on, and C."""
         count = len(self.rows(number))
-        with whole_file(self.path(number)) as file:
-            file.attrs["marks"], file.attrs["told"] = (
-                json.dumps(each, sort_keys=True) for each in (self.marks, self.told)
-            )
+        with create_h5(self.path(number)) as file:
+            file.attrs[_FINGERPRINT] = json.dumps(self.fingerprint, sort_keys=True)
+            file.attrs[_ORIGIN] = json.dumps(self.origin, sort_keys=True)
 
             def put(first: int, fields: Mapping[str, Tensor], num_classes: int) -> None:
                 file.attrs["num_classes"] = num_classes
@@ -172,16 +173,16 @@ class CacheShard:
     def _arrays(self, number: int) -> tuple[dict[str, np.ndarray], int]:
         """The fields of a file, mapped, and C."""
         path, count = self.path(number), len(self.rows(number))
-        with sound_file(path, _WHAT, self.repair) as file:
-            if json.loads(file.attrs["marks"]) != self.marks:
+        with open_h5(path, _CONTENTS, self.remedy) as file:
+            if json.loads(file.attrs[_FINGERPRINT]) != self.fingerprint:
                 raise ContrastillError(
                     f"{path} was not written where it lies: it is of another teacher or view; remove it, and "
-                    f"{self.repair}"
+                    f"{self.remedy}"
                 )
             arrays = {name: _mapped(path, file[name]) for name in file}
             if not arrays or any(len(values) != count for values in arrays.values()):
                 raise ContrastillError(
-                    f"{path}, {_WHAT}, does not have all of its {count} samples: remove it, and {self.repair}"
+                    f"{path}, {_CONTENTS}, does not have all of its {count} samples: remove it, and {self.remedy}"
                 )
             return arrays, int(file.attrs["num_classes"])
 
@@ -190,14 +191,14 @@ def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
     return np.memmap(path, dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape)
 
 
-def described(folder: Path) -> tuple[dict[str, str], dict[str, Any]] | None:
-    """Marks and what was told of an entry, read off the first of its files that can be read; None where there is
+def read_origin(folder: Path) -> tuple[dict[str, str], dict[str, Any]] | None:
+    """Fingerprint and origin of a shard's folder, from the first of its files that can be read; None where there is
     none.
     """
     for path in sorted(folder.glob("[0-9]*.h5")):
         try:
             with h5py.File(path) as file:
-                return json.loads(file.attrs["marks"]), json.loads(file.attrs["told"])
+                return json.loads(file.attrs[_FINGERPRINT]), json.loads(file.attrs[_ORIGIN])
         except (OSError, KeyError):
             continue
     return None

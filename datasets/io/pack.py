@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import torch
 
+from ...core.atomic import atomic_write
 from ...core.config.loading import dataset_options
 from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
@@ -125,20 +126,13 @@ def write_packed(
         ContrastillError: It cannot be written.
     """
     out = check_out(out, force=force)
-    partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # HDF5 locks what it writes: a second pack of the same name fails here, it doesn't mix its rows in.
-        with h5py.File(partial, "w") as file:
+        with atomic_write(out) as temporary, h5py.File(temporary, "w") as file:
             _fill(file, source, advance)
-        os.replace(partial, out)
-    except BaseException as error:
-        if not isinstance(error, BlockingIOError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            why = os.strerror(error.errno) if error.errno else error
-            raise ContrastillError(f"{out} cannot be written ({why}): make room, or choose another place") from error
-        raise
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
+        raise ContrastillError(f"{out} cannot be written ({why}): make room, or choose another place") from error
 
 
 def check_out(out: str | Path, *, force: bool = False) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
+from ...core.atomic import atomic_write
 from ...core.errors import ContrastillError
 from .file_loader import default_workers
 from .images import IMAGE_SUFFIXES
@@ -120,19 +121,12 @@ def _read(path: Path, print_: str) -> TarIndex | None:
 
 
 def _write(path: Path, print_: str, index: TarIndex) -> None:
-    """Write beside and rename: several processes may do so at once, and one that is stopped leaves no half of a
-    file.
-    """
+    """Several processes may write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with h5py.File(beside, "w") as file:
-            file.attrs["fingerprint"] = print_
-            for field in fields(index):
-                file.create_dataset(field.name, data=getattr(index, field.name), compression="gzip", shuffle=True)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["fingerprint"] = print_
+        for field in fields(index):
+            file.create_dataset(field.name, data=getattr(index, field.name), compression="gzip", shuffle=True)
 
 
 def _members(path: Path) -> list[tuple[str, int, int, int]]:

@@ -1,10 +1,12 @@
 """`contrastill cache` as a user runs it, and trainings that read what it wrote without ever asking a teacher."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 
 import h5py
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from contrastill.cli.main import main
 from contrastill.core.representation import Network
 from contrastill.core.teachers import cache_shard
-from contrastill.core.teachers import cache_store as teacher_files
+from contrastill.core.teachers.seal import SEAL
 from contrastill.training.checkpoint import load_newest
 
 COUNT = 96
@@ -109,15 +111,17 @@ def test_a_training_from_it_is_that_from_memory_and_never_asks_a_teacher(packed,
     before = files_of(tmp_path / "said")
     assert before.keys() - {"cache.json"} == files_of(tmp_path / "on the fly").keys() and "cache.json" in before
     forbid_teachers(monkeypatch)
-    held = []
-    monkeypatch.setattr(Network, "freeze", lambda self, freeze=Network.freeze: held.append(self) or freeze(self))
+    teachers = []
+    freeze = Network.freeze
+    monkeypatch.setattr(Network, "freeze", lambda self: teachers.append(weakref.ref(self)) or freeze(self))
     assert trained(packed, tmp_path / "said", tmp_path / "read") == 0
     assert files_of(tmp_path / "said") == before
     assert equal(state_of(tmp_path / "memory"), state_of(tmp_path / "read")) and equal(
         state_of(tmp_path / "memory"), state_of(tmp_path / "filled")
     )
-    # The weights of the teacher are let go of: none of them goes to a device.
-    assert len(held) == 1 and not list(held[0].parameters())
+    # The teacher's memory is freed.
+    gc.collect()
+    assert len(teachers) == 1 and teachers[0]() is None
 
 
 def test_another_run_of_another_objective_reads_the_same_files(packed, tmp_path, monkeypatch):
@@ -186,16 +190,17 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
     """
     script = (
         "import os, signal, sys\n"
-        "from contrastill.core.teachers import cache_shard, live\n"
+        "from contrastill.core.teachers import cache_shard\n"
+        "from contrastill.core.teachers.codec import TeacherOutputCodec\n"
         "cache_shard.ROWS, batches = 32, int(sys.argv[1])\n"
-        "plain = live._of\n"
-        "def counting(*given):\n"
+        "encode = TeacherOutputCodec.encode\n"
+        "def counting(*arguments):\n"
         "    global batches\n"
         "    batches -= 1\n"
         "    if not batches:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return plain(*given)\n"
-        "live._of = counting\n"
+        "    return encode(*arguments)\n"
+        "TeacherOutputCodec.encode = counting\n"
         "from contrastill.cli.main import main\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
@@ -297,7 +302,7 @@ def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command
     assert trained(packed, folder, tmp_path / "run") == 1
     found = capsys.readouterr().err
     assert (
-        f"{paths[1]}, what a teacher said of some samples, is damaged: remove it, and run contrastill cache again "
+        f"{paths[1]}, a teacher's outputs of some samples, is damaged: remove it, and run contrastill cache again "
         "with this config" in found
     )
     paths[2].unlink()
@@ -308,7 +313,7 @@ def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command
     )
     assert not (tmp_path / "run").exists()
     assert cached(packed, folder) == 0 and files_of(folder) == whole
-    (folder / teacher_files.SEAL).write_text("{")
+    (folder / SEAL).write_text("{")
     assert trained(packed, folder, tmp_path / "run") == 1
     assert "cache.json is damaged" in capsys.readouterr().err
 

@@ -11,10 +11,12 @@ from contrastill.core.config.schema import CacheConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.teachers.cache import CachedTeachers
-from contrastill.core.transfer import Term, Transfer, in_turn
+from contrastill.core.teachers.live import LiveTeachers
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
-from contrastill.ensemble.batched import Batched
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.objectives.kd import KD
 from contrastill.probe.features import features_of
 
@@ -78,10 +80,10 @@ class Dropping(nn.Module):
 def network(module, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = module()
-    made = Network(made, taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)).freeze()
-    made.recipe = {"num_classes": 4}
-    return made
+        wrapped = module()
+    wrapped = Network(wrapped, taps=Taps(embedding="input:fc"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3)).freeze()
+    wrapped.recipe = {"num_classes": 4}
+    return wrapped
 
 
 def hooked(module):
@@ -110,10 +112,13 @@ IMAGES = {"rgb": torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(
 )
 def test_batched_teachers_answer_each_for_itself(modules, reason, caplog):
     networks = [network(module, seed) for seed, module in enumerate(modules)]
-    batched = Batched()
+    batched = BatchedTeachers(networks)
     with caplog.at_level(logging.WARNING):
         for images in (IMAGES, IMAGES | {"rgb": IMAGES["rgb"].flip(0) * 2}):
-            for ours, theirs in zip(batched(networks, images, NEEDS), in_turn(networks, images, NEEDS), strict=True):
+            outputs = (
+                source.outputs(images, range(len(networks)), NEEDS) for source in (batched, LiveTeachers(networks))
+            )
+            for ours, theirs in zip(*outputs, strict=True):
                 torch.testing.assert_close(ours.logits, theirs.logits)
                 torch.testing.assert_close(ours.embedding, theirs.embedding)
     lines = [record.getMessage() for record in caplog.records]
@@ -126,11 +131,11 @@ def test_batched_teachers_answer_each_for_itself(modules, reason, caplog):
 
 def test_what_batched_teachers_draw_to_be_compared_does_not_move_the_generators():
     networks = [network(Dropping, seed) for seed in range(2)]
-    batched = Batched()
+    batched = BatchedTeachers(networks)
     torch.manual_seed(5)
-    ours = [batched(networks, IMAGES, NEEDS) for _ in range(2)]
+    ours = [batched.outputs(IMAGES, range(2), NEEDS) for _ in range(2)]
     torch.manual_seed(5)
-    theirs = [in_turn(networks, IMAGES, NEEDS) for _ in range(2)]
+    theirs = [LiveTeachers(networks).outputs(IMAGES, range(2), NEEDS) for _ in range(2)]
     for one, other in zip(ours, theirs, strict=True):
         assert all(torch.equal(a.logits, b.logits) for a, b in zip(one, other, strict=True))
 
@@ -147,8 +152,13 @@ def memory(teacher, folder, keep=None, **options):
     student = network(Scaled, 7)
     transfer = Transfer([network(teacher)], student, {"kd": KD()})
     return CachedTeachers(
-        images().loader(batch_size=8, device="cpu", seed=1, train=True, views=2), transfer, folder, keep, **options
-    ), transfer
+        images().loader(batch_size=8, device="cpu", seed=1, train=True, views=2),
+        transfer.source,
+        transfer.teacher_needs,
+        folder,
+        keep,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("kind", ["attribute", "buffer"])
@@ -161,21 +171,21 @@ def memory(teacher, folder, keep=None, **options):
 def test_cached_outputs_of_a_network_with_the_same_weights_and_another_attribute_are_refused(
     tmp_path, kind, keep, sealed
 ):
-    first, _ = memory(lambda: Scaled(1.0, kind), tmp_path, keep, filling=sealed)
+    first = memory(lambda: Scaled(1.0, kind), tmp_path, keep, filling=sealed)
     if sealed:
         first.fill()
     else:
-        next(first.epoch(0))
-    again, _ = memory(lambda: Scaled(1.0, kind), tmp_path, keep)
-    next(again.epoch(0))
+        first.start_epoch(0)
+    again = memory(lambda: Scaled(1.0, kind), tmp_path, keep)
+    again.start_epoch(0)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(
         UsageError,
         match="holds other .* of the same samples than teacher 0 gives now: they are of a network of the same "
         "weights .* name another folder",
     ):
-        other, _ = memory(lambda: Scaled(1.1, kind), tmp_path, keep)
-        next(other.epoch(0))
+        other = memory(lambda: Scaled(1.1, kind), tmp_path, keep)
+        other.start_epoch(0)
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -186,18 +196,18 @@ def test_a_random_teacher_is_not_cached(tmp_path, where):
         match="teacher 0 gives other .* each time it is asked, so its outputs cannot be cached: turn off what is "
         "random",
     ):
-        kept, _ = memory(Dropping, None if where == "memory" else tmp_path, filling=where == "command")
+        cache = memory(Dropping, None if where == "memory" else tmp_path, filling=where == "command")
         if where == "command":
-            kept.fill()
-        next(kept.epoch(0))
+            cache.fill()
+        cache.start_epoch(0)
     assert not [*tmp_path.rglob("*.h5")]
 
 
 def test_a_view_that_another_network_filled_is_refused_too(tmp_path):
     """The first view is the teacher's own, the second was written for another one."""
     for scale, view in ((1.0, 0), (3.0, 1)):
-        kept, _ = memory(lambda scale=scale: Scaled(scale), tmp_path / str(view))
-        next(kept.epoch(view))
+        cache = memory(lambda scale=scale: Scaled(scale), tmp_path / str(view))
+        cache.start_epoch(view)
     shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
     with pytest.raises(UsageError, match="holds other"):
         memory(Scaled, tmp_path / "0")

@@ -127,8 +127,8 @@ def test_evaluation_goes_by_names_and_not_by_numbers(run, folder, capsys):
     other, _ = evaluated(run, f"data.path={pack(folder / 'clear.h5', CLEAR)}", capsys=capsys)
     assert other["top1"] > 90 and own["top1"] > 90
     # Some of its classes: the others stay possible answers.
-    part, said = evaluated(run, f"data.path={pack(folder / 'part.h5', ['white', 'black'])}", capsys=capsys)
-    assert part["top1"] > 90 and "has 2 of the 3 classes of student resnet8" in said and "counts as wrong" in said
+    part, message = evaluated(run, f"data.path={pack(folder / 'part.h5', ['white', 'black'])}", capsys=capsys)
+    assert part["top1"] > 90 and "has 2 of the 3 classes of student resnet8" in message and "counts as wrong" in message
 
 
 def test_evaluation_on_other_classes_is_refused_unless_a_class_map_names_them(run, folder, capsys):
@@ -146,10 +146,10 @@ def test_evaluation_on_other_classes_is_refused_unless_a_class_map_names_them(ru
 
 
 def test_data_without_names_is_matched_by_number_and_that_is_said_once(run, folder, capsys):
-    row, said = evaluated(run, f"data.path={pack(folder / 'nameless.h5', DARK, named=False)}", capsys=capsys)
-    assert row["top1"] > 90 and said.count("matched by number alone") == 1
-    _, said = evaluated(run, capsys=capsys)
-    assert "number" not in said
+    row, message = evaluated(run, f"data.path={pack(folder / 'nameless.h5', DARK, named=False)}", capsys=capsys)
+    assert row["top1"] > 90 and message.count("matched by number alone") == 1
+    _, message = evaluated(run, capsys=capsys)
+    assert "number" not in message
 
 
 def test_an_unfinished_student_is_named_by_the_data_that_it_was_trained_on(tmp_path, capsys):
@@ -162,9 +162,11 @@ def test_an_unfinished_student_is_named_by_the_data_that_it_was_trained_on(tmp_p
     path = pack(tmp_path / "clear.h5", CLEAR)
     assert main(["train", "teachers/cifar100", f"data.path={path}", *short]) == 0
     (tmp_path / "run" / "student.safetensors").unlink()
-    own, said = evaluated(tmp_path / "run", capsys=capsys)
+    own, message = evaluated(tmp_path / "run", capsys=capsys)
     other, _ = evaluated(tmp_path / "run", f"data.path={pack(tmp_path / 'dark.h5', DARK)}", capsys=capsys)
-    assert own["weights"].startswith("checkpoint") and own["top1"] > 90 and other["top1"] > 90 and "number" not in said
+    assert (
+        own["weights"].startswith("checkpoint") and own["top1"] > 90 and other["top1"] > 90 and "number" not in message
+    )
 
 
 def test_teachers_are_evaluated_by_name_too(run, tmp_path, capsys):
@@ -191,8 +193,8 @@ def test_networks_of_an_ensemble_are_compared_class_by_class(run, tmp_path, caps
         main(["train", str(_written(kd(run, pack(tmp_path / "clear.h5", CLEAR), tmp_path / "out"), tmp_path)), "-q"])
         == 0
     )
-    found = measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'dark.h5', DARK)}"])
-    assert found["networks"][0]["top1"] > 90 and found["student"] is not None
+    result = measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'dark.h5', DARK)}"])
+    assert result["networks"][0]["top1"] > 90 and result["student"] is not None
     with pytest.raises(UsageError, match=r"teachers.0 .* has no class zinc"):
         measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'other.h5', ['ash', 'white', 'zinc'])}"])
 
@@ -295,8 +297,10 @@ def test_cached_outputs_are_those_of_the_order_they_are_read_in(run, tmp_path):
                 file[f"{split}/target"][...] = [classes.index(DARK[number]) for number in file[f"{split}/target"][()]]
             file.attrs["classes"] = classes
         parts = assemble(kd(run, path, tmp_path / "out", *cache, "objectives.cross_entropy=null"))
+        parts.transfer.source.start_epoch(0)
         batch = next(iter(parts.train.epoch(0)))
-        assert (batch["teachers.0.logits"].argmax(1) == batch["target"]).float().mean() > 0.9, name
+        (outputs,) = parts.transfer.teacher_outputs(batch)
+        assert (outputs.logits.argmax(1) == batch["target"]).float().mean() > 0.9, name
 
 
 def test_the_default_recipe_matches_logits_where_the_names_are_the_datas(run, tmp_path):
@@ -394,10 +398,10 @@ def test_a_student_knows_its_classes_wherever_it_goes(run, tmp_path):
     assert again.classes == DARK and build_network("resnet8", weights=hub / "model.safetensors").recipe[
         "classes"
     ] == tuple(DARK)
-    made = contrastill.export_student(run, tmp_path / "student.pt2", format="torch", size=8)
+    exported = contrastill.export_student(run, tmp_path / "student.pt2", format="torch", size=8)
     extra = {"classes.json": ""}
-    torch.export.load(made.path, extra_files=extra)
-    assert json.loads(extra["classes.json"]) == DARK == made.classes
+    torch.export.load(exported.path, extra_files=extra)
+    assert json.loads(extra["classes.json"]) == DARK == exported.classes
 
 
 def test_an_onnx_file_knows_its_classes(run, folder, tmp_path, capsys):

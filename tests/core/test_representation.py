@@ -47,19 +47,19 @@ def batch(size=2, side=8, name="rgb"):
 
 def test_one_forward_gives_the_same_as_calling_the_parts():
     network = small().eval()
-    said = network(batch())
+    outputs = network(batch())
     module = network.module
     x = module.relu(module.bn(module.conv(HALF(batch()["rgb"]))))
-    torch.testing.assert_close(said.maps, (x,))
-    torch.testing.assert_close(said.embedding, x.mean(dim=(2, 3)))
-    torch.testing.assert_close(said.logits, module.fc(x.mean(dim=(2, 3))))
+    torch.testing.assert_close(outputs.maps, (x,))
+    torch.testing.assert_close(outputs.embedding, x.mean(dim=(2, 3)))
+    torch.testing.assert_close(outputs.logits, module.fc(x.mean(dim=(2, 3))))
     assert module.passes == 1
 
 
 def test_gradients_flow_through_every_part():
     network = small()
-    said = network(batch())
-    (said.logits.sum() + said.embedding.square().sum() + said.maps[0].square().sum()).backward()
+    outputs = network(batch())
+    (outputs.logits.sum() + outputs.embedding.square().sum() + outputs.maps[0].square().sum()).backward()
     assert all(
         parameter.grad is not None for name, parameter in network.module.named_parameters() if "unused" not in name
     )
@@ -67,9 +67,13 @@ def test_gradients_flow_through_every_part():
 
 @pytest.mark.parametrize("need", ["logits", "embedding", "maps"])
 def test_only_what_is_asked_for_is_kept(need):
-    said = small()(batch(), frozenset({need}))
-    kept = {"logits": said.logits is not None, "embedding": said.embedding is not None, "maps": bool(said.maps)}
-    assert kept == {part: part == need for part in kept}
+    outputs = small()(batch(), frozenset({need}))
+    parts = {
+        "logits": outputs.logits is not None,
+        "embedding": outputs.embedding is not None,
+        "maps": bool(outputs.maps),
+    }
+    assert parts == {part: part == need for part in parts}
 
 
 def test_no_hook_is_left_behind_even_after_an_error():
@@ -129,8 +133,8 @@ def test_a_missing_modality_is_named():
 
 def test_what_has_no_tap_is_refused_when_it_is_asked_for():
     network = small(embedding=None, maps=())
-    said = network(batch())
-    assert said.embedding is None and said.maps == () and said.logits is not None
+    outputs = network(batch())
+    assert outputs.embedding is None and outputs.maps == () and outputs.logits is not None
     with pytest.raises(UsageError, match="no tap for its embedding"):
         network(batch(), {"embedding"})
     with pytest.raises(UsageError, match="did you mean maps"):
@@ -162,12 +166,12 @@ def test_a_frozen_network_stays_in_eval_without_gradients():
     network = small().freeze()
     assert network.train() is network
     before = copy.deepcopy(network.module.state_dict())
-    said = network(batch())
+    outputs = network(batch())
     assert not any(module.training for module in network.modules())
-    assert not said.logits.requires_grad and not said.maps[0].requires_grad
+    assert not outputs.logits.requires_grad and not outputs.maps[0].requires_grad
     assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
     # A teacher's outputs may be saved for the student's backward pass, so they are no inference tensors.
-    assert not said.embedding.is_inference()
+    assert not outputs.embedding.is_inference()
     assert small().train().training
 
 
@@ -197,9 +201,9 @@ def test_distributed_wrapping(tmp_path):
         plain = small(maps=()).eval()
         plain.module.unused.requires_grad_(False)
         wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
-        said = wrapped(batch())
-        torch.testing.assert_close(said.embedding, plain(batch()).embedding)
-        said.logits.sum().backward()
+        outputs = wrapped(batch())
+        torch.testing.assert_close(outputs.embedding, plain(batch()).embedding)
+        outputs.logits.sum().backward()
     finally:
         torch.distributed.destroy_process_group()
 

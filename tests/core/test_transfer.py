@@ -7,7 +7,8 @@ from torch import nn
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Objective
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 

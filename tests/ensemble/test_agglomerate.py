@@ -33,7 +33,7 @@ def build(**options):
     return Agglomerate.build(Agglomerate.Options(**options), setting()).double()
 
 
-def said(spec, seed, count=6, scale=1.0):
+def outputs_of(spec, seed, count=6, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: scale * torch.randn(count, *shape, dtype=torch.float64, generator=generator).requires_grad_()  # noqa: E731
     return Representation(embedding=draw(spec.embedding_dim), maps=tuple(draw(*shape) for shape in spec.map_shapes))
@@ -76,7 +76,7 @@ def cells(features, height, width):
 @pytest.mark.parametrize("kind", ["none", "per_channel", "phi_s"])
 def test_it_is_the_naive_one(kind):
     objective = build(balance=kind, hidden=7, cosine_share=0.7, summary_weight=2.0, dense_weight=0.5)
-    student, teacher = said(STUDENT, 1), said(TEACHER, 2, scale=30)
+    student, teacher = outputs_of(STUDENT, 1), outputs_of(TEACHER, 2, scale=30)
     adaptor = objective.adaptor
     ours = objective(student, teacher, {})
 
@@ -107,10 +107,10 @@ def test_it_is_the_naive_one(kind):
     reference = 2 * summary + 0.5 * dense
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
     inputs = [student.embedding, student.maps[-1], *objective.parameters()]
-    for got, wanted in zip(
+    for got, expected in zip(
         *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
     ):
-        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(objective.logs["summary"], summary.detach())
     torch.testing.assert_close(objective.logs["dense"], dense.detach())
     assert not any(value.requires_grad for value in objective.logs.values())
@@ -118,7 +118,7 @@ def test_it_is_the_naive_one(kind):
 
 def test_the_loss_is_the_mean_over_samples_and_a_sample_does_not_hang_on_the_others():
     objective = build().eval()
-    student, teacher = said(STUDENT, 1), said(TEACHER, 2)
+    student, teacher = outputs_of(STUDENT, 1), outputs_of(TEACHER, 2)
     each = objective.per_sample(student, teacher, {})
     assert each.shape == (6,) and Agglomerate.decomposes()
     torch.testing.assert_close(each.mean(), objective(student, teacher, {}))
@@ -135,7 +135,7 @@ def test_a_teacher_a_thousand_times_louder_weighs_the_same():
         for scale in (1.0, 1000.0):
             torch.manual_seed(0)
             losses[kind, scale] = build(balance=kind, summary=False, cosine_share=0.0)(
-                said(STUDENT, 1), said(TEACHER, 2, scale=scale), {}
+                outputs_of(STUDENT, 1), outputs_of(TEACHER, 2, scale=scale), {}
             ).item()
     assert losses["phi_s", 1.0] == pytest.approx(losses["phi_s", 1000.0], rel=1e-6)
     assert losses["none", 1000.0] > 100 * losses["none", 1.0]
@@ -153,8 +153,8 @@ def test_it_reads_what_its_options_ask_for():
     only = build(dense=False)
     assert (
         only(
-            Representation(embedding=said(STUDENT, 1).embedding),
-            Representation(embedding=said(TEACHER, 2).embedding),
+            Representation(embedding=outputs_of(STUDENT, 1).embedding),
+            Representation(embedding=outputs_of(TEACHER, 2).embedding),
             {},
         ).ndim
         == 0
@@ -165,7 +165,7 @@ def test_under_autocast_the_loss_is_in_float32():
     objective = Agglomerate.build(Agglomerate.Options(), setting())
     student, teacher = (
         Representation(embedding=one.embedding.float(), maps=tuple(value.float() for value in one.maps))
-        for one in (said(STUDENT, 1), said(TEACHER, 2))
+        for one in (outputs_of(STUDENT, 1), outputs_of(TEACHER, 2))
     )
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -176,7 +176,7 @@ def test_under_autocast_the_loss_is_in_float32():
 
 
 def test_an_adaptor_answers_in_the_teachers_own_space():
-    objective, student, teacher = build(), said(STUDENT, 1), said(TEACHER, 2, scale=50)
+    objective, student, teacher = build(), outputs_of(STUDENT, 1), outputs_of(TEACHER, 2, scale=50)
     objective(student, teacher, {})
     adaptor = objective.adaptor.eval()
     answer = adaptor(student)
@@ -234,7 +234,9 @@ teachers:
 student: {model: resnet8}
 objectives:
   agglomerate: {estimate_steps: 12}
-train: {epochs: 6, batch_size: 16, optimizer: adamw, lr: 5.0e-3, schedule: cosine, checkpoint_every: 4, checkpoint_every_steps: 5, keep_checkpoints: 20}
+train:
+  {epochs: 6, batch_size: 16, optimizer: adamw, lr: 5.0e-3, schedule: cosine,
+   checkpoint_every: 4, checkpoint_every_steps: 5, keep_checkpoints: 20}
 """
 
 
@@ -258,7 +260,7 @@ def likeness(student, adaptors, teachers, loader):
     """
     with torch.no_grad():
         batches = list(loader.epoch(0))
-        found = []
+        means = []
         for teacher, adaptor in zip(teachers, adaptors, strict=True):
             truth, answers = (
                 [network(batch, frozenset({"embedding", "maps"})) for batch in batches]
@@ -273,8 +275,8 @@ def likeness(student, adaptors, teachers, loader):
                 .flatten(0, 1)
                 for side in (truth, answers)
             ]
-            found += [F.cosine_similarity(a - a.mean(0), b - a.mean(0)).mean().item() for a, b in (embeddings, maps)]
-    return found
+            means += [F.cosine_similarity(a - a.mean(0), b - a.mean(0)).mean().item() for a, b in (embeddings, maps)]
+    return means
 
 
 def test_a_student_answers_like_each_of_two_unlike_teachers(config, run):

@@ -118,10 +118,10 @@ def test_none_hands_through():
 def test_under_autocast_nothing_is_measured_or_turned_in_half_precision():
     sample = features(8).float()
     plain, mixed = Balance(8, estimate_steps=1), Balance(8, estimate_steps=1)
-    wanted = plain(sample)
+    expected_values = plain(sample)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(mixed(sample), wanted)
-        assert mixed.inverse(wanted).dtype == torch.float32
+        assert torch.equal(mixed(sample), expected_values)
+        assert mixed.inverse(expected_values).dtype == torch.float32
 
 
 def test_the_map_is_made_at_powers_of_two_and_at_the_last_step_and_then_stays():

@@ -14,7 +14,7 @@ from contrastill.ensemble.diversity import BINS, diversity
 from contrastill.plots.diversity import Bar, Curve, draw_diversity
 
 
-def said(networks, samples, classes, seed=0, sharpness=3.0):
+def probabilities_of(networks, samples, classes, seed=0, sharpness=3.0):
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(classes, (samples,), generator=generator)
     hint = torch.nn.functional.one_hot(targets, classes)
@@ -36,14 +36,14 @@ def naive_quality(rows, targets):
 
 @pytest.mark.parametrize(("networks", "samples", "classes"), [(1, 40, 3), (2, 57, 2), (5, 200, 10)])
 def test_every_number_is_that_of_a_naive_loop(networks, samples, classes):
-    probabilities, targets = said(networks, samples, classes)
-    student, _ = said(1, samples, classes, seed=9, sharpness=1.0)
-    found = diversity(probabilities, targets, student[0])
+    probabilities, targets = probabilities_of(networks, samples, classes)
+    student, _ = probabilities_of(1, samples, classes, seed=9, sharpness=1.0)
+    result = diversity(probabilities, targets, student[0])
     mean = [
         [sum(probabilities[n, i, c].item() for n in range(networks)) / networks for c in range(classes)]
         for i in range(samples)
     ]
-    measured = [*found.networks, found.ensemble, found.student]
+    measured = [*result.networks, result.ensemble, result.student]
     for quality, rows in zip(
         measured, [*probabilities, torch.tensor(mean, dtype=torch.float64), student[0]], strict=True
     ):
@@ -59,35 +59,37 @@ def test_every_number_is_that_of_a_naive_loop(networks, samples, classes):
     def apart(a, b):
         return 100 * sum(x != y for x, y in zip(a, b, strict=True)) / samples
 
-    assert found.disagreement.numpy() == pytest.approx(np.array([[apart(a, b) for b in picks] for a in picks]))
-    assert found.student_disagreement.tolist() == pytest.approx([apart(own, one) for one in [*picks, both]])
+    assert result.disagreement.numpy() == pytest.approx(np.array([[apart(a, b) for b in picks] for a in picks]))
+    assert result.student_disagreement.tolist() == pytest.approx([apart(own, one) for one in [*picks, both]])
     pairs = [apart(picks[a], picks[b]) for a in range(networks) for b in range(a)]
-    assert found.mean_disagreement == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
-    assert found.oracle == pytest.approx(
+    assert result.mean_disagreement == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
+    assert result.oracle == pytest.approx(
         100 * sum(any(pick[i] == targets[i] for pick in picks) for i in range(samples)) / samples
     )
-    assert found.pooled.share.sum().item() == pytest.approx(1)
+    assert result.pooled.share.sum().item() == pytest.approx(1)
 
 
 def test_one_network_is_its_own_ensemble_and_equal_ones_never_differ():
-    probabilities, targets = said(1, 80, 5)
+    probabilities, targets = probabilities_of(1, 80, 5)
     alone, thrice = diversity(probabilities, targets), diversity(probabilities.expand(3, -1, -1), targets)
     assert alone.ensemble.nll == alone.networks[0].nll and alone.student is None
     assert thrice.mean_disagreement == 0 and thrice.oracle == thrice.ensemble.top1 == alone.ensemble.top1
 
 
 def test_an_ensemble_beats_its_members_where_they_err_apart_and_the_oracle_is_above_it():
-    probabilities, targets = said(8, 2000, 10)
-    found = diversity(probabilities, targets)
-    assert found.ensemble.top1 > max(network.top1 for network in found.networks) + 5
-    assert found.ensemble.nll < min(network.nll for network in found.networks) and found.oracle > found.ensemble.top1
+    probabilities, targets = probabilities_of(8, 2000, 10)
+    result = diversity(probabilities, targets)
+    assert result.ensemble.top1 > max(network.top1 for network in result.networks) + 5
+    assert (
+        result.ensemble.nll < min(network.nll for network in result.networks) and result.oracle > result.ensemble.top1
+    )
 
 
 def test_what_is_certain_counts_in_the_last_bin_and_what_is_impossible_is_finite():
     probabilities = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.97, 0.03]]])
-    found = diversity(probabilities, torch.tensor([0, 1, 0])).networks[0]
-    assert found.reliability.share.tolist() == [0] * 14 + [1] and math.isfinite(found.nll)
-    assert found.ece == pytest.approx(abs(2 / 3 - 2.97 / 3), abs=1e-6)
+    result = diversity(probabilities, torch.tensor([0, 1, 0])).networks[0]
+    assert result.reliability.share.tolist() == [0] * 14 + [1] and math.isfinite(result.nll)
+    assert result.ece == pytest.approx(abs(2 / 3 - 2.97 / 3), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_what_is_certain_counts_in_the_last_bin_and_what_is_impossible_is_finite
     ],
 )
 def test_what_cannot_be_measured_is_refused(change, message):
-    probabilities, targets = said(2, 20, 4)
+    probabilities, targets = probabilities_of(2, 20, 4)
     targets[0] = 3
     with pytest.raises(UsageError) as refused:
         diversity(*change(probabilities, targets))
@@ -114,17 +116,17 @@ def test_what_cannot_be_measured_is_refused(change, message):
 
 @pytest.mark.parametrize("count", [1, 10])
 def test_the_picture_is_drawn_for_one_network_and_for_ten(tmp_path, count):
-    probabilities, targets = said(count, 100, 4)
-    found = diversity(probabilities, targets)
+    probabilities, targets = probabilities_of(count, 100, 4)
+    result = diversity(probabilities, targets)
     bars = [
         Bar(f"teachers.{number} timm/vit_small_patch14_dinov2.lvd142m", quality.top1)
-        for number, quality in enumerate(found.networks)
+        for number, quality in enumerate(result.networks)
     ]
-    bins = found.pooled
+    bins = result.pooled
     curves = [Curve("each network", bins.confidence.numpy(), bins.accuracy.numpy(), bins.share.numpy(), "networks")]
     draw_diversity(
         [f"T{number}" for number in range(count)],
-        found.disagreement.numpy(),
+        result.disagreement.numpy(),
         bars,
         curves,
         tmp_path / "d.png",

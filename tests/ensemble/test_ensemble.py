@@ -7,8 +7,10 @@ from torch import nn
 from contrastill.cli.main import main
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer, in_turn
-from contrastill.ensemble.batched import Batched
+from contrastill.core.teachers.live import LiveTeachers
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.ensemble.rules import Random
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
@@ -96,15 +98,15 @@ def test_batched_teachers_say_what_each_says_alone(name):
     torch.manual_seed(9)
     networks.insert(1, build_network("resnet14", num_classes=6).freeze())
     images = {"rgb": torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)}
-    together, alone = Batched()(networks, images, NEEDS), in_turn(networks, images, NEEDS)
+    together, alone = (source(networks).outputs(images, range(4), NEEDS) for source in (BatchedTeachers, LiveTeachers))
     assert not torch.allclose(alone[0].logits, alone[2].logits)
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.embedding, other.embedding, rtol=1e-4, atol=1e-5)
         for ours, theirs in zip(one.maps, other.maps, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    only = Batched()(networks[:1] + networks[2:], images, frozenset({"embedding"}))
-    assert all(said.logits is None and said.maps == () for said in only)
+    outputs = BatchedTeachers(networks).outputs(images, (0, 2, 3), frozenset({"embedding"}))
+    assert len(outputs) == 3 and all(one.logits is None and one.maps == () for one in outputs)
 
 
 class Counting(nn.Module):
@@ -132,8 +134,8 @@ def test_with_random_only_the_teacher_that_is_drawn_looks():
         transfer(batch).loss.backward()
     looks = [teacher.module.looks for teacher in transfer.teachers]
     assert sum(looks) == 12 and min(looks) > 0
-    kept = transfer.trained_state()
-    assert int(kept["terms.kd.rule._extra_state"]) == 12
+    state = transfer.trained_state()
+    assert int(state["terms.kd.rule._extra_state"]) == 12
 
 
 def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of():
@@ -149,7 +151,7 @@ def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of()
         transfer(batch)
         alone.append(int(rule.weights.argmax()))
     rule.steps, drawn = 0, []
-    transfer.hold(samples=4, passes=2)
+    transfer.defer(samples=4, passes=2)
     for step in range(8):
         passes = []
         for _ in range(2):
@@ -157,14 +159,14 @@ def test_random_draws_once_an_optimiser_step_however_many_passes_it_is_made_of()
             passes.append(int(rule.weights.argmax()))
         assert passes[0] == passes[1]
         if step == 3:  # not made: the same draw is due again
-            transfer.discard()
+            transfer.rollback()
             assert rule.steps == 3
             transfer(batch)
         drawn.append(passes[0])
         transfer.commit()
     transfer.commit()  # no pass since: no draw
     assert drawn == alone and rule.steps == 8 and len(set(drawn)) == 3
-    transfer.release()
+    transfer.stop_deferring()
     transfer(batch)
     assert rule.steps == 9
 
@@ -239,8 +241,8 @@ def test_a_class_map_turns_the_logits():
 )
 def test_wrong_usage_is_one_sentence(teachers, tmp_path, capsys, more, message):
     assert main(command(teachers, tmp_path / "run", ("resnet8-0", "resnet8-1"), *more)) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert message in said and "Traceback" not in said
+    stderr = " ".join(capsys.readouterr().err.split())
+    assert message in stderr and "Traceback" not in stderr
 
 
 def test_a_rule_that_needs_labels_is_refused_on_unlabelled_data(teachers, of_seven_classes, tmp_path, capsys):

@@ -13,7 +13,7 @@ from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import TEACHER_AGGREGATIONS
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.core.transfer import Term
+from contrastill.core.term import Term
 from contrastill.ensemble.min_norm import min_norm_weights, project
 from contrastill.ensemble.rules import Average, Confidence, Entropy, Gradient, Random
 from contrastill.objectives.attention import Attention
@@ -31,7 +31,7 @@ def drawn(*shape, seed=0, grad=False):
     )
 
 
-def said(seed, grad=False):
+def outputs_of(seed, grad=False):
     return Representation(logits=drawn(B, C, seed=seed, grad=grad), embedding=drawn(B, D, seed=seed + 50, grad=grad))
 
 
@@ -59,7 +59,7 @@ def of(rule, objective=KD, count=3, **options):
 
 
 def test_sum_is_the_naive_sum_of_losses_and_gradients():
-    student, teachers = said(0, grad=True), [said(number) for number in (1, 2, 3)]
+    student, teachers = outputs_of(0, grad=True), [outputs_of(number) for number in (1, 2, 3)]
     objectives = crds(3)
     alone = crds(3)  # the same weights and banks
     loss = Term(objectives, 1.0, Sum())(student, teachers, batch())
@@ -74,7 +74,7 @@ def test_sum_is_the_naive_sum_of_losses_and_gradients():
 
 
 def test_average_of_identical_teachers_is_one_and_of_unlike_ones_the_mean_of_softened_probabilities():
-    student, teachers = said(0, grad=True), [said(number) for number in (1, 2, 3)]
+    student, teachers = outputs_of(0, grad=True), [outputs_of(number) for number in (1, 2, 3)]
     rule = of("average")
     same = rule([KD()] * 3, student, [teachers[0]] * 3, batch())
     torch.testing.assert_close(same, KD()(student, teachers[0], batch()), rtol=1e-6, atol=1e-9)
@@ -101,7 +101,7 @@ def naive_weights(rule, teachers, row):
 @pytest.mark.parametrize("rule", ["entropy", "confidence"])
 @pytest.mark.parametrize("objective", [KD, CRD])
 def test_rules_that_weigh_samples_are_the_naive_ones(rule, objective):
-    student, teachers = said(0, grad=True), [said(number) for number in (1, 2, 3)]
+    student, teachers = outputs_of(0, grad=True), [outputs_of(number) for number in (1, 2, 3)]
     objectives, alone = ([KD()] * 3, [KD()] * 3) if objective is KD else (crds(3), crds(3))
     ours = of(rule, objective)
     loss = ours(objectives, student, teachers, batch())
@@ -121,7 +121,7 @@ def test_rules_that_weigh_samples_are_the_naive_ones(rule, objective):
 )
 def test_the_mean_of_per_sample_is_the_loss(objective):
     maps = tuple(drawn(B, 3, 4, 4, seed=seed) for seed in (8, 9))
-    student, teacher = (Representation(one.logits, one.embedding, maps) for one in (said(0), said(1)))
+    student, teacher = (Representation(one.logits, one.embedding, maps) for one in (outputs_of(0), outputs_of(1)))
     objective = objective.double().eval()
     each = objective.per_sample(student, teacher, batch())
     assert each.shape == (B,)
@@ -130,7 +130,7 @@ def test_the_mean_of_per_sample_is_the_loss(objective):
 
 @pytest.mark.parametrize("rule", [Average, Entropy, Confidence, Gradient, Random, Sum])
 def test_one_teacher_means_the_loss_towards_it(rule):
-    student, teacher = said(0, grad=True), said(1)
+    student, teacher = outputs_of(0, grad=True), outputs_of(1)
     torch.testing.assert_close(
         rule()([KD()], student, [teacher], batch()), KD()(student, teacher, batch()), rtol=1e-12, atol=0
     )
@@ -138,7 +138,7 @@ def test_one_teacher_means_the_loss_towards_it(rule):
 
 @pytest.mark.parametrize("rule", ["sum", "average", "entropy", "confidence", "gradient"])
 def test_a_permutation_of_the_teachers_changes_nothing_but_order(rule):
-    student, teachers = said(0, grad=True), [said(number) for number in (1, 2, 3)]
+    student, teachers = outputs_of(0, grad=True), [outputs_of(number) for number in (1, 2, 3)]
     order = [2, 0, 1]
     results = []
     for places in ([0, 1, 2], order):
@@ -174,10 +174,10 @@ def test_min_norm_weights_against_quadratic_programming(seed, count, cap):
     vectors = np.random.default_rng(seed).normal(size=(count, 12)) + 0.5
     gram = vectors @ vectors.T
     ours = min_norm_weights(torch.from_numpy(gram), cap).numpy()
-    wanted = reference_weights(gram, cap)
+    expected = reference_weights(gram, cap)
     assert ours.sum() == pytest.approx(1, abs=1e-9) and ours.min() >= 0 and ours.max() <= cap + 1e-12
-    assert ours @ gram @ ours <= wanted @ gram @ wanted + 1e-6 * np.trace(gram)
-    np.testing.assert_allclose(ours, wanted, atol=2e-3)
+    assert ours @ gram @ ours <= expected @ gram @ expected + 1e-6 * np.trace(gram)
+    np.testing.assert_allclose(ours, expected, atol=2e-3)
 
 
 def test_min_norm_weights_of_parallel_and_of_no_gradients():
@@ -204,7 +204,7 @@ def test_the_projection_is_the_nearest_allowed_point(cap):
 
 @pytest.mark.parametrize("objective", ["kd", "crd"])
 def test_gradients_are_taken_at_the_output_that_the_objective_reads(objective):
-    student, teachers = said(0, grad=True), [said(number) for number in (1, 2, 3)]
+    student, teachers = outputs_of(0, grad=True), [outputs_of(number) for number in (1, 2, 3)]
     objectives, alone = (crds(3), crds(3)) if objective == "crd" else ([KD()] * 3, [KD()] * 3)
     read = student.embedding if objective == "crd" else student.logits
     rule = of("gradient", cap=0.8)
@@ -222,7 +222,7 @@ def test_gradients_are_taken_at_the_output_that_the_objective_reads(objective):
 
 
 def test_random_draws_every_teacher_evenly_goes_on_where_it_was_and_trains_no_other():
-    student, teachers = said(0, grad=True), [said(number) for number in (1, 2, 3)]
+    student, teachers = outputs_of(0, grad=True), [outputs_of(number) for number in (1, 2, 3)]
     rule, objectives = of("random").train(), [FitNet(D, D).double() for _ in range(3)]
     seen = []
     for _ in range(60):

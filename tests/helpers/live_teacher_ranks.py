@@ -21,7 +21,8 @@ from contrastill.core.objective import Setting
 from contrastill.core.representation import describe
 from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers.cache import CachedTeachers
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
@@ -54,10 +55,10 @@ def transfer(data):
     )
 
 
-def digest_of(memory):
+def digest_of(cache):
     """One hash of all stored outputs."""
     digest = hashlib.sha256()
-    for _, view in sorted(memory._kept.items()):
+    for _, view in sorted(cache._rows.items()):
         for _, rows in sorted(view.items()):
             for name, values in sorted(rows.fields.items()):
                 digest.update(name.encode() + values.numpy().tobytes())
@@ -67,28 +68,27 @@ def digest_of(memory):
 def main(folder):
     # Three files, as there are three batches.
     cache_shard.ROWS = 16
-    accelerator, data, digests, looks = Accelerator(cpu=True), split(), [], []
+    accelerator, data, digests, batch_sizes = Accelerator(cpu=True), split(), [], []
     ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
-    def memory_of(transfer_, where):
-        return CachedTeachers(
-            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **ranks), transfer_, where
-        )
+    def cache_of(transfer_, where):
+        return CachedTeachers(batches, transfer_.source, transfer_.teacher_needs, where)
 
+    batches = data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **ranks)
     fresh = transfer(data)
-    fresh.teachers[0].register_forward_hook(lambda module, args, output: looks.append(len(output.embedding)))
+    fresh.teachers[0].register_forward_hook(lambda module, args, output: batch_sizes.append(len(output.embedding)))
     for where in (None, folder / "outputs"):
-        looks.clear()
-        memory = memory_of(fresh, where)
+        batch_sizes.clear()
+        cache = cache_of(fresh, where)
         for k in range(2):
-            next(memory.epoch(k))
-        digests.append((digest_of(memory), sum(looks)))
+            cache.start_epoch(k)
+        digests.append((digest_of(cache), sum(batch_sizes)))
     fresh = transfer(data)
-    memory = memory_of(fresh, folder / "outputs")
-    memory.let_go()
+    fresh.source = cache_of(fresh, folder / "outputs")
+    fresh.drop_teachers()
     result = fit(
         fresh,
-        memory,
+        batches,
         None,
         TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16),
         accelerator=accelerator,

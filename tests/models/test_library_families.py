@@ -13,7 +13,7 @@ from torch import nn
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.core.transfer import Transfer
-from contrastill.ensemble.batched import Batched
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.models.build import build_network
 from contrastill.models.timm_adapter import classifiers_of, taps_of
 from contrastill.models.torchvision_adapter import torchvision_network
@@ -188,7 +188,7 @@ def test_teachers_answer_together_and_gradients_are_those_of_the_module(family):
     teachers = [network.freeze(), other.freeze()]
     for alone, together in zip(
         (teacher(batch) for teacher in teachers),
-        Batched()(teachers, batch, {"logits", "embedding", "maps"}),
+        BatchedTeachers(teachers).outputs(batch, range(2), {"logits", "embedding", "maps"}),
         strict=True,
     ):
         for first, second in zip(

@@ -22,8 +22,8 @@ from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import DATASETS, OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import prepare
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorLoader, TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.objectives.cross_entropy import CrossEntropy
@@ -96,9 +96,9 @@ def split(samples):
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(samples) % CLASSES
     images = targets.view(-1, 1, 1, 1) * 50 + torch.randint(60, (samples, 8, 8, 3), generator=generator)
-    kept = PaddedImages.zeros(samples, 6, 6, 3, dtype=torch.uint8, padding=1)
-    kept.interior.copy_(images[:, 1:7, 1:7])
-    return TensorSplit({"rgb": kept}, targets=targets, num_classes=CLASSES, flip=True)
+    padded = PaddedImages.zeros(samples, 6, 6, 3, dtype=torch.uint8, padding=1)
+    padded.interior.copy_(images[:, 1:7, 1:7])
+    return TensorSplit({"rgb": padded}, targets=targets, num_classes=CLASSES, flip=True)
 
 
 def loader(case, train, rank=0, world=1):
@@ -202,7 +202,7 @@ def trained(case, accelerator, run=None, **options):
 def naive(case):
     """The same by a loop over whole batches in which nothing is held, dealt out or left to the engine."""
     transfer, data, steps, rows = build(case).train(), loader(case, True), [], []
-    prepare(transfer, data)
+    transfer.prepare(data)
     optimizer = torch.optim.SGD(
         [p for p in transfer.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=1e-2
     )
@@ -321,8 +321,8 @@ def test_processes_train_as_one_does(ranks, tmp_path, processes):
             assert all(
                 torch.equal(value, ranks[0][name]["state"][key]) for key, value in rank[name]["state"].items()
             ), name
-        kept = load_newest(tmp_path / name / "checkpoints")
-        assert all(torch.equal(kept.model[key], value) for key, value in ranks[0][name]["state"].items())
+        padded = load_newest(tmp_path / name / "checkpoints")
+        assert all(torch.equal(padded.model[key], value) for key, value in ranks[0][name]["state"].items())
         alone = trained(case, Accelerator(cpu=True), accumulation_steps=1)
         assert [row["top1"] for row in alone["rows"]] == [row["top1"] for row in ranks[0][name]["rows"]]
     for rank in ranks:
@@ -337,8 +337,8 @@ def test_processes_train_as_one_does(ranks, tmp_path, processes):
     assert [row["skipped"] for row in ranks[0]["skip"]["rows"]] == [1, 1]
     # Only one rank saw the loss that was no number, and all of them stop and say the same.
     number, indices = bad_batch(15)
-    told = json.loads((tmp_path / "stopped" / "bad_batch.json").read_text())
-    assert told == {"step": number + 1, "epoch": 0, "batch": number, "terms": ["poison"], "indices": indices}
+    record = json.loads((tmp_path / "stopped" / "bad_batch.json").read_text())
+    assert record == {"step": number + 1, "epoch": 0, "batch": number, "terms": ["poison"], "indices": indices}
     assert all(f"since step {number + 1} (epoch 0, objective poison)" in rank["stopped"] for rank in ranks)
 
 

@@ -123,7 +123,7 @@ def test_it_is_the_bits_of_the_command(four_classes, teacher, tmp_path):
         "samples_per_second": 0,
     }
     assert (
-        f"resnet8 taught by resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % "
+        f"resnet8 distilled from resnet8 (cross_entropy 1, fresh_crd 0.8, wttm 1): top-1 {rows[-1]['top1']:.2f} % "
         "after 2 epochs" in str(result)
     )
 
@@ -213,7 +213,7 @@ def test_from_rgb_to_depth(tmp_path):
     assert [network.modality for network in (*result.config.teachers, result.config.student)] == ["rgb", "depth"]
     assert result.student.preprocess.mean[0] == pytest.approx(2.25, abs=0.05) and result.student.conv1.in_channels == 1
     assert {"fresh_crd", "wttm", "top1"} <= set(result.metrics)
-    made = contrastill.distill(
+    distilled = contrastill.distill(
         Tiny(),
         Tiny(channels=1),
         Pairs(),
@@ -222,7 +222,7 @@ def test_from_rgb_to_depth(tmp_path):
         objectives="crd",
         **SHORT,
     )
-    assert made.config.student.mean == (0.0,) and set(made.config.objectives) == {"crd"}
+    assert distilled.config.student.mean == (0.0,) and set(distilled.config.objectives) == {"crd"}
 
 
 # Stops
@@ -273,7 +273,7 @@ def test_a_student_comes_back_from_a_folder_with_the_same_bits(four_classes, tea
     card = (tmp_path / "own" / "README.md").read_text()
     assert (
         f"top-1 {own.metrics['top1']:.2f} %" in card
-        and "taught by Tiny (rgb)" in card
+        and "distilled from Tiny (rgb)" in card
         and f"torch {torch.__version__.split('+')[0]}" in card
     )
     assert "fresh_crd (weight 0.8)" in card and card.startswith("---\n")

@@ -13,7 +13,6 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.representation import Representation
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import prepare
 from contrastill.objectives.doubt import doubt_scale, mean_doubt
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
@@ -24,7 +23,7 @@ from contrastill.training.assemble import assemble, open_loader, open_split
 def prepared(config):
     """The transfer of a config as the first step finds it."""
     parts = assemble(config)
-    prepare(parts.transfer, parts.train)
+    parts.transfer.prepare(parts.train)
     return parts.transfer
 
 
@@ -146,10 +145,10 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
                 for teacher in transfer.teachers
             ]
         for term, full in (("kd", 0.95), ("wttm", 0.9)):
-            found = [objective.scale for objective in transfer.terms[term].objectives]
-            assert found == pytest.approx([min(1, naive_doubt(logits) / full) for logits in outputs], rel=1e-4)
-        scales.append(found)
-        assert found[0] != pytest.approx(found[1], rel=1e-3)
+            measured = [objective.scale for objective in transfer.terms[term].objectives]
+            assert measured == pytest.approx([min(1, naive_doubt(logits) / full) for logits in outputs], rel=1e-4)
+        scales.append(measured)
+        assert scales[0] != pytest.approx(scales[1], rel=1e-3)
         assert str(transfer).count("teacher 0: × 0.") == str(transfer).count("teacher 1: × 0.") == 2
     assert scales[0] == pytest.approx(scales[1], rel=1e-5)
 
@@ -196,12 +195,11 @@ def test_a_run_that_died_goes_on_with_the_same_scale(settings, tmp_path, monkeyp
 RANK = """
 import sys, torch
 from contrastill.core.config.loading import load_config
-from contrastill.core.teachers.live import prepare
 from contrastill.training.assemble import assemble
 rank, folder, name, *overrides = int(sys.argv[1]), *sys.argv[3:]
 for views in ([], ["train.views=2"]):
     parts = assemble(load_config(name, [*overrides, *views]))
-    prepare(parts.transfer, parts.train)
+    parts.transfer.prepare(parts.train)
     transfer = parts.transfer
     scales = [[objective.scale for objective in transfer.terms[term].objectives] for term in ("kd", "wttm")]
     torch.save((scales, str(transfer)), f"{folder}/{len(views)}-{rank}.pt")

@@ -14,10 +14,12 @@ from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.accuracy import evaluate
 from contrastill.training.checkpoint import checkpoints, load_checkpoint, load_newest
-from contrastill.training.engine import evaluate, fit
+from contrastill.training.engine import fit
 from contrastill.training.schedule import learning_rate
 
 
@@ -108,15 +110,17 @@ def test_a_finished_run_trains_no_further(tmp_path):
     data, run = Blobs(), Run(tmp_path)
     first = fit(crd_transfer(data), data, data, config(), run=run, progress=False)
     data.served = 0
-    kept = checkpoints(run.checkpoints)
+    remaining = checkpoints(run.checkpoints)
     shutil.copytree(
-        kept[-1], run.checkpoints / "step-00000001"
+        remaining[-1], run.checkpoints / "step-00000001"
     )  # left by a kill between the last save and the removal of older ones
-    shutil.copytree(kept[-1], run.checkpoints / "step-00009999")  # damaged, and newer than the one that is gone on from
+    shutil.copytree(
+        remaining[-1], run.checkpoints / "step-00009999"
+    )  # damaged, and newer than the one that is gone on from
     (run.checkpoints / "step-00009999" / "model.safetensors").write_bytes(b"cut off")
     again = fit(crd_transfer(data), data, data, config(), run=run, progress=False)
     assert again.last == first.last and data.served == 1
-    assert checkpoints(run.checkpoints) == [*kept, run.checkpoints / "step-00009999"]
+    assert checkpoints(run.checkpoints) == [*remaining, run.checkpoints / "step-00009999"]
 
 
 class Explodes(Objective):

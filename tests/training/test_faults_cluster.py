@@ -13,7 +13,7 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import configs_folder
 from contrastill.core.errors import ContrastillError
 from contrastill.datasets.io import file_workers
-from contrastill.training import assemble
+from contrastill.training import accelerator
 from contrastill.training.checkpoint import checkpoints
 from contrastill.training.processes import others_may_end
 
@@ -64,26 +64,26 @@ def _signalled_worker():
 def test_the_timeout_reaches_the_processes(monkeypatch, tmp_path):
     from contrastill.core.config.loading import load_config
 
-    given = {}
-    monkeypatch.setattr(assemble, "Accelerator", lambda **options: given.update(options))
+    options = {}
+    monkeypatch.setattr(accelerator, "Accelerator", lambda **keywords: options.update(keywords))
     (tmp_path / "a.h5").touch()
-    assemble.prepare_accelerator(
+    accelerator.prepare_accelerator(
         load_config(
             "teachers/cifar100", ["data.name=packed", f"data.path={tmp_path / 'a.h5'}", "train.timeout_minutes=45"]
         )
     )
-    assert given["kwargs_handlers"][0].timeout == timedelta(minutes=45)
+    assert options["kwargs_handlers"][0].timeout == timedelta(minutes=45)
 
 
 @pytest.mark.parametrize("code,requeued", [(0, False), (1, False), (138, True), (143, True)])
 def test_the_slurm_script_trains_and_goes_back_into_the_queue(tmp_path, code, requeued):
     """SLURM's own commands are stood in for: srun runs one task and says what it was asked to run."""
     assert subprocess.run(["bash", "-n", SBATCH], check=True).returncode == 0
-    said = tmp_path / "said"
+    log = tmp_path / "said"
     for name, text in {
         "srun": f'while [ "${{1#--}}" != "$1" ]; do shift; done; SLURM_PROCID=1 SLURM_LOCALID=1 "$@"; exit {code}',
         "python": 'printf "%s\\n" "$MASTER_ADDR:$MASTER_PORT $RANK/$WORLD_SIZE local '
-        f'$LOCAL_RANK/$LOCAL_WORLD_SIZE" "$@" > {said}',
+        f'$LOCAL_RANK/$LOCAL_WORLD_SIZE" "$@" > {log}',
         "scontrol": f'if [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else printf '
         '"node-7\\nnode-8\\n"; fi',
     }.items():
@@ -100,7 +100,7 @@ def test_the_slurm_script_trains_and_goes_back_into_the_queue(tmp_path, code, re
     (tmp_path / "a b.h5").touch()
     arguments = ["teachers/cifar100", "data.name=packed", f"data.path={tmp_path / 'a b.h5'}", f"out={tmp_path / 'run'}"]
     assert subprocess.run(["bash", SBATCH, *arguments], env=environment, cwd=tmp_path).returncode == code
-    first, *program = said.read_text().splitlines()
+    first, *program = log.read_text().splitlines()
     assert first == "node-7:20345 1/8 local 1/4"
     assert program[:2] == ["-m", "contrastill"] and program[2:] == ["train", *arguments]
     assert main([*program[2:], "--dry-run"]) == 0

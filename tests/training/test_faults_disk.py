@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from contrastill.cli.main import main
+from contrastill.core.atomic import write_text
 from contrastill.core.full_disk import FullDisk, room_for
-from contrastill.core.run import Run, write_text
+from contrastill.core.run import Run
 from contrastill.training import checkpoint
 from contrastill.training import run as run_module
 from contrastill.training.checkpoint import Position, Snapshot, checkpoints, load_newest, save_checkpoint
@@ -47,12 +48,12 @@ def test_a_checkpoint_without_room_leaves_the_last_one(tmp_path, monkeypatch):
         save_file(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    said = (
+    message = (
         rf"checkpoint step-00000002 could not be written to {tmp_path} \(No space left on device\): 0.4 MB are "
         r"needed and .* are free; "
     )
     with pytest.raises(
-        FullDisk, match=said + rf"the last checkpoint, {tmp_path}/step-00000001, is intact: make room"
+        FullDisk, match=message + rf"the last checkpoint, {tmp_path}/step-00000001, is intact: make room"
     ) as caught:
         save_checkpoint(tmp_path, _snapshot(2), keep=2)
     assert caught.value.exit_code == 1 and _everything(tmp_path) == before
@@ -118,15 +119,15 @@ def test_a_training_without_room_says_so_and_goes_on_with_room(
     ]
 
     def refused(says):
-        said = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert re.search(
-            rf"^contrastill: {says} could not be written to {out}.* are needed and .* are free; ", said, re.MULTILINE
-        ), said
+            rf"^contrastill: {says} could not be written to {out}.* are needed and .* are free; ", message, re.MULTILINE
+        ), message
         assert (
             not [name for name in _everything(out) if name.endswith(".tmp") or name == "student.safetensors"]
-            and "Traceback" not in said
+            and "Traceback" not in message
         )
-        return said
+        return message
 
     with files_up_to(200_000):
         assert main(command) == 1

@@ -47,12 +47,12 @@ def free_port():
 def test_a_killed_process_stops_the_other_and_one_alone_goes_on(short_training, tmp_path, capsys):
     out, port = tmp_path / "two", free_port()
     processes = [start(rank, port, [*short_training, f"out={out}"], signal.SIGKILL if rank else 0) for rank in (0, 1)]
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
     assert processes[1].returncode == -signal.SIGKILL
-    assert processes[0].returncode == 1 and "Traceback" not in said[0]
+    assert processes[0].returncode == 1 and "Traceback" not in errors[0]
     assert (
         "contrastill: another process of this training ended: its own output says why; the same command goes on from"
-        in said[0]
+        in errors[0]
     )
     assert checkpoints(out / "checkpoints")[-1].name == "step-00000004"
     # Another number of processes: batches are shared out anew, and a position is in batches of all.
@@ -71,11 +71,11 @@ def test_a_process_that_hangs_is_given_up_after_the_timeout(short_training, tmp_
         )
         for rank in (0, 1)
     ]
-    said = processes[0].communicate(timeout=120)[1]
+    errors = processes[0].communicate(timeout=120)[1]
     processes[1].kill()
     processes[1].communicate()
-    assert processes[0].returncode == 1 and "Traceback" not in said
+    assert processes[0].returncode == 1 and "Traceback" not in errors
     assert (
         "another process of this training said nothing for train.timeout_minutes=0.1 minutes: raise it if a "
-        "process may be busy" in said
+        "process may be busy" in errors
     )

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from contrastill.core.config.loading import load_config
-from contrastill.core.fingerprint import network_hash
+from contrastill.core.fingerprint import network_fingerprint
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.transfer import Term, Transfer
-from contrastill.ensemble.batched import Batched
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.models.build import build_network
 from contrastill.objectives.kd import KD
 from contrastill.training.assemble import assemble
@@ -36,7 +37,7 @@ def images(count=2, side=32):
     }
 
 
-def taught(module):
+def trained_statistics(module):
     """The module with BatchNorms as they are after a training: no statistic is 0 or 1."""
     generator = torch.Generator().manual_seed(3)
     for norm in module.modules():
@@ -54,17 +55,19 @@ def taught(module):
 def teacher(name):
     torch.manual_seed(0)
     network = build_network(name, num_classes=10).freeze()
-    taught(network.module)
+    trained_statistics(network.module)
     return network
 
 
 def own(module, embedding=None, maps=()):
-    return Network(taught(module), taps=Taps(embedding, maps), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).freeze()
+    return Network(
+        trained_statistics(module), taps=Taps(embedding, maps), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).freeze()
 
 
 def values(network, batch):
-    said = network(batch)
-    return [value for value in (said.logits, said.embedding, *said.maps) if value is not None]
+    outputs = network(batch)
+    return [value for value in (outputs.logits, outputs.embedding, *outputs.maps) if value is not None]
 
 
 def norms(network):
@@ -82,14 +85,18 @@ def test_a_folded_network_says_the_same(name):
     # Other images than the ones it was checked on.
     side = 64 if "torchvision" in name or "timm" in name else 32
     seen, others = images(side=side), {"rgb": 255 - images(3, side)["rgb"]}
-    before, hashed, names = values(network, others), network_hash(network, ()), set(dict(network.named_modules()))
+    before, hashed, names = (
+        values(network, others),
+        network_fingerprint(network).hash(()),
+        set(dict(network.named_modules())),
+    )
     folded = fold_batchnorm(network, seen)
     assert (len(folded), norms(network)) == (folds, there - folds)
     assert close(before, values(network, others)) and not network.training
     assert names <= set(dict(network.named_modules())) and not any(
         parameter.requires_grad for parameter in network.parameters()
     )
-    assert network_hash(network, ()) != hashed
+    assert network_fingerprint(network).hash(()) != hashed
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": True}, {"groups": 2}, {"padding_mode": "reflect"}])
@@ -207,14 +214,16 @@ def test_a_network_that_gives_nothing_to_compare_is_left_alone():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")
 def test_a_network_that_shows_no_modules_is_left_alone():
     torch.manual_seed(1)
-    scripted = torch.jit.script(taught(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval())
+    scripted = torch.jit.script(trained_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval())
     network = Network(scripted, taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).freeze()
     before = values(network, images())
     assert fold_batchnorm(network, images()) == [] and all(map(torch.equal, before, values(network, images())))
 
 
 def test_training_flags_and_generators_are_as_before():
-    network = Network(taught(Wired("alone")), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)).train()
+    network = Network(
+        trained_statistics(Wired("alone")), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)
+    ).train()
     mean, state = network.module.bn.running_mean.clone(), torch.get_rng_state()
     norm = network.module.bn
     fold_batchnorm(network, images())
@@ -259,22 +268,22 @@ def test_precision_holds_in_a_transfer_however_teachers_are_asked():
     student, batch = build_network("resnet8", num_classes=10), {**images(4), "index": torch.arange(4)}
     expected = values(teacher("resnet8").compute_in("bf16"), images(4))[0]
     teachers = [teacher("resnet8").compute_in("bf16") for _ in range(2)]
-    for look in (None, Batched()):
-        transfer = Transfer(teachers, student, {"kd": Term([KD(), KD()])}, look=look)
-        said = transfer.teachers_say(batch)
-        assert all(one.logits.dtype == torch.float32 for one in said)
-        torch.testing.assert_close(said[1].logits, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
-        assert not torch.equal(said[1].logits, values(teacher("resnet8"), images(4))[0])
+    for source in (None, BatchedTeachers(teachers)):
+        transfer = Transfer(teachers, student, {"kd": Term([KD(), KD()])}, source=source)
+        outputs = transfer.teacher_outputs(batch)
+        assert all(teacher_outputs.logits.dtype == torch.float32 for teacher_outputs in outputs)
+        torch.testing.assert_close(outputs[1].logits, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+        assert not torch.equal(outputs[1].logits, values(teacher("resnet8"), images(4))[0])
 
 
 def test_the_config_folds_and_sets_the_precision_of_teachers_alone(tmp_path):
-    given = ["data.train_samples=40", "data.test_samples=20", "teachers.0.weights=null", f"out={tmp_path}"]
+    overrides = ["data.train_samples=40", "data.test_samples=20", "teachers.0.weights=null", f"out={tmp_path}"]
     parts = assemble(
-        load_config("compression/rooms_crd", [*given, "train.fold_teachers=true", "train.teacher_precision=bf16"])
+        load_config("compression/rooms_crd", [*overrides, "train.fold_teachers=true", "train.teacher_precision=bf16"])
     )
     (folded,), student = parts.transfer.teachers, parts.transfer.student
     assert (norms(folded), folded.precision, norms(student), student.precision) == (0, torch.bfloat16, 9, None)
-    plain = assemble(load_config("compression/rooms_crd", given)).transfer.teachers[0]
+    plain = assemble(load_config("compression/rooms_crd", overrides)).transfer.teachers[0]
     assert (norms(plain), plain.precision) == (21, None)
     batch = next(iter(parts.train.epoch(0)))
     assert close(values(plain, batch), values(folded.compute_in(None), batch))

@@ -15,7 +15,8 @@ from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import describe
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
@@ -44,8 +45,8 @@ FRESH = {
 # One teacher, one modality: the objectives of the folder objectives/.
 NAMES = sorted(
     name
-    for name, found in OBJECTIVES.items()
-    if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives"
+    for name, objective in OBJECTIVES.items()
+    if objective.needs_teacher and Path(inspect.getfile(objective)).parent.name == "objectives"
 )
 
 

@@ -22,8 +22,9 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
-from contrastill.core.transfer import Term, Transfer
-from contrastill.ensemble.batched import Batched
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
+from contrastill.ensemble.batched import BatchedTeachers
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.training.compiled import compiled
@@ -58,7 +59,7 @@ def _command(path, out, *more):
 def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
     command = ["train", "compression/imagenet_crd", "data.path=/imagenet", "--dry-run"]
     assert main(command) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         "model: torchvision/resnet34",
         "weights: pretrained",
@@ -67,7 +68,7 @@ def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
         "weight: 0.8",
         "temperature: 0.07",
     ):
-        assert line in said
+        assert line in output
     for line in (
         "lr: 0.1",
         "batch_size: 256",
@@ -80,10 +81,10 @@ def test_the_config_is_the_paper_s_for_both_pairs_and_layouts(capsys):
         "momentum: 0.9",
         "compile: false",
     ):
-        assert f"  {line}\n" in said
+        assert f"  {line}\n" in output
     assert main([*command, "data.name=webdataset", "data.train=train-{000000..000146}.tar", "train.compile=true"]) == 0
-    said = capsys.readouterr().out
-    assert "train: train-{000000..000146}.tar" in said and "compile: true" in said
+    output = capsys.readouterr().out
+    assert "train: train-{000000..000146}.tar" in output and "compile: true" in output
     pair = [
         "teachers.0.model=torchvision/resnet50",
         "student.model=timm/mobilenetv1_100",
@@ -158,7 +159,7 @@ def _network(module=None):
     return Network(module or Small(), taps=taps, preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
 
 
-def _transfer(*, logits=True, look=None):
+def _transfer(*, logits=True, batched=False):
     torch.manual_seed(0)
     teacher, student = _network(), _network()
     spec = describe(student, {name: value[:2] for name, value in next(Batches().epoch(0)).items()})
@@ -169,7 +170,7 @@ def _transfer(*, logits=True, look=None):
     terms = {"crd": crd, "attention": Term(maps, 1.0)} | (
         {"cross_entropy": CrossEntropy(), "kd": KD()} if logits else {}
     )
-    return Transfer([teacher], student, terms, look=look)
+    return Transfer([teacher], student, terms, source=BatchedTeachers([teacher]) if batched else None)
 
 
 def _losses(transfer, **options):
@@ -223,7 +224,7 @@ def test_a_compiled_network_gives_no_gradient_to_what_is_not_read(without_code):
 
 def test_compiled_teachers_answer_one_by_one():
     with pytest.raises(UsageError, match="train.compile compiles each teacher by itself, and ensemble.batched"):
-        _losses(_transfer(look=Batched()), compile=True)
+        _losses(_transfer(batched=True), compile=True)
 
 
 @pytest.mark.skipif(
@@ -280,7 +281,7 @@ def any_precision():
 def test_bf16_is_the_teachers_too_and_the_loss_stays_finite(any_precision):
     transfer = _transfer()
     seen = []
-    transfer.teachers[0].register_forward_hook(lambda *said: seen.append(said[2].logits.dtype))
+    transfer.teachers[0].register_forward_hook(lambda *output: seen.append(output[2].logits.dtype))
     losses = _losses(transfer, precision="bf16")
     assert set(seen) == {torch.bfloat16} and all(np.isfinite(loss) for loss in losses)
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -12,12 +12,14 @@ from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.representation import Network, Preprocess, Representation, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.ab import AB
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.factor import Factor
 from contrastill.objectives.fsp import FSP
-from contrastill.training.engine import fit, learning_rate
+from contrastill.training.engine import fit
+from contrastill.training.schedule import learning_rate
 
 
 class Batches:
@@ -65,9 +67,9 @@ def transfer(*objectives):
     return Transfer([network(7)], network(1), {"cross_entropy": CrossEntropy(), **built})
 
 
-def train(made, run=None, data=None, **options):
+def train(fresh, run=None, data=None, **options):
     options = {"epochs": 2, "lr": 0.05, "initial_epochs": 2, "checkpoint_every_steps": 1, **options}
-    return fit(made, data or Batches(), None, TrainConfig(**options), run=run, progress=False)
+    return fit(fresh, data or Batches(), None, TrainConfig(**options), run=run, progress=False)
 
 
 def copied(module):
@@ -80,17 +82,17 @@ def moved(module, before):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_paraphraser_learns_first_and_alone_then_stays(precision, monkeypatch, any_precision):
-    made = transfer(Factor)
-    student, objective = made.student, made.terms["factor"].objectives[0]
+    fresh = transfer(Factor)
+    student, objective = fresh.student, fresh.terms["factor"].objectives[0]
     seen = {}
-    enter = type(made).enter
+    enter = type(fresh).enter
 
     def spied(self, stage, batch):
         seen[stage] = (copied(student), copied(objective))
         enter(self, stage, batch)
 
-    monkeypatch.setattr(type(made), "enter", spied)
-    result = train(made, precision=precision)
+    monkeypatch.setattr(type(fresh), "enter", spied)
+    result = train(fresh, precision=precision)
     assert not moved(student, seen["initial"][0]) - moved(student, seen["main"][0])
     first_stage = {name for name, value in seen["main"][1].items() if not torch.equal(value, seen["initial"][1][name])}
     assert {name.split(".")[0] for name in first_stage} == {"paraphraser", "decoder"}
@@ -107,16 +109,16 @@ def test_the_paraphraser_learns_first_and_alone_then_stays(precision, monkeypatc
 
 @pytest.mark.parametrize("objective", [AB, FSP])
 def test_the_encoder_learns_first_and_the_classifier_after_it(objective):
-    made = transfer(objective)
-    before = copied(made.student)
-    made.enter("initial", next(Batches().epoch(0)))
-    assert not made.student.module[7].weight.requires_grad and made.student.module[0].weight.requires_grad
-    result = train(made)
-    assert {"module.0.weight", "module.7.weight"} <= moved(made.student, before)
-    assert made.student.module[7].weight.requires_grad
+    fresh = transfer(objective)
+    before = copied(fresh.student)
+    fresh.enter("initial", next(Batches().epoch(0)))
+    assert not fresh.student.module[7].weight.requires_grad and fresh.student.module[0].weight.requires_grad
+    result = train(fresh)
+    assert {"module.0.weight", "module.7.weight"} <= moved(fresh.student, before)
+    assert fresh.student.module[7].weight.requires_grad
     assert (
         result.last["loss"] == pytest.approx(result.last["cross_entropy"])
-        and type(made.terms[objective.__name__.lower()].objectives[0]).only_initial
+        and type(fresh.terms[objective.__name__.lower()].objectives[0]).only_initial
     )
 
 
@@ -148,10 +150,10 @@ def test_a_weight_that_rises():
 
 
 def test_a_rising_weight_is_what_the_loss_has():
-    made = Transfer([], network(1), {"cross_entropy": Term(CrossEntropy(), 2.0, warmup=0.5)})
+    fresh = Transfer([], network(1), {"cross_entropy": Term(CrossEntropy(), 2.0, warmup=0.5)})
     batch = next(Batches().epoch(0))
-    full, made.progress = made.eval()(batch).loss, 0.125
-    assert made(batch).loss.item() == pytest.approx(full.item() / 4)
+    full, fresh.progress = fresh.eval()(batch).loss, 0.125
+    assert fresh(batch).loss.item() == pytest.approx(full.item() / 4)
 
 
 def test_stages_that_make_no_sense_are_refused():
@@ -169,7 +171,7 @@ def any_precision():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def said(seed, *shapes):
+def outputs_of(seed, *shapes):
     generator = torch.Generator().manual_seed(seed)
     return Representation(
         maps=tuple(torch.randn(*shape, dtype=torch.float64, generator=generator).clamp_min(-0.3) for shape in shapes)
@@ -194,7 +196,7 @@ def check(objective: Objective, ours, naive, student):
 
 def test_ab_is_the_naive_one():
     objective = AB([(3, 4), (2, 3)], pairs=((0, 0), (1, 1)), margin=0.7).double()
-    student, teacher = learning(said(0, (3, 3, 4, 4), (3, 2, 2, 2))), said(1, (3, 4, 4, 4), (3, 3, 4, 4))
+    student, teacher = learning(outputs_of(0, (3, 3, 4, 4), (3, 2, 2, 2))), outputs_of(1, (3, 4, 4, 4), (3, 3, 4, 4))
     naive = 0.0
     for place, factor in ((0, 0.5), (1, 1.0)):
         response = objective.connectors[place](student.maps[place])
@@ -214,19 +216,19 @@ def test_ab_is_the_naive_one():
 
 def test_fsp_is_the_naive_one():
     student, teacher = (
-        learning(said(0, (2, 3, 4, 4), (2, 2, 2, 2), (2, 2, 2, 2))),
-        said(1, (2, 3, 4, 4), (2, 2, 4, 4), (2, 2, 2, 2)),
+        learning(outputs_of(0, (2, 3, 4, 4), (2, 2, 2, 2), (2, 2, 2, 2))),
+        outputs_of(1, (2, 3, 4, 4), (2, 2, 4, 4), (2, 2, 2, 2)),
     )
 
     def matrices(maps):
-        found = []
+        epochs_seen = []
         for one, other in zip(maps, maps[1:], strict=False):
             side = min(one.shape[2], other.shape[2])
             one, other = (torch.nn.functional.adaptive_avg_pool2d(value, side) for value in (one, other))
-            found.append([[[sum(one[b, i, h, w] * other[b, j, h,
+            epochs_seen.append([[[sum(one[b, i, h, w] * other[b, j, h,
                 w] for h in range(side) for w in range(side)) / side**2 for j in range(2)]
                            for i in range(one.shape[1])] for b in range(2)])  # fmt: skip
-        return found
+        return epochs_seen
 
     naive = 0.0
     for ours, theirs in zip(matrices(student.maps), matrices(teacher.maps), strict=True):
@@ -240,7 +242,7 @@ def test_fsp_is_the_naive_one():
 def test_factor_is_the_naive_one():
     torch.manual_seed(0)
     objective = Factor(3, 4, rate=0.5, pair=(0, 0)).double()
-    student, teacher = learning(said(0, (2, 3, 4, 4))), said(1, (2, 4, 4, 4))
+    student, teacher = learning(outputs_of(0, (2, 3, 4, 4))), outputs_of(1, (2, 4, 4, 4))
     code = objective.paraphraser(teacher.maps[0])
     assert code.shape == (2, 2, 4, 4)
     again = objective.decoder(code)

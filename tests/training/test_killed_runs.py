@@ -72,10 +72,10 @@ def assert_same_run(one, other):
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
     for name in (file for file in files if file.suffix == ".safetensors"):
-        expected, found = load_file(one / name), load_file(other / name)
-        assert expected.keys() == found.keys()
+        expected, actual = load_file(one / name), load_file(other / name)
+        assert expected.keys() == actual.keys()
         for key, value in expected.items():
-            assert value.equal(found[key]), (name, key)
+            assert value.equal(actual[key]), (name, key)
     rows = [
         [
             {key: value for key, value in json.loads(line).items() if key not in TIMES}
@@ -94,16 +94,16 @@ def test_killed_at_many_points_of_one_run(command, tmp_path):
     for point in ("step:1", "file:6", "step:3", "row:1", "replace:3"):
         assert run(point, arguments, out)[0] == -signal.SIGKILL, point
         assert not (out / "student.safetensors").exists()
-    code, said = run(None, arguments, out)
-    assert code == 0 and "going on at epoch" in said
+    code, output = run(None, arguments, out)
+    assert code == 0 and "going on at epoch" in output
     assert_same_run(whole, out)
 
 
 def test_sigterm_saves_and_exits(command, tmp_path):
     arguments, whole = command
     out = tmp_path / "stopped"
-    code, said = run("term:5", arguments, out)
-    assert code == 143 and "stopped by SIGTERM after epoch 1, batch 2" in said and "Traceback" not in said
+    code, output = run("term:5", arguments, out)
+    assert code == 143 and "stopped by SIGTERM after epoch 1, batch 2" in output and "Traceback" not in output
     # Step 5 is none of those that are saved anyway.
     assert checkpoints(out / "checkpoints")[-1].name == "step-00000005"
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -21,7 +21,8 @@ from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import describe
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
@@ -143,11 +144,11 @@ def waits(profiled):
             yield event.name
             event = event.cpu_parent
 
-    found = [event for event in profiled.events() if event.name in WAITING]
-    inside = [set(ranges(event)) for event in found]
+    waits = [event for event in profiled.events() if event.name in WAITING]
+    inside = [set(ranges(event)) for event in waits]
     return [
         event.name
-        for event, names in zip(found, inside, strict=True)
+        for event, names in zip(waits, inside, strict=True)
         if "step" in names and "on a CPU only" not in names
     ]
 
@@ -213,8 +214,8 @@ def test_every_place_that_is_for_a_cpu_only_is_there_and_asks_for_the_device():
 
 NAMES = sorted(
     name
-    for name, found in OBJECTIVES.items()
-    if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives"
+    for name, waits in OBJECTIVES.items()
+    if waits.needs_teacher and Path(inspect.getfile(waits)).parent.name == "objectives"
 )
 OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight": 1, "projector": "mlp"}}
 
@@ -222,8 +223,8 @@ OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight"
 @pytest.mark.parametrize("name", [*NAMES, *OPTIONS])
 def test_no_objective_waits_in_a_step(name):
     data = split(32)
-    found = OBJECTIVES[name]
-    for stage in ("initial",) * (found.initial_epochs > 0) + ("main",) * (not found.only_initial):
+    waits = OBJECTIVES[name]
+    for stage in ("initial",) * (waits.initial_epochs > 0) + ("main",) * (not waits.only_initial):
         transfer = transfer_of(data, name, stage, **OPTIONS.get(name, {}))
         batches = data.loader(batch_size=16, device="cpu", train=True).epoch(0)
         transfer(next(batches)).loss.backward()

@@ -15,10 +15,12 @@ from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Network, Preprocess, Taps, describe
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.accuracy import evaluate
 from contrastill.training.checkpoint import checkpoints
-from contrastill.training.engine import evaluate, fit
+from contrastill.training.engine import fit
 
 BATCHES, SIZE = 5, 8
 
@@ -117,8 +119,8 @@ def test_stopping_names_the_step_the_objective_and_the_batch(tmp_path, place, ac
         match=rf"since step {6 + place} \(epoch 1, objective bad\).*bad_batch.json.*step-00000005 is from before",
     ):
         train(build(), Batches([(1, place)]), run, accumulation_steps=accumulation, checkpoint_every_steps=5)
-    told = json.loads((run.path / "bad_batch.json").read_text())
-    assert told == {
+    record = json.loads((run.path / "bad_batch.json").read_text())
+    assert record == {
         "step": 6 + place,
         "epoch": 1,
         "batch": place,
@@ -181,7 +183,7 @@ def test_a_skipped_batch_leaves_nothing_behind(tmp_path, how, optimizer, caplog)
 
 def test_skipping_changes_nothing_where_all_is_finite():
     skipping, stopping = build(), build()
-    rows = [train(made, on_nan=policy).history for made, policy in ((skipping, "skip"), (stopping, "stop"))]
+    rows = [train(fresh, on_nan=policy).history for fresh, policy in ((skipping, "skip"), (stopping, "stop"))]
     assert_same(skipping, stopping)
     assert [row["skipped"] for row in rows[0]] == [0, 0] and [row["loss"] for row in rows[0]] == [
         row["loss"] for row in rows[1]

@@ -16,7 +16,8 @@ from contrastill.core.config.loading import load_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Network, Preprocess, Representation, Taps
 from contrastill.core.run import Run
-from contrastill.core.transfer import Term, Transfer
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
@@ -93,12 +94,12 @@ def test_the_training_follows_from_data_batch_optimiser_and_student(arguments, e
 
 @pytest.mark.parametrize(("name", "count"), [("compression/cifar100", 1), ("ensemble/cifar100", 3)])
 def test_the_shipped_configs_of_cifar100_are_the_recipe(name, count):
-    given = [
+    overrides = [
         "data.name=packed",
         "data.path=x.h5",
         *(f"teachers.{number}.{key}" for number in range(count) for key in ("model=resnet20", "weights=x")),
     ]
-    config = load_config(name, given)
+    config = load_config(name, overrides)
     objectives = default_objectives([OWN] * count, LABELLED)
     assert {name: entry.weight for name, entry in config.objectives.items()} == {
         name: entry["weight"] for name, entry in objectives.items()
@@ -361,10 +362,10 @@ def test_the_line_names_terms_weights_and_what_they_decided():
 def test_the_line_says_which_of_several_teachers():
     several = transfer({"kd": Term([KD(full_doubt=0.1) for _ in range(3)], 1)}, teachers=3)
     several.prepare([Outputs(0.98), Outputs(0.5), Outputs(0.99)])
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"kd 1 \(teacher 0: × 0\.2, as (.+) is 0\.980; teacher 2: × 0\.1, as (.+) is 0\.990\)", str(several)
     )
-    assert found and found[1] == found[2]
+    assert match and match[1] == match[2]
 
 
 def test_quiet_says_nothing_and_a_long_line_stays_one(tmp_path, capsys, monkeypatch):

@@ -71,9 +71,9 @@ def test_a_module_whose_classes_are_in_another_order_is_refused(run, tmp_path):
 
 
 def network(tmp_path, classes):
-    made = build_network("resnet8", num_classes=4)
-    made.recipe = {**made.recipe, "classes": classes}
-    save_student(made, tmp_path / "s.safetensors")
+    network = build_network("resnet8", num_classes=4)
+    network.recipe = {**network.recipe, "classes": classes}
+    save_student(network, tmp_path / "s.safetensors")
     return build_network("resnet8", weights=tmp_path / "s.safetensors")
 
 

@@ -470,8 +470,8 @@ def test_rows_wait_for_the_optimiser_step():
     dense = with_rows()
     store = dense.rows[0]
     for module in dense.modules():
-        if hasattr(module, "hold"):
-            module.hold(4, 2)
+        if hasattr(module, "defer"):
+            module.defer(4, 2)
     visit(dense, torch.tensor([1, 5]))
     visit(dense, torch.tensor([0, 2]))
     assert int(store.filled) == 0 and store.draws == 0
@@ -488,7 +488,7 @@ if world > 1:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
 torch.manual_seed(0)
 dense = DenseCRD([(5, 4)], criterion="softmax", num_rows=20, row_positions=3, grids=[(2, 2)], num_samples=12)
-dense.rows[0].hold(-(-5 // world))
+dense.rows[0].defer(-(-5 // world))
 for step in range(2):
     index = torch.tensor([[4, 9, 2, 0, 4], [7, 4, 1, 3, 8]])[step]
     maps = torch.randn(12, 4, 4, 2, generator=torch.Generator().manual_seed(step))[index]

@@ -92,10 +92,10 @@ KEYS = st.sampled_from(
 
 def places(tree, path=()):
     """Paths of everything in a tree."""
-    found = [path] if path else []
+    paths = [path] if path else []
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
-        found += places(value, (*path, key))
-    return found
+        paths += places(value, (*path, key))
+    return paths
 
 
 @st.composite
@@ -119,11 +119,11 @@ def edited(draw):
 
 def check(arguments, folder, capsys):
     code = main([*arguments, "--dry-run"])
-    said = capsys.readouterr()
-    assert code in (0, 2), (code, said.err)
-    assert "Traceback" not in said.err + said.out and "(--debug shows where)" not in said.err
+    output = capsys.readouterr()
+    assert code in (0, 2), (code, output.err)
+    assert "Traceback" not in output.err + output.out and "(--debug shows where)" not in output.err
     if code:
-        assert re.search(r"contrastill: .|Error|Usage", said.err), said.err
+        assert re.search(r"contrastill: .|Error|Usage", output.err), output.err
     assert sorted(os.listdir(folder)) == ["config.yaml", "data.h5"]
 
 

@@ -109,8 +109,8 @@ def test_the_defaults_are_to_the_bit_what_they_were(mode, monkeypatch):
     monkeypatch.undo()
     crd, losses = trained_by_default(mode, torch.float64)
     weights = torch.arange(1, M * D + 1, dtype=torch.float64).view(M, D)
-    found = [*losses.tolist(), float((crd.bank.student * weights).sum()), float((crd.bank.teacher * weights).sum())]
-    assert found == pytest.approx(RECORDED[mode], rel=1e-9)
+    results = [*losses.tolist(), float((crd.bank.student * weights).sum()), float((crd.bank.teacher * weights).sum())]
+    assert results == pytest.approx(RECORDED[mode], rel=1e-9)
 
 
 def test_defaults_ask_the_teacher_nothing():
@@ -216,12 +216,12 @@ def test_a_training_is_that_of_nested_loops(init, momentum, kind, origin):
         slopes = torch.autograd.grad(expected, [student, *naive.parameters.values()])
         naive.update(student, embeddings[index], index)
         loss = crd(student, embeddings[index], index)
-        found = torch.autograd.grad(loss, [student, *crd.parameters()])
+        results = torch.autograd.grad(loss, [student, *crd.parameters()])
         torch.testing.assert_close(loss, expected, **close)
-        for one, other in zip(found, slopes, strict=True):
+        for one, other in zip(results, slopes, strict=True):
             torch.testing.assert_close(one, other, **close)
         with torch.no_grad():
-            for (name, parameter), slope in zip(crd.named_parameters(), found[1:], strict=True):
+            for (name, parameter), slope in zip(crd.named_parameters(), results[1:], strict=True):
                 parameter -= 0.1 * slope
                 naive.parameters[name] -= 0.1 * slope
         for side in ("student", "teacher"):
@@ -257,10 +257,10 @@ def test_the_first_visit_replaces_the_row_and_the_second_averages():
 
 def test_a_step_that_is_not_made_counts_no_visit():
     crd = build(**ALL_THREE)
-    crd.hold(B)
+    crd.defer(B)
     before = {name: value.clone() for name, value in crd.state_dict().items()}
     step(crd, 0)
-    crd.discard()
+    crd.rollback()
     crd.commit()
     crd.eval()
     step(crd, 0)
@@ -460,12 +460,14 @@ def test_a_resumed_training_ends_in_the_bits_of_a_whole_one(four_classes, tmp_pa
     (resumed / "student.safetensors").unlink()
     assert main([*command, f"out={resumed}", "-q"]) == 0
     last = "checkpoints/step-00000009/model.safetensors"
-    expected, found, early = (
+    expected, results, early = (
         load_file(whole / last),
         load_file(resumed / last),
         load_file(whole / "checkpoints/step-00000004/model.safetensors"),
     )
-    assert expected.keys() == found.keys() and all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert expected.keys() == results.keys() and all(
+        torch.equal(value, results[name]) for name, value in expected.items()
+    )
     (visits,) = (name for name in expected if name.endswith("bank.visits"))
     assert expected[visits].tolist() == [3] * 48 and set(early[visits].tolist()) == {1, 2}
 
@@ -483,19 +485,23 @@ CASES = [
         {"bank_init": "teacher_outputs", "bank_momentum": "visits", "teacher_map": "whitened"},
         {"bank_init": "teacher_outputs", "bank_momentum": "visits"},
     )
-    for mode, several, passes in (("all", False, 1), ("shared", False, 2), ("shared", True, 1), ("sampled", True, 1), ("sampled", False, 1))
+    for mode, several, passes in (
+        ("all", False, 1), ("shared", False, 2), ("shared", True, 1), ("sampled", True, 1), ("sampled", False, 1)
+    )
 ]
 
 def steps(mode, several, passes, options, share, **more):
     torch.manual_seed(0)
-    crd = (SharedCRDLoss if several else CRDLoss)(5, [6, 4] if several else 6, targets=torch.arange(61) % 4, num_negatives=9, embed_dim=5, bias=2.0,
+    crd = (SharedCRDLoss if several else CRDLoss)(
+        5, [6, 4] if several else 6, targets=torch.arange(61) % 4, num_negatives=9, embed_dim=5, bias=2.0,
         temperature=0.3, negatives=mode, **options, **more).double()
     dims = (6, 4) if several else (6,)
-    embeddings = [torch.randn(61, dim, generator=torch.Generator().manual_seed(dim), dtype=torch.float64) + 1 for dim in dims]
+    seeded = [(dim, torch.Generator().manual_seed(dim)) for dim in dims]
+    embeddings = [torch.randn(61, dim, generator=generator, dtype=torch.float64) + 1 for dim, generator in seeded]
     crd.prepare(embeddings, [zip(torch.arange(61).split(8), one.split(8)) for one in embeddings])
-    found = {f"start.{name}": value.clone() for name, value in crd.state_dict().items() if name.startswith("bank.")}
+    results = {f"start.{name}": value.clone() for name, value in crd.state_dict().items() if name.startswith("bank.")}
     if passes > 1:
-        crd.hold(9, passes)
+        crd.defer(9, passes)
     # Shares of 5 and 4 samples: the shorter one is filled up with a copy.
     for number, batch in enumerate((9, 9, 8, 4)):
         generator = torch.Generator().manual_seed(number)
@@ -510,10 +516,11 @@ def steps(mode, several, passes, options, share, **more):
                 loss.sum().backward()
                 losses.append(loss.detach())
         crd.commit()
-        found[f"losses.{number}"] = torch.cat(losses)
-        found |= {f"grad.{number}.{name}": parameter.grad.clone() for name, parameter in crd.named_parameters()}
-    found |= {name: value.clone() for name, value in crd.state_dict().items() if name.startswith(("bank.", "embed_teacher"))}
-    return found | {"radius": torch.tensor(crd.bank.radius)}
+        results[f"losses.{number}"] = torch.cat(losses)
+        results |= {f"grad.{number}.{name}": parameter.grad.clone() for name, parameter in crd.named_parameters()}
+    state = {name: value.clone() for name, value in crd.state_dict().items()}
+    results |= {name: value for name, value in state.items() if name.startswith(("bank.", "embed_teacher"))}
+    return results | {"radius": torch.tensor(crd.bank.radius)}
 """
 
 RANK = (
@@ -523,8 +530,8 @@ rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
 for number, case in enumerate(CASES):
     for placement in ("sharded", "replicated"):
-        found = steps(*case, lambda value: value.tensor_split(world)[rank], bank_placement=placement)
-        torch.save(found, f"{folder}/{placement}-{number}-{rank}.pt")
+        results = steps(*case, lambda value: value.tensor_split(world)[rank], bank_placement=placement)
+        torch.save(results, f"{folder}/{placement}-{number}-{rank}.pt")
 torch.distributed.destroy_process_group()
 """
 )
@@ -538,9 +545,9 @@ def test_two_processes_with_rows_dealt_out_or_not_are_one(ranks, tmp_path):
         expected = alone["steps"](*case, lambda value: value)
         assert set(expected["bank.visits"].tolist()) >= {0, 1, 2, 3}
         for placement in ("sharded", "replicated"):
-            found = [torch.load(tmp_path / f"{placement}-{number}-{rank}.pt", weights_only=True) for rank in range(2)]
+            results = [torch.load(tmp_path / f"{placement}-{number}-{rank}.pt", weights_only=True) for rank in range(2)]
             for name, value in expected.items():
-                parts = [one[name] for one in found]
+                parts = [one[name] for one in results]
                 if name.startswith("losses"):
                     together = torch.cat(parts)
                 elif name.startswith("grad"):

@@ -138,12 +138,12 @@ def check_steps(loss, dims=(7,), labelled=True, ahead=False, batches=BATCHES):
         student, teachers, index = batch_of(index, seed, dims)
         each = [naive.losses(student, teacher, index, group) for naive, teacher in zip(naives, teachers, strict=True)]
         expected = sum(values for values, _ in each)
-        found = loss.per_sample(student, teachers, index)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
-        wanted = [student, *loss.parameters()]
+        losses = loss.per_sample(student, teachers, index)
+        torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-10)
+        leaves = [student, *loss.parameters()]
         slopes = [
-            torch.autograd.grad(value.mean(), wanted, allow_unused=True, materialize_grads=True)
-            for value in (found, expected)
+            torch.autograd.grad(value.mean(), leaves, allow_unused=True, materialize_grads=True)
+            for value in (losses, expected)
         ]
         for one, other in zip(*slopes, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
@@ -158,10 +158,10 @@ def check_steps(loss, dims=(7,), labelled=True, ahead=False, batches=BATCHES):
         for naive, teacher in zip(naives, teachers, strict=True):
             naive.store(teacher, index)
             embed, store = loss.embed_teacher[naive.number], loss.rows[naive.number]
-            kept = torch.stack(
+            projected = torch.stack(
                 [embed.reduce(naive.rows[j]) if j in naive.rows else torch.zeros(store.dim).double() for j in range(M)]
             )
-            torch.testing.assert_close(store.embeddings, kept, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(store.embeddings, projected, rtol=1e-12, atol=1e-12)
             assert int(store.filled) == len(naive.order) and store.sample[: len(naive.order)].tolist() == naive.order
         with torch.no_grad():
             for parameter in loss.parameters():
@@ -373,7 +373,7 @@ def test_a_state_that_does_not_fit_is_refused():
 def test_held_passes_are_one_step():
     """What several passes of a step leave is what one pass over the batch leaves; a discarded step leaves nothing."""
     whole, split = build(student_rows="none"), build(student_rows="none")
-    split.hold(6, 3)
+    split.defer(6, 3)
     for seed in range(len(BATCHES)):
         student, teacher, index = step(seed)
         expected = whole.per_sample(student, teacher, index)
@@ -386,10 +386,10 @@ def test_held_passes_are_one_step():
                 )
             ]
             assert same(split.state_dict(), before)
-            (split.commit if keep else split.discard)()
+            (split.commit if keep else split.rollback)()
             torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-12, atol=1e-12)
         assert same(split.state_dict(), whole.state_dict())
-    split.release()
+    split.stop_deferring()
     assert split(*step(0)) == whole(*step(0)) and same(split.state_dict(), whole.state_dict())
 
 
@@ -472,8 +472,8 @@ def test_the_objective_takes_what_it_can_from_the_run():
     assert [type(one) for one in joint] == [JointFreshCRD] and [
         embed.in_features for embed in joint[0].loss.embed_teacher
     ] == [7, 3]
-    apart = FreshCRD.build_each(FreshCRD.Options(student_side="separate"), [setting(), setting(dims=(6, 3))])
-    assert [type(one) for one in apart] == [FreshCRD, FreshCRD]
+    separate = FreshCRD.build_each(FreshCRD.Options(student_side="separate"), [setting(), setting(dims=(6, 3))])
+    assert [type(one) for one in separate] == [FreshCRD, FreshCRD]
     with pytest.raises(UsageError, match="negatives_from=other_class needs labels"):
         FreshCRD.build(FreshCRD.Options(negatives_from="other_class"), setting(None))
     with pytest.raises(UsageError, match="fresh_crd .*the teacher has none"):

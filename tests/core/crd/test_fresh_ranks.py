@@ -49,7 +49,8 @@ def batches(case):
     for number, size in enumerate(SIZES):
         generator = torch.Generator().manual_seed(number)
         batch = {"student": torch.randn(size, 5, generator=generator, dtype=torch.float64)}
-        batch |= {f"teacher.{n}": torch.randn(size, dim, generator=generator, dtype=torch.float64) for n, dim in enumerate(case.get("dims") or [6])}
+        for n, dim in enumerate(case.get("dims") or [6]):
+            batch[f"teacher.{n}"] = torch.randn(size, dim, generator=generator, dtype=torch.float64)
         yield batch | {"index": torch.randint(M, (size,), generator=generator)}
 
 def share(batch, rank, world):
@@ -59,9 +60,9 @@ def share(batch, rank, world):
     return {name: value[-1:] for name, value in batch.items()} | {"is_padding": torch.ones(1, dtype=torch.bool)}
 
 def steps(case, placement, parts):
-    loss, passes, found = build(case, placement), case.get("passes", 1), {}
+    loss, passes, results = build(case, placement), case.get("passes", 1), {}
     if case.get("held", True):
-        loss.hold(9, passes)
+        loss.defer(9, passes)
     for number, batch in enumerate(batches(case)):
         each, logs = [], []
         loss.zero_grad()
@@ -73,15 +74,17 @@ def steps(case, placement, parts):
             each.append(torch.cat((values.detach()[:, None], student.grad), 1) * weight[:, None])
             logs.append(torch.stack([value * weight.sum() for _, value in sorted(loss.logs.items())]))
         loss.commit()
-        found[f"losses.{number}"] = torch.cat(each)
-        found[f"logs.{number}"] = sum(logs)
-        found |= {f"grad.{number}.{name}": parameter.grad.clone() for name, parameter in loss.named_parameters()}
+        results[f"losses.{number}"] = torch.cat(each)
+        results[f"logs.{number}"] = sum(logs)
+        results |= {f"grad.{number}.{name}": parameter.grad.clone() for name, parameter in loss.named_parameters()}
         for place, rows in enumerate(loss.rows):
-            found |= {f"rows.{number}.{place}": rows.embeddings, f"order.{number}.{place}": rows.sample[: int(rows.filled)].clone()}
+            results[f"rows.{number}.{place}"] = rows.embeddings
+            results[f"order.{number}.{place}"] = rows.sample[: int(rows.filled)].clone()
         with torch.no_grad():
             for parameter in loss.parameters():
                 parameter.mul_(0.95).add_(0.02)
-    return found, {name: value.clone() for name, value in loss.state_dict().items()}, sum(len(rows.memory) - 1 for rows in loss.rows)
+    state = {name: value.clone() for name, value in loss.state_dict().items()}
+    return results, state, sum(len(rows.memory) - 1 for rows in loss.rows)
 """
 
 RANK = (
@@ -177,21 +180,20 @@ def test_a_checkpoint_of_shards_goes_on_in_one_place(ranks, tmp_path):
 
 LIVE = """
 import sys, torch
-from contrastill.core.teachers.live import LiveTeacherOutputs, LiveTeachers
-from contrastill.core.transfer import Transfer
+from contrastill.core.teachers.live import LiveTeachers
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
-from contrastill.objectives.cross_entropy import CrossEntropy
 
 def outputs(samples, rank=0, world=1):
     torch.manual_seed(0)
     images = PaddedImages.zeros(samples, 8, 8, 3, dtype=torch.uint8, padding=2)
-    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images.interior[:] = torch.randint(256, images.interior.shape, dtype=torch.uint8, generator=generator)
     data = TensorSplit({"rgb": images}, targets=torch.arange(samples) % 3, num_classes=3, flip=True)
-    teacher, student = build_network("resnet8", num_classes=3), build_network("resnet8", num_classes=3)
+    teacher = build_network("resnet8", num_classes=3).freeze()
     loader = data.loader(batch_size=5, device="cpu", train=True, rank=rank, world=world)
-    live = LiveTeacherOutputs(LiveTeachers(loader, Transfer([teacher], student, {"cross_entropy": CrossEntropy()})), 0)
+    live = LiveTeachers([teacher]).training_outputs(0, loader)
     index, embeddings = zip(*((index, one.embedding) for index, one in live.all({"embedding"})))
     return torch.cat(index), torch.cat(embeddings), live.sample({"embedding"}).embedding
 """

@@ -12,7 +12,8 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
-from contrastill.core.teachers.live import LiveTeacherOutputs, LiveTeachers, prepare
+from contrastill.core.teachers.live import LiveTeachers
+from contrastill.core.teachers.views import LiveTeacherOutputs, TeacherViews
 from contrastill.training import engine
 from contrastill.training.assemble import assemble
 
@@ -22,7 +23,7 @@ TIMES = ("seconds", "samples_per_second")
 def prepared(config):
     """The transfer of a config as the first step finds it."""
     parts = assemble(config)
-    prepare(parts.transfer, parts.train)
+    parts.transfer.prepare(parts.train)
     return parts.transfer
 
 
@@ -77,9 +78,9 @@ def test_rows_are_the_same_from_a_live_teacher_and_from_kept_outputs(settings, t
         ["train.views=2", f"train.teacher_cache={tmp_path / 'kept'}"],
     ):
         for rows in ("auto", "ahead"):
-            kept, other = rows_of(settings, tmp_path / "run", *more, f"objectives.fresh_crd.rows={rows}")
-            assert kept.complete and torch.equal(kept.place, live.place)
-            torch.testing.assert_close(kept.embeddings, values, rtol=1e-5, atol=1e-5)
+            store, other = rows_of(settings, tmp_path / "run", *more, f"objectives.fresh_crd.rows={rows}")
+            assert store.complete and torch.equal(store.place, live.place)
+            torch.testing.assert_close(store.embeddings, values, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close((other.mean, other.scale), (embed.mean, embed.scale), rtol=1e-5, atol=1e-6)
     for more in (["objectives.fresh_crd.rows=auto"], ["objectives.fresh_crd.rows=seen", "train.views=2"]):
         seen, other = rows_of(settings, tmp_path / "run", *more)
@@ -198,14 +199,14 @@ def test_wrong_options_are_refused(settings, tmp_path, capsys, more, message):
         )
         == 2
     )
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"objectives.fresh_crd.{message}" in said and "Traceback" not in said
+    stderr = " ".join(capsys.readouterr().err.split())
+    assert f"objectives.fresh_crd.{message}" in stderr and "Traceback" not in stderr
 
 
 def test_data_whose_samples_cannot_be_chosen_are_refused_by_those_that_choose():
     class Stream:
         num_samples = 48
 
-    live = LiveTeacherOutputs(LiveTeachers(Stream(), None), 0)
+    live = LiveTeacherOutputs(TeacherViews(Stream(), LiveTeachers([])), 0)
     with pytest.raises(UsageError, match=r"give it a method in_order\(view, rows, batch_size\)"):
         live.sample({"embedding"})

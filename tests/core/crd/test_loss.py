@@ -59,13 +59,13 @@ def naive(crd, student, teacher, index, negatives, weights):
     return torch.stack(losses)
 
 
-def assert_same(crd, given, expected, rows=None):
-    student, teacher, index = given
-    wanted = [student, teacher, *crd.parameters()]
-    slopes = torch.autograd.grad(expected.sum(), wanted)
+def assert_same(crd, arguments, expected, rows=None):
+    student, teacher, index = arguments
+    leaves = [student, teacher, *crd.parameters()]
+    slopes = torch.autograd.grad(expected.sum(), leaves)
     loss = crd(student, teacher, index, rows=rows)
     torch.testing.assert_close(loss, expected.sum(), rtol=1e-9, atol=0)
-    for slope, right in zip(torch.autograd.grad(loss, wanted), slopes, strict=True):
+    for slope, right in zip(torch.autograd.grad(loss, leaves), slopes, strict=True):
         torch.testing.assert_close(slope, right, rtol=1e-9, atol=1e-12)
 
 
@@ -74,50 +74,50 @@ def assert_same(crd, given, expected, rows=None):
 @pytest.mark.parametrize("origin", ["other_class", "other_sample"])
 @pytest.mark.filterwarnings("ignore:with temperature")
 def test_all_is_the_expectation_over_every_eligible_row(origin, temperature, bias):
-    crd, given = build("all", origin, temperature=temperature, bias=bias), inputs()
-    rows = [eligible(sample, origin) for sample in given[2].tolist()]
-    expected = naive(crd, *given, rows, [K / len(r) for r in rows])
-    assert_same(crd, given, expected)
+    crd, arguments = build("all", origin, temperature=temperature, bias=bias), inputs()
+    rows = [eligible(sample, origin) for sample in arguments[2].tolist()]
+    expected = naive(crd, *arguments, rows, [K / len(r) for r in rows])
+    assert_same(crd, arguments, expected)
 
 
 @pytest.mark.parametrize("origin", ["other_class", "other_sample"])
 def test_sampled_scores_the_rows_it_drew(origin):
-    crd, given = build("sampled", origin), inputs()
-    index = given[2]
+    crd, arguments = build("sampled", origin), inputs()
+    index = arguments[2]
     drawn = crd.rule.draw(crd.rule.anchors(index, crd.bank.places(index)), crd.draws)
     sample_at = torch.arange(M) if crd.bank.place is None else torch.argsort(crd.bank.place)
     rows = sample_at[drawn].tolist()
     for sample, row in zip(index.tolist(), rows, strict=True):
         assert len(set(row)) == K and set(row) <= set(eligible(sample, origin))
-    assert_same(crd, given, naive(crd, *given, rows, [1.0] * B))
+    assert_same(crd, arguments, naive(crd, *arguments, rows, [1.0] * B))
 
 
 @pytest.mark.parametrize("origin", ["other_class", "other_sample"])
 def test_shared_scores_one_window_for_the_batch(origin):
-    crd, given = build("shared", origin), inputs()
+    crd, arguments = build("shared", origin), inputs()
     at = torch.argsort(crd.bank.place).tolist()
-    found = False
-    student, teacher, index = given
+    repeated_seen = False
+    student, teacher, index = arguments
     for offset in range(M):  # the window is one of the M windows of the order
         window = {at[(offset + k) % M] for k in range(K)}
         rows = [sorted(window & set(eligible(sample, origin))) for sample in index.tolist()]
-        expected = naive(crd, *given, rows, [M / len(eligible(sample, origin)) for sample in index.tolist()])
+        expected = naive(crd, *arguments, rows, [M / len(eligible(sample, origin)) for sample in index.tolist()])
         crd.eval()
         if abs(crd(student, teacher, index) - expected.sum()) < 1e-9:
-            found = True
-            assert_same(crd, given, expected)
-    assert found
+            repeated_seen = True
+            assert_same(crd, arguments, expected)
+    assert repeated_seen
 
 
 @pytest.mark.parametrize("mode", ["all", "shared", "sampled"])
 @pytest.mark.parametrize("repeated", [False, True])
 def test_rows_given_by_hand_are_scored_as_given(mode, repeated):
-    crd, given = build(mode), inputs()
+    crd, arguments = build(mode), inputs()
     generator = torch.Generator().manual_seed(5)
     rows = torch.stack([torch.randperm(M, generator=generator)[:K] for _ in range(B)])
     if repeated:
         rows[2, 3] = rows[2, 1]
-    assert_same(crd, given, naive(crd, *given, rows.tolist(), [1.0] * B), rows)
+    assert_same(crd, arguments, naive(crd, *arguments, rows.tolist(), [1.0] * B), rows)
 
 
 @pytest.mark.parametrize("given_rows", [False, True])
@@ -152,10 +152,10 @@ def test_many_chunks_add_up(monkeypatch, mode):
 
 @pytest.mark.parametrize("origin, name", [("other_sample", "mi_bound"), ("other_class", "score")])
 def test_the_bound_on_mutual_information(origin, name):
-    crd, given = build("all", origin), inputs()
-    rows = [eligible(sample, origin) for sample in given[2].tolist()]
-    sides = naive(crd, *given, rows, [K / len(r) for r in rows])
-    crd(*given)
+    crd, arguments = build("all", origin), inputs()
+    rows = [eligible(sample, origin) for sample in arguments[2].tolist()]
+    sides = naive(crd, *arguments, rows, [K / len(r) for r in rows])
+    crd(*arguments)
     for side, loss in zip(("student", "teacher"), sides, strict=True):
         bound = crd.logs[f"{name}_{side}"]
         torch.testing.assert_close(bound, math.log(K) - loss.detach())

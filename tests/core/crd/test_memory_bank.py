@@ -140,9 +140,9 @@ def test_deepcopy_after_a_step_is_independent(mode):
     crd = build(mode)
     step(crd, 1).backward()
     twin = copy.deepcopy(crd)
-    kept = crd.bank.student
+    before = crd.bank.student
     assert torch.equal(step(twin, 2), step(copy.deepcopy(crd), 2))
-    assert torch.equal(crd.bank.student, kept) and not torch.equal(twin.bank.student, kept)
+    assert torch.equal(crd.bank.student, before) and not torch.equal(twin.bank.student, before)
 
 
 RANK = """

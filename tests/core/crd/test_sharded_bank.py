@@ -30,10 +30,11 @@ def steps(mode, labelled, gathered, several, share, passes=1, **options):
     torch.manual_seed(0)
     targets = {"targets": torch.arange(61) % 4} if labelled else {"num_samples": 61}
     shape = (5, [6, 6]) if several else (5, 6)
-    crd = (SharedCRDLoss if several else CRDLoss)(*shape, **targets, num_negatives=9, embed_dim=16, negatives=mode, **options).double()
-    found = {}
+    options |= {"num_negatives": 9, "embed_dim": 16, "negatives": mode}
+    crd = (SharedCRDLoss if several else CRDLoss)(*shape, **targets, **options).double()
+    results = {}
     if passes > 1:
-        crd.hold(9, passes)
+        crd.defer(9, passes)
     for number, batch in enumerate((9, 9, 8)):
         generator = torch.Generator().manual_seed(number)
         values = [torch.randn(batch, size, generator=generator, dtype=torch.float64) for size in (5, 6, 6)]
@@ -47,10 +48,10 @@ def steps(mode, labelled, gathered, several, share, passes=1, **options):
             loss.sum().backward()
             losses.append(torch.cat((loss.detach()[:, None], student.grad), 1))
         crd.commit()
-        found[f"losses.{number}"] = torch.cat(losses)
-        found |= {f"grad.{number}.{name}": parameter.grad.clone() for name, parameter in crd.named_parameters()}
-    found |= {name: value.clone() for name, value in crd.state_dict().items() if name.startswith("bank.")}
-    return found | {"draws": torch.tensor(crd.draws), "held": torch.tensor(crd.bank.rows.shape[1])}
+        results[f"losses.{number}"] = torch.cat(losses)
+        results |= {f"grad.{number}.{name}": parameter.grad.clone() for name, parameter in crd.named_parameters()}
+    results |= {name: value.clone() for name, value in crd.state_dict().items() if name.startswith("bank.")}
+    return results | {"draws": torch.tensor(crd.draws), "held": torch.tensor(crd.bank.rows.shape[1])}
 """
 
 RANK = (
@@ -62,7 +63,8 @@ share = lambda value: value.tensor_split(world)[rank]
 for number, (mode, labelled, gathered) in enumerate(eval(sys.argv[4])):
     for several in (False, True):
         for placement in ("sharded", "replicated"):
-            torch.save(steps(mode, labelled, gathered, several, share, bank_placement=placement), f"{folder}/{placement}-{number}-{several}-{rank}.pt")
+            results = steps(mode, labelled, gathered, several, share, bank_placement=placement)
+            torch.save(results, f"{folder}/{placement}-{number}-{several}-{rank}.pt")
 torch.save(steps("shared", True, False, False, share, passes=2, bank_placement="sharded"), f"{folder}/passes-{rank}.pt")
 torch.distributed.destroy_process_group()
 """
@@ -72,11 +74,11 @@ exec(STEPS, one := {})
 
 
 def assert_equals_one_process(expected, folder, name, world):
-    found = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(world)]
+    results = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(world)]
     for key, value in expected.items():
         if key == "held":
             continue
-        parts = [one[key] for one in found]
+        parts = [one[key] for one in results]
         if key.startswith("losses"):
             together = torch.cat(parts)
         elif key.startswith("grad"):
@@ -87,7 +89,7 @@ def assert_equals_one_process(expected, folder, name, world):
         torch.testing.assert_close(
             together, value, rtol=1e-10, atol=1e-10, msg=lambda text, key=key: f"{name} {key}: {text}"
         )
-    return sum(int(one["held"]) for one in found)
+    return sum(int(one["held"]) for one in results)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -113,10 +115,10 @@ def test_passes_of_one_step_are_one_pass(mode):
 
 def test_a_discarded_step_leaves_no_trace():
     crd = CRDLoss(5, 6, num_samples=M, num_negatives=K, embed_dim=D, negatives="sampled")
-    crd.hold(4)
+    crd.defer(4)
     before = {name: value.clone() for name, value in crd.state_dict().items()}
     crd(torch.randn(4, 5), torch.randn(4, 6), torch.arange(4))
-    crd.discard()
+    crd.rollback()
     crd.commit()
     after = crd.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -135,8 +137,8 @@ def test_rows_of_half_precision_are_near(mode, dtype, bound):
 
     exact, near = run("fp32"), run(dtype)
     assert near[0].dtype == torch.float32 and near[2].dtype != torch.float32
-    for true, found in zip(exact, near, strict=True):
-        assert (found.float() - true).norm() < bound * true.norm()
+    for true, rounded in zip(exact, near, strict=True):
+        assert (rounded.float() - true).norm() < bound * true.norm()
     norms = near[2].float().norm(dim=1)
     assert (norms[:8] - 1).abs().max() < bound
 

@@ -59,13 +59,13 @@ def test_it_is_the_sum_of_single_losses_with_one_student_side(negatives, origin)
         torch.testing.assert_close(ours, naive, rtol=1e-10, atol=0)
         read = [student, shared.embed_student.weight, *(one.weight for one in shared.embed_teacher)]
         got = torch.autograd.grad(ours, read)
-        wanted = torch.autograd.grad(
+        expected = torch.autograd.grad(
             naive,
             [student, *(one.embed_student.weight for one in single), *(one.embed_teacher.weight for one in single)],
         )
-        torch.testing.assert_close(got[0], wanted[0], rtol=1e-9, atol=1e-13)
-        torch.testing.assert_close(got[1], sum(wanted[1:4]), rtol=1e-9, atol=1e-13)
-        for one, other in zip(got[2:], wanted[4:], strict=True):
+        torch.testing.assert_close(got[0], expected[0], rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(got[1], sum(expected[1:4]), rtol=1e-9, atol=1e-13)
+        for one, other in zip(got[2:], expected[4:], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-13)
         for number, one in enumerate(single):
             torch.testing.assert_close(shared.bank.side(f"teacher.{number}"), one.bank.teacher, rtol=1e-12, atol=1e-14)
@@ -133,14 +133,16 @@ rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if world > 1:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
 torch.manual_seed(0)
-crd, rule = SharedCRDLoss(5, [6, 3], num_samples=30, num_negatives=9, embed_dim=16, negatives="sampled", bias=1.0), Gradient()
+options = {"num_negatives": 9, "embed_dim": 16, "negatives": "sampled", "bias": 1.0}
+crd, rule = SharedCRDLoss(5, [6, 3], num_samples=30, **options), Gradient()
 share = lambda values: values.tensor_split(world)[rank]
 for seed in range(3):
     generator = torch.Generator().manual_seed(seed)
     student, first, second, logits = (torch.randn(8, dim, generator=generator) for dim in (5, 6, 3, 4))
     crd(share(student), [share(first), share(second)], share(torch.randperm(30, generator=generator)[:8]))
-    said = Representation(logits=share(logits).requires_grad_())
-    rule([KD(), KD()], said, [Representation(logits=share(first[:, :4])), Representation(logits=share(first[:, 2:]))], {})
+    outputs = Representation(logits=share(logits).requires_grad_())
+    teachers = [Representation(logits=share(values)) for values in (first[:, :4], first[:, 2:])]
+    rule([KD(), KD()], outputs, teachers, {})
 torch.save({"rows": crd.bank.rows, "weights": rule.weights}, f"{folder}/{rank}-of-{world}.pt")
 """
 

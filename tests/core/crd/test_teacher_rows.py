@@ -55,7 +55,7 @@ def test_every_row_is_drawn_equally_often_in_any_company():
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_rows_are_stored_in_the_order_in_which_they_come(refresh):
-    rows, order, kept = TeacherRows(M, DIM, refresh=refresh), [], {}
+    rows, order, values_of = TeacherRows(M, DIM, refresh=refresh), [], {}
     generator = torch.Generator().manual_seed(0)
     for _ in range(12):
         index = torch.randint(M, (5,), generator=generator)
@@ -65,28 +65,28 @@ def test_rows_are_stored_in_the_order_in_which_they_come(refresh):
         assert sample[there].tolist() == [order[(offset + step) % len(order)] for step in range(min(9, len(order)))]
         assert torch.equal(
             rows.read(place)[there],
-            torch.stack([kept[j] for j in sample[there].tolist()] or [torch.zeros(DIM)])[: int(there.sum())],
+            torch.stack([values_of[j] for j in sample[there].tolist()] or [torch.zeros(DIM)])[: int(there.sum())],
         )
         rows.store(index, values)
         old = set(order)
         for sample, row in zip(index.tolist(), values, strict=True):
             order += [sample] * (sample not in order)
             if refresh or sample not in old:
-                kept[sample] = row
-        expected = torch.stack([kept.get(j, torch.zeros(DIM)) for j in range(M)])
+                values_of[sample] = row
+        expected = torch.stack([values_of.get(j, torch.zeros(DIM)) for j in range(M)])
         assert torch.equal(rows.embeddings, expected) and int(rows.filled) == len(order)
     assert len(order) > M - 5
 
 
 def test_held_rows_are_stored_and_draws_move_on_when_told():
     for rows in (TeacherRows(M, DIM), filled()[0], filled(refresh=True)[0]):
-        rows.hold(4, 2)
+        rows.defer(4, 2)
         before, first = copy.deepcopy(rows.embeddings), rows.draw(6)[1]
         for keep in (False, True):
             for part in ([1, 2], [2, 9]):
                 rows.store(torch.tensor(part), torch.full((2, DIM), float(sum(part))))
                 assert torch.equal(rows.embeddings, before) and rows.draws == 0 and torch.equal(rows.draw(6)[1], first)
-            (rows.commit if keep else rows.discard)()
+            (rows.commit if keep else rows.rollback)()
         assert rows.draws == 1
         rows.commit()
         assert rows.draws == 1

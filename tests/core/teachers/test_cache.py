@@ -9,16 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
+from contrastill.core.atomic import create_h5
 from contrastill.core.config.schema import CacheConfig, TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.fingerprint import whole_file
 from contrastill.core.objective import Setting
-from contrastill.core.representation import Representation, describe
+from contrastill.core.representation import describe
 from contrastill.core.run import Run
-from contrastill.core.teachers import cache_shard as cache_files
+from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers.cache import CachedTeachers
 from contrastill.core.teachers.cache_shard import FileRows, MemoryRows
-from contrastill.core.transfer import Term, Transfer, teacher_fields
+from contrastill.core.teachers.live import LiveTeachers
+from contrastill.core.term import Term
+from contrastill.core.transfer import Transfer
 from contrastill.datasets.image_folder import ImageFolder
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages, draw_views
@@ -70,202 +72,218 @@ def loader(data, views=2):
     return data.loader(batch_size=16, device="cpu", seed=5, train=True, views=views)
 
 
+def cached(batches, transfer, *options):
+    """The transfer takes its teacher outputs from this cache from now on."""
+    if isinstance(transfer.source, CachedTeachers):
+        transfer.source = LiveTeachers(transfer.teachers)
+    transfer.source = CachedTeachers(batches, transfer.source, transfer.teacher_needs, *options)
+    return transfer.source
+
+
+def epoch_outputs(transfer, k, start=0):
+    """The batches of an epoch, each with the teachers' outputs."""
+    transfer.source.start_epoch(k)
+    for batch in transfer.source.loader.epoch(k, start):
+        yield batch, transfer.teacher_outputs(batch)
+
+
 def test_what_is_kept_is_what_the_teachers_say_of_the_same_views():
     data = split()
-    made = transfer(data)
-    memory, plain = CachedTeachers(loader(data), made), loader(data)
+    fresh = transfer(data)
+    live = fresh.source
+    cached(loader(data), fresh)
     for epoch in (0, 1, 3):
-        for batch, bare in zip(memory.epoch(epoch), plain.epoch(epoch), strict=True):
-            assert torch.equal(batch["rgb"], bare["rgb"]) and torch.equal(batch["view"], torch.full((16,), epoch % 2))
-            live = teacher_fields(dict(enumerate(made.teachers_say(bare))))
-            assert live.keys() == {name for name in batch if name.startswith("teachers.")} and len(live) == 10
-            for name, value in live.items():
-                torch.testing.assert_close(batch[name], value, rtol=1e-5, atol=1e-6)
-            said = made.teachers_say(batch)
-            assert [type(one) for one in said] == [Representation] * 2 and [len(one.maps) for one in said] == [4, 4]
+        for batch, outputs in epoch_outputs(fresh, epoch):
+            assert torch.equal(batch["view"], torch.full((16,), epoch % 2))
+            expected = live.outputs(batch, (0, 1), fresh.teacher_needs)
+            assert [len(one.maps) for one in outputs] == [4, 4]
+            for one, other in zip(outputs, expected, strict=True):
+                for value, expected_value in zip(one.tensors(), other.tensors(), strict=True):
+                    torch.testing.assert_close(value, expected_value, rtol=1e-5, atol=1e-6)
 
 
 def test_no_teacher_looks_at_a_view_twice():
     data, looks = split(), []
-    made = transfer(data)
-    made.teachers[0].register_forward_hook(lambda *_: looks.append(1))
-    memory = CachedTeachers(loader(data), made)
+    fresh = transfer(data)
+    fresh.teachers[0].register_forward_hook(lambda *_: looks.append(1))
+    cached(loader(data), fresh)
     for epoch in range(6):
-        list(memory.epoch(epoch, start=epoch % 3))
+        list(epoch_outputs(fresh, epoch, start=epoch % 3))
     assert len(looks) == 2 * 3 + 2  # two views of three batches, and a few samples twice, to see that it is not random
 
 
 def test_a_stopped_training_ends_in_the_same_bits(tmp_path):
     config = TrainConfig(epochs=4, lr=0.02, views=2, checkpoint_every_steps=2)
     data = split()
-    whole = transfer(data)
-    fit(whole, CachedTeachers(loader(data), whole), None, config, run=Run(tmp_path / "whole"), progress=False)
 
-    class Stopping(CachedTeachers):
-        def epoch(self, k, start=0):
-            for place, batch in enumerate(super().epoch(k, start), start):
-                if (k, place) == (3, 1):
-                    raise KeyboardInterrupt
-                yield batch
+    def trained(name, stops=False):
+        fresh, batches = transfer(data), loader(data)
+        cached(loader(data), fresh)
+        if stops:
+            epoch = batches.epoch
+            batches.epoch = lambda k, start=0: stopping(epoch(k, start), k, start)
+        fit(fresh, batches, None, config, run=Run(tmp_path / name), progress=False)
+        return fresh.trained_state()
 
-    stopped = transfer(data)
+    def stopping(batches, k, start):
+        for place, batch in enumerate(batches, start):
+            if (k, place) == (3, 1):
+                raise KeyboardInterrupt
+            yield batch
+
+    expected = trained("whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, Stopping(loader(data), stopped), None, config, run=Run(tmp_path / "stopped"), progress=False)
-    resumed = transfer(data)
-    fit(resumed, CachedTeachers(loader(data), resumed), None, config, run=Run(tmp_path / "stopped"), progress=False)
-    wanted = whole.trained_state()
-    assert all(torch.equal(value, wanted[name]) for name, value in resumed.trained_state().items())
+        trained("stopped", stops=True)
+    assert all(torch.equal(value, expected[name]) for name, value in trained("stopped").items())
 
 
 def test_more_than_there_is_room_for_is_refused(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
     data = split()
     with pytest.raises(UsageError, match="take fewer views, or name fewer maps"):
-        list(CachedTeachers(loader(data), transfer(data)).epoch(0))
+        cached(loader(data), transfer(data)).start_epoch(0)
 
 
 def files_of(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.h5"))
 
 
-def same_batches(one, other):
-    for batch, same in zip(one, other, strict=True):
-        assert batch.keys() == same.keys()
-        assert all(torch.equal(batch[field], same[field]) for field in batch)
+def same_outputs(one, other):
+    for (batch, outputs), (other_batch, other_outputs) in zip(one, other, strict=True):
+        assert torch.equal(batch["index"], other_batch["index"])
+        for pair in zip(outputs, other_outputs, strict=True):
+            assert all(map(torch.equal, *(representation.tensors() for representation in pair)))
+            assert len({len(representation.tensors()) for representation in pair}) == 1
 
 
 @pytest.fixture
 def short_files(monkeypatch):
     """Files of 32 samples, so that 48 are in two."""
-    monkeypatch.setattr(cache_files, "ROWS", 32)
+    monkeypatch.setattr(cache_shard, "ROWS", 32)
 
 
 def test_memory_a_folder_and_its_later_readers_hold_the_same_bits(tmp_path, monkeypatch, short_files):
     data = split()
-    made = transfer(data)
+    fresh = transfer(data)
     epochs = {}
     for name, folder in (("memory", None), ("first", tmp_path)):
-        memory = CachedTeachers(loader(data), made, folder)
-        epochs[name] = [list(memory.epoch(k)) for k in range(2)]
-    found = files_of(tmp_path)
+        cached(loader(data), fresh, folder)
+        epochs[name] = [list(epoch_outputs(fresh, k)) for k in range(2)]
+    files = files_of(tmp_path)
     # Two teachers, three parts, two views; of each two files.
-    assert len({name.split("/")[0] for name in found}) == 12 and len(found) == 24
-    look = made.look
+    assert len({name.split("/")[0] for name in files}) == 12 and len(files) == 24
     # But for the few samples by which outputs are compared.
-    monkeypatch.setattr(
-        made,
-        "look",
-        lambda teachers, batch, needs: (
-            look(teachers, batch, needs) if len(batch["rgb"]) == 8 else pytest.fail("a teacher was asked")
-        ),
-    )
-    later = CachedTeachers(loader(data), made, tmp_path)
-    assert later.complete and files_of(tmp_path) == found
+    for teacher in fresh.teachers:
+        teacher.register_forward_pre_hook(
+            lambda _, args: pytest.fail("a teacher was asked") if len(args[0]["rgb"]) != 8 else None
+        )
+    later = cached(loader(data), fresh, tmp_path)
+    assert later.complete and files_of(tmp_path) == files
     # Where memory is short, each batch's rows are read from the files.
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
-    lazy = CachedTeachers(loader(data), made, tmp_path)
-    for memory, kind in ((later, MemoryRows), (lazy, FileRows)):
+    lazy = cached(loader(data), fresh, tmp_path)
+    for source, kind in ((later, MemoryRows), (lazy, FileRows)):
         if kind is MemoryRows:
             monkeypatch.undo()
-            monkeypatch.setattr(cache_files, "ROWS", 32)
+            monkeypatch.setattr(cache_shard, "ROWS", 32)
         else:
             monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000))
+        fresh.source = source
         for k in range(2):
-            again = list(memory.epoch(k))
-            same_batches(epochs["memory"][k], again)
-            same_batches(epochs["first"][k], again)
-        assert all(isinstance(rows, kind) for kept in memory._kept.values() for rows in kept.values())
+            again = list(epoch_outputs(fresh, k))
+            same_outputs(epochs["memory"][k], again)
+            same_outputs(epochs["first"][k], again)
+        assert all(isinstance(rows, kind) for view in source._rows.values() for rows in view.values())
 
 
 def test_what_is_kept_does_not_depend_on_the_batch_size_beyond_its_power_of_two(tmp_path):
     data = split()
-    made = transfer(data)
-    said = [
-        next(CachedTeachers(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), made).epoch(0))
-        for size in (16, 31)
-    ]
-    same = {int(index): place for place, index in enumerate(said[0]["index"])}
-    rows = [(place, same[int(index)]) for place, index in enumerate(said[1]["index"]) if int(index) in same]
-    assert rows
-    for place, other in rows:
-        assert torch.equal(said[1]["teachers.0.embedding"][place], said[0]["teachers.0.embedding"][other])
+    fresh = transfer(data)
+    batches = []
+    for size in (16, 31):
+        cached(data.loader(batch_size=size, device="cpu", seed=5, train=True, views=1), fresh)
+        batch, outputs = next(epoch_outputs(fresh, 0))
+        batches.append((batch["index"].tolist(), outputs[0].embedding))
+    (first_index, first), (index, embeddings) = batches
+    shared = [sample for sample in index if sample in first_index]
+    assert shared
+    for sample in shared:
+        assert torch.equal(embeddings[index.index(sample)], first[first_index.index(sample)])
 
 
 def test_another_seed_other_weights_and_more_views_are_looked_at_and_the_rest_is_read(tmp_path):
-    data, made = split(), transfer(split())
+    data, fresh = split(), transfer(split())
 
     def files_after(seed, views, epochs=1):
-        memory = CachedTeachers(
-            data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), made, tmp_path
-        )
+        source = cached(data.loader(batch_size=16, device="cpu", seed=seed, train=True, views=views), fresh, tmp_path)
         for k in range(epochs):
-            next(memory.epoch(k))
+            source.start_epoch(k)
         return len(files_of(tmp_path))
 
     assert files_after(1, 2) == 6  # two teachers, three parts
     assert files_after(2, 2) == 12
     with torch.no_grad():
-        next(made.teachers[1].parameters()).add_(0.5)
+        next(fresh.teachers[1].parameters()).add_(0.5)
     assert files_after(1, 2) == 15
     assert files_after(1, 3, epochs=2) == 21  # the first view is there, the second is new
-    made.teachers[0].compute_in("bf16")
+    fresh.teachers[0].compute_in("bf16")
     assert files_after(1, 2) == 24
 
 
 def test_a_part_more_is_added_to_what_is_there(tmp_path):
     data = split()
-    made = transfer(data)
-    made.teacher_needs = frozenset({"embedding"})
-    next(CachedTeachers(loader(data), made, tmp_path).epoch(0))
+    fresh = transfer(data)
+    fresh.teacher_needs = frozenset({"embedding"})
+    cached(loader(data), fresh, tmp_path).start_epoch(0)
     before = files_of(tmp_path)
     assert {name.split("-")[0] for name in before} == {"embedding", "logits"}  # logits come for nothing
-    looked = []
-    plain = made.look
+    computed = []
 
-    def look(teachers, batch, needs):
+    def count(_, args):
+        batch, needs = args
         if len(batch["rgb"]) > 8:  # others are those by which outputs are compared
-            looked.append(needs)
-        return plain(teachers, batch, needs)
+            computed.append(needs)
 
-    made.look = look
-    made.teacher_needs = frozenset({"embedding", "maps"})
-    batch = next(CachedTeachers(loader(data), made, tmp_path).epoch(0))
-    assert (
-        set(looked) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path)) and "teachers.1.maps.3" in batch
-    )
+    for teacher in fresh.teachers:
+        teacher.register_forward_pre_hook(count)
+    fresh.teacher_needs = frozenset({"embedding", "maps"})
+    cached(loader(data), fresh, tmp_path)
+    _, outputs = next(epoch_outputs(fresh, 0))
+    assert set(computed) == {frozenset({"maps"})} and set(before) < set(files_of(tmp_path))
+    assert len(outputs[1].maps) == 4
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    data, made = split(), transfer(split())
-    next(CachedTeachers(loader(data, views=1), made, tmp_path).epoch(0))
+    data, fresh = split(), transfer(split())
+    cached(loader(data, views=1), fresh, tmp_path).start_epoch(0)
     path = tmp_path / files_of(tmp_path)[0]
     whole = path.read_bytes()
     for cut in (whole[:1000], whole[:-200], b""):
         path.write_bytes(cut)
         with pytest.raises(ContrastillError, match=f"{path.name}.* is damaged: remove it, and the teacher looks again"):
-            CachedTeachers(loader(data, views=1), made, tmp_path)
+            cached(loader(data, views=1), fresh, tmp_path)
     path.unlink()
-    next(CachedTeachers(loader(data, views=1), made, tmp_path).epoch(0))
+    cached(loader(data, views=1), fresh, tmp_path).start_epoch(0)
     assert path.read_bytes() == whole
 
 
 def test_a_file_that_was_moved_is_not_taken_for_another(tmp_path):
-    data, made = split(), transfer(split())
-    next(CachedTeachers(loader(data, views=1), made, tmp_path).epoch(0))
+    data, fresh = split(), transfer(split())
+    cached(loader(data, views=1), fresh, tmp_path).start_epoch(0)
     one, other = (tmp_path / name for name in files_of(tmp_path) if name.startswith("embedding"))
     one.write_bytes(other.read_bytes())
     with pytest.raises(ContrastillError, match="it is of another teacher or view"):
-        CachedTeachers(loader(data, views=1), made, tmp_path)
+        cached(loader(data, views=1), fresh, tmp_path)
 
 
 def test_rows_are_the_views_of_their_samples(tmp_path):
     """Each row is what the teacher says of that very view: cut here pixel by pixel from the sample, by the draws of
     (seed, view, index).
     """
-    data, made = split(), transfer(split())
-    memory = CachedTeachers(loader(data), made, tmp_path)
+    data, fresh = split(), transfer(split())
+    cached(loader(data), fresh, tmp_path)
     for epoch in (0, 1, 2):
-        for batch in memory.epoch(epoch):
+        for batch, outputs in epoch_outputs(fresh, epoch):
             draws = draw_views(5, epoch % 2, batch["index"], padding=2, flip=True)
             images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
             for place, index in enumerate(batch["index"].tolist()):
@@ -275,8 +293,8 @@ def test_rows_are_the_views_of_their_samples(tmp_path):
                         images[place, :, y, x] = data.images["rgb"].storage[
                             index, y + draws.dy[place], across + draws.dx[place]
                         ]
-            said = made.teachers[1]({"rgb": images}, frozenset({"embedding"})).embedding
-            torch.testing.assert_close(batch["teachers.1.embedding"], said, rtol=1e-5, atol=1e-6)
+            expected = fresh.teachers[1]({"rgb": images}, frozenset({"embedding"})).embedding
+            torch.testing.assert_close(outputs[1].embedding, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -293,24 +311,24 @@ def test_files_and_derived_modalities_are_looked_at_in_the_same_views(tmp_path, 
     data = DerivedLoader(folder.loader(batch_size=16, device="cpu", seed=5, train=True, views=2), {"luminance"}, None)
     statistics = {"mean": (0.5,), "std": (0.25,), "modality": "luminance"}
     teacher, student = (build_network(name, num_classes=2, **statistics) for name in ("resnet14", "resnet8"))
-    made = Transfer([teacher], student, {"kd": KD()})
+    fresh = Transfer([teacher], student, {"kd": KD()})
     for epoch in range(3):
         # A new one each time: it fills a view, fills the other, reads the first.
-        memory = CachedTeachers(data, made, tmp_path / "said")
-        for batch in memory.epoch(epoch):
+        source = cached(data, fresh, tmp_path / "said")
+        for batch, (outputs,) in epoch_outputs(fresh, epoch):
             torch.testing.assert_close(
-                batch["teachers.0.logits"], made.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5
+                outputs.logits, fresh.teachers[0](batch, {"logits"}).logits, rtol=1e-5, atol=1e-5
             )
     assert (
-        memory.complete and len(files_of(tmp_path / "said")) == 2 * 2 * 2
+        source.complete and len(files_of(tmp_path / "said")) == 2 * 2 * 2
     )  # logits and embedding, two views, two files
 
 
 def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path):
     path = tmp_path / "said.h5"
-    with whole_file(path) as slow:
+    with create_h5(path) as slow:
         slow["values"] = [1, 2]
-        with whole_file(path) as quick:
+        with create_h5(path) as quick:
             quick["values"] = [1, 2]
         assert [one.name for one in tmp_path.iterdir()] == ["said.h5"]
     with h5py.File(path) as file:
@@ -324,15 +342,17 @@ def test_a_training_from_float16_and_the_largest_logits(tmp_path):
     """
     data = split()
     losses = []
-    for keep in (
+    for cache_config in (
         CacheConfig(),
         CacheConfig(logits=3),
         CacheConfig(precision="fp16"),
         CacheConfig(precision="fp16", logits=3),
     ):
-        made = transfer(data, KD)
-        memory = CachedTeachers(loader(data), made, tmp_path, keep)
-        losses.append(fit(made, memory, None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"])
+        fresh = transfer(data, KD)
+        cached(loader(data), fresh, tmp_path, cache_config)
+        losses.append(
+            fit(fresh, loader(data), None, TrainConfig(epochs=1, lr=0.02, views=2), progress=False).last["loss"]
+        )
     assert [abs(loss / losses[0] - 1) < bound for loss, bound in zip(losses[1:], (1e-4, 1e-3, 1e-3), strict=True)] == [
         True
     ] * 3, losses

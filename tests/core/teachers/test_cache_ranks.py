@@ -27,11 +27,11 @@ def test_processes_share_the_looking_and_hold_the_same_bits_and_train_alike(rank
         for folder in (one, two)
     }
     assert len(files[one]) == 12 and files[one] == files[two]
-    wanted = load_file(one / "0.safetensors")
+    expected = load_file(one / "0.safetensors")
     for rank in range(2):
         state = load_file(two / f"{rank}.safetensors")
-        assert state.keys() == wanted.keys() and "loss of epoch 1" in state
+        assert state.keys() == expected.keys() and "loss of epoch 1" in state
         for name, value in state.items():
             torch.testing.assert_close(
-                value, wanted[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+                value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
             )

@@ -1,4 +1,4 @@
-"""How what a teacher said is kept: the stated bounds of float16 and of the largest logits, against sums in loops."""
+"""How what a teacher said is fields: the stated bounds of float16 and of the largest logits, against sums in loops."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from contrastill.core.errors import UsageError
+from contrastill.core.representation import Representation
 from contrastill.core.teachers.codec import TeacherOutputCodec
 
 
@@ -28,14 +29,14 @@ def kl(one, other, temperature=1.0):
 @pytest.mark.parametrize("top", [1, 8, 50])
 def test_the_largest_logits_keep_their_probabilities_and_the_others_their_sum(precision, top):
     logits = logits_of()
-    packing = TeacherOutputCodec("logits", precision, top)
-    kept = packing.pack({"logits": logits})
+    codec = TeacherOutputCodec("logits", precision, top)
+    fields = codec.encode(Representation(logits))
     assert (
-        kept["logits"].dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision]
-        and kept["logits.classes"].dtype == torch.int16
+        fields["logits"].dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision]
+        and fields["logits.classes"].dtype == torch.int16
     )
-    back = packing.unpack(kept, 100)["logits"]
-    exact, found = logits.double().softmax(1), back.double().softmax(1)
+    back = codec.decode(fields, 100).logits
+    exact, decoded = logits.double().softmax(1), back.double().softmax(1)
     rest = torch.empty(64)
     for row in range(64):
         largest = sorted(range(100), key=lambda place, row=row: -float(logits[row, place]))[:top]
@@ -43,10 +44,10 @@ def test_the_largest_logits_keep_their_probabilities_and_the_others_their_sum(pr
         for place in largest:
             # Float16 rounds log p to 2⁻¹¹ of it.
             bound = 1e-5 if precision == "fp32" else 2.0**-10 * (1 - math.log(float(exact[row, place])))
-            assert abs(math.log(float(found[row, place] / exact[row, place]))) <= bound
+            assert abs(math.log(float(decoded[row, place] / exact[row, place]))) <= bound
         rest[row] = exact[row, others].sum()
         torch.testing.assert_close(back[row, others], back[row, others[:1]].expand(len(others)))
-        assert abs(math.log(float(found[row, others].sum()) / float(rest[row]))) <= (
+        assert abs(math.log(float(decoded[row, others].sum()) / float(rest[row]))) <= (
             1e-5 if precision == "fp32" else 0.01
         )
     # The stated loss: r · (log(C − k) − entropy among the others), no more than r · log(C − k); and nothing once all
@@ -64,9 +65,9 @@ def test_the_loss_of_the_largest_logits_at_the_temperature_of_distillation():
         top: float(
             kl(
                 logits,
-                (packing := TeacherOutputCodec("logits", "fp16", top)).unpack(packing.pack({"logits": logits}), 100)[
-                    "logits"
-                ],
+                (codec := TeacherOutputCodec("logits", "fp16", top))
+                .decode(codec.encode(Representation(logits)), 100)
+                .logits,
                 4.0,
             ).mean()
         )
@@ -78,29 +79,29 @@ def test_the_loss_of_the_largest_logits_at_the_temperature_of_distillation():
 
 def test_float16_keeps_within_the_stated_bounds():
     logits, embedding, maps = logits_of(scale=10.0), torch.randn(8, 16) * 50, torch.randn(8, 4, 3, 3)
-    packing = TeacherOutputCodec("logits", "fp16")
-    back = packing.unpack(packing.pack({"logits": logits}), 100)["logits"]
+    codec = TeacherOutputCodec("logits", "fp16")
+    back = codec.decode(codec.encode(Representation(logits)), 100).logits
     exact = logits.double().log_softmax(1)
     assert (
         (back.double() - logits.double().logsumexp(1, keepdim=True) - exact).abs() <= 2.0**-11 * exact.abs() + 2e-5
     ).all()
     assert kl(logits, back).max() < 1e-4 and kl(logits, back, 4.0).max() < 1e-4
-    for part, values in (("embedding", {"embedding": embedding}), ("maps", {"maps.0": maps})):
-        packing = TeacherOutputCodec(part, "fp16")
-        kept = packing.pack(values)
-        for name, value in packing.unpack(kept, 0).items():
-            assert kept[name].dtype == torch.float16 and value.dtype == torch.float32
-            assert ((value - values[name]).abs() <= 2.0**-11 * values[name].abs() + 1e-7).all()
+    for part, name, values in (("embedding", "embedding", embedding), ("maps", "maps.0", maps)):
+        codec = TeacherOutputCodec(part, "fp16")
+        fields = codec.encode(Representation(embedding=embedding, maps=(maps,)))
+        (value,) = codec.decode(fields, 0).tensors()
+        assert [*fields] == [name] and fields[name].dtype == torch.float16 and value.dtype == torch.float32
+        assert ((value - values).abs() <= 2.0**-11 * values.abs() + 1e-7).all()
     with pytest.raises(UsageError, match="which float16 cannot hold: set cache.precision=fp32"):
-        TeacherOutputCodec("embedding", "fp16").pack({"embedding": torch.tensor([[7e4]])})
+        TeacherOutputCodec("embedding", "fp16").encode(Representation(embedding=torch.tensor([[7e4]])))
     with pytest.raises(UsageError, match="a teacher has 100: set fewer"):
-        TeacherOutputCodec("logits", "fp32", 100).pack({"logits": logits})
+        TeacherOutputCodec("logits", "fp32", 100).encode(Representation(logits))
 
 
 def test_many_classes_have_wider_numbers():
-    packing = TeacherOutputCodec("logits", "fp16", 2)
+    codec = TeacherOutputCodec("logits", "fp16", 2)
     logits = torch.zeros(1, 40_000)
     logits[0, 39_999], logits[0, 7] = 30, 29
-    kept = packing.pack({"logits": logits})
-    assert kept["logits.classes"].dtype == torch.int32
-    assert packing.unpack(kept, 40_000)["logits"].topk(2, dim=1).indices.tolist() == [[39_999, 7]]
+    fields = codec.encode(Representation(logits))
+    assert fields["logits.classes"].dtype == torch.int32
+    assert codec.decode(fields, 40_000).logits.topk(2, dim=1).indices.tolist() == [[39_999, 7]]

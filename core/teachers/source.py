@@ -1,0 +1,75 @@
+"""What a transfer asks for teacher outputs, whether they are computed or read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..objective import TeacherOutputs
+from ..representation import Representation
+
+if TYPE_CHECKING:
+    from ..representation import Network
+
+
+@dataclass(frozen=True, order=True)
+class OutputKey:
+    """One part of one teacher's outputs.
+
+    Attributes:
+        teacher: The teacher's number.
+        part: ``"logits"``, ``"embedding"`` or ``"maps"``.
+    """
+
+    teacher: int
+    part: str
+
+
+class TeacherSource(ABC):
+    """Gives the outputs of all teachers of a transfer for its batches.
+
+    Attributes:
+        teachers: The networks, by number; none where all outputs are read.
+        separate: Whether each teacher runs a forward pass of its own, so that it can be compiled by itself.
+        epoch: The one under way, from 0.
+    """
+
+    teachers: Sequence[Network] = ()
+    separate = True
+    epoch = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called on every rank before the batches of an epoch, outside of autocast."""
+        self.epoch = epoch
+
+    @abstractmethod
+    def outputs(
+        self, batch: Mapping[str, Tensor], numbers: Sequence[int], needs: Collection[str]
+    ) -> list[Representation]:
+        """The outputs of teachers for a batch of the epoch under way.
+
+        Args:
+            batch: Modalities (B, …) and ``index`` (B,).
+            numbers: The teachers that are asked.
+            needs: Parts of the representation.
+
+        Returns:
+            One for each of ``numbers``.
+        """
+
+    def drop_teachers(self) -> None:
+        """Free the networks: from now on no outputs are computed."""
+        self.teachers = ()
+
+    @abstractmethod
+    def training_outputs(self, number: int, loader: Any) -> TeacherOutputs:
+        """A teacher's outputs for the first view of all training samples; nothing is computed before it is read.
+
+        Args:
+            number: The teacher's.
+            loader: Of the training samples.
+        """

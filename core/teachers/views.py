@@ -1,0 +1,172 @@
+"""Teacher outputs of views of chosen samples, in the order of the samples and in batches of one size, so that they
+depend on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..data import ViewLoader
+from ..distributed import all_gather_ragged, rank, world_size
+from ..errors import UsageError
+from ..representation import Representation
+from .same_outputs import same_outputs
+from .source import OutputKey, TeacherSource
+
+# Samples in a teacher's batch, at most; without gradients more gain nothing.
+_LARGEST_BATCH = 256
+# Samples by which outputs are compared with those of another time.
+_COMPARED = 8
+SAMPLE = 2048
+"""Samples whose outputs objectives read before the training."""
+
+
+class TeacherViews:
+    """Computes teacher outputs of views.
+
+    Batches begin at multiples of one power of two, whichever samples are asked for and on whichever rank, so that every
+    cache holds the same bits.
+
+    Args:
+        loader: Its batches are on the teachers' device.
+        source: Its teachers are asked.
+    """
+
+    def __init__(self, loader: ViewLoader, source: TeacherSource) -> None:
+        self.loader, self.source = loader, source
+
+    @property
+    def batch_size(self) -> int:
+        """The largest power of two that is no more than the loader's batch size and 256."""
+        # Read here alone: a loader of a user's own that only trains need not have a batch size.
+        return 1 << (min(self.loader.batch_size, _LARGEST_BATCH).bit_length() - 1)
+
+    @torch.no_grad()
+    def outputs(
+        self, view: int, rows: Tensor, numbers: Sequence[int], needs: Collection[str]
+    ) -> Iterator[dict[int, Representation]]:
+        """Outputs of a view of some samples, batch by batch.
+
+        Args:
+            view: Number of the view.
+            rows: Of the samples, (n,): whole batches, but for the last one of the set.
+            numbers: The teachers'.
+            needs: Parts of the representation.
+
+        Yields:
+            By teacher, (B, …).
+        """
+        for batch in self.loader.in_order(view, rows, self.batch_size):
+            yield dict(zip(numbers, self.source.outputs(batch, numbers, frozenset(needs)), strict=True))
+
+    def parts(self, view: int, rows: Tensor, keys: Collection[OutputKey]) -> Iterator[dict[OutputKey, Representation]]:
+        """As :meth:`outputs`, by teacher and part."""
+        numbers, needs = sorted({key.teacher for key in keys}), {key.part for key in keys}
+        for outputs in self.outputs(view, rows, numbers, needs):
+            yield {key: outputs[key.teacher].only(key.part) for key in keys}
+
+    def sample_parts(
+        self, view: int, rows: range, keys: Collection[OutputKey]
+    ) -> tuple[Tensor, dict[OutputKey, Representation]]:
+        """A few evenly spaced samples out of ``rows``, (n,), and the teacher outputs of them."""
+        chosen = rows.start + evenly_spaced(len(rows), min(_COMPARED, self.batch_size))
+        for number in {key.teacher for key in keys}:
+            self.source.teachers[number].to(self.loader.device)
+        return chosen, next(self.parts(view, chosen, keys))
+
+    def unrepeatable(self, view: int, rows: range, keys: Collection[OutputKey]) -> UsageError | None:
+        """Why outputs cannot be cached: a teacher whose second forward pass gives others; None where there is none."""
+        (_, first), (_, second) = (self.sample_parts(view, rows, keys) for _ in range(2))
+        for key in keys:
+            if not same_outputs(first[key], second[key], self.precision(key)):
+                return UsageError(
+                    f"teacher {key.teacher} gives other {key.part} of the same samples each time it is asked, so its "
+                    "outputs cannot be cached: "
+                    "turn off what is random in it (dropout that is active in eval mode, say), or set "
+                    "train.views=null, by which it is asked at each step"
+                )
+        return None
+
+    def precision(self, key: OutputKey) -> torch.dtype:
+        """The one a teacher computes in outside of autocast."""
+        return self.source.teachers[key.teacher].precision or torch.float32
+
+    def samples(self, view: int, count: int) -> dict[str, Tensor]:
+        """A batch of ``count`` samples, evenly spaced over the set, in a view."""
+        rows = evenly_spaced(self.loader.num_samples, count)
+        return next(iter(self.loader.in_order(view, rows, len(rows))))
+
+
+class LiveTeacherOutputs:
+    """A teacher's outputs of the first view, computed when they are read, by each rank for its share;
+    ``TeacherOutputs`` of :mod:`..objective`.
+
+    Args:
+        views: Of the training samples.
+        number: The teacher's.
+    """
+
+    cached = False
+
+    def __init__(self, views: TeacherViews, number: int) -> None:
+        self.views, self.number = views, number
+
+    def sample(self, needs: Collection[str]) -> Representation:
+        """Of ``SAMPLE`` evenly spaced samples."""
+        rows = evenly_spaced(self.views.loader.num_samples, SAMPLE)
+        return joined([outputs for _, outputs in self._batches(rows, needs)])
+
+    def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        """Of all samples, in their order."""
+        return self._batches(torch.arange(self.views.loader.num_samples), needs)
+
+    def _batches(self, rows: Tensor, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
+        if not hasattr(self.views.loader, "in_order"):
+            raise UsageError(
+                "an objective looks at samples before the training, and the loader of this data cannot show "
+                "those it is asked for: "
+                "give it a method in_order(view, rows, batch_size), or take out the objective"
+            )
+        batches, world = rows.split(self.views.batch_size), world_size()
+        # A rank without a batch computes one as well, to know the shapes of the others' outputs.
+        own_batches = batches[rank() :: world] or batches[:1]
+        computed = self.views.outputs(0, torch.cat(own_batches), (self.number,), needs)
+        outputs: Representation | None = None
+        for first in range(0, len(batches), world):
+            count = len(batches[first + rank()]) if first + rank() < len(batches) else 0
+            if count or outputs is None:
+                outputs = next(computed)[self.number]
+            yield torch.cat(batches[first : first + world]), outputs.map(partial(gathered, count=count))
+
+
+def evenly_spaced(total: int, count: int) -> Tensor:
+    """(count,) samples, evenly spaced over ``total``; all of them where there are no more."""
+    count = min(total, count)
+    return torch.arange(count) * total // count
+
+
+def joined(batches: Sequence[Representation]) -> Representation:
+    """Representations of several batches as one."""
+    first = batches[0]
+    logits, embedding = (
+        None if getattr(first, part) is None else torch.cat([getattr(batch, part) for batch in batches])
+        for part in ("logits", "embedding")
+    )
+    return Representation(
+        logits, embedding, tuple(torch.cat(maps) for maps in zip(*(batch.maps for batch in batches), strict=True))
+    )
+
+
+def gathered(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows (n, …) of all ranks, one rank after the other; as bytes, which every backend takes."""
+    rows = rows[:count]
+    if world_size() == 1:
+        return rows
+    flat = rows.reshape(len(rows), rows.shape[1:].numel())
+    return (
+        all_gather_ragged(flat.contiguous().view(torch.uint8), rows.device).view(rows.dtype).view(-1, *rows.shape[1:])
+    )

@@ -1,0 +1,109 @@
+"""One weighted line of a transfer's loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+from torch import Tensor, nn
+
+from .aggregation import Sum, TeacherAggregation
+from .errors import UsageError
+from .objective import Objective
+from .representation import Representation
+
+
+class Term(nn.Module):
+    """One weighted line of the loss: an objective towards every teacher, combined by a rule.
+
+    Args:
+        objectives: One objective for each teacher, each with its own embeddings and banks; a single one for an
+            objective that reads no teacher, or all of them at once.
+        weight: Its weight in the loss; left out, the objective's published one.
+        rule: How n losses become one; left out, the paper's sum.
+        warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published
+            one.
+    """
+
+    objectives: Sequence[Objective]
+
+    def __init__(
+        self,
+        objectives: Objective | Sequence[Objective],
+        weight: float | None = None,
+        rule: TeacherAggregation | None = None,
+        warmup: float | None = None,
+    ) -> None:
+        super().__init__()
+        # torch's lists and dictionaries of modules do not say of which.
+        self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
+        first = self.objectives[0]
+        self.weight = first.default_weight if weight is None else weight
+        if not 0 < self.weight < math.inf:
+            raise UsageError(
+                f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the "
+                "objective out"
+            )
+        self.warmup = first.default_warmup if warmup is None else warmup
+        self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
+        self.rule = rule or Sum()
+        self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
+        self.needs_teacher, self.joint = first.needs_teacher, first.joint
+        self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
+
+    def chosen(self, count: int) -> Sequence[int]:
+        """Which of ``count`` teachers this step reads."""
+        if not self.needs_teacher:
+            return ()
+        return range(count) if self.joint else self.rule.chosen(count)
+
+    def forward(
+        self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
+    ) -> Tensor:
+        if not self.needs_teacher:
+            return self.objectives[0](student, None, batch)
+        if self.joint:
+            return self.objectives[0](student, teachers, batch)
+        return self.rule(self.objectives, student, teachers, batch)
+
+    def initial(
+        self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
+    ) -> Tensor:
+        """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
+        return reduce(
+            add,
+            (
+                objective.initial(student, teacher, batch)
+                for objective, teacher in zip(self.objectives, teachers or [None], strict=True)
+            ),
+        )
+
+    def weight_at(self, share: float) -> float:
+        """Its weight when ``share`` of the training proper is done."""
+        return self.weight * min(1.0, share / self.warmup) if self.warmup else self.weight
+
+    def in_stage(self, stage: str) -> bool:
+        """Whether it is part of the loss in a stage."""
+        return self.initial_epochs > 0 if stage == "initial" else not self.only_initial
+
+    def notes(self) -> str:
+        """What its objectives decided before the training, with the teacher's number where there are several."""
+        several = len(self.objectives) > 1
+        return "; ".join(
+            f"teacher {number}: {one.note}" if several else one.note
+            for number, one in enumerate(self.objectives)
+            if one.note
+        )
+
+    def logs(self) -> dict[str, Tensor]:
+        """What objectives and rule report, the teacher's number in the name where there are several."""
+        several = len(self.objectives) > 1
+        logs = {
+            f"{name}.{number}" if several else name: value
+            for number, objective in enumerate(self.objectives)
+            for name, value in objective.logs.items()
+        }
+        weights = self.rule.weights if several else None
+        return logs if weights is None else logs | {f"weight.{number}": value for number, value in enumerate(weights)}

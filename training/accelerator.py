@@ -1,0 +1,53 @@
+"""Device, precision, processes and trackers of a run, by Accelerate."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+
+from ..core.config.schema import RunConfig
+from ..core.errors import UsageError, unknown_name
+
+
+def prepare_accelerator(config: RunConfig) -> Accelerator:
+    """Device, precision and trackers as the config asks for; nothing is written before a training starts its trackers.
+
+    Raises:
+        UsageError: A tracker that Accelerate does not know or that is not installed; several processes without a GPU.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    there = {str(tracker) for tracker in get_available_trackers()}
+    for name in config.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise unknown_name("tracker", name, LOGGER_TYPE_TO_CLASS)
+        if name not in there:
+            raise UsageError(f"tracker {name!r} is not installed: pip install {name}, or take it out of trackers")
+    project = ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers"))
+    precision = "no" if config.train.precision == "fp32" else config.train.precision
+    if is_initialized() and AcceleratorState().mixed_precision != precision:
+        raise UsageError(
+            f"train.precision={config.train.precision}, but this process has an Accelerator with "
+            f"mixed_precision={AcceleratorState().mixed_precision!r} already: "
+            "make both the same"
+        )
+    waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.train.timeout_minutes))
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        log_with=list(config.trackers) or None,
+        project_config=project,
+        kwargs_handlers=[waiting],
+    )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and accelerator.num_processes == 1:
+        # Each would train alone, all in one folder.
+        raise UsageError(
+            f"a launcher started {started} processes, and there is no GPU for them: start one, or set "
+            "ACCELERATE_USE_CPU=true to share out the CPU"
+        )
+    return accelerator

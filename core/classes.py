@@ -138,6 +138,13 @@ def apply_class_map(
                 f"class_map of {who} names {len(given)} classes, and it has {own}: give a name for each of its "
                 "own classes, in its own order"
             )
+        known = network.recipe.get("classes") or ()
+        moved = [name for place, name in enumerate(given) if name in known and known[place] != name]
+        if moved:
+            raise UsageError(
+                f"class_map of {who} calls another of its classes {moved[0]} than the names it has, which are, in its "
+                f"own order, {listed(known)}: leave class_map out, as classes are matched by name"
+            )
         network.recipe = {**network.recipe, "classes": tuple(given)}
     else:
         if classes is not None and len(given) != classes:
@@ -147,6 +154,11 @@ def apply_class_map(
             )
         if not all(0 <= place < own for place in given):
             raise UsageError(f"class_map of {who} has a place outside 0 … {own - 1}, its own classes")
+        if twice := sorted({place for place in given if [*given].count(place) > 1}):
+            raise UsageError(
+                f"class_map of {who} has the place {twice[0]} twice, and one class cannot answer for two of the data's: "
+                "give each place once"
+            )
         network.map_classes(given)
         network.recipe = {
             **network.recipe,

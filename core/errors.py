@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ContrastillError(Exception):
@@ -27,6 +30,17 @@ class Stopped(ContrastillError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+def required(value: T | None, part: str) -> T:
+    """``value``, which the caller has asked for.
+
+    Raises:
+        UsageError: It is None.
+    """
+    if value is None:
+        raise UsageError(f"there is no {part} here, which an objective reads: declare it in needs or needs_teacher")
+    return value
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], others: str = "") -> UsageError:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .errors import UsageError
+from .errors import UsageError, required
 from .representation import Representation, RepresentationSpec
 
 
@@ -38,6 +38,10 @@ class Setting:
     targets: Tensor | None
     seed: int
     pass_samples: int | None = None
+
+    def require_teacher(self) -> RepresentationSpec:
+        """Shapes of the teacher's outputs, for objectives with ``needs_teacher``; a UsageError without a teacher."""
+        return required(self.teacher, "teacher")
 
 
 class TeacherOutputs(Protocol):
@@ -138,11 +142,15 @@ class Objective(nn.Module):
         (part,) = parts
         return Representation(**{part: tuple(outputs) if several else (outputs,) if part == "maps" else outputs})
 
-    def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or the loss itself where it does not
         decompose.
 
-        ``teacher`` is None only if ``needs_teacher`` is False.
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's Representation; a list of all teachers' where the objective is ``joint``; None where
+                ``needs_teacher`` is False.
+            batch: The batch they are outputs for.
         """
         return self.per_sample(student, teacher, batch).mean()
 
@@ -154,7 +162,7 @@ class Objective(nn.Module):
             teachers: Its teacher's outputs, or all teachers' where it is ``joint``.
         """
 
-    def initial(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
+    def initial(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of a batch in the initial stage; that of the training proper where nothing else is
         said.
         """
@@ -169,7 +177,7 @@ class Objective(nn.Module):
         """What it reads of the student in a stage; nothing where its own parameters learn from the teacher alone."""
         return self.needs
 
-    def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+    def per_sample(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the loss of each sample (B,); overridden where the loss is their mean.
 
         Raises:

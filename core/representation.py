@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError, unknown_name
+from .errors import UsageError, required, unknown_name
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 
@@ -32,6 +32,14 @@ class Representation:
     logits: Tensor | None = None
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+
+    def require_logits(self) -> Tensor:
+        """The logits (B, C) that ``needs`` asked for; a UsageError where there are none."""
+        return required(self.logits, "logits")
+
+    def require_embedding(self) -> Tensor:
+        """The embedding (B, D) that ``needs`` asked for; a UsageError where there is none."""
+        return required(self.embedding, "embedding")
 
 
 @dataclass(frozen=True)
@@ -299,11 +307,16 @@ def _grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None)
 
 @dataclass(frozen=True)
 class RepresentationSpec:
-    """Shapes of a representation, without the batch: C, D and (C_i, H_i, W_i); None for what is not there."""
+    """Shapes of a representation, without the batch: C, D and (C_i, H_i, W_i); None for what is not there.
+
+    Attributes:
+        probabilities: Whether the logits are probabilities: a softmax has been applied to them already.
+    """
 
     num_classes: int | None
     embedding_dim: int | None
     map_shapes: tuple[tuple[int, ...], ...]
+    probabilities: bool = field(default=False, compare=False)
 
 
 @contextmanager
@@ -329,9 +342,18 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         batch: A batch of any size, as ``network`` takes it.
     """
     with evaluating(network):
-        said = network(batch)
+        outputs = network(batch)
     return RepresentationSpec(
-        num_classes=None if said.logits is None else said.logits.shape[1],
-        embedding_dim=None if said.embedding is None else said.embedding.shape[1],
-        map_shapes=tuple(tuple(value.shape[1:]) for value in said.maps),
+        num_classes=None if outputs.logits is None else outputs.logits.shape[1],
+        embedding_dim=None if outputs.embedding is None else outputs.embedding.shape[1],
+        map_shapes=tuple(tuple(value.shape[1:]) for value in outputs.maps),
+        probabilities=outputs.logits is not None and _are_probabilities(outputs.logits),
     )
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    """Whether each row (C,) of two classes or more is non-negative and sums to 1."""
+    if logits.shape[1] < 2 or not len(logits):
+        return False
+    ones = (logits.float().sum(1) - 1).abs().max() < 1e-3
+    return bool(ones and logits.min() >= 0)

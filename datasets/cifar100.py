@@ -1,4 +1,4 @@
-"""``cifar100``: the official archive, as torchvision downloads it and checks it, kept whole in memory."""
+"""``cifar100``: the official archive, as torchvision downloads it and checks it, all of it in memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Cifar100:
         return (Path(path) / CIFAR100.base_folder).is_dir()
 
     def open(self, split: str) -> TensorSplit:
-        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Read all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         if split not in ("train", "test"):
             raise UsageError(f"cifar100 has no split {split!r}: it has train, test")
         data = self._read(train=split == "train")

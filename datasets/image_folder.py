@@ -27,7 +27,7 @@ OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
 
 
 def is_free(folder: Path) -> bool:
-    """Whether it is a folder, and nothing in it says that it is something else."""
+    """Whether it is a folder without the marks of anything else."""
     return folder.is_dir() and not any((folder / name).exists() for name in OTHERS)
 
 
@@ -48,7 +48,7 @@ class ImageFolder:
 
     class Options(ViewOptions):
         path: str = Field(description="the folder")
-        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        size: int = Field(224, gt=0, description="side in pixels of the images")
         test_fraction: float = Field(
             0.1,
             gt=0,
@@ -101,7 +101,7 @@ class ImageFolder:
             PictureFiles(self.root, [name for name, _ in files]),
             torch.tensor([target for _, target in files], dtype=torch.int64),
         )
-        return FileSplit.asked_for(pictures, targets, classes, options, options.size, training=split == "train")
+        return FileSplit.from_options(pictures, targets, classes, options, options.size, training=split == "train")
 
     def _list(self, split: str) -> tuple[list[str], list[tuple[str, int]]]:
         """The classes, and the split's (path below the root, class), sorted by class, then path."""
@@ -121,7 +121,7 @@ class ImageFolder:
             )
         if not prepared:
             _check_no_splits(self.root, classes)
-            return classes, self._held_out(classes, split)
+            return classes, self._hash_split(classes, split)
         where = train if split == "train" else test_folder(self.root, train)
         strange = sorted(class_folders(where).keys() - {*classes})
         if strange:
@@ -131,12 +131,12 @@ class ImageFolder:
             )
         return classes, self._images(where, classes, complete=split == "train")
 
-    def _held_out(self, classes: list[str], split: str) -> list[tuple[str, int]]:
-        """The images of ``split`` where nothing but classes is given."""
+    def _hash_split(self, classes: list[str], split: str) -> list[tuple[str, int]]:
+        """The images of ``split`` where there are folders of classes alone."""
         files = self._images(self.root, classes, complete=True)
         parts: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
         for name, target in files:
-            parts["test" if held_share(name) < self.options.test_fraction else "train"].append((name, target))
+            parts["test" if hash_fraction(name) < self.options.test_fraction else "train"].append((name, target))
         missed = sorted(set(range(len(classes))) - {target for _, target in parts["train"]})
         if missed or not parts["test"]:
             short = (
@@ -156,20 +156,21 @@ class ImageFolder:
         folders = class_folders(where)
         for target, name in enumerate(classes):
             # A class may be missing among those to test on.
-            there = list(walk(folders.get(name, where / name), ("",)))
+            files_in_class = list(walk(folders.get(name, where / name), ("",)))
             # Compared by parts and not by characters, so that the order does not hang on the separator.
-            found = sorted(
-                (path for path in there if path.name.lower().endswith(IMAGE_SUFFIXES)), key=lambda path: path.parts
+            images = sorted(
+                (path for path in files_in_class if path.name.lower().endswith(IMAGE_SUFFIXES)),
+                key=lambda path: path.parts,
             )
-            if len(found) < len(there):
+            if len(images) < len(files_in_class):
                 self._passed_over.update(
-                    path.suffix.lower() for path in there if not path.name.lower().endswith(IMAGE_SUFFIXES)
+                    path.suffix.lower() for path in files_in_class if not path.name.lower().endswith(IMAGE_SUFFIXES)
                 )
-            if complete and not found:
+            if complete and not images:
                 raise UsageError(
                     f"class {where / name} has no images ({', '.join(IMAGE_SUFFIXES)}): add some, or remove the folder"
                 )
-            files += [(path.relative_to(self.root).as_posix(), target) for path in found]
+            files += [(path.relative_to(self.root).as_posix(), target) for path in images]
         if not files:
             raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
         return files
@@ -188,24 +189,24 @@ def split_folder(root: Path, split: str) -> Path | None:
     Raises:
         UsageError: Two folders could be it.
     """
-    found = split_folders(root, split)
-    if len(found) > 1:
+    folders = split_folders(root, split)
+    if len(folders) > 1:
         raise UsageError(
-            f"{root} has {' and '.join(path.name for path in found)}, and either could be the folder to {split} "
+            f"{root} has {' and '.join(path.name for path in folders)}, and either could be the folder to {split} "
             "on: keep one of them there"
         )
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def test_folder(root: Path, train: Path) -> Path:
     """What lies beside the folder of the training split."""
-    found = split_folder(root, "test")
-    if found is None:
+    folder = split_folder(root, "test")
+    if folder is None:
         raise UsageError(
             f"{root} has a folder {train.name}, and none called test or val: add one, or hold out a part of "
             f"{train.name} with data.path={train}"
         )
-    return found
+    return folder
 
 
 def split_folders(root: Path, split: str) -> list[Path]:
@@ -254,14 +255,14 @@ def class_folders(root: Path) -> dict[str, Path]:
     Raises:
         UsageError: Two folders have one name.
     """
-    found: dict[str, Path] = {}
+    folders_by_name: dict[str, Path] = {}
     for name in folders_in(root):
-        if found.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:
+        if folders_by_name.setdefault(unicodedata.normalize("NFC", name), root / name).name != name:
             raise UsageError(
                 f"{root} has two folders {name}, whose accents are coded in different ways: move the images of "
                 "one into the other"
             )
-    return found
+    return folders_by_name
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
@@ -277,6 +278,6 @@ def _holds_images(folder: Path) -> bool:
     return next(walk(folder), None) is not None
 
 
-def held_share(name: str) -> float:
+def hash_fraction(name: str) -> float:
     """A number in [0, 1) that a path always has, whatever the machine."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=6).digest(), "big") / 2**48

@@ -31,15 +31,13 @@ class NyuDepthV2:
     testing.
 
     Nothing but nyu_depth_v2_labeled.mat and splits.mat is needed, as they are published. Frames are whole, 480×640,
-    white border included. Only the frames and fields that are asked for are read; a sample's ``index`` is its place in
+    white border included. Only the frames and fields of the options are read; a sample's ``index`` is its place in
     splits.mat's list.
 
     Modalities: ``rgb`` uint8; ``depth`` float32 in metres, in-painted, or with ``raw_depth`` as measured, 0 where
-        nothing was;
-    ``semantics`` uint8, 0 unlabelled, else a class of the 40 (Gupta et al., 2013) or 13 (Couprie et al., 2013). The 894
-    labels of
-    the file are not handed out: the mapping from them is built in. The camera's intrinsics are known for frames of
-        480×640.
+    nothing was; ``semantics`` uint8, 0 unlabelled, else a class of the 40 (Gupta et al., 2013) or 13 (Couprie et al.,
+    2013). The 894 labels of the file are not used: the mapping from them is built in. The camera's intrinsics are known
+    for frames of 480×640.
 
     Raises:
         UsageError: A file is missing, of another kind, or the two do not belong together.
@@ -54,15 +52,13 @@ class NyuDepthV2:
             ["rgb", "depth"], min_length=1, description="what is read of a frame"
         )
         raw_depth: bool = Field(False, description="depth as measured, 0 where nothing was; false: in-painted")
-        classes: Literal[40, 13] = Field(
-            40, description="how many classes the label maps (modality semantics) tell apart"
-        )
+        classes: Literal[40, 13] = Field(40, description="number of classes of the label maps (modality semantics)")
         scene_classes: bool = Field(
             False, description="the target is the type of the scene, one of 27; false: no target"
         )
         size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
             None,
-            description="side, or [height, width], in pixels of what is handed out; null: the frames' own, 480×640",
+            description="side, or [height, width], in pixels of the views; null: the frames' own, 480×640",
         )
 
         @field_validator("modalities")

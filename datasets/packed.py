@@ -11,7 +11,6 @@ import h5py
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..core.config.schema import RESUMABLE
 from ..core.errors import UsageError
@@ -20,6 +19,7 @@ from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_un
 from .io.file_views import LABELS
 from .io.hdf5 import SUFFIXES, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
+from .io.packed_classes import read_classes
 from .io.values import (
     NO_LABEL,
     RGB,
@@ -29,14 +29,13 @@ from .io.values import (
     LabelRule,
     check_vectors,
     number_kind,
-    said_once,
     vectors_among,
     vectors_of_array,
+    warn_once,
 )
 from .io.views import PaddedImages
 
-# What a field of images may be stored as, and what it is kept as. Sixteen bits become float32, which holds them
-# exactly.
+# Stored dtype of a field of images -> dtype in memory. Sixteen bits become float32, which represents them exactly.
 _IMAGE_DTYPES = {
     "uint8": torch.uint8,
     "int8": torch.float32,
@@ -51,11 +50,10 @@ _ROWS_AT_ONCE = 4096
 
 @DATASETS.register("packed")
 class Packed:
-    """A packed HDF5 file, kept whole in memory.
+    """A packed HDF5 file, all of it in memory.
 
     The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
-        depth
-    or (N, H, W, C), and ``target`` integers or names of classes (N,). Values are handed out as stored, of any dtype:
+    depth or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
     millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
     whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
 
@@ -110,7 +108,7 @@ class Packed:
         return Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES
 
     def open(self, split: str) -> TensorSplit | None:
-        """Read ``"train"`` or ``"test"``, whole; None where ``splits`` says that there is no such split. Only
+        """Read all of ``"train"`` or ``"test"``; None where ``splits`` says that there is no such split. Only
         ``"train"`` is ever augmented.
         """
         options, augmented = self.options, split == "train"
@@ -129,7 +127,10 @@ class Packed:
                 for modality, name in options.fields.items()
             }
             kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
-            targets, num_classes, classes = self._targets(file, group, rows)
+            targets, num_classes, classes = None, None, None
+            if self.options.target is not None and self._labelled(group):
+                groups = [name for name in self.options.splits.values() if name]
+                targets, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
             camera = self._camera(file, group)
         flip = options.flip and augmented
         labels: dict[str, Any] = {
@@ -146,13 +147,13 @@ class Packed:
         return opened
 
     def _camera(self, file: h5py.File, group: h5py.Group) -> Camera | None:
-        """Unit and intrinsics of the field of depth, given, kept in the file, or by its dtype."""
+        """Unit and intrinsics of the field of depth, from the options, from the file, or by its dtype."""
         if "depth" not in self.options.fields:
             return None
-        kept = file.attrs.get("depth_unit")
+        stored = file.attrs.get("depth_unit")
         dtype = group[self.options.fields["depth"]].dtype
-        kept = kept.decode() if isinstance(kept, bytes) else kept
-        unit: Any = self.options.depth_unit or kept or unit_of(number_kind(dtype))
+        stored = stored.decode() if isinstance(stored, bytes) else stored
+        unit: Any = self.options.depth_unit or stored or unit_of(number_kind(dtype))
         if not isinstance(unit, str):
             unit = float(unit)
         if unit not in NAMED_UNITS and not (isinstance(unit, float) and unit > 0):
@@ -182,25 +183,26 @@ class Packed:
             )
         groups = [key for key, item in file.items() if isinstance(item, h5py.Group)]
         if name not in groups:
-            there = f"it has {', '.join(groups)}" if groups else "it has no groups"
+            available = f"it has {', '.join(groups)}" if groups else "it has no groups"
             raise UsageError(
-                f"{file.filename} has no split (group) {name!r}: {there}; choose with data.splits.{split}=NAME"
+                f"{file.filename} has no split (group) {name!r}: {available}; choose with data.splits.{split}=NAME"
             )
         return file[name]
 
     def _field(self, group: h5py.Group, name: str, option: str) -> h5py.Dataset:
         if isinstance(group.get(name), h5py.Dataset):
             return group[name]
-        there = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
+        available = ", ".join(key for key, item in group.items() if isinstance(item, h5py.Dataset)) or "none"
         raise UsageError(
-            f"{location(group, name)} does not exist: fields there are {there}; choose with data.{option}=NAME"
+            f"{location(group, name)} does not exist: fields there are {available}; choose with data.{option}=NAME"
         )
 
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
         """The rows that are read; complains where the fields disagree on how many there are."""
         names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
-        if self._labelled(group):
-            names[self.options.target] = group[self.options.target]
+        target = self.options.target
+        if target is not None and self._labelled(group):
+            names[target] = group[target]
         counts = {name: field.shape[0] if field.shape else 0 for name, field in names.items()}
         if len(set(counts.values())) > 1:
             raise UsageError(
@@ -212,10 +214,10 @@ class Packed:
             raise UsageError(f"{location(group)} has no samples")
         limit = self.options.limit
         rows = self._block(count, group, split)
-        kept = count if rows is None else len(rows)
-        if limit is None or limit >= kept:
+        available = count if rows is None else len(rows)
+        if limit is None or limit >= available:
             return slice(0, count) if rows is None else rows
-        chosen = np.arange(limit) * kept // limit
+        chosen = np.arange(limit) * available // limit
         return chosen if rows is None else rows[chosen]
 
     def _block(self, count: int, group: h5py.Group, split: str) -> np.ndarray | None:
@@ -237,13 +239,13 @@ class Packed:
         return np.flatnonzero(testing if split == "test" else ~testing)
 
     def _vectors(self, file: h5py.File, group: h5py.Group) -> tuple[str, ...]:
-        """Modalities that are vectors: given, kept in the file, or by their names."""
+        """Modalities that are vectors: from the options, from the file, or by their names."""
         fields = {modality: group[name].shape for modality, name in self.options.fields.items()}
-        kept = class_names(file, "vectors")
+        stored = class_names(file, "vectors")
         named = (
             self.options.vectors
-            if self.options.vectors is not None or kept is None
-            else [name for name, field in self.options.fields.items() if field in kept]
+            if self.options.vectors is not None or stored is None
+            else [name for name, field in self.options.fields.items() if field in stored]
         )
         return vectors_among(
             named, {modality: shape[3] if len(shape) == 4 else 1 for modality, shape in fields.items()}
@@ -258,7 +260,7 @@ class Packed:
         padding: int,
         names: list[str] | None,
     ) -> PaddedImages:
-        """Label maps, 0 for every label that stands for none: uint8 as such, wider ones int32."""
+        """Label maps, 0 for every void label: uint8 as such, wider ones int32."""
         field = group[name]
         if field.ndim not in (3, 4) or field.shape[3:] not in ((), (1,)) or field.dtype.kind not in "iuf":
             raise UsageError(
@@ -266,35 +268,35 @@ class Packed:
             )
         rule = self._label_rule(file, name, names)
         if names and names[0].lower() not in NO_LABEL:
-            said_once(
+            warn_once(
                 f"{file.filename}: 0 in {name} is unlabelled, and the first of {self.options.semantic_names}, "
                 f"{names[0]}, is its name: if it is a class, add 1 to all"
             )
         count, height, width = field.shape[:3]
-        kept = count if isinstance(rows, slice) else len(rows)
+        num_rows = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(
-            kept, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding
+            num_rows, height, width, 1, dtype=torch.uint8 if field.dtype.itemsize == 1 else torch.int32, padding=padding
         )
-        for begin in range(0, kept, _ROWS_AT_ONCE):
-            part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
+        for begin in range(0, num_rows, _ROWS_AT_ONCE):
+            part = slice(begin, min(begin + _ROWS_AT_ONCE, num_rows))
             values = field[part if isinstance(rows, slice) else rows[part]]
-            rule.tell([values], f"{file.filename}: {name}")
+            rule.warn_of_void([values], f"{file.filename}: {name}")
             images.interior[part] = torch.from_numpy(rule(values, location(group, name)).reshape(-1, height, width, 1))
         return images
 
     def _label_rule(self, file: h5py.File, name: str, names: list[str] | None) -> LabelRule:
-        """Which labels stand for none: as it is given, kept in the file, or by what all splits hold."""
-        given = "void" in self.options.model_fields_set
-        if not given and file.attrs.get("void") == "none":
+        """Which labels are void: by the options, the file, or the labels of all splits."""
+        explicit = "void" in self.options.model_fields_set
+        if not explicit and file.attrs.get("void") == "none":
             return LabelRule.of(None, True, names)
         seen = 0
-        if not given and names is None:
+        if not explicit and names is None:
             for key in filter(None, self.options.splits.values()):
                 field = file[key].get(name) if isinstance(file.get(key), h5py.Group) else None
                 if isinstance(field, h5py.Dataset) and field.dtype.itemsize > 1:
                     pieces = (field[begin : begin + _ROWS_AT_ONCE] for begin in range(0, len(field), _ROWS_AT_ONCE))
                     seen = max(seen, *(int(np.nan_to_num(piece).max(initial=0)) for piece in pieces), 0)
-        return LabelRule.of(self.options.void, given, names, seen)
+        return LabelRule.of(self.options.void, explicit, names, seen)
 
     def _images(
         self, group: h5py.Group, name: str, rows: slice | np.ndarray, padding: int, *, rgb: bool, vectors: bool
@@ -313,11 +315,11 @@ class Packed:
             )
             raise UsageError(f"{location(group, name)} is {field.dtype}: {allowed}")
         height, width, channels = shape if len(shape) == 3 else (*shape, 1)
-        kept = count if isinstance(rows, slice) else len(rows)
-        images = PaddedImages.zeros(kept, height, width, channels, dtype=dtype, padding=padding)
+        num_rows = count if isinstance(rows, slice) else len(rows)
+        images = PaddedImages.zeros(num_rows, height, width, channels, dtype=dtype, padding=padding)
         # In pieces, so that no second copy of the whole split is ever in memory.
-        for begin in range(0, kept, _ROWS_AT_ONCE):
-            part = slice(begin, min(begin + _ROWS_AT_ONCE, kept))
+        for begin in range(0, num_rows, _ROWS_AT_ONCE):
+            part = slice(begin, min(begin + _ROWS_AT_ONCE, num_rows))
             values = field[part if isinstance(rows, slice) else rows[part]]
             if vectors:
                 check_vectors(name, values, location(group))
@@ -332,53 +334,10 @@ class Packed:
         return images
 
     def _labelled(self, group: h5py.Group) -> bool:
-        """Whether there are classes: the default field may be missing, another that was asked for may not."""
+        """Whether there are classes: the default field may be missing, another one from the options may not."""
         target = self.options.target
         if target is None:
             return False
         if target != "target":
             self._field(group, target, "target")
         return target in group
-
-    def _targets(
-        self, file: h5py.File, group: h5py.Group, rows: slice | np.ndarray
-    ) -> tuple[Tensor | None, int | None, list[str] | None]:
-        """Classes of the samples, how many classes the data set has, and their names."""
-        name = self.options.target
-        if not self._labelled(group):
-            return None, None, None
-        read = {
-            key: file[key][name]
-            for key in filter(None, self.options.splits.values())
-            if isinstance(file.get(key), h5py.Group) and name in file[key]
-        }
-        for key, field in read.items():
-            if field.ndim != 1 or not (field.dtype.kind in "iu" or h5py.check_string_dtype(field.dtype)):
-                raise UsageError(
-                    f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
-                    "(N,); data.target=null leaves them out"
-                )
-        if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
-            values, classes = _numbered({key: field.asstr()[()] for key, field in read.items()})
-        else:
-            values, classes = {key: field[()].astype(np.int64) for key, field in read.items()}, class_names(file)
-        highest = max((int(part.max()) for part in values.values() if len(part)), default=-1)
-        lowest = min((int(part.min()) for part in values.values() if len(part)), default=0)
-        if lowest < 0 or (classes is not None and highest >= len(classes)):
-            known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
-            raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
-        split = group.name.strip("/")
-        return (
-            torch.from_numpy(values[split][rows].copy()),
-            len(classes) if classes is not None else highest + 1,
-            classes,
-        )
-
-
-def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Names of classes as numbers, in the order of the names of all splits, and that order."""
-    classes = sorted({name for part in names.values() for name in part.tolist()})
-    number = {name: place for place, name in enumerate(classes)}
-    return {
-        key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()
-    }, classes

@@ -1,12 +1,10 @@
-"""``paired_folder``: a folder a modality, files of the same name being one sample; a user's own aligned sensors,
+"""``paired_folder``: one folder per modality, files of the same name are one sample; a user's own aligned sensors,
 without labels.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -21,28 +19,27 @@ from .image_folder import (
     SPLITS,
     folders_in,
     has_splits,
-    held_share,
+    hash_fraction,
     is_free,
     split_folder,
     split_folders,
     test_folder,
     walk,
 )
-from .io.array_files import SUFFIXES, blends, read_pair
+from .io.array_files import SUFFIXES
 from .io.camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .io.file_loader import default_workers
 from .io.file_splits import PairSplit
 from .io.file_views import LABELS
-from .io.fingerprint import file_sizes, listing_hash
-from .io.images import IMAGE_SUFFIXES, DamagedImage, Picture, warn_of_scaling
+from .io.folder_reader import FolderReader
 from .io.joint_views import JointViews
 from .io.values import NO_LABEL, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
 from .io.view_options import ViewOptions
 
 log = logging.getLogger(__name__)
 
-# Frames that are looked at when a split is opened, evenly spaced over it.
-_LOOKED_AT = 16
+# Frames that are read when a split is opened, evenly spaced over it.
+_FRAMES_READ = 16
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
 
@@ -54,7 +51,7 @@ class PairedFolder:
 
     Files whose paths below their folders are the same but for the ending are one sample. ``rgb`` is any image, of which
     more than 8 bits are scaled to 8; other folders hold images of 8 or 16 bits, ``.npy`` (H, W) or (H, W, C), or EXR,
-    handed out as float32 with their values as stored. ``semantics`` holds label maps: 0 unlabelled, then the lines of
+    read as float32 with their values as stored. ``semantics`` holds label maps: 0 unlabelled, then the lines of
     ``classes.txt`` beside the folders, if it is there. A sample's ``index`` is its place in the list sorted by path.
     What is held out is decided by a hash of the path, as in ``image_folder``.
 
@@ -109,7 +106,7 @@ class PairedFolder:
         return all(any(_has(where / name, stem) for stem in stems) for name in others)
 
     def open(self, split: str) -> PairSplit:
-        """List ``"train"`` or ``"test"``, and look at a few samples. Only ``"train"`` is ever augmented."""
+        """List ``"train"`` or ``"test"``, and read a few samples. Only ``"train"`` is ever augmented."""
         if split not in SPLITS:
             raise UsageError(f"paired_folder has no split {split!r}: it has train, test")
         if not self.root.is_dir():
@@ -128,15 +125,15 @@ class PairedFolder:
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
-        looked = reader.look(
-            [place * count // min(count, _LOOKED_AT) for place in range(min(count, _LOOKED_AT))],
+        samples = reader.read_samples(
+            [place * count // min(count, _FRAMES_READ) for place in range(min(count, _FRAMES_READ))],
             sizes=self._sizes_matter(),
             skip_corrupted=options.skip_corrupted,
         )
         channels = {name: shape[0] for name, shape in reader.modalities.items()}
         for name in vectors_among(options.vectors, channels):
             check_vectors(
-                name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in looked]), where
+                name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in samples]), where
             )
         if training:
             reader.warn()
@@ -145,7 +142,7 @@ class PairedFolder:
             reader,
             count,
             JointViews(size, options.crop, options.scale, options.flip, options.transforms if training else []),
-            camera=self._camera(where, [sample["depth"] for sample in looked]) if "depth" in files else None,
+            camera=self._camera(where, [sample["depth"] for sample in samples]) if "depth" in files else None,
             semantic_classes=names,
             augmented=training,
             color_jitter=options.color_jitter,
@@ -207,7 +204,7 @@ class PairedFolder:
         listed = {name: _files(where / folder) for name, folder in self._folders(where).items()}
         stems = _partners(where, listed)
         if not prepared:
-            stems = [stem for stem in stems if (held_share(stem) < self.options.test_fraction) == (split == "test")]
+            stems = [stem for stem in stems if (hash_fraction(stem) < self.options.test_fraction) == (split == "test")]
             if not stems:
                 kind = "held out for testing" if split == "test" else "left to train on"
                 raise UsageError(
@@ -218,7 +215,7 @@ class PairedFolder:
         if limit is not None and limit < len(stems):
             stems = [stems[place * len(stems) // limit] for place in range(limit)]
         return where, {
-            name: [found[stem].relative_to(where).as_posix() for stem in stems] for name, found in listed.items()
+            name: [files[stem].relative_to(where).as_posix() for stem in stems] for name, files in listed.items()
         }
 
     def _folders(self, where: Path) -> dict[str, str]:
@@ -235,9 +232,9 @@ class PairedFolder:
             folders = {name: name for name in folders_in(where) if next(walk(where / name, SUFFIXES), None) is not None}
         if not self.options.folders and len(folders) < 2:
             empty = [name for name in folders_in(where) if name not in folders]
-            there = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
+            available = f"one folder of a modality ({', '.join(folders)})" if folders else "no folders of modalities"
             without = f", and no files ({', '.join(SUFFIXES)}) in {', '.join(empty)}" if empty else ""
-            raise UsageError(f"{where} has {there}{without}: {_LAYOUT}")
+            raise UsageError(f"{where} has {available}{without}: {_LAYOUT}")
         if len(folders) < 2:
             raise UsageError(f"data.folders names one modality ({', '.join(folders)}): two or more make a pair")
         wrong = [name for name in folders if name in _RESERVED]
@@ -248,123 +245,6 @@ class PairedFolder:
             )
         # A picture is what people look at first, and what the others are compared with.
         return dict(sorted(folders.items(), key=lambda item: (item[0] != "rgb", item[0])))
-
-
-class FolderReader:
-    """Reads the samples of a split.
-
-    Args:
-        root: The folder that ``files`` are in.
-        files: For each modality the paths below ``root``; sample i is the i-th of each.
-        labels: Which labels stand for none.
-
-    Attributes:
-        modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after
-            :meth:`look`.
-        kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`look`.
-    """
-
-    def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule) -> None:
-        # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every
-        # worker.
-        self.files = {name: np.array([os.fsencode(path) for path in paths]) for name, paths in files.items()}
-        self.root, self.labels = os.fsencode(root), labels
-        self.kinds: dict[str, str] = {}
-        self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
-        self._sizes: str | None = None
-        self._looked: list[int] = []
-
-    def look(self, rows: Sequence[int], *, sizes: str | None, skip_corrupted: bool) -> list[dict[str, np.ndarray]]:
-        """Read some samples, the first of which says what all are like.
-
-        Args:
-            sizes: Why frames of another size are refused, and the way out; None: they may differ.
-            skip_corrupted: Whether those that cannot be read are passed over, as long as there are others.
-        """
-        looked: list[dict[str, np.ndarray]] = []
-        for row in rows:
-            try:
-                sample = self._stored(row)
-            except DamagedImage:
-                if not skip_corrupted or (row == rows[-1] and not looked):
-                    raise
-                continue
-            if not looked:
-                size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
-                self.modalities, self._sizes = (
-                    {name: (_channels(values), *size) for name, values in sample.items()},
-                    sizes,
-                )
-                self.kinds = {name: number_kind(values.dtype) for name, values in sample.items()}
-            if LABELS in sample:
-                self.labels.tell([sample[LABELS]], self._paths(row)[LABELS].parent)
-            looked.append(self._checked(row, sample))
-            self._looked.append(row)
-        return looked
-
-    def warn(self) -> None:
-        """Log what the files that were looked at lose: bits of rgb, values of others that a lossy compression
-        blends.
-        """
-        paths = [self._paths(row) for row in self._looked]
-        warn_of_scaling(
-            Picture(files["rgb"]) for files in paths if "rgb" in files and files["rgb"].suffix.lower() in IMAGE_SUFFIXES
-        )
-        for name in self.files:
-            blended = [files[name] for files in paths if name != "rgb" and blends(files[name])]
-            if blended:
-                log.warning(
-                    "%s is stored with lossy compression, which blends the values of neighbours and keeps 8 "
-                    "bits: PNG, TIFF or .npy keep %s",
-                    blended[0],
-                    name,
-                )
-
-    def read(self, row: int) -> dict[str, np.ndarray]:
-        """The files of a sample, checked against what the first is like."""
-        return self._checked(row, self._stored(row))
-
-    def _stored(self, row: int) -> dict[str, np.ndarray]:
-        try:
-            return read_pair(self._paths(row))
-        except DamagedImage as error:
-            raise DamagedImage(
-                error.path, error.reason, f"{error.way_out}, or set data.skip_corrupted=true", error.kind
-            ) from error
-
-    def _checked(self, row: int, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        paths = self._paths(row)
-        for name, values in sample.items():
-            channels, height, width = self.modalities[name]
-            if _channels(values) != channels:
-                raise ContrastillError(
-                    f"{paths[name]} has {_channels(values)} channels, other files of {name} {channels}: bring "
-                    "them to one kind"
-                )
-            if height is not None and values.shape[:2] != (height, width):
-                raise ContrastillError(
-                    f"{paths[name]} is {values.shape[0]}×{values.shape[1]} (height × width), other samples "
-                    f"{height}×{width}: {self._sizes}"
-                )
-            if number_kind(values.dtype) != self.kinds[name] and name != LABELS:
-                raise ContrastillError(
-                    f"{paths[name]} holds {number_kind(values.dtype)}, other files of {name} {self.kinds[name]}: "
-                    "their units would differ, "
-                    "bring them to one kind"
-                )
-        if LABELS not in sample:
-            return sample
-        return {**sample, LABELS: self.labels(sample[LABELS], paths[LABELS])}
-
-    def listing(self) -> str:
-        return "-".join(listing_hash(names, file_sizes(self.root, names)) for names in self.files.values())
-
-    def _paths(self, row: int) -> dict[str, Path]:
-        return {name: Path(os.fsdecode(os.path.join(self.root, paths[row]))) for name, paths in self.files.items()}
-
-
-def _channels(values: np.ndarray) -> int:
-    return values.shape[2] if values.ndim == 3 else 1
 
 
 def _stem(file: Path, folder: Path) -> str:
@@ -378,33 +258,35 @@ def _has(folder: Path, stem: str) -> bool:
 
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a modality by their stems."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in walk(folder, ("",)):
         if not file.name.lower().endswith(SUFFIXES):
             raise UsageError(
                 f"{file} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
             )
-        other = found.setdefault(_stem(file, folder), file)
+        other = files.setdefault(_stem(file, folder), file)
         if other != file:
-            one, two = sorted((other.name, file.name))
-            raise UsageError(f"{file.parent} holds {one} and {two}, which would both be the same sample's: remove one")
-    if not found:
+            first, second = sorted((other.name, file.name))
+            raise UsageError(
+                f"{file.parent} holds {first} and {second}, which would both be the same sample's: remove one"
+            )
+    if not files:
         raise UsageError(
             f"{folder} has no files ({', '.join(SUFFIXES)}): add some, or name other folders in data.folders"
         )
-    return found
+    return files
 
 
 def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
     """The stems of the samples, sorted by path; complains where a modality lacks one."""
     everything = set().union(*listed.values())
-    for name, found in listed.items():
-        lacking = min(everything - found.keys(), default=None)
+    for name, files in listed.items():
+        lacking = min(everything - files.keys(), default=None)
         if lacking is not None:
-            there = next(other[lacking] for other in listed.values() if lacking in other)
-            missed = len(everything) - len(found)
+            unpaired = next(other[lacking] for other in listed.values() if lacking in other)
+            missed = len(everything) - len(files)
             more = f" ({missed} files lack theirs)" if missed > 1 else ""
             raise UsageError(
-                f"{there} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
+                f"{unpaired} has no partner {lacking}.* of {name} in {where}{more}: add it, or move the file away"
             )
     return sorted(everything, key=lambda stem: PurePosixPath(stem).parts)

@@ -1,4 +1,4 @@
-"""``rooms``: rendered rooms with furniture, in colour, depth and meaning; made anew from (seed, index), so that nothing
+"""``rooms``: rendered rooms with furniture, in colour, depth and meaning; rendered from (seed, index), so that nothing
 is downloaded.
 """
 
@@ -38,9 +38,8 @@ class Rooms:
     is a function of (scene_seed, split, index).
 
     Modalities: ``rgb`` uint8 (N, S, S, 3); ``depth`` float32 (N, S, S, 1), metres along the camera's axis, 0 where
-        nothing was measured
-    (grazing or far surfaces, edges, holes); ``semantics`` uint8 (N, S, S, 1), places in ``rooms_render.SEMANTICS``. The
-    camera is that of ``rooms_render.intrinsics(size)``.
+    nothing was measured (grazing or far surfaces, edges, holes); ``semantics`` uint8 (N, S, S, 1), places in
+    ``rooms.render.SEMANTICS``. The camera is that of ``rooms.render.intrinsics(size)``.
 
     Raises:
         UsageError: A split that does not exist.
@@ -48,7 +47,7 @@ class Rooms:
 
     class Options(AugmentOptions):
         modalities: list[Literal["rgb", "depth", "semantics"]] = Field(
-            default=["rgb"], min_length=1, description="what is kept of a frame"
+            default=["rgb"], min_length=1, description="the modalities of a frame"
         )
         size: int = Field(32, ge=8, le=512, description="side of the frames in pixels")
         train_samples: int = Field(4000, gt=0, description="frames of the training split")
@@ -61,7 +60,7 @@ class Rooms:
         self.options = options
 
     def open(self, split: str) -> TensorSplit:
-        """Render ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Render all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         from .rooms.kinds import KINDS
         from .rooms.render import SEMANTICS, intrinsics
 

@@ -1,4 +1,4 @@
-"""``stl10``: the official binary files, kept whole in memory: 5 000 labelled, 8 000 test and 100 000 unlabelled images
+"""``stl10``: the official binary files, all of it in memory: 5 000 labelled, 8 000 test and 100 000 unlabelled images
 of 96×96.
 """
 
@@ -74,7 +74,7 @@ class Stl10:
         return (Path(path) / STL10.base_folder).is_dir() or (Path(path) / "test_X.bin").is_file()
 
     def open(self, split: str) -> TensorSplit:
-        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Read all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         if split not in ("train", "test"):
             raise UsageError(f"stl10 has no split {split!r}: it has train, test")
         options, training, folder = self.options, split == "train", self._folder()

@@ -1,4 +1,4 @@
-"""``tiny_imagenet``: the official folder of TinyImageNet, or a part of it, kept whole in memory."""
+"""``tiny_imagenet``: the official folder of TinyImageNet, or a part of it, all of it in memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ class TinyImageNet:
     """TinyImageNet (Stanford CS231n): 200 classes of ImageNet, 64×64; 500 training and 50 validation images each.
 
     The validation images, the split ``test``, lie in one folder: their classes are read from val_annotations.txt. A
-        class is one
-    that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set is read as
-    it is; its name is that of words.txt. Greyscale images become RGB.
+    class is one that wnids.txt lists and that has training images, in the order of wnids.txt, so that a part of the set
+    is read as it is; its name is that of words.txt. Greyscale images become RGB.
 
     Raises:
         UsageError: It is no such folder, or its parts do not belong together.
@@ -52,7 +51,7 @@ class TinyImageNet:
         return any((root / "wnids.txt").is_file() for root in (Path(path), Path(path) / _FOLDER))
 
     def open(self, split: str) -> TensorSplit:
-        """Read ``"train"`` or ``"test"``, whole. Only ``"train"`` is ever augmented."""
+        """Read all of ``"train"`` or ``"test"``. Only ``"train"`` is ever augmented."""
         if split not in ("train", "test"):
             raise UsageError(f"tiny_imagenet has no split {split!r}: it has train, test")
         options, training, root = self.options, split == "train", self._root()
@@ -120,15 +119,15 @@ def _classes(root: Path) -> list[str]:
     listed = [line.strip() for line in _lines(root / "wnids.txt")]
     if not (root / "train").is_dir():
         raise UsageError(f"{root} has no folder train: unpack TinyImageNet again, all of it")
-    there = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
-    strange = sorted(there - set(listed))
+    folders = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
+    strange = sorted(folders - set(listed))
     if strange:
         raise UsageError(
             f"{root / 'train' / strange[0]} is not in wnids.txt: the folder is not, or not only, TinyImageNet"
         )
-    if not there:
+    if not folders:
         raise UsageError(f"{root / 'train'} has no folders of classes: unpack TinyImageNet again, all of it")
-    return [wnid for wnid in listed if wnid in there]
+    return [wnid for wnid in listed if wnid in folders]
 
 
 def _names(root: Path, wnids: list[str]) -> list[str]:
@@ -146,14 +145,14 @@ def _training(root: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     files = []
     for target, wnid in enumerate(wnids):
         folder = root / "train" / wnid / "images"
-        found = (
+        names = (
             sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES))
             if folder.is_dir()
             else []
         )
-        if not found:
+        if not names:
             raise UsageError(f"{folder} has no images: unpack TinyImageNet again, or remove {folder.parent}")
-        files += [(folder / name, target) for name in found]
+        files += [(folder / name, target) for name in names]
     return files
 
 

@@ -1,11 +1,10 @@
-"""Datasets that somebody made elsewhere, in the place of a registered one: labels, modalities, and views that are
+"""A user's own datasets in the place of a registered one: labels, modalities, and views that are
 functions of (seed, view, index).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -21,37 +20,37 @@ from .io.file_splits import ReadSplit
 from .io.file_views import LABELS
 from .io.file_workers import Damaged
 from .io.in_memory import Batch
-from .io.user_samples import OwnSamples, drawing_from
+from .io.user_samples import UserSamples, drawing_from
 from .io.values import (
     UNSIGNED_16,
     VOID,
     VOID_HELP,
     LabelRule,
+    batch_values,
     check_vectors,
-    handed_out,
     vectors_among,
     vectors_of_array,
 )
 
 log = logging.getLogger(__name__)
 
-_PLAIN = 2**32  # stands for a view's number where nothing is augmented
+_PLAIN = 2**32  # the view's number where nothing is augmented
 
 
-class OwnData:
-    """A training and a test dataset as they were handed over, in the place of a registered class.
+class UserDataset:
+    """A training and a test dataset of the user's own, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
     ``label`` will do for ``rgb`` and ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
     tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of uint16, which is scaled to 8 bits, or of floats,
     in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
-    of torch, NumPy and Python is a function of (seed, view, index). Values are handed out as they are, rgb and labels
+    of torch, NumPy and Python is a function of (seed, view, index). Values stay as they are, rgb and labels
     aside as float32: 8-bit values of other modalities are 0 … 255. ``semantics`` are whole numbers, 0, −1, −100 and 255
-        (``data.void``) for unlabelled. Each label that a sample comes with is compared with the list of labels,
-    wherever samples are read: where they differ, the training stops at the first.
+    (``data.void``) for unlabelled. Each sample's label is compared with the list of labels wherever samples are read:
+    where they differ, the training stops at the first.
 
     Args:
-        train: Of training samples; augmentation is its own affair.
+        train: Of training samples, which it augments itself.
         test: Of test samples, or None.
 
     Raises:
@@ -73,75 +72,83 @@ class OwnData:
         )
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
-        self._read = {"train": OwnSamples(train), "test": None if test is None else OwnSamples(test)}
+        self._train, self._test = UserSamples(train), None if test is None else UserSamples(test)
 
-    def __call__(self, options: Options) -> _Opened:
-        return _Opened(self._read, options)
+    def __call__(self, options: Options) -> _OpenedDataset:
+        return _OpenedDataset(self._train, self._test, options)
 
 
-class _Opened:
-    def __init__(self, read: Mapping[str, OwnSamples | None], options: OwnData.Options) -> None:
-        self._read, self._options = read, options
+class _OpenedDataset:
+    def __init__(self, train: UserSamples, test: UserSamples | None, options: UserDataset.Options) -> None:
+        self._train, self._test, self._options = train, test, options
+        self._parts = [train] if test is None else [train, test]
 
-    def open(self, split: str) -> OwnSplit | None:
-        samples = self._read[split]
+    def open(self, split: str) -> UserSplit | None:
+        train = self._train
+        samples = {"train": train, "test": self._test}[split]
         if samples is None:
             return None
-        labelled = [one for one in self._read.values() if one is not None and one.targets is not None]
         classes, targets = samples.classes, samples.targets
-        train = self._read["train"]
-        if split == "test" and classes is not None and train.classes is not None and classes != train.classes:
-            classes, targets = train.classes, _renumbered(samples, train)
+        if split == "test" and targets is not None and classes is not None and train.classes not in (None, classes):
+            classes, targets = train.classes, _renumbered(classes, targets, samples.name, train)
+        names = classes or train.classes
         if (
             split == "test"
             and targets is not None
             and train.targets is not None
-            and (classes is None) != (train.classes is None)
+            and names is not None
+            and (classes is None or train.classes is None)
         ):
             unnamed = samples.name if classes is None else train.name
-            check_numbers(classes or train.classes, "the other dataset", unnamed, "give it a list classes")
+            check_numbers(names, "the other dataset", unnamed, "give it a list classes")
             log.warning(
                 "the classes of the training and the test dataset are matched by number alone, as %s has no "
                 "names for them: give it a list classes",
                 unnamed,
             )
         # Names in both are matched; a split without names may have more classes than the other one names.
-        nameless = [one for one in labelled if one.classes is None or classes is None]
-        num_classes = max([*(int(one.targets.max()) + 1 for one in nameless), len(classes or ())], default=0)
-        return OwnSplit(
+        counts = [
+            int(part.targets.max()) + 1
+            for part in self._parts
+            if part.targets is not None and (part.classes is None or classes is None)
+        ]
+        num_classes = max([*counts, len(classes or ())], default=0)
+        return UserSplit(
             samples, targets, num_classes or None, classes, self._options, self._labels(), augmented=split == "train"
         )
 
     def _labels(self) -> LabelRule:
-        """Which labels of label maps stand for none, in both splits alike."""
-        seen = max((one.highest_label() for one in self._read.values() if one is not None), default=0)
+        """Which labels of label maps are void, the same in both splits."""
+        seen = max(part.highest_label() for part in self._parts)
         return LabelRule.of(self._options.void, "void" in self._options.model_fields_set, None, seen)
 
 
-def _renumbered(samples: OwnSamples, train: OwnSamples) -> Tensor:
-    """The labels of a dataset by the numbers that the training dataset has for classes of the same names."""
-    used = [samples.classes[number] for number in samples.targets.unique().tolist()]
+def _renumbered(classes: list[str], targets: Tensor, name: str, train: UserSamples) -> Tensor:
+    """The labels of the test dataset ``name`` by the numbers that the training dataset has for classes of the same
+    names.
+    """
+    used = [classes[number] for number in targets.unique().tolist()]
     places = match_classes(
-        train.classes,
+        train.classes or [],
         used,
         f"the training dataset {train.name}",
-        f"the test dataset {samples.name}",
-        "hand over both with the same classes",
+        f"the test dataset {name}",
+        "pass both with the same classes",
     )
-    number = dict(zip(used, places, strict=True))
-    return torch.tensor([number.get(name, -1) for name in samples.classes])[samples.targets]
+    numbers = dict(zip(used, places, strict=True))
+    return torch.tensor([numbers.get(label, -1) for label in classes])[targets]
 
 
-class OwnSplit(ReadSplit):
-    """One split of such data, see :class:`~.file_loader.FileSplit` for what it has."""
+class UserSplit(ReadSplit):
+    """One split of such data, see :class:`~contrastill.core.data.Split`."""
 
     def __init__(
         self,
-        samples: OwnSamples,
+        samples: UserSamples,
         targets: Tensor | None,
         num_classes: int | None,
         classes: list[str] | None,
-        options: OwnData.Options,
+        options: UserDataset.Options,
         labels: LabelRule,
         *,
         augmented: bool,
@@ -154,10 +161,10 @@ class OwnSplit(ReadSplit):
         self.camera = None if unit is None else Camera(unit)
         self.kinds, self.labels = dict(samples.kinds), labels
         self.vectors = vectors_among(options.vectors, {name: shape[0] for name, shape in samples.shapes.items()})
-        self._look()
+        self._check_values()
 
-    def _look(self) -> None:
-        """Complain, or say, what values of a few samples mean."""
+    def _check_values(self) -> None:
+        """Check what the values of a few samples mean, with a warning or an error."""
         few = self.samples.few
         if few and "depth" in self.samples.shapes and self.camera is not None:
             warn_of_unit(
@@ -167,7 +174,9 @@ class OwnSplit(ReadSplit):
                 key=self.samples.key,
             )
         if few and LABELS in self.samples.shapes:
-            self.labels.tell((images[LABELS].numpy() for images in few), self.samples.name, key=self.samples.key)
+            self.labels.warn_of_void(
+                (images[LABELS].numpy() for images in few), self.samples.name, key=self.samples.key
+            )
         for name in self.vectors if few else ():
             check_vectors(name, torch.stack([images[name] for images in few]).numpy(), self.samples.name)
 
@@ -178,38 +187,38 @@ class OwnSplit(ReadSplit):
 class _Rows(Dataset):
     """Reads batches, in a worker or in the training's own process."""
 
-    def __init__(self, samples: OwnSamples, labels: LabelRule, vectors: tuple[str, ...], seed: int) -> None:
+    def __init__(self, samples: UserSamples, labels: LabelRule, vectors: tuple[str, ...], seed: int) -> None:
         self.samples, self.labels, self.vectors, self.seed = samples, labels, vectors, seed
 
     def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Damaged:
-        """Each modality (B, H, W, C): the given views of the given rows."""
+        """Each modality (B, H, W, C) of a view of some rows."""
         view, rows = request
         read = []
         try:
             for row in rows.tolist():
                 with drawing_from(self.seed, _PLAIN if view is None else view, row):
-                    read.append(self._handed_out(row, self.samples.read(row)[0]))
+                    read.append(self._batch_sample(row, self.samples.read(row)[0]))
         except ContrastillError as error:
             if get_worker_info() is None:
                 raise
             return Damaged(str(error))
         shapes = self.samples.shapes
         return {
-            name: torch.stack([one[name] for one in read]) if read else torch.empty(0, *_last(shapes[name]))
+            name: torch.stack([sample[name] for sample in read]) if read else torch.empty(0, *_last(shapes[name]))
             for name in shapes
         }
 
-    def _handed_out(self, row: int, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        given = {}
+    def _batch_sample(self, row: int, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        values_of = {}
         for name, values in images.items():
             if name == LABELS:
-                kept = self.labels(values.numpy(), f"{LABELS} of sample {row} of {self.samples.name}")
-                given[name] = torch.from_numpy(np.ascontiguousarray(kept))
+                labels = self.labels(values.numpy(), f"{LABELS} of sample {row} of {self.samples.name}")
+                values_of[name] = torch.from_numpy(np.ascontiguousarray(labels))
             elif name in self.vectors and self.samples.kinds[name] == UNSIGNED_16:
-                given[name] = torch.from_numpy(vectors_of_array(values.to(torch.int32).numpy().astype(np.uint16)))
+                values_of[name] = torch.from_numpy(vectors_of_array(values.to(torch.int32).numpy().astype(np.uint16)))
             else:
-                given[name] = handed_out(name, values, self.vectors)
-        return given
+                values_of[name] = batch_values(name, values, self.vectors)
+        return values_of
 
 
 def _last(shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -60,7 +60,7 @@ class WebDataset:
         cache: str | None = Field(
             None, description="folder to keep the index in where that of the shards cannot be written to"
         )
-        size: int = Field(224, gt=0, description="side in pixels of the images handed out")
+        size: int = Field(224, gt=0, description="side in pixels of the images")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -89,13 +89,13 @@ class WebDataset:
         if options.limit is not None and options.limit < len(index):
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)
-        return FileSplit.asked_for(
+        return FileSplit.from_options(
             pictures, torch.from_numpy(index.target), classes, options, options.size, training=split == "train"
         )
 
     def _index(self, split: str) -> tuple[list[Path], TarIndex]:
         asked = self.options.train if split == "train" else self.options.test
-        shards = _usual(self.root, split) if asked is None else _asked(self.root, asked, split)
+        shards = usual_shards(self.root, split) if asked is None else named_shards(self.root, asked, split)
         if not shards:
             where = f"no shards to {split} on" if asked is None else f"no shards {asked}"
             raise UsageError(f"{self.root} has {where}: {_LAYOUT}, or name others with data.{split}=")
@@ -128,7 +128,7 @@ class WebDataset:
         return count
 
 
-def _usual(root: Path, split: str) -> list[Path]:
+def usual_shards(root: Path, split: str) -> list[Path]:
     """The shards of a split: ``NAME/*.tar`` where there is such a folder, else ``NAME*.tar``, for the first of its
     names that has any.
 
@@ -152,27 +152,27 @@ def _sets(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     any.
     """
     folders = {name: sorted((root / name).glob("*.tar")) for name in folders_in(root) if name.lower() in names}
-    sets = {name: found for name, found in folders.items() if found}
+    sets = {name: paths for name, paths in folders.items() if paths}
     if folders:
         return sets
     for path in sorted(path for path in root.glob("*.tar") if path.name.lower().startswith(names[0])):
         # train, training; what follows train in another way is part of a longer name: trainA-000.tar.
-        word = re.match("[a-z]*", path.name.lower()).group()
+        word = re.split("[^a-z]", path.name.lower(), maxsplit=1)[0]
         sets.setdefault(word if word in names else names[0], []).append(path)
     return sets
 
 
-def _asked(root: Path, pattern: str, split: str) -> list[Path]:
+def named_shards(root: Path, pattern: str, split: str) -> list[Path]:
     """The shards that ``data.train`` or ``data.test`` names, in the order of their names."""
-    found: set[Path] = set()
+    shards: set[Path] = set()
     for name in braces(os.path.expanduser(pattern)):
         where = os.path.join(glob.escape(str(root)), name)
         paths = [Path(path) for path in glob.glob(where)] if glob.has_magic(name) else [root / name]
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{path} does not exist: data.{split}={pattern} names it")
-            found |= set(path.glob("*.tar")) if path.is_dir() else {path}
-    return sorted(found)
+            shards |= set(path.glob("*.tar")) if path.is_dir() else {path}
+    return sorted(shards)
 
 
 def braces(pattern: str) -> Iterator[str]:

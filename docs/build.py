@@ -50,8 +50,8 @@ class Docstrings(griffe.Extension):
     def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **_: object) -> None:
         value = getattr(node, "value", None)
         if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field":
-            given = [argument for argument in attr.value.arguments if not isinstance(argument, griffe.ExprKeyword)]
-            attr.value = given[0] if given else None
+            positional = [argument for argument in attr.value.arguments if not isinstance(argument, griffe.ExprKeyword)]
+            attr.value = positional[0] if positional else None
             for keyword in value.keywords:
                 if keyword.arg == "description" and isinstance(keyword.value, ast.Constant):
                     attr.docstring = griffe.Docstring(keyword.value.value, parent=attr)

@@ -56,7 +56,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 def imports(root: Path = ROOT) -> list[Import]:
     """All imports of the package from itself, each once, however many names it brings."""
     known = modules(root)
-    found: dict[Import, None] = {}
+    result: dict[Import, None] = {}
     for module, path in known.items():
         package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
         for node, when in _statements(ast.parse(path.read_text(encoding="utf-8")), "import"):
@@ -66,8 +66,8 @@ def imports(root: Path = ROOT) -> list[Import]:
             for alias in node.names:
                 name = ".".join([*base, alias.name])
                 if name.split(".")[0] == "contrastill":
-                    found[Import(module, name if name in known else ".".join(base) or name, when, level > 0)] = None
-    return list(found)
+                    result[Import(module, name if name in known else ".".join(base) or name, when, level > 0)] = None
+    return list(result)
 
 
 def _statements(node: ast.AST, when: str) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
@@ -89,26 +89,27 @@ def folder(module: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-def drawing(found: list[Import]) -> str:
+def drawing(imported: list[Import]) -> str:
     """The subpackages from top to bottom and an arc for each that imports another, with the number of its imports;
     dashed where all are inside functions.
     """
     folders = [name for layer in LAYERS for name in layer]
     sizes = Counter(folder(module) for module in modules())
     between = [
-        one
-        for one in found
-        if folder(one.importer) != folder(one.imported) and {folder(one.importer), folder(one.imported)} <= {*folders}
+        entry
+        for entry in imported
+        if folder(entry.importer) != folder(entry.imported)
+        and {folder(entry.importer), folder(entry.imported)} <= {*folders}
     ]
-    counts = Counter((folder(one.importer), folder(one.imported)) for one in between)
-    at_once = {(folder(one.importer), folder(one.imported)) for one in between if one.when != "call"}
+    counts = Counter((folder(entry.importer), folder(entry.imported)) for entry in between)
+    at_once = {(folder(entry.importer), folder(entry.imported)) for entry in between if entry.when != "call"}
+    sentences = [f"{importer} imports {other} {count} times" for (importer, other), count in sorted(counts.items())]
     height = 56 * len(folders) + 60
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img" aria-labelledby="t d" '
         'font-family="system-ui, sans-serif" font-size="16">',
         '  <title id="t">Who imports whom</title>',
-        "  <desc "
-        f'id="d">{"; ".join(f"{one} imports {other} {count} times" for (one, other), count in sorted(counts.items()))}.</desc>',
+        f'  <desc id="d">{"; ".join(sentences)}.</desc>',
         f'  <rect x="1" y="1" width="638" height="{height - 2}" rx="12" fill="#f7f8fa" stroke="#8a93a3"/>',
     ]
     middle = {}
@@ -127,13 +128,13 @@ def drawing(found: list[Import]) -> str:
                 f'  <text x="236" y="{middle[name] + 5}" fill="#5b6678" text-anchor="end" '
                 f'font-size="13">{sizes[name]} files</text>',
             ]
-    for (one, other), count in sorted(counts.items()):
+    for (importer, other), count in sorted(counts.items()):
         # An importer's arcs leave above the middle, what comes in ends below it.
-        start, end = middle[one] - 7, middle[other] + 7
-        out = 264 + 46 * (folders.index(other) - folders.index(one))
+        start, end = middle[importer] - 7, middle[other] + 7
+        out = 264 + 46 * (folders.index(other) - folders.index(importer))
         apex, level = 248 + 0.75 * (out - 248), (start + end) / 2
-        colour = _COLOURS[folders.index(one) % len(_COLOURS)]
-        dashes = "" if (one, other) in at_once else ' stroke-dasharray="5 4"'
+        colour = _COLOURS[folders.index(importer) % len(_COLOURS)]
+        dashes = "" if (importer, other) in at_once else ' stroke-dasharray="5 4"'
         lines += [
             f'  <path d="M248 {start} C{out} {start} {out} {end} 254 {end}" fill="none" stroke="{colour}" '
             f'stroke-width="1.5"{dashes}/>',

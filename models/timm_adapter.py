@@ -52,6 +52,7 @@ def timm_network(name: str) -> Callable[..., nn.Module]:
         pretrained: bool = False,
     ) -> nn.Module:
         config = timm.get_pretrained_cfg(name)
+        assert config is not None, name  # the name is registered, see above
         options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         if resolution is not None and config.fixed_input_size:
             options["img_size"] = pair(resolution)
@@ -202,8 +203,8 @@ def _is_before_classifier(module: Any, classifiers: tuple[str, ...], trace: Trac
 
 def classifiers_of(module: Any) -> tuple[str, ...]:
     """Names of the layers that give the logits; a distilled transformer has two."""
-    found = module.get_classifier()
-    parts = [*found] if isinstance(found, (Sequence, nn.ModuleList)) else [found]
+    classifier = module.get_classifier()
+    parts = [*classifier] if isinstance(classifier, (Sequence, nn.ModuleList)) else [classifier]
     names = {id(inner): name for name, inner in module.named_modules()}
     return tuple(names[id(part)] for part in parts if id(part) in names)
 

@@ -53,7 +53,8 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
         if name in _INCEPTIONS:
             options |= {"aux_logits": False, "transform_input": False}
         if pretrained:
-            if options.keys() & {"image_size", "input_size"} and pair(resolution) != pair(crop):
+            sized = options.keys() & {"image_size", "input_size"}
+            if sized and resolution is not None and pair(resolution) != pair(crop):
                 raise UsageError(
                     f"torchvision's weights of {name} are for {crop} pixels only: leave resolution out, or take "
                     "timm's network"
@@ -63,12 +64,13 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
         else:
             options |= {"init_weights": True} if name in _INCEPTIONS else {}
             module = models.get_model(name, weights=None, num_classes=num_classes or 1000, **options)
-        classifier = _last(module, nn.Linear) or _last(module, nn.Conv2d)
+        classifier = _last(module, nn.Linear, nn.Conv2d)
         if pretrained and num_classes not in (None, _length(module, classifier)):
             new_classifier(module, classifier, num_classes)
         if in_chans != 3:
             _exchange_stem(module, in_chans, pretrained)
-        only = pair(resolution or getattr(module, "image_size", 224)) if name.startswith(("vit_", "maxvit")) else None
+        default_size: int | tuple[int, int] = getattr(module, "image_size", 224)
+        only = pair(resolution or default_size) if name.startswith(("vit_", "maxvit")) else None
         mean, std = ((0.5,) * 3, (0.5,) * 3) if name in _INCEPTIONS else (tuple(published.mean), tuple(published.std))
         module.preprocess = Preprocess(mean, std, side(only) if only else crop if pretrained else None)
         module.published_resolution = side(only) if only else crop
@@ -103,8 +105,10 @@ def _size_option(name: str, resolution: int | tuple[int, int] | None) -> dict[st
     return {}
 
 
-def _last(module: nn.Module, kind: type[nn.Module]) -> str | None:
-    return next((name for name, inner in reversed([*module.named_modules()]) if isinstance(inner, kind)), None)
+def _last(module: nn.Module, *kinds: type[nn.Module]) -> str:
+    """Name of the last layer of the first of these kinds that the module has: torchvision's networks all have one."""
+    names = (name for kind in kinds for name, inner in reversed([*module.named_modules()]) if isinstance(inner, kind))
+    return next(names)
 
 
 def _length(module: nn.Module, classifier: str) -> int:
@@ -127,7 +131,7 @@ def _exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
             new.weight.copy_(adapt_input_conv(in_chans, old.weight))
         else:
             new.weight.normal_(std=old.weight.std().item())
-        if old.bias is not None:
+        if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
     module.set_submodule(name, new)
 

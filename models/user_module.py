@@ -1,4 +1,4 @@
-"""A module that somebody made elsewhere, in the place of a builder: where its representation is, how it sees."""
+"""A user's own module in the place of a builder: where its representation is, its preprocessing."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class _Role(Enum):
     INSIDE = "an inner value, as of a gate"
 
 
-class OwnNetwork:
-    """Stands for the builder of a module that is there already, and hands out copies of it on the CPU.
+class UserModule:
+    """The builder of an existing module: returns copies of it on the CPU.
 
     Args:
         module: Takes images (B, C, H, W) and returns logits (B, num_logits).
-        taps: Where its representation is. What is left out is found by a few forward passes: the embedding is the input
-            of the last linear layer that all of the output goes through, or without one, as in a backbone, the output
-            (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each size of
-            feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
-        preprocess: How it sees.
-        shape: (C, H, W) of an image as it is given to the module.
+        taps: Where its representation is. Those not set are measured by a few forward passes: the embedding is the
+            input of the last linear layer that all of the output goes through, or without one, as in a backbone, the
+            output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each
+            size of feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
+        preprocess: Its normalisation.
+        shape: (C, H, W) of an image as the module takes it.
         classes: Names of its logits, where they are known.
         data_classes: Number of classes of the data, where it has any.
 
@@ -61,13 +61,13 @@ class OwnNetwork:
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise UsageError(
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
-                "before it is handed over"
+                "before it is passed"
             )
         try:
             trace = Trace(self(), shape)
         except UsageError:
             raise
-        except Exception as error:  # whatever somebody's own code raises
+        except Exception as error:  # a user's own code may raise anything
             raise _failing(module, shape, error) from error
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
@@ -105,7 +105,8 @@ class OwnNetwork:
             key=lambda name: trace.seen[name].order,
         )
         # From the end: an auxiliary layer, or one that scales the logits, may run after the classifier.
-        for name in reversed([name for name in ran if trace.seen[name].inputs.ndim == 2]):
+        pooled_inputs = [name for name in ran if (inputs := trace.seen[name].inputs) is not None and inputs.ndim == 2]
+        for name in reversed(pooled_inputs):
             role = _role(self(), name, trace)
             if role == _Role.ALL:
                 self.classifiers = (name,)
@@ -157,8 +158,8 @@ def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
     ):
         return _Role.ALL
     differences = shifted - plain
-    alike = torch.allclose(differences[0], differences[1], rtol=1e-3, atol=1e-4 * float(differences.abs().max()))
-    return _Role.PART if alike and bool(differences.abs().max() > 0) else _Role.INSIDE
+    equal = torch.allclose(differences[0], differences[1], rtol=1e-3, atol=1e-4 * float(differences.abs().max()))
+    return _Role.PART if equal and bool(differences.abs().max() > 0) else _Role.INSIDE
 
 
 def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool:
@@ -171,8 +172,8 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
         last.append(output)
 
     def drop(_: nn.Module, args: tuple) -> None:
-        # An untaught BatchNorm gives nearly what it is given.
-        last[:] = [value for value in last if not any(value is given for given in args)]
+        # An untrained BatchNorm returns nearly its input.
+        last[:] = [value for value in last if not any(value is arg for arg in args)]
 
     handles = [inner.register_forward_hook(keep) for inner in module.modules() if isinstance(inner, nn.Conv2d)]
     handles += [
@@ -184,7 +185,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
     for handle in handles:
         handle.remove()
     means = (value.mean(dim=(2, 3)) for map_ in last if map_.ndim == 4 for value in (map_, map_.relu()))
-    # An untaught network may say next to nothing.
+    # An untrained network's outputs may be tiny.
     close = 1e-5 * float(output.abs().max())
     return any(mean.shape == output.shape and torch.allclose(mean, output, rtol=1e-4, atol=close) for mean in means)
 
@@ -219,7 +220,7 @@ def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -
     )
 
 
-def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
+def module_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, str | None]:
     """A module with the taps, the preprocessing and the modality that came with it, as those of a
     :class:`~contrastill.Network` do.
     """
@@ -234,7 +235,7 @@ def given_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None, 
     )
 
 
-def given_classes(module: nn.Module) -> list[str] | None:
+def module_classes(module: nn.Module) -> list[str] | None:
     """Names of a module's logits that came with it, as those of :func:`~contrastill.load_student` and of a
     :class:`~contrastill.Network` do.
     """

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
+from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
 
 # The published factor of the sum over a map's values, of which there are some thousands.
 _SCALE = 3e-3
@@ -21,10 +21,9 @@ class AB(Objective):
     """Σ over maps of ‖ρ(t) σ(μ − r(s)) + (1 − ρ(t)) σ(μ + r(s))‖², in an initial stage alone (eq. 5).
 
     ρ(t) is 1 where the teacher's neuron is active, σ the ReLU, μ a margin, and the connector r a 1×1 convolution with
-    BatchNorm: the student's response has to lie on the teacher's side of each boundary. After the ReLU, where the maps
-        are, the teacher's side is known as before it;
-    of the student the connector is given what passed the ReLU, where the paper gives it what comes before. A map that
-    lies one deeper counts twice as much.
+    BatchNorm: the student's response has to lie on the teacher's side of each boundary. The teacher's side is the same
+    after the ReLU, where the maps are, as before it; the student's connector reads the values after the ReLU, the
+    paper's those before. A map one level deeper counts twice as much.
 
     Args:
         dims: (student's, teacher's) channels of each pair.
@@ -38,15 +37,15 @@ class AB(Objective):
         UsageError: A side has no maps, or not those named.
 
     Example:
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4),))
-        >>> AB([(3, 5)], pairs=((0, 0),))(said, Representation(maps=(torch.rand(2, 5, 4, 4),)), {}).shape
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4),))
+        >>> AB([(3, 5)], pairs=((0, 0),))(outputs, Representation(maps=(torch.rand(2, 5, 4, 4),)), {}).shape
         torch.Size([])
     """
 
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
         margin: float = Field(1.0, gt=0, description="μ, by which a response shall lie on the right side")
@@ -64,15 +63,18 @@ class AB(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> AB:
-        pairs = map_pairs("ab", options.pairs, setting, default=from_the_end(setting, 3))
-        dims = [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs]
+        pairs = map_pairs("ab", options.pairs, setting, default=last_pairs(setting, 3))
+        dims = [
+            (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
+            for ours, theirs in pairs
+        ]
         return cls(dims, pairs, options.margin)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for depth, ((ours, theirs), connector) in enumerate(zip(self.pairs, self.connectors, strict=True), 1):
-            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
-            sign = torch.where(other > 0, 1.0, -1.0)
-            missed = F.relu(self.margin - sign * connector(one)).square().flatten(1).sum(1)
+            student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])
+            sign = torch.where(teacher_map > 0, 1.0, -1.0)
+            missed = F.relu(self.margin - sign * connector(student_map)).square().flatten(1).sum(1)
             losses.append(missed * 2.0 ** (depth - len(self.pairs)))
         return _SCALE * torch.stack(losses).sum(0)

@@ -11,7 +11,7 @@ from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size
+from .maps import Pairs, common_size, last_pairs, map_pairs, match_spatial_size
 
 
 @OBJECTIVES.register("attention")
@@ -32,15 +32,15 @@ class Attention(Objective):
 
     Example:
         >>> import torch
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4),))
-        >>> Attention(pairs=((0, 0),))(said, said, {}).item()
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4),))
+        >>> Attention(pairs=((0, 0),))(outputs, outputs, {}).item()
         0.0
     """
 
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
 
@@ -53,9 +53,9 @@ class Attention(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Attention:
-        pairs = map_pairs("attention", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("attention", options.pairs, setting, default=last_pairs(setting, 3))
         sizes = [
-            meeting_size(setting.student.map_shapes[ours][1:], setting.teacher.map_shapes[theirs][1:])
+            common_size(setting.student.map_shapes[ours][1:], setting.require_teacher().map_shapes[theirs][1:])
             for ours, theirs in pairs
         ]
         if all(size == (1, 1) for size in sizes):
@@ -68,8 +68,8 @@ class Attention(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
         for ours, theirs in self.pairs:
-            one, other = match_spatial_size(student.maps[ours], teacher.maps[theirs])
-            losses.append((attention(one) - attention(other)).square().mean(1))
+            student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])
+            losses.append((attention(student_map) - attention(teacher_map)).square().mean(1))
         return torch.stack(losses).sum(0)
 
 

@@ -73,7 +73,7 @@ class Correlation(Objective):
         return cls(*embedding_dims("correlation", setting), **dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        sides = (student.embedding, teacher.embedding)
+        sides = (student.require_embedding(), teacher.require_embedding())
         if self.kernel == "adjacent":
             return adjacent(*(embed(side) for embed, side in zip(self.embed, sides, strict=True)))
         return (gaussian(sides[0]) - gaussian(sides[1])).square().mean()

@@ -21,10 +21,10 @@ class CriticOptions(Options):
 
     embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
     num_negatives: int | None = Field(
-        None, gt=0, description="K; left out: as many as there are, for a bank 16384 at most"
+        None, gt=0, description="K; default: as many as there are, for a bank 16384 at most"
     )
     negatives_from: Literal["other_class", "other_sample"] | None = Field(
-        None, description="left out: other_class where there are labels"
+        None, description="default: other_class where there are labels"
     )
     temperature: float = Field(0.07, gt=0, description="τ of the critic (no unit)")
     bias: Literal["released", "paper"] | float = Field(
@@ -55,7 +55,7 @@ class CRD(Objective):
             "visit, so that the first one replaces it",
         )
         bank_placement: Literal["replicated", "sharded"] = Field(
-            "replicated", description="all of the bank's rows on each process, or dealt out to them"
+            "replicated", description="all of the bank's rows on each process, or sharded over them"
         )
         bank_dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the bank's rows")
         bank_memory: Literal["device", "host"] = Field(
@@ -64,8 +64,8 @@ class CRD(Objective):
         bank_init: Literal["random", "teacher_outputs"] = Field(
             "random",
             description="what the bank's rows begin as: noise, or on both sides the teacher's embeddings as its "
-            "map projects them before the first step, for which the teacher looks at the "
-            "training set once (nothing more where its outputs are kept anyway, train.views)",
+            "map projects them before the first step, for which the teacher "
+            "reads the training set once (nothing more where its outputs are cached anyway, train.views)",
         )
         teacher_map: Literal["learned", "whitened"] = Field(
             "learned",
@@ -107,7 +107,7 @@ class CRD(Objective):
         _prepare(self.loss, teachers)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
+        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), batch["index"])
         self.logs = self.loss.logs
         return value
 
@@ -134,10 +134,8 @@ class SharedCRD(Objective):
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         _prepare(self.loss, teachers)
 
-    def forward(  # type: ignore[override]  # a joint objective is given all teachers
-        self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
-    ) -> Tensor:
-        value = self.loss(student.embedding, [one.embedding for one in teacher], batch["index"])
+    def forward(self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]) -> Tensor:
+        value = self.loss(student.require_embedding(), [each.require_embedding() for each in teacher], batch["index"])
         self.logs = self.loss.logs
         return value
 
@@ -145,7 +143,9 @@ class SharedCRD(Objective):
 def _prepare(loss: CRDLoss, teachers: Sequence[TeacherOutputs]) -> None:
     """Show a loss the outputs that its options ask for, and no others: they take time."""
     samples = (
-        [outputs.sample({"embedding"}).embedding for outputs in teachers] if loss.teacher_map == "whitened" else []
+        [outputs.sample({"embedding"}).require_embedding() for outputs in teachers]
+        if loss.teacher_map == "whitened"
+        else []
     )
     batches = [_embeddings(outputs) for outputs in teachers] if loss.bank_init == "teacher_outputs" else []
     loss.prepare(samples, batches)
@@ -153,10 +153,10 @@ def _prepare(loss: CRDLoss, teachers: Sequence[TeacherOutputs]) -> None:
 
 def _embeddings(outputs: TeacherOutputs) -> Iterator[tuple[Tensor, Tensor]]:
     for index, each in outputs.all({"embedding"}):
-        yield index, each.embedding
+        yield index, each.require_embedding()
 
 
 def _of_loss(options: CRD.Options, setting: Setting) -> dict[str, Any]:
-    """What a loss is told beside its dimensions."""
+    """Arguments of a loss beside its dimensions."""
     chosen = options.model_dump(exclude={"student_side"})
     return {"targets": setting.targets, "num_samples": setting.num_samples, "seed": setting.seed, **chosen}

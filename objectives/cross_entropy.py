@@ -26,12 +26,12 @@ class CrossEntropy(Objective):
 
     Example:
         >>> import torch
-        >>> said = Representation(logits=torch.zeros(2, 4))
-        >>> round(CrossEntropy()(said, None, {"target": torch.tensor([0, 3])}).item(), 4)
+        >>> outputs = Representation(logits=torch.zeros(2, 4))
+        >>> round(CrossEntropy()(outputs, None, {"target": torch.tensor([0, 3])}).item(), 4)
         1.3863
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
 
     needs_teacher = False
@@ -47,5 +47,5 @@ class CrossEntropy(Objective):
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(
-            student.logits, batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
+            student.require_logits(), batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
         )

@@ -39,7 +39,7 @@ class DIST(Objective):
         True
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         beta: float = Field(2.0, ge=0, description="factor of the correlation between classes, of each sample")
         gamma: float = Field(2.0, ge=0, description="factor of the correlation between samples, of each class")
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
@@ -58,7 +58,7 @@ class DIST(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = (log_probabilities(side.logits, self.temperature).exp() for side in (student, teacher))
+        ours, theirs = (log_probabilities(side.require_logits(), self.temperature).exp() for side in (student, teacher))
         inter, intra = pearson_distance(ours, theirs), pearson_distance(ours.T, theirs.T)
         return (self.beta * inter + self.gamma * intra) * self.temperature**2
 

@@ -38,7 +38,7 @@ class DKD(Objective):
         True
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         alpha: float = Field(1.0, ge=0, description="factor of the target's part")
         beta: float = Field(8.0, ge=0, description="factor of the other classes' part")
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
@@ -60,7 +60,7 @@ class DKD(Objective):
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "dkd")
         ours, theirs = (
-            decoupled(log_probabilities(side.logits, self.temperature), target) for side in (student, teacher)
+            decoupled(log_probabilities(side.require_logits(), self.temperature), target) for side in (student, teacher)
         )
         of_target, of_others = (divergence(*pair) for pair in zip(theirs, ours, strict=True))
         return (self.alpha * of_target + self.beta * of_others) * self.temperature**2

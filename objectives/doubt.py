@@ -37,7 +37,7 @@ def doubt_scale(teachers: Sequence[TeacherOutputs], full_doubt: float) -> tuple[
     """
     if not full_doubt:
         return 1.0, ""
-    doubt = mean_doubt(teachers[0].sample({"logits"}).logits)
+    doubt = mean_doubt(teachers[0].sample({"logits"}).require_logits())
     scale = min(1.0, doubt / full_doubt)
     return (
         scale,

@@ -16,10 +16,12 @@ def embedding_dims(objective: str, setting: Setting) -> tuple[int, int]:
     Raises:
         UsageError: A side has no embedding.
     """
-    for side in ("student", "teacher"):
-        if getattr(setting, side).embedding_dim is None:
+    dims = []
+    for side, spec in (("student", setting.student), ("teacher", setting.require_teacher())):
+        if spec.embedding_dim is None:
             raise UsageError(
                 f"objective {objective} compares pooled embeddings, and the {side} has none: name the module that "
                 "gives it with embedding=MODULE"
             )
-    return setting.student.embedding_dim, setting.teacher.embedding_dim
+        dims.append(spec.embedding_dim)
+    return dims[0], dims[1]

@@ -45,7 +45,7 @@ class Factor(Objective):
         rate: float = Field(0.5, gt=0, description="k, channels of a factor as a share of the teacher's")
         pair: tuple[int, int] | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last of each",
         )
 
     needs = frozenset({"maps"})
@@ -63,7 +63,9 @@ class Factor(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Factor:
         (pair,) = map_pairs("factor", None if options.pair is None else (options.pair,), setting, default=((-1, -1),))
-        return cls(setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], options.rate, pair)
+        return cls(
+            setting.student.map_shapes[pair[0]][0], setting.require_teacher().map_shapes[pair[1]][0], options.rate, pair
+        )
 
     def student_needs(self, stage: str) -> frozenset[str]:
         return frozenset() if stage == "initial" else self.needs
@@ -87,7 +89,8 @@ class Factor(Objective):
 def _convolutions(*dims: int) -> nn.Sequential:
     """3×3 convolutions from channels to channels, a leaky ReLU after each."""
     layers = [
-        [nn.Conv2d(one, other, 3, padding=1), nn.LeakyReLU(0.1)] for one, other in zip(dims, dims[1:], strict=False)
+        [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.LeakyReLU(0.1)]
+        for in_channels, out_channels in zip(dims, dims[1:], strict=False)
     ]
     return nn.Sequential(*sum(layers, []))
 

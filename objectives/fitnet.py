@@ -35,8 +35,8 @@ class FitNet(Objective):
 
     Example:
         >>> import torch
-        >>> said = Representation(embedding=torch.randn(4, 8))
-        >>> FitNet(8, 16)(said, Representation(embedding=torch.randn(4, 16)), {}).shape
+        >>> outputs = Representation(embedding=torch.randn(4, 8))
+        >>> FitNet(8, 16)(outputs, Representation(embedding=torch.randn(4, 16)), {}).shape
         torch.Size([])
     """
 
@@ -45,7 +45,7 @@ class FitNet(Objective):
             "maps", description="what is compared: feature maps, or the pooled embeddings"
         )
         pair: tuple[int, int] | None = Field(
-            None, description="[student's map, teacher's map] places, from 0 or from the end; left out: the middle ones"
+            None, description="[student's map, teacher's map] places, from 0 or from the end; default: the middle ones"
         )
         standardize: bool = Field(
             False, description="bring each of the teacher's channels to mean 0 and deviation 1 over the batch"
@@ -73,15 +73,18 @@ class FitNet(Objective):
     def build(cls, options: Options, setting: Setting) -> FitNet:
         if options.features == "embedding":
             return cls(*embedding_dims("fitnet", setting), None, options.standardize)
-        middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.teacher.map_shapes) // 2),)
+        middle: Pairs = ((len(setting.student.map_shapes) // 2, len(setting.require_teacher().map_shapes) // 2),)
         (pair,) = map_pairs("fitnet", None if options.pair is None else (options.pair,), setting, default=middle)
         return cls(
-            setting.student.map_shapes[pair[0]][0], setting.teacher.map_shapes[pair[1]][0], pair, options.standardize
+            setting.student.map_shapes[pair[0]][0],
+            setting.require_teacher().map_shapes[pair[1]][0],
+            pair,
+            options.standardize,
         )
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         if self.pair is None:
-            ours, theirs = student.embedding, teacher.embedding
+            ours, theirs = student.require_embedding(), teacher.require_embedding()
         else:
             ours, theirs = match_spatial_size(student.maps[self.pair[0]], teacher.maps[self.pair[1]])
         return (self.regressor(ours) - self.scale(theirs)).square().flatten(1).mean(1)

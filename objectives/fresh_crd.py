@@ -31,19 +31,19 @@ class FreshCRD(Objective):
         - returns a scalar.
 
     Raises:
-        UsageError: (``build``) A side has no embedding, or labels are asked for and the data has none; (``prepare``) a
-            loader that cannot show chosen samples.
+        UsageError: (``build``) A side has no embedding, or the options need labels and the data has none; (``prepare``)
+            a loader that cannot show chosen samples.
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
         num_negatives: int = Field(4096, gt=0, description="K, rows of the teacher that are drawn at each step")
         negatives_from: Literal["other_class", "other_sample"] | None = Field(
-            None, description="left out: other_class where there are labels"
+            None, description="default: other_class where there are labels"
         )
         temperature: float = Field(0.07, gt=0, description="τ (no unit)")
         criterion: Literal["softmax", "sigmoid", "nce"] = Field(
-            "softmax", description="how the own pair is told from the rows; sigmoid learns τ and b"
+            "softmax", description="how the positive pair is classified against the rows; sigmoid learns τ and b"
         )
         bias: Literal["released", "paper"] | float = Field("released", description="b of criterion=nce, as that of crd")
         student_rows: Literal["batch", "none"] = Field(
@@ -58,18 +58,18 @@ class FreshCRD(Objective):
         rows: Literal["auto", "ahead", "seen"] = Field(
             "auto",
             description="when the rows are filled: ahead, by a pass of the teacher before the training; seen, as "
-            "samples come; auto: ahead where the teacher's outputs are kept anyway (train.views)",
+            "samples come; auto: ahead where the teacher's outputs are cached anyway (train.views)",
         )
         row_variance: float | None = Field(
             None,
             gt=0,
             le=1,
-            description="share of the variance that the kept rows hold, in so many principal directions; left "
-            "out: in 2·D of them at most",
+            description="share of the variance that the kept rows hold, in so many principal directions; "
+            "default: in 2·D of them at most",
         )
         refresh_rows: bool = Field(False, description="replace a row when its sample is seen in another view")
         row_placement: Literal["replicated", "sharded"] = Field(
-            "replicated", description="all rows on each process, or dealt out to them"
+            "replicated", description="all rows on each process, or sharded over them"
         )
         row_dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the rows")
         row_memory: Literal["device", "host"] = Field("device", description="where the rows are")
@@ -97,11 +97,13 @@ class FreshCRD(Objective):
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         for number, outputs in enumerate(teachers):
             ahead = outputs.cached if self._rows == "auto" else self._rows == "ahead"
-            batches = ((index, one.embedding) for index, one in outputs.all({"embedding"})) if ahead else None
-            self.loss.prepare(number, outputs.sample({"embedding"}).embedding, batches)
+            batches = (
+                ((index, each.require_embedding()) for index, each in outputs.all({"embedding"})) if ahead else None
+            )
+            self.loss.prepare(number, outputs.sample({"embedding"}).require_embedding(), batches)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss.per_sample(student.embedding, teacher.embedding, batch["index"])
+        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), batch["index"])
         self.logs = self.loss.logs
         return value
 
@@ -119,7 +121,9 @@ class JointFreshCRD(FreshCRD):
     def per_sample(  # type: ignore[override]  # a joint objective is given all teachers
         self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
     ) -> Tensor:
-        value = self.loss.per_sample(student.embedding, [one.embedding for one in teacher], batch["index"])
+        value = self.loss.per_sample(
+            student.require_embedding(), [each.require_embedding() for each in teacher], batch["index"]
+        )
         self.logs = self.loss.logs
         return value
 

@@ -33,14 +33,14 @@ class FSP(Objective):
         UsageError: Fewer than two maps, or other channels.
 
     Example:
-        >>> said = Representation(maps=(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)))
-        >>> FSP(2)(said, said, {}).item()
+        >>> outputs = Representation(maps=(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)))
+        >>> FSP(2)(outputs, outputs, {}).item()
         0.0
     """
 
     class Options(Options):
         count: int | None = Field(
-            None, ge=2, description="maps, the last ones of each side, that are read; left out: as many as both have"
+            None, ge=2, description="maps, the last ones of each side, that are read; default: as many as both have"
         )
 
     needs = frozenset({"maps"})
@@ -53,7 +53,7 @@ class FSP(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> FSP:
-        sides = {"student": setting.student.map_shapes, "teacher": setting.teacher.map_shapes}
+        sides = {"student": setting.student.map_shapes, "teacher": setting.require_teacher().map_shapes}
         count = options.count or min(len(shapes) for shapes in sides.values())
         for side, shapes in sides.items():
             if len(shapes) < max(2, count):
@@ -77,9 +77,9 @@ class FSP(Objective):
 
 def flow(maps: tuple[Tensor, ...]) -> list[Tensor]:
     """FSP matrices (B, C_i, C_{i+1}) of each map with the next, in float32 at least."""
-    found = []
-    for one, other in zip(maps, maps[1:], strict=False):
-        with full_precision(one, other) as (left, right):
+    matrices = []
+    for shallow, deep in zip(maps, maps[1:], strict=False):
+        with full_precision(shallow, deep) as (left, right):
             first, second = (value.flatten(2) for value in match_spatial_size(left, right))
-            found.append(first @ second.mT / first.shape[2])
-    return found
+            matrices.append(first @ second.mT / first.shape[2])
+    return matrices

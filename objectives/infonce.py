@@ -74,9 +74,11 @@ class InfoNCE(Objective):
         negatives: Literal["batch", "queue"] = Field(
             "batch", description="the other samples of the batch, or also earlier embeddings of the teacher"
         )
-        queue_size: int = Field(4096, gt=0, description="how many earlier embeddings are kept, with negatives=queue")
+        queue_size: int = Field(
+            4096, gt=0, description="number of earlier embeddings in the queue, with negatives=queue"
+        )
         negatives_from: Literal["other_class", "other_sample"] | None = Field(
-            None, description="left out: other_class where there are labels"
+            None, description="default: other_class where there are labels"
         )
 
     needs = frozenset({"embedding"})
@@ -119,7 +121,7 @@ class InfoNCE(Objective):
         kind = (
             batch_targets(batch, "infonce")
             if self.negatives_from == "other_class"
-            else _samples(batch, len(student.embedding))
+            else _samples(batch, len(student.require_embedding()))
         )
         if self.queue is None and len(kind) < 2:
             raise UsageError(
@@ -127,7 +129,9 @@ class InfoNCE(Objective):
                 "train.batch_size"
             )
         # Under autocast the product would lose the digits that 1/τ magnifies.
-        with full_precision(self.embed_student(student.embedding), self.embed_teacher(teacher.embedding)) as (
+        with full_precision(
+            self.embed_student(student.require_embedding()), self.embed_teacher(teacher.require_embedding())
+        ) as (
             ours,
             theirs,
         ):
@@ -139,23 +143,23 @@ class InfoNCE(Objective):
         scores = scores.masked_fill(excluded, -math.inf)
         size = len(kind)
         own = torch.arange(size, device=scores.device)
-        there, back = (F.cross_entropy(rows, own, reduction="none") for rows in (scores, scores[:, :size].T))
+        to_teacher, to_student = (F.cross_entropy(rows, own, reduction="none") for rows in (scores, scores[:, :size].T))
         if self.negatives_from == "other_sample":
-            self.logs = {"mi_bound": self._bound(excluded, there.detach(), back.detach())}
+            self.logs = {"mi_bound": self._bound(excluded, to_teacher.detach(), to_student.detach())}
         if self.queue is not None and self.training:
             self.queue.push(theirs.detach(), kind)
-        return (there + back) / 2
+        return (to_teacher + to_student) / 2
 
     @staticmethod
-    def _bound(excluded: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        counts = (~excluded).sum(1), (~excluded[:, : len(back)]).sum(0)
+    def _bound(excluded: Tensor, to_teacher: Tensor, to_student: Tensor) -> Tensor:
+        counts = (~excluded).sum(1), (~excluded[:, : len(to_student)]).sum(0)
         return torch.stack(
-            [(count.log() - loss).mean() for count, loss in zip(counts, (there, back), strict=True)]
+            [(count.log() - loss).mean() for count, loss in zip(counts, (to_teacher, to_student), strict=True)]
         ).mean()
 
 
 def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
-    """(B,) which sample each is, as far as the batch says."""
+    """(B,) which sample each is, from the batch's ``index`` if it has one."""
     if "index" in batch:
         return batch["index"]
     return torch.full((count,), UNKNOWN, device=next(iter(batch.values())).device if batch else None)
@@ -193,7 +197,7 @@ class Queue(DeferredUpdates):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     def after(self, rows: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
-        """The given rows (B, D) and kinds (B,), then the queue's: (B + Q, D) and (B + Q,). They are copies: a later
+        """Rows (B, D) and kinds (B,), then the queue's: (B + Q, D) and (B + Q,). They are copies: a later
         push does not reach them.
         """
         return torch.cat((rows, self.rows.to(rows.dtype))), torch.cat((kind, self.kind))

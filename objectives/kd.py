@@ -41,7 +41,7 @@ class KD(Objective):
         True
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
         standardize: bool = Field(
             False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side"
@@ -63,7 +63,7 @@ class KD(Objective):
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = student.logits, teacher.logits
+        ours, theirs = student.require_logits(), teacher.require_logits()
         if self.standardize:
             ours, theirs = standardised(ours), standardised(theirs)
         return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (

@@ -22,19 +22,19 @@ def check_classes(objective: str, setting: Setting) -> None:
     Raises:
         UsageError: Teacher and student have different numbers of classes, or a single logit.
     """
-    for role, spec in (("teacher", setting.teacher), ("student", setting.student)):
+    teacher = setting.require_teacher()
+    for role, spec in (("teacher", teacher), ("student", setting.student)):
         if spec.num_classes is None:
             raise UsageError(
                 f"objective {objective} compares logits (B, C), and the {role} returns none: let it return them "
                 "flat, or use an objective such as crd"
             )
         check_two_outputs(objective, role, spec.num_classes)
-    if setting.student.num_classes != setting.teacher.num_classes:
+    if setting.student.num_classes != teacher.num_classes:
         raise UsageError(
-            f"objective {objective} compares logits, but the teacher has {setting.teacher.num_classes} classes "
-            "and the student "
-            f"{setting.student.num_classes}: say with class_map which of the teacher's classes is which, or use "
-            "an objective that reads embeddings, such as crd"
+            f"objective {objective} compares logits, but the teacher has {teacher.num_classes} classes "
+            f"and the student {setting.student.num_classes}: say with class_map which of the teacher's classes is "
+            "which, or use an objective that reads embeddings, such as crd"
         )
 
 

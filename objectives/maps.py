@@ -1,4 +1,4 @@
-"""What objectives on feature maps share: which maps are compared, and how two of different sizes meet."""
+"""What objectives on feature maps share: which maps are compared, and at which size."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..core.objective import Setting
 Pairs = tuple[tuple[int, int], ...]
 
 
-def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
+def map_pairs(objective: str, chosen: Pairs | None, setting: Setting, *, default: Pairs) -> Pairs:
     """The (student's map, teacher's map) places to compare, checked.
 
     Args:
         objective: Its name, for the message.
-        given: As in the config; negative places count from the end. None is ``default``.
+        chosen: As in the config; negative places count from the end. None is ``default``.
         setting: With the shapes of both sides' maps.
-        default: Places where nothing is given.
+        default: Places where ``chosen`` is None.
 
     Raises:
         UsageError: A side has no maps, or not that many.
     """
-    pairs = default if given is None else given
+    pairs = default if chosen is None else chosen
     for side, place in (("student", 0), ("teacher", 1)):
         shapes = getattr(setting, side).map_shapes
         if not shapes:
@@ -42,9 +42,9 @@ def map_pairs(objective: str, given: Pairs | None, setting: Setting, *, default:
     return tuple((student, teacher) for student, teacher in pairs)
 
 
-def from_the_end(setting: Setting, most: int) -> Pairs:
+def last_pairs(setting: Setting, most: int) -> Pairs:
     """Pairs of the last maps, as many as both sides have, ``most`` at most: the deepest with the deepest."""
-    count = min(most, len(setting.student.map_shapes), len(setting.teacher.map_shapes))
+    count = min(most, len(setting.student.map_shapes), len(setting.require_teacher().map_shapes))
     return tuple((-back, -back) for back in range(count, 0, -1))
 
 
@@ -54,11 +54,11 @@ def match_spatial_size(student: Tensor, teacher: Tensor, most: int | None = None
     Args:
         most: Cells that are allowed; where there are more, height and width shrink alike.
     """
-    size = meeting_size(student.shape[2:], teacher.shape[2:], most)
+    size = common_size(student.shape[2:], teacher.shape[2:], most)
     return resize_map(student, size), resize_map(teacher, size)
 
 
-def meeting_size(student: Sequence[int], teacher: Sequence[int], most: int | None = None) -> tuple[int, int]:
+def common_size(student: Sequence[int], teacher: Sequence[int], most: int | None = None) -> tuple[int, int]:
     """Height and width at which :func:`match_spatial_size` compares maps of these heights and widths."""
     height, width = (min(pair) for pair in zip(student, teacher, strict=True))
     if most is not None and height * width > most:

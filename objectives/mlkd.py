@@ -66,7 +66,7 @@ class MLKD(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        with full_precision(student.logits, teacher.logits) as (ours, theirs):
+        with full_precision(student.require_logits(), teacher.require_logits()) as (ours, theirs):
             certain = log_probabilities(theirs).exp()
             sure_samples, sure_classes = (upper_half(values) for values in (certain.amax(1), certain.sum(0)))
             levels = []
@@ -95,7 +95,7 @@ def upper_half(values: Tensor) -> Tensor:
     return (values >= values.quantile(0.5)).to(values.dtype)
 
 
-def gram_distance(ours: Tensor, theirs: Tensor, kept: Tensor) -> Tensor:
-    """Σ over the rows that are ``kept`` (N,) of the squared difference of two Gram matrices of (N, D), divided by N."""
+def gram_distance(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
+    """Σ over the rows with ``mask`` (N,) 1 of the squared difference of two Gram matrices of (N, D), divided by N."""
     difference = ours @ ours.T - theirs @ theirs.T
-    return (difference.square().sum(1) * kept).sum() / len(kept)
+    return (difference.square().sum(1) * mask).sum() / len(mask)

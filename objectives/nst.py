@@ -10,7 +10,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
+from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
 from .precision import full_precision
 
 
@@ -40,7 +40,7 @@ class NST(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
 
@@ -53,7 +53,7 @@ class NST(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> NST:
-        return cls(map_pairs("nst", options.pairs, setting, default=from_the_end(setting, 3)))
+        return cls(map_pairs("nst", options.pairs, setting, default=last_pairs(setting, 3)))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = []
@@ -76,6 +76,6 @@ def discrepancy(ours: Tensor, theirs: Tensor) -> Tensor:
     return mean_kernel(ours, ours) + mean_kernel(theirs, theirs) - 2 * mean_kernel(ours, theirs)
 
 
-def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
+def mean_kernel(ours: Tensor, theirs: Tensor) -> Tensor:
     """Mean of (aᵀb)² over the rows of both: (B, C, N) and (B, C', N) -> (B,)."""
-    return (one @ other.mT).square().mean((1, 2))
+    return (ours @ theirs.mT).square().mean((1, 2))

@@ -47,7 +47,7 @@ class PKT(Objective):
         return cls()
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        ours, theirs = neighbours(student.embedding), neighbours(teacher.embedding)
+        ours, theirs = neighbours(student.require_embedding()), neighbours(teacher.require_embedding())
         return (theirs * ((theirs + EPS) / (ours + EPS)).log()).mean()
 
 
@@ -58,5 +58,5 @@ def neighbours(features: Tensor) -> Tensor:
     with full_precision(features) as (features,):
         unit = normalise(features)[0]
         # Rounding may leave a cosine just below -1, and a probability must not be negative.
-        alike = ((unit @ unit.T + 1) / 2).clamp_min(0)
-        return alike / alike.sum(1, keepdim=True)
+        similarity = ((unit @ unit.T + 1) / 2).clamp_min(0)
+        return similarity / similarity.sum(1, keepdim=True)

@@ -17,8 +17,9 @@ def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         tensors: One or more of any shape, all on one device.
 
     Example:
-        >>> with torch.autocast("cpu", torch.bfloat16), full_precision(torch.ones(2, 2, dtype=torch.bfloat16)) as (ones,):
-        ...     (ones @ ones).dtype
+        >>> half = torch.ones(2, 2, dtype=torch.bfloat16)
+        >>> with torch.autocast("cpu", torch.bfloat16), full_precision(half) as (single,):
+        ...     (single @ single).dtype
         torch.float32
     """
     with torch.autocast(tensors[0].device.type, enabled=False):

@@ -16,7 +16,7 @@ from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
-from .maps import Pairs, from_the_end, map_pairs, resize_map
+from .maps import Pairs, last_pairs, map_pairs, resize_map
 
 MOST_MID_DIM = 512
 POOLED_SIZES = (4, 2, 1)
@@ -45,7 +45,9 @@ class Review(Objective):
             sample.
 
     Example:
-        >>> student, teacher = (Representation(maps=(torch.randn(2, d, 8, 8),), embedding=torch.randn(2, 2 * d)) for d in (4, 6))
+        >>> student, teacher = (
+        ...     Representation(maps=(torch.randn(2, d, 8, 8),), embedding=torch.randn(2, 2 * d)) for d in (4, 6)
+        ... )
         >>> Review((4, 8), (6, 12), pairs=((0, 0),))(student, teacher, {}).shape
         torch.Size([])
     """
@@ -53,8 +55,8 @@ class Review(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; left "
-            "out: the last three of each",
+            description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; "
+            "default: the last three of each",
         )
 
     needs = frozenset({"maps", "embedding"})
@@ -74,26 +76,26 @@ class Review(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Review:
-        pairs = map_pairs("review", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("review", options.pairs, setting, default=last_pairs(setting, 3))
         embeddings = embedding_dims("review", setting)
         ours = [setting.student.map_shapes[place][0] for place, _ in pairs]
-        theirs = [setting.teacher.map_shapes[place][0] for _, place in pairs]
+        theirs = [setting.require_teacher().map_shapes[place][0] for _, place in pairs]
         return cls([*ours, embeddings[0]], [*theirs, embeddings[1]], pairs)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each sample (B,); in training BatchNorm mixes the samples, so one alone would have another
         loss.
         """
-        if self.training and len(student.embedding) < 2:
+        if self.training and len(student.require_embedding()) < 2:
             raise UsageError(
                 "objective review normalises over the batch, and this one has one sample: use another train.batch_size"
             )
-        ours = [student.maps[pair[0]] for pair in self.pairs] + [student.embedding[:, :, None, None]]
-        theirs = [teacher.maps[pair[1]] for pair in self.pairs] + [teacher.embedding[:, :, None, None]]
+        ours = [student.maps[pair[0]] for pair in self.pairs] + [student.require_embedding()[:, :, None, None]]
+        theirs = [teacher.maps[pair[1]] for pair in self.pairs] + [teacher.require_embedding()[:, :, None, None]]
         losses, deeper = [], None
-        for fusion, features, wanted in zip(reversed(self.fusions), reversed(ours), reversed(theirs), strict=True):
-            answer, deeper = fusion(features, deeper, wanted.shape[2:])
-            losses.append(hierarchical_context(answer, wanted))
+        for fusion, features, target in zip(reversed(self.fusions), reversed(ours), reversed(theirs), strict=True):
+            answer, deeper = fusion(features, deeper, target.shape[2:])
+            losses.append(hierarchical_context(answer, target))
         return torch.stack(losses).sum(0)
 
 
@@ -115,7 +117,8 @@ class AttentionFusion(nn.Module):
         - returns the answer (B, C', H', W'), and (B, M, H', W') for the next level.
 
     Example:
-        >>> answer, deeper = AttentionFusion(4, 8, 6, with_deeper=True)(torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4), (8, 8))
+        >>> fusion = AttentionFusion(4, 8, 6, with_deeper=True)
+        >>> answer, deeper = fusion(torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4), (8, 8))
         >>> answer.shape, deeper.shape
         (torch.Size([2, 6, 8, 8]), torch.Size([2, 8, 8, 8]))
     """
@@ -130,7 +133,7 @@ class AttentionFusion(nn.Module):
 
     def forward(self, features: Tensor, deeper: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         fused = self.enter(features)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = nearest(deeper, fused.shape[2:])
             share = self.attention(torch.cat((fused, deeper), 1)).sigmoid()
             fused = fused * share[:, :1] + deeper * share[:, 1:]

@@ -59,7 +59,7 @@ class RKD(Objective):
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         (our_distances, our_angles), (their_distances, their_angles) = (
-            relations(side.embedding) for side in (student, teacher)
+            relations(side.require_embedding()) for side in (student, teacher)
         )
         return self.distance_factor * F.smooth_l1_loss(
             our_distances, their_distances

@@ -10,7 +10,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs
+from .maps import Pairs, last_pairs, map_pairs
 from .precision import full_precision
 
 
@@ -39,7 +39,7 @@ class Similarity(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last of each",
         )
 
     needs = frozenset({"maps"})
@@ -52,7 +52,7 @@ class Similarity(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Similarity:
         check_pass("similarity", setting)
-        return cls(map_pairs("similarity", options.pairs, setting, default=from_the_end(setting, 1)))
+        return cls(map_pairs("similarity", options.pairs, setting, default=last_pairs(setting, 1)))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         losses = [

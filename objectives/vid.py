@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, from_the_end, map_pairs, match_spatial_size
+from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
 from .precision import full_precision
 
 # Variance of every channel at first, and the least it may become.
@@ -48,7 +48,7 @@ class VID(Objective):
     class Options(Options):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last three "
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "
             "of each",
         )
 
@@ -62,9 +62,12 @@ class VID(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> VID:
-        pairs = map_pairs("vid", options.pairs, setting, default=from_the_end(setting, 3))
+        pairs = map_pairs("vid", options.pairs, setting, default=last_pairs(setting, 3))
         return cls(
-            [(setting.student.map_shapes[ours][0], setting.teacher.map_shapes[theirs][0]) for ours, theirs in pairs],
+            [
+                (setting.student.map_shapes[ours][0], setting.require_teacher().map_shapes[theirs][0])
+                for ours, theirs in pairs
+            ],
             pairs,
         )
 

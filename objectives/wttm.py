@@ -41,7 +41,7 @@ class WTTM(Objective):
         tensor(True)
     """
 
-    class Options(Options):  # type: ignore[misc, unused-ignore]  # without its cache mypy takes the base for the class itself
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         temperature: float = Field(
             4.0, gt=0, description="softens the teacher's probabilities, and only those (no unit)"
         )
@@ -63,7 +63,7 @@ class WTTM(Objective):
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        powers = log_probabilities(teacher.logits) / self.temperature
+        powers = log_probabilities(teacher.require_logits()) / self.temperature
         log_sum = powers.logsumexp(1, keepdim=True)
-        losses = divergence(powers - log_sum, log_probabilities(student.logits)) * self.scale
+        losses = divergence(powers - log_sum, log_probabilities(student.require_logits())) * self.scale
         return losses * log_sum[:, 0].exp() if self.weighted else losses

@@ -97,18 +97,18 @@ def ranks(tmp_path_factory):
             }
         running = []
         for rank in range(world):
-            told = {
+            env = {
                 "environment": {**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {},
                 "arguments": ["rank", *map(str, (rank, world, *arguments))],
                 "script": script,
                 "log": str(logs / str(rank)),
             }
-            running.append(context.Process(target=exec, args=(_RANK, told)))
+            running.append(context.Process(target=exec, args=(_RANK, env)))
             running[-1].start()
         for process in running:
             process.join(timeout=120)
             process.kill()
-        said = "\n".join(path.read_text() for path in sorted(logs.iterdir()))
-        assert [process.exitcode for process in running] == [0] * world, said
+        output = "\n".join(path.read_text() for path in sorted(logs.iterdir()))
+        assert [process.exitcode for process in running] == [0] * world, output
 
     return start

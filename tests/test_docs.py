@@ -61,12 +61,12 @@ def test_links_and_pictures_are_there(page):
             assert target.startswith("https://"), target
             continue
         path, _, anchor = target.partition("#")
-        found = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
-        assert found.exists(), f"{page} links to {target}"
+        file = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
         if page != "README.md":
-            assert found.is_relative_to(DOCS), f"{page}: {target} is not part of the site"
+            assert file.is_relative_to(DOCS), f"{page}: {target} is not part of the site"
         if anchor:
-            assert anchor in anchors(found.relative_to(ROOT).as_posix()), f"{page}: {target}"
+            assert anchor in anchors(file.relative_to(ROOT).as_posix()), f"{page}: {target}"
 
 
 def test_all_pages_are_in_the_navigation():
@@ -111,7 +111,7 @@ def test_what_the_reference_names_is_there_and_everything_public_is_named():
         *TEACHER_AGGREGATIONS.values(),
         *(getattr(entry, "function", entry) for entry in MODALITIES.values()),
     }
-    assert {getattr(one, "__name__", one) for one in (public | registered) - named} == set()
+    assert {getattr(public_entry, "__name__", public_entry) for public_entry in (public | registered) - named} == set()
 
 
 def commands(command, *names):
@@ -130,10 +130,13 @@ def test_what_is_public_says_what_it_is():
         for registry in (OBJECTIVES, DATASETS, TEACHER_AGGREGATIONS, MODALITIES, MODELS)
         for name, entry in registry.items()
     }
-    said = {name: getattr(one, "function", one).__doc__ or "" for name, one in (public | entered).items()}
-    assert [name for name, text in said.items() if not re.match(r"\S.+?\S[.:](?= |\n|$)", text, re.DOTALL)] == []
+    docstrings = {
+        name: getattr(public_entry, "function", public_entry).__doc__ or ""
+        for name, public_entry in (public | entered).items()
+    }
+    assert [name for name, text in docstrings.items() if not re.match(r"\S.+?\S[.:](?= |\n|$)", text, re.DOTALL)] == []
     losses = ["CRDLoss", *(f"objective {name}" for name, entry in OBJECTIVES.items() if entry.needs_teacher)]
-    assert [name for name in losses if "(B, " not in said[name]] == []
+    assert [name for name in losses if "(B, " not in docstrings[name]] == []
     assert [
         name
         for name, command in commands(get_command(app))
@@ -190,20 +193,20 @@ def check_config(config, overrides):
         assert config == "CONFIG" or re.fullmatch(r"my\w*\.yaml", config), config
         assert all(is_key(override.partition("=")[0]) for override in overrides)
         return
-    given = [override for override in overrides if "…" not in override]
-    for override in given:
+    settings = [override for override in overrides if "…" not in override]
+    for override in settings:
         if (match := re.fullmatch(r"data\.path=(\w+\.h5)", override)) is not None:
             Path(match[1]).touch()
     Path("given.h5").touch()
     for _ in range(4):  # what a page leaves to its reader
         try:
-            load_config(str(ROOT / config) if (ROOT / config).is_file() else config, given)
+            load_config(str(ROOT / config) if (ROOT / config).is_file() else config, settings)
             return
         except UsageError as error:
             missing = re.match(r"(\S+) is not set", str(error))
             if missing is None:
                 raise
-            given.append(f"{missing[1]}={'given.h5' if missing[1] == 'data.path' else 'given'}")
+            settings.append(f"{missing[1]}={'given.h5' if missing[1] == 'data.path' else 'given'}")
     raise AssertionError(f"{config} {overrides}")
 
 
@@ -238,18 +241,19 @@ def test_commands_exist_with_their_options_and_names(page, tmp_path, monkeypatch
     for words in command_lines(page):
         if words[:1] == ["make"]:
             assert words[1] in targets
-        given = arguments(words)
+        words_given = arguments(words)
         command, names = get_command(app), []
-        if given is None or (
-            len(given) == 1 and given[0] in ["--help", *(name for option in command.params for name in option.opts)]
+        if words_given is None or (
+            len(words_given) == 1
+            and words_given[0] in ["--help", *(name for option in command.params for name in option.opts)]
         ):
             continue
         while hasattr(command, "commands"):
-            assert given[0] in command.commands, f"{page}: {shlex.join(words)}"
-            names.append(given.pop(0))
+            assert words_given[0] in command.commands, f"{page}: {shlex.join(words)}"
+            names.append(words_given.pop(0))
             command = command.commands[names[-1]]
         try:
-            parsed = command.make_context(" ".join(names), [word for word in given if word != "--debug"])
+            parsed = command.make_context(" ".join(names), [word for word in words_given if word != "--debug"])
         except Exception as error:
             raise AssertionError(f"{page}: {shlex.join(words)}: {getattr(error, 'message', error)}") from error
         check_values(" ".join(names), parsed.params)

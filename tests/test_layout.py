@@ -43,14 +43,14 @@ def files():
         listing = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        found = [Path(name) for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+        paths = [Path(name) for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
     except (OSError, subprocess.CalledProcessError):
-        found = []
-    if Path("pyproject.toml") not in found:
-        found = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
+        paths = []
+    if Path("pyproject.toml") not in paths:
+        paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
     return sorted(
         path
-        for path in found
+        for path in paths
         if not GENERATED & set(path.parts)
         and not any(p.startswith(".venv") or p.endswith(".egg-info") for p in path.parts)
     )
@@ -147,17 +147,17 @@ def sources():
 
 def test_imports_are_read_off_all_sources():
     assert sorted(sources().modules().values()) == sorted(ROOT / path for path in package_files())
-    found = {(one.importer, one.imported, one.when) for one in sources().imports()}
-    assert ("contrastill.core.crd.loss", "contrastill.core.crd.criterion", "import") in found
-    assert ("contrastill.core.config.loading", "contrastill.core.registry", "import") in found
-    assert any(when == "call" and importer.startswith("contrastill.cli.") for importer, _, when in found)
+    edges = {(entry.importer, entry.imported, entry.when) for entry in sources().imports()}
+    assert ("contrastill.core.crd.loss", "contrastill.core.crd.criterion", "import") in edges
+    assert ("contrastill.core.config.loading", "contrastill.core.registry", "import") in edges
+    assert any(when == "call" and importer.startswith("contrastill.cli.") for importer, _, when in edges)
 
 
 def test_imports_are_relative_and_lead_to_a_module():
-    for one in sources().imports():
-        assert one.relative, f"{one.importer}: {one.imported} is imported by its full name"
-        assert one.imported in {*sources().modules(), "contrastill", "contrastill.datasets"}, (
-            f"{one.importer} imports {one.imported}"
+    for entry in sources().imports():
+        assert entry.relative, f"{entry.importer}: {entry.imported} is imported by its full name"
+        assert entry.imported in {*sources().modules(), "contrastill", "contrastill.datasets"}, (
+            f"{entry.importer} imports {entry.imported}"
         )
 
 
@@ -167,18 +167,18 @@ def test_imports_go_one_way():
     assert {path.parts[0] for path in package_files() if len(path.parts) > 1} - {"configs"} == set(level), (
         "every folder has its place in the layers"
     )
-    for one in sources().imports():
-        here, there = sources().folder(one.importer), sources().folder(one.imported)
+    for entry in sources().imports():
+        here, there = sources().folder(entry.importer), sources().folder(entry.imported)
         if {here, there} <= level.keys() and here != there:
-            assert level[here] < level[there], f"{one.importer} does not import {one.imported}"
+            assert level[here] < level[there], f"{entry.importer} does not import {entry.imported}"
 
 
 def test_no_module_waits_for_itself():
     """Modules in the order in which they can be imported; what is left over imports each other in a circle."""
     waits = {module: set() for module in sources().modules()}
-    for one in sources().imports():
-        if one.when == "import" and one.imported in waits:
-            waits[one.importer].add(one.imported)
+    for entry in sources().imports():
+        if entry.when == "import" and entry.imported in waits:
+            waits[entry.importer].add(entry.imported)
     while ready := [module for module, needed in waits.items() if not needed & waits.keys()]:
         for module in ready:
             del waits[module]
@@ -296,10 +296,10 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_nothing_else(installed):
     _, wheel = installed
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     shipped = {path for path in files() if path.parts[0] == "configs" and path.suffix in (".yaml", ".sbatch")}
     shipped |= {path for path in files() if path.parts[0] == "report" and path.suffix in (".css", ".js")}
-    assert held == {f"contrastill/{path.as_posix()}" for path in [*package_files(), *shipped]}
+    assert names == {f"contrastill/{path.as_posix()}" for path in [*package_files(), *shipped]}
     assert any(name.endswith("/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
 
 

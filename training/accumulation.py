@@ -15,14 +15,14 @@ Chunk = tuple[dict[str, Tensor], int]
 
 
 def own_samples(batch: Mapping[str, Tensor]) -> int:
-    """How many samples of a share count: none where all there is is a ``filler``, which stands for the share of a
+    """How many samples of a share count: none where all there is is a ``is_padding``, which stands for the share of a
     process that has none.
 
     Example:
-        >>> own_samples({"index": torch.arange(3)}), own_samples({"index": torch.arange(1), "filler": torch.ones(1, dtype=torch.bool)})
+        >>> own_samples({"index": torch.arange(3)}), own_samples({"index": torch.arange(1), "is_padding": torch.ones(1, dtype=torch.bool)})
         (3, 0)
     """
-    return 0 if "filler" in batch else len(batch["index"])
+    return 0 if "is_padding" in batch else len(batch["index"])
 
 
 def chunks(batch: Mapping[str, Tensor], count: int) -> list[Chunk]:
@@ -38,7 +38,7 @@ def chunks(batch: Mapping[str, Tensor], count: int) -> list[Chunk]:
         [([0, 1, 2], 3), ([3, 4], 2)]
     """
     counted, size = own_samples(batch), len(batch["index"])
-    fields = {name: values for name, values in batch.items() if name != "filler"}
+    fields = {name: values for name, values in batch.items() if name != "is_padding"}
     parts = []
     count = count if world_size() > 1 else min(count, size)
     for number in range(count):

@@ -23,15 +23,16 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..core.classes import listed
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
 from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
 from ..core.representation import Network, Preprocess, Taps
 from ..core.seeds import members
 from ..core.weights import find_weights
-from ..datasets.user_dataset import OwnData
+from ..datasets.user_dataset import UserDataset
 from ..models.build import read_recipe
-from ..models.user_module import OwnNetwork, given_classes, given_parts, unwrapped
+from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
 from .student import Student
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class ArgumentResolver:
             self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
         train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
         name = object_name(train)
-        self.lent.enter_context(DATASETS.temporarily(name, OwnData(train, test)))
+        self.lent.enter_context(DATASETS.temporarily(name, UserDataset(train, test)))
         return {"name": name, **options}
 
     def network(self, given: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
@@ -123,12 +124,20 @@ class ArgumentResolver:
             # Its normalisation would be done twice; the network inside knows how it sees.
             entry.setdefault("modality", given.recipe["modality"])
             given = given.module
-        module, taps, preprocess, modality = given_parts(given)
-        classes = given_classes(given) if role == "teacher" else None
+        module, taps, preprocess, modality = module_parts(given)
+        classes = module_classes(given)
+        names = batch.split.classes
+        if role == "student" and classes and names and [*classes] != [*names]:
+            raise UsageError(
+                f"the student's logits are of the classes {listed(classes)}, and the data's are {listed(names)}: delete "
+                "the module's attribute classes to train its logits anew for the data's, or pass the folder of its run "
+                "as student, whose classifier is matched by name"
+            )
+        classes = classes if role == "teacher" else None
         if role == "teacher" and isinstance(given, Network) and given.classes is not None:
             # It answers for some of its module's logits, in an order of its own; without a class_map that would be
             # lost.
-            places, names = given.classes.tolist(), given_classes(given)
+            places, names = given.classes.tolist(), module_classes(given)
             entry.setdefault("class_map", tuple(places) if names is None else dict(zip(places, names, strict=True)))
             classes = None
         entry.setdefault("modality", modality or "rgb")
@@ -156,7 +165,7 @@ class ArgumentResolver:
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
         channels, height, width = preprocess(images).shape[1:]
-        own = OwnNetwork(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
+        own = UserModule(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until
         # they are loaded.
         name = object_name(module, mark=_mark(module) if role == "teacher" else "")

@@ -16,21 +16,21 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from ..core.classes import apply_class_map
+from ..core.config.loading import of_another_kind
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.objective import Setting
 from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import known_spec
-from ..core.teachers.live import ViewLoader
 from ..core.transfer import Term, Transfer
 from ..datasets.io.values import check_splits
 from ..ensemble.batched import Batched
 from ..models.build import build_network
 from ..xmodal.derive import DerivedLoader, check
 from .class_order import compares_classes, order_classes
-from .engine import Loader
 from .folding import fold_batchnorm
 from .smallest_pass import FullBatches
 
@@ -93,6 +93,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         config.student,
         classes or next((teacher.recipe["num_classes"] for teacher in teachers), None),
         statistics,
+        names=names,
         student=True,
     )
     batch = {
@@ -125,6 +126,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
     transfer = Transfer(teachers, student, terms, look=Batched() if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
+    _check_logits(transfer, config, student_spec, teacher_specs)
     # A classifier that nothing trains stands for what its weights said.
     if "logits" in transfer.student_needs:
         known = order.names is not None and len(order.names) == student.recipe["num_classes"]
@@ -155,6 +157,24 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         if train.complete and not filling:
             train.let_go()
     return Assembly(transfer, train, test, accelerator, splits)
+
+
+def _check_logits(
+    transfer: Transfer, config: RunConfig, student: RepresentationSpec, teachers: Sequence[RepresentationSpec]
+) -> None:
+    """Complain of networks that end in a softmax where an objective takes the softmax of their logits.
+
+    Raises:
+        UsageError: One does.
+    """
+    specs = [("the student", student, transfer.student_needs)]
+    specs += [(f"teacher {number}", spec, transfer.teacher_needs) for number, spec in enumerate(teachers)]
+    for who, spec, needs in specs:
+        if spec.probabilities and "logits" in needs:
+            raise UsageError(
+                f"{who} returns probabilities (each row sums to 1), and objectives take the softmax of logits: leave "
+                "the softmax at its end out"
+            )
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
@@ -228,7 +248,7 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
 
 def open_split(config: RunConfig, name: str) -> Any:
     """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
-    return _open_data(config.data).open(name)
+    return _open_data(config.data, name)
 
 
 def open_splits(data: DataConfig) -> dict[str, Any]:
@@ -237,20 +257,23 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
     Raises:
         UsageError: Their values mean different things, see :func:`~contrastill.datasets.io.values.check_splits`.
     """
-    splits = {name: _open_data(data).open(name) for name in ("train", "test")}
+    splits = {name: _open_data(data, name) for name in ("train", "test")}
     check_splits(splits["train"], splits["test"])
     return splits
 
 
-def _open_data(data: DataConfig) -> Any:
+def _open_data(data: DataConfig, split: str) -> Any:
     dataset = DATASETS[data.name]
     options = data.options()
     if "path" in dataset.Options.model_fields:
         options["path"] = data.path
-    return dataset(dataset.Options(**options))
+    try:
+        return dataset(dataset.Options(**options)).open(split)
+    except ContrastillError as error:
+        raise of_another_kind(data) or error from error
 
 
-def open_loader(split: Any, modalities: Collection[str], **options: Any) -> ViewLoader:
+def open_loader(split: Split, modalities: Collection[str], **options: Any) -> ViewLoader:
     """Batches of a split with these modalities, stored or derived on the device."""
     loader = split.loader(**options)
     derived = {name for name in modalities if name not in split.modalities}
@@ -258,7 +281,7 @@ def open_loader(split: Any, modalities: Collection[str], **options: Any) -> View
     return DerivedLoader(loader, derived, split.camera) if derived or "depth" in split.modalities else loader
 
 
-def check_modality(network: NetworkConfig, split: Any) -> None:
+def check_modality(network: NetworkConfig, split: Split) -> None:
     """Complain where a network's modality is neither in the data nor can be made from it."""
     try:
         check(network.modality, split.modalities, split.camera)
@@ -269,7 +292,7 @@ def check_modality(network: NetworkConfig, split: Any) -> None:
 _OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
 
 
-def measure_statistics(split: Any, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
     handed out; NaN and infinite values are left out.
 
@@ -342,6 +365,7 @@ def build(
         config.model,
         num_classes=num_classes,
         new_classifier=student,
+        classes=names if student else None,
         statistics=(statistics or {}).get(config.modality),
         **options,
     )

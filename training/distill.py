@@ -19,7 +19,8 @@ from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
-from ..datasets.user_dataset import OwnSplit
+from ..datasets.io.value_range import UNIT, ValueRange
+from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .assemble import check_modality, open_loader, open_splits
@@ -142,7 +143,7 @@ def distill(
             learner = handed.network(student, "student", student_modality, read) | (
                 {} if embedding is None else {"embedding": embedding}
             )
-            _check_scale([*teachers, learner], read)
+            _check_scale([*teachers, learner], read, splits["test"])
             each = _each_teacher(teachers)
             train = _training(objectives is None, each, learner, splits["train"].num_samples, handed.train, given)
             chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
@@ -239,13 +240,13 @@ class _Batches:
         ]
 
 
-def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
+def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any) -> None:
     """Complain about colours that somebody normalised already where a network is to do so again, or where another
-    modality is made from them.
+    modality is made from them; and see to it that all samples of both splits are in one range.
     """
-    if not isinstance(read.split, OwnSplit) or "rgb" not in read.split.modalities:
+    if not isinstance(read.split, UserSplit) or not (colours := read.split.samples.colours()):
         return
-    made = [
+    derived = [
         entry
         for entry in entries
         if (name := entry.get("modality", "rgb")) not in read.split.modalities
@@ -259,22 +260,25 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches) -> None:
         and entry.get("modality", "rgb") == "rgb"
         and entry.get("mean") is None
     ]
-    if not named and not made:
-        return
-    images = read("rgb", (named or made)[0]["model"])
-    if images.is_floating_point() and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
-        if not named:
+    train_range = ValueRange.of(colours, read.split.samples.name)
+    if named or derived:
+        if train_range.low < -1e-3 or train_range.high > 1 + 1e-3:
+            span = f"the dataset's images go from {train_range.low:.3g} to {train_range.high:.3g}, and"
+            if not named:
+                raise UsageError(
+                    f"{span} {derived[0]['modality']} is made from images in [0, 1] (or uint8): "
+                    "take the normalisation out of the dataset"
+                )
             raise UsageError(
-                f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and "
-                f"{made[0]['modality']} is made from images in [0, 1] (or uint8): "
-                "take the normalisation out of the dataset"
+                f"{span} {named[0]['model']} normalises images in [0, 1] (or uint8) itself: "
+                "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of "
+                "each network to keep it"
             )
-        raise UsageError(
-            f"the dataset's images go from {images.min():.3g} to {images.max():.3g}, and {named[0]['model']} "
-            "normalises images in [0, 1] (or uint8) itself: "
-            "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of "
-            "each network to keep it"
-        )
+        train_range = UNIT
+    read.split.samples.rgb_range = train_range
+    if isinstance(test, UserSplit) and (others := test.samples.colours()):
+        train_range.check_like(ValueRange.of(others, test.samples.name), test.samples.name)
+        test.samples.rgb_range = train_range
 
 
 def _result(config: RunConfig) -> Distilled:

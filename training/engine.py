@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.config.schema import TrainConfig
+from ..core.data import Loader
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.representation import Network, Representation
@@ -40,21 +40,6 @@ from .schedule import learning_rate
 from .smallest_pass import check_smallest_pass
 
 log = logging.getLogger(__name__)
-
-
-class Loader(Protocol):
-    """What the loop asks of data: the batches of an epoch, from any batch on.
-
-    ``epoch(k, start)`` yields the same batches whenever it is asked, so that a run can go on in the middle of one. With
-    several processes each is handed its share of every batch; in training a share that would be empty is the batch's
-    last sample with a field ``filler``, and counts for nothing.
-    """
-
-    num_samples: int
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from ..core.errors import ContrastillError
+from ..core.errors import ContrastillError, UsageError
 from ..core.registry import short_name
 from ..core.representation import Preprocess
 from ..core.run import Run
 from ..core.weights import find_weights
-from ..models.build import fill, make, read_recipe, save_module, tuples
+from ..models.build import build_module, load_module, read_recipe, save_module, tuples
 
 _WEIGHTS = "model.safetensors"
+
+
+_MARGIN = 0.25  # resizing and augmentation take colours a little beyond [0, 1]
 
 
 class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=["knowledge-distillation"]):
@@ -62,8 +66,9 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self._hub_mixin_config = {"recipe": recipe, "trained": trained, **_labels(recipe.get("classes"))}
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
-        self.module = make(self.recipe) if module is None else module
+        self.module = build_module(self.recipe) if module is None else module
         self.preprocess = Preprocess(**self.recipe["preprocess"], colours=self.recipe.get("modality", "rgb") == "rgb")
+        self._checked = False
         self.eval()
 
     @classmethod
@@ -86,11 +91,38 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 "its name"
             )
         student = cls(recipe, _trained(Run(path.parent)), module)
-        fill(student.module, recipe, path)
+        load_module(student.module, recipe, path)
         return student
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W): uint8, or floats in [0, 1]; of another modality in its unit.
+
+        Raises:
+            UsageError: Something else, such as colours that are normalised already.
+        """
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self._check(images)
         return self.module(self.preprocess(images))
+
+    def _check(self, images: Any) -> None:
+        """Complain of what is no batch of images, and of colours in another range."""
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            shown = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise UsageError(
+                f"the student takes a batch of images as one tensor (B, C, H, W), and this is {shown}: "
+                "torchvision.transforms.functional.pil_to_tensor(picture)[None] is one of a picture of Pillow"
+            )
+        # On a device whoever reads a value waits for it, so there the first batch stands for all.
+        if not self.preprocess.colours or not images.is_floating_point() or not images.numel():
+            return
+        if images.device.type == "cpu" or not self._checked:
+            self._checked = True
+            low, high = (float(value) for value in images.aminmax())
+            if low < -_MARGIN or high > 1 + _MARGIN:
+                raise UsageError(
+                    "the student takes uint8 images, or floats in [0, 1], and these go "
+                    f"{f'to {high:.3g}' if high > 1 + _MARGIN else f'down to {low:.3g}'}: it normalises them itself"
+                )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""
@@ -129,7 +161,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
                 f"{model_id} has no config.json of a student: only what Student.save_pretrained wrote can be loaded"
             )
         student = cls(**made)
-        fill(student.module, student.recipe, path)
+        load_module(student.module, student.recipe, path)
         return student
 
 

@@ -1,4 +1,4 @@
-"""CRD between positions of feature maps, for paired sets that are too small for one vector a sample."""
+"""CRD between positions of feature maps, for paired sets that are too small for one vector per sample."""
 
 from __future__ import annotations
 
@@ -18,29 +18,12 @@ from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
 from ..objectives.embeddings import embedding_dims
-from ..objectives.maps import Pairs, from_the_end, map_pairs, match_spatial_size, meeting_size, resize_map
-from .position_rows import ChannelScale, PositionRows
+from ..objectives.maps import Pairs, common_size, last_pairs, map_pairs, match_spatial_size, resize_map
+from .position_rows import ChannelScale, PositionRows, check_rows
+from .projectors import PROJECTORS
 from .softmax_loss import ExtraRows, softmax_pair_loss
 
 CRITERIA = ("nce", "softmax")
-
-
-class MLPEmbedding(nn.Sequential):
-    """Linear, BatchNorm over the batch, ReLU, Linear and L2 normalisation: (n, dim) -> (n, D); a projector that is
-    thrown away regresses better than a linear one.
-    """
-
-    def __init__(self, dim: int, embed_dim: int) -> None:
-        hidden = 2 * embed_dim
-        # Without running statistics: there are none that ranks could disagree on.
-        norm = nn.BatchNorm1d(hidden, track_running_stats=False)
-        super().__init__(nn.Linear(dim, hidden, bias=False), norm, nn.ReLU(), nn.Linear(hidden, embed_dim))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return normalise(super().forward(features))[0]
-
-
-PROJECTORS: dict[str, type[nn.Module]] = {"linear": Embedding, "mlp": MLPEmbedding}
 
 
 @OBJECTIVES.register("dense_crd")
@@ -49,21 +32,19 @@ class DenseCRD(Objective):
     4.2).
 
     **local_local**: each position of the student's map against each of the teacher's, after both were averaged to the
-        smaller
-    grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
+    smaller grid; the same cell of the same sample is the positive. **local_global**: each position of one network's map
     against the other's pooled embedding, both ways; positions of the same sample are positives, as the paper contrasts
     on NYU-Depth.
 
-    All rows are those of the batch, live on both sides: a stale bank would hold what another crop showed at a position.
-        The teacher's
-    channels are first brought to one scale, so that the loudest do not decide what its embedding sees.
+    All rows are those of the batch, live on both sides: in a bank, a position's row would be that of another crop. The
+    teacher's channels are first brought to one scale, so that those of large values do not dominate its embedding.
 
-    With ``num_rows`` a student's position meets K further positions of the teacher in local_local, of other samples.
-    The frozen teacher's own values are kept, which never age, and are mapped in the step, with the gradient. A few
-    positions of each sample are kept: filled ahead where the teacher's outputs are kept for the training
-    (``train.views``), else as samples come. A row is of the view in which it was kept, so a sample's own rows are never
-    its negatives, whatever ``negatives_from`` says. Several processes keep the same rows; the batch's positions are
-    those of a process alone.
+    With ``num_rows`` a student's position is contrasted with K further positions of the teacher in local_local, of
+    other samples. The frozen teacher's own values are stored, which never age, and are mapped in the step, with the
+    gradient. A few positions of each sample are stored: ahead where the teacher's outputs are cached (``train.views``),
+    else as samples come. A row is of the view in which it was stored, so a sample's own rows are never its negatives,
+    for any ``negatives_from``. Several processes store the same rows; the batch's positions are those of a process
+    alone.
 
     Memory and time, beside the networks and for each pair of maps, with N = B · positions of a sample (2560 at most by
     default), C the teacher's channels: scores of N · (N + K) numbers, a few times over (N = 2560, K = 4096: 68 MB
@@ -89,9 +70,9 @@ class DenseCRD(Objective):
         criterion: ``"nce"``: both ways added. ``"softmax"``: InfoNCE (van den Oord et al., 2018, eq. 4) and the mean of
             both ways, see :func:`~contrastill.xmodal.softmax_loss.softmax_pair_loss`; it has no ``num_negatives`` and
             no ``bias``.
-        num_rows: K, kept positions that are drawn at each step and count as K whatever share of them is eligible; 0 for
-            none. At most as many as are kept.
-        row_positions: Positions of a sample that are kept.
+        num_rows: K, stored positions that are drawn at each step and count as K whatever share of them is eligible; 0
+            for none. At most as many as are stored.
+        row_positions: Positions of a sample that are stored.
         anchor_weight: Weight of 1 − cos(A x, y) beside the contrast, with A a learned linear map, x a student's
             position and y the teacher's there, standardised: the mean over positions; 0 leaves it out.
         projector: The student's map to its embedding: ``"linear"``, or ``"mlp"``: Linear, BatchNorm over the batch,
@@ -110,19 +91,19 @@ class DenseCRD(Objective):
         - maps (B, C_i, H_i, W_i) and, for local_global, embeddings (B, D_i); batch["index"] (B,) - returns a scalar.
 
     Raises:
-        UsageError: A side has no such map; labels are asked for and the data has none; a batch of one sample; options
-            that do not go together.
+        UsageError: A side has no such map; the options need labels and the data has none; a batch of one sample;
+            options that do not go together.
     """
 
     class Options(CriticOptions):
         pairs: Pairs | None = Field(
             None,
-            description="[student's map, teacher's map] places, from 0 or from the end; left out: the last two of each",
+            description="[student's map, teacher's map] places, from 0 or from the end; default: the last two of each",
         )
         pairing: Literal["local_local", "local_global", "both"] = Field(
             "local_local", description="what is contrasted with what"
         )
-        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]  # another set of answers
+        negatives_from: Literal["other_sample", "other_position", "other_class"] = Field(  # type: ignore[assignment]
             "other_position", description="other_position: of the sample itself as well, which teaches where things are"
         )
         temperature: float = Field(0.1, gt=0, description="τ of the critic (no unit)")
@@ -137,15 +118,15 @@ class DenseCRD(Objective):
             "num_rows over the training set",
         )
         criterion: Literal["nce", "softmax"] = Field(
-            "nce", description="how a positive is told from the negatives; softmax: InfoNCE"
+            "nce", description="how a positive is classified against the negatives; softmax: InfoNCE"
         )
         num_rows: int = Field(
             0,
             ge=0,
-            description="K, kept positions of the teacher that the student's meet at each step beside the "
+            description="K, stored positions of the teacher that the student's meet at each step beside the "
             "batch's; needs softmax",
         )
-        row_positions: int = Field(4, gt=0, description="positions of a sample that are kept for num_rows")
+        row_positions: int = Field(4, gt=0, description="positions of a sample that are stored for num_rows")
         anchor_weight: float = Field(
             0.0,
             ge=0,
@@ -188,7 +169,7 @@ class DenseCRD(Objective):
                 "weight: leave it out"
             )
         if num_rows:
-            _check_rows(criterion, pairing, grids, num_samples)
+            check_rows(criterion, pairing, grids, num_samples)
             if negatives_from == "other_class" and targets is None:
                 raise UsageError(
                     "negatives_from='other_class' with num_rows needs the classes of all training samples: pass "
@@ -210,11 +191,19 @@ class DenseCRD(Objective):
                 )
             return nn.ModuleList((embedding(dims[0], embed_dim), nn.Sequential(scale, Embedding(dims[1], embed_dim))))
 
-        self.local: Sequence[Sequence[Any]] = nn.ModuleList(sides(dims, num_rows > 0) for dims in local_dims)  # type: ignore[assignment]
-        self.pooled = None if pairing == "local_local" else sides(pooled_dims)
-        self.anchors: Sequence[Embedding] = nn.ModuleList(Embedding(*dims) for dims in local_dims if anchor_weight)  # type: ignore[assignment]
+        self.local: Sequence[Sequence[Any]] = nn.ModuleList(  # type: ignore[assignment]
+            sides(dims, num_rows > 0) for dims in local_dims
+        )
+        self.pooled = None
+        if pairing != "local_local":
+            if pooled_dims is None:
+                raise UsageError(f"pairing={pairing!r} of dense_crd reads embeddings: pass pooled_dims")
+            self.pooled = sides(pooled_dims)
+        self.anchors: Sequence[Embedding] = nn.ModuleList(  # type: ignore[assignment]
+            Embedding(*dims) for dims in local_dims if anchor_weight
+        )
         self.rows: Sequence[PositionRows] = nn.ModuleList()  # type: ignore[assignment]
-        if num_rows:
+        if num_rows and num_samples is not None and grids is not None:
             self.rows = nn.ModuleList(  # type: ignore[assignment]
                 PositionRows(num_samples, min(row_positions, height * width), dims[1], seed=seed + number)
                 for number, (dims, (height, width)) in enumerate(zip(local_dims, grids, strict=True))
@@ -231,8 +220,8 @@ class DenseCRD(Objective):
         if options.negatives_from == "other_class":
             check_classes_differ("dense_crd", setting.targets, "other_position or other_sample")
         check_pass("dense_crd", setting)
-        pairs = map_pairs("dense_crd", options.pairs, setting, default=from_the_end(setting, 2) or ((-1, -1),))
-        student, teacher = setting.student, setting.teacher
+        pairs = map_pairs("dense_crd", options.pairs, setting, default=last_pairs(setting, 2) or ((-1, -1),))
+        student, teacher = setting.student, setting.require_teacher()
         shapes = [(student.map_shapes[ours], teacher.map_shapes[theirs]) for ours, theirs in pairs]
         dims = [(ours[0], theirs[0]) for ours, theirs in shapes]
         extra: dict[str, Any] = {}
@@ -240,7 +229,7 @@ class DenseCRD(Objective):
             most = (
                 options.positions if setting.pass_samples is None else max(1, options.positions // setting.pass_samples)
             )
-            grids = [meeting_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
+            grids = [common_size(ours[1:], theirs[1:], most) for ours, theirs in shapes]
             extra = {
                 "grids": grids,
                 "num_samples": setting.num_samples,
@@ -248,15 +237,11 @@ class DenseCRD(Objective):
                 "seed": setting.seed,
             }
         # Of places alone no embedding is read.
-        embeddings = (
-            (student.embedding_dim, teacher.embedding_dim)
-            if options.pairing == "local_local"
-            else embedding_dims("dense_crd", setting)
-        )
+        embeddings = None if options.pairing == "local_local" else embedding_dims("dense_crd", setting)
         return cls(dims, embeddings, **{**dict(options), "pairs": pairs}, **extra)
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        if not self.rows:
+        if not self.rows or self.grids is None:
             return
         (outputs,) = teachers
         sample = outputs.sample({"maps"}).maps
@@ -265,7 +250,7 @@ class DenseCRD(Objective):
             if isinstance(scale, ChannelScale):
                 scale.measure(resize_map(sample[theirs], grid))
             if outputs.cached:
-                maps = all_finite((index, said.maps[theirs]) for index, said in outputs.all({"maps"}))
+                maps = all_finite((index, side.maps[theirs]) for index, side in outputs.all({"maps"}))
                 rows.fill(rows.choose(index, resize_map(each, grid)) for index, each in maps)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
@@ -274,29 +259,32 @@ class DenseCRD(Objective):
                 "objective dense_crd takes its negatives from the batch, and this one has one sample: use "
                 "another train.batch_size"
             )
-        kin, losses = self._kin(batch), []
+        same_group, losses = self._same_group(batch), []
         pooled = (
             None
             if self.pooled is None
-            else [embed(said.embedding) for embed, said in zip(self.pooled, (student, teacher), strict=True)]
+            else [embed(side.require_embedding()) for embed, side in zip(self.pooled, (student, teacher), strict=True)]
         )
         for number, (sides, (ours, theirs)) in enumerate(zip(self.local, self.pairs, strict=True)):
-            maps = self._meet(number, student.maps[ours], teacher.maps[theirs])
+            maps = self._match_maps(number, student.maps[ours], teacher.maps[theirs])
             # (B·P, D): a position a row, sample by sample.
             raw = [features.flatten(2).transpose(1, 2).flatten(0, 1) for features in maps]
             mapped, extra = self._with_rows(number, maps[1], raw[1], batch) if self.rows else (sides[1](raw[1]), None)
             local = (sides[0](raw[0]), mapped)
             if self.pairing != "local_global":
-                losses.append(self._local_local(local[0], local[1], kin, extra))
+                losses.append(self._local_local(local[0], local[1], same_group, extra))
             if pooled is not None:
-                losses += [self._local_global(local[0], pooled[1], kin), self._local_global(local[1], pooled[0], kin)]
+                losses += [
+                    self._local_global(local[0], pooled[1], same_group),
+                    self._local_global(local[1], pooled[0], same_group),
+                ]
             if self.anchor_weight:
                 scale, _ = sides[1]
                 cosine = (self.anchors[number](raw[0]) * normalise(scale(raw[1]))[0]).sum(1)
                 losses.append(self.anchor_weight * (1 - cosine.mean()))
         return torch.stack(losses).sum()
 
-    def _meet(self, number: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    def _match_maps(self, number: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         """Both maps of a pair at one height and width."""
         if self.grids is not None:
             return resize_map(ours, self.grids[number]), resize_map(theirs, self.grids[number])
@@ -318,27 +306,28 @@ class DenseCRD(Objective):
             store.store(*store.choose(index, maps))
         return mapped[: len(raw)], ExtraRows(mapped[len(raw) :], (group[:, None] == row_group) | ~drawn, len(place))
 
-    def _kin(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, B) bool: pairs of samples that are no negatives of each other; a sample that is in the batch twice is its
-        own kin.
-        """
+    def _same_group(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, B) bool: pairs of samples of one class or sample, which are no negatives of each other."""
         label = batch_targets(batch, "dense_crd") if self.negatives_from == "other_class" else batch["index"]
         return label[:, None] == label
 
-    def _local_local(self, ours: Tensor, theirs: Tensor, kin: Tensor, extra: ExtraRows | None) -> Tensor:
-        cells = len(ours) // len(kin)
+    def _local_local(self, ours: Tensor, theirs: Tensor, same_group: Tensor, extra: ExtraRows | None) -> Tensor:
+        cells = len(ours) // len(same_group)
         own = torch.arange(len(ours), device=ours.device)
         if self.negatives_from == "other_position":
-            kin = kin & ~torch.eye(len(kin), dtype=torch.bool, device=kin.device)
-        excluded = kin.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
+            same_group = same_group & ~torch.eye(len(same_group), dtype=torch.bool, device=same_group.device)
+        excluded = same_group.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
         excluded.diagonal().fill_(True)
         return self._loss(ours, theirs, (own, own), excluded, extra)
 
-    def _local_global(self, local: Tensor, pooled: Tensor, kin: Tensor) -> Tensor:
-        cells = len(local) // len(kin)
-        own = torch.arange(len(kin), device=kin.device).repeat_interleave(cells)
+    def _local_global(self, local: Tensor, pooled: Tensor, same_group: Tensor) -> Tensor:
+        cells = len(local) // len(same_group)
+        own = torch.arange(len(same_group), device=same_group.device).repeat_interleave(cells)
         return self._loss(
-            local, pooled, (torch.arange(len(local), device=kin.device), own), kin.repeat_interleave(cells, 0)
+            local,
+            pooled,
+            (torch.arange(len(local), device=same_group.device), own),
+            same_group.repeat_interleave(cells, 0),
         )
 
     def _loss(
@@ -354,19 +343,3 @@ class DenseCRD(Objective):
         count = self.num_negatives or max(1, len(others) - 1)
         bias = critic_bias(self.bias, count, len(others), self.embed_dim, self.temperature)
         return pair_loss(anchors, others, positive, excluded, Critic(self.temperature, bias, 1.0), count)
-
-
-def _check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
-    """Refuse kept rows where they cannot be used."""
-    if criterion != "softmax":
-        raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
-    if pairing == "local_global":
-        raise UsageError(
-            "num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take "
-            "local_local or both, or num_rows=0"
-        )
-    if grids is None or num_samples is None:
-        raise UsageError(
-            "num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and "
-            "how many samples there are"
-        )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..core.data import ViewLoader
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES
 from ..datasets.io.camera import Camera, metres_of
 from .modalities import SOURCES, Modality, clean_depth
-
-if TYPE_CHECKING:
-    from ..core.teachers.live import ViewLoader
 
 Batch = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -34,12 +33,12 @@ def available(modalities: Shapes, camera: Camera | None) -> dict[str, int]:
         {'rgb': 3, 'chrominance': 2, 'grey': 1, 'luminance': 1}
     """
     stored = {name: shape[0] for name, shape in modalities.items()}
-    made = {
+    derived = {
         name: entry.channels
         for name, entry in MODALITIES.items()
         if name not in stored and _obstacle(entry, modalities, camera) is None
     }
-    return stored | made
+    return stored | derived
 
 
 def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
@@ -66,26 +65,26 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
         raise UsageError(f"modality {name} {obstacle}")
 
 
-def derive(batch: Batch, wanted: Collection[str], camera: Camera | None) -> Batch:
-    """A batch with the wanted modalities added; what is stored under a name is not made anew.
+def derive(batch: Batch, names: Collection[str], camera: Camera | None) -> Batch:
+    """A batch with further modalities added; stored ones are not derived.
 
     Args:
         batch: Stored modalities (B, C, H, W) by name, ``index``, … ; with intrinsics, ``camera`` (B, 4), those of each
             view.
-        wanted: Names of modalities, stored or not.
+        names: Of modalities, stored or derived.
         camera: Of the split; None: not known.
 
     Returns:
         A new dict. Its ``depth``, if there is any, is float32 in metres, or as stored if that is relative or of unknown
-        unit, and NaN where nothing was measured, wanted or not.
+        unit, and NaN where nothing was measured, whether it is among ``names`` or not.
 
     Raises:
-        UsageError: A wanted modality that cannot be made from this batch.
+        UsageError: A modality that cannot be derived from this batch.
     """
     result = dict(batch)
     if "depth" in batch:
         result["depth"] = clean_depth(batch["depth"], camera)
-    for name in wanted:
+    for name in names:
         if name in batch:
             continue
         check(name, {key: tuple(value.shape[1:]) for key, value in batch.items() if value.ndim == 4}, camera)
@@ -103,31 +102,36 @@ class DerivedLoader:
     """A loader whose batches have derived modalities added, see :func:`derive`; all else is the other loader's.
 
     Args:
-        loader: Hands out stored modalities.
-        wanted: Names of the modalities that networks read.
+        loader: Yields stored modalities.
+        names: Of the modalities that networks read.
         camera: Of the split that is loaded; None: not known.
     """
 
-    def __init__(self, loader: ViewLoader, wanted: Collection[str], camera: Camera | None) -> None:
-        self.loader, self.wanted, self.camera = loader, tuple(wanted), camera
+    # Those of the other loader.
+    batch_size: int
+    views: int | None
+    device: torch.device
+
+    def __init__(self, loader: ViewLoader, names: Collection[str], camera: Camera | None) -> None:
+        self.loader, self.names, self.camera = loader, tuple(names), camera
         self.num_samples = loader.num_samples
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
-        # Asked only for what is not found here; a copy that is being made has no loader yet.
+        # Called for missing attributes alone; a copy under construction has no loader yet.
         if name == "loader":
             raise AttributeError(name)
         return getattr(self.loader, name)
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start``, ``start + 1``, … of epoch ``k``."""
-        return (derive(batch, self.wanted, self.camera) for batch in self.loader.epoch(k, start))
+        return (derive(batch, self.names, self.camera) for batch in self.loader.epoch(k, start))
 
     def in_order(self, view: int, *rows: Any) -> Iterator[Batch]:
-        """Training samples in view ``view``, all of them or those that the loader's own method is told."""
-        return (derive(batch, self.wanted, self.camera) for batch in self.loader.in_order(view, *rows))
+        """Training samples in view ``view``, all of them or those that the loader's own method takes."""
+        return (derive(batch, self.names, self.camera) for batch in self.loader.in_order(view, *rows))
 
 
 def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str | None:
@@ -148,9 +152,9 @@ def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str
             f"needs {entry.of} in metres, and the unit of this data's is not known: set data.depth_unit=m, mm, "
             "relative or the metres of one step"
         )
-    if entry.metres and metres_of(camera.unit) is None:
+    if entry.metres and camera is not None and metres_of(camera.unit) is None:
         return f"needs {entry.of} in metres, and that of this data is {camera.unit}: read depth or normalized_depth"
-    if entry.intrinsics and camera.intrinsics is None:
+    if entry.intrinsics and (camera is None or camera.intrinsics is None):
         return (
             "needs the camera's intrinsics, and none are known: set data.intrinsics=[fx,fy,cx,cy], in pixels "
             "of a stored frame"

@@ -25,9 +25,8 @@ def hha(depth: Tensor, camera: Tensor) -> Tensor:
     """Horizontal disparity, height above ground, angle with gravity (Gupta et al., ECCV 2014), in physical units.
 
     Channels: 1 / depth in 1/m, the disparity of a stereo pair one metre apart and of focal length 1; the height in
-        metres above the lowest point
-    in view (the 1st percentile, so that noise does not set it); the angle in degrees of the surface's normal with
-    gravity: 180 for a floor, 90 for a wall, 0 for a ceiling.
+    metres above the lowest point in view (the 1st percentile, so that noise does not set it); the angle in degrees of
+    the surface's normal with gravity: 180 for a floor, 90 for a wall, 0 for a ceiling.
 
     Shape:
         - depth: (B, 1, H, W) float32, metres, NaN where nothing was measured - camera: (B, 4), fx, fy, cx, cy in pixels

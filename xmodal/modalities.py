@@ -58,13 +58,13 @@ def modality(
 
     def enter(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(function)
-        def whole(values: Tensor, *camera: Tensor) -> Tensor:
+        def full_precision(values: Tensor, *camera: Tensor) -> Tensor:
             # Half precision has steps of 8 mm at 3 m: no slope of a surface survives that.
             with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
                 return function(values, *camera)
 
-        MODALITIES.register(name)(Modality(name, of, channels, metres, intrinsics, whole))
-        return whole
+        MODALITIES.register(name)(Modality(name, of, channels, metres, intrinsics, full_precision))
+        return full_precision
 
     return enter
 
@@ -174,8 +174,8 @@ def points(depth: Tensor, camera: Tensor) -> Tensor:
     from kornia.geometry.depth import depth_to_3d
 
     fx, fy, cx, cy = camera.to(depth).unbind(1)
-    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    matrix = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], 1).view(-1, 3, 3)
+    zeros, ones = torch.zeros_like(fx), torch.ones_like(fx)
+    matrix = torch.stack([fx, zeros, cx, zeros, fy, cy, zeros, zeros, ones], 1).view(-1, 3, 3)
     return depth_to_3d(depth, matrix)
 
 

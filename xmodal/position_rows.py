@@ -1,12 +1,15 @@
-"""Positions of a frozen teacher's maps as kept rows, and one scale for them and for a batch's positions."""
+"""Positions of a frozen teacher's maps as stored rows, and one scale for them and for a batch's positions."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.crd.teacher_map import finite_samples
 from ..core.crd.teacher_rows import TeacherRows
+from ..core.errors import UsageError
 from ..core.hashing import hash64
 
 # That of BatchNorm.
@@ -18,11 +21,11 @@ class PositionRows(TeacherRows):
 
     Which positions is a function of (seed, sample), so rows that are filled at once are those that would have come one
     after another. Memory: M · row_positions · C numbers of 4 bytes, and as much in a checkpoint where they were not
-        filled at once.
+    filled at once.
 
     Args:
         num_samples: M.
-        row_positions: Positions of a sample that are kept; no more than its map has.
+        row_positions: Positions of a sample that are stored; no more than its map has.
         dim: C, channels.
         seed: Of the positions, of the rows' order and of every draw.
 
@@ -85,3 +88,19 @@ class ChannelScale(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         return (positions - self.mean) / self.deviation
+
+
+def check_rows(criterion: str, pairing: str, grids: Any, num_samples: int | None) -> None:
+    """Refuse stored rows where they cannot be used."""
+    if criterion != "softmax":
+        raise UsageError("num_rows of dense_crd are candidates of the softmax: take criterion=softmax, or num_rows=0")
+    if pairing == "local_global":
+        raise UsageError(
+            "num_rows of dense_crd are met by positions, which pairing=local_global does not compare: take "
+            "local_local or both, or num_rows=0"
+        )
+    if grids is None or num_samples is None:
+        raise UsageError(
+            "num_rows of dense_crd needs grids and num_samples: one height and width for rows and batches, and "
+            "how many samples there are"
+        )

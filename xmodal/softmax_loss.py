@@ -34,7 +34,7 @@ def softmax_pair_loss(
     """−log of a positive's share among the candidates of its anchor (InfoNCE: van den Oord et al., 2018, eq. 4), both
     ways; gradients reach all three.
 
-    With s the scores over τ, j the pairs of a row of scores that are not excluded, r the n eligible kept rows:
+    With s the scores over τ, j the pairs of a row of scores that are not excluded, r the n eligible stored rows:
 
         ours → theirs    −s⁺ + log( e^{s⁺} + Σ_j e^{s_j} + K/n · Σ_r e^{s_r} )
         theirs → ours    −s⁺ + log( e^{s⁺} + Σ_j e^{s_j} )
@@ -61,7 +61,7 @@ def softmax_pair_loss(
         # Not −inf: of an anchor without negatives the gradient would be 0 · NaN.
         least = torch.finfo(scaled.dtype).min
         scores = (scaled @ theirs.T).masked_fill(excluded, least)
-        there, back = [own, scores.logsumexp(1)[positive[0]]], [own, scores.logsumexp(0)[positive[1]]]
+        to_theirs, to_ours = [own, scores.logsumexp(1)[positive[0]]], [own, scores.logsumexp(0)[positive[1]]]
         if extra is not None:
             batch, size = extra.excluded.shape
             far = (
@@ -71,5 +71,5 @@ def softmax_pair_loss(
                 .logsumexp(2)
             )
             eligible = (size - extra.excluded.sum(1, keepdim=True)).clamp_min(1)
-            there.append((far + (extra.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
-        return (torch.stack((torch.stack(there).logsumexp(0), torch.stack(back).logsumexp(0))) - own).mean()
+            to_theirs.append((far + (extra.count / eligible.to(far.dtype)).log()).flatten()[positive[0]])
+        return (torch.stack((torch.stack(to_theirs).logsumexp(0), torch.stack(to_ours).logsumexp(0))) - own).mean()

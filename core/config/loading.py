@@ -81,9 +81,19 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
             raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
         values = tree.container()
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"config {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"config {path} cannot be read: {_yaml_problem(error)}") from error
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
     return validate({str(key): value for key, value in values.items()})
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and in which line, as YAML's own first line leaves that out."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        return str(error).splitlines()[0]
+    problem = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    tab = ": YAML is indented by spaces, not by tabs" if "'\\t'" in problem else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{tab}"
 
 
 def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
@@ -253,10 +263,38 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 def _validate_data(data: DataConfig) -> DataConfig:
     """The same section with its name, found by the path where it is not given, and all options of that data set."""
+    made_in_python = (data.name or "").startswith(PYTHON_PREFIX)
+    if made_in_python and data.name not in DATASETS:
+        if data.path is None:
+            return data  # whoever opens it is told; to cost or export a student nobody does
+        # Other data for a student of a data set that was made in Python, whose options they do not have.
+        data.name, data.__pydantic_extra__ = None, {}
     data.name = data.name or _recognise(data.path)
-    given = {"path": data.path} if data.path is not None else {}
-    _keep(data, _checked(DATASETS[data.name].Options, {**given, **data.options()}, "data.", DataConfig))
+    path = {} if data.path is None else {"path": data.path}
+    try:
+        options = _checked(DATASETS[data.name].Options, {**path, **data.options()}, "data.", DataConfig)
+    except UsageError as error:
+        raise of_another_kind(data) or error from error
+    _keep(data, options)
     return data
+
+
+def of_another_kind(data: DataConfig) -> UsageError | None:
+    """The error for a path of another kind of data than ``data.name`` says; None where it is not known to be one."""
+    if data.path is None or not os.path.exists(data.path):
+        return None
+    names = _recognised(data.path)
+    if not names or data.name in names:
+        return None
+    return UsageError(
+        f"data.path={data.path} is data of the kind {' or '.join(names)}, and data.name is {data.name}: name both, and "
+        f"no option of {data.name}, as 'data={{name: {names[0]}, path: {data.path}}}'"
+    )
+
+
+def _recognised(path: str) -> list[str]:
+    """The data sets that say a path is their own."""
+    return [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
 
 
 def _keep(section: OpenSection, options: BaseModel) -> None:
@@ -274,10 +312,10 @@ def _recognise(path: str | None) -> str:
             f"data.path={path} does not exist: "
             f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
         )
-    names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
+    names = _recognised(path)
     if len(names) != 1:
-        found = f"could be {' or '.join(names)}" if names else "is of no known layout"
-        raise UsageError(f"data.path={path} {found}: say which with data.name=, one of {', '.join(DATASETS)}")
+        kind = f"could be {' or '.join(names)}" if names else "is of no known layout"
+        raise UsageError(f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}")
     return names[0]
 
 
@@ -294,14 +332,14 @@ def _checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Ba
         return schema.model_validate(for_schema(schema, values))
     except ValidationError as error:
         # A key with a slip of the pen often leaves the right one missing.
-        first = sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing")[0]
+        first = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")[0]
     key = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
         known = sorted({*_keys_at(schema, first["loc"][:-1]), *(section.model_fields if section else ())})
         elsewhere = [
-            f"{one}.{name}"
-            for one, field in RunConfig.model_fields.items()
+            f"{section_name}.{name}"
+            for section_name, field in RunConfig.model_fields.items()
             if name in getattr(field.annotation, "model_fields", {})
         ]
         hint = (
@@ -312,11 +350,13 @@ def _checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Ba
         raise UsageError(f"{key} is not a key of the config: {hint}")
     if first["type"] == "missing":
         raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
-    said = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         allowed = re.findall("'([^']+)'", first["ctx"]["expected"])
-        said = f"{said}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
-    raise UsageError(f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {said[0].lower()}{said[1:]}")
+        message = f"{message}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
+    raise UsageError(
+        f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+    )
 
 
 def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:

@@ -5,9 +5,10 @@ A section that names a registered class is open: its further keys are the class'
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 PLACE = {"changes_results": False, "resumable": True}
 """Mark of a field that says where and how a training runs: no result depends on it, and a run resumes with another."""
@@ -15,6 +16,21 @@ RECORD = {"changes_results": False}
 """Mark of a field that says what is measured and written on the way: nothing that is trained depends on it."""
 RESUMABLE = {"resumable": True}
 """Mark of a field with which a run may be resumed though results may depend on it: errors ask for such a change."""
+
+
+def _expanded(value: str | None) -> str | None:
+    """A path with its ``~``, which a shell leaves as it is behind ``key=``."""
+    return os.path.expanduser(value) if value is not None and value.startswith("~") else value
+
+
+def _out(value: str) -> str:
+    """The folder of a run, which Python's None does not name."""
+    if value in ("None", ""):
+        raise ValueError("name the folder that the run is to be written to, such as runs/mine")
+    return value
+
+
+FilePath = Annotated[str, AfterValidator(_expanded)]
 
 
 class Section(BaseModel):
@@ -35,7 +51,7 @@ class OpenSection(BaseModel):
 
 class DataConfig(OpenSection):
     name: str | None = Field(None, description="registered dataset; left out, it is recognised from the path")
-    path: str | None = Field(None, description="file or folder that holds the data")
+    path: FilePath | None = Field(None, description="file or folder that holds the data")
 
 
 def _class_map(value: Any) -> Any:
@@ -56,7 +72,7 @@ class NetworkConfig(Section):
     model: str = Field(
         description="name of a network, such as resnet20, timm/vit_tiny_patch16_224 or torchvision/resnet18"
     )
-    weights: str | None = Field(
+    weights: FilePath | None = Field(
         None,
         description="run folder, .safetensors file or released checkpoint, or pretrained: those its library "
         "publishes; left out: random weights",
@@ -211,7 +227,7 @@ class TrainConfig(Section):
         "see cache. Left out: a new view each epoch",
     )
 
-    teacher_cache: str | None = Field(
+    teacher_cache: FilePath | None = Field(
         None,
         description="folder in which what the teachers said about each view is kept for further runs, or that "
         "contrastill cache wrote; needs views",
@@ -287,7 +303,7 @@ class RunConfig(Section):
         "are imported, such as my_package",
         json_schema_extra=PLACE,
     )
-    out: str = Field(description="the run's folder", json_schema_extra=PLACE)
+    out: Annotated[FilePath, AfterValidator(_out)] = Field(description="the run's folder", json_schema_extra=PLACE)
     seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
     seeds: int | None = Field(
         None,

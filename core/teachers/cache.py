@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import CacheConfig
+from ..data import ViewLoader
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import ContrastillError, UsageError
 from ..representation import Representation
@@ -20,7 +21,7 @@ from ..transfer import Transfer, teacher_representation
 from .cache_shard import FileRows, MemoryRows
 from .cache_store import CacheStore
 from .codec import packings
-from .live import SAMPLE, Key, LiveTeachers, ViewLoader, evenly, gathered, width
+from .live import SAMPLE, Key, LiveTeachers, evenly, gathered, width
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,12 @@ say depends on nothing else.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data import ViewLoader
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..objective import TeacherOutputs
@@ -26,27 +27,6 @@ _AT_ONCE = 256
 _COMPARED = 8
 SAMPLE = 2048
 """Samples whose outputs objectives are shown before the training."""
-
-
-class ViewLoader(Protocol):
-    """A loader whose views come again.
-
-    ``in_order(view, rows, batch_size)`` yields the samples ``rows``, or without them all by their index, in one view,
-    the same on every rank.
-    """
-
-    num_samples: int
-    batch_size: int
-    views: int
-    device: torch.device
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]: ...
-
-    def in_order(
-        self, view: int, rows: Tensor | None = None, batch_size: int | None = None
-    ) -> Iterator[dict[str, Tensor]]: ...
 
 
 class LiveTeachers:

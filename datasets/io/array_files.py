@@ -37,7 +37,7 @@ def read_pair(files: Mapping[str, Path]) -> dict[str, np.ndarray]:
     for name in others:
         # One turned and the other not may have one size nevertheless.
         if turned[name] != turned[first]:
-            numbers = [turned[one] if turned[one] > 1 else "none" for one in (first, name)]
+            numbers = [turned[modality] if turned[modality] > 1 else "none" for modality in (first, name)]
             raise ContrastillError(
                 f"{files[first]} has the EXIF orientation {numbers[0]}, its partner {files[name]} {numbers[1]}, "
                 "and which way both lie is not known: "

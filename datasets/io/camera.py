@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .values import said_once
+from .values import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ class Camera:
 
 def metres_of(unit: Unit | None) -> float | None:
     """Metres to a stored unit; None: relative, or not known."""
-    return _METRES.get(unit) if unit is None or isinstance(unit, str) else float(unit)
+    if unit is None:
+        return None
+    return _METRES.get(unit) if isinstance(unit, str) else float(unit)
 
 
 def view_camera(
@@ -114,7 +116,7 @@ _PLAUSIBLE = {"m": (0.05, 100.0), "mm": (50.0, 100_000.0)}
 
 
 def unit_of(kind: str) -> Unit:
-    """What depth of a :func:`~.values.number_kind` is taken to be in where nobody says so: floats metres, 8 bits
+    """What depth of a :func:`~.values.number_kind` is taken to be in by default: floats metres, 8 bits
     relative, wider integers millimetres.
     """
     units: dict[str, Unit] = {"floats": "m", "8-bit integers": "relative"}
@@ -127,16 +129,16 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
 
     Args:
         depth: A few frames, any shape, as stored.
-        unit: What they are said to be in.
+        unit: Their declared unit.
         where: The file or folder, for the message.
-        key: The marks are told once for each place and key.
+        key: Marks are logged once for each place and key.
     """
     marks = not_measured(in_metres(depth, unit), unit)
     odd = depth[marks & (depth != 0) & ~depth.isnan()].float()
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in odd.unique()[:3].tolist())
-        said_once(
-            f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of what was looked at) is "
+        warn_once(
+            f"{where}: depth of {shown} ({unit}; {100 * len(odd) / depth.numel():.2g} % of the values read) is "
             "taken for not measured, as 0 is",
             key,
         )
@@ -149,6 +151,7 @@ def warn_of_unit(depth: Tensor, unit: Unit, where: object, key: object = None) -
             (name for name, (least, most) in _PLAUSIBLE.items() if least <= valid.median() <= most), "relative"
         )
         log.warning(
-            "%s: depth goes from %.4g to %.4g (median %.4g), which can hardly be %s: set data.depth_unit=%s, or what it is",
+            "%s: depth goes from %.4g to %.4g (median %.4g), which can hardly be %s: set data.depth_unit=%s, "
+            "or what it is",
             where, valid.min(), valid.max(), valid.median(), unit, likely,
         )  # fmt: skip

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Mended:
+class PatchedBatch:
     """A batch in which others stand in for corrupted samples.
 
     Attributes:

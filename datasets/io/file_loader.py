@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...core.errors import ContrastillError
-from .corrupted import CorruptedLog, Mended
+from .corrupted import CorruptedLog, PatchedBatch
 from .file_views import jitter
 from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
-from .in_memory import Batch, check_shares, filled, marks, shares
+from .in_memory import Batch, check_ranks, padded_slice, rank_slices, view_fields
 from .views import epoch_order
 
 
@@ -42,7 +42,7 @@ class Readable(Protocol):
 
 
 class FileLoader:
-    """The batches of a split; what they hold depends on nothing but (seed, epoch) and their place in it.
+    """The batches of a split: functions of (seed, epoch) and their number in it alone.
 
     The workers start with the first epoch and stay. An epoch may be left early, and several may be under way at once:
     the one that is asked takes the workers over, at the cost of what they had read ahead.
@@ -63,7 +63,7 @@ class FileLoader:
         world: int,
         views: int | None = None,
     ) -> None:
-        check_shares(batch_size, rank, world)
+        check_ranks(batch_size, rank, world)
         self.views = views
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = (
             batch_size,
@@ -93,15 +93,15 @@ class FileLoader:
         return self._targets
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
+        """This rank's slice of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
         ``k``, or ``k`` mod ``views``.
 
         Yields:
             A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1];
             ``semantics`` uint8, others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,);
             where the split knows its intrinsics and no transform of albumentations moved the view, ``camera`` float32
-            (B, 4); ``view`` int64 (B,) if views come again; ``filler``, all true, on a training share that stands for
-            an empty one.
+            (B, 4); ``view`` int64 (B,) if views repeat; ``is_padding``, all true, on the padding of an empty training
+            slice.
 
         Raises:
             ContrastillError: A file is damaged, or a worker was killed.
@@ -123,16 +123,16 @@ class FileLoader:
         batch_size = batch_size or self.batch_size
         while start * batch_size < len(order):
             turn = self._turn = object()
-            dealt = list(shares(len(order), batch_size, rank, world, start))
-            taken = [filled(share) if self.train else share for share in dealt]
-            batches = [order[rows] for rows in taken]
-            fillers = [rows != share for rows, share in zip(taken, dealt, strict=True)]
-            for index, filler, read in zip(batches, fillers, self._read(batches, view), strict=True):
-                if isinstance(read, Mended):
+            slices = list(rank_slices(len(order), batch_size, rank, world, start))
+            padded = [padded_slice(rank_slice) if self.train else rank_slice for rank_slice in slices]
+            batches = [order[rows] for rows in padded]
+            paddings = [rows != rank_slice for rows, rank_slice in zip(padded, slices, strict=True)]
+            for index, is_padding, read in zip(batches, paddings, self._read(batches, view), strict=True):
+                if isinstance(read, PatchedBatch):
                     self._corrupted.add(read.corrupted)
                     index, read = read.rows, read.batch
                 batch = self._batch(read, index, k)
-                yield batch | marks(batch["index"], k if self.views else None, filler=filler)
+                yield batch | view_fields(batch["index"], k if self.views else None, is_padding=is_padding)
                 start += 1
                 if self._turn is not turn:
                     # Another epoch took the workers over in the meantime: ask again for the rest.
@@ -140,7 +140,7 @@ class FileLoader:
         self._corrupted.end_epoch()
 
     def _batch(self, read: Batch, index: Tensor, k: int) -> Batch:
-        """From what was read, images (B, H, W, C), to what is handed out."""
+        """A batch on the device, channels first, from images (B, H, W, C) as they were read."""
         batch = {name: values.to(self.device, non_blocking=True) for name, values in read.items()}
         batch = {name: values.permute(0, 3, 1, 2) if values.dim() == 4 else values for name, values in batch.items()}
         if self._jitter:
@@ -149,7 +149,7 @@ class FileLoader:
         return {**batch, "index": index, **({} if self._targets is None else {"target": self._targets[index]})}
 
     def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
-        """What was read of these samples, in order."""
+        """The samples as the workers read them, in order."""
         if self._data is None:
             with unwarned():
                 self._data = DataLoader(
@@ -166,7 +166,7 @@ class FileLoader:
                 )
         self._requests.pending = [(view, index.numpy()) for index in batches]
         try:
-            for read in self._started():
+            for read in self._started(self._data):
                 if isinstance(read, Damaged):
                     self._stop()
                     raise ContrastillError(read.message)
@@ -176,9 +176,9 @@ class FileLoader:
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
                 raise
             self._stop()
-            said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
             raise ContrastillError(
-                f"a worker that reads images ended ({said}): lower data.workers={self._workers}, or give it more "
+                f"a worker that reads images ended ({reason}): lower data.workers={self._workers}, or give it more "
                 "(shared) memory; "
                 "the same command goes on from the last checkpoint"
             ) from error
@@ -195,7 +195,7 @@ class FileLoader:
                 shutdown()
         self._data = None
 
-    def _started(self) -> Iterator[Batch | Damaged]:
+    def _started(self, data: DataLoader) -> Iterator[Batch | Damaged]:
         """A pass over the requests; the first one starts the workers."""
         # Imported here once, not in each worker that is forked.
         import cv2
@@ -206,14 +206,14 @@ class FileLoader:
             cv2.setNumThreads(1)
         try:
             with sigterm_blocked(), unwarned():
-                return iter(self._data)
+                return iter(data)
         finally:
             if self._workers:
                 cv2.setNumThreads(threads)
 
 
 class _Requests(Sampler):
-    """What the workers are asked for: (view, rows) of each batch; DataLoader asks for it anew in each pass."""
+    """The workers' requests: (view, rows) of each batch; DataLoader iterates over them in each pass."""
 
     def __init__(self) -> None:
         self.pending: list[tuple[int | None, np.ndarray]] = []

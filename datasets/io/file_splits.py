@@ -24,7 +24,7 @@ from .values import vectors_among
 from .view_options import ViewOptions
 
 # Pictures whose headers are read when a split is opened.
-_LOOKED_AT = 8
+_PICTURES_READ = 8
 
 
 class ReadSplit(ABC):
@@ -59,8 +59,8 @@ class ReadSplit(ABC):
             device: Where the batches are.
             seed: Of the order and of the views.
             train: Shuffled and augmented; otherwise in order, each view a plain one.
-            rank, world: Which contiguous share of each batch this process takes, of how many.
-            views: Different views of each sample, after which they come again; None: a new one each epoch.
+            rank, world: This process's rank and the number of ranks; each rank gets a contiguous slice of each batch.
+            views: Number of different views of each sample; None: a new one in every epoch.
         """
         return FileLoader(
             self,
@@ -83,7 +83,7 @@ class FileSplit(ReadSplit):
         classes: Names of the classes; or C, where they have none.
         views: How a picture becomes a square.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views; 0 hands out uint8.
+        color_jitter: Strength of the jitter of training views; 0 leaves it uint8.
         workers: Processes that read; 0 reads in this one.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
 
@@ -105,7 +105,8 @@ class FileSplit(ReadSplit):
         skip_corrupted: bool = False,
     ) -> None:
         self.pictures, self.targets = pictures, targets
-        self.classes, self.num_classes = (None, classes) if isinstance(classes, int) else (classes, len(classes))
+        self.classes: list[str] | None = None if isinstance(classes, int) else classes
+        self.num_classes = classes if isinstance(classes, int) else len(classes)
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
         self.num_samples, self.skip_corrupted = len(targets), skip_corrupted
         self.modalities = {"rgb": (3, views.size, views.size)}
@@ -113,7 +114,7 @@ class FileSplit(ReadSplit):
         self.semantic_classes: list[str] | None = None
 
     @classmethod
-    def asked_for(
+    def from_options(
         cls,
         pictures: PictureSource,
         targets: Tensor,
@@ -133,7 +134,7 @@ class FileSplit(ReadSplit):
         workers = default_workers() if options.workers is None else options.workers
         skip = options.skip_corrupted
         if training:
-            warn_of_scaling(_some(pictures, len(targets)))
+            warn_of_scaling(_sample_pictures(pictures, len(targets)))
         return cls(
             pictures,
             targets,
@@ -158,13 +159,13 @@ class FileSplit(ReadSplit):
         return Images(self.pictures, self.views, seed, self.num_samples if self.skip_corrupted else None)
 
 
-def _some(pictures: PictureSource, count: int) -> Iterator[Picture]:
+def _sample_pictures(pictures: PictureSource, count: int) -> Iterator[Picture]:
     """A few pictures, evenly spaced; those that cannot be read are reported where they are needed."""
     # A copy, whose open files are closed with it.
     pictures = copy(pictures)
-    for place in range(min(count, _LOOKED_AT)):
+    for place in range(min(count, _PICTURES_READ)):
         with suppress(ContrastillError):
-            yield pictures.open(place * count // min(count, _LOOKED_AT))
+            yield pictures.open(place * count // min(count, _PICTURES_READ))
 
 
 class PairSplit(ReadSplit):
@@ -180,16 +181,16 @@ class PairSplit(ReadSplit):
         camera: Of a stored frame.
         semantic_classes: Names of the values of the label map, the first being ``unlabelled``.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
-        color_jitter: Strength of the jitter of training views' rgb; 0 hands out uint8.
+        color_jitter: Strength of the jitter of training views' rgb; 0 leaves it uint8.
         workers: Processes that read; 0 reads in this one.
-        modalities: What is handed out of what is read; None: all.
+        modalities: Those read modalities that a batch has; None: all.
         skip_corrupted: Whether the next sample stands in for one that cannot be read.
         vectors: Modalities whose values are vectors in the picture's axes; None: those with a usual name, such as
             ``normals``.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a view.
-        kinds: Modality -> the kind of numbers it is stored as, as far as the reader says.
+        kinds: Modality -> the kind of numbers it is stored as, if the reader has them.
 
     Raises:
         UsageError: A modality that is not read, frames of unknown size without a size of the views, transforms that
@@ -218,14 +219,14 @@ class PairSplit(ReadSplit):
         missed = [name for name in names if name not in reader.modalities]
         if missed:
             raise UsageError(f"there is no modality {missed[0]!r}: there are {', '.join(reader.modalities)}")
-        size = views.size or reader.modalities[names[0]][1:]
-        if None in size:
+        height, width = views.size or reader.modalities[names[0]][1:]
+        if height is None or width is None:
             raise UsageError("the frames differ in size: set data.size=[HEIGHT,WIDTH]")
         self.skip_corrupted = skip_corrupted
         self.vectors = vectors_among(vectors, {name: reader.modalities[name][0] for name in names})
         self.kinds: dict[str, str] = dict(getattr(reader, "kinds", {}))
         self.samples, self.num_samples = reader, num_samples
-        self.views = replace(views, size=(size[0], size[1]), modalities=names, vectors=self.vectors)
+        self.views = replace(views, size=(height, width), modalities=names, vectors=self.vectors)
         # Complains here, not in a worker.
         if views.transforms and self.views.moves and self.vectors:
             raise UsageError(
@@ -236,7 +237,7 @@ class PairSplit(ReadSplit):
         self.num_classes = len(classes) if num_classes is None and classes is not None else num_classes
         self.camera, self.semantic_classes = camera, semantic_classes
         self.augmented, self.color_jitter, self.workers = augmented, color_jitter if "rgb" in names else 0.0, workers
-        self.modalities = {name: (reader.modalities[name][0], *size) for name in names}
+        self.modalities = {name: (reader.modalities[name][0], height, width) for name in names}
 
     def listing(self) -> str:
         """Stands for the names and sizes of all files."""

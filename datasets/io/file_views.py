@@ -23,7 +23,7 @@ from ...core.errors import UsageError, unknown_name
 from ...core.hashing import hash64, mix, shifted
 from .images import REDUCTIONS, Picture
 
-# What the hash is asked for, beside the purposes in views.py: two purposes never share random bits.
+# Purposes of the hash, beside the purposes in views.py: two purposes never share random bits.
 _CROPS, _JITTER, _TRANSFORMS = 3, 4, 5
 _TRIES = 10
 _RATIO = (math.log(3 / 4), math.log(4 / 3))
@@ -140,11 +140,11 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
         name for name in dir(A) if isinstance(getattr(A, name), type) and issubclass(getattr(A, name), A.BasicTransform)
     ]
     built = []
-    for given in transforms:
-        arguments = dict(given)
+    for entry in transforms:
+        arguments = dict(entry)
         name = arguments.pop("name", None)
         if name is None:
-            raise UsageError(f"data.transforms: {given} has no name: write {{name: HorizontalFlip, p: 0.5}}")
+            raise UsageError(f"data.transforms: {entry} has no name: write {{name: HorizontalFlip, p: 0.5}}")
         if name not in known:
             raise unknown_name("transform of albumentations", str(name), known)
         try:
@@ -158,13 +158,13 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
             ) from error
     # Some transforms ask for another interpolation of masks unless all are told: 0 is cv2.INTER_NEAREST.
     compose = A.Compose(built, additional_targets=dict.fromkeys(masks, "mask"), mask_interpolation=0)
-    given = {"image": np.zeros((*size, 3), np.uint8)} | {
+    sample = {"image": np.zeros((*size, 3), np.uint8)} | {
         name: np.zeros(size, np.uint8 if name == LABELS else np.float32) for name in masks
     }
-    shown = compose(**given)
+    shown = compose(**sample)
     if any(
         getattr(shown[name], "shape", None) != values.shape or shown[name].dtype != values.dtype
-        for name, values in given.items()
+        for name, values in sample.items()
     ):
         names = ", ".join(transform["name"] for transform in transforms)
         raise UsageError(

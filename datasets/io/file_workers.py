@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ...core.errors import ContrastillError
 from .camera import view_camera
-from .corrupted import Mended, StandIns
+from .corrupted import PatchedBatch, StandIns
 from .file_views import LABELS, FileViews, transform_seed
 from .fingerprint import file_sizes, listing_hash
 from .images import DamagedImage, Picture
@@ -51,7 +51,8 @@ class SampleReader(Protocol):
             :func:`~.values.number_kind`.
     """
 
-    modalities: dict[str, tuple[int, int | None, int | None]]
+    @property
+    def modalities(self) -> Mapping[str, tuple[int, int | None, int | None]]: ...
 
     def read(self, row: int) -> dict[str, np.ndarray]:
         """rgb uint8 (H, W, 3), others (H, W) or (H, W, C), all of one height and width.
@@ -120,7 +121,7 @@ class Images(Dataset):
     def __init__(self, pictures: PictureSource, views: FileViews, seed: int, skip_among: int | None = None) -> None:
         self.pictures, self.views, self.seed, self.skip_among = pictures, views, seed, skip_among
 
-    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Mended | Damaged:
+    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | PatchedBatch | Damaged:
         """rgb uint8 (B, size, size, 3): the given views of the given rows, or for view None their centres."""
         view, rows = request
         out = torch.empty((len(rows), self.views.size, self.views.size, 3), dtype=torch.uint8)
@@ -129,19 +130,19 @@ class Images(Dataset):
             picture = self.pictures.open(row)
             return (
                 self.views.plain(picture)
-                if drawn is None
+                if drawn is None or view is None
                 else self.views.view(picture, drawn, transform_seed(self.seed, view, row))
             )
 
         try:
-            mended = _read_all(
+            patched = _read_all(
                 read, self.views, self.seed, view, rows, self.skip_among, lambda place, seen: out[place].copy_(seen)
             )
         except DamagedImage as error:
             return Damaged(f"{error.path} cannot be read as an image ({error.reason}): {WAY_OUT}")
         except ContrastillError as error:
             return Damaged(str(error))
-        return mended({"rgb": out})
+        return patched({"rgb": out})
 
 
 class Pairs(Dataset):
@@ -167,15 +168,17 @@ class Pairs(Dataset):
             skip_among,
         )
 
-    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | Mended | Damaged:
+    def __getitem__(self, request: tuple[int | None, np.ndarray]) -> Batch | PatchedBatch | Damaged:
         """Each modality (B, H, W, C): the given views of the given rows, or for view None the plain ones; ``camera``
         (B, 4) if it is known.
         """
         view, rows = request
+        size = self.views.size
+        assert size is not None  # PairSplit sets it to the frames' own by default
         channels = {name: self.samples.modalities[name][0] for name in self.views.modalities}
-        whole = {"rgb": torch.uint8, LABELS: getattr(self.samples, "label_dtype", torch.uint8)}
+        dtypes = {"rgb": torch.uint8, LABELS: getattr(self.samples, "label_dtype", torch.uint8)}
         out = {
-            name: torch.empty((len(rows), *self.views.size, count), dtype=whole.get(name, torch.float32))
+            name: torch.empty((len(rows), *size, count), dtype=dtypes.get(name, torch.float32))
             for name, count in channels.items()
         }
         places = []
@@ -183,12 +186,12 @@ class Pairs(Dataset):
         def read(row: int, drawn: list[float] | None) -> tuple[dict, Any]:
             stored = self.samples.read(row)
             sample = {name: stored[name] for name in out}
-            if drawn is None:
-                return self.views.plain(sample), self.views.whole(*sample[self.views.modalities[0]].shape[:2])
+            if drawn is None or view is None:
+                return self.views.plain(sample), self.views.full_frame(*sample[self.views.modalities[0]].shape[:2])
             return self.views.view(sample, drawn, transform_seed(self.seed, view, row))
 
-        def keep(place: int, said: tuple[dict, Any]) -> None:
-            seen, where = said
+        def store(place: int, output: tuple[dict, Any]) -> None:
+            seen, where = output
             places.append((where.top, where.left, where.height, where.width, where.flip))
             for name, values in seen.items():
                 if (
@@ -203,16 +206,16 @@ class Pairs(Dataset):
                 out[name][place].copy_(values)
 
         try:
-            mended = _read_all(read, self.views, self.seed, view, rows, self.skip_among, keep)
+            patched = _read_all(read, self.views, self.seed, view, rows, self.skip_among, store)
         except ContrastillError as error:
             return Damaged(str(error))
         if self.intrinsics is None or (view is not None and self.views.moves):
-            return mended(out)
+            return patched(out)
         top, left, height, width, flip = torch.tensor(places, dtype=torch.float32).reshape(-1, 5).T
         camera = view_camera(
-            self.intrinsics, top=top, left=left, height=height, width=width, size=self.views.size, flip=flip.bool()
+            self.intrinsics, top=top, left=left, height=height, width=width, size=size, flip=flip.bool()
         )
-        return mended({**out, "camera": camera})
+        return patched({**out, "camera": camera})
 
 
 def _read_all(
@@ -222,37 +225,41 @@ def _read_all(
     view: int | None,
     rows: np.ndarray,
     skip_among: int | None,
-    keep: Callable[[int, Any], object],
-) -> Callable[[Batch], Batch | Mended]:
+    store: Callable[[int, Any], object],
+) -> Callable[[Batch], Batch | PatchedBatch]:
     """Read the rows of a batch, with stand-ins for corrupted ones where they are skipped.
 
     Args:
-        read: From a row and its draws to what is kept of it.
-        keep: Told a place in the batch and what was read for it.
+        read: From a row and its draws to its output.
+        store: Takes a place in the batch and the output of its row.
 
     Returns:
-        What makes the finished batch say which samples it holds, if others than those that were asked for.
+        A function from the finished batch to itself, or to a :class:`PatchedBatch` if stand-ins were read.
     """
     draws = _draws(views, seed, view, rows)
     stand_ins = None if skip_among is None else StandIns(skip_among)
-    held = rows.copy()
+    read_rows = rows.copy()
     for place, (row, drawn) in enumerate(zip(rows.tolist(), draws, strict=True)):
         if stand_ins is None:
-            keep(place, read(row, drawn))
+            store(place, read(row, drawn))
             continue
 
-        def own(other: int, row: int = row, drawn: list[float] | None = drawn) -> Any:
+        def read_sample(other: int, row: int = row, drawn: list[float] | None = drawn) -> Any:
             return read(other, drawn if other == row else _draws(views, seed, view, np.array([other]))[0])
 
-        held[place], said = stand_ins.read(row, own)
-        keep(place, said)
+        read_rows[place], output = stand_ins.read(row, read_sample)
+        store(place, output)
     return lambda batch: (
-        Mended(batch, torch.from_numpy(held), stand_ins.corrupted) if stand_ins and stand_ins.corrupted else batch
+        PatchedBatch(batch, torch.from_numpy(read_rows), stand_ins.corrupted)
+        if stand_ins and stand_ins.corrupted
+        else batch
     )
 
 
 def _draws(views: FileViews | JointViews, seed: int, view: int | None, rows: np.ndarray) -> list[list[float] | None]:
-    return [None] * len(rows) if view is None else views.draws(seed, view, torch.from_numpy(rows))
+    if view is None:
+        return [None] * len(rows)
+    return [*views.draws(seed, view, torch.from_numpy(rows))]
 
 
 @contextmanager

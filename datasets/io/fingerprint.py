@@ -1,4 +1,4 @@
-"""What tells one data set from another at little cost: counts, labels, names and sizes of files, and a few samples."""
+"""A cheap fingerprint of a data set: counts, labels, names and sizes of files, and a few samples."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from ...core.data import Split
 from ...core.fingerprint import tensors_hash
 
 # Samples that are read, evenly spaced over a split.
-_LOOKED_AT = 8
+_SAMPLES_READ = 8
 # Files whose sizes one thread asks for at a time; on a network's file system each answer takes a while.
 _AT_ONCE = 4096
 
 
-def fingerprint(split: Any) -> dict[str, Any]:
+def fingerprint(split: Split) -> dict[str, Any]:
     """Facts about a split by their names; equal facts are taken for the same data.
 
-    Of a split of files the names and sizes of all are looked at, never the times of change: a copy is the same data.
+    Of a split of files the names and sizes of all are compared, never the times of change: a copy is the same data.
 
     Args:
         split: What a data set's ``open`` gives.
@@ -38,10 +39,10 @@ def fingerprint(split: Any) -> dict[str, Any]:
         facts["labels"] = tensors_hash("", [split.targets])
     if hasattr(split, "listing"):
         facts["names or sizes of files"] = split.listing()
-    alone = copy(split)
-    alone.workers = 0  # no processes are started for a few samples
-    loader = alone.loader(batch_size=1, device="cpu", train=False)
-    places = sorted({place * split.num_samples // _LOOKED_AT for place in range(_LOOKED_AT)})
+    in_process: Any = copy(split)
+    in_process.workers = 0  # no processes are started for a few samples
+    loader = in_process.loader(batch_size=1, device="cpu", train=False)
+    places = sorted({place * split.num_samples // _SAMPLES_READ for place in range(_SAMPLES_READ)})
     seen = [next(iter(loader.epoch(0, place))) for place in places]
     facts["contents"] = tensors_hash("", [sample[name] for sample in seen for name in sorted(split.modalities)])
     return facts

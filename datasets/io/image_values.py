@@ -87,7 +87,7 @@ def to_8_bits(values: np.ndarray, highest: int) -> np.ndarray:
 
 
 def beyond_float32(values: np.ndarray) -> bool:
-    """Whether some are whole numbers that float32, which modalities are handed out in, does not keep."""
+    """Whether some are whole numbers that float32, the dtype of modalities, does not represent."""
     return (
         values.dtype.kind in "iu"
         and values.dtype.itemsize > 2
@@ -214,7 +214,7 @@ def _png(image: Image.Image, encoded: bytes) -> np.ndarray:
         values = _opencv(encoded, (3, 4))
         return values[:, :, [0, 3]] if colour == 4 else values[:, :, : 3 if colour == 2 else 4]
     values = np.asarray(image)
-    # Some versions of Pillow hand out sixteen bits as thirty-two.
+    # Some versions of Pillow return sixteen bits as thirty-two.
     return values.astype(np.uint16) if bits == 16 else _unscaled(values, bits) if colour == 0 else values
 
 

@@ -38,7 +38,7 @@ class DamagedImage(DamagedSample):
 
     Attributes:
         path: The file.
-        reason: What the decoder said.
+        reason: The decoder's message.
         way_out: What can be done.
         kind: What it should have been.
     """
@@ -127,16 +127,17 @@ def warn_of_scaling(pictures: Iterable[Picture]) -> None:
     Args:
         pictures: Some of a data set.
     """
-    looked: list[tuple[int, Picture]] = []
+    brightest: list[tuple[int, Picture]] = []
     for picture in pictures:
         if picture.highest > 255:
             with suppress(Exception):  # damage is reported where the picture is read
-                looked.append((picture.brightest(), picture))
-    if looked:
-        value, picture = max(looked, key=lambda pair: pair[0] / pair[1].highest)
+                brightest.append((picture.brightest(), picture))
+    if brightest:
+        value, picture = max(brightest, key=lambda pair: pair[0] / pair[1].highest)
         log.warning(
-            "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; of %d looked at, the brightest value is %d and becomes %d",
-            picture.path, picture.highest, len(looked), value, round(value * 255 / picture.highest),
+            "%s has more than 8 bits, and as rgb is scaled so that %d becomes 255, as all pictures of its kind; "
+            "of %d read, the brightest value is %d and becomes %d",
+            picture.path, picture.highest, len(brightest), value, round(value * 255 / picture.highest),
         )  # fmt: skip
 
 
@@ -173,8 +174,8 @@ def _decode_jpeg(encoded: bytes) -> Tensor:
     import cv2
 
     # Where the end is missing, some versions of OpenCV fill up with grey and say nothing: Pillow is asked.
-    whole = encoded.rstrip(b"\0").endswith(_JPEG_END)
-    if whole and hasattr(cv2, "IMREAD_COLOR_RGB"):
+    complete = encoded.rstrip(b"\0").endswith(_JPEG_END)
+    if complete and hasattr(cv2, "IMREAD_COLOR_RGB"):
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
             return torch.from_numpy(pixels)
@@ -204,5 +205,5 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
 
 def reason_of(error: Exception) -> str:
     """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours."""
-    said = str(error).partition("<_io")[0].strip() or type(error).__name__
-    return said.splitlines()[0]
+    message = str(error).partition("<_io")[0].strip() or type(error).__name__
+    return message.splitlines()[0]

@@ -1,4 +1,4 @@
-"""A split whose images live as tensors on the device, and the loader that hands out whole batches of its views."""
+"""A split whose images are tensors on the device, and the loader of batches of its views."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from ...core.errors import UsageError
 from .camera import Camera, view_camera
 from .file_views import LABELS
-from .values import RGB, handed_out, mirror_vectors, number_kind, vectors_among
+from .values import RGB, batch_values, mirror_vectors, number_kind, vectors_among
 from .views import Draws, PaddedImages, draw_views, epoch_order
 
 Batch = dict[str, Tensor]
 
 
 class AugmentOptions(BaseModel):
-    """How training views are drawn; shared by the sets that are kept on the device."""
+    """How training views are drawn; shared by the data sets in memory."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,11 +70,15 @@ class TensorSplit:
         self.images = dict(images)
         self.camera, self.semantic_classes = camera, semantic_classes
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
-        self.modalities = {name: (kept.storage.shape[3], kept.height, kept.width) for name, kept in self.images.items()}
+        self.modalities = {
+            name: (stored.storage.shape[3], stored.height, stored.width) for name, stored in self.images.items()
+        }
         self.vectors = vectors_among(vectors, {name: shape[0] for name, shape in self.modalities.items()})
-        self.kinds = {name: number_kind(kept.storage.dtype) for name, kept in self.images.items()} | dict(kinds or {})
+        self.kinds = {name: number_kind(stored.storage.dtype) for name, stored in self.images.items()} | dict(
+            kinds or {}
+        )
         self.padding = next(iter(self.images.values())).padding
-        counts = {name: len(kept.storage) for name, kept in self.images.items()}
+        counts = {name: len(stored.storage) for name, stored in self.images.items()}
         counts |= {} if targets is None else {"target": len(targets)}
         if len(set(counts.values())) > 1:
             raise UsageError(
@@ -105,8 +109,8 @@ class TensorSplit:
             device: Where the batches are; the whole split is moved there once.
             seed: Of the order and of the views.
             train: Shuffled and augmented; otherwise in order, as stored.
-            rank, world: Which contiguous share of each batch this process takes, of how many.
-            views: Different views of each sample, after which they come again; None: a new one each epoch.
+            rank, world: This process's rank and the number of ranks; each rank gets a contiguous slice of each batch.
+            views: Number of different views of each sample; None: a new one in every epoch.
         """
         return TensorLoader(
             self,
@@ -122,16 +126,17 @@ class TensorSplit:
     def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None]:
         """Images and targets on ``device``; moved the first time, shared by all loaders."""
         if device not in self._on:
-            images = {name: kept.to(device) for name, kept in self.images.items()}
+            images = {name: stored.to(device) for name, stored in self.images.items()}
             self._on[device] = images, None if self.targets is None else self.targets.to(device)
         return self._on[device]
 
 
 class TensorLoader:
-    """The batches of a :class:`TensorSplit`; what they hold depends on nothing but (seed, epoch) and their place in it.
+    """The batches of a :class:`TensorSplit`: functions of (seed, epoch) and their number in it alone.
 
     ``len()`` is the number of batches of an epoch, the last, shorter one among them. Where that one has fewer samples
-    than there are ranks, the last ranks' share of it is empty; in training it is a ``filler``, see :func:`filled`.
+    than there are ranks, the last ranks' slices of it are empty; in training they are padded, see
+    :func:`padded_slice`.
 
     Raises:
         UsageError: batch_size is smaller than the number of ranks.
@@ -149,7 +154,7 @@ class TensorLoader:
         world: int,
         views: int | None = None,
     ) -> None:
-        check_shares(batch_size, rank, world)
+        check_ranks(batch_size, rank, world)
         self.views = views
         self.batch_size, self.device, self.seed, self.train, self.rank, self.world = (
             batch_size,
@@ -173,18 +178,17 @@ class TensorLoader:
         return self._targets
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's share of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
+        """This rank's slice of the batches ``start``, ``start + 1``, … of epoch ``k``; in training its views are view
         ``k``, or ``k`` mod ``views``.
 
         Yields:
             A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the
             stored unit, with NaN where a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled,
             ``target`` int64 (B,); ``camera`` float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are
-            known; ``view`` int64 (B,) if views come again; ``filler``, all true, on a share that stands for an empty
-            one.
+            known; ``view`` int64 (B,) if views repeat; ``is_padding``, all true, on the padding of an empty slice.
         """
         if not self.train:
-            for rows in shares(self.num_samples, self.batch_size, self.rank, self.world, start):
+            for rows in rank_slices(self.num_samples, self.batch_size, self.rank, self.world, start):
                 images = self._plain(rows)
                 index = torch.arange(rows.start, rows.stop, device=self.device)
                 yield self._batch(images, index, rows, self._cameras(draw_views(0, 0, index, padding=0, flip=False), 0))
@@ -204,40 +208,41 @@ class TensorLoader:
         # All of an epoch at once: a hash of 50 000 rows costs little more than one of 64.
         draws = draw_views(self.seed, view, order, padding=self._padding, flip=self._flip).to(self.device)
         order = order.to(self.device, non_blocking=True)
-        for share in shares(len(order), batch_size or self.batch_size, rank, world, start):
-            rows = filled(share)
+        for rank_slice in rank_slices(len(order), batch_size or self.batch_size, rank, world, start):
+            rows = padded_slice(rank_slice)
             index = order[rows]
             batch = self._batch(
                 self._views(index, draws[rows]), index, index, self._cameras(draws[rows], self._padding)
             )
-            yield batch | marks(index, view if self.views else None, filler=rows != share)
+            yield batch | view_fields(index, view if self.views else None, is_padding=rows != rank_slice)
 
     def _views(self, index: Tensor, draws: Draws) -> Batch:
         if not self._padding and not self._flip:
             return self._plain(index)
-        views = {name: self._handed_out(name, kept.views(index, draws)) for name, kept in self._images.items()}
+        views = {name: self._batch_values(name, stored.views(index, draws)) for name, stored in self._images.items()}
         if self._padding:
             # A border of zeros is black, unlabelled, no depth; of counts or degrees, 0 is a value like any other.
             unknown = [name for name in views if name not in (RGB, LABELS, "depth")]
-            border = self._images[unknown[0]].border(draws) if unknown else None
-            views |= {name: views[name].masked_fill(border, torch.nan) for name in unknown}
+            if unknown:
+                border = self._images[unknown[0]].border(draws)
+                views |= {name: views[name].masked_fill(border, torch.nan) for name in unknown}
         if self._flip:
             views |= {name: mirror_vectors(views[name], draws.flip) for name in self._vectors}
         return views
 
     def _plain(self, rows: Tensor | slice) -> Batch:
-        return {name: self._handed_out(name, kept.plain(rows)) for name, kept in self._images.items()}
+        return {name: self._batch_values(name, stored.plain(rows)) for name, stored in self._images.items()}
 
-    def _handed_out(self, name: str, values: Tensor) -> Tensor:
+    def _batch_values(self, name: str, values: Tensor) -> Tensor:
         """(B, C, H, W), the channels being the last side in memory."""
-        return handed_out(name, values.permute(0, 2, 3, 1), self._vectors).permute(0, 3, 1, 2)
+        return batch_values(name, values.permute(0, 2, 3, 1), self._vectors).permute(0, 3, 1, 2)
 
     def _cameras(self, draws: Draws, padding: int) -> Batch:
         """The intrinsics of these views, (B, 4), where those of the frames are known."""
         if self._intrinsics is None:
             return {}
-        kept = next(iter(self._images.values()))
-        size = (kept.height, kept.width)
+        first = next(iter(self._images.values()))
+        size = (first.height, first.width)
         top, left = draws.dy - padding, draws.dx - padding
         return {
             "camera": view_camera(
@@ -254,8 +259,8 @@ class TensorLoader:
         }
 
 
-def check_shares(batch_size: int, rank: int, world: int) -> None:
-    """Complain where a batch cannot be shared out.
+def check_ranks(batch_size: int, rank: int, world: int) -> None:
+    """Check that each rank gets a slice of a batch.
 
     Raises:
         UsageError: ``batch_size`` is smaller than the number of ranks, or there is no such rank.
@@ -266,33 +271,33 @@ def check_shares(batch_size: int, rank: int, world: int) -> None:
         raise UsageError(f"rank={rank} is not among the {world} process(es)")
 
 
-def shares(num_samples: int, batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[slice]:
-    """Where in an epoch's order this rank's share of the batches ``start``, ``start + 1``, … lies; split as
-    torch.tensor_split does.
+def rank_slices(num_samples: int, batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[slice]:
+    """This rank's slices, in an epoch's order, of the batches ``start``, ``start + 1``, …; split as torch.tensor_split
+    does.
     """
     for first in range(start * batch_size, num_samples, batch_size):
-        share, longer = divmod(min(batch_size, num_samples - first), world)
-        begin = first + rank * share + min(rank, longer)
-        yield slice(begin, begin + share + (rank < longer))
+        size, longer = divmod(min(batch_size, num_samples - first), world)
+        begin = first + rank * size + min(rank, longer)
+        yield slice(begin, begin + size + (rank < longer))
 
 
-def filled(share: slice) -> slice:
-    """The share itself, or in the place of an empty one the last sample of the batch, as in training every rank takes
-    part in each step.
+def padded_slice(rank_slice: slice) -> slice:
+    """The slice itself, or if it is empty the last sample of the batch, as in training every rank takes part in each
+    step.
 
     Of all samples it is the one whose row in a bank may be written once more: by the last rank, and with the value it
     has by then.
 
     Example:
-        >>> [filled(share) for rank in range(3) for share in shares(2, 4, rank, 3)]
+        >>> [padded_slice(rows) for rank in range(3) for rows in rank_slices(2, 4, rank, 3)]
         [slice(0, 1, None), slice(1, 2, None), slice(1, 2, None)]
     """
-    return share if share.start < share.stop else slice(share.start - 1, share.stop)
+    return rank_slice if rank_slice.start < rank_slice.stop else slice(rank_slice.start - 1, rank_slice.stop)
 
 
-def marks(index: Tensor, view: int | None, *, filler: bool) -> Batch:
-    """Fields (B,) of a training batch: ``view``, the number of a view that comes again; ``filler`` on one that stands
-    for an empty share.
+def view_fields(index: Tensor, view: int | None, *, is_padding: bool) -> Batch:
+    """Fields (B,) of a training batch: ``view``, the number of a view that repeats; ``is_padding`` on the padding of an
+    empty slice.
     """
     fields = {} if view is None else {"view": torch.full_like(index, view)}
-    return {**fields, "filler": torch.ones_like(index, dtype=torch.bool)} if filler else fields
+    return {**fields, "is_padding": torch.ones_like(index, dtype=torch.bool)} if is_padding else fields

@@ -55,14 +55,14 @@ def _split(group: h5py.Group, target: str) -> dict[str, Any]:
 
 def _field(field: h5py.Dataset, *, is_target: bool) -> dict[str, Any]:
     numeric = field.dtype.kind in "iufb"
-    said: dict[str, Any] = {"shape": list(field.shape), "dtype": field.dtype.name if numeric else "text"}
+    description: dict[str, Any] = {"shape": list(field.shape), "dtype": field.dtype.name if numeric else "text"}
     ranges = [(part.min().item(), part.max().item()) for part in _parts(field) if numeric and part.size]
     if ranges:
-        said |= {"min": min(low for low, _ in ranges), "max": max(high for _, high in ranges)}
+        description |= {"min": min(low for low, _ in ranges), "max": max(high for _, high in ranges)}
     if is_target and field.ndim == 1 and field.dtype.kind in "iu" and len(field):
         counts = np.unique(field[()], return_counts=True)[1]
-        said |= {"classes": len(counts), "per_class": {"min": int(counts.min()), "max": int(counts.max())}}
-    return said
+        description |= {"classes": len(counts), "per_class": {"min": int(counts.min()), "max": int(counts.max())}}
+    return description
 
 
 def _parts(field: h5py.Dataset) -> Iterator[np.ndarray]:

@@ -73,9 +73,9 @@ class JointViews:
         """The whole frame, its ends cut off where it is longer than ``size`` asks: what a network is tested on; (H, W,
         C) each.
         """
-        return self._cut(sample, self.whole(*_extent(sample)))
+        return self._cut(sample, self.full_frame(*_extent(sample)))
 
-    def whole(self, height: int, width: int) -> Placing:
+    def full_frame(self, height: int, width: int) -> Placing:
         """Where the views of :meth:`plain` lie in a frame of this height and width."""
         across, down = (self.size or (height, width))[::-1]
         # Rounded, so that a frame a pixel off the ratio is taken whole.
@@ -99,7 +99,7 @@ class JointViews:
             place = Placing(*draw_part(height, width, self.scale, draws[1:], across / down))
             view = self._cut(sample, place)
         else:
-            place = self.whole(height, width)
+            place = self.full_frame(height, width)
             view = self._cut(sample, place)
             if self.crop == "padded":
                 y, x = shift((down, across), draws)
@@ -177,13 +177,15 @@ class JointViews:
         arrays.setdefault("image", np.zeros((*size, 3), np.uint8))
         if self.moves:
             arrays[_INSIDE] = np.ones(size, np.uint8)
-        made = self.compose(**arrays)
+        transformed = self.compose(**arrays)
         result = {
-            name: torch.from_numpy(np.ascontiguousarray(made["image" if name == "rgb" else name])).reshape(values.shape)
+            name: torch.from_numpy(np.ascontiguousarray(transformed["image" if name == "rgb" else name])).reshape(
+                values.shape
+            )
             for name, values in view.items()
         }
         if self.moves:
-            outside = torch.from_numpy(np.ascontiguousarray(made[_INSIDE])) == 0
+            outside = torch.from_numpy(np.ascontiguousarray(transformed[_INSIDE])) == 0
             for name in result.keys() - set(_ZERO_OUTSIDE):
                 result[name][outside] = torch.nan
         return result
@@ -197,6 +199,6 @@ def _extent(sample: Sample) -> tuple[int, int]:
     """
     sizes = {name: values.shape[:2] for name, values in sample.items()}
     if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
-        raise ContrastillError(f"modalities of one sample differ in size ({said}): bring them to one size first")
+        shown = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
+        raise ContrastillError(f"modalities of one sample differ in size ({shown}): bring them to one size first")
     return next(iter(sizes.values()))

@@ -30,7 +30,7 @@ _LAYOUT = {"images": (3, "u1"), "depths": (2, "f4 f8"), "rawDepths": (2, "f4 f8"
 
 
 class NyuReader:
-    """Reads frames of the labelled set; only those that are asked for.
+    """Reads frames of the labelled set; no others.
 
     The file is opened at the first frame, in each process anew: HDF5 handles survive neither a fork nor a pickle.
 
@@ -90,14 +90,14 @@ class NyuReader:
 
     def _opened(self) -> h5py.File:
         if self._owner != os.getpid():
-            # After a fork the parent's handle is here too, with its place in the file: let go of it before opening
+            # After a fork the parent's handle is here too, with its place in the file: close it before opening
             # another.
             self.close()
             self._file, self._owner = h5py.File(self.path, "r"), os.getpid()
         return self._file
 
     def close(self) -> None:
-        """Let go of the file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if self._file is not None:
             self._file.close()
         self._file, self._owner = None, None
@@ -148,29 +148,30 @@ def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
     Raises:
         UsageError: A field is missing, of another shape or dtype, or of another number of frames.
     """
-    first = None
+    first: tuple[int, ...] | None = None
     for field in ("images", *fields):
         dimensions, dtypes = _LAYOUT[field]
-        held = file.get(field)
-        if not isinstance(held, h5py.Dataset):
-            there = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
+        dataset = file.get(field)
+        if not isinstance(dataset, h5py.Dataset):
+            names = ", ".join(key for key in file if not key.startswith("#")) or "nothing"
             raise UsageError(
-                f"{file.filename} has no field {field!r}, it has {there}: set data.path to the folder that holds "
+                f"{file.filename} has no field {field!r}, it has {names}: set data.path to the folder that holds "
                 f"{FILE} of {PAGE}"
             )
         fits = (
-            held.ndim == dimensions + 1
-            and held.dtype.str[1:] in dtypes.split()
-            and (dimensions == 2 or held.shape[1] == 3)
+            dataset.ndim == dimensions + 1
+            and dataset.dtype.str[1:] in dtypes.split()
+            and (dimensions == 2 or dataset.shape[1] == 3)
         )
-        shape = (held.shape[0], *held.shape[-2:]) if fits else None
+        shape = (dataset.shape[0], *dataset.shape[-2:]) if fits else None
         first = first or shape
         if shape is None or shape != first:
-            wanted = "uint8 (N, 3, W, H)" if field == "images" else "(N, W, H), the same as images"
+            expected = "uint8 (N, 3, W, H)" if field == "images" else "(N, W, H), the same as images"
             raise UsageError(
-                f"{file.filename}: {field} is {held.dtype} {held.shape}, the labelled set has {wanted}: fetch "
+                f"{file.filename}: {field} is {dataset.dtype} {dataset.shape}, the labelled set has {expected}: fetch "
                 f"{FILE} from {PAGE}"
             )
+    assert first is not None  # there is at least the field images
     return first[2], first[1]
 
 
@@ -185,14 +186,14 @@ def scene_types(file: h5py.File) -> list[str]:
     Raises:
         UsageError: The file says none, or not of every frame.
     """
-    held = file.get("sceneTypes")
-    if not isinstance(held, h5py.Dataset) or held.size != num_frames(file) or held.dtype.kind != "O":
+    dataset = file.get("sceneTypes")
+    if not isinstance(dataset, h5py.Dataset) or dataset.size != num_frames(file) or dataset.dtype.kind != "O":
         raise UsageError(
             f"{file.filename} does not say the scene type of each frame: set data.scene_classes=false, or fetch "
             f"{FILE} from {PAGE}"
         )
     # Each is a reference to an array of character codes.
-    return ["".join(map(chr, np.ravel(file[reference]))) for reference in np.ravel(held[()])]
+    return ["".join(map(chr, np.ravel(file[reference]))) for reference in np.ravel(dataset[()])]
 
 
 def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
@@ -215,7 +216,7 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
             f"on the same page, {PAGE}"
         )
     try:
-        held = loadmat(path)
+        matrices = loadmat(path)
     except Exception as error:
         # scipy says damage in many ways: MatReadError, ValueError, TypeError, zlib.error, an error of its own for
         # MATLAB 7.3, …
@@ -225,10 +226,10 @@ def read_splits(path: Path, count: int) -> dict[str, np.ndarray]:
         ) from error
     splits = {}
     for split, key in (("train", "trainNdxs"), ("test", "testNdxs")):
-        if key not in held:
-            there = ", ".join(name for name in held if not name.startswith("__")) or "nothing"
-            raise UsageError(f"{path} has no {key}, it has {there}: fetch {SPLITS} from {PAGE}")
-        numbers = np.ravel(held[key])
+        if key not in matrices:
+            available = ", ".join(name for name in matrices if not name.startswith("__")) or "nothing"
+            raise UsageError(f"{path} has no {key}, it has {available}: fetch {SPLITS} from {PAGE}")
+        numbers = np.ravel(matrices[key])
         if not len(numbers) or numbers.dtype.kind not in "iuf" or (numbers != np.floor(numbers)).any():
             raise UsageError(f"{path}: {key} is no list of whole numbers: fetch {SPLITS} from {PAGE}")
         if numbers.min() < 1 or numbers.max() > count:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...core.config.loading import dataset_options
+from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ...core.registry import DATASETS
 from ..image_folder import split_folder
@@ -28,7 +29,7 @@ from .values import VECTORS
 log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 256
-# Of what a loader hands out, a piece is at most so many bytes: frames of 480×640 with depth are 2 MB each.
+# A piece of a loader's batches is at most so many bytes: frames of 480×640 with depth are 2 MB each.
 _BYTES_AT_ONCE = 1 << 26
 SPLITS = ("train", "test")
 
@@ -210,8 +211,7 @@ def _registered(
     }
     values = {**plain, **({"path": path} if path else {})}
     data = dataset(dataset_options(name, values, [option.removeprefix("data.") for option in options]))
-    opened = {split: _opened(data, split, names) for split in names}
-    opened = {split: there for split, there in opened.items() if there is not None}
+    opened = {key: split for key in names if (split := _opened(data, key, names)) is not None}
     if not opened:
         raise UsageError(f"{name} has no split {' or '.join(names)} with these options")
     splits = {key: SplitSource(split.num_samples, _pieces(split)) for key, split in opened.items()}
@@ -223,10 +223,10 @@ def _registered(
     # What stood for no label or was coded is 0 and −1 … 1 in what is packed.
     attributes |= {"void": "none"} if LABELS in first.modalities else {}
     attributes |= {"vectors": vectors} if vectors or any(name in VECTORS for name in first.modalities) else {}
-    return PackSource(name, first.classes, splits, attributes)
+    return PackSource(name, None if first.classes is None else list(first.classes), splits, attributes)
 
 
-def _opened(data: Any, split: str, names: list[str]) -> Any:
+def _opened(data: Any, split: str, names: list[str]) -> Split | None:
     try:
         return data.open(split)
     except UsageError as error:
@@ -235,7 +235,7 @@ def _opened(data: Any, split: str, names: list[str]) -> Any:
         raise
 
 
-def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
+def _pieces(split: Split) -> Iterator[dict[str, np.ndarray]]:
     """The fields of a split as they are stored: images (n, H, W, C), maps (n, H, W)."""
     rows = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (4 * sum(map(math.prod, split.modalities.values())))))
     for batch in split.loader(batch_size=rows, device="cpu", train=False).epoch(0):
@@ -245,17 +245,17 @@ def _pieces(split: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:
-    there = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
-    if "train" not in there:
+    folders = {name: where for name in ("train", "test") if (where := split_folder(folder, name)) is not None}
+    if "train" not in folders:
         raise UsageError(
             f"{folder} has no folder train: the layout is train/<class>/*.png, with test or val beside train"
         )
-    classes = sorted(entry.name for entry in there["train"].iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
     if not classes:
-        raise UsageError(f"{there['train']} has no folders of classes: the layout is train/<class>/*.png")
+        raise UsageError(f"{folders['train']} has no folders of classes: the layout is train/<class>/*.png")
     side = (size, size) if size else None
     splits = {}
-    for name, where in ((name, where) for name, where in there.items() if name in names):
+    for name, where in ((name, where) for name, where in folders.items() if name in names):
         files = _files(where, classes)
         if name == "train":
             warn_of_scaling(Picture(path) for path, _ in files[:: max(1, len(files) // 8)])
@@ -296,8 +296,8 @@ def _decoded(files: list[tuple[Path, int]], size: int | None, side: tuple[int, i
             images = list(pool.map(lambda file: read_square(file[0], size).numpy(), part))
             for (path, _), image in zip(part, images, strict=True):
                 if image.shape[1::-1] != side:
-                    found, first = (f"{width}×{height}" for width, height in (image.shape[1::-1], side))
+                    own_size, first_size = (f"{width}×{height}" for width, height in (image.shape[1::-1], side))
                     raise UsageError(
-                        f"{path} is {found} pixels, the first image {first}: give --size to make them equal"
+                        f"{path} is {own_size} pixels, the first image {first_size}: give --size to make them equal"
                     )
             yield {"rgb": np.stack(images), "target": torch.tensor([target for _, target in part]).numpy()}

@@ -65,8 +65,8 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
     print_, name = fingerprint(shards)
     folders = [shards[0].parent, *([cache] if cache else [])]
     for folder in folders:
-        if (kept := _read(folder / name, print_)) is not None:
-            return kept
+        if (known := _read(folder / name, print_)) is not None:
+            return known
     log.info("reading the headers of %d shards of %s", len(shards), shards[0].parent)
     with ThreadPoolExecutor(max_workers=default_workers()) as pool:
         parts = list(pool.map(_members, shards))
@@ -82,7 +82,7 @@ def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
         except OSError as error:
             reason = error
     log.warning(
-        "the index of %s could not be kept (%s) and is made anew each time: name a folder for it with data.cache",
+        "the index of %s could not be stored (%s) and is rebuilt each time: name a folder for it with data.cache",
         shards[0].parent,
         reason,
     )
@@ -95,13 +95,13 @@ def fingerprint(shards: Sequence[Path]) -> tuple[str, str]:
     """
     names = [shard.name for shard in shards]
     stats = [shard.stat() for shard in shards]
-    said = json.dumps(
+    described = json.dumps(
         [_FORMAT, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]]
     )
     place = json.dumps(
         [os.path.relpath(shard, shards[0].parent) for shard in shards] + [str(shards[0].parent.resolve())]
     )
-    return _digest(said), f"contrastill-{_digest(place)[:12]}.index.h5"
+    return _digest(described), f"contrastill-{_digest(place)[:12]}.index.h5"
 
 
 def _digest(text: str) -> str:
@@ -163,7 +163,7 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                             "one in it"
                         )
                     images[key] = (member.name, member.offset_data, member.size)
-                elif (target := _target(path, member.name, kind, tar.extractfile(member).read())) is not None:
+                elif (target := _target(path, member.name, kind, _content(tar, member))) is not None:
                     if kind == "cls" and key in classes:
                         raise ContrastillError(
                             f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it"
@@ -174,9 +174,9 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
             end = tar.offset
         _check_end(path, end)
     except (tarfile.TarError, EOFError, OSError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ContrastillError(
-            f"{path} cannot be read as an uncompressed tar ({said}): copy it again, or remove it"
+            f"{path} cannot be read as an uncompressed tar ({reason}): copy it again, or remove it"
         ) from error
     for key, member_name in dotted.items():
         if key not in images:
@@ -198,6 +198,13 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                 "under label"
             )
     return [(*images[key], targets[key]) for key in order]
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:  # a link to nothing; other members are files
+        raise tarfile.ReadError(f"{member.name} is no file")
+    return file.read()
 
 
 def _check_end(path: Path, end: int) -> None:
@@ -234,6 +241,6 @@ def _target(path: Path, name: str, kind: str, content: bytes) -> int | None:
     except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        said = content[:40].decode("utf-8", "replace").strip()
-        raise ContrastillError(f"{path}: {name} says {said!r}, which is no class: a class is a whole number from 0 on")
+        shown = content[:40].decode("utf-8", "replace").strip()
+        raise ContrastillError(f"{path}: {name} says {shown!r}, which is no class: a class is a whole number from 0 on")
     return value

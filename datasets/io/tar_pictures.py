@@ -56,7 +56,7 @@ class TarPictures:
         return listing_hash(self.files, self.index.size)
 
     def _tar(self, shard: int) -> _Tar:
-        """The tar, open in this process; of many, those that were asked for last."""
+        """The tar, open in this process; of many, those that were used last."""
         tar = self._open.pop(shard, None) or _Tar(os.open(self.shards[shard], os.O_RDONLY))
         self._open[shard] = tar
         if len(self._open) > _OPEN:

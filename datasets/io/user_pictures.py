@@ -1,4 +1,4 @@
-"""Images as a dataset of one's own hands them out: pictures of Pillow, arrays and tensors, with the values that were
+"""Images as a user's own dataset returns them: pictures of Pillow, arrays and tensors, with the values that were
 meant.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.errors import UsageError
 from .file_views import LABELS
 from .image_values import beyond_float32, to_8_bits
-from .values import number_kind
+from .values import dtype_name, number_kind
 
 
 def pixels(name: str, value: Any) -> Tensor | None:
@@ -25,13 +25,15 @@ def pixels(name: str, value: Any) -> Tensor | None:
     """
     if isinstance(value, Image.Image):
         value = _picture(name, value)
+    if isinstance(value, np.ma.MaskedArray):
+        value = _unmasked(name, value)
     if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
         value = _eight_bits(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
         if name != LABELS and beyond_float32(value):
             raise UsageError(
                 f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those "
-                "up to 16777216: hand out floats"
+                "up to 16777216: return floats"
             )
         # torch takes neither another byte order nor a mirrored view.
         value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
@@ -51,27 +53,42 @@ def pixels(name: str, value: Any) -> Tensor | None:
     return values.to(torch.uint8 if values.dtype == torch.uint8 else torch.float32)
 
 
+def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:
+    """A masked array's values: what is masked is NaN, of label maps 0.
+
+    Raises:
+        UsageError: Pixels of ``rgb`` are masked, for which there is no such value.
+    """
+    if name == LABELS:
+        return value.filled(0)
+    if name == "rgb":
+        if np.ma.is_masked(value):
+            raise UsageError("rgb is a masked array with masked pixels: fill them, as by filled(0)")
+        return np.asarray(value.data)
+    return value.astype(np.float32).filled(np.nan)
+
+
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:
     """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for
     channels.
     """
     if value.ndim != 3:
         return
-    given = tuple(value.shape)
-    if isinstance(value, Tensor) and given[2] <= 4 < min(given[:2]):
+    shape = tuple(value.shape)
+    if isinstance(value, Tensor) and shape[2] <= 4 < min(shape[:2]):
         raise UsageError(
-            f"{name} is a tensor of shape {given}, and tensors are (channels, height, width): hand out "
+            f"{name} is a tensor of shape {shape}, and tensors are (channels, height, width): return "
             f"{name}.permute(2, 0, 1), or an array (height, width, channels)"
         )
-    if isinstance(value, np.ndarray) and given[0] <= 4 < min(given[1:]):
+    if isinstance(value, np.ndarray) and shape[0] <= 4 < min(shape[1:]):
         raise UsageError(
-            f"{name} is an array of shape {given}, and arrays are (height, width, channels): hand out "
+            f"{name} is an array of shape {shape}, and arrays are (height, width, channels): return "
             f"{name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
         )
 
 
 def kind_of(value: Any) -> str:
-    """The kind of numbers of an image as it was handed over; of unsigned 16 bits, vectors are decoded."""
+    """The kind of numbers of an image as the dataset returns it; of unsigned 16 bits, vectors are decoded."""
     if isinstance(value, Image.Image):
         return number_kind(
             {"F": "float32", "I": "int32"}.get(value.mode, "uint16" if value.mode.startswith("I;16") else "uint8")
@@ -82,7 +99,9 @@ def kind_of(value: Any) -> str:
 def is_deep(rgb: Any) -> bool:
     """Whether it has 16 bits."""
     return (
-        rgb.mode.startswith("I") if isinstance(rgb, Image.Image) else str(getattr(rgb, "dtype", "")).endswith("uint16")
+        rgb.mode.startswith("I")
+        if isinstance(rgb, Image.Image)
+        else dtype_name(getattr(rgb, "dtype", None)) == "uint16"
     )
 
 
@@ -103,7 +122,7 @@ def _picture(name: str, image: Image.Image) -> np.ndarray:
         return np.array(image.convert("RGB") if image.mode == "P" and name != LABELS else image)
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise UsageError(
-            f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: hand out 8 or 16 bits, "
+            f"rgb is a picture of Pillow of mode {image.mode}, whose range is not known: return 8 or 16 bits, "
             "or an array of floats in [0, 1]"
         )
     deep = image.mode.startswith("I")
@@ -122,11 +141,11 @@ def _scales(tile: Any, mode: str) -> bool:
 
 def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
     """``rgb`` as networks take it, uint8 or floats in [0, 1]: 16 bits are scaled by their range, rounded."""
-    dtype = str(values.dtype).removeprefix("torch.")
+    dtype = dtype_name(values.dtype)
     if dtype == "uint16":
         array = values.numpy(force=True) if isinstance(values, Tensor) else values
         eight = to_8_bits(array, 65535)
         return torch.from_numpy(eight) if isinstance(values, Tensor) else eight
     if dtype != "bool" and not (dtype == "uint8" or dtype.startswith(("float", "bfloat"))):
-        raise UsageError(f"rgb is of {dtype}, whose range is not known: hand out uint8, uint16 or floats in [0, 1]")
+        raise UsageError(f"rgb is of {dtype}, whose range is not known: return uint8, uint16 or floats in [0, 1]")
     return values

@@ -1,4 +1,4 @@
-"""Samples of a dataset that somebody made elsewhere, one at a time: their modalities, their labels, and what they draw
+"""Samples of a user's own dataset, one at a time: their modalities, their labels, and what they draw
 at random.
 """
 
@@ -22,22 +22,23 @@ from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
 from .user_pictures import is_deep, kind_of, pixels
+from .value_range import ValueRange
 from .values import RGB
 
 log = logging.getLogger(__name__)
 
-# Samples whose labels are compared with the list of labels that a dataset brings, and that are looked at for the range
+# Samples whose labels are compared with the list of labels that a dataset brings, and that are read for the range
 # of values.
-_LOOKED_AT = 8
+_SAMPLES_READ = 8
 _RENAMED = {"image": "rgb", "label": "target"}
 _NO_MODALITY = ("index", "target", "camera")
 
 
-class OwnSamples:
+class UserSamples:
     """The samples of a dataset, brought to one form.
 
     Args:
-        dataset: Has a length and is read by place.
+        dataset: Has a length and is read by index.
 
     Attributes:
         shapes: Modality -> shape (C, H, W).
@@ -50,11 +51,12 @@ class OwnSamples:
         self.dataset, self.name = dataset, type(dataset).__name__
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
+        self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
                 f"{self.name} has no length or cannot be read by place, which a row of a bank and an order of "
                 "one's own need: "
-                "hand over a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
+                "pass a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
             )
         if not len(dataset):
             raise UsageError(f"{self.name} has no samples")
@@ -62,7 +64,7 @@ class OwnSamples:
             fields = self._sample(0)
             images, kinds, label = self._converted(0, fields)
         if is_deep(fields.get(RGB)):
-            log.warning("%s hands out rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
+            log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
             raise UsageError(
                 f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such "
@@ -78,15 +80,20 @@ class OwnSamples:
         self.kinds = kinds
         self.targets = None if label is None else self._labels()
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
-        self.classes = None if self.targets is None else _class_names(dataset)
-        if self.classes is not None and len(self.classes) <= int(self.targets.max()):
+        self.classes = None if self.targets is None else self._names_of(self.targets)
+
+    def _names_of(self, targets: Tensor) -> list[str] | None:
+        """Names of the classes; None where the dataset has none, or fewer than there are classes."""
+        names, highest = _class_names(self.dataset), int(targets.max())
+        if names is not None and len(names) <= highest:
             log.warning(
                 "%s.classes has %d names, and labels go to %d: its classes have no names here",
                 self.name,
-                len(self.classes),
-                int(self.targets.max()),
+                len(names),
+                highest,
             )
-            self.classes = None
+            return None
+        return names
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -99,7 +106,7 @@ class OwnSamples:
             ContrastillError: It cannot be read, or is not of the kind and size of the first, or its label is not the
                 listed one.
         """
-        images, kinds, label = self._looked(row)
+        images, kinds, label = self._read_row(row)
         shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         if shapes != self.shapes or {name: values.dtype for name, values in images.items()} != self.dtypes:
             raise ContrastillError(
@@ -114,11 +121,23 @@ class OwnSamples:
                 )
         if RGB in images and images[RGB].is_floating_point() and not images[RGB].isfinite().all():
             raise ContrastillError(
-                f"rgb of sample {row} of {self.name} holds NaN or infinite values: mend the image, or leave the "
+                f"rgb of sample {row} of {self.name} holds NaN or infinite values: repair the image, or leave the "
                 "sample out"
             )
+        if self.rgb_range is not None and RGB in images:
+            self.rgb_range.check(images[RGB], f"rgb of sample {row} of {self.name}")
         self._check_label(row, label)
         return images, label
+
+    def colours(self) -> list[Tensor]:
+        """``rgb`` of a few samples, evenly spaced; none where it is not of floats."""
+        if not self.dtypes.get(RGB, torch.uint8).is_floating_point:
+            return []
+        samples = []
+        for row in sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)}):
+            with drawing_from(row):
+                samples.append(self.read(row)[0][RGB])
+        return samples
 
     def _check_label(self, row: int, label: int | None) -> None:
         """Complain where a sample's label is not the listed one, by which negatives are chosen before it is read."""
@@ -126,14 +145,14 @@ class OwnSamples:
         if label == listed:
             return
         list_of = (
-            "its samples gave when they were read for their labels"
+            "its samples had when they were read for their labels"
             if self.listed is None
             else f"{self.name}.{self.listed} says"
         )
         raise ContrastillError(
             f"sample {row} of {self.name} is of class {'none' if label is None else label}, and "
             f"{'none' if listed is None else listed} is what {list_of}: "
-            "hand out one label for a sample, always the same, and correct the list or leave it out"
+            "return one label for a sample, always the same, and correct the list or leave it out"
         )
 
     def highest_label(self) -> int:
@@ -142,22 +161,24 @@ class OwnSamples:
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:
-        """Modalities of a few samples, evenly spaced, in which values are looked at before the training."""
-        looked = []
+        """Modalities of a few samples, evenly spaced, whose values are checked before the training."""
+        samples = []
         for row in (
-            sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)}) if set(self.shapes) - {RGB} else []
+            sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
+            if set(self.shapes) - {RGB}
+            else []
         ):
             with drawing_from(row):
-                looked.append(self.read(row)[0])
-        return looked
+                samples.append(self.read(row)[0])
+        return samples
 
-    def _looked(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+    def _read_row(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
         return self._converted(row, self._sample(row))
 
     def _sample(self, row: int) -> dict[str, Any]:
         try:
             sample = self.dataset[row]
-        except Exception as error:  # whatever somebody's own code raises
+        except Exception as error:  # a user's own code may raise anything
             raise ContrastillError(
                 f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
@@ -167,8 +188,8 @@ class OwnSamples:
         label = fields.get("target")
         images = {
             name: values
-            for name, given in fields.items()
-            if name not in _NO_MODALITY and (values := pixels(name, given)) is not None
+            for name, value in fields.items()
+            if name not in _NO_MODALITY and (values := pixels(name, value)) is not None
         }
         kinds = {name: kind_of(fields[name]) for name in images}
         return images, kinds, None if label is None else self._class(row, label)
@@ -183,7 +204,7 @@ class OwnSamples:
             shown = str(label).split("\n")[0][:40]
             raise UsageError(
                 f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for "
-                "other modalities hand out a dict"
+                "other modalities return a dict"
             )
         return value
 
@@ -191,20 +212,20 @@ class OwnSamples:
         """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
         name = next((name for name in ("targets", "labels") if getattr(self.dataset, name, None) is not None), None)
         listed = None if name is None else getattr(self.dataset, name)
-        places = sorted({place * len(self) // _LOOKED_AT for place in range(_LOOKED_AT)})
+        places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
         if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
-            found = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
-            if found is not None and all(self._label(place) == int(found[place]) for place in places):
+            values = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
+            if values is not None and all(self._label(place) == int(values[place]) for place in places):
                 self.listed = name
-                return found.to(torch.int64)
+                return values.to(torch.int64)
         return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
 
     def _label(self, row: int) -> int:
         with drawing_from(row):
-            _, _, label = self._looked(row)
+            _, _, label = self._read_row(row)
         if label is None:
             raise UsageError(
-                f"sample {row} of {self.name} has no label, others have: hand out labels for all, or for none"
+                f"sample {row} of {self.name} has no label, others have: return labels for all, or for none"
             )
         return label
 
@@ -230,7 +251,7 @@ def _class_names(dataset: Any) -> list[str] | None:
                 "number all by one list of classes"
             )
         return known[0] if known and len(known) == len(parts) else None
-    names = getattr(dataset, "classes", None)
+    names: Any = getattr(dataset, "classes", None)
     if names is None:
         names = getattr(dataset, "class_to_idx", None)
     if isinstance(names, Mapping):
@@ -240,8 +261,10 @@ def _class_names(dataset: Any) -> list[str] | None:
         names = None if None in names else names
     if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__") or not hasattr(names, "__len__"):
         return None
-    names = [*names]
-    return None if not names or names == [*range(len(names))] else [str(name) for name in names]
+    listed_names = [*names]
+    if not listed_names or listed_names == [*range(len(listed_names))]:
+        return None
+    return [str(name) for name in listed_names]
 
 
 @contextmanager
@@ -265,7 +288,7 @@ def drawing_from(*key: int) -> Iterator[None]:
 def _fields(sample: Any) -> dict[str, Any]:
     """A sample as a dict of its modalities and its ``target``."""
     if isinstance(sample, Mapping):
-        return {_RENAMED.get(name, name): value for name, value in sample.items()}
+        return {_RENAMED[name] if name in _RENAMED else name: value for name, value in sample.items()}
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}

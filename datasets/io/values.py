@@ -1,5 +1,5 @@
-"""What stored values mean, the same for packed files, folders and datasets of one's own: scales, vectors, labels that
-stand for none.
+"""What stored values mean, the same for packed files, folders and users' own datasets: scales, vectors, void
+labels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError
 from .file_views import LABELS
 
@@ -21,34 +22,41 @@ log = logging.getLogger(__name__)
 
 RGB = "rgb"
 VECTORS = ("normals", "normal", "surface_normals", "flow", "optical_flow")
-"""Modalities that are taken for vectors where nobody says which are."""
+"""Modalities that are taken for vectors by default."""
 VOID = 255
-"""The label that stands for none in VOC, Cityscapes and many others, where nobody says which one does."""
+"""The void label in VOC, Cityscapes and many others, used by default."""
 NO_LABEL = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
 """Names of the value 0 of label maps, in lower case."""
 _MOST_CLASSES = 2**24  # more are identifiers, and no classifier has room for them
 NEGATIVE_MARKS = (-1, -100)
-"""Labels below 0 that stand for none: of many tools, and of torch's cross_entropy."""
+"""Void labels below 0: of many tools, and of torch's cross_entropy."""
 UNSIGNED_16 = "unsigned 16-bit integers"
 VECTORS_HELP = (
     "modalities whose values are vectors, x to the right in the picture: a mirrored view changes the sign of x, "
     "and unsigned integers are read as −1 … 1; "
     f"null: those called {', '.join(VECTORS)}; []: none"
 )
-VOID_HELP = (
-    "label beside 0, −1 and −100 that stands for none; null: none; by default 255, unless there are more "
-    "classes than that"
-)
+VOID_HELP = "void label beside 0, −1 and −100; null: none; by default 255, unless there are more classes than that"
+
+
+def dtype_name(dtype: Any) -> str:
+    """A dtype of NumPy or torch by its plain name, whatever its byte order.
+
+    Example:
+        >>> [dtype_name(dtype) for dtype in (np.dtype(">f4"), ">u2", torch.bfloat16)]
+        ['float32', 'uint16', 'bfloat16']
+    """
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
 
 
 def number_kind(dtype: Any) -> str:
     """The kind of numbers of a dtype of NumPy or torch: of two kinds the scales differ.
 
     Example:
-        >>> [number_kind(dtype) for dtype in (np.dtype("uint8"), torch.uint16, "int32", torch.bfloat16)]
+        >>> [number_kind(dtype) for dtype in (np.dtype("uint8"), torch.uint16, ">i4", torch.bfloat16)]
         ['8-bit integers', 'unsigned 16-bit integers', 'wide integers', 'floats']
     """
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     if "float" in name:
         return "floats"
     return {"uint8": "8-bit integers", "int8": "8-bit integers", "bool": "8-bit integers", "uint16": UNSIGNED_16}.get(
@@ -56,7 +64,7 @@ def number_kind(dtype: Any) -> str:
     )
 
 
-def handed_out(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tensor:
+def batch_values(name: str, values: Tensor, vectors: Collection[str] = ()) -> Tensor:
     """Stored values as a batch has them: rgb and labels as they are, all else float32 in the stored unit; coded vectors
     decoded.
 
@@ -147,12 +155,12 @@ def check_vectors(name: str, values: np.ndarray, where: object) -> None:
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Which values of a label map stand for no label: 0, −1, −100 and ``void``; they become 0.
+    """Which values of a label map are void: 0, −1, −100 and ``void``; they become 0.
 
     Attributes:
         void: The further value; None: none.
         highest: The highest class; None: not known.
-        assumed: Whether nobody said that 255 is void, so that classes beyond it leave open what it is.
+        assumed: Whether void is 255 by default, so that classes beyond it leave open what it is.
     """
 
     void: int | None = None
@@ -160,12 +168,12 @@ class LabelRule:
     assumed: bool = False
 
     @classmethod
-    def of(cls, void: int | None, given: bool, names: Sequence[str] | None, seen: int = 0) -> LabelRule:
+    def of(cls, void: int | None, explicit: bool, names: Sequence[str] | None, seen: int = 0) -> LabelRule:
         """The rule of a data set.
 
         Args:
             void: The option.
-            given: Whether somebody gave it.
+            explicit: Whether the user set it.
             names: Of the values, from 0; None: not known.
             seen: The highest label that is known to occur.
 
@@ -175,7 +183,7 @@ class LabelRule:
         highest = None if names is None else len(names) - 1
         if void is None:
             return cls(None, highest)
-        if not given:
+        if not explicit:
             is_class = (highest if highest is not None else seen) > void or (highest is not None and highest >= void)
             return cls(None if is_class else void, highest, assumed=not is_class)
         if names is not None and 0 < void < len(names):
@@ -185,7 +193,7 @@ class LabelRule:
         return cls(void, highest)
 
     def __call__(self, labels: np.ndarray, where: object) -> np.ndarray:
-        """Labels with 0 for each that stands for none: uint8 of eight bits, else int32.
+        """Labels with 0 for each void one: uint8 of eight bits, else int32.
 
         Args:
             where: The file or sample, for the message.
@@ -224,18 +232,18 @@ class LabelRule:
             raise ContrastillError(f"{where} holds the label {most}, which is beyond 31 bits")
         return labels.astype(np.uint8 if labels.dtype.itemsize == 1 else np.int32, copy=False)
 
-    def tell(self, labels: Iterable[np.ndarray], where: object, key: object = None) -> None:
+    def warn_of_void(self, labels: Iterable[np.ndarray], where: object, key: object = None) -> None:
         """Log once for ``where`` and ``key`` which of these labels, as stored, are taken for none, beside 0."""
-        found: set[int] = set()
+        void_labels: set[int] = set()
         for values in labels:
-            found |= {
+            void_labels |= {
                 mark
                 for mark in (*NEGATIVE_MARKS, self.void)
                 if mark is not None and mark != 0 and (values == mark).any()
             }
-        if found:
-            marks = " and ".join(map(str, sorted(found)))
-            said_once(
+        if void_labels:
+            marks = " and ".join(map(str, sorted(void_labels)))
+            warn_once(
                 f"{where}: the label {marks} in {LABELS} stands for no label, as 0 does; data.void=… or null says "
                 "otherwise",
                 key,
@@ -243,12 +251,12 @@ class LabelRule:
 
 
 @lru_cache(maxsize=1024)
-def said_once(message: str, key: object = None) -> None:
+def warn_once(message: str, key: object = None) -> None:
     """Log a warning, once in a process for each key."""
     log.warning("%s", message)
 
 
-def check_splits(train: Any, test: Any) -> None:
+def check_splits(train: Split | None, test: Split | None) -> None:
     """Complain where a test split means other things by its values than the training split.
 
     Raises:
@@ -256,9 +264,10 @@ def check_splits(train: Any, test: Any) -> None:
             or number of channels, other classes or another number of them.
     """
     for split in (train, test):
-        if (getattr(split, "num_classes", None) or 0) > _MOST_CLASSES:
+        count = getattr(split, "num_classes", None) or 0
+        if count > _MOST_CLASSES:
             raise UsageError(
-                f"labels go to {split.num_classes - 1}, as if there were as many classes: number the classes from "
+                f"labels go to {count - 1}, as if there were as many classes: number the classes from "
                 "0 on, without gaps"
             )
         if split is not None and split.modalities.get("depth", (1,))[0] != 1:
@@ -284,10 +293,10 @@ def check_splits(train: Any, test: Any) -> None:
                 f"{name} has {channels[0]} channels in the training split and {channels[1]} in the test split: "
                 "bring both to one kind"
             )
-        one, other = (kind.get(name) for kind in kinds)
-        if name != RGB and one and other and one != other and not (name == "depth" and units[0] in ("m", "mm")):
+        ours, theirs = (kind.get(name) for kind in kinds)
+        if name != RGB and ours and theirs and ours != theirs and not (name == "depth" and units[0] in ("m", "mm")):
             raise UsageError(
-                f"{name} is stored as {one} in the training split and as {other} in the test split, whose scales "
+                f"{name} is stored as {ours} in the training split and as {theirs} in the test split, whose scales "
                 "differ: bring both to one kind"
             )
     counts = [getattr(split, "num_classes", None) for split in (train, test)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.hashing import hash64, shifted
 
-# What the hash is asked for: two purposes never share random bits.
+# Purposes of the hash: two purposes never share random bits.
 _VIEWS, _ORDER = 1, 2
 
 
@@ -107,8 +107,8 @@ class PaddedImages:
         """The drawn views of the images ``index`` (B,): crops of the padded images, some mirrored; (B, C, H, W) in
         channels_last.
         """
-        cut = self._cut_by_pixels if self._rows is None else self._cut_by_rows
-        return cut(index, draws).permute(0, 3, 1, 2)
+        cut = self._cut_by_pixels(index, draws) if self._rows is None else self._cut_by_rows(self._rows, index, draws)
+        return cut.permute(0, 3, 1, 2)
 
     def border(self, draws: Draws) -> Tensor:
         """Which pixels of the drawn views are border: bool (B, 1, H, W)."""
@@ -126,13 +126,13 @@ class PaddedImages:
         x = torch.where(draws.flip[:, None], self.width - 1 - x, x) + draws.dx[:, None]
         return self.storage[index[:, None, None], y[:, :, None], x[:, None, :]]
 
-    def _cut_by_rows(self, index: Tensor, draws: Draws) -> Tensor:
+    def _cut_by_rows(self, rows: np.ndarray, index: Tensor, draws: Draws) -> Tensor:
         """The same on a CPU, where copying whole rows of a crop is many times faster than gathering pixels: (B, H, W,
         C).
         """
         _, height, width, channels = self.storage.shape
         first = (index.numpy() * height + draws.dy.numpy()) * width + draws.dx.numpy()
-        cut = self._rows[first[:, None] + np.arange(self.height) * width]
+        cut = rows[first[:, None] + np.arange(self.height) * width]
         cut = cut.view(np.uint8).reshape(len(first), self.height, self.width * self._pixel)
         flipped = np.flatnonzero(draws.flip.numpy())
         if len(flipped):

@@ -47,7 +47,7 @@ class Primitives:
 
 
 class Builder:
-    """Takes the primitives and hands out the random numbers of M objects of one kind.
+    """Takes the primitives and draws the random numbers of M objects of one kind.
 
     Args:
         objects: int64 (M,), their numbers.
@@ -97,12 +97,12 @@ class Builder:
     ) -> None:
         """``axis``: direction of the primitive's z; ``where``: bool (M,), the objects that have it."""
         count = len(self.objects)
-        kept = slice(None) if where is None else where
+        selected = slice(None) if where is None else where
 
         def column(value: Number) -> np.ndarray:
-            return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float64), (count,))[kept])
+            return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float64), (count,))[selected])
 
-        objects = self.objects[kept]
+        objects = self.objects[selected]
         full = np.full(len(objects), shape)
         self.parts.append(
             Primitives(
@@ -281,7 +281,7 @@ _MAKERS: dict[str, Callable[[Builder], None]] = {
 KINDS = tuple(_MAKERS)
 
 
-def make(kind: np.ndarray, uniform: np.ndarray) -> Primitives:
+def build_primitives(kind: np.ndarray, uniform: np.ndarray) -> Primitives:
     """The primitives of objects, each in the object's own frame.
 
     Args:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .intersect import NEAR, intersect_ball, intersect_box, intersect_frustum
 from .kinds import BALL, BOX, KINDS, SLOTS, Primitives
 from .scene import FOCAL, OBJECTS, SHELL, Scene, classes_of, draw_scene
 from .shade import Points, add_rgb_noise, measured, shade
@@ -24,7 +25,6 @@ SEMANTICS = ("unlabelled", "floor", "wall", "ceiling", *KINDS)
 # Rays of a pixel, in pixels from its centre. The first one is the centre itself, which depth and semantics are taken
 # at.
 _RAYS = np.array([[0.0, 0.0], [-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
-_NEAR = 0.05
 _ATTEMPTS = 6
 _LEAST_SHARE = 0.03  # of the frame's pixels that the main object must show
 _PIXELS = 2**17
@@ -86,10 +86,14 @@ def render(index: np.ndarray, *, seed: int, split: int, size: int, noise: bool =
         for first in range(0, len(waiting), step):
             part = slice(first, min(first + step, len(waiting)))
             rgb, depth, semantics, pixels = _shoot(scene[part], index[waiting[part]], seed, split, size, noise)
-            kept = (pixels[:, 0] > pixels[:, 1:].max(1)) & (pixels[:, 0] >= _LEAST_SHARE * size * size) | last
-            rows, good[part] = waiting[part][kept], kept
+            accepted = (pixels[:, 0] > pixels[:, 1:].max(1)) & (pixels[:, 0] >= _LEAST_SHARE * size * size) | last
+            rows, good[part] = waiting[part][accepted], accepted
             frames.attempt[rows] = attempt
-            frames.rgb[rows], frames.depth[rows], frames.semantics[rows] = rgb[kept], depth[kept], semantics[kept]
+            frames.rgb[rows], frames.depth[rows], frames.semantics[rows] = (
+                rgb[accepted],
+                depth[accepted],
+                semantics[accepted],
+            )
         waiting = waiting[~good]
         if not len(waiting):
             break
@@ -223,7 +227,7 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
     place = np.arange(len(who)) - np.repeat(np.cumsum(cells) - cells, cells)
     column, row = left[who] + place % width[who], top[who] + place // width[who]
     base = (row * size + column) * rays
-    found = []
+    hits_by_ray = []
     shape, taper = parts.shape[who], parts.taper[who]
     own = [value[who] for value in local]
     across = [[value[who] for value in values] for values in turned]
@@ -231,7 +235,7 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
         rx, ry = x[base + ray], y[base + ray]
         step = [across[j][0] * rx + across[j][1] * ry + across[j][2] for j in range(3)]
         reach = np.empty(len(who))
-        for kind, meet in ((BOX, _meet_box), (BALL, _meet_ball), (None, _meet_frustum)):
+        for kind, meet in ((BOX, intersect_box), (BALL, intersect_ball), (None, intersect_frustum)):
             # The primitives are sorted by shape, so these are slices.
             chosen = np.flatnonzero(shape == kind if kind is not None else shape > BALL)
             if len(chosen):
@@ -239,11 +243,11 @@ def _objects(scene: Scene, hits: _Hits, x: np.ndarray, y: np.ndarray, size: int)
                 reach[part] = meet([value[part] for value in own], [value[part] for value in step], taper[part])
         at = frame[who] * hits.distance.shape[1] + base + ray
         seen = np.flatnonzero(reach < hits.distance.reshape(-1)[at])
-        found.append(
+        hits_by_ray.append(
             (at[seen], reach[seen], who[seen], [value[seen] for value in own], [value[seen] for value in step])
         )
-    at, reach, who = (np.concatenate([entry[k] for entry in found]) for k in range(3))
-    own, step = ([np.concatenate([entry[k][j] for entry in found]) for j in range(3)] for k in (3, 4))
+    at, reach, who = (np.concatenate([entry[k] for entry in hits_by_ray]) for k in range(3))
+    own, step = ([np.concatenate([entry[k][j] for entry in hits_by_ray]) for j in range(3)] for k in (3, 4))
     nearest = hits.distance.reshape(-1)
     np.minimum.at(nearest, at, reach)
     first = np.flatnonzero(nearest[at] == reach)
@@ -266,59 +270,14 @@ def _covers(parts: Primitives, axes: np.ndarray, away: np.ndarray, size: int) ->
         signs = [1.0 if corner >> j & 1 else -1.0 for j in range(3)]
         point = [sum(signs[j] * half[:, j] * parts.turn[:, k, j] for j in range(3)) - away[:, k] for k in range(3)]
         seen = [sum(axes[:, a, k] * point[k] for k in range(3)) for a in range(3)]
-        behind |= seen[2] < _NEAR
-        depth = np.maximum(seen[2], _NEAR)
+        behind |= seen[2] < NEAR
+        depth = np.maximum(seen[2], NEAR)
         for a in range(2):
             low[a], high[a] = np.minimum(low[a], seen[a] / depth), np.maximum(high[a], seen[a] / depth)
     low, high = np.where(behind, -1.0, low), np.where(behind, 1.0, high)
     first = np.clip(np.floor((low * FOCAL + 0.5) * size - 0.8), 0, size).astype(np.int64)
     last = np.clip(np.ceil((high * FOCAL + 0.5) * size + 0.8), 0, size).astype(np.int64)
     return first[0], last[0], first[1], last[1]
-
-
-def _meet_box(o: list[np.ndarray], d: list[np.ndarray], _: np.ndarray) -> np.ndarray:
-    """Where rays o + t·d enter the cube from −1 to 1: t, or inf."""
-    enter, leave = np.full(len(o[0]), -np.inf), np.full(len(o[0]), np.inf)
-    for k in range(3):
-        step = 1 / np.where(np.abs(d[k]) < 1e-12, 1e-12, d[k])
-        one, other = (-1 - o[k]) * step, (1 - o[k]) * step
-        enter, leave = np.maximum(enter, np.minimum(one, other)), np.minimum(leave, np.maximum(one, other))
-    return np.where((enter < leave) & (enter > _NEAR), enter, np.inf)
-
-
-def _meet_ball(o: list[np.ndarray], d: list[np.ndarray], _: np.ndarray) -> np.ndarray:
-    """The same of the unit sphere."""
-    a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-    b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2]
-    c = o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - 1
-    root = b * b - a * c
-    reach = (-b - np.sqrt(np.maximum(root, 0.0))) / a
-    return np.where((root > 0) & (reach > _NEAR), reach, np.inf)
-
-
-def _meet_frustum(o: list[np.ndarray], d: list[np.ndarray], taper: np.ndarray) -> np.ndarray:
-    """The same of a frustum around z from −1 to 1, of radius 1 below and ``taper`` above."""
-    slope, middle = (taper - 1) / 2, (taper + 1) / 2
-    radius = middle + slope * o[2]
-    a = d[0] * d[0] + d[1] * d[1] - slope * slope * d[2] * d[2]
-    b = o[0] * d[0] + o[1] * d[1] - radius * slope * d[2]
-    c = o[0] * o[0] + o[1] * o[1] - radius * radius
-    root = b * b - a * c
-    square = np.sqrt(np.maximum(root, 0.0))
-    a = np.where(np.abs(a) < 1e-12, 1e-12, a)
-    best = np.full(len(taper), np.inf)
-    for sign in (-1.0, 1.0):
-        reach = (-b + sign * square) / a
-        z = o[2] + reach * d[2]
-        good = (root > 0) & (reach > _NEAR) & (np.abs(z) <= 1) & (middle + slope * z >= 0)
-        best = np.where(good & (reach < best), reach, best)
-    step = 1 / np.where(np.abs(d[2]) < 1e-12, 1e-12, d[2])
-    for lid, wide in ((-1.0, np.ones_like(taper)), (1.0, taper)):
-        reach = (lid - o[2]) * step
-        across, down = o[0] + reach * d[0], o[1] + reach * d[1]
-        good = (reach > _NEAR) & (across * across + down * down <= wide * wide)
-        best = np.where(good & (reach < best), reach, best)
-    return best
 
 
 def _describe(scene: Scene, hits: _Hits, at: np.ndarray, who: np.ndarray, meeting: list[np.ndarray]) -> None:

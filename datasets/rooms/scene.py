@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ...core.hashing import hash64, shifted
-from .kinds import DRAWS, KINDS, SLOTS, Primitives, make
+from .kinds import DRAWS, KINDS, SLOTS, Primitives, build_primitives
 
-# What the hash is asked for; the views use 1 and 2.
+# Purposes of the hash; the views use 1 and 2.
 _SCENE, _CLASS = 101, 102
 OBJECTS = 5  # in a room at most, the main one first
 SHELL = 3  # surfaces of the room: floor, walls, ceiling
@@ -62,8 +62,8 @@ class Scene:
     def __getitem__(self, rows: slice) -> Scene:
         """Some of the rooms."""
         first, last = rows.start * OBJECTS, rows.stop * OBJECTS
-        kept = (self.parts.object >= first) & (self.parts.object < last)
-        parts = Primitives(**{field.name: getattr(self.parts, field.name)[kept] for field in fields(Primitives)})
+        selected = (self.parts.object >= first) & (self.parts.object < last)
+        parts = Primitives(**{field.name: getattr(self.parts, field.name)[selected] for field in fields(Primitives)})
         parts.object = parts.object - first
         return Scene(
             **{field.name: getattr(self, field.name)[rows] for field in fields(Scene) if field.name != "parts"},
@@ -97,7 +97,7 @@ def sincos(radians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Drawer:
-    """Hands out columns of uniform numbers."""
+    """Draws columns of uniform numbers."""
 
     def __init__(self, uniform: np.ndarray) -> None:
         self._uniform, self._next = uniform, 0
@@ -131,7 +131,7 @@ def draw_scene(index: np.ndarray, seed: int, split: int, attempt: int = 0, *, di
 
     kind = np.minimum((rest() * len(KINDS)).astype(np.int64), len(KINDS) - 1)
     kind[:, 0] = classes_of(index, seed, split)
-    parts = make(kind.reshape(-1), np.ascontiguousarray(shape).reshape(-1, DRAWS))
+    parts = build_primitives(kind.reshape(-1), np.ascontiguousarray(shape).reshape(-1, DRAWS))
     scale, yaw = rest(0.75, 1.3), rest(-np.pi, np.pi)
     low, high = _bounds(parts, count)
     low, high = low * scale[..., None], high * scale[..., None]
@@ -145,27 +145,27 @@ def draw_scene(index: np.ndarray, seed: int, split: int, attempt: int = 0, *, di
     height = np.clip(half[:, 0, 2] + distance * rise[0], 0.3, 2.6)
     level = distance * rise[1]
     eye = np.stack([-level * bearing[0], -level * bearing[1], height], 1)
-    axes = _look(eye, half[:, 0, 2], *sincos(draw(-0.2, 0.2)), draw(-0.12, 0.12), *sincos(draw(-0.1, 0.1)))
+    axes = _camera_axes(eye, half[:, 0, 2], *sincos(draw(-0.2, 0.2)), draw(-0.12, 0.12), *sincos(draw(-0.1, 0.1)))
 
-    place, there = _place(draw, eye, level, axes, radius, distractors)
-    kind = np.where(there, kind, -1)
+    place, present = _place(draw, eye, level, axes, radius, distractors)
+    kind = np.where(present, kind, -1)
     sine, cosine = sincos(yaw)
     ground = np.concatenate([place, np.zeros((count, OBJECTS, 1))], 2)
-    parts = _stand(parts, ground, scale, sine, cosine, there)
+    parts = _stand(parts, ground, scale, sine, cosine, present)
 
     margins = draw.several(5)
-    reach = np.where(there, radius, 0.0)[..., None]
+    reach = np.where(present, radius, 0.0)[..., None]
     room_low = (
-        np.minimum(np.where(there[..., None], place - reach, 0.0).min(1), eye[:, :2])
+        np.minimum(np.where(present[..., None], place - reach, 0.0).min(1), eye[:, :2])
         - 0.15
         - 2.2 * margins[:, :2] * margins[:, :2]
     )
     room_high = (
-        np.maximum(np.where(there[..., None], place + reach, 0.0).max(1), eye[:, :2])
+        np.maximum(np.where(present[..., None], place + reach, 0.0).max(1), eye[:, :2])
         + 0.15
         + 2.2 * margins[:, 2:4] * margins[:, 2:4]
     )
-    tallest = np.where(there, 2 * half[..., 2], 0.0).max(1)
+    tallest = np.where(present, 2 * half[..., 2], 0.0).max(1)
     ceiling = np.maximum(np.maximum(tallest, height) + 0.15, 2.2 + 0.8 * margins[:, 4])
     room_low = np.concatenate([room_low, np.zeros((count, 1))], 1)
     room_high = np.concatenate([room_high, ceiling[:, None]], 1)
@@ -216,7 +216,7 @@ def _bounds(parts: Primitives, count: int) -> tuple[np.ndarray, np.ndarray]:
     return low.reshape(count, OBJECTS, 3), high.reshape(count, OBJECTS, 3)
 
 
-def _look(
+def _camera_axes(
     eye: np.ndarray,
     aim: np.ndarray,
     sine: np.ndarray,
@@ -252,9 +252,9 @@ def _place(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the objects stand, (N, OBJECTS, 2), and whether they are there; none stands in another or at the camera."""
     count = len(eye)
-    place, there = np.zeros((count, OBJECTS, 2)), np.zeros((count, OBJECTS), bool)
-    there[:, 0] = True
-    wanted = 2 + np.floor(draw() * (OBJECTS - 2))
+    place, present = np.zeros((count, OBJECTS, 2)), np.zeros((count, OBJECTS), bool)
+    present[:, 0] = True
+    object_count = 2 + np.floor(draw() * (OBJECTS - 2))
     flat = axes[:, 2, :2] / np.sqrt(axes[:, 2, 0] * axes[:, 2, 0] + axes[:, 2, 1] * axes[:, 2, 1])[:, None]
     for k in range(1, OBJECTS):
         for _ in range(_TRIES):
@@ -263,25 +263,25 @@ def _place(
             at = eye[:, :2] + far[:, None] * np.stack(
                 [flat[:, 0] * cosine - flat[:, 1] * sine, flat[:, 0] * sine + flat[:, 1] * cosine], 1
             )
-            free = (far > radius[:, k] + 0.4) & (k <= wanted) & ~there[:, k] & distractors
+            free = (far > radius[:, k] + 0.4) & (k <= object_count) & ~present[:, k] & distractors
             for other in range(k):
-                apart = at - place[:, other]
+                offset = at - place[:, other]
                 room = 0.85 * (radius[:, k] + radius[:, other])
-                free &= ~there[:, other] | (apart[:, 0] * apart[:, 0] + apart[:, 1] * apart[:, 1] > room * room)
+                free &= ~present[:, other] | (offset[:, 0] * offset[:, 0] + offset[:, 1] * offset[:, 1] > room * room)
             place[:, k] = np.where(free[:, None], at, place[:, k])
-            there[:, k] |= free
-    return place, there
+            present[:, k] |= free
+    return place, present
 
 
 def _stand(
-    parts: Primitives, ground: np.ndarray, scale: np.ndarray, sine: np.ndarray, cosine: np.ndarray, there: np.ndarray
+    parts: Primitives, ground: np.ndarray, scale: np.ndarray, sine: np.ndarray, cosine: np.ndarray, present: np.ndarray
 ) -> Primitives:
     """The primitives of the objects that are there, in world coordinates, in the order of shape and object."""
-    kept = np.flatnonzero(there.reshape(-1)[parts.object])
-    kept = kept[np.lexsort((parts.object[kept], parts.shape[kept]))]
-    whose = parts.object[kept]
+    selected = np.flatnonzero(present.reshape(-1)[parts.object])
+    selected = selected[np.lexsort((parts.object[selected], parts.shape[selected]))]
+    whose = parts.object[selected]
     size, s, c = scale.reshape(-1)[whose], sine.reshape(-1)[whose], cosine.reshape(-1)[whose]
-    centre, turn = parts.centre[kept] * size[:, None], parts.turn[kept]
+    centre, turn = parts.centre[selected] * size[:, None], parts.turn[selected]
     world = (
         np.stack([c * centre[:, 0] - s * centre[:, 1], s * centre[:, 0] + c * centre[:, 1], centre[:, 2]], 1)
         + ground.reshape(-1, 3)[whose]
@@ -289,7 +289,13 @@ def _stand(
     s, c = s[:, None], c[:, None]
     turned = np.stack([c * turn[:, 0] - s * turn[:, 1], s * turn[:, 0] + c * turn[:, 1], turn[:, 2]], 1)
     return Primitives(
-        whose, parts.shape[kept], parts.slot[kept], world, parts.half[kept] * size[:, None], turned, parts.taper[kept]
+        whose,
+        parts.shape[selected],
+        parts.slot[selected],
+        world,
+        parts.half[selected] * size[:, None],
+        turned,
+        parts.taper[selected],
     )
 
 

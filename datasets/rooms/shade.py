@@ -10,7 +10,7 @@ import torch
 from ...core.hashing import hash64, shifted
 from .scene import OBJECTS, Scene
 
-# What the hash is asked for; rooms_scene.py uses 101 and 102.
+# Purposes of the hash; scene.py uses 101 and 102.
 _RGB_NOISE, _DEPTH_NOISE, _PATTERN = 103, 104, 105
 
 FARTHEST = 8.0
@@ -116,8 +116,8 @@ def _clouds(u: np.ndarray, v: np.ndarray, surface: np.ndarray) -> np.ndarray:
     """A random value at each corner of the cells, and smooth between."""
     column, row = np.floor(u), np.floor(v)
     across, down = ((x - cell) * (x - cell) * (3 - 2 * (x - cell)) for x, cell in ((u, column), (v, row)))
-    one, two, three, four = (_random(column + a, row + b, surface) for a, b in ((0, 0), (1, 0), (0, 1), (1, 1)))
-    upper, lower = one + across * (two - one), three + across * (four - three)
+    c00, c01, c10, c11 = (_random(column + a, row + b, surface) for a, b in ((0, 0), (1, 0), (0, 1), (1, 1)))
+    upper, lower = c00 + across * (c01 - c00), c10 + across * (c11 - c10)
     return upper + down * (lower - upper)
 
 

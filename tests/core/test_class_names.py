@@ -543,20 +543,20 @@ class Named(torch.utils.data.Dataset):
 
 def test_a_test_dataset_is_numbered_as_the_training_dataset(tmp_path):
     """As torchvision's ImageFolder numbers folders of which the test split lacks one."""
-    from contrastill.datasets.user_dataset import OwnData
+    from contrastill.datasets.user_dataset import UserDataset
 
     train, test = (
         Named(DARK, [0, 1, 2] * 4),
         torch.utils.data.Subset(Named(["black", "white"], [0, 1, 1, 0]), [1, 0, 2]),
     )
-    splits = {name: OwnData(train, test)(OwnData.Options()).open(name) for name in ("train", "test")}
+    splits = {name: UserDataset(train, test)(UserDataset.Options()).open(name) for name in ("train", "test")}
     assert splits["test"].classes == DARK and splits["test"].num_classes == splits["train"].num_classes == 3
     batch = next(iter(splits["test"].loader(batch_size=3, device="cpu", train=False).epoch(0)))
     assert batch["target"].tolist() == [2, 1, 2]
     with pytest.raises(
         UsageError, match="the training dataset Named has no class zinc, which the test dataset Named has"
     ):
-        OwnData(train, Named(["ash", "zinc"], [0, 1]))(OwnData.Options()).open("test")
+        UserDataset(train, Named(["ash", "zinc"], [0, 1]))(UserDataset.Options()).open("test")
 
 
 def test_classes_are_kept_when_a_test_folder_lacks_one(tmp_path):
@@ -591,9 +591,9 @@ def test_classes_with_words_of_splits_in_their_names_are_classes(tmp_path):
 
 
 def own_classes(*datasets):
-    from contrastill.datasets.io.user_samples import OwnSamples
+    from contrastill.datasets.io.user_samples import UserSamples
 
-    return [OwnSamples(dataset).classes for dataset in datasets]
+    return [UserSamples(dataset).classes for dataset in datasets]
 
 
 @pytest.mark.parametrize("kind", [tuple, np.array, lambda names: {name: number for number, name in enumerate(names)}])
@@ -634,15 +634,15 @@ def images_of(labels, **attributes):
 
 
 def test_a_test_dataset_without_names_is_matched_by_number_with_a_line(caplog):
-    from contrastill.datasets.user_dataset import OwnData
+    from contrastill.datasets.user_dataset import UserDataset
 
-    opened = OwnData(images_of([0, 1, 2], classes=DARK), images_of([0, 1, 2]))(OwnData.Options())
+    opened = UserDataset(images_of([0, 1, 2], classes=DARK), images_of([0, 1, 2]))(UserDataset.Options())
     assert (
         opened.open("test").targets.tolist() == [0, 1, 2]
         and "matched by number alone, as TensorDataset has no names" in caplog.text
     )
     caplog.clear()
-    both = OwnData(*[images_of([0, 1, 2], classes=DARK)] * 2)(OwnData.Options())
+    both = UserDataset(*[images_of([0, 1, 2], classes=DARK)] * 2)(UserDataset.Options())
     assert both.open("test").classes == DARK and not caplog.text
 
 
@@ -689,7 +689,7 @@ NUMBERS = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]  # as f
 def test_classes_called_by_numbers_are_not_matched_by_place():
     """A class without a name that has the number 2 may be the third, or the one called 2."""
     from contrastill.core.classes import check_numbers
-    from contrastill.datasets.user_dataset import OwnData
+    from contrastill.datasets.user_dataset import UserDataset
     from contrastill.training.class_order import answer_for
 
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 12))
@@ -700,13 +700,15 @@ def test_classes_called_by_numbers_are_not_matched_by_place():
     ]:
         network = contrastill.Network(module, taps=taps, preprocess=preprocess)
         network.recipe = {"num_classes": 12, "classes": of_network}
-        (split,) = [OwnData(images_of(list(range(12)), classes=of_data))(OwnData.Options()).open("train")]
+        (split,) = [UserDataset(images_of(list(range(12)), classes=of_data))(UserDataset.Options()).open("train")]
         with pytest.raises(UsageError, match=message):
             answer_for(network, split, "the student", "D", "")
     with pytest.raises(
         UsageError,
         match="of the other dataset are called 0, 1, 10, …, numbers in another order, and TensorDataset has no names",
     ):
-        OwnData(images_of(list(range(12)), classes=NUMBERS), images_of(list(range(12))))(OwnData.Options()).open("test")
+        UserDataset(images_of(list(range(12)), classes=NUMBERS), images_of(list(range(12))))(
+            UserDataset.Options()
+        ).open("test")
     check_numbers([f"{number:02}" for number in range(12)], "a", "b", "")
     check_numbers(["3d", "2d"], "a", "b", "")

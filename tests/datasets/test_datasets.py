@@ -43,8 +43,8 @@ def _packed(path, **options):
     return DATASETS["packed"](DATASETS["packed"].Options(path=str(path), **options))
 
 
-def _same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def _same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture
@@ -89,33 +89,33 @@ def test_a_view_depends_on_seed_epoch_and_row_alone(path):
             for row, image in zip(batch["index"].tolist(), batch["rgb"], strict=True)
         }
 
-    whole = views(3)
+    expected = views(3)
     for other in (views(3, batch_size=7), views(3, batch_size=70)):
-        assert all(torch.equal(whole[row], other[row]) for row in range(70))
+        assert all(torch.equal(expected[row], other[row]) for row in range(70))
     for other in (views(4), views(3, seed=1)):
-        assert sum(torch.equal(whole[row], other[row]) for row in range(70)) < 10
+        assert sum(torch.equal(expected[row], other[row]) for row in range(70)) < 10
 
 
 def test_start_goes_on_in_the_middle(path):
     for train in (True, False):
         loader = _packed(path).open("train").loader(batch_size=16, device="cpu", train=train)
-        whole, again = list(loader.epoch(2)), list(loader.epoch(2, start=3))
-        assert len(again) == 2 and all(_same(one, other) for one, other in zip(whole[3:], again, strict=True))
+        expected, again = list(loader.epoch(2)), list(loader.epoch(2, start=3))
+        assert len(again) == 2 and all(_same(first, second) for first, second in zip(expected[3:], again, strict=True))
         assert list(loader.epoch(2, start=5)) == []
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("batch_size", [16, 8])
-def test_shares_of_three_ranks_make_one_batch(path, train, batch_size):
+def test_slices_of_three_ranks_make_one_batch(path, train, batch_size):
     split = _packed(path).open("train")
-    whole = split.loader(batch_size=batch_size, device="cpu", seed=4, train=train)
+    single = split.loader(batch_size=batch_size, device="cpu", seed=4, train=train)
     ranks = [
         split.loader(batch_size=batch_size, device="cpu", seed=4, train=train, rank=rank, world=3) for rank in range(3)
     ]
-    assert {len(loader) for loader in ranks} == {len(whole)}
-    for batch, *shares in zip(whole.epoch(1), *(loader.epoch(1) for loader in ranks), strict=True):
-        assert _same(batch, {name: torch.cat([share[name] for share in shares]) for name in batch})
-        assert [share["index"].tolist() for share in shares] == [
+    assert {len(loader) for loader in ranks} == {len(single)}
+    for batch, *parts in zip(single.epoch(1), *(loader.epoch(1) for loader in ranks), strict=True):
+        assert _same(batch, {name: torch.cat([rank_slice[name] for rank_slice in parts]) for name in batch})
+        assert [rank_slice["index"].tolist() for rank_slice in parts] == [
             part.tolist() for part in batch["index"].tensor_split(3)
         ]
 
@@ -181,17 +181,19 @@ def test_unlabelled_and_unnamed(tmp_path):
 
 def test_limit_is_spread_over_the_classes(path):
     split = _packed(path, limit=12).open("train")
-    whole = _packed(path).open("train")
+    complete = _packed(path).open("train")
     rows = torch.arange(12) * 70 // 12
     assert (
-        split.num_samples == 12 and torch.equal(split.targets, whole.targets[rows]) and len(split.targets.unique()) == 3
+        split.num_samples == 12
+        and torch.equal(split.targets, complete.targets[rows])
+        and len(split.targets.unique()) == 3
     )
-    assert torch.equal(split.images["rgb"].interior, whole.images["rgb"].interior[rows])
+    assert torch.equal(split.images["rgb"].interior, complete.images["rgb"].interior[rows])
     assert _packed(path, limit=1000).open("train").num_samples == 70
 
 
 @pytest.mark.parametrize(
-    "more,options,says",
+    "more,options,message",
     [
         (
             {},
@@ -229,13 +231,13 @@ def test_limit_is_spread_over_the_classes(path):
         ),
     ],
 )
-def test_refusals_name_the_thing_and_the_way_out(tmp_path, more, options, says):
+def test_refusals_name_the_thing_and_the_way_out(tmp_path, more, options, message):
     path = (
         _write(tmp_path / "set.h5", **more)
         if not ("rgb" in more and not len(more["rgb"]))
         else _empty(tmp_path / "set.h5")
     )
-    with pytest.raises(UsageError, match=re.escape(says)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         _packed(path, **options).open("train")
 
 
@@ -250,8 +252,8 @@ def test_missing_and_damaged_files(path, tmp_path):
         _packed(tmp_path / "nowhere.h5").open("train")
     with pytest.raises(UsageError, match="is a folder"):
         _packed(tmp_path).open("train")
-    whole = path.read_bytes()
-    for name, content in (("half.h5", whole[: len(whole) // 2]), ("text.h5", b"not HDF5 at all"), ("none.h5", b"")):
+    intact = path.read_bytes()
+    for name, content in (("half.h5", intact[: len(intact) // 2]), ("text.h5", b"not HDF5 at all"), ("none.h5", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
             ContrastillError, match=f"{name} cannot be read: it is truncated, damaged or no HDF5"
@@ -261,7 +263,7 @@ def test_missing_and_damaged_files(path, tmp_path):
     with h5py.File(path) as file:
         chunk = file["train/rgb"].id.get_chunk_info(1)
     (tmp_path / "bits.h5").write_bytes(
-        whole[: chunk.byte_offset] + bytes(chunk.size) + whole[chunk.byte_offset + chunk.size :]
+        intact[: chunk.byte_offset] + bytes(chunk.size) + intact[chunk.byte_offset + chunk.size :]
     )
     with pytest.raises(ContrastillError, match="bits.h5 cannot be read"):
         _packed(tmp_path / "bits.h5").open("train")
@@ -269,12 +271,12 @@ def test_missing_and_damaged_files(path, tmp_path):
 
 def test_loader_refuses_what_cannot_be_shared_out():
     split = TensorSplit({"rgb": PaddedImages.zeros(8, 4, 4, 3, dtype=torch.uint8, padding=0)})
-    for options, says in (
+    for options, message in (
         ({"batch_size": 2, "world": 3}, "batch_size=2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": 4, "rank": 1}, "rank=1"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             split.loader(device="cpu", train=True, **options)
 
 

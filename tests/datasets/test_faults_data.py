@@ -65,15 +65,15 @@ def test_the_next_sample_stands_in_for_a_corrupted_one(root, workers, caplog):
     _cut_off(path)
     with caplog.at_level(logging.WARNING):
         split = _split("image_folder", root, size=16, skip_corrupted=True, workers=workers)
-        found = _batches(split)
+        batches = _batches(split)
     # No row moves: M, the classes and every other sample's row are as they were.
-    assert split.num_samples == 120 and len(found) == len(sound)
+    assert split.num_samples == 120 and len(batches) == len(sound)
     by_row = {
         int(index): (pixels, target)
         for batch in sound
         for index, pixels, target in zip(batch["index"], batch["rgb"], batch["target"], strict=True)
     }
-    for before, after in zip(sound, found, strict=True):
+    for before, after in zip(sound, batches, strict=True):
         assert after["index"].tolist() == [row + 1 if index == row else index for index in before["index"].tolist()]
         for index, pixels, target in zip(after["index"], after["rgb"], after["target"], strict=True):
             assert pixels.equal(by_row[int(index)][0]) and target == by_row[int(index)][1]
@@ -84,14 +84,14 @@ def test_the_next_sample_stands_in_for_a_corrupted_one(root, workers, caplog):
 def test_stand_ins_depend_on_neither_ranks_nor_resuming(root):
     _cut_off(root / "train" / "b" / "119.png")  # the last row: the first stands in
     split = _split("image_folder", root, size=16, skip_corrupted=True)
-    whole = _batches(split)
+    expected = _batches(split)
     resumed = _batches(split, start=3)
     shared = [_batches(split, rank=rank, world=2) for rank in (0, 1)]
-    assert 119 not in _rows(whole) and (_rows(whole) == 0).sum() == 2
-    for one, other in zip(whole[3:], resumed, strict=True):
-        assert all(one[name].equal(other[name]) for name in one)
-    for one, *parts in zip(whole, *shared, strict=True):
-        assert all(one[name].equal(torch.cat([part[name] for part in parts])) for name in ("rgb", "index", "target"))
+    assert 119 not in _rows(expected) and (_rows(expected) == 0).sum() == 2
+    for batch, other in zip(expected[3:], resumed, strict=True):
+        assert all(batch[name].equal(other[name]) for name in batch)
+    for batch, *parts in zip(expected, *shared, strict=True):
+        assert all(batch[name].equal(torch.cat([part[name] for part in parts])) for name in ("rgb", "index", "target"))
 
 
 def test_more_than_one_per_cent_of_corrupted_samples_is_refused(root):
@@ -112,9 +112,9 @@ def test_tars_and_pairs_leave_out_corrupted_samples_too(tmp_path, caplog):
     for name in ("train", "test"):
         with tarfile.open(tmp_path / f"{name}-0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for seed in range(101):
-                held = io.BytesIO()
-                Image.fromarray(np.full((8, 8, 3), seed, np.uint8)).save(held, "PNG")
-                pixels = held.getvalue()
+                buffer = io.BytesIO()
+                Image.fromarray(np.full((8, 8, 3), seed, np.uint8)).save(buffer, "PNG")
+                pixels = buffer.getvalue()
                 for ending, content in (("png", pixels[:40] if seed == 5 else pixels), ("cls", b"0")):
                     member = tarfile.TarInfo(f"{seed:03d}.{ending}")
                     member.size = len(content)
@@ -169,9 +169,9 @@ def test_a_truncated_hdf5_file_is_one_sentence(tmp_path, capsys, keep):
     path = _packed(tmp_path / "a.h5")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     assert main(["train", "teachers/cifar100", f"data.path={path}", f"out={tmp_path / 'run'}", *SMALL]) == 1
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again" in said
+        f"{path} cannot be read: it is truncated, damaged or no HDF5 file; copy or pack it again" in stderr
         and not (tmp_path / "run").exists()
     )
 
@@ -190,8 +190,8 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
     command = ["train", "teachers/cifar100", f"data.path={path}", f"out={out}", *SMALL]
     assert main(command) == 0
     assert main(command) == 0  # finished: nothing is trained, nothing refused
-    config, kept = (out / "config.yaml").read_bytes(), (out / "checkpoints" / "data.json").read_bytes()
-    for change, says in (
+    config, checkpoint = (out / "config.yaml").read_bytes(), (out / "checkpoints" / "data.json").read_bytes()
+    for change, message in (
         ({"count": 60}, "samples of train differ (48, now 60)"),
         ({"classes": 3}, "classes of train differ (4, now 3)"),
         ({"seed": 1}, "contents of train differ"),
@@ -199,12 +199,14 @@ def test_a_changed_data_set_under_a_run_is_refused(tmp_path, capsys):
         _packed(path, **change)
         capsys.readouterr()
         assert main(command) == 2
-        said = capsys.readouterr().err
-        assert says in said and f"remove {out}/checkpoints/data.json to go on with these all the same" in said
+        stderr = capsys.readouterr().err
+        assert message in stderr and f"remove {out}/checkpoints/data.json to go on with these all the same" in stderr
     with h5py.File(_packed(path), "r+") as file:
         file["train/target"][:] = file["train/target"][()][::-1]
     assert main(command) == 2 and "labels of train differ" in capsys.readouterr().err
-    assert (out / "config.yaml").read_bytes() == config and (out / "checkpoints" / "data.json").read_bytes() == kept
+    assert (out / "config.yaml").read_bytes() == config and (
+        out / "checkpoints" / "data.json"
+    ).read_bytes() == checkpoint
     (out / "checkpoints" / "data.json").write_text("{")
     assert (
         main(command) == 2

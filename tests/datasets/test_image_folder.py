@@ -59,8 +59,8 @@ def _loader(root, split="train", *, batch_size=8, train=True, seed=3, rank=0, wo
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        for one, other in zip(batches, others, strict=True)
+        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        for first, second in zip(batches, others, strict=True)
     )
 
 
@@ -98,28 +98,28 @@ def test_split_is_listed_by_class_and_path(root):
 
 @pytest.mark.parametrize("options", [{}, {"color_jitter": 0.5}, {"crop": "padded"}])
 def test_workers_ranks_and_resuming_change_no_byte(root, options):
-    whole = list(_loader(root, **options).epoch(2))
+    expected = list(_loader(root, **options).epoch(2))
     workers = _loader(root, workers=2, **options)
     assert (
-        _same(workers.epoch(2), whole)
-        and _same(workers.epoch(2, start=1), whole[1:])
+        _same(workers.epoch(2), expected)
+        and _same(workers.epoch(2, start=1), expected[1:])
         and list(workers.epoch(2, start=3)) == []
     )
     for world in (2, 8):
         ranks = [_loader(root, rank=rank, world=world, **options).epoch(2) for rank in range(world)]
-        # In a batch of fewer samples than ranks, fillers stand for the empty shares.
-        dealt = [[share for share in shares if "filler" not in share] for shares in zip(*ranks, strict=True)]
-        joined = [{name: torch.cat([share[name] for share in shares]) for name in shares[0]} for shares in dealt]
-        assert _same(joined, whole)
+        # In a batch of fewer samples than ranks, padding stands for the empty slices.
+        parts_of_batches = [[part for part in parts if "is_padding" not in part] for parts in zip(*ranks, strict=True)]
+        joined = [{name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in parts_of_batches]
+        assert _same(joined, expected)
     other_batches = _by_index(_loader(root, batch_size=5, **options).epoch(2))
-    assert all(torch.equal(image, other_batches[row]) for row, image in _by_index(whole).items())
+    assert all(torch.equal(image, other_batches[row]) for row, image in _by_index(expected).items())
 
 
 def test_views_differ_by_epoch_and_seed(root):
-    whole = _by_index(_loader(root).epoch(2))
+    expected = _by_index(_loader(root).epoch(2))
     for other in (_loader(root).epoch(3), _loader(root, seed=4).epoch(2)):
         other = _by_index(other)
-        assert not any(torch.equal(whole[row], other[row]) for row in range(22))
+        assert not any(torch.equal(expected[row], other[row]) for row in range(22))
 
 
 def test_a_test_split_is_the_centre_as_torchvision_cuts_it(root):
@@ -173,34 +173,36 @@ def test_jitter_is_of_the_colours_alone(root):
 
 def test_further_transforms_are_drawn_by_sample(root):
     options = {"transforms": [{"name": "GaussNoise", "p": 0.7}, {"name": "RandomRotate90"}]}
-    whole = list(_loader(root, **options).epoch(1))
-    assert _same(_loader(root, workers=2, **options).epoch(1, start=1), whole[1:])
-    noisy, plain = _by_index(whole), _by_index(_loader(root).epoch(1))
+    expected = list(_loader(root, **options).epoch(1))
+    assert _same(_loader(root, workers=2, **options).epoch(1, start=1), expected[1:])
+    noisy, plain = _by_index(expected), _by_index(_loader(root).epoch(1))
     assert 10 < sum(not torch.equal(noisy[row], plain[row]) for row in plain) <= 22
     assert torch.equal(
         next(_loader(root, "test", **options).epoch(0))["rgb"], next(_loader(root, "test").epoch(0))["rgb"]
     )
-    for wrong, says in (
+    for wrong, message in (
         ({"name": "GausNoise"}, "did you mean GaussNoise"),
         ({"name": "GaussNoise", "sigma": 1}, "GaussNoise does not take {'sigma': 1}"),
         ({"name": "GaussNoise", "p": 2}, "GaussNoise does not take {'p': 2}"),
         ({"name": "Resize", "height": 8, "width": 8}, "do not keep 16×16 pixels"),
         ({"name": "Normalize"}, "do not keep 16×16 pixels of uint8"),
     ):
-        with pytest.raises(UsageError, match=re.escape(says)):
+        with pytest.raises(UsageError, match=re.escape(message)):
             _data(root, transforms=[wrong]).open("train")
 
 
 def test_an_epoch_left_early_does_not_disturb_the_next(root):
-    whole = list(_loader(root).epoch(1))
+    expected = list(_loader(root).epoch(1))
     loader = _loader(root, workers=2)
     state = torch.get_rng_state()
     next(loader.epoch(0))
-    assert _same(loader.epoch(1), whole)
+    assert _same(loader.epoch(1), expected)
     # Two under way at once: each goes on where it was.
-    one, other = loader.epoch(1), loader.epoch(1)
-    taken = [next(one), next(other), next(one), next(other), next(one), next(other)]
-    assert _same(taken[::2], whole) and _same(taken[1::2], whole) and next(one, None) is next(other, None) is None
+    first, second = loader.epoch(1), loader.epoch(1)
+    taken = [next(first), next(second), next(first), next(second), next(first), next(second)]
+    assert (
+        _same(taken[::2], expected) and _same(taken[1::2], expected) and next(first, None) is next(second, None) is None
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -260,8 +262,8 @@ def test_large_photographs_are_decoded_as_far_as_needed(tmp_path):
     for draws in views.draws(0, 0, torch.arange(6)):
         fast = views.view(Picture(tmp_path / "it.jpg"), draws, 0)
         top, left, h, w = draw_part(600, 801, views.scale, draws[1:])
-        whole = Picture(tmp_path / "it.jpg").pixels()[top : top + h, left : left + w].permute(2, 0, 1)[None]
-        slow = torch.nn.functional.interpolate(whole, (32, 32), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        expected = Picture(tmp_path / "it.jpg").pixels()[top : top + h, left : left + w].permute(2, 0, 1)[None]
+        slow = torch.nn.functional.interpolate(expected, (32, 32), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
         slow = slow.flip(1) if draws[0] < 0.5 else slow
         assert (fast.int() - slow.int()).abs().float().mean() < 8
 
@@ -274,15 +276,15 @@ def test_odd_sizes(tmp_path, height, width):
 
 
 def _damage(path, kind):
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.write_bytes(
         {
-            "half": whole[: len(whole) // 2],
-            "end": whole[:-20],
+            "half": content[: len(content) // 2],
+            "end": content[:-20],
             "text": b"this is no image",
             "none": b"",
-            "head": whole[:30],
-            "zeros": whole[: len(whole) // 2].ljust(len(whole), b"\0"),
+            "head": content[:30],
+            "zeros": content[: len(content) // 2].ljust(len(content), b"\0"),
         }[kind]
     )
 
@@ -304,12 +306,12 @@ def test_damage_stops_a_training_in_one_sentence(tmp_path, workers):
     loader = _loader(root, batch_size=3, workers=workers)
     with pytest.raises(ContrastillError) as caught:
         list(loader.epoch(0))
-    said = (
+    stderr = (
         "(?i)"
         + re.escape(str(root / "train" / "dog" / "4.jpg"))
         + r" cannot be read as an image \(.*truncated.*\): remove it, or set data.skip_corrupted=true"
     )
-    assert re.fullmatch(said, str(caught.value)) and caught.value.exit_code == 1
+    assert re.fullmatch(stderr, str(caught.value)) and caught.value.exit_code == 1
     _save(root / "train" / "dog" / "4.jpg")
     assert sum(len(batch["index"]) for batch in loader.epoch(0)) == 11
 
@@ -354,7 +356,7 @@ def test_holding_out_a_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make,split,says",
+    "make,split,message",
     [
         (["train/cat/1.png", "val/dog/1.png"], "test", "val/dog is not a class of train: sort the images of val"),
         (["train/cat/1.png", "train/dog/1.txt"], "train", "train/dog has no images (.png, .jpg"),
@@ -366,10 +368,10 @@ def test_holding_out_a_part(tmp_path):
         (["train/cat/1.png", "test/cat/1.png"], "val", "no split 'val': it has train, test"),
     ],
 )
-def test_refusals_name_the_folder_and_the_way_out(tmp_path, make, split, says):
+def test_refusals_name_the_folder_and_the_way_out(tmp_path, make, split, message):
     for name in make:
         _save(tmp_path / name, 2, 3, format="PNG")
-    with pytest.raises(UsageError, match=re.escape(says)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         _data(tmp_path).open(split)
 
 
@@ -381,12 +383,12 @@ def test_missing_folder_and_wrong_options(tmp_path, root):
         _data(tmp_path / "file").open("train")
     config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}}
     assert validate({**config, "data": {"path": str(root)}}).data.name == "image_folder"
-    for options, says in (
+    for options, message in (
         ({"scale": [0.5, 0.1]}, "least and a greatest share"),
         ({"sizes": 3}, "did you mean size"),
         ({"workers": -1}, "data.workers=-1"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             validate({**config, "data": {"name": "image_folder", "path": str(root), **options}})
     with pytest.raises(UsageError, match="batch_size=2"):
         _loader(root, batch_size=2, world=3)

@@ -30,15 +30,15 @@ def write_nyu(folder, *, size=(24, 32), train=TRAIN, test=TEST, scenes=SCENES, s
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng, count, (height, width) = np.random.default_rng(seed), len(scenes), size
-    held = {
+    fields = {
         "images": rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8),
         "depths": rng.uniform(0.7, 9.9, (count, height, width)).astype(np.float32),
         "labels": rng.integers(0, 895, (count, height, width)).astype(np.uint16),
         "instances": rng.integers(0, 9, (count, height, width), dtype=np.uint8),
     }
-    held["rawDepths"] = np.where(rng.random(held["depths"].shape) < 0.2, 0, held["depths"]).astype(np.float32)
+    fields["rawDepths"] = np.where(rng.random(fields["depths"].shape) < 0.2, 0, fields["depths"]).astype(np.float32)
     with h5py.File(folder / FILE, "w", userblock_size=512) as file:
-        for name, values in held.items():
+        for name, values in fields.items():
             sideways = values.transpose(0, 3, 2, 1) if name == "images" else values.transpose(0, 2, 1)
             file.create_dataset(
                 name, data=sideways, chunks=(1, *sideways.shape[1:]), compression="gzip", compression_opts=1
@@ -63,7 +63,7 @@ def write_nyu(folder, *, size=(24, 32), train=TRAIN, test=TEST, scenes=SCENES, s
         folder / SPLITS,
         {"trainNdxs": np.array(train, np.uint16)[:, None], "testNdxs": np.array(test, np.uint16)[:, None]},
     )
-    return held
+    return fields
 
 
 def opened(path, split="train", **options):
@@ -78,7 +78,7 @@ def batches(split, *, train=False, seed=0, epoch=0):
 
 
 def test_frames_of_the_true_size_are_read_upright_and_in_the_order_of_the_splits(tmp_path):
-    held = write_nyu(tmp_path, size=(480, 640), train=[3], test=[1, 2], scenes=SCENES[:3])
+    fields = write_nyu(tmp_path, size=(480, 640), train=[3], test=[1, 2], scenes=SCENES[:3])
     split = opened(tmp_path, modalities=["rgb", "depth", "semantics"], scene_classes=True)
     assert split.num_samples == 1 and split.modalities == {
         "rgb": (3, 480, 640),
@@ -86,10 +86,10 @@ def test_frames_of_the_true_size_are_read_upright_and_in_the_order_of_the_splits
         "semantics": (1, 480, 640),
     }
     [batch] = batches(split)
-    assert np.array_equal(batch["rgb"][0].permute(1, 2, 0), held["images"][2]) and batch["rgb"].dtype == torch.uint8
-    assert np.array_equal(batch["depth"][0, 0], held["depths"][2]) and batch["depth"].dtype == torch.float32
+    assert np.array_equal(batch["rgb"][0].permute(1, 2, 0), fields["images"][2]) and batch["rgb"].dtype == torch.uint8
+    assert np.array_equal(batch["depth"][0, 0], fields["depths"][2]) and batch["depth"].dtype == torch.float32
     assert (
-        np.array_equal(batch["semantics"][0, 0], nyu_classes.lookup(40)[held["labels"][2]])
+        np.array_equal(batch["semantics"][0, 0], nyu_classes.lookup(40)[fields["labels"][2]])
         and batch["semantics"].dtype == torch.uint8
     )
     assert split.camera.unit == "m" and torch.allclose(
@@ -102,7 +102,7 @@ def test_frames_of_the_true_size_are_read_upright_and_in_the_order_of_the_splits
 
 
 def test_default_modalities_need_no_labels_and_no_third_file(tmp_path):
-    held = write_nyu(tmp_path)
+    fields = write_nyu(tmp_path)
     with h5py.File(tmp_path / FILE, "r+") as file:
         del file["labels"], file["sceneTypes"]
     for path in (tmp_path, tmp_path / FILE):
@@ -110,10 +110,10 @@ def test_default_modalities_need_no_labels_and_no_third_file(tmp_path):
         assert train.targets is None and train.num_classes is None and train.semantic_classes is None
         assert np.array_equal(
             torch.cat([batch["rgb"] for batch in batches(train)]).permute(0, 2, 3, 1),
-            held["images"][np.array(TRAIN) - 1],
+            fields["images"][np.array(TRAIN) - 1],
         )
         assert np.array_equal(
-            torch.cat([batch["depth"] for batch in batches(test)])[:, 0], held["depths"][np.array(TEST) - 1]
+            torch.cat([batch["depth"] for batch in batches(test)])[:, 0], fields["depths"][np.array(TEST) - 1]
         )
         assert torch.cat([batch["index"] for batch in batches(train)]).tolist() == [0, 1, 2, 3]
     # Intrinsics are those of 480×640.
@@ -122,10 +122,10 @@ def test_default_modalities_need_no_labels_and_no_third_file(tmp_path):
 
 
 def test_raw_depth_limit_and_scene_types(tmp_path):
-    held = write_nyu(tmp_path)
+    fields = write_nyu(tmp_path)
     raw = opened(tmp_path, modalities=["depth"], raw_depth=True, limit=2, scene_classes=True)
     assert (
-        np.array_equal(batches(raw)[0]["depth"][:, 0], held["rawDepths"][[1, 4]])
+        np.array_equal(batches(raw)[0]["depth"][:, 0], fields["rawDepths"][[1, 4]])
         and (batches(raw)[0]["depth"] == 0).any()
     )
     assert (
@@ -149,8 +149,8 @@ def test_the_mappings_are_the_published_ones():
         83: "sofa",
         157: "bed",
     }
-    said = {label: nyu_classes.names(40)[to_40[label]] for label in named}
-    assert {label: name for label, name in said.items() if name != "other prop"} == {
+    mapped = {label: nyu_classes.names(40)[to_40[label]] for label in named}
+    assert {label: name for label, name in mapped.items() if name != "other prop"} == {
         label: name for label, name in named.items() if label > 2
     }
     assert [nyu_classes.names(13)[to_13[label]] for label in (21, 11, 157, 83, 3, 88, 172)] == [
@@ -166,10 +166,10 @@ def test_the_mappings_are_the_published_ones():
 
 
 def test_semantics_of_13_classes(tmp_path):
-    held = write_nyu(tmp_path)
+    fields = write_nyu(tmp_path)
     split = opened(tmp_path, "test", modalities=["semantics"], classes=13)
     assert np.array_equal(
-        batches(split)[0]["semantics"][:, 0], nyu_classes.lookup(13)[held["labels"][np.array(TEST) - 1]]
+        batches(split)[0]["semantics"][:, 0], nyu_classes.lookup(13)[fields["labels"][np.array(TEST) - 1]]
     )
     assert split.semantic_classes[:3] == ["unlabelled", "bed", "books"] and split.camera is None
     assert opened(tmp_path, modalities=["semantics"]).semantic_classes[40] == "other prop"
@@ -180,38 +180,40 @@ def test_workers_hand_out_the_same_bytes(tmp_path):
     shared = {"modalities": ["rgb", "depth", "semantics"], "crop": "random_resized", "flip": True, "size": (16, 20)}
     alone, helped = (opened(tmp_path, workers=workers, **shared) for workers in (0, 2))
     for train in (False, True):
-        for one, other in zip(batches(alone, train=train, epoch=3), batches(helped, train=train, epoch=3), strict=True):
-            assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for first, second in zip(
+            batches(alone, train=train, epoch=3), batches(helped, train=train, epoch=3), strict=True
+        ):
+            assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_reader_that_is_open_goes_into_other_processes(tmp_path, method):
-    held = write_nyu(tmp_path)
+    fields = write_nyu(tmp_path)
     reader = NyuReader(tmp_path / FILE, np.array([6, 0]), {"rgb": "images"})
-    assert np.array_equal(reader.read(0)["rgb"], held["images"][6])
+    assert np.array_equal(reader.read(0)["rgb"], fields["images"][6])
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
-        assert np.array_equal(pool.submit(reader.read, 1).result()["rgb"], held["images"][0])
-    assert np.array_equal(reader.read(1)["rgb"], held["images"][0])
+        assert np.array_equal(pool.submit(reader.read, 1).result()["rgb"], fields["images"][0])
+    assert np.array_equal(reader.read(1)["rgb"], fields["images"][0])
     reader.close()
 
 
 def _damage(path, field, frame):
     """Write over the stored bytes of one frame."""
     with h5py.File(path, "r") as file:
-        held = file[field]
-        stored = held.id.read_direct_chunk((frame, *[0] * (held.ndim - 1)))[1]
+        dataset = file[field]
+        stored = dataset.id.read_direct_chunk((frame, *[0] * (dataset.ndim - 1)))[1]
     everything = path.read_bytes()
     begin = everything.index(bytes(stored))
     path.write_bytes(everything[:begin] + b"\xff" * len(stored) + everything[begin + len(stored) :])
 
 
 def test_a_subset_reads_no_other_frame_and_no_other_field(tmp_path, capsys):
-    held = write_nyu(tmp_path)
+    fields = write_nyu(tmp_path)
     _damage(tmp_path / FILE, "images", 0)  # a test frame
     _damage(tmp_path / FILE, "images", 6)  # the last for training
     _damage(tmp_path / FILE, "labels", 1)
     [batch] = batches(opened(tmp_path, limit=3))
-    assert np.array_equal(batch["rgb"].permute(0, 2, 3, 1), held["images"][[1, 3, 4]])
+    assert np.array_equal(batch["rgb"].permute(0, 2, 3, 1), fields["images"][[1, 3, 4]])
     assert sum(len(batch["depth"]) for batch in batches(opened(tmp_path, "test", modalities=["depth"]))) == 3
     for workers in (0, 1):
         with pytest.raises(
@@ -232,11 +234,11 @@ def test_packed_it_is_the_same(tmp_path, capsys):
             packed.Options(path=str(out), crop_padding=0, flip=False, fields={field: field for field in fields})
         ).open(name)
         split = opened(tmp_path / "nyu", name, size=(24, 32), modalities=fields, classes=13, scene_classes=True)
-        for one, other in zip(batches(split), batches(read), strict=True):
-            assert one.keys() == other.keys()
-            for field in one:
-                assert one[field].dtype == other[field].dtype and torch.allclose(
-                    one[field], other[field], rtol=0, atol=1e-3 if field == "camera" else 0
+        for first, second in zip(batches(split), batches(read), strict=True):
+            assert first.keys() == second.keys()
+            for field in first:
+                assert first[field].dtype == second[field].dtype and torch.allclose(
+                    first[field], second[field], rtol=0, atol=1e-3 if field == "camera" else 0
                 ), field
         assert (
             read.camera.unit == "m"
@@ -254,7 +256,7 @@ def test_packed_it_is_the_same(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "spoil,code,says",
+    "spoil,code,message",
     [
         (lambda root: (root / FILE).unlink(), 2, f"does not hold {FILE}: put it (2.8 GB) and {SPLITS} there, both "
             "from https://cs.nyu.edu"),
@@ -285,14 +287,14 @@ def test_packed_it_is_the_same(tmp_path, capsys):
             "does not say the scene type of each frame: set data.scene_classes=false"),
     ],
 )  # fmt: skip
-def test_bad_files_end_in_one_sentence(tmp_path, capsys, spoil, code, says):
+def test_bad_files_end_in_one_sentence(tmp_path, capsys, spoil, code, message):
     root = tmp_path / "nyu"
     write_nyu(root)
     spoil(root)
     options = ["modalities=[rgb,depth,semantics]", "scene_classes=true", "workers=0"]
     assert main(["data", "pack", f"nyu_depth_v2:{root}", str(tmp_path / "x.h5"), *options, "--quiet"]) == code
-    said = capsys.readouterr().err
-    assert says in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "x.h5").exists()
+    stderr = capsys.readouterr().err
+    assert message in stderr and len(stderr.strip().splitlines()) == 1 and not (tmp_path / "x.h5").exists()
 
 
 def _rewrite(root, field, values):

@@ -65,20 +65,22 @@ def _loader(path, split="train", *, train=True, batch_size=5, seed=3, **options)
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        for one, other in zip(batches, others, strict=True)
+        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        for first, second in zip(batches, others, strict=True)
     )
 
 
 def test_a_split_holds_what_the_files_hold(root):
-    made = _data(root, intrinsics=(20, 20, 11.5, 8.5)).open("train")
-    assert made.modalities == {"rgb": (3, H, W), "depth": (1, H, W), "semantics": (1, H, W)} and made.num_samples == 12
+    opened = _data(root, intrinsics=(20, 20, 11.5, 8.5)).open("train")
     assert (
-        made.semantic_classes == ["unlabelled", "wall", "floor", "table"]
-        and made.targets is made.num_classes is made.classes is None
+        opened.modalities == {"rgb": (3, H, W), "depth": (1, H, W), "semantics": (1, H, W)} and opened.num_samples == 12
     )
-    assert made.camera.unit == "mm" and made.camera.intrinsics == (20, 20, 11.5, 8.5)
-    batch = next(made.loader(batch_size=12, device="cpu", train=False).epoch(0))
+    assert (
+        opened.semantic_classes == ["unlabelled", "wall", "floor", "table"]
+        and opened.targets is opened.num_classes is opened.classes is None
+    )
+    assert opened.camera.unit == "mm" and opened.camera.intrinsics == (20, 20, 11.5, 8.5)
+    batch = next(opened.loader(batch_size=12, device="cpu", train=False).epoch(0))
     # Sorted by path: those of walk0 first.
     for row, k in enumerate([*range(0, 12, 2), *range(1, 12, 2)]):
         for name, values in _frame(k).items():
@@ -117,7 +119,9 @@ def test_workers_can_be_spawned(root, monkeypatch):
     options = {"transforms": [{"name": "Affine"}]}
     here = list(_loader(root, **options).epoch(1))
     monkeypatch.setattr(
-        file_loader, "DataLoader", lambda *args, **given: DataLoader(*args, multiprocessing_context="spawn", **given)
+        file_loader,
+        "DataLoader",
+        lambda *args, **keywords: DataLoader(*args, multiprocessing_context="spawn", **keywords),
     )
     assert _same(_loader(root, workers=1, **options).epoch(1), here)
 
@@ -133,7 +137,7 @@ def test_any_two_folders_without_labels(tmp_path):
     opened = [_data(tmp_path, **options).open(split) for split in ("train", "test")]
     assert (
         opened[0].modalities == {"rgb": (3, H, W), "thermal": (1, H, W)}
-        and sum(made.num_samples for made in opened) == 3
+        and sum(opened_split.num_samples for opened_split in opened) == 3
     )
     assert opened[0].camera is opened[0].semantic_classes is None
     assert opened[0].loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["thermal"].max() > 20
@@ -153,11 +157,11 @@ def test_holding_out_a_part(tmp_path):
     )
     assert set(parts["test"]) < set(_data(tmp_path, test_fraction=0.5).open("test").samples.files["depth"].tolist())
     assert _data(tmp_path, limit=7).open("train").num_samples == 7
-    for split, share, says in (
+    for split, share, message in (
         ("test", 1e-6, "no sample is held out for testing"),
         ("train", 0.999999, "no sample is left to train on"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _data(tmp_path, test_fraction=share).open(split)
 
 
@@ -178,8 +182,8 @@ def test_the_unit_of_depth_is_that_of_the_files(tmp_path, caplog):
     assert not caplog.records
     for folder, wrong, right in (("mm", "m", "mm"), ("m", "mm", "m")):
         caplog.clear()
-        made = _data(tmp_path / folder, depth_unit=wrong, test_fraction=0.01).open("train")
-        assert made.camera.unit == wrong
+        opened = _data(tmp_path / folder, depth_unit=wrong, test_fraction=0.01).open("train")
+        assert opened.camera.unit == wrong
         assert re.search(
             rf"{folder}: depth goes from \S+ to \S+ \(median .*\), .* set data.depth_unit={right}", caplog.text
         ), caplog.text
@@ -238,7 +242,7 @@ def _png16(path):
 
 
 @pytest.mark.parametrize(
-    "name,write,says",
+    "name,write,message",
     [
         (
             "depth/1.npy",
@@ -299,20 +303,20 @@ def _png16(path):
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_file_cannot_be(tmp_path, name, write, says, workers):
+def test_what_a_file_cannot_be(tmp_path, name, write, message, workers):
     for k in range(2):
         _pair(tmp_path / "train", str(k), k)
     (tmp_path / "classes.txt").write_text("wall\nfloor\ntable\n")
-    made = _data(tmp_path, workers=workers).open("train")
+    opened = _data(tmp_path, workers=workers).open("train")
     # Found by a worker: the file goes bad after the split was opened.
     folder, file = name.split("/")
     (tmp_path / "train" / folder / "1.png").unlink()
     write(tmp_path / "train" / name)
-    with pytest.raises(ContrastillError, match=says) as at_open:
+    with pytest.raises(ContrastillError, match=message) as at_open:
         _data(tmp_path).open("train")
-    made.samples.files[folder] = np.array([f"{folder}/0.png".encode(), name.encode()])
+    opened.samples.files[folder] = np.array([f"{folder}/0.png".encode(), name.encode()])
     with pytest.raises(ContrastillError) as in_worker:
-        list(made.loader(batch_size=1, device="cpu", train=True).epoch(0))
+        list(opened.loader(batch_size=1, device="cpu", train=True).epoch(0))
     assert str(in_worker.value) == str(at_open.value) and "\n" not in str(at_open.value)
 
 
@@ -347,7 +351,7 @@ def _make(root, names):
 
 
 @pytest.mark.parametrize(
-    "make,options,split,says",
+    "make,options,split,message",
     [
         (["rgb/0.png", "rgb/1.png", "depth/0.png"], {}, "train",
             "rgb/1.png has no partner 1.* of depth in {root}: add it"),
@@ -378,9 +382,9 @@ def _make(root, names):
         (["rgb/0.png", "depth/0.png"], {}, "val", "no split 'val': it has train, test"),
     ],
 )  # fmt: skip
-def test_refusals_name_the_file_and_the_way_out(tmp_path, make, options, split, says):
+def test_refusals_name_the_file_and_the_way_out(tmp_path, make, options, split, message):
     _make(tmp_path, make)
-    with pytest.raises(UsageError, match=re.escape(says.replace("{root}", str(tmp_path)))) as caught:
+    with pytest.raises(UsageError, match=re.escape(message.replace("{root}", str(tmp_path)))) as caught:
         _data(tmp_path, test_fraction=1e-9, **options).open(split)
     assert caught.value.exit_code == 2
 
@@ -392,14 +396,14 @@ def test_missing_folder_and_wrong_options(tmp_path, root):
     with pytest.raises(UsageError, match="is a file, not a folder of modalities"):
         _data(tmp_path / "file").open("train")
     config = {"out": "x", "student": {"model": "resnet20"}, "objectives": {"cross_entropy": {}}}
-    for options, says in (
+    for options, message in (
         ({"scale": [0.5, 0.1]}, "least and a greatest share"),
         ({"size": 0}, "data.size"),
         ({"size": [3, 4, 5]}, "data.size"),
         ({"depth_unit": "cm"}, "data.depth_unit"),
         ({"intrinsics": [1, 2]}, "data.intrinsics"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             validate({**config, "data": {"name": "paired_folder", "path": str(root), **options}})
 
 

@@ -28,9 +28,11 @@ def test_a_frame_is_the_same_bytes_alone_in_any_batch_and_thread(frames):
     with ThreadPoolExecutor(4) as pool:
         threads = list(pool.map(lambda k: render(np.arange(k, k + 24), seed=0, split=0, size=32), range(0, 96, 24)))
     for name in FIELDS:
-        whole = getattr(frames, name)
-        assert (getattr(alone, name)[0] == whole[37]).all() and (getattr(other, name) == whole[[80, 37, 3]]).all(), name
-        assert (np.concatenate([getattr(part, name) for part in threads]) == whole).all(), name
+        expected = getattr(frames, name)
+        assert (getattr(alone, name)[0] == expected[37]).all() and (
+            getattr(other, name) == expected[[80, 37, 3]]
+        ).all(), name
+        assert (np.concatenate([getattr(part, name) for part in threads]) == expected).all(), name
 
 
 def test_seeds_splits_and_samples_differ(frames):
@@ -132,13 +134,13 @@ def test_modalities_are_flipped_and_cropped_together():
     flipped = 0
     for batch in split.loader(batch_size=1, device="cpu", train=True).epoch(1):
         k, depth = int(batch["index"]), batch["depth"][0, 0]
-        whole = torch.nn.functional.pad(plain[k]["depth"][0, 0], (2, 2, 2, 2))
+        padded = torch.nn.functional.pad(plain[k]["depth"][0, 0], (2, 2, 2, 2))
         meaning = torch.nn.functional.pad(plain[k]["semantics"][0, 0], (2, 2, 2, 2))
         for mirror in (False, True):
             seen, marks = (value.flip(1) if mirror else value for value in (depth, batch["semantics"][0, 0]))
-            found = [(y, x) for y in range(5) for x in range(5) if torch.equal(whole[y : y + 16, x : x + 16], seen)]
-            if found:
-                assert any(torch.equal(meaning[y : y + 16, x : x + 16], marks) for y, x in found)
+            offsets = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[y : y + 16, x : x + 16], seen)]
+            if offsets:
+                assert any(torch.equal(meaning[y : y + 16, x : x + 16], marks) for y, x in offsets)
                 flipped += mirror
                 break
         else:

@@ -106,7 +106,7 @@ def test_packs_with_and_without_labels_or_a_test_split(stl, tmp_path, capsys):
     (root / "stl10_binary" / "test_X.bin").unlink()
     again = ["data", "pack", f"stl10:{root}", str(out), "train_split=unlabeled", "size=48", "--force", "--quiet"]
     assert main(again) == 2
-    assert "test_X.bin does not exist" in (said := capsys.readouterr().err) and "with --split train" in said
+    assert "test_X.bin does not exist" in (stderr := capsys.readouterr().err) and "with --split train" in stderr
     assert main([*again, "--split", "train"]) == 0
     with h5py.File(out) as file:
         assert list(file) == ["train"] and file["train/rgb"].shape == (5, 48, 48, 3)
@@ -114,7 +114,7 @@ def test_packs_with_and_without_labels_or_a_test_split(stl, tmp_path, capsys):
     assert packed(packed.Options(path=str(out))).open("train").targets is None
 
 
-def test_what_is_wrong_is_said(stl, tmp_path, caplog):
+def test_errors_are_reported(stl, tmp_path, caplog):
     root, _ = stl
     folder = root / "stl10_binary"
     with caplog.at_level(logging.WARNING):

@@ -80,7 +80,7 @@ def test_size_limit_and_packing(tiny, tmp_path):
     assert read.targets.tolist() == split.targets.tolist() and read.classes == split.classes
 
 
-def test_what_is_wrong_is_said(tiny, tmp_path):
+def test_errors_are_reported(tiny, tmp_path):
     archive = tmp_path / "tiny-imagenet-200.tar"
     archive.write_bytes(b"x")
     with pytest.raises(UsageError, match="is an archive: unpack it .*filter='data'"):

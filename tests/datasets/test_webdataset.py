@@ -25,9 +25,9 @@ from contrastill.datasets.webdataset import braces
 def _jpeg(seed, height=30, width=40):
     """A smooth random picture."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    held = io.BytesIO()
-    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(held, format="JPEG")
-    return held.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(buffer, format="JPEG")
+    return buffer.getvalue()
 
 
 def _tar(path, members):
@@ -58,13 +58,13 @@ def both(tmp_path_factory):
                 path = folder / split / name / f"{key}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-                said = (
+                label_file = (
                     (f"{key}.cls", f"{target}\n".encode())
                     if target == 0
                     else (f"{key}.json", json.dumps({"label": target}).encode())
                 )
                 # The order within a key is the writer's.
-                members.append([(f"{key}.jpg", content), said][:: 1 - 2 * (k % 2)])
+                members.append([(f"{key}.jpg", content), label_file][:: 1 - 2 * (k % 2)])
         cut = 9 if split == "train" else 2
         for number, part in enumerate((members[:cut], members[cut:])):
             _tar(shards / f"{split}-{number:06}.tar", [member for sample in part for member in sample])
@@ -87,20 +87,27 @@ def _loader(path, name="webdataset", split="train", *, batch_size=8, train=True,
 def _same(batches, others):
     batches, others = list(batches), list(others)
     return len(batches) == len(others) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        for one, other in zip(batches, others, strict=True)
+        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        for first, second in zip(batches, others, strict=True)
     )
 
 
 @pytest.mark.parametrize("options", [{}, {"limit": 7}, {"color_jitter": 0.5, "crop": "padded"}])
 def test_batches_are_those_of_the_same_files_in_folders(both, options):
     folder, shards = both
-    one, other = _data(folder, "image_folder", **options).open("train"), _data(shards, **options).open("train")
-    assert torch.equal(one.targets, other.targets) and one.num_samples == other.num_samples and other.num_classes == 2
-    assert [os.path.basename(name) for name in other.files.tolist()] == [
-        os.path.basename(name) for name in one.files.tolist()
+    from_shards, folders = (
+        _data(folder, "image_folder", **options).open("train"),
+        _data(shards, **options).open("train"),
+    )
+    assert (
+        torch.equal(from_shards.targets, folders.targets)
+        and from_shards.num_samples == folders.num_samples
+        and folders.num_classes == 2
+    )
+    assert [os.path.basename(name) for name in folders.files.tolist()] == [
+        os.path.basename(name) for name in from_shards.files.tolist()
     ]
-    assert other.files[0].startswith(b"train-000000.tar/n01_00")
+    assert folders.files[0].startswith(b"train-000000.tar/n01_00")
     for epoch in (0, 2):
         assert _same(_loader(folder, "image_folder", **options).epoch(epoch), _loader(shards, **options).epoch(epoch))
     assert _same(
@@ -111,16 +118,13 @@ def test_batches_are_those_of_the_same_files_in_folders(both, options):
 
 def test_workers_ranks_and_resuming_change_no_byte(both):
     folder, shards = both
-    whole = list(_loader(folder, "image_folder").epoch(2))
+    expected = list(_loader(folder, "image_folder").epoch(2))
     workers = _loader(shards, workers=2)
-    assert _same(workers.epoch(2), whole) and _same(workers.epoch(2, start=1), whole[1:])
+    assert _same(workers.epoch(2), expected) and _same(workers.epoch(2, start=1), expected[1:])
     ranks = [_loader(shards, rank=rank, world=2).epoch(2) for rank in range(2)]
     assert _same(
-        (
-            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-            for shares in zip(*ranks, strict=True)
-        ),
-        whole,
+        ({name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)),
+        expected,
     )
 
 
@@ -135,7 +139,7 @@ def test_open_tars_are_few_and_are_not_pickled(both, monkeypatch):
     assert not other._open and torch.equal(other.open(4).pixels(), pictures.open(4).pixels())
 
 
-def test_the_index_is_kept_and_made_anew_when_it_is_stale(tmp_path, monkeypatch):
+def test_the_index_is_stored_and_rebuilt_when_it_is_stale(tmp_path, monkeypatch):
     shard = _tar(tmp_path / "train-0.tar", _sample("a", 0) + _sample("b", 1))
     read = []
     members = tar_index._members
@@ -202,11 +206,11 @@ def test_which_shards(tmp_path):
     assert len(files(train="a")) == len(files(train="a/*-*.tar")) == 3 and files(
         "test", test=str(tmp_path / "b" / "y.tar")
     ) == ["y.tar/b_y.jpg"]
-    for options, says in (
+    for options, message in (
         ({"train": "a/x-{08..11}.tar"}, "x-11.tar does not exist: data.train=a/x-{08..11}.tar"),
         ({"train": "z*.tar"}, "has no shards z*.tar"),
     ):
-        with pytest.raises(UsageError, match=re.escape(says)):
+        with pytest.raises(UsageError, match=re.escape(message)):
             files(**options)
     assert list(braces("s{2..0}")) == ["s2", "s1", "s0"] and list(braces("plain.tar")) == ["plain.tar"]
 
@@ -268,7 +272,7 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "members,says",
+    "members,message",
     [
         (
             _sample("n.1", 0),
@@ -289,9 +293,9 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
         ([("a.jpg", b""), ("a.json", b"{")], "which is no class"),
     ],
 )
-def test_refusals_name_shard_and_key(tmp_path, members, says):
+def test_refusals_name_shard_and_key(tmp_path, members, message):
     path = _tar(tmp_path / "train-0.tar", members)
-    with pytest.raises(ContrastillError, match=re.escape(says)) as caught:
+    with pytest.raises(ContrastillError, match=re.escape(message)) as caught:
         _data(tmp_path).open("train")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.h5"))
@@ -299,21 +303,21 @@ def test_refusals_name_shard_and_key(tmp_path, members, says):
 
 def test_damaged_tars(tmp_path):
     path = _tar(tmp_path / "train-0.tar", _sample("a", 0) + _sample("b", 1))
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     with tarfile.open(path) as tar:
         second = tar.getmember("b.jpg")
-    for content, says in (
-        (whole[: second.offset_data + 100], "unexpected end of data"),
-        (whole[: second.offset + 100], "truncated|unexpected end"),
-        (whole[: second.offset], "truncated, no end of archive"),
-        (whole[: second.offset] + b"x" * 512 + whole[second.offset + 512 :], "damaged header"),
-        (b"\x1f\x8b" + whole[2:], "."),
+    for content, message in (
+        (intact[: second.offset_data + 100], "unexpected end of data"),
+        (intact[: second.offset + 100], "truncated|unexpected end"),
+        (intact[: second.offset], "truncated, no end of archive"),
+        (intact[: second.offset] + b"x" * 512 + intact[second.offset + 512 :], "damaged header"),
+        (b"\x1f\x8b" + intact[2:], "."),
         (b"", "empty"),
     ):
         path.write_bytes(content)
         with pytest.raises(
             ContrastillError,
-            match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({says}).*\): copy it again",
+            match=rf"train-0.tar cannot be read as an uncompressed tar \(.*({message}).*\): copy it again",
         ) as caught:
             _data(tmp_path).open("train")
         assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
@@ -353,12 +357,12 @@ def test_classes_and_splits_that_are_not_there(tmp_path):
     _tar(tmp_path / "train-0.tar", [("readme.txt", b"nothing")])
     with pytest.raises(UsageError, match="hold no samples: each is KEY.jpg"):
         _data(tmp_path).open("train")
-    for path, split, says in (
+    for path, split, message in (
         (tmp_path / "none", "train", "does not exist"),
         (tmp_path / "val-0.tar", "train", "is a file"),
         (tmp_path, "val", "no split 'val'"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _data(path).open(split)
 
 

@@ -1,7 +1,7 @@
-"""What several processes keep of what teachers say, and what a student learns from it; run by
-test_teacher_cache_ranks.py, by one process or by several.
+"""Teacher outputs cached by several processes, and a student trained on them; run by
+test_cache_ranks.py, by one process or by several.
 
-Writes FOLDER/said, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and
+Writes FOLDER/outputs, FOLDER/RANK.json (a hash of all that is kept in memory and of all that comes from the folder, and
 how many samples the teacher was shown for each) and FOLDER/RANK.safetensors, the student's and the bank's state and the
 losses of each epoch.
 """
@@ -39,7 +39,7 @@ def split():
 
 
 def transfer(data):
-    """Of a student that has no statistics of its batch, so that the batch may be dealt out."""
+    """Of a student that has no statistics of its batch, so that the batch may be sharded."""
     torch.manual_seed(3)
     teacher, student = (build_network(name, num_classes=4) for name in ("resnet14", "resnet8"))
     for parent in list(student.modules()):
@@ -55,10 +55,10 @@ def transfer(data):
 
 
 def digest_of(memory):
-    """One hash of all that is kept."""
+    """One hash of all stored outputs."""
     digest = hashlib.sha256()
-    for _, kept in sorted(memory._kept.items()):
-        for _, rows in sorted(kept.items()):
+    for _, view in sorted(memory._kept.items()):
+        for _, rows in sorted(view.items()):
             for name, values in sorted(rows.fields.items()):
                 digest.update(name.encode() + values.numpy().tobytes())
     return digest.hexdigest()
@@ -67,37 +67,37 @@ def digest_of(memory):
 def main(folder):
     # Three files, as there are three batches.
     cache_shard.ROWS = 16
-    accelerator, data, found, looks = Accelerator(cpu=True), split(), [], []
-    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    accelerator, data, digests, looks = Accelerator(cpu=True), split(), [], []
+    ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
 
-    def memory_of(made, where):
+    def memory_of(transfer_, where):
         return CachedTeachers(
-            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **share), made, where
+            data.loader(batch_size=16, device="cpu", seed=5, train=True, views=2, **ranks), transfer_, where
         )
 
-    made = transfer(data)
-    made.teachers[0].register_forward_hook(lambda module, args, said: looks.append(len(said.embedding)))
-    for where in (None, folder / "said"):
+    fresh = transfer(data)
+    fresh.teachers[0].register_forward_hook(lambda module, args, output: looks.append(len(output.embedding)))
+    for where in (None, folder / "outputs"):
         looks.clear()
-        memory = memory_of(made, where)
+        memory = memory_of(fresh, where)
         for k in range(2):
             next(memory.epoch(k))
-        found.append((digest_of(memory), sum(looks)))
-    made = transfer(data)
-    memory = memory_of(made, folder / "said")
+        digests.append((digest_of(memory), sum(looks)))
+    fresh = transfer(data)
+    memory = memory_of(fresh, folder / "outputs")
     memory.let_go()
     result = fit(
-        made,
+        fresh,
         memory,
         None,
         TrainConfig(epochs=2, lr=0.02, views=2, batch_size=16),
         accelerator=accelerator,
         progress=False,
     )
-    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in made.trained_state().items()}
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.trained_state().items()}
     state |= {f"loss of epoch {row['epoch']}": torch.tensor(row["loss"]) for row in result.history}
-    (folder / f"{share['rank']}.json").write_text(json.dumps(found))
-    save_file(state, folder / f"{share['rank']}.safetensors")
+    (folder / f"{ranks['rank']}.json").write_text(json.dumps(digests))
+    save_file(state, folder / f"{ranks['rank']}.safetensors")
 
 
 if __name__ == "__main__":

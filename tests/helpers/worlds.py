@@ -431,7 +431,7 @@ def _check_other_order(world: World, result, test: Pixels, folder: Path) -> None
 def _check_scale(world: World, result, train: Pixels, modality: str) -> None:
     """A measured modality has mean 0 and deviation 1 as the student sees it."""
     if modality == "rgb" or world.student == "module":
-        return  # a module of one's own normalises itself
+        return  # a user's own module normalises itself
     values = _physical(train.second, modality)
     preprocess = result.student.preprocess
     seen = (values - preprocess.mean[0]) / preprocess.std[0]

@@ -58,9 +58,11 @@ def test_sizes_and_maps_are_the_published_ones_and_one_image_is_enough(name):
 def test_every_parameter_gets_a_gradient_and_the_images_may_be_grey(name):
     # In eval mode: in training BatchNorm takes away what a bias before it adds.
     network = build_network(name, num_classes=7, mean=(0.5,), std=(0.25,)).eval()
-    said = network(images(channels=1, side=16))
-    (F.cross_entropy(said.logits, torch.tensor([0, 6])) + sum(value.square().mean() for value in said.maps)).backward()
-    assert said.logits.shape == (2, 7)
+    outputs = network(images(channels=1, side=16))
+    (
+        F.cross_entropy(outputs.logits, torch.tensor([0, 6])) + sum(value.square().mean() for value in outputs.maps)
+    ).backward()
+    assert outputs.logits.shape == (2, 7)
     # A bias that a 1×1 convolution and BatchNorm follow shifts nothing: its gradient is 0 up to rounding.
     assert [
         key
@@ -253,14 +255,14 @@ def shuffle_v2(net, x):
         for block in range(blocks):
             at = f"layer{stage}.{block}"
             if block == 0:
-                one = net.relu_of(net.norm(net.conv(x, f"{at}.conv1", 2), f"{at}.bn1"), f"{at}.conv2", f"{at}.bn2")
-                two = net.norm(net.conv(net.relu_of(x, f"{at}.conv3", f"{at}.bn3"), f"{at}.conv4", 2), f"{at}.bn4")
-                two = net.relu_of(two, f"{at}.conv5", f"{at}.bn5")
+                branch = net.relu_of(net.norm(net.conv(x, f"{at}.conv1", 2), f"{at}.bn1"), f"{at}.conv2", f"{at}.bn2")
+                right = net.norm(net.conv(net.relu_of(x, f"{at}.conv3", f"{at}.bn3"), f"{at}.conv4", 2), f"{at}.bn4")
+                right = net.relu_of(right, f"{at}.conv5", f"{at}.bn5")
             else:
-                one, two = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
-                two = net.norm(net.conv(net.relu_of(two, f"{at}.conv1", f"{at}.bn1"), f"{at}.conv2"), f"{at}.bn2")
-                two = net.relu_of(two, f"{at}.conv3", f"{at}.bn3")
-            x = dealt(torch.cat([one, two], 1), 2)
+                branch, right = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+                right = net.norm(net.conv(net.relu_of(right, f"{at}.conv1", f"{at}.bn1"), f"{at}.conv2"), f"{at}.bn2")
+                right = net.relu_of(right, f"{at}.conv3", f"{at}.bn3")
+            x = dealt(torch.cat([branch, right], 1), 2)
         maps.append(x)
     embedding = net.relu_of(x, "conv2", "bn2").mean((2, 3))
     return maps, embedding, net.linear(embedding, "linear")
@@ -287,14 +289,14 @@ def test_the_forward_pass_and_its_gradients_recomputed_from_the_state_dict_alone
     module = with_statistics(network.module)
     network.preprocess = lambda batch: batch  # which gives float32
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    said = network({"rgb": x})
+    outputs = network({"rgb": x})
     maps, embedding, logits = RECOMPUTED[name](
         Functional({**dict(module.named_parameters()), **dict(module.named_buffers())}), x
     )
     close = {"rtol": 1e-10, "atol": 1e-12}
-    torch.testing.assert_close(said.maps, tuple(maps), **close)
-    torch.testing.assert_close(said.embedding, embedding, **close)
-    torch.testing.assert_close(said.logits, logits, **close)
+    torch.testing.assert_close(outputs.maps, tuple(maps), **close)
+    torch.testing.assert_close(outputs.embedding, embedding, **close)
+    torch.testing.assert_close(outputs.logits, logits, **close)
 
     def gradients(*parts):
         """Scaled by the largest of each parameter's, as sums that cancel are rounded at that scale."""
@@ -304,7 +306,9 @@ def test_the_forward_pass_and_its_gradients_recomputed_from_the_state_dict_alone
             for gradient in torch.autograd.grad(loss, list(module.parameters()))
         ]
 
-    torch.testing.assert_close(gradients(*said.maps, said.logits), gradients(*maps, logits), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        gradients(*outputs.maps, outputs.logits), gradients(*maps, logits), rtol=1e-8, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

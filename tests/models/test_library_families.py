@@ -17,7 +17,7 @@ from contrastill.ensemble.batched import Batched
 from contrastill.models.build import build_network
 from contrastill.models.timm_adapter import classifiers_of, taps_of
 from contrastill.models.torchvision_adapter import torchvision_network
-from contrastill.models.user_module import OwnNetwork
+from contrastill.models.user_module import UserModule
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.training.compiled import compiled
 
@@ -81,9 +81,9 @@ def images(height, width, count=2):
     return {"rgb": torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(2))}
 
 
-def equal(one, two):
-    assert one.shape == two.shape
-    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5 * float(two.abs().max()))
+def equal(first, second):
+    assert first.shape == second.shape
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5 * float(second.abs().max()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,8 +111,8 @@ def test_a_representation_is_what_timms_methods_give(family):
 def test_tokens_lie_where_their_patches_are(height, width):
     module = timm.create_model("vit_tiny_patch16_224", img_size=(height, width), **SHALLOW).eval()
     network = Network(module, taps=taps_of(module, classifiers_of(module), (3, height, width)), preprocess=PLAIN)
-    kept = []
-    handle = module.blocks[1].register_forward_hook(lambda _, args, output: kept.append(output))
+    outputs = []
+    handle = module.blocks[1].register_forward_hook(lambda _, args, output: outputs.append(output))
     with torch.no_grad():
         value = network(images(height, width)).maps[-1]
     handle.remove()
@@ -120,7 +120,7 @@ def test_tokens_lie_where_their_patches_are(height, width):
     assert value.shape[2:] == (rows, columns)
     for row in range(rows):
         for column in range(columns):
-            assert torch.equal(value[:, :, row, column], kept[0][:, 1 + row * columns + column])
+            assert torch.equal(value[:, :, row, column], outputs[0][:, 1 + row * columns + column])
     # A tap on the block itself, as in the folder of an earlier run, is laid out in the same way.
     tapped = Network(network.module, taps=Taps(maps=("blocks.1",)), preprocess=PLAIN)
     with torch.no_grad():
@@ -191,12 +191,12 @@ def test_teachers_answer_together_and_gradients_are_those_of_the_module(family):
         Batched()(teachers, batch, {"logits", "embedding", "maps"}),
         strict=True,
     ):
-        for one, two in zip(
+        for first, second in zip(
             (alone.logits, alone.embedding, *alone.maps),
             (together.logits, together.embedding, *together.maps),
             strict=True,
         ):
-            equal(one, two)
+            equal(first, second)
     student, batch = small(family)
     representation = student(batch)
     (representation.logits.sum() + representation.embedding.square().sum()).backward()
@@ -204,10 +204,12 @@ def test_teachers_answer_together_and_gradients_are_those_of_the_module(family):
     module.zero_grad()
     features = module.forward_features(inputs)
     (module(inputs).sum() + module.forward_head(features, pre_logits=True).square().sum()).backward()
-    for (name, one), two in zip(student.module.named_parameters(), module.parameters(), strict=True):
-        assert (one.grad is None) == (two.grad is None), name
-        if one.grad is not None:
-            torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-4 * float(two.grad.abs().max()) + 1e-5)
+    for (name, first), second in zip(student.module.named_parameters(), module.parameters(), strict=True):
+        assert (first.grad is None) == (second.grad is None), name
+        if first.grad is not None:
+            torch.testing.assert_close(
+                first.grad, second.grad, rtol=1e-3, atol=1e-4 * float(second.grad.abs().max()) + 1e-5
+            )
 
 
 def test_compiled_it_gives_the_same(monkeypatch):
@@ -219,14 +221,14 @@ def test_compiled_it_gives_the_same(monkeypatch):
             with compiled(Transfer([], network, {"cross_entropy": CrossEntropy()})):
                 same = network(batch)
         assert torch.equal(plain.embedding, same.embedding) and all(
-            torch.equal(one, two) for one, two in zip(plain.maps, same.maps, strict=True)
+            torch.equal(first, second) for first, second in zip(plain.maps, same.maps, strict=True)
         )
 
 
 # torchvision
 
 
-def test_torchvisions_channels_that_come_last_are_found_where_they_are_as_many_as_rows():
+def test_torchvisions_channels_last_are_recognised_where_they_are_as_many_as_rows():
     # Swin at 384 pixels: 96 rows, columns and channels.
     network = build_network("torchvision/swin_t", num_classes=3, resolution=384)
     assert network.taps.maps[0] == "nhwc:features.1"
@@ -234,14 +236,14 @@ def test_torchvisions_channels_that_come_last_are_found_where_they_are_as_many_a
 
 def test_torchvisions_transformer_of_few_patches():
     network = build_network("torchvision/vit_b_32", num_classes=3, resolution=64).eval()
-    kept = []
-    network.module.encoder.layers[-1].register_forward_hook(lambda _, args, output: kept.append(output))
+    outputs = []
+    network.module.encoder.layers[-1].register_forward_hook(lambda _, args, output: outputs.append(output))
     with torch.no_grad():
         value = network(images(64, 64)).maps[-1]
-    assert torch.equal(value.flatten(2).transpose(1, 2), kept[0][:, 1:])
+    assert torch.equal(value.flatten(2).transpose(1, 2), outputs[0][:, 1:])
 
 
-# Modules of one's own
+# Users' own modules
 
 
 class Gated(nn.Module):
@@ -294,7 +296,7 @@ class TwoHeads(LogProbabilities):
     ids=["gate", "gate of convolutions", "classifier", "log-probabilities", "two heads", "convolution"],
 )
 def test_the_embedding_of_a_module_of_ones_own(module, tap, length):
-    own = OwnNetwork(module, Taps(), PLAIN, (3, 16, 16))
+    own = UserModule(module, Taps(), PLAIN, (3, 16, 16))
     assert own.taps.embedding == tap and own.num_logits == length
     assert own.classifiers == (("head",) if tap == "input:head" else ())
     if tap == "output:":
@@ -303,9 +305,9 @@ def test_the_embedding_of_a_module_of_ones_own(module, tap, length):
         assert torch.equal(representation.embedding, module(network.preprocess(images(16, 16)["rgb"])))
 
 
-def test_timms_modules_that_are_handed_over_are_read_by_timms_methods():
+def test_timms_modules_are_read_by_timms_methods():
     network, _ = small("branches")
-    own = OwnNetwork(network.module, Taps(), PLAIN, (3, 240, 240))
+    own = UserModule(network.module, Taps(), PLAIN, (3, 240, 240))
     assert own.taps == network.taps and own.num_logits == 5
 
 
@@ -323,9 +325,9 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_way_out():
         match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module "
         r"that returns its logits",
     ):
-        OwnNetwork(Named(), Taps(), PLAIN, (3, 16, 16))
+        UserModule(Named(), Taps(), PLAIN, (3, 16, 16))
     # Who names the embedding needs no logits.
-    assert OwnNetwork(Named(), Taps("backbone"), PLAIN, (3, 16, 16)).taps.embedding == "backbone"
+    assert UserModule(Named(), Taps("backbone"), PLAIN, (3, 16, 16)).taps.embedding == "backbone"
 
 
 def test_torchvisions_dense_networks_are_not_classifiers():

@@ -80,20 +80,20 @@ def test_timm_says_what_its_own_methods_say(name):
     module = network.eval().module
     module.load_state_dict(perturbed(module))
     with torch.no_grad():
-        said, inputs = network(batch), network.preprocess(batch["rgb"])
+        outputs, inputs = network(batch), network.preprocess(batch["rgb"])
         features = module.forward_features(inputs)
         pooled = module.forward_head(
             features, pre_logits=True
         )  # of a distilled transformer the mean of class and distillation token
-        torch.testing.assert_close(said.embedding, pooled)
-        torch.testing.assert_close(said.logits, module(inputs))
+        torch.testing.assert_close(outputs.embedding, pooled)
+        torch.testing.assert_close(outputs.logits, module(inputs))
         if resolution := network.preprocess.resolution:
             blocks = [int(tap.rpartition(":")[2]) for tap in network.taps.maps]
             theirs = module.forward_intermediates(
                 inputs, indices=blocks, norm=False, output_fmt="NCHW", intermediates_only=True
             )
             assert inputs.shape[2:] == (resolution, resolution)
-            torch.testing.assert_close(said.maps, tuple(theirs))
+            torch.testing.assert_close(outputs.maps, tuple(theirs))
 
 
 @pytest.mark.filterwarnings("error")
@@ -102,11 +102,11 @@ def test_torchvision_is_tapped_before_its_last_layer(name):
     network, batch = check_shapes(f"torchvision/{name}", *TORCHVISION[name])
     module = network.eval().module
     with torch.no_grad():
-        said = network(batch)
-        torch.testing.assert_close(said.logits, module(network.preprocess(batch["rgb"])))
+        outputs = network(batch)
+        torch.testing.assert_close(outputs.logits, module(network.preprocess(batch["rgb"])))
         last = module.get_submodule(network.taps.embedding.removeprefix("input:"))
         if isinstance(last, nn.Linear):
-            torch.testing.assert_close(said.logits, last(said.embedding))
+            torch.testing.assert_close(outputs.logits, last(outputs.embedding))
     own = Preprocess((0.5,) * 3, (0.5,) * 3) if name in ("googlenet", "inception_v3") else IMAGENET
     assert (network.preprocess.mean, network.preprocess.std) == (own.mean, own.std)
 
@@ -131,10 +131,10 @@ def test_tokens_become_maps_in_the_images_ratio_and_channels_that_come_last_come
         preprocess=Preprocess((0.5,), (0.5,)),
     )
     for height, width in ((16, 16), (8, 20), (20, 12)):
-        said = network({"rgb": torch.rand(2, 1, height, width)})
-        assert said.maps[0].shape == (2, 3, height // 4, width // 4)
-        assert torch.equal(said.maps[1], said.maps[0]) and torch.equal(said.maps[2], said.maps[0])
-        torch.testing.assert_close(said.embedding, said.maps[0].mean(dim=(2, 3)))
+        outputs = network({"rgb": torch.rand(2, 1, height, width)})
+        assert outputs.maps[0].shape == (2, 3, height // 4, width // 4)
+        assert torch.equal(outputs.maps[1], outputs.maps[0]) and torch.equal(outputs.maps[2], outputs.maps[0])
+        torch.testing.assert_close(outputs.embedding, outputs.maps[0].mean(dim=(2, 3)))
 
 
 class InPlace(nn.Module):

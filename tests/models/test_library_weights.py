@@ -69,10 +69,10 @@ def test_a_student_comes_back_and_its_library_loads_the_file(name, tmp_path):
 
 
 def test_a_teacher_sees_as_it_saw_when_it_was_trained(tmp_path):
-    taught = build_network("timm/regnetx_002", num_classes=6, mean=(0.5,), std=(0.25,), resolution=40)
-    save_student(taught, tmp_path / "student.safetensors")
+    trained = build_network("timm/regnetx_002", num_classes=6, mean=(0.5,), std=(0.25,), resolution=40)
+    save_student(trained, tmp_path / "student.safetensors")
     teacher = build_network("timm/regnetx_002", weights=tmp_path)
-    assert teacher.preprocess == taught.preprocess and teacher.recipe == taught.recipe
+    assert teacher.preprocess == trained.preprocess and teacher.recipe == trained.recipe
     assert teacher.module.head.fc.out_features == 6
 
 
@@ -163,9 +163,11 @@ def test_weights_that_cannot_be_fetched_are_one_sentence_at_once(name, offline):
     with pytest.raises(ContrastillError) as caught:
         build_network(name, weights="pretrained")
     assert time.monotonic() - began < 5 and caught.value.exit_code == 1
-    said = str(caught.value)
+    message = str(caught.value)
     assert (
-        f"the published weights of {name} could not be fetched" in said and "weights=FILE" in said and "\n" not in said
+        f"the published weights of {name} could not be fetched" in message
+        and "weights=FILE" in message
+        and "\n" not in message
     )
     assert socket.getdefaulttimeout() is None
 
@@ -267,7 +269,7 @@ def test_the_recipe_in_a_students_file_is_plain(tmp_path):
     from contrastill.core.weights import read_metadata
 
     save_student(build_network("timm/test_vit", num_classes=3, resolution=96), tmp_path / "student.safetensors")
-    made = json.loads(read_metadata(tmp_path)["contrastill"])
-    assert {key: made[key] for key in ("model", "num_classes", "in_chans", "resolution")} == {
+    recipe = json.loads(read_metadata(tmp_path)["contrastill"])
+    assert {key: recipe[key] for key in ("model", "num_classes", "in_chans", "resolution")} == {
         "model": "timm/test_vit", "num_classes": 3, "in_chans": 3, "resolution": 96
     }  # fmt: skip

@@ -98,10 +98,10 @@ def test_the_forward_pass_is_that_of_the_paper():
                 x = norm(F.conv2d(x, state[f"{at}.downsample.0.weight"], stride=2), f"{at}.downsample.1")
             x = F.relu(x + y)
         maps.append(x)
-    said = network(images())
-    torch.testing.assert_close(said.maps, tuple(maps))
-    torch.testing.assert_close(said.embedding, x.mean(dim=(2, 3)))
-    torch.testing.assert_close(said.logits, F.linear(x.mean(dim=(2, 3)), state["fc.weight"], state["fc.bias"]))
+    outputs = network(images())
+    torch.testing.assert_close(outputs.maps, tuple(maps))
+    torch.testing.assert_close(outputs.embedding, x.mean(dim=(2, 3)))
+    torch.testing.assert_close(outputs.logits, F.linear(x.mean(dim=(2, 3)), state["fc.weight"], state["fc.bias"]))
 
 
 def test_initial_weights_are_he_et_al():
@@ -192,12 +192,12 @@ def test_the_depth_encoder_has_five_convolutions_and_their_maps():
     widths = (32, 64, 128, 256, 256)
     convolutions = sum(9 * before * after + 2 * after for before, after in zip((1, *widths), widths, strict=False))
     assert sum(parameter.numel() for parameter in network.parameters()) == convolutions + 256 * 10 + 10
-    said = network.eval()({"depth": torch.rand(2, 1, 120, 160)})
-    assert [tuple(value.shape[1:]) for value in said.maps] == [
+    outputs = network.eval()({"depth": torch.rand(2, 1, 120, 160)})
+    assert [tuple(value.shape[1:]) for value in outputs.maps] == [
         (32, 60, 80),
         (64, 30, 40),
         (128, 15, 20),
         (256, 8, 10),
         (256, 8, 10),
     ]
-    assert said.embedding.shape == (2, 256)
+    assert outputs.embedding.shape == (2, 256)

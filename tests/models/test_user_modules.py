@@ -1,4 +1,4 @@
-"""Modules of one's own of unusual shape: where their embedding is, or a sentence."""
+"""Users' own modules of unusual shape: where their embedding is, or a sentence."""
 
 import json
 import warnings
@@ -15,7 +15,7 @@ from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.representation import Preprocess, RepresentationSpec, Taps
 from contrastill.core.run import Run
-from contrastill.models.user_module import OwnNetwork
+from contrastill.models.user_module import UserModule
 
 PLAIN = Preprocess((0.0,) * 3, (1.0,) * 3)
 
@@ -97,17 +97,17 @@ class Places(Body):
     ],
 )
 def test_logits_are_not_taken_for_the_embedding(kind, tap):
-    assert OwnNetwork(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
+    assert UserModule(kind(), Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == tap
 
 
-def test_a_backbone_that_ends_in_an_untaught_batchnorm_has_an_embedding():
-    made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert OwnNetwork(made, Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == "output:"
+def test_a_backbone_that_ends_in_an_untrained_batchnorm_has_an_embedding():
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert UserModule(backbone, Taps(), PLAIN, (3, 16, 16), data_classes=4).taps.embedding == "output:"
 
 
 def test_layers_without_a_size_are_refused():
     with pytest.raises(UsageError, match="Sequential has layers without a size yet .*: show it an image"):
-        OwnNetwork(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
+        UserModule(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def distilled(teacher, student, data, out, objectives):
         ("teacher", Places, "kd", "the teacher returns none: let it return them flat"),
     ],
 )
-def test_what_a_network_lacks_is_told_in_a_sentence(role, kind, objective, message, data, tmp_path):
-    made = {"teacher": Keyword(), "student": Keyword(), role: kind()}
+def test_what_a_network_lacks_is_reported_in_a_sentence(role, kind, objective, message, data, tmp_path):
+    networks = {"teacher": Keyword(), "student": Keyword(), role: kind()}
     with pytest.raises(UsageError, match=message):
-        distilled(made["teacher"], made["student"], data, tmp_path / "run", [objective])
+        distilled(networks["teacher"], networks["student"], data, tmp_path / "run", [objective])
     assert not (tmp_path / "run").exists()
 
 
@@ -164,9 +164,9 @@ class Scaled(Body):
 
 def test_teachers_of_the_same_weights_answer_each_for_itself(data, tmp_path):
     torch.manual_seed(0)
-    one, other, student = Scaled(1.0), Scaled(25.0), Keyword()
-    other.load_state_dict(one.state_dict())
-    names = {"one": one, "other": other, "both": [one, other]}
+    small, large, student = Scaled(1.0), Scaled(25.0), Keyword()
+    large.load_state_dict(small.state_dict())
+    names = {"one": small, "other": large, "both": [small, large]}
     kd = {name: distilled(teachers, student, data, tmp_path / name, ["kd"]) for name, teachers in names.items()}
     first, second = kd["both"].config.teachers
     assert first.model != second.model

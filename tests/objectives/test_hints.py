@@ -49,10 +49,10 @@ def naive_attention(features):
 
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
-    for got, wanted in zip(
+    for got, expected in zip(
         *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
     ):
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_attention_is_the_naive_one_across_sizes():
@@ -60,9 +60,10 @@ def test_attention_is_the_naive_one_across_sizes():
     teacher = random_maps((6, 4, 3), (2, 4, 3), seed=2)
     ours = Attention(pairs=((0, 0), (1, 1)))(Representation(maps=student), Representation(maps=teacher), {})
     reference = 0.0
-    for one, other in zip(student, teacher, strict=True):
+    for student_map, theirs in zip(student, teacher, strict=True):
         pairs = [
-            (naive_attention(cells(a, 4, 3)), naive_attention(cells(b, 4, 3))) for a, b in zip(one, other, strict=True)
+            (naive_attention(cells(a, 4, 3)), naive_attention(cells(b, 4, 3)))
+            for a, b in zip(student_map, theirs, strict=True)
         ]
         reference = reference + sum(((a - b) ** 2).sum() for a, b in pairs) / (len(pairs) * 12)
     assert_same(ours, reference, student)
@@ -85,14 +86,14 @@ def test_fitnet_is_the_naive_one(standardize):
     fitnet = FitNet(4, 7, pair=(0, 0), standardize=standardize).double()
     ours = fitnet(Representation(maps=(student,)), Representation(maps=(teacher,)), {})
     weight, bias = fitnet.regressor.weight[:, :, 0, 0], fitnet.regressor.bias
-    wanted = teacher
+    expected = teacher
     if standardize:
         per_channel = teacher.transpose(0, 1).flatten(1)
-        wanted = (teacher - per_channel.mean(1)[:, None, None]) / (per_channel.var(1, unbiased=False) + 1e-5).sqrt()[
+        expected = (teacher - per_channel.mean(1)[:, None, None]) / (per_channel.var(1, unbiased=False) + 1e-5).sqrt()[
             :, None, None
         ]
     reference, count = 0.0, 0
-    for sample, target in zip(student, wanted, strict=True):
+    for sample, target in zip(student, expected, strict=True):
         averaged = cells(sample, 3, 4)
         for y in range(3):
             for x in range(4):

@@ -72,9 +72,9 @@ def test_infonce_is_the_naive_one(origin, key, temperature):
     loss = objective(student, teacher, batch)
     torch.testing.assert_close(loss, reference.mean(), rtol=1e-10, atol=1e-12)
     inputs = [student.embedding, teacher.embedding, *objective.parameters()]
-    for got, wanted in zip(*(torch.autograd.grad(value, inputs) for value in (loss, reference.mean())), strict=True):
-        assert wanted.abs().sum() > 0
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+    for got, expected in zip(*(torch.autograd.grad(value, inputs) for value in (loss, reference.mean())), strict=True):
+        assert expected.abs().sum() > 0
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
     if key == "index":
         torch.testing.assert_close(objective.logs["mi_bound"], bound.detach(), rtol=1e-6, atol=0)
     else:
@@ -86,7 +86,7 @@ def test_the_queue_is_a_list_of_the_last_embeddings(key):
     objective = built(
         negatives="queue", queue_size=7, negatives_from="other_class" if key == "target" else "other_sample"
     )
-    kept = []
+    queued = []
     # The third batch wraps around, the fifth is larger than the queue, in the last a sample meets its own earlier
     # embedding.
     for seed, index in enumerate(([0, 1, 2], [3, 4, 5], [6, 7, 0, 1], [5], [0, 1, 2, 3, 4, 5, 6, 7, 3], [4, 3])):
@@ -98,27 +98,27 @@ def test_the_queue_is_a_list_of_the_last_embeddings(key):
         objective.train()
         each = objective.per_sample(student, teacher, batch)
         assert torch.equal(each, read)
-        reference, bound = naive(objective, student, teacher, batch[key].tolist(), kept)
+        reference, bound = naive(objective, student, teacher, batch[key].tolist(), queued)
         torch.testing.assert_close(each, reference, rtol=1e-10, atol=1e-12)
         inputs = [student.embedding, teacher.embedding, *objective.parameters()]
-        for got, wanted in zip(
+        for got, expected in zip(
             *(torch.autograd.grad(value.mean(), inputs) for value in (each, reference)), strict=True
         ):
-            torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
         if key == "index":
             torch.testing.assert_close(objective.logs["mi_bound"], bound.detach(), rtol=1e-6, atol=1e-6)
-        kept += list(
+        queued += list(
             zip(
                 [row.detach() for row in embed(objective.embed_teacher, teacher.embedding)],
                 batch[key].tolist(),
                 strict=True,
             )
         )
-        kept = kept[-7:]
+        queued = queued[-7:]
         with torch.no_grad():  # the map moves on; what is in the queue stays as it was
             objective.embed_teacher.weight.mul_(0.9).add_(0.1)
     assert objective.queue.pointer == (3 + 3 + 4 + 1 + 9 + 2) % 7 and sorted(objective.queue.kind.tolist()) == sorted(
-        kind for _, kind in kept
+        kind for _, kind in queued
     )
 
 
@@ -164,12 +164,12 @@ def test_extreme_embeddings_and_a_batch_of_one_class(negatives):
     objective = built(negatives=negatives).float()
     for scale, index in ((1e4, [0, 1, 3]), (0.0, [0, 1, 3]), (1.0, [0, 2, 5])):
         student, teacher, batch = batch_of(index, 0, torch.float32)
-        said = [
+        outputs = [
             Representation(embedding=(scale * side.embedding).detach().requires_grad_()) for side in (student, teacher)
         ]
-        loss = objective(*said, batch)
+        loss = objective(*outputs, batch)
         loss.backward()
-        assert loss.isfinite() and all(side.embedding.grad.isfinite().all() for side in said)
+        assert loss.isfinite() and all(side.embedding.grad.isfinite().all() for side in outputs)
 
 
 def test_the_scores_keep_their_digits_under_autocast():
@@ -180,12 +180,12 @@ def test_the_scores_keep_their_digits_under_autocast():
         layer.bias.data.zero_()
     # Whole numbers survive the linear map in half precision; what comes after it must not be rounded.
     index = [0, 1, 3, 7]
-    said = [Representation(embedding=torch.arange(1.0, 1 + 4 * dim).reshape(4, dim) % 7) for dim in (5, 6)]
+    outputs = [Representation(embedding=torch.arange(1.0, 1 + 4 * dim).reshape(4, dim) % 7) for dim in (5, 6)]
     batch = {"index": torch.tensor(index), "target": TARGETS[index]}
     with torch.autocast("cpu", torch.bfloat16):
-        under = objective(*said, batch)
+        under = objective(*outputs, batch)
     assert under.dtype == torch.float32
-    torch.testing.assert_close(under, objective(*said, batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(under, objective(*outputs, batch), rtol=1e-5, atol=1e-5)
 
 
 def test_name_weight_and_samples():
@@ -226,9 +226,9 @@ def test_a_stream_without_an_index_takes_each_sample_for_a_new_one():
     streamed, indexed = (built(None, negatives="queue", queue_size=6) for _ in range(2))
     for step in range(3):
         student, teacher, _ = batch_of([0, 1, 2, 3], step)
-        found = streamed(student, teacher, {"rgb": torch.zeros(4, 3, 2, 2)})
+        streamed_loss = streamed(student, teacher, {"rgb": torch.zeros(4, 3, 2, 2)})
         expected = indexed(student, teacher, {"index": torch.arange(4) + 4 * step})
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(streamed_loss, expected, rtol=1e-12, atol=0)
     assert torch.equal(streamed.queue.rows, indexed.queue.rows)
 
 

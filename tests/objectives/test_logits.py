@@ -33,15 +33,15 @@ def pair(size=5):
     return logits(size, seed=1).requires_grad_(), logits(size, seed=2, scale=3.0)
 
 
-def said(values):
+def outputs(values):
     return Representation(logits=values)
 
 
 def assert_same(ours, reference, student):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-13)
-    got, wanted = (torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in (ours, reference))
-    assert wanted.abs().sum() > 0
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-13)
+    got, expected = (torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in (ours, reference))
+    assert expected.abs().sum() > 0
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-13)
 
 
 def softmax(row, temperature=1.0):
@@ -80,11 +80,11 @@ def naive_dkd(student, teacher, alpha=1.0, beta=8.0, temperature=4.0):
     return mean(losses) * temperature**2
 
 
-def correlation(one, other):
-    one, other = [a - mean(one) for a in one], [b - mean(other) for b in other]
+def correlation(first, second):
+    first, second = [a - mean(first) for a in first], [b - mean(second) for b in second]
     return (
-        sum(a * b for a, b in zip(one, other, strict=True))
-        / (sum(a * a for a in one) * sum(b * b for b in other)) ** 0.5
+        sum(a * b for a, b in zip(first, second, strict=True))
+        / (sum(a * a for a in first) * sum(b * b for b in second)) ** 0.5
     )
 
 
@@ -138,17 +138,23 @@ def naive_wttm(student, teacher, temperature=4.0, weighted=True):
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_kd_with_standardised_logits_is_the_naive_one(temperature):
     student, teacher = pair()
-    loss = built("kd", standardize=True, temperature=temperature)(said(student), said(teacher), {})
+    loss = built("kd", standardize=True, temperature=temperature)(outputs(student), outputs(teacher), {})
     assert_same(loss, naive_kd(student, teacher, temperature), student)
 
 
 def test_kd_with_standardised_logits_does_not_see_scale_and_shift():
     student, teacher = pair()
     objective = built("kd", standardize=True)
-    loss = objective(said(student), said(teacher), {})
-    torch.testing.assert_close(objective(said(7 * student + 3), said(teacher / 5 - 2), {}), loss, rtol=1e-5, atol=0)
+    loss = objective(outputs(student), outputs(teacher), {})
+    torch.testing.assert_close(
+        objective(outputs(7 * student + 3), outputs(teacher / 5 - 2), {}), loss, rtol=1e-5, atol=0
+    )
     assert (
-        abs(built("kd")(said(7 * student + 3), said(teacher), {}) - built("kd")(said(student), said(teacher), {})) > 0.1
+        abs(
+            built("kd")(outputs(7 * student + 3), outputs(teacher), {})
+            - built("kd")(outputs(student), outputs(teacher), {})
+        )
+        > 0.1
     )
 
 
@@ -158,7 +164,7 @@ def test_kd_with_standardised_logits_does_not_see_scale_and_shift():
 def test_dkd_is_the_naive_one(options):
     student, teacher = pair()
     assert_same(
-        built("dkd", **options)(said(student), said(teacher), {"target": TARGETS}),
+        built("dkd", **options)(outputs(student), outputs(teacher), {"target": TARGETS}),
         naive_dkd(student, teacher, **options),
         student,
     )
@@ -169,8 +175,8 @@ def test_dkd_weighed_by_the_teacher_is_kd():
     batch = {"target": TARGETS[:1]}
     rest = 1 - torch.softmax(teacher / 4, 1)[0, TARGETS[0]].item()
     torch.testing.assert_close(
-        built("dkd", beta=rest)(said(student), said(teacher), batch),
-        built("kd")(said(student), said(teacher), {}),
+        built("dkd", beta=rest)(outputs(student), outputs(teacher), batch),
+        built("kd")(outputs(student), outputs(teacher), {}),
         rtol=1e-10,
         atol=0,
     )
@@ -180,7 +186,9 @@ def test_dkd_weighed_by_the_teacher_is_kd():
 def test_dist_is_the_naive_one(options):
     student, teacher = pair()
     assert_same(
-        built("dist", **options)(said(student), said(teacher), {}), naive_dist(student, teacher, **options), student
+        built("dist", **options)(outputs(student), outputs(teacher), {}),
+        naive_dist(student, teacher, **options),
+        student,
     )
 
 
@@ -189,7 +197,9 @@ def test_dist_is_the_naive_one(options):
 def test_mlkd_is_the_naive_one(size, options):
     student, teacher = pair(size)
     assert_same(
-        built("mlkd", **options)(said(student), said(teacher), {}), naive_mlkd(student, teacher, **options), student
+        built("mlkd", **options)(outputs(student), outputs(teacher), {}),
+        naive_mlkd(student, teacher, **options),
+        student,
     )
 
 
@@ -199,10 +209,10 @@ def test_mlkd_leaves_out_half_of_what_the_teacher_is_unsure_of():
         [[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0]], dtype=torch.float64
     )
     objective = built("mlkd")
-    objective(said(teacher[[0, 1, 3, 2]]), said(teacher), {})
+    objective(outputs(teacher[[0, 1, 3, 2]]), outputs(teacher), {})
     assert objective.logs["instance"] > 0.1 and set(objective.logs) == {"instance", "batch", "class"}
     swapped = objective.logs["batch"]
-    objective(said(teacher[[2, 3, 0, 1]]), said(teacher), {})
+    objective(outputs(teacher[[2, 3, 0, 1]]), outputs(teacher), {})
     assert objective.logs["batch"] > 10 * swapped
 
 
@@ -210,7 +220,9 @@ def test_mlkd_leaves_out_half_of_what_the_teacher_is_unsure_of():
 def test_wttm_is_the_naive_one(options):
     student, teacher = pair()
     assert_same(
-        built("wttm", **options)(said(student), said(teacher), {}), naive_wttm(student, teacher, **options), student
+        built("wttm", **options)(outputs(student), outputs(teacher), {}),
+        naive_wttm(student, teacher, **options),
+        student,
     )
 
 
@@ -218,13 +230,16 @@ def test_wttm_is_the_naive_one(options):
 def test_samples_alone_have_the_losses_that_are_averaged(name):
     student, teacher = pair()
     objective = built(name)
-    each = objective.per_sample(said(student), said(teacher), {"target": TARGETS})
+    each = objective.per_sample(outputs(student), outputs(teacher), {"target": TARGETS})
     for place, loss in enumerate(each):
-        one = slice(place, place + 1)
+        sample = slice(place, place + 1)
         torch.testing.assert_close(
-            loss, objective(said(student[one]), said(teacher[one]), {"target": TARGETS[one]}), rtol=1e-12, atol=1e-15
+            loss,
+            objective(outputs(student[sample]), outputs(teacher[sample]), {"target": TARGETS[sample]}),
+            rtol=1e-12,
+            atol=1e-15,
         )
-    torch.testing.assert_close(each.mean(), objective(said(student), said(teacher), {"target": TARGETS}))
+    torch.testing.assert_close(each.mean(), objective(outputs(student), outputs(teacher), {"target": TARGETS}))
     assert [OBJECTIVES[other].decomposes() for other in NAMES] == [True, True, False, False, True]
 
 
@@ -246,7 +261,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(name, options):
         (corners, corners),
     ):
         student = student.clone().requires_grad_()
-        loss = built(name, **options)(said(student), said(teacher), {"target": TARGETS})
+        loss = built(name, **options)(outputs(student), outputs(teacher), {"target": TARGETS})
         loss.backward()
         assert loss.isfinite() and student.grad.isfinite().all() and loss > -1e-3
 
@@ -255,10 +270,10 @@ def test_extreme_logits_give_finite_losses_and_gradients(name, options):
 def test_half_precision_is_computed_in_float32(name):
     student, teacher = (side.detach().bfloat16() for side in pair())
     with torch.autocast("cpu", torch.bfloat16):
-        loss = built(name)(said(student), said(teacher), {"target": TARGETS})
+        loss = built(name)(outputs(student), outputs(teacher), {"target": TARGETS})
     assert loss.dtype == torch.float32
     torch.testing.assert_close(
-        loss, built(name)(said(student.float()), said(teacher.float()), {"target": TARGETS}), rtol=1e-6, atol=1e-7
+        loss, built(name)(outputs(student.float()), outputs(teacher.float()), {"target": TARGETS}), rtol=1e-6, atol=1e-7
     )
 
 
@@ -273,7 +288,7 @@ def test_other_classes_are_refused(name):
 
 def test_dkd_without_labels_is_refused():
     with pytest.raises(UsageError, match="objective dkd needs labels"):
-        built("dkd")(said(logits()), said(logits(seed=1)), {"index": torch.arange(5)})
+        built("dkd")(outputs(logits()), outputs(logits(seed=1)), {"index": torch.arange(5)})
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ def naive_cross_entropy(logits, targets, smoothing):
     for row, target in zip(logits, targets, strict=True):
         log_norm = torch.log(sum(torch.exp(value) for value in row))
         for c, value in enumerate(row):
-            wanted = smoothing / len(row) + (1 - smoothing) * (c == int(target))
-            total = total - wanted * (value - log_norm)
+            target_probability = smoothing / len(row) + (1 - smoothing) * (c == int(target))
+            total = total - target_probability * (value - log_norm)
     return total / len(logits)
 
 

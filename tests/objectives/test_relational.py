@@ -29,7 +29,7 @@ def setting(student=STUDENT_MAPS, teacher=TEACHER_MAPS, dims=(5, 7)):
     return Setting(RepresentationSpec(10, dims[0], student), RepresentationSpec(10, dims[1], teacher), 20, None, 0)
 
 
-def said(shapes, dim, size=4, seed=0, dtype=torch.float64, scale=1.0):
+def outputs(shapes, dim, size=4, seed=0, dtype=torch.float64, scale=1.0):
     """A random representation; its tensors are leaves with gradients."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [
@@ -40,7 +40,7 @@ def said(shapes, dim, size=4, seed=0, dtype=torch.float64, scale=1.0):
 
 
 def sides(size=4, **options):
-    return said(STUDENT_MAPS, 5, size, seed=1, **options), said(TEACHER_MAPS, 7, size, seed=2, **options)
+    return outputs(STUDENT_MAPS, 5, size, seed=1, **options), outputs(TEACHER_MAPS, 7, size, seed=2, **options)
 
 
 def built(name, **options):
@@ -52,15 +52,15 @@ def built(name, **options):
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-13)
     inputs = list(inputs)
-    for got, wanted in zip(
+    for got, expected in zip(
         *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
     ):
-        assert wanted.abs().sum() > 0
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-13)
+        assert expected.abs().sum() > 0
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-13)
 
 
-def inner(one, other):
-    return sum(a * b for a, b in zip(one.flatten(), other.flatten(), strict=True))
+def inner(first, second):
+    return sum(a * b for a, b in zip(first.flatten(), second.flatten(), strict=True))
 
 
 def length(vector):
@@ -115,8 +115,8 @@ def test_gaussian_correlation_is_the_naive_one():
     correlation = built("correlation", kernel="gaussian")
     assert not list(correlation.parameters())
 
-    def kernel(one, other):
-        cosine = inner(one, other) / length(one) / length(other)
+    def kernel(first, second):
+        cosine = inner(first, second) / length(first) / length(second)
         return math.exp(-0.8) * (1 + 0.8 * cosine + 0.8**2 / 2 * cosine**2)
 
     squares = []
@@ -133,8 +133,8 @@ def naive_vid(predict, student, teacher):
     total, count = 0.0, 0
     first, second, third = (predict.mean[i].weight[:, :, 0, 0] for i in (0, 2, 4))
     height, width = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
-    for one, other in zip(student, teacher, strict=True):
-        ours, theirs = cells(one, height, width), cells(other, height, width)
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        ours, theirs = cells(student_map, height, width), cells(teacher_map, height, width)
         for y in range(height):
             for x in range(width):
                 hidden = torch.relu(second @ torch.relu(first @ ours[:, y, x]))
@@ -164,8 +164,8 @@ def test_the_variance_of_vid_begins_at_5():
         torch.testing.assert_close(F.softplus(predict.raw_variance) + 1e-5, torch.full_like(predict.raw_variance, 5.0))
 
 
-def huber(one, other):
-    difference = (one - other).abs()
+def huber(first, second):
+    difference = (first - second).abs()
     return difference**2 / 2 if difference < 1 else difference - 0.5
 
 
@@ -207,7 +207,7 @@ def test_rkd_leaves_duplicates_out():
 def test_a_batch_of_equal_samples_leaves_finite_gradients():
     student = Representation(embedding=torch.ones(4, 5, dtype=torch.float64, requires_grad=True))
     for objective in (RKD(), PKT(), Correlation(5, 7, "gaussian")):
-        (gradient,) = torch.autograd.grad(objective(student, said((), 7), {}), student.embedding)
+        (gradient,) = torch.autograd.grad(objective(student, outputs((), 7), {}), student.embedding)
         assert gradient.isfinite().all()
 
 
@@ -233,8 +233,8 @@ def test_pkt_is_the_naive_one():
 
 def test_pkt_of_opposite_samples_is_finite():
     generator = torch.Generator().manual_seed(0)
-    one = torch.randn(2000, generator=generator)
-    student = torch.stack((one, -one * 3.1)).requires_grad_()  # their cosine is -1, or below it by rounding
+    direction = torch.randn(2000, generator=generator)
+    student = torch.stack((direction, -direction * 3.1)).requires_grad_()  # their cosine is -1, or below it by rounding
     loss = PKT()(
         Representation(embedding=student), Representation(embedding=torch.randn(2, 7, generator=generator)), {}
     )
@@ -244,8 +244,10 @@ def test_pkt_of_opposite_samples_is_finite():
 def naive_nst(student, teacher):
     height, width = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
     total = 0.0
-    for one, other in zip(student, teacher, strict=True):
-        ours, theirs = ([channel / length(channel) for channel in cells(side, height, width)] for side in (one, other))
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        ours, theirs = (
+            [channel / length(channel) for channel in cells(side, height, width)] for side in (student_map, teacher_map)
+        )
         for left, right, sign in ((ours, ours, 1), (theirs, theirs, 1), (ours, theirs, -2)):
             total = total + sign * sum(inner(a, b) ** 2 for a in left for b in right) / (len(left) * len(right))
     return total / len(student)
@@ -287,7 +289,7 @@ def test_per_sample_depends_on_that_sample_alone(name):
     each = objective.per_sample(student, teacher, {})
     torch.testing.assert_close(each.mean(), objective(student, teacher, {}))
     for i, value in enumerate(each):
-        alone = [Representation(maps=tuple(one[i : i + 1] for one in side.maps)) for side in (student, teacher)]
+        alone = [Representation(maps=tuple(map_[i : i + 1] for map_ in side.maps)) for side in (student, teacher)]
         torch.testing.assert_close(objective(*alone, {}), value)
 
 
@@ -342,7 +344,7 @@ def test_autocast_leaves_what_is_delicate_in_float32(options):
     assert loss.dtype == torch.float32 and loss.isfinite()
     if not list(objective.parameters()):  # nothing was multiplied in half precision: it is what float32 gives
         full = [
-            Representation(embedding=side.embedding.float(), maps=tuple(one.float() for one in side.maps))
+            Representation(embedding=side.embedding.float(), maps=tuple(map_.float() for map_ in side.maps))
             for side in (student, teacher)
         ]
         torch.testing.assert_close(loss, objective(*full, {}))
@@ -414,7 +416,7 @@ def test_what_compares_the_samples_of_a_pass_refuses_passes_in_which_there_is_no
 
 @pytest.mark.parametrize(("name", "least"), [("rkd", 3), ("similarity", 2), ("correlation", 2), ("pkt", 2)])
 def test_in_such_a_pass_nothing_is_learnt(name, least):
-    ours, theirs = (said(STUDENT_MAPS, 5, size=least - 1, seed=seed) for seed in range(2))
+    ours, theirs = (outputs(STUDENT_MAPS, 5, size=least - 1, seed=seed) for seed in range(2))
     objective = OBJECTIVES[name].build(OBJECTIVES[name].Options(), setting(teacher=STUDENT_MAPS, dims=(5, 5))).double()
     gradients = torch.autograd.grad(objective(ours, theirs, {}), [ours.embedding, *ours.maps], allow_unused=True)
     assert all(gradient is None or gradient.abs().max() < 1e-9 for gradient in gradients)

@@ -18,7 +18,7 @@ def setting(student=STUDENT_MAPS, teacher=TEACHER_MAPS, dims=(4, 7)):
     return Setting(RepresentationSpec(10, dims[0], student), RepresentationSpec(10, dims[1], teacher), 20, None, 0)
 
 
-def said(shapes, dim, size=3, seed=0, scale=1.0):
+def outputs(shapes, dim, size=3, seed=0, scale=1.0):
     """A random representation; its tensors are leaves with gradients."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [
@@ -29,7 +29,7 @@ def said(shapes, dim, size=3, seed=0, scale=1.0):
 
 
 def sides(size=3, **options):
-    return said(STUDENT_MAPS, 4, size, seed=1, **options), said(TEACHER_MAPS, 7, size, seed=2, **options)
+    return outputs(STUDENT_MAPS, 4, size, seed=1, **options), outputs(TEACHER_MAPS, 7, size, seed=2, **options)
 
 
 def built(**options):
@@ -97,8 +97,8 @@ def naive_context(ours, theirs):
         cells = min(size, height), min(size, width)
         if cells != (height, width):
             weight = weight / 2
-            one, other = naive_pool(ours, *cells), naive_pool(theirs, *cells)
-            total, weights = total + weight * ((one - other) ** 2).sum() / one.numel(), weights + weight
+            first, second = naive_pool(ours, *cells), naive_pool(theirs, *cells)
+            total, weights = total + weight * ((first - second) ** 2).sum() / first.numel(), weights + weight
     return total / weights
 
 
@@ -120,7 +120,7 @@ def naive(objective, student, teacher):
         deeper = [naive_nearest(sample, *theirs.shape[2:]) for sample in fused]
         answers = naive_norm([naive_convolution(sample, fusion.leave[0].weight) for sample in deeper], fusion.leave[1])
         losses = [
-            loss + naive_context(answer, wanted) for loss, answer, wanted in zip(losses, answers, theirs, strict=True)
+            loss + naive_context(answer, target) for loss, answer, target in zip(losses, answers, theirs, strict=True)
         ]
     return torch.stack(losses)
 
@@ -134,15 +134,17 @@ def test_review_is_the_naive_one(options):
     loss = objective(student, teacher, {})
     torch.testing.assert_close(loss, reference.sum() / len(reference), rtol=1e-10, atol=1e-13)
     inputs = [student.maps[ours] for ours, _ in objective.pairs] + [student.embedding, *objective.parameters()]
-    for got, wanted in zip(*(torch.autograd.grad(value, inputs) for value in (loss, reference.mean())), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-12)
+    for got, expected in zip(*(torch.autograd.grad(value, inputs) for value in (loss, reference.mean())), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize(("height", "width"), [(9, 8), (5, 3), (4, 4), (4, 8), (2, 2), (1, 1)])
 def test_the_context_counts_only_averages_smaller_than_the_map(height, width):
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator) for _ in range(2))
-    reference = torch.stack([naive_context(one, other) for one, other in zip(ours, theirs, strict=True)])
+    reference = torch.stack(
+        [naive_context(sample, reference_sample) for sample, reference_sample in zip(ours, theirs, strict=True)]
+    )
     torch.testing.assert_close(hierarchical_context(ours, theirs), reference, rtol=1e-12, atol=0)
 
 

@@ -360,7 +360,7 @@ def folder_of_images(root, samples):
 
 @pytest.mark.parametrize("kind", ["tensors", "files"])
 @pytest.mark.parametrize(("samples", "world"), [(1, 3), (2, 3), (3, 3), (9, 4)])
-def test_a_training_share_is_never_empty_and_a_filler_is_the_last_sample(tmp_path, kind, samples, world):
+def test_a_training_slice_is_never_empty_and_padding_is_the_last_sample(tmp_path, kind, samples, world):
     data = split(samples) if kind == "tensors" else folder_of_images(tmp_path, samples)
 
     def shares(train):
@@ -372,11 +372,13 @@ def test_a_training_share_is_never_empty_and_a_filler_is_the_last_sample(tmp_pat
 
     whole = data.loader(batch_size=4, device="cpu", seed=1, train=True).epoch(2)
     for batch, dealt in zip(whole, shares(True), strict=True):
-        real = [share for share in dealt if "filler" not in share]
+        real = [share for share in dealt if "is_padding" not in share]
         assert torch.cat([share["index"] for share in real]).equal(batch["index"])
         for share in dealt[len(real) :]:
-            assert all(torch.equal(share[key], batch[key][-1:]) for key in batch) and share["filler"].tolist() == [True]
-    assert all("filler" not in share for dealt in shares(False) for share in dealt)
+            assert all(torch.equal(share[key], batch[key][-1:]) for key in batch) and share["is_padding"].tolist() == [
+                True
+            ]
+    assert all("is_padding" not in share for dealt in shares(False) for share in dealt)
     assert sum(len(share["index"]) for dealt in shares(False) for share in dealt) == samples
 
 

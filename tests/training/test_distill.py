@@ -164,7 +164,7 @@ def test_own_networks_and_datasets(own):
 def test_a_run_of_objects_says_so_to_the_command(own, capsys):
     assert main(["train", str(own.paths.config)]) == 2
     assert (
-        "Noisy' was an object in Python, which no config can make: hand it to contrastill.distill again"
+        "Tiny' was an object in Python, which no config can make: pass it to contrastill.distill again"
         in capsys.readouterr().err
     )
     with pytest.raises(UsageError, match=r"Tiny' was an object in Python.*as module="):
@@ -182,14 +182,14 @@ def test_views_are_functions_of_seed_view_and_index_with_any_workers(own, tmp_pa
 
 
 def test_listed_labels_save_reading_all_samples_and_are_not_believed_blindly():
-    from contrastill.datasets.io.user_samples import OwnSamples
+    from contrastill.datasets.io.user_samples import UserSamples
 
     data = Noisy()
-    assert OwnSamples(data).targets.tolist() == [row % 4 for row in range(48)] and data.read > 48
+    assert UserSamples(data).targets.tolist() == [row % 4 for row in range(48)] and data.read > 48
     for listed, all_read in ((torch.arange(48) % 4, False), (torch.zeros(48, dtype=torch.int64), True)):
         data = Noisy()
         data.targets = listed
-        assert OwnSamples(data).targets.tolist() == [row % 4 for row in range(48)]
+        assert UserSamples(data).targets.tolist() == [row % 4 for row in range(48)]
         assert (data.read > 48) == all_read
 
 

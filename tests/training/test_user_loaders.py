@@ -18,7 +18,7 @@ from torch.utils.data import (
 
 import contrastill
 from contrastill.core.errors import UsageError
-from contrastill.models.user_module import OwnNetwork, given_parts, unwrapped
+from contrastill.models.user_module import UserModule, module_parts, unwrapped
 
 IMAGES = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(IMAGES, torch.arange(20) % 4)
@@ -134,12 +134,12 @@ def test_an_order_that_a_training_does_not_keep_is_told(tmp_path, caplog):
 def test_a_wrapper_around_a_module_is_taken_off(wrap):
     bare = network()
     assert unwrapped(wrap(bare)) is bare and unwrapped(bare) is bare
-    module, taps, _, _ = given_parts(
+    module, taps, _, _ = module_parts(
         contrastill.Network(
             bare, taps=contrastill.Taps(embedding="input:4"), preprocess=contrastill.Preprocess((0.0,) * 3, (1.0,) * 3)
         )
     )
-    assert module is bare and OwnNetwork(
+    assert module is bare and UserModule(
         unwrapped(wrap(bare)), taps, contrastill.Preprocess((0.0,) * 3, (1.0,) * 3), (3, 8, 8)
     ).classifiers == ("4",)
 

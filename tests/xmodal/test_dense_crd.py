@@ -10,8 +10,9 @@ from contrastill.core.crd.criterion import Critic, pair_loss
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.representation import Representation, RepresentationSpec
-from contrastill.xmodal.dense_crd import DenseCRD, MLPEmbedding
+from contrastill.xmodal.dense_crd import DenseCRD
 from contrastill.xmodal.position_rows import PositionRows
+from contrastill.xmodal.projectors import MLPEmbedding
 
 TAU, D = 0.1, 6
 
@@ -49,10 +50,10 @@ def standardised(rows):
 
 def assert_same(ours, reference, inputs):
     torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
-    for got, wanted in zip(
+    for got, expected in zip(
         *(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, reference)), strict=True
     ):
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("weight", [3, 40.5])
@@ -70,13 +71,13 @@ def embed_teacher(rows, linear):
     return unit(standardised(rows) @ linear.weight.T + linear.bias)
 
 
-def said(seed, maps, dim):
+def representation(seed, maps, dim):
     generator = torch.Generator().manual_seed(seed)
-    made = Representation(
+    result = Representation(
         maps=(torch.randn(3, *maps, dtype=torch.float64, generator=generator, requires_grad=True),),
         embedding=torch.randn(3, dim, dtype=torch.float64, generator=generator, requires_grad=True),
     )
-    return made
+    return result
 
 
 BATCH = {"index": torch.tensor([4, 9, 2]), "target": torch.tensor([1, 0, 1])}
@@ -85,7 +86,7 @@ BATCH = {"index": torch.tensor([4, 9, 2]), "target": torch.tensor([1, 0, 1])}
 @pytest.mark.parametrize("negatives_from", ["other_sample", "other_position", "other_class"])
 @pytest.mark.parametrize("weight", [None, 50])
 def test_local_local_is_the_naive_one(negatives_from, weight):
-    student, teacher = said(1, (5, 2, 4), 3), said(2, (4, 2, 2), 7)
+    student, teacher = representation(1, (5, 2, 4), 3), representation(2, (4, 2, 2), 7)
     torch.manual_seed(0)
     dense = DenseCRD(
         [(5, 4)], embed_dim=D, temperature=TAU, negatives_from=negatives_from, num_negatives=weight
@@ -109,7 +110,7 @@ def test_local_local_is_the_naive_one(negatives_from, weight):
 
 
 def test_local_global_is_the_naive_one_both_ways():
-    student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 3, 1), 7)
+    student, teacher = representation(3, (5, 2, 2), 3), representation(4, (4, 3, 1), 7)
     torch.manual_seed(0)
     dense = DenseCRD(
         [(5, 4)], (3, 7), pairing="local_global", embed_dim=D, temperature=TAU, negatives_from="other_sample"
@@ -134,7 +135,7 @@ def test_local_global_is_the_naive_one_both_ways():
 
 
 def test_both_is_the_sum_and_a_sample_met_twice_is_no_negative_of_itself():
-    student, teacher = said(5, (5, 2, 2), 3), said(6, (4, 2, 2), 7)
+    student, teacher = representation(5, (5, 2, 2), 3), representation(6, (4, 2, 2), 7)
     parts = {}
     for pairing in ("local_local", "local_global", "both"):
         torch.manual_seed(0)
@@ -152,8 +153,8 @@ def test_both_is_the_sum_and_a_sample_met_twice_is_no_negative_of_itself():
     left = parts["local_local"].local[0][0](student.maps[0].flatten(2).transpose(1, 2)).flatten(0, 1)
     right = embed_teacher(teacher.maps[0].flatten(2).transpose(1, 2).flatten(0, 1), parts["local_local"].local[0][1][1])
     bias = math.log(11) + 1 / (2 * D * 0.1**2)
-    wanted = 2 * softplus(bias - (left * right).sum(1) / 0.1).mean()
-    assert math.isclose(parts["local_local"](student, teacher, twice).item(), wanted.item(), rel_tol=1e-12)
+    anchors = 2 * softplus(bias - (left * right).sum(1) / 0.1).mean()
+    assert math.isclose(parts["local_local"](student, teacher, twice).item(), anchors.item(), rel_tol=1e-12)
 
 
 def test_a_zero_map_gives_no_nan_and_half_precision_agrees():
@@ -175,30 +176,30 @@ def setting(student=((5, 4, 4),), targets=None):
 
 
 @pytest.mark.parametrize(
-    ("options", "given", "message"),
+    ("options", "setting_", "message"),
     [
         ({}, setting(student=()), "the student has none"),
         ({"pairs": ((1, 0),)}, setting(), "names map 1 of the student, which has 1"),
         ({"negatives_from": "other_class"}, setting(), "needs labels, and this data has none"),
     ],
 )
-def test_refusals(options, given, message):
+def test_refusals(options, setting_, message):
     with pytest.raises(UsageError, match=message):
-        DenseCRD.build(DenseCRD.Options(**options), given)
+        DenseCRD.build(DenseCRD.Options(**options), setting_)
 
 
 def test_a_batch_of_one_has_no_negatives():
-    one = Representation(maps=(torch.randn(1, 5, 2, 2),))
+    single = Representation(maps=(torch.randn(1, 5, 2, 2),))
     with pytest.raises(UsageError, match="use another train.batch_size"):
-        DenseCRD([(5, 5)])(one, one, {"index": torch.tensor([0])})
+        DenseCRD([(5, 5)])(single, single, {"index": torch.tensor([0])})
 
 
 def test_pairs_of_maps_add_up_and_the_last_two_are_the_default():
     maps = ((5, 4, 4), (6, 2, 2), (7, 2, 2))
-    given = Setting(RepresentationSpec(10, 3, maps), RepresentationSpec(10, 7, maps[1:]), 20, None, 0)
-    both = DenseCRD.build(DenseCRD.Options(embed_dim=D), given).double()
+    setting = Setting(RepresentationSpec(10, 3, maps), RepresentationSpec(10, 7, maps[1:]), 20, None, 0)
+    both = DenseCRD.build(DenseCRD.Options(embed_dim=D), setting).double()
     assert both.pairs == ((-2, -2), (-1, -1)) and [sides[0].in_features for sides in both.local] == [6, 7]
-    one, other = (
+    last, other = (
         Representation(
             maps=tuple(
                 torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -211,8 +212,8 @@ def test_pairs_of_maps_add_up_and_the_last_two_are_the_default():
     for place, pair in enumerate(both.pairs):
         single = DenseCRD([(maps[pair[0]][0],) * 2], pairs=(pair,), embed_dim=D).double()
         single.local[0].load_state_dict(both.local[place].state_dict())
-        alone.append(single(one, other, BATCH).item())
-    assert math.isclose(both(one, other, BATCH).item(), sum(alone), rel_tol=1e-12)
+        alone.append(single(last, other, BATCH).item())
+    assert math.isclose(both(last, other, BATCH).item(), sum(alone), rel_tol=1e-12)
 
 
 def test_no_more_positions_than_allowed():
@@ -251,7 +252,7 @@ class Outputs:
 def with_rows(seed=0, **options):
     """Over 2×2 positions, of which P of each sample are kept."""
     torch.manual_seed(3)
-    given = {
+    defaults = {
         "criterion": "softmax",
         "num_rows": 20,
         "row_positions": P,
@@ -261,7 +262,7 @@ def with_rows(seed=0, **options):
         "num_samples": M,
         **options,
     }
-    return DenseCRD([(5, 4)], targets=CLASSES, seed=seed, **given).double()
+    return DenseCRD([(5, 4)], targets=CLASSES, seed=seed, **defaults).double()
 
 
 def visit(dense, index, outputs=None, seed=0):
@@ -332,13 +333,13 @@ def test_softmax_with_rows_is_the_naive_one(negatives_from, filled):
 
 
 def test_softmax_of_positions_and_pooled_embeddings_is_the_naive_one():
-    student, teacher = said(3, (5, 2, 2), 3), said(4, (4, 2, 2), 7)
+    student, teacher = representation(3, (5, 2, 2), 3), representation(4, (4, 2, 2), 7)
     torch.manual_seed(0)
     dense = DenseCRD(
         [(5, 4)], (3, 7), pairing="local_global", criterion="softmax", embed_dim=D, temperature=TAU
     ).double()
     pooled = [dense.pooled[0](student.embedding), embed_teacher(teacher.embedding, dense.pooled[1][1])]
-    flat = [one.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for one in (student, teacher)]
+    flat = [side.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for side in (student, teacher)]
     local = [dense.local[0][0](flat[0]), embed_teacher(flat[1], dense.local[0][1][1])]
     total = 0.0
     for positions, others in ((local[0], pooled[1]), (local[1], pooled[0])):
@@ -350,7 +351,7 @@ def test_softmax_of_positions_and_pooled_embeddings_is_the_naive_one():
 
 
 def test_without_negatives_the_softmax_is_zero_and_its_gradient_too():
-    student, teacher = said(5, (5, 2, 2), 3), said(6, (4, 2, 2), 7)
+    student, teacher = representation(5, (5, 2, 2), 3), representation(6, (4, 2, 2), 7)
     dense = DenseCRD([(5, 4)], criterion="softmax", negatives_from="other_sample").double()
     loss = dense(student, teacher, {"index": torch.tensor([4, 4, 4])})
     loss.backward()
@@ -358,7 +359,7 @@ def test_without_negatives_the_softmax_is_zero_and_its_gradient_too():
 
 
 def test_the_anchor_is_one_minus_the_cosine_and_rows_do_not_change_it():
-    student, teacher = said(1, (5, 2, 2), 3), said(2, (4, 2, 2), 7)
+    student, teacher = representation(1, (5, 2, 2), 3), representation(2, (4, 2, 2), 7)
     losses = []
     for weight in (0.0, 2.5):
         torch.manual_seed(0)
@@ -369,7 +370,7 @@ def test_the_anchor_is_one_minus_the_cosine_and_rows_do_not_change_it():
         "anchors.0.bias",
     }
     anchored.load_state_dict(plain.state_dict(), strict=False)
-    ours, theirs = (one.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for one in (student, teacher))
+    ours, theirs = (side.maps[0].flatten(2).transpose(1, 2).flatten(0, 1) for side in (student, teacher))
     linear, target = anchored.anchors[0], standardised(theirs)
     mapped = ours @ linear.weight.T + linear.bias
     anchor = sum(1 - (x @ y) / (x.norm() * y.norm()) for x, y in zip(mapped, target, strict=True)) / len(target)
@@ -397,7 +398,7 @@ def test_defaults_have_no_more_state_than_before():
     }
 
 
-def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
+def test_rows_ahead_are_those_that_come_and_positions_of_the_cached_maps():
     outputs, ahead, seen = Outputs(), with_rows(), with_rows()
     ahead.prepare([outputs])
     seen.prepare([Outputs(cached=False)])
@@ -421,16 +422,16 @@ def test_rows_ahead_are_those_that_come_and_positions_of_the_kept_maps():
     )
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_maps_that_are_no_numbers_are_refused_as_rows_and_not_measured(kept):
-    outputs, without = Outputs(kept), Outputs(cached=False)
+@pytest.mark.parametrize("cached", [True, False])
+def test_maps_that_are_no_numbers_are_refused_as_rows_and_not_measured(cached):
+    outputs, without = Outputs(cached), Outputs(cached=False)
     outputs.maps[4, 1, 0, 0] = torch.nan
     without.sample = lambda needs: Representation(maps=(outputs.maps[[0, 2, 6, 8, 10]],))
     dense, fewer = with_rows(), with_rows()
     fewer.prepare([without])
     with (
         pytest.raises(ContrastillError, match="output for training sample 4 is not a finite number")
-        if kept
+        if cached
         else nullcontext()
     ):
         dense.prepare([outputs])
@@ -445,24 +446,24 @@ def test_a_sample_keeps_no_more_positions_than_its_map_has():
     torch.testing.assert_close(dense.rows[0].embeddings.sum(0), pooled_to_grid(Outputs().maps).sum(0))
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_resumed_run_goes_on_with_the_same_draws_and_rows(kept):
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_resumed_run_goes_on_with_the_same_draws_and_rows(cached):
     order = torch.randperm(M, generator=torch.Generator().manual_seed(1)).split(3)
-    whole, resumed = with_rows(), with_rows()
-    for dense in (whole, resumed):
-        dense.prepare([Outputs(kept)])
+    uninterrupted, resumed = with_rows(), with_rows()
+    for dense in (uninterrupted, resumed):
+        dense.prepare([Outputs(cached)])
     for index in order[:2]:
-        visit(whole, index)
-    state = {name: value.clone() for name, value in whole.state_dict().items()}
-    assert ("rows.0.embeddings" in state) is not kept
+        visit(uninterrupted, index)
+    state = {name: value.clone() for name, value in uninterrupted.state_dict().items()}
+    assert ("rows.0.embeddings" in state) is not cached
     resumed.load_state_dict(state)
     assert resumed.rows[0].draws == 2
     for index in order[2:]:
-        assert torch.equal(visit(whole, index)[0], visit(resumed, index)[0])
-    whole.eval()
-    filled, draws = int(whole.rows[0].filled), whole.rows[0].draws
-    visit(whole, order[0])
-    assert (int(whole.rows[0].filled), whole.rows[0].draws) == (filled, draws)
+        assert torch.equal(visit(uninterrupted, index)[0], visit(resumed, index)[0])
+    uninterrupted.eval()
+    filled, draws = int(uninterrupted.rows[0].filled), uninterrupted.rows[0].draws
+    visit(uninterrupted, order[0])
+    assert (int(uninterrupted.rows[0].filled), uninterrupted.rows[0].draws) == (filled, draws)
 
 
 def test_rows_wait_for_the_optimiser_step():
@@ -531,9 +532,9 @@ def test_rows_of_other_classes_need_the_classes():
 
 
 @pytest.mark.parametrize(("samples", "grid"), [(None, (4, 4)), (2, (3, 3)), (5, (2, 2)), (100, (1, 1))])
-def test_rows_are_kept_at_the_size_of_a_whole_batch(samples, grid):
-    given = Setting(
+def test_rows_are_stored_at_the_size_of_a_full_batch(samples, grid):
+    setting = Setting(
         RepresentationSpec(10, 3, ((5, 4, 8),)), RepresentationSpec(10, 7, ((4, 6, 4),)), 20, None, 0, samples
     )
-    dense = DenseCRD.build(DenseCRD.Options(criterion="softmax", num_rows=8, positions=20), given)
+    dense = DenseCRD.build(DenseCRD.Options(criterion="softmax", num_rows=8, positions=20), setting)
     assert dense.grids == [grid] and dense.rows[0].num_samples == 20 * min(4, grid[0] * grid[1])

@@ -104,20 +104,20 @@ def test_what_can_be_is_not_refused():
         check(name, RGBD, Camera("mm", INTRINSICS))
 
 
-def test_derive_adds_what_is_wanted_and_cleans_depth():
-    given, camera = batch(), Camera("mm", INTRINSICS)
-    kept = {name: values.clone() for name, values in given.items()}
-    result = derive(given, ["rgb", "luminance", "normals"], camera)
-    assert set(result) == {*given, "luminance", "normals"}
-    assert all(torch.equal(given[name], kept[name]) for name in kept)  # the batch itself is left alone
-    assert torch.equal(result["luminance"], luminance(given["rgb"])) and result["rgb"] is given["rgb"]
+def test_derive_adds_modalities_and_cleans_depth():
+    original, camera = batch(), Camera("mm", INTRINSICS)
+    copies = {name: values.clone() for name, values in original.items()}
+    result = derive(original, ["rgb", "luminance", "normals"], camera)
+    assert set(result) == {*original, "luminance", "normals"}
+    assert all(torch.equal(original[name], copies[name]) for name in copies)  # the batch itself is left alone
+    assert torch.equal(result["luminance"], luminance(original["rgb"])) and result["rgb"] is original["rgb"]
     assert result["depth"][:, :, 2, 3].isnan().all() and torch.allclose(
-        result["depth"][0, 0, 0], given["depth"][0, 0, 0] / 1000
+        result["depth"][0, 0, 0], original["depth"][0, 0, 0] / 1000
     )
-    assert torch.equal(result["normals"].nan_to_num(), normals(result["depth"], given["camera"]).nan_to_num())
+    assert torch.equal(result["normals"].nan_to_num(), normals(result["depth"], original["camera"]).nan_to_num())
 
 
-def test_depth_of_unknown_unit_is_handed_out_as_stored_and_nothing_metric_is_made():
+def test_depth_of_unknown_unit_stays_as_stored_and_nothing_metric_is_derived():
     result = derive(batch(), ["depth", "normalized_depth"], None)
     assert result["depth"].isnan().sum() == 3 and torch.equal(result["depth"].nan_to_num(0.0), batch()["depth"])
     for name, camera in (("inverse_depth", None), ("hha", Camera("relative", INTRINSICS)), ("normals", Camera("m"))):
@@ -136,8 +136,8 @@ def test_a_stored_modality_is_not_made_anew():
 def test_the_loader_adds_to_every_batch_and_passes_the_rest_through():
     loader = DerivedLoader(Kept(), {"inverse_depth"}, Camera("m"))
     assert loader.num_samples == 3 and len(loader) == 1 and loader.train is True
-    for found in (next(loader.epoch(0)), next(loader.in_order(0))):
-        assert torch.equal(found["inverse_depth"].nan_to_num(), inverse_depth(found["depth"]).nan_to_num())
+    for derived in (next(loader.epoch(0)), next(loader.in_order(0))):
+        assert torch.equal(derived["inverse_depth"].nan_to_num(), inverse_depth(derived["depth"]).nan_to_num())
     assert list(loader.epoch(0, 1)) == []
     assert copy.deepcopy(loader).num_samples == 3
     with pytest.raises(AttributeError):
@@ -152,11 +152,11 @@ def test_views_of_a_split_bring_their_own_camera():
     images.interior[:] = depth[..., None]
     split = TensorSplit({"depth": images}, flip=True, camera=Camera("mm", INTRINSICS))
     seen = set()
-    for found in DerivedLoader(split.loader(batch_size=8, device="cpu", train=True), ["normals"], split.camera).epoch(
+    for derived in DerivedLoader(split.loader(batch_size=8, device="cpu", train=True), ["normals"], split.camera).epoch(
         0
     ):
         expected = -torch.nn.functional.normalize(torch.tensor([0.1, 0.05, 0.5]), dim=0)
-        for normal in found["normals"]:
+        for normal in derived["normals"]:
             mirrored = bool(normal[0].nanmean() > 0)
             seen.add(mirrored)
             known = normal[:, normal.isfinite().all(0)]
@@ -170,10 +170,10 @@ def test_views_of_the_rendered_rooms_know_which_way_is_down():
     rooms = Rooms(Rooms.Options(modalities=["depth", "semantics"], size=48, train_samples=24, crop_padding=4))
     split, seen = rooms.open("train"), 0
     loader = DerivedLoader(split.loader(batch_size=12, device="cpu", train=True), ["normals", "hha"], split.camera)
-    for found in loader.epoch(0):
-        down = gravity(found["normals"])
+    for derived in loader.epoch(0):
+        down = gravity(derived["normals"])
         for normal, height, semantics, gravitation in zip(
-            found["normals"], found["hha"][:, 1], found["semantics"], down, strict=True
+            derived["normals"], derived["hha"][:, 1], derived["semantics"], down, strict=True
         ):
             floor = (
                 torch.nn.functional.max_pool2d((semantics != split.semantic_classes.index("floor")).float(), 3, 1, 1)[0]

@@ -177,15 +177,15 @@ def test_normals_of_planes_are_exact_up_to_the_border(normal):
     normal = np.array(normal) / np.linalg.norm(normal)
     depth = plane(normal, -2.5)
     seen = (depth > 0.3) & (depth < 20)
-    found = normals(torch.where(seen, depth, torch.nan), cameras())
-    known = found[0].isfinite().all(0).numpy()
+    estimated = normals(torch.where(seen, depth, torch.nan), cameras())
+    known = estimated[0].isfinite().all(0).numpy()
     assert known.sum() > 300
-    assert degrees(found[0].numpy()[:, known], normal[:, None]).max() < 0.1
-    assert torch.allclose(found[0].norm(dim=0)[torch.from_numpy(known)], torch.ones(()), atol=1e-5)
+    assert degrees(estimated[0].numpy()[:, known], normal[:, None]).max() < 0.1
+    assert torch.allclose(estimated[0].norm(dim=0)[torch.from_numpy(known)], torch.ones(()), atol=1e-5)
 
 
 def test_normals_of_a_sphere_each_view_with_its_own_camera():
-    centre, radius, views, found = np.array([0.1, -0.2, 3.0]), 1.0, [], []
+    centre, radius, views, estimated = np.array([0.1, -0.2, 3.0]), 1.0, [], []
     for camera in ((60.0, 58.0, 30.0, 25.0), (90.0, 88.0, 20.0, 30.0), (45.0, 45.0, 31.5, 23.5)):
         direction = rays(camera)
         a, b, c = (direction**2).sum(-1), direction @ centre, centre @ centre - radius**2
@@ -193,8 +193,8 @@ def test_normals_of_a_sphere_each_view_with_its_own_camera():
         depth = np.where(inside > 0, (b - np.sqrt(np.maximum(inside, 0))) / a, np.nan)
         views.append((camera, depth, (direction * depth[..., None] - centre) / radius))
     depth = torch.from_numpy(np.stack([depth for _, depth, _ in views])).float()[:, None]
-    found = normals(depth, cameras(*(camera for camera, _, _ in views)))
-    for normal, (camera, _, expected) in zip(found, views, strict=True):
+    estimated = normals(depth, cameras(*(camera for camera, _, _ in views)))
+    for normal, (camera, _, expected) in zip(estimated, views, strict=True):
         # Where the surface turns away the difference over three pixels is no longer the slope.
         front = normal.isfinite().all(0).numpy() & (
             (-expected * rays(camera)).sum(-1) > 0.5 * np.linalg.norm(rays(camera), axis=-1)
@@ -206,8 +206,8 @@ def test_normals_of_a_sphere_each_view_with_its_own_camera():
 
 def test_normals_point_to_the_camera_and_do_not_depend_on_the_unit():
     depth, _, _, _ = room(10, 5)
-    found = normals(depth, cameras())
-    assert ((found[0].permute(1, 2, 0).numpy() * rays()).sum(-1) < 1e-6).all()
+    estimated = normals(depth, cameras())
+    assert ((estimated[0].permute(1, 2, 0).numpy() * rays()).sum(-1) < 1e-6).all()
     stored = (depth * 1000).round()
     metric, milli = clean_depth(stored / 1000, Camera("m")), clean_depth(stored, Camera("mm"))
     assert torch.equal(normals(metric, cameras()), normals(milli, cameras())) and torch.equal(
@@ -226,20 +226,20 @@ def test_what_was_not_measured_never_becomes_a_number(name):
         stored[0, 0, holes] = value
         results.append(entry.function(clean_depth(stored, Camera("m")), *([cameras()] if entry.intrinsics else [])))
         assert torch.equal(results[-1].view(torch.int32), results[0].view(torch.int32)), value
-    found = results[0]
+    result = results[0]
     near = torch.nn.functional.max_pool2d(holes.float()[None, None], 3, 1, 1)[0, 0] > 0
     lost = {"normals": [near] * 3, "hha": [holes, holes, near]}.get(name, [holes])
-    assert torch.equal(found[0].isnan(), torch.stack(lost)) and not found.isinf().any()
+    assert torch.equal(result[0].isnan(), torch.stack(lost)) and not result.isinf().any()
 
 
 def test_a_frame_without_any_reading_and_a_batch_without_any_frame():
     for entry in MODALITIES.values():
         if entry.of != "depth":
             continue
-        found = entry.function(
+        result = entry.function(
             torch.full((2, 1, 8, 8), torch.nan), *([cameras(CAMERA, CAMERA)] if entry.intrinsics else [])
         )
-        assert found.shape == (2, entry.channels, 8, 8) and found.isnan().all(), entry.name
+        assert result.shape == (2, entry.channels, 8, 8) and result.isnan().all(), entry.name
         empty = entry.function(torch.zeros(0, 1, 8, 8), *([torch.zeros(0, 4)] if entry.intrinsics else []))
         assert empty.shape == (0, entry.channels, 8, 8), entry.name
 
@@ -315,12 +315,15 @@ def test_a_batch_is_its_frames_one_by_one():
     depth[2, 0, 5:9, 7:20] = torch.nan
     own = cameras(*(tuple(value * (1 + 0.01 * k) for value in CAMERA) for k in range(len(TILTS))))
     for name in ("normals", "hha"):
-        whole = MODALITIES[name].function(depth, own)
+        batched = MODALITIES[name].function(depth, own)
         again = MODALITIES[name].function(depth, own)
-        assert torch.equal(whole.view(torch.int32), again.view(torch.int32))
+        assert torch.equal(batched.view(torch.int32), again.view(torch.int32))
         for k in range(len(TILTS)):
             assert torch.allclose(
-                whole[k : k + 1], MODALITIES[name].function(depth[k : k + 1], own[k : k + 1]), atol=1e-3, equal_nan=True
+                batched[k : k + 1],
+                MODALITIES[name].function(depth[k : k + 1], own[k : k + 1]),
+                atol=1e-3,
+                equal_nan=True,
             )
 
 
@@ -330,11 +333,11 @@ def test_autocast_changes_nothing():
         torch.randint(256, (1, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
     )
     for entry in MODALITIES.values():
-        given = (rgb,) if entry.of == "rgb" else (depth, cameras()) if entry.intrinsics else (depth,)
-        expected = entry.function(*given)
+        arguments = (rgb,) if entry.of == "rgb" else (depth, cameras()) if entry.intrinsics else (depth,)
+        expected = entry.function(*arguments)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = entry.function(*given)
-        assert found.dtype == torch.float32 and torch.equal(found.view(torch.int32), expected.view(torch.int32)), (
+            result = entry.function(*arguments)
+        assert result.dtype == torch.float32 and torch.equal(result.view(torch.int32), expected.view(torch.int32)), (
             entry.name
         )
 
@@ -361,8 +364,8 @@ def test_rendered_rooms_have_the_floors_normal_and_the_scenes_gravity():
     camera = cameras((fx, fy, cx - 0.5, cy - 0.5)).expand(len(index), 4)
     off, noisy = [], []
     ideal = normals(clean_depth(torch.from_numpy(clean.depth)[:, None], Camera("m")), camera)
-    found = normals(clean_depth(torch.from_numpy(frames.depth)[:, None], Camera("m")), camera)
-    down, measured = gravity(ideal), gravity(found)
+    estimated = normals(clean_depth(torch.from_numpy(frames.depth)[:, None], Camera("m")), camera)
+    down, measured = gravity(ideal), gravity(estimated)
     for k in index:
         scene = draw_scene(index[k : k + 1], 0, 0, int(frames.attempt[k]), distractors=True)
         up = scene.axes[0] @ np.array([0.0, 0.0, 1.0])
@@ -375,7 +378,7 @@ def test_rendered_rooms_have_the_floors_normal_and_the_scenes_gravity():
         )
         if floor.sum() > 20:
             assert degrees(ideal[k][:, floor].numpy(), up[:, None]).max() < 1
-            known = floor & found[k].isfinite().all(0)
-            mean = found[k][:, known].mean(1)
+            known = floor & estimated[k].isfinite().all(0)
+            mean = estimated[k][:, known].mean(1)
             assert degrees((mean / mean.norm()).numpy(), up) < 5
     assert np.median(off) < 1 and np.median(noisy) < 3

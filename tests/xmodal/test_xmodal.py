@@ -52,7 +52,7 @@ def xmodal(teachers, out, *more):
     ]
 
 
-def test_a_student_of_depth_is_taught_by_rgb_and_by_normals(teachers, tmp_path, capsys):
+def test_a_student_of_depth_is_distilled_from_rgb_and_normals(teachers, tmp_path, capsys):
     out = tmp_path / "run"
     second = ["teachers.1.model=resnet8", f"teachers.1.weights={teachers / 'normals'}", "teachers.1.modality=normals"]
     train(*xmodal(teachers, out, *second, "objectives.attention.weight=10", "objectives.kd.weight=1"))
@@ -74,20 +74,20 @@ def test_a_student_of_depth_is_taught_by_rgb_and_by_normals(teachers, tmp_path, 
         )
         == 0
     )
-    said = json.loads(capsys.readouterr().out)
-    assert {(row["role"], row["task"]) for row in said} == {
+    printed = json.loads(capsys.readouterr().out)
+    assert {(row["role"], row["task"]) for row in printed} == {
         (role, task) for role in ("student", "random", "teacher") for task in ("segmentation", "classification")
     }
     assert (out / "predictions.png").stat().st_size > 10_000
 
 
-def test_memory_of_the_teachers_gives_the_loss_of_live_ones(teachers, tmp_path):
+def test_cached_teacher_outputs_give_the_loss_of_live_teachers(teachers, tmp_path):
     plain = ["data.crop_padding=0", "data.flip=false"]  # a single view, so that live teachers see the same
     train(*xmodal(teachers, tmp_path / "live", *plain))
     train(*xmodal(teachers, tmp_path / "kept", *plain, "train.views=1"))
-    live, kept = (Run(tmp_path / name).history() for name in ("live", "kept"))
-    for one, other in zip(live, kept, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    live, cached = (Run(tmp_path / name).history() for name in ("live", "kept"))
+    for live_row, cached_row in zip(live, cached, strict=True):
+        assert live_row["loss"] == pytest.approx(cached_row["loss"], rel=1e-4)
 
 
 def test_statistics_of_a_modality_are_those_of_the_data(teachers, tmp_path):
@@ -127,7 +127,8 @@ def of_sensors(teachers, sensors, tmp_path):
     config = tmp_path / "sensors.yaml"
     config.write_text(
         f"""
-data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null, splits: {{train: train, test: null}}}}
+data: {{name: packed, path: {sensors}, fields: {{rgb: rgb, depth: depth_mm}}, target: null,
+       splits: {{train: train, test: null}}}}
 teachers: [{{model: resnet8, weights: {teachers / "rgb"}}}]
 student: {{model: conv5, modality: depth}}
 objectives: {{dense_crd: {{}}}}
@@ -172,8 +173,8 @@ def test_a_packed_file_without_labels_teaches_and_another_group_is_evaluated(of_
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(of_sensors, tmp_path, capsys, changes, message):
     assert main(["train", str(of_sensors), f"out={tmp_path / 'run'}", *changes]) == 2
-    said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said and not (tmp_path / "run").exists()
+    stderr = capsys.readouterr().err
+    assert message in stderr and "Traceback" not in stderr and not (tmp_path / "run").exists()
 
 
 def test_a_depth_of_the_wrong_unit_is_warned_of(sensors, caplog):
@@ -216,12 +217,12 @@ def test_weights_of_an_rgb_network_start_a_depth_student(tmp_path):
 
     torch.manual_seed(0)
     save_student(build_network("resnet8", num_classes=5), tmp_path / "rgb.safetensors")
-    kept = contrastill.load_student(tmp_path / "rgb.safetensors")
+    student = contrastill.load_student(tmp_path / "rgb.safetensors")
     depth = build_network(
         "resnet8", num_classes=5, weights=tmp_path / "rgb.safetensors", modality="depth", statistics=((2.0,), (1.0,))
     )
     assert depth.preprocess.mean == (2.0,) and depth.preprocess.std == (1.0,)
-    torch.testing.assert_close(depth.module.conv1.weight, kept.conv1.weight.sum(1, keepdim=True))
+    torch.testing.assert_close(depth.module.conv1.weight, student.conv1.weight.sum(1, keepdim=True))
     wide = build_network(
         "resnet8",
         num_classes=5,
@@ -230,4 +231,4 @@ def test_weights_of_an_rgb_network_start_a_depth_student(tmp_path):
         statistics=((0.0,) * 4, (1.0,) * 4),
     )
     grey = torch.rand(2, 1, 8, 8)
-    torch.testing.assert_close(wide.module.conv1(grey.expand(-1, 4, -1, -1)), kept.conv1(grey.expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(wide.module.conv1(grey.expand(-1, 4, -1, -1)), student.conv1(grey.expand(-1, 3, -1, -1)))

@@ -56,7 +56,7 @@ def share(batch, rank, world):
     own = {name: value.tensor_split(world)[rank] for name, value in batch.items()}
     if len(own["index"]):
         return own
-    return {name: value[-1:] for name, value in batch.items()} | {"filler": torch.ones(1, dtype=torch.bool)}
+    return {name: value[-1:] for name, value in batch.items()} | {"is_padding": torch.ones(1, dtype=torch.bool)}
 
 def steps(case, placement, parts):
     loss, passes, found = build(case, placement), case.get("passes", 1), {}

@@ -23,7 +23,7 @@ def test_processes_share_the_looking_and_hold_the_same_bits_and_train_alike(rank
     # show whether a teacher is random.
     assert [[seen - 16 for _, seen in each] for each in (alone, *each_rank)] == [[96, 96], [64, 48], [32, 48]]
     files = {
-        folder: {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "said").rglob("*.h5")}
+        folder: {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "outputs").rglob("*.h5")}
         for folder in (one, two)
     }
     assert len(files[one]) == 12 and files[one] == files[two]

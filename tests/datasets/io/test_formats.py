@@ -18,7 +18,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.array_files import read_array, read_pair
 from contrastill.datasets.io.images import Picture
-from contrastill.datasets.io.user_samples import OwnSamples
+from contrastill.datasets.io.user_samples import UserSamples
 
 DEEP = np.array([[0, 1, 257, 1000], [4095, 10000, 40000, 65535]], np.uint16)
 COLOUR = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]], 2)
@@ -45,7 +45,7 @@ def _png(path, rows, width, bits, colour, *chunks, height=None):
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height or len(rows), bits, colour, 0, 0, height is not None))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*given) for given in chunks) + body + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*fields) for fields in chunks) + body + chunk(b"IEND", b"")
     )
 
 
@@ -289,7 +289,7 @@ def _pages(path, **options):
 
 
 @pytest.mark.parametrize(
-    "name,modality,write,says",
+    "name,modality,write,message",
     [
         ("l.webp", "semantics", lambda path: _webp(path, quality=90),
             "is a WEBP with lossy compression, which blends the labels"),
@@ -334,9 +334,9 @@ def _pages(path, **options):
         ("d.png", "depth", lambda path: _png(path, [b"\1\2"], 1, 8, 4), "d.png has 2 channels: depth has one"),
     ],
 )  # fmt: skip
-def test_what_would_not_come_out_as_stored_is_refused(tmp_path, name, modality, write, says):
+def test_what_would_not_come_out_as_stored_is_refused(tmp_path, name, modality, write, message):
     write(tmp_path / name)
-    with pytest.raises(ContrastillError, match=says) as caught:
+    with pytest.raises(ContrastillError, match=message) as caught:
         read_array(tmp_path / name, modality)
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -359,7 +359,7 @@ def test_lossless_labels_and_smaller_copies_of_a_page_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_of_a_pair_are_turned_alike_or_refused(tmp_path, orientation):
+def test_orientation_is_applied_to_all_of_a_pair_or_refused(tmp_path, orientation):
     colour = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
     turn = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
@@ -504,7 +504,7 @@ def test_rgb_of_a_packed_file_is_uint8_or_parts_of_1(tmp_path, dtype, message):
         dataset(dataset.Options(path=str(tmp_path / "d.h5"), splits={"train": dtype})).open("train")
 
 
-# A dataset of one's own
+# A user's own dataset
 
 
 class _Own:
@@ -519,7 +519,7 @@ class _Own:
 
 
 def _read(name, value):
-    return OwnSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
+    return UserSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
 
 
 def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
@@ -527,7 +527,7 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(_read("rgb", Image.fromarray(DEEP))[:, :, 0], expected) and len(caplog.records) == 1
         assert np.array_equal(_read("rgb", COLOUR), np.round(COLOUR / 257)) and len(caplog.records) == 2
-    assert "_Own hands out rgb of 16 bits, which is scaled so that 65535 becomes 255" in caplog.text
+    assert "_Own returns rgb of 16 bits, which is scaled so that 65535 becomes 255" in caplog.text
     assert np.array_equal(_read("rgb", torch.from_numpy(DEEP)), expected)
     _pnm(tmp_path / "p.pgm", DEEP // 7, 10000)
     assert np.array_equal(_read("rgb", Image.open(tmp_path / "p.pgm"))[:, :, 0], np.round(DEEP // 7 * 0.0255))
@@ -537,7 +537,7 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
         assert np.array_equal(_read("thermal", values), values)
     with pytest.raises(UsageError, match="thermal holds whole numbers up to 16777217, and modalities are float32"):
         _read("thermal", np.array([[2**24 + 1]]))
-    for value, says in (
+    for value, message in (
         (
             Image.fromarray(np.full((2, 2), 0.7, np.float32)),
             "rgb is a picture of Pillow of mode F, whose range is not known",
@@ -546,9 +546,9 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
             Image.fromarray(np.full((2, 2), 1000, np.int32)),
             "rgb is a picture of Pillow of mode I, whose range is not known",
         ),
-        (torch.full((3, 2, 2), 200), "rgb is of int64, whose range is not known: hand out uint8, uint16 or floats"),
+        (torch.full((3, 2, 2), 200), "rgb is of int64, whose range is not known: return uint8, uint16 or floats"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             _read("rgb", value)
 
 

@@ -99,15 +99,15 @@ def test_pictures_are_upright(tmp_path, suffix, options, orientation):
 
 
 def _damage(path, kind):
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.write_bytes(
         {
-            "half": whole[: len(whole) // 2],
-            "end": whole[:-20],
+            "half": content[: len(content) // 2],
+            "end": content[:-20],
             "text": b"this is no image",
             "none": b"",
-            "head": whole[:30],
-            "zeros": whole[: len(whole) // 2].ljust(len(whole), b"\0"),
+            "head": content[:30],
+            "zeros": content[: len(content) // 2].ljust(len(content), b"\0"),
         }[kind]
     )
 
@@ -117,7 +117,7 @@ def _damage(path, kind):
     [(suffix, kind) for suffix in ("jpg", "png") for kind in ("half", "text", "none", "head")]
     + [("jpg", "end"), ("jpg", "zeros")],
 )
-def test_damage_is_found(tmp_path, kind, suffix):
+def test_damage_is_detected(tmp_path, kind, suffix):
     _save(tmp_path / f"it.{suffix}")
     _damage(tmp_path / f"it.{suffix}", kind)
     with pytest.raises(

@@ -102,9 +102,9 @@ def test_all_modalities_stay_aligned(views, tolerance):
 
 def test_photometric_transforms_are_of_rgb_alone():
     transforms = [{"name": "ColorJitter", "p": 1}, {"name": "GaussNoise", "p": 1}]
-    plain, changed = (whole_epoch(split(transforms=given)) for given in ([], transforms))
+    plain, changed = (whole_epoch(split(transforms=chosen)) for chosen in ([], transforms))
     assert all(torch.equal(plain[name], changed[name]) for name in ("depth", "semantics", "rays"))
-    assert all(not torch.equal(one, other) for one, other in zip(plain["rgb"], changed["rgb"], strict=True))
+    assert all(not torch.equal(first, second) for first, second in zip(plain["rgb"], changed["rgb"], strict=True))
     jittered = whole_epoch(split(color_jitter=0.4))
     assert jittered["rgb"].dtype == torch.float32 and torch.equal(jittered["depth"], plain["depth"])
 
@@ -142,11 +142,11 @@ def test_workers_ranks_and_resuming_change_no_byte(options):
     def same(batches, others):
         batches, others = list(batches), list(others)
         assert len(batches) == len(others)
-        for one, other in zip(batches, others, strict=True):
-            assert one.keys() == other.keys() and all(
-                one[name].dtype == other[name].dtype
-                and torch.allclose(one[name], other[name], rtol=0, atol=0, equal_nan=True)
-                for name in one
+        for first, second in zip(batches, others, strict=True):
+            assert first.keys() == second.keys() and all(
+                first[name].dtype == second[name].dtype
+                and torch.allclose(first[name], second[name], rtol=0, atol=0, equal_nan=True)
+                for name in first
             )
 
     here, workers = list(loader().epoch(2)), loader(workers=2)
@@ -154,10 +154,7 @@ def test_workers_ranks_and_resuming_change_no_byte(options):
     same(workers.epoch(2, start=1), here[1:])
     ranks = [loader(rank=rank, world=2).epoch(2) for rank in range(2)]
     same(
-        (
-            {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-            for shares in zip(*ranks, strict=True)
-        ),
+        ({name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)),
         here,
     )
     assert not torch.equal(whole_epoch(split(**options), 2)["depth"], whole_epoch(split(**options), 3)["depth"])
@@ -182,8 +179,8 @@ def back_projected(batch):
     ],
 )
 def test_the_camera_of_a_view_back_projects_as_the_frame_does(crop, size):
-    made = split(crop=crop, size=size, camera=Camera("mm", INTRINSICS))
-    for batch in (whole_epoch(made), whole_epoch(made, train=False)):
+    opened = split(crop=crop, size=size, camera=Camera("mm", INTRINSICS))
+    for batch in (whole_epoch(opened), whole_epoch(opened, train=False)):
         rows, columns = where_from(batch)
         x, y = back_projected(batch)
         fx, fy, cx, cy = INTRINSICS
@@ -217,7 +214,7 @@ def test_plain_is_the_whole_frame_or_its_centre(crop):
     stored = whole_epoch(split(crop=crop), train=False)
     assert torch.equal(stored["depth"][0, 0], torch.from_numpy(frame()["depth"].astype(np.float32)))
     # 427 × 640 brought to 3:4 and back: a pixel of rounding cuts nothing off.
-    assert JointViews((214, 321)).whole(427, 640).height == 427
+    assert JointViews((214, 321)).full_frame(427, 640).height == 427
 
 
 def test_the_view_is_a_function_of_its_draws():
@@ -225,11 +222,11 @@ def test_the_view_is_a_function_of_its_draws():
         (12, 16), transforms=[{"name": "Affine", "p": 1}], modalities=("rgb", "depth", "semantics", "rays")
     )
     draws = views.draws(0, 1, torch.tensor([4]))[0]
-    one, where = views.view(frame(), draws, transform_seed(0, 1, 4))
+    first, where = views.view(frame(), draws, transform_seed(0, 1, 4))
     views.view(frame(), views.draws(0, 2, torch.tensor([9]))[0], 77)
     other, again = pickle.loads(pickle.dumps(views)).view(frame(), draws, transform_seed(0, 1, 4))
-    assert where == again and all(torch.equal(one[name], other[name]) for name in one)
-    assert {name: tuple(values.shape) for name, values in one.items()} == {
+    assert where == again and all(torch.equal(first[name], other[name]) for name in first)
+    assert {name: tuple(values.shape) for name, values in first.items()} == {
         "rgb": (12, 16, 3),
         "depth": (12, 16, 1),
         "semantics": (12, 16, 1),
@@ -253,7 +250,7 @@ def test_pairs_without_rgb_and_parts_of_what_is_read():
 
 
 def test_a_split_says_what_it_holds():
-    made = PairSplit(
+    opened = PairSplit(
         Frames(),
         3,
         JointViews((6, 8)),
@@ -262,25 +259,25 @@ def test_a_split_says_what_it_holds():
         augmented=False,
         semantic_classes=["unlabelled", "wall"],
     )
-    assert made.modalities == {"rgb": (3, 6, 8), "depth": (1, 6, 8), "semantics": (1, 6, 8), "rays": (2, 6, 8)}
-    assert (made.num_samples, made.num_classes, made.semantic_classes, made.camera) == (
+    assert opened.modalities == {"rgb": (3, 6, 8), "depth": (1, 6, 8), "semantics": (1, 6, 8), "rays": (2, 6, 8)}
+    assert (opened.num_samples, opened.num_classes, opened.semantic_classes, opened.camera) == (
         3,
         2,
         ["unlabelled", "wall"],
         None,
     )
-    batch = next(made.loader(batch_size=3, device="cpu", train=True).epoch(0))
-    assert torch.equal(batch["target"], made.targets[batch["index"]]) and batch["rgb"].is_contiguous(
+    batch = next(opened.loader(batch_size=3, device="cpu", train=True).epoch(0))
+    assert torch.equal(batch["target"], opened.targets[batch["index"]]) and batch["rgb"].is_contiguous(
         memory_format=torch.channels_last
     )
     assert torch.equal(
         batch["depth"],
-        made.loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["depth"].expand(3, -1, -1, -1),
+        opened.loader(batch_size=1, device="cpu", train=False).epoch(0).__next__()["depth"].expand(3, -1, -1, -1),
     )
 
 
 @pytest.mark.parametrize(
-    "transform,says",
+    "transform,message",
     [
         ({"name": "Afine"}, "did you mean Affine"),
         ({"name": "Affine", "angle": 1}, "Affine does not take {'angle': 1}"),
@@ -289,8 +286,8 @@ def test_a_split_says_what_it_holds():
         ({"name": "Normalize"}, "do not keep 24×32 pixels of uint8"),
     ],
 )
-def test_transforms_are_checked_at_construction(transform, says):
-    with pytest.raises(UsageError, match=re.escape(says)):
+def test_transforms_are_checked_at_construction(transform, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         split(transforms=[transform])
 
 
@@ -318,7 +315,7 @@ class Broken(Frames):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_a_reader_complains_of_is_said_in_one_sentence(workers):
+def test_a_reader_reports_an_error_in_one_sentence(workers):
     loader = split(Broken(), n=14, workers=workers).loader(batch_size=4, device="cpu", train=False)
     with pytest.raises(ContrastillError) as caught:
         list(loader.epoch(0))

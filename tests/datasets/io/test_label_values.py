@@ -18,7 +18,7 @@ from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Representation
 from contrastill.datasets.io import pack
 from contrastill.datasets.io.values import check_splits
-from contrastill.datasets.user_dataset import OwnData
+from contrastill.datasets.user_dataset import UserDataset
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss
 
 N, H, W = 12, 6, 8
@@ -62,7 +62,7 @@ def batches(opened, split="train"):
 def label_maps(source, folder, maps, names=None, **options):
     """A data set whose training samples have these label maps, with the names of their values from 0."""
     if source == "own":
-        return OwnData(Maps(maps))(OwnData.Options(**options))
+        return UserDataset(Maps(maps))(UserDataset.Options(**options))
     dataset = DATASETS[source]
     if source == "packed":
         path = folder / "set.h5"
@@ -103,10 +103,10 @@ class _Answers(nn.Module):
         super().__init__()
         self.classes, self.modality = classes, "image"
 
-    def forward(self, given, *rest):
-        if isinstance(given, dict):
-            return Representation(maps=[given["image"]])
-        return nn.functional.one_hot(given[0][:, 0].long() - 1, self.classes).permute(0, 3, 1, 2).float()
+    def forward(self, student, *rest):
+        if isinstance(student, dict):
+            return Representation(maps=[student["image"]])
+        return nn.functional.one_hot(student[0][:, 0].long() - 1, self.classes).permute(0, 3, 1, 2).float()
 
 
 class _Once:
@@ -168,8 +168,8 @@ def test_255_is_no_label_and_the_key_says_otherwise(tmp_path, source, named, cap
         seen = batches(opened)["semantics"]
         opened.open("train")
     assert seen.dtype == torch.uint8 and np.array_equal(seen[:, 0].numpy(), means)
-    told = [record.getMessage() for record in caplog.records if "stands for no label" in record.getMessage()]
-    assert len(told) == 1 and "the label 255 in semantics stands for no label, as 0 does" in told[0]
+    warnings = [record.getMessage() for record in caplog.records if "stands for no label" in record.getMessage()]
+    assert len(warnings) == 1 and "the label 255 in semantics stands for no label, as 0 does" in warnings[0]
 
 
 @pytest.mark.parametrize("source", ["packed", "paired_folder", "own"])
@@ -240,12 +240,12 @@ def test_the_loss_leaves_out_what_is_no_label():
         if labels[b, 0, y, x] > 0
     ]
     assert pixel_loss(logits, labels).item() == pytest.approx((sum(each) / len(each)).item(), rel=1e-12)
-    for wrong, says in (
+    for wrong, message in (
         (301, "hold class 301, and num_classes is 300"),
         (-2, "hold class -2"),
         (0.5, "no whole numbers"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             pixel_loss(logits, torch.where(labels == labels[1, 0, 2, 3], wrong, labels))
 
 
@@ -256,7 +256,7 @@ def test_a_list_that_differs_from_the_samples_is_refused_where_it_does():
     labels = np.arange(200) % 4
     listed = labels.copy()
     listed[3:200:10] = (listed[3:200:10] + 1) % 4
-    opened = OwnData(Listed(labels, listed.tolist()))(OwnData.Options())
+    opened = UserDataset(Listed(labels, listed.tolist()))(UserDataset.Options())
     split = opened.open("train")
     seen = []
     with pytest.raises(
@@ -264,9 +264,9 @@ def test_a_list_that_differs_from_the_samples_is_refused_where_it_does():
     ):
         seen.extend(split.loader(batch_size=8, device="cpu", train=True).epoch(0))
     assert len(seen) < 10
-    # Where the few places that are looked at differ already, the samples are asked.
+    # Where the few places that are read differ already, the samples are asked.
     assert (
-        OwnData(Listed(labels, ((labels + 1) % 4).tolist()))(OwnData.Options()).open("train").targets.tolist()
+        UserDataset(Listed(labels, ((labels + 1) % 4).tolist()))(UserDataset.Options()).open("train").targets.tolist()
         == labels.tolist()
     )
 
@@ -291,10 +291,12 @@ def test_a_training_stops_at_the_first_difference(tmp_path):
 
 def test_labels_that_change_from_one_reading_to_the_next_are_refused():
     turns = iter(range(1000))
-    opened = OwnData(Listed([0, 1, lambda: int(next(turns) >= 8), 1] * 4, None))(OwnData.Options()).open("train")
+    opened = UserDataset(Listed([0, 1, lambda: int(next(turns) >= 8), 1] * 4, None))(UserDataset.Options()).open(
+        "train"
+    )
     loader = opened.loader(batch_size=16, device="cpu", train=False)
     with pytest.raises(
-        ContrastillError, match="its samples gave when they were read for their labels: hand out one label"
+        ContrastillError, match="its samples had when they were read for their labels: return one label"
     ):
         for _ in range(2):
             list(loader.epoch(0))
@@ -302,7 +304,9 @@ def test_labels_that_change_from_one_reading_to_the_next_are_refused():
 
 def test_classes_numbered_otherwise_for_testing_are_matched_and_other_kinds_of_labels_refused():
     labels = np.arange(8) % 2
-    opened = OwnData(Listed(labels, labels, ["cat", "dog"]), Listed(labels, labels, ["dog", "cat"]))(OwnData.Options())
+    opened = UserDataset(Listed(labels, labels, ["cat", "dog"]), Listed(labels, labels, ["dog", "cat"]))(
+        UserDataset.Options()
+    )
     train, test = opened.open("train"), opened.open("test")
     check_splits(train, test)
     assert (
@@ -311,10 +315,10 @@ def test_classes_numbered_otherwise_for_testing_are_matched_and_other_kinds_of_l
     )
     for wrong in (1.5, np.eye(3)[0], True, -1):
         with pytest.raises(UsageError, match=r"the label of sample \d of Listed is .*classes are whole numbers from 0"):
-            OwnData(
+            UserDataset(
                 type(
                     "Listed",
                     (Listed,),
-                    {"__getitem__": lambda one, row, wrong=wrong: (np.zeros((8, 8, 3), np.uint8), wrong)},
+                    {"__getitem__": lambda self, row, wrong=wrong: (np.zeros((8, 8, 3), np.uint8), wrong)},
                 )(labels, None)
             )

@@ -21,7 +21,7 @@ from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io import pack
 from contrastill.datasets.io.camera import Camera
-from contrastill.datasets.user_dataset import OwnData
+from contrastill.datasets.user_dataset import UserDataset
 from contrastill.models.build import build_network, save_student
 from contrastill.training.assemble import build, check_scale, measure_statistics, open_loader, open_splits
 from contrastill.training.student import Student
@@ -54,7 +54,7 @@ def data(source, folder, fields, test=None, **options):
     """
     parts = {"train": {"rgb": rgb(), **fields}, "test": {"rgb": rgb(), **(fields if test is None else test)}}
     if source == "own":
-        return OwnData(*(Samples(part) for part in parts.values()))(OwnData.Options(**options))
+        return UserDataset(*(Samples(part) for part in parts.values()))(UserDataset.Options(**options))
     dataset = DATASETS[source]
     if source == "packed":
         path = folder / "set.h5"
@@ -177,15 +177,15 @@ def test_colours_outside_their_scale_are_refused(tmp_path):
         file["train/rgb"] = np.full((N, H, W), 200, np.float32)
         file["train/sixteen"] = np.full((N, H, W), 200, np.uint16)
     dataset = DATASETS["packed"]
-    for field, says in (
+    for field, message in (
         ("rgb", "goes from 200 to 200: rgb is uint8, or floats in"),
         ("sixteen", "sixteen is uint16: rgb is uint8"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             dataset(dataset.Options(path=str(tmp_path / "set.h5"), fields={"rgb": field})).open("train")
     broken = rgb().astype(np.float32) / 255
     broken[20, 3, 3, 1] = np.nan
-    own = OwnData(Samples({"rgb": broken}))(OwnData.Options()).open("train")
+    own = UserDataset(Samples({"rgb": broken}))(UserDataset.Options()).open("train")
     with pytest.raises(ContrastillError, match="rgb of sample 20 of Samples holds NaN"):
         batch_of(own, "rgb")
 
@@ -226,11 +226,11 @@ def test_depth_that_was_not_measured_has_no_part_in_statistics(tmp_path, caplog,
         opened = data(source, tmp_path, {"depth": depth})
         split = opened.open("train")
         opened.open("train")
-    told = [record.getMessage() for record in caplog.records if "taken for not measured" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "taken for not measured" in record.getMessage()]
     assert (
-        told
-        and len(told) == len(set(told))
-        and all(("65535" if dtype == "uint16" else "65.535") in message for message in told)
+        warnings
+        and len(warnings) == len(set(warnings))
+        and all(("65535" if dtype == "uint16" else "65.535") in message for message in warnings)
     )
     mean, std = measure_statistics(split, "depth", samples=N)
     assert (mean[0], std[0]) == pytest.approx((metres[~missing].mean(), metres[~missing].std()), rel=1e-5)
@@ -240,7 +240,7 @@ def test_depth_that_was_not_measured_has_no_part_in_statistics(tmp_path, caplog,
 @pytest.mark.parametrize("source", SOURCES)
 def test_units_that_differ_between_splits_are_refused(tmp_path, source):
     depth = np.random.default_rng(4).integers(50, 250, (N, H, W))
-    for number, (one, other, says) in enumerate(
+    for number, (train, test, message) in enumerate(
         [
             (
                 {"depth": depth.astype(np.uint8)},
@@ -256,8 +256,8 @@ def test_units_that_differ_between_splits_are_refused(tmp_path, source):
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
-        opened = data(source, folder, one, other)
-        with pytest.raises(UsageError, match=says):
+        opened = data(source, folder, train, test)
+        with pytest.raises(UsageError, match=message):
             _splits(opened)
 
 
@@ -272,16 +272,16 @@ def test_a_dtype_means_one_unit_wherever_depth_comes_from(tmp_path, source, dtyp
 
 def _splits(opened):
     """Both splits, as a training opens them."""
-    lent = type(
+    registered = type(
         "Lent",
         (),
         {
             "Options": type("Options", (BaseModel,), {}),
-            "__init__": lambda one, options: None,
-            "open": lambda one, split: opened.open(split),
+            "__init__": lambda self, options: None,
+            "open": lambda self, split: opened.open(split),
         },
     )
-    with DATASETS.temporarily("python:lent", lent):
+    with DATASETS.temporarily("python:lent", registered):
         return open_splits(DataConfig(name="python:lent"))
 
 
@@ -340,7 +340,7 @@ def test_the_key_says_which_modalities_are_vectors(tmp_path, source):
     opened = data(source, tmp_path, fields, vectors=["motion"]).open("train")
     plain, views = (batch_of(opened, "motion", train=train) for train in (False, True))
     other, same = (batch_of(opened, "normals", train=train) for train in (False, True))
-    flipped = torch.tensor([not torch.equal(one, two) for one, two in zip(plain, views, strict=True)])
+    flipped = torch.tensor([not torch.equal(first, second) for first, second in zip(plain, views, strict=True)])
     assert (
         flipped.any()
         and torch.equal(views[flipped][:, 0], -plain[flipped][:, 0].flip(-1))
@@ -350,11 +350,11 @@ def test_the_key_says_which_modalities_are_vectors(tmp_path, source):
     options = {"path": str(tmp_path / "set.h5" if source == "packed" else tmp_path)} | (
         {"fields": {name: name for name in fields}} if source == "packed" else {}
     )
-    for named, says in (
+    for named, message in (
         (["motion", "heat"], "data.vectors names heat, and the data have"),
         (["thermal"], "names thermal, which cannot be vectors"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             dataset(dataset.Options(**options, vectors=named)).open("train")
 
 
@@ -419,7 +419,7 @@ def test_what_is_made_from_colours_needs_their_scale(tmp_path):
 def normalised_set(samples):
     """A dataset of a list."""
     return type(
-        "Images", (Dataset,), {"__len__": lambda one: len(samples), "__getitem__": lambda one, row: samples[row]}
+        "Images", (Dataset,), {"__len__": lambda self: len(samples), "__getitem__": lambda self, row: samples[row]}
     )()
 
 
@@ -449,21 +449,21 @@ def test_a_network_of_another_unit_is_refused(tmp_path):
     [
         (
             np.ones((1, 10, 12), np.float32),
-            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): hand out "
+            r"depth is an array of shape \(1, 10, 12\), and arrays are \(height, width, channels\): return "
             r"depth.transpose",
         ),
         (
             torch.ones(10, 12, 1),
-            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): hand out "
+            r"depth is a tensor of shape \(10, 12, 1\), and tensors are \(channels, height, width\): return "
             r"depth.permute",
         ),
     ],
 )
 def test_rows_of_pixels_are_not_taken_for_channels(values, message):
     with pytest.raises(UsageError, match=message):
-        OwnData(Samples({"rgb": rgb(2), "depth": [values] * 2}))
+        UserDataset(Samples({"rgb": rgb(2), "depth": [values] * 2}))
     right = values.transpose(1, 2, 0) if isinstance(values, np.ndarray) else values.permute(2, 0, 1)
-    assert OwnData(Samples({"rgb": rgb(2), "depth": [right] * 2}))(OwnData.Options()).open("train").modalities[
+    assert UserDataset(Samples({"rgb": rgb(2), "depth": [right] * 2}))(UserDataset.Options()).open("train").modalities[
         "depth"
     ] == (1, 10, 12)
 
@@ -475,7 +475,7 @@ def test_maps_of_many_channels_and_few_pixels_are_as_they_come():
         (torch.ones(3, 10, 4), (3, 10, 4)),
     ):
         assert (
-            OwnData(Samples({"features": [values] * 2}))(OwnData.Options()).open("train").modalities["features"]
+            UserDataset(Samples({"features": [values] * 2}))(UserDataset.Options()).open("train").modalities["features"]
             == shape
         )
 
@@ -484,7 +484,7 @@ def test_identifiers_are_no_classes():
     with pytest.raises(
         UsageError, match="labels go to 1000000001, as if there were as many classes: number the classes from 0 on"
     ):
-        _splits(OwnData(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(OwnData.Options()))
+        _splits(UserDataset(Samples({"rgb": rgb(2), "target": [1_000_000_000, 1_000_000_001]}))(UserDataset.Options()))
 
 
 @pytest.mark.parametrize(
@@ -519,15 +519,15 @@ def test_depth_has_one_channel(tmp_path, source):
         _splits(data(source, tmp_path, {"depth": np.ones((N, H, W, 3), np.float32)}))
 
 
-def test_a_class_that_is_called_as_the_unlabelled_value_is_told(tmp_path, caplog):
+def test_a_class_that_is_named_as_the_unlabelled_value_is_warned_of(tmp_path, caplog):
     opened = data("packed", tmp_path, {"semantics": np.ones((N, H, W), np.uint8)})
-    for names, told in ((["unlabelled", "wall"], False), (["wall", "floor"], True)):
+    for names, warns in ((["unlabelled", "wall"], False), (["wall", "floor"], True)):
         with h5py.File(tmp_path / "set.h5", "a") as file:
             file.attrs["semantic_classes"] = names
         opened.open("train")
         assert (
             "0 in semantics is unlabelled, and the first of semantic_classes, wall, is its name" in caplog.text
-        ) is told
+        ) is warns
 
 
 @pytest.mark.parametrize(("steps", "unit"), [(5000, "0.0002"), (256, "0.00390625"), (1000, "mm")])

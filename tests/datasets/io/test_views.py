@@ -57,7 +57,7 @@ def test_both_ways_of_cutting_agree(channels, dtype):
     index = torch.tensor([0, 19, 19, 3, 7])
     for view in range(20):
         draws = draw_views(0, view, index, padding=2, flip=True)
-        rows, pixels = images._cut_by_rows(index, draws), images._cut_by_pixels(index, draws)
+        rows, pixels = images._cut_by_rows(images._rows, index, draws), images._cut_by_pixels(index, draws)
         assert rows.dtype == dtype and torch.equal(rows, pixels)
 
 
@@ -88,22 +88,22 @@ def test_an_empty_batch():
 
 
 def test_a_view_does_not_depend_on_its_batch():
-    whole = draw_views(3, 9, torch.arange(1000), padding=4, flip=True)
+    draws = draw_views(3, 9, torch.arange(1000), padding=4, flip=True)
     for rows in (torch.tensor([999, 0, 5, 5]), torch.arange(500, 510)):
         part = draw_views(3, 9, rows, padding=4, flip=True)
         assert (
-            torch.equal(part.dy, whole.dy[rows])
-            and torch.equal(part.dx, whole.dx[rows])
-            and torch.equal(part.flip, whole.flip[rows])
+            torch.equal(part.dy, draws.dy[rows])
+            and torch.equal(part.dx, draws.dx[rows])
+            and torch.equal(part.flip, draws.flip[rows])
         )
 
 
 @pytest.mark.parametrize("changed", [{"seed": 4}, {"view": 10}])
 def test_other_seeds_and_views_are_independent(changed):
     index = torch.arange(20_000)
-    one = draw_views(3, 9, index, padding=4, flip=True)
+    first = draw_views(3, 9, index, padding=4, flip=True)
     other = draw_views(changed.get("seed", 3), changed.get("view", 9), index, padding=4, flip=True)
-    for a, b, n in ((one.dy, other.dy, 9), (one.dx, other.dx, 9), (one.flip, other.flip, 2)):
+    for a, b, n in ((first.dy, other.dy, 9), (first.dx, other.dx, 9), (first.flip, other.flip, 2)):
         table = torch.bincount(a.long() * n + b.long(), minlength=n * n).view(n, n)
         assert chi2_contingency(table.numpy()).pvalue > 1e-4
 

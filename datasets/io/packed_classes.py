@@ -1,0 +1,62 @@
+"""The classes of the samples in a packed file, stored as integers or as names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import UsageError
+from .hdf5 import class_names, location
+
+
+def read_classes(
+    file: h5py.File, group: h5py.Group, name: str, groups: Iterable[str], rows: slice | np.ndarray
+) -> tuple[Tensor, int, list[str] | None]:
+    """Classes of the samples, the number of classes of the data set, and their names.
+
+    Args:
+        file: The packed file.
+        group: The split that is read.
+        name: Field of the classes.
+        groups: All splits of the data set, which number their classes together.
+        rows: Samples of the split.
+
+    Raises:
+        UsageError: The field is no list of integers or names, or has more classes than the file names.
+    """
+    read = {key: file[key][name] for key in groups if isinstance(file.get(key), h5py.Group) and name in file[key]}
+    for key, field in read.items():
+        if field.ndim != 1 or not (field.dtype.kind in "iu" or h5py.check_string_dtype(field.dtype)):
+            raise UsageError(
+                f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
+                "(N,); data.target=null leaves them out"
+            )
+    classes: list[str] | None
+    if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
+        values, classes = _numbered({key: field.asstr()[()] for key, field in read.items()})
+    else:
+        values, classes = {key: field[()].astype(np.int64) for key, field in read.items()}, class_names(file)
+    highest = max((int(part.max()) for part in values.values() if len(part)), default=-1)
+    lowest = min((int(part.min()) for part in values.values() if len(part)), default=0)
+    if lowest < 0 or (classes is not None and highest >= len(classes)):
+        known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
+        raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
+    split = group.name.strip("/")
+    return (
+        torch.from_numpy(values[split][rows].copy()),
+        len(classes) if classes is not None else highest + 1,
+        classes,
+    )
+
+
+def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Names of classes as numbers, in the order of the names of all splits, and that order."""
+    classes = sorted({name for part in names.values() for name in part.tolist()})
+    number = {name: place for place, name in enumerate(classes)}
+    return {
+        key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()
+    }, classes

@@ -1,0 +1,65 @@
+"""Arrays of a dataset of one's own: byte order changes nothing, what is masked was not measured."""
+
+import numpy as np
+import pytest
+import torch
+
+import contrastill
+from contrastill.core.errors import UsageError
+from contrastill.datasets.io.user_pictures import kind_of, pixels
+from contrastill.datasets.io.values import number_kind
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "u2", "i4", "u1"])
+def test_byte_order_is_no_unit(kind):
+    values = np.arange(12).reshape(3, 4)
+    little, big = values.astype(f"<{kind}"), values.astype(f">{kind}")
+    assert number_kind(little.dtype) == number_kind(big.dtype) == kind_of(big)
+    assert pixels("depth", little).equal(pixels("depth", big))
+    if kind in ("u2", "f4"):
+        scaled = pixels("rgb", np.repeat(big[:, :, None], 3, 2))
+        assert scaled.equal(pixels("rgb", np.repeat(little[:, :, None], 3, 2)))
+
+
+class Depth(torch.utils.data.Dataset):
+    def __init__(self, depth):
+        self.depth = depth
+
+    def __len__(self):
+        return len(self.depth)
+
+    def __getitem__(self, row):
+        colours = np.random.default_rng(row).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        return {"rgb": colours, "depth": self.depth[row], "target": row % 2}
+
+
+DEPTH = np.random.default_rng(0).uniform(30, 300, (8, 16, 16))
+
+
+def mean(depth, tmp_path):
+    """The mean depth that a student is normalised by."""
+    options = {"student_modality": "depth", "epochs": 1, "batch_size": 4, "quiet": True}
+    contrastill.distill(None, "resnet8", (Depth(depth), Depth(depth)), out=str(tmp_path / "run"), **options)
+    return contrastill.load_student(tmp_path / "run").preprocess.mean[0]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">f8"])
+def test_floats_of_any_byte_order_are_metres(dtype, tmp_path):
+    assert mean(DEPTH.astype(dtype), tmp_path) == pytest.approx(DEPTH.mean(), rel=1e-4)
+
+
+def test_masked_pixels_were_not_measured(tmp_path):
+    marked = DEPTH.astype("f4")
+    marked[:, ::2] = 5000.0
+    expected = DEPTH[:, 1::2].mean()
+    assert mean(np.ma.masked_greater(marked, 4000), tmp_path) == pytest.approx(expected, rel=1e-4)
+
+
+def test_masked_labels_are_unlabelled_and_masked_colours_refused():
+    array = np.ma.masked_equal(np.array([[1, 2], [9, 3]], np.uint8), 9)
+    assert pixels("semantics", array)[:, :, 0].tolist() == [[1, 2], [0, 3]]
+    assert torch.isnan(pixels("thermal", array)[1, 0, 0]) and pixels("thermal", array)[1, 1, 0] == 3
+    colours = np.ma.masked_equal(np.ones((2, 2, 3), np.uint8), 1)
+    with pytest.raises(UsageError, match="rgb is a masked array with masked pixels: fill them"):
+        pixels("rgb", colours)
+    assert pixels("rgb", np.ma.masked_equal(np.ones((2, 2, 3), np.uint8), 7)).dtype == torch.uint8

@@ -1,0 +1,84 @@
+"""Colours that a dataset of one's own hands out as floats are in one range, in every sample of both splits."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+import contrastill
+from contrastill.core.errors import ContrastillError, UsageError
+
+TARGETS = torch.arange(48) % 4
+IMAGES = torch.rand(48, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+NORMALISED = (IMAGES - 0.45) / 0.22
+
+
+def data(images):
+    return TensorDataset(images, TARGETS)
+
+
+def module():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def distill(tmp_path, student, train, test):
+    return contrastill.distill(
+        None, student, (train, test), out=str(tmp_path / "out"), epochs=1, batch_size=16, quiet=True
+    )
+
+
+@pytest.mark.parametrize("make", [lambda: "resnet8", module], ids=["named", "module"])
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (IMAGES, 255 * IMAGES, "TensorDataset are floats from .* to 255: hand out uint8, or floats in .0, 1."),
+        (255 * IMAGES, 255 * IMAGES, "TensorDataset are floats from .* to 255: hand out uint8"),
+        (IMAGES, NORMALISED, "test dataset TensorDataset go from -2.* to 2.*, and .*: normalise both, or neither"),
+    ],
+    ids=["bytes in the test set", "bytes in both", "normalised test set"],
+)
+def test_another_range_is_refused_before_the_training(tmp_path, make, train, test, message):
+    with pytest.raises(UsageError, match=message):
+        distill(tmp_path, make(), data(train), data(test))
+    assert not (tmp_path / "out" / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("make", [lambda: "resnet8", module], ids=["named", "module"])
+def test_a_later_sample_in_another_range_stops_the_training(tmp_path, make):
+    mixed = IMAGES.clone()
+    mixed[7::16] *= 255
+    with pytest.raises(ContrastillError, match=r"rgb of sample \d+ of TensorDataset goes from .*, and other samples"):
+        distill(tmp_path, make(), data(mixed), data(IMAGES))
+
+
+def test_normalised_colours_are_a_modules_own_affair_in_both_splits(tmp_path):
+    distill(tmp_path, module(), data(NORMALISED), data(NORMALISED))
+    with pytest.raises(UsageError, match="normalise both, or neither"):
+        contrastill.distill(None, module(), (data(NORMALISED), data(IMAGES)), out=str(tmp_path / "b"), epochs=1)
+
+
+class Overshooting(Dataset):
+    """Resizing with a cubic kernel takes colours a little beyond [0, 1]."""
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, row):
+        return (IMAGES[row] * 1.2 - 0.1 if row % 8 == 7 else IMAGES[row]), int(TARGETS[row])
+
+
+def test_a_little_beyond_one_is_no_other_range(tmp_path):
+    assert distill(tmp_path, "resnet8", Overshooting(), Overshooting()).metrics["epoch"] == 0
+
+
+@pytest.mark.parametrize("scale", [255.0, 1.0])
+def test_a_student_takes_floats_in_0_1_alone(tmp_path, scale):
+    distill(tmp_path, "resnet8", data(IMAGES), data(IMAGES))
+    student = contrastill.Student.from_run(tmp_path / "out")
+    if scale == 1.0:
+        assert student(IMAGES[:2]).shape == (2, 4) and student((255 * IMAGES[:2]).to(torch.uint8)).shape == (2, 4)
+        return
+    with pytest.raises(UsageError, match=r"the student takes uint8 images, or floats in \[0, 1\], and these go to 255"):
+        student(scale * IMAGES[:2])
+    with pytest.raises(UsageError, match="the student takes uint8 images, or floats"):
+        student(NORMALISED)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UsageError, names_beside, nearest
+from ..errors import UsageError, looked_in, names_beside, nearest
 from ..plugins import import_plugins, requested_plugins
 from ..registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
 from ..seeds import each_seed
@@ -309,7 +309,7 @@ def _recognise(path: str | None) -> str:
         raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
     if not os.path.exists(path):
         raise UsageError(
-            f"data.path={path} does not exist: "
+            f"data.path={path} does not exist{looked_in(path)}: "
             f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
         )
     names = _recognised(path)

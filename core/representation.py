@@ -135,7 +135,14 @@ class Network(nn.Module):
         self._frozen = False
         self.precision: torch.dtype | None = None
 
-    def __call__(self, batch: Mapping[str, Tensor], needs: Collection[str] | None = None) -> Representation:
+    def __call__(self, batch: Mapping[str, Tensor] | Tensor, needs: Collection[str] | None = None) -> Representation:
+        if isinstance(batch, Tensor):
+            batch = {self.modality: batch}
+        elif not isinstance(batch, Mapping):
+            raise UsageError(
+                f"{self._name} takes a batch of images as one tensor (B, C, H, W), or a dict of modalities, and this "
+                f"is a {type(batch).__name__}"
+            )
         # Around the call and not in forward, which torch.compile's wrapper takes the place of.
         if self.precision is None or self.modality not in batch:
             return super().__call__(batch, needs)

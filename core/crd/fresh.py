@@ -24,6 +24,8 @@ from .options import (
     DTYPES,
     MEMORIES,
     PLACEMENTS,
+    as_index,
+    as_targets,
     check_choices,
     check_counts,
     count_samples,
@@ -151,6 +153,7 @@ class FreshCRDLoss(DeferredState):
         check_counts(num_negatives=num_negatives, embed_dim=embed_dim)
         if row_variance is not None and not 0 < row_variance <= 1:
             raise UsageError(f"row_variance is a share of the variance, in (0, 1], not {row_variance}")
+        targets = as_targets(targets)
         self.num_samples = count_samples(targets, num_samples)
         self.negatives_from = negatives_origin(negatives_from, targets)
         groups = Groups(targets if self.negatives_from == "other_class" else None, self.num_samples)
@@ -227,6 +230,7 @@ class FreshCRDLoss(DeferredState):
     def per_sample(self, student: Tensor, teacher: Tensor | Sequence[Tensor], index: Tensor) -> Tensor:
         """The loss of each sample, of all teachers together: (B,)."""
         teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+        index = as_index(index, (student, *teachers))
         self._check(student, teachers, index)
         index = index.long()
         group = index if self.label is None else self.label[index]

@@ -26,6 +26,8 @@ from .options import (
     MEMORIES,
     PLACEMENTS,
     TEACHER_MAPS,
+    as_index,
+    as_targets,
     check_choices,
     check_counts,
     choose_negatives,
@@ -141,6 +143,7 @@ class CRDLoss(DeferredUpdates):
             bank_init=(bank_init, INITS),
             teacher_map=(teacher_map, TEACHER_MAPS),
         )
+        targets = as_targets(targets)
         num_samples, origin = count_samples(targets, num_samples), negatives_origin(negatives_from, targets)
         if bank_momentum != "visits" and (isinstance(bank_momentum, str) or not 0 <= bank_momentum < 1):
             raise UsageError(
@@ -228,6 +231,7 @@ class CRDLoss(DeferredUpdates):
         """The loss of each sample, both sides added: (B,); the banks are updated as by ``forward``, which returns the
         mean.
         """
+        index = as_index(index, (student, teacher))
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))

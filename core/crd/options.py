@@ -69,6 +69,43 @@ def negatives_origin(negatives_from: str | None, targets: Tensor | None) -> str:
     return origin
 
 
+def as_targets(targets: Any) -> Tensor | None:
+    """Classes of all training samples as a tensor, of a list or an array too, as torchvision's ``targets`` are.
+
+    Raises:
+        UsageError: They are no numbers.
+    """
+    if targets is None or isinstance(targets, Tensor):
+        return targets
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"targets must be the (M,) whole-numbered classes of all training samples, not a {type(targets).__name__}"
+        ) from error
+
+
+def as_index(index: Any, embeddings: Any) -> Tensor:
+    """Places of the samples as a tensor, of a list or an array too.
+
+    Args:
+        index: (B,) whole numbers.
+        embeddings: What the loss compares, the student's and the teachers'.
+
+    Raises:
+        UsageError: An embedding is no tensor, or the index has no numbers.
+    """
+    for features in embeddings:
+        if not isinstance(features, Tensor):
+            raise UsageError(f"embeddings are tensors (B, D), and one is a {type(features).__name__}")
+    if isinstance(index, Tensor):
+        return index
+    try:
+        return torch.as_tensor(index, dtype=torch.int64, device=embeddings[0].device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"index must be (B,) places of the samples, not a {type(index).__name__}") from error
+
+
 def count_samples(targets: Tensor | None, num_samples: int | None) -> int:
     """M, from the classes of all training samples or as it is given.
 

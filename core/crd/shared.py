@@ -14,6 +14,7 @@ from .criterion import Criterion, Critic
 from .embedding import Embedding
 from .loss import CRDLoss
 from .memory_bank import check_index
+from .options import as_index
 from .teacher_map import TeacherMap
 
 
@@ -66,6 +67,7 @@ class SharedCRDLoss(CRDLoss):
         self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None
     ) -> Tensor:
         count = len(self.embed_teacher)
+        index = as_index(index, (student, *teachers))
         self._check_all(student, teachers, index)
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         ours = self.embed_student.project(student).expand(count, -1, -1)

@@ -1,0 +1,47 @@
+"""What a loop of one's own passes to the losses: lists and arrays where they are meant, one sentence where they are not."""
+
+import numpy as np
+import pytest
+import torch
+
+from contrastill import CRDLoss, FreshCRDLoss, Network, Preprocess, Taps
+from contrastill.core.crd.shared import SharedCRDLoss
+from contrastill.core.errors import UsageError
+
+TARGETS = [0, 1, 2, 0, 1, 2]
+ROWS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def build(kind, targets):
+    torch.manual_seed(0)
+    if kind is SharedCRDLoss:
+        return kind(4, [4], targets=targets, num_negatives=3)
+    return kind(4, 4, targets=targets, **({"num_negatives": 3} if kind is CRDLoss else {}))
+
+
+@pytest.mark.parametrize("kind", [CRDLoss, FreshCRDLoss, SharedCRDLoss])
+def test_lists_and_arrays_are_numbers(kind):
+    teacher = [ROWS] if kind is SharedCRDLoss else ROWS
+    expected = build(kind, torch.tensor(TARGETS))(ROWS, teacher, torch.tensor([0, 1, 5]))
+    for targets, index in ((TARGETS, [0, 1, 5]), (np.array(TARGETS), np.array([0, 1, 5]))):
+        assert build(kind, targets)(ROWS, teacher, index).equal(expected)
+
+
+@pytest.mark.parametrize("kind", [CRDLoss, FreshCRDLoss])
+def test_what_is_no_tensor_is_named(kind):
+    with pytest.raises(UsageError, match="targets must be the .M,. whole-numbered classes .*, not a list"):
+        build(kind, ["cat", "dog"])
+    loss = build(kind, TARGETS)
+    with pytest.raises(UsageError, match="embeddings are tensors .B, D., and one is a ndarray"):
+        loss(ROWS, ROWS.numpy(), [0, 1, 2])
+    with pytest.raises(UsageError, match="index must be .B,. places of the samples, not a list"):
+        loss(ROWS, ROWS, ["a", "b", "c"])
+
+
+def test_a_network_takes_a_tensor_or_a_dict():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    network = Network(module, taps=Taps(embedding="input:1"), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
+    images = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    assert network(images).logits.equal(network({"rgb": images}).logits)
+    with pytest.raises(UsageError, match="Sequential takes a batch of images as one tensor .B, C, H, W., or a dict of"):
+        network(images.numpy())

@@ -58,6 +58,11 @@ def nearest(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -
     return f"did you mean {' or '.join(prefix + one for one in close)}?" if close else otherwise
 
 
+def looked_in(path: str | os.PathLike) -> str:
+    """Where a relative path was looked for, as a bracket behind it; of an absolute one nothing."""
+    return "" if Path(path).expanduser().is_absolute() else f" (in {Path.cwd()})"
+
+
 def names_beside(path: str | os.PathLike) -> list[str]:
     """What lies in the folder in which ``path`` is looked for, written as ``path`` is; of a folder with very many a
     part.

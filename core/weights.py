@@ -29,6 +29,8 @@ def find_weights(path: str | os.PathLike) -> Path:
     Raises:
         UsageError: There is no such file.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"weights are a {type(path).__name__}: name a run folder or a file of weights")
     path = Path(path)
     if path.is_dir():
         if not (path / STUDENT).is_file():

@@ -1,4 +1,4 @@
-"""``image_folder``: image files sorted into a folder a class, read by worker processes while the network trains."""
+"""``image_folder``: image files sorted into one folder per class, read by worker processes while the network trains."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
 from .io.view_options import ViewOptions
 
+_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 # Of the names of a split those of the first group that is there count: a test folder beside one for validation.
 SPLITS = {"train": (("train", "training"),), "test": (("test", "testing"), ("val", "valid", "validation"))}
-# What says that a folder of folders is something else: other data sets, and runs with their figures.
+# Signs that a folder of folders is something else: other data sets, and runs with their figures.
 OTHERS = ("wnids.txt", "cifar-100-python", "config.yaml", "metrics.jsonl")
 
 
 def is_free(folder: Path) -> bool:
-    """Whether it is a folder without the marks of anything else."""
+    """Whether it is a folder with no sign of another kind of data."""
     return folder.is_dir() and not any((folder / name).exists() for name in OTHERS)
 
 
@@ -217,7 +218,7 @@ def split_folders(root: Path, split: str) -> list[Path]:
 
 
 def _check_no_splits(root: Path, classes: list[str]) -> None:
-    """Complain about folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
+    """Refuse folders that are splits under longer names, such as ``seg_train`` and ``seg_test``, or that hold
     splits: they would be classes.
 
     Raises:
@@ -244,8 +245,13 @@ def _check_no_splits(root: Path, classes: list[str]) -> None:
 
 
 def folders_in(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted, hidden ones left out."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    """Names of the folders in ``root``, sorted, without those of operating systems and tools."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data: hidden, or left there by an operating system or an archive."""
+    return name.startswith(".") or name in _LEFT_BY_SYSTEMS
 
 
 def class_folders(root: Path) -> dict[str, Path]:
@@ -268,7 +274,7 @@ def class_folders(root: Path) -> dict[str, Path]:
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """The files below ``root`` whose names end so, nothing hidden."""
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (
             Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")
         )

@@ -17,10 +17,11 @@ from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .io.file_views import LABELS
-from .io.hdf5 import SUFFIXES, class_names, location, open_packed
+from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.packed_classes import read_classes
 from .io.values import (
+    NEGATIVE_MARKS,
     NO_LABEL,
     RGB,
     VECTORS_HELP,
@@ -126,6 +127,11 @@ class Packed:
                 else self._images(group, name, rows, padding, rgb=modality == RGB, vectors=modality in vectors)
                 for modality, name in options.fields.items()
             }
+            for modality, name in options.fields.items():
+                void = {LABELS: (0, *NEGATIVE_MARKS, self.options.void), "depth": (0, *NEGATIVE_MARKS)}.get(
+                    modality, ()
+                )
+                check_coding(group[name], location(group, name), [value for value in void if value is not None])
             kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
             targets, num_classes, classes = None, None, None
             if self.options.target is not None and self._labelled(group):
@@ -198,7 +204,7 @@ class Packed:
         )
 
     def _rows(self, group: h5py.Group, split: str) -> slice | np.ndarray:
-        """The rows that are read; complains where the fields disagree on how many there are."""
+        """The rows that are read; raises where the fields disagree on how many there are."""
         names = {name: self._field(group, name, f"fields.{modality}") for modality, name in self.options.fields.items()}
         target = self.options.target
         if target is not None and self._labelled(group):

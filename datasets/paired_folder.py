@@ -278,7 +278,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _partners(where: Path, listed: dict[str, dict[str, Path]]) -> list[str]:
-    """The stems of the samples, sorted by path; complains where a modality lacks one."""
+    """The stems of the samples, sorted by path; raises where a modality lacks one."""
     everything = set().union(*listed.values())
     for name, files in listed.items():
         lacking = min(everything - files.keys(), default=None)

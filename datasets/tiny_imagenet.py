@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
+from .image_folder import is_hidden
 from .io.images import IMAGE_SUFFIXES, read_square
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.views import PaddedImages
@@ -119,7 +120,7 @@ def _classes(root: Path) -> list[str]:
     listed = [line.strip() for line in _lines(root / "wnids.txt")]
     if not (root / "train").is_dir():
         raise UsageError(f"{root} has no folder train: unpack TinyImageNet again, all of it")
-    folders = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not entry.name.startswith(".")}
+    folders = {entry.name for entry in os.scandir(root / "train") if entry.is_dir() and not is_hidden(entry.name)}
     strange = sorted(folders - set(listed))
     if strange:
         raise UsageError(

@@ -33,7 +33,7 @@ class WebDataset:
     them: ``v1.0/a.jpg`` and ``v1.0/a.seg.png`` are of one sample, and ``a.1.jpg`` is no image of a key ``a.1``.
 
     WebDataset itself streams its shards and mixes what it has in a buffer. Here the headers are read once, into an
-    index kept beside the shards, and from then on any sample is read by its place. So ``index`` is a row that never
+    index stored beside the shards, and from then on any sample is read by its place. So ``index`` is a row that never
     changes, the place in the order of shard names and of members in each; every epoch is a permutation of all samples,
     and views, ranks and resuming are those of ``image_folder``. It asks for a disk or file system with fast seeks;
     shards behind HTTP or in an object store have to be copied to one first.

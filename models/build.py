@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _METADATA = "contrastill"
 _OPTIONS = ("num_classes", "in_chans", "resolution")
-"""What a recipe says of how its network is built; the resolution only where it was given and the builder takes one."""
+"""Keys of a recipe that its builder takes; the resolution only where it was set and the builder takes one."""
 
 
 def build_network(
@@ -50,7 +50,7 @@ def build_network(
     maps: tuple[str, ...] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Network:
-    """Build a network by name, with its own taps and preprocessing where nothing else is given.
+    """Build a network by name, with its own taps and preprocessing by default.
 
     Args:
         name: A registered network such as ``resnet20``, or any of timm's or torchvision's:
@@ -157,14 +157,14 @@ def _plain(module: nn.Module) -> nn.Module:
 
 
 def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...] | None:
-    """Names of the classes of a network with its weights, as far as they say; nothing is built."""
+    """Names of the classes of a network with its weights, where they name them; nothing is built."""
     if weights not in (None, PRETRAINED):
         return _recipe_of(find_weights(weights), model).get("classes")
     return getattr(model_builder(model, weights), "classes", None) if model.startswith(PYTHON_PREFIX) else None
 
 
 def _source(module: nn.Module, builder: Any) -> Any:
-    """What carries taps, preprocessing and the names of the classifiers: the module, or what stands for the builder of
+    """The object with taps, preprocessing and the names of the classifiers: the module, or the builder of
     one that was made elsewhere.
     """
     return builder if hasattr(builder, "taps") else module
@@ -243,7 +243,7 @@ def _converted(builder: Any, module: nn.Module, state: dict[str, Tensor]) -> dic
 
 
 def _classifiers(source: Any) -> tuple[str, ...]:
-    """The layers that give the logits: what the adapters say, else where the embedding goes in."""
+    """The layers that give the logits: those of the adapters, else the one whose input is the embedding."""
     embedding = source.taps.embedding or ""
     return getattr(source, "classifiers", (embedding.removeprefix("input:"),) if embedding.startswith("input:") else ())
 
@@ -326,7 +326,7 @@ def build_module(recipe: Mapping[str, Any]) -> nn.Module:
 
 
 def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:
-    """Load a student's weights into its module, and say there how it sees and where its representation is; in eval
+    """Load a student's weights into its module, and set its preprocessing, taps and class names; in eval
     mode.
     """
     load_weights(unwrapped(module), path, name=recipe["model"])
@@ -344,8 +344,8 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
 
 
 def read_recipe(path: os.PathLike) -> dict[str, Any] | None:
-    """How the student in a file is made, sees and is tapped, as :func:`save_student` wrote it in the header; None where
-    it did not.
+    """The recipe, preprocessing and taps in the header of a student's file, as :func:`save_student` wrote them; None
+    where there are none.
     """
     header = read_metadata(path).get(_METADATA)
     return None if header is None else tuples(json.loads(header))

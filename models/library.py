@@ -20,7 +20,7 @@ from ..core.errors import ContrastillError, UsageError, nearest
 log = logging.getLogger(__name__)
 
 PATIENCE = 8.0
-"""Seconds without an answer after which fetching published weights is given up."""
+"""Seconds without an answer after which fetching published weights fails."""
 
 
 def unknown_network(library: str, name: str, known: Iterable[str]) -> UsageError:
@@ -32,7 +32,7 @@ def unknown_network(library: str, name: str, known: Iterable[str]) -> UsageError
 
 @contextmanager
 def fetching(network: str) -> Iterator[None]:
-    """Turn whatever goes wrong while published weights are fetched into one sentence, and wait for no dead connection.
+    """Turn any error of fetching published weights into one sentence, with a timeout for dead connections.
 
     Raises:
         ContrastillError: They could not be fetched.
@@ -67,7 +67,7 @@ def side(size: Sequence[int]) -> int | tuple[int, int]:
 
 
 def new_classifier(module: nn.Module, name: str, num_classes: int) -> None:
-    """Put an untrained layer in the place of a linear or 1×1 convolutional classifier."""
+    """Put an untrained layer in place of a linear or 1×1 convolutional classifier."""
     old: Any = module.get_submodule(name)
     new: nn.Module
     bias = old.bias is not None
@@ -96,12 +96,12 @@ class _Seen:
 
     @property
     def gives_output(self) -> bool:
-        """Ran once, and what it gave is not changed in place afterwards."""
+        """Ran once, and its output is not changed in place afterwards."""
         return self.runs == 1 and self.output is not None and self.output._version == self.version
 
     @property
     def gives_input(self) -> bool:
-        """The same of what it was given, where that is one value a channel or averages to it."""
+        """The same of its input, where that is one value per channel or averages to it."""
         return (
             self.runs == 1
             and self.inputs is not None
@@ -184,7 +184,7 @@ class Trace:
         seen.version = seen.output._version if seen.output is not None else 0
 
     def gives(self, name: str, value: Tensor) -> bool:
-        """Whether a tensor is the very one that a module gave, and is not changed afterwards."""
+        """Whether a tensor is the very output of a module, and is not changed afterwards."""
         return name in self.seen and self.seen[name].gives_output and self.seen[name].output is value
 
     def work(self) -> dict[str, tuple[int, list[torch.Size | None]]]:

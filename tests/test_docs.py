@@ -122,7 +122,7 @@ def commands(command, *names):
         yield " ".join(names), command
 
 
-def test_what_is_public_says_what_it_is():
+def test_what_is_public_is_documented():
     """A sentence for everything; the shapes that a criterion takes and gives; examples for a command."""
     public = {name: getattr(contrastill, name) for name in contrastill.__all__ if name != "__version__"}
     entered = {

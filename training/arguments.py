@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
@@ -68,6 +69,17 @@ class ArgumentResolver:
         pair = tuple(argument) if isinstance(argument, (tuple, list)) else (argument, None)
         if len(pair) != 2:
             raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
+        for part in pair:
+            if isinstance(part, (str, os.PathLike)):
+                raise UsageError(
+                    f"data is a pair, and {part} in it a path: a path stands alone, as its folder or file holds both "
+                    "splits; a pair is two datasets"
+                )
+            if isinstance(part, (np.ndarray, Tensor)):
+                raise UsageError(
+                    f"data is a pair, and one of it a {type(part).__name__} of shape {tuple(part.shape)}: make each "
+                    "split a dataset, as torch.utils.data.TensorDataset(images, labels), and pass (train, test)"
+                )
         options: dict[str, Any] = {}
         if isinstance(pair[0], DataLoader):
             options = {"workers": pair[0].num_workers}
@@ -144,15 +156,16 @@ class ArgumentResolver:
             (
                 (name, str(value.dtype)[6:])
                 for name, value in module.named_parameters()
-                if value.dtype in (torch.float16, torch.bfloat16)
+                if value.dtype in (torch.float16, torch.bfloat16, torch.float64)
             ),
             None,
         )
         if half is not None:
             way = "train.precision=bf16" if role == "student" else "train.teacher_precision=bf16"
+            half_precision = "" if half[1] == "float64" else f", and compute in half precision with {way}"
             raise UsageError(
-                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over {role}.float(), and "
-                f"compute in half precision with {way}"
+                f"the {role}'s {half[0]} is {half[1]}, and images come as float32: hand over "
+                f"{role}.float(){half_precision}"
             )
         images = batch(entry["modality"], type(module).__name__)
         preprocess = preprocess or _preprocess_of(module, images)

@@ -322,7 +322,8 @@ def build(
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):
-        raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with num_classes")
+        where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
+        raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with {where}")
     measured = (statistics or {}).get(config.modality)
     network = build_network(
         config.model,

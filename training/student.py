@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from ..core.errors import ContrastillError, UsageError
+from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
 from ..core.representation import Preprocess
 from ..core.run import Run
@@ -129,6 +129,18 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return ModelCard(
             f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}"
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
+        """The student in a folder that ``save_pretrained`` wrote, or in a repository of the Hub, ``USER/NAME``.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+            raise UsageError(f"{name} is no folder{looked_in(name)}, and no repository of the Hub, which is USER/NAME")
+        return super().from_pretrained(name, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_module(self.module, self.recipe, save_directory / _WEIGHTS)

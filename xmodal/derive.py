@@ -42,7 +42,7 @@ def available(modalities: Shapes, camera: Camera | None) -> dict[str, int]:
 
 
 def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
-    """Complain about a modality that a network is to read and this data cannot give.
+    """Refuse a modality that a network is to read and this data cannot give.
 
     Args:
         name: Of the modality.

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UsageError, names_beside, nearest
+from ..errors import UsageError, looked_in, names_beside, nearest
 from ..plugins import import_plugins, requested_plugins
 from ..registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
 from ..seeds import each_seed
@@ -281,7 +281,7 @@ def _validate_data(data: DataConfig) -> DataConfig:
 
 def of_another_kind(data: DataConfig) -> UsageError | None:
     """The error for a path of another kind of data than ``data.name`` says; None where it is not known to be one."""
-    if data.path is None or not os.path.exists(data.path):
+    if data.path is None or not os.path.exists(data.path) or data.name not in DATASETS:
         return None
     names = _recognised(data.path)
     if not names or data.name in names:
@@ -309,7 +309,7 @@ def _recognise(path: str | None) -> str:
         raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
     if not os.path.exists(path):
         raise UsageError(
-            f"data.path={path} does not exist: "
+            f"data.path={path} does not exist{looked_in(path)}: "
             f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
         )
     names = _recognised(path)

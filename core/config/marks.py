@@ -17,7 +17,7 @@ def changes_results(key: str, data: str | None = None) -> bool:
 
     Args:
         key: Dotted, such as ``train.lr`` or ``teachers.0.model``.
-        data: Name of the data set, whose options are keys below ``data``.
+        data: Name of the data set, whose options are keys below ``data``; None where it is not known.
 
     Example:
         >>> changes_results("train.lr"), changes_results("train.keep_checkpoints"), changes_results("evaluation.head")
@@ -53,14 +53,14 @@ def _mark(key: str, mark: str, data: str | None, default: bool) -> Any:
                 return extra[mark]
         kinds = [field.annotation for field in fields]
         schemas = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if part == "data" and data is not None:
+        if part == "data":
             schemas += _options(data)
     return default
 
 
-def _options(data: str) -> list[type[BaseModel]]:
-    """The schema of a data set's options; none of a data set that was made in Python or that is not there any more."""
+def _options(data: str | None) -> list[type[BaseModel]]:
+    """The schema of a data set's options; those of all where it is not known, or is not there any more."""
     try:
-        return [DATASETS[data].Options]
+        return [DATASETS[data or ""].Options]
     except (ContrastillError, AttributeError):
         return [DATASETS[name].Options for name in DATASETS]

@@ -15,6 +15,7 @@ from ...core.errors import ContrastillError, UsageError
 from .file_views import LABELS
 from .image_values import UnreadKind, beyond_float32, lossy, orientation, stored_values
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
+from .values import NEGATIVE_MARKS
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
 # What Pillow may take the contents of a file for, whatever its name.
@@ -112,6 +113,8 @@ def _read(path: Path, modality: str) -> tuple[np.ndarray, int]:
 
 def _labels(path: Path, values: np.ndarray) -> np.ndarray:
     """uint8, if that is what they are."""
+    if values.dtype.kind == "i":
+        values = np.where(np.isin(values, NEGATIVE_MARKS), 0, values)
     if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():
         raise ContrastillError(
             f"{path} holds {values.dtype} from {values.min():g} to {values.max():g}: labels are whole numbers, 0 "
@@ -123,6 +126,7 @@ def _labels(path: Path, values: np.ndarray) -> np.ndarray:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
     """An image whose header has been read, and the bytes of its file; what goes wrong with it names the file."""
+    encoded = b""
     try:
         encoded = path.read_bytes()
         image = Image.open(io.BytesIO(encoded))
@@ -132,7 +136,7 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
     except UnreadKind as error:
         raise ContrastillError(f"{path} {error}") from error
     except Exception as error:
-        raise DamagedImage(path, reason_of(error)) from error
+        raise DamagedImage(path, reason_of(error, encoded)) from error
 
 
 def _image(path: Path, modality: str) -> tuple[np.ndarray, int]:

@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of all samples: more than this is no accident of a disk, and a training would learn from another set than it was
-# given.
+# Of all samples: more than this is no accident of a disk, and a training would learn from another data set.
 MOST = 0.01
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class PatchedBatch:
-    """A batch in which others stand in for corrupted samples.
+    """A batch with stand-ins for corrupted samples.
 
     Attributes:
-        batch: What was read.
+        batch: Fields of the samples.
         rows: int64 (B,), whose samples these are.
         corrupted: Row -> why it could not be read.
     """
@@ -43,7 +42,7 @@ class StandIns:
     """Reads a sample, or where it is corrupted the next sound one by its row: a function of the files alone, so that
     order, ranks and resuming change nothing.
 
-    A corrupted sample keeps its row, of which no batch ever tells.
+    A corrupted sample keeps its row, which is in no batch.
 
     Args:
         count: Samples of the split; the last one is followed by the first.
@@ -74,7 +73,7 @@ class StandIns:
 
 
 class CorruptedLog:
-    """Says of each corrupted sample once that it is left out, and how many there were at the end of an epoch.
+    """Logs each corrupted sample once, and their number at the end of an epoch.
 
     Args:
         count: Samples of the split.
@@ -97,13 +96,13 @@ class CorruptedLog:
         check_share(self.seen, self.count)
 
     def end_epoch(self) -> None:
-        """Say how many there were."""
+        """Log how many there were."""
         if self.seen:
             log.warning("%d of %d samples are corrupted and were left out", len(self.seen), self.count)
 
 
 def check_share(corrupted: dict[int, str], count: int) -> None:
-    """Complain where too many samples are corrupted."""
+    """Raise an error where too many samples are corrupted."""
     if len(corrupted) > MOST * count:
         raise ContrastillError(
             f"{len(corrupted)} of {count} samples are corrupted, more than the {MOST:.0%} that "

@@ -129,7 +129,7 @@ class FileSplit(ReadSplit):
         """
         views = FileViews(size, options.crop, options.scale, options.flip, options.transforms if training else [])
         if views.transforms:
-            # Complains here, not in a worker.
+            # Raises here, not in a worker.
             _ = views.compose
         workers = default_workers() if options.workers is None else options.workers
         skip = options.skip_corrupted
@@ -227,7 +227,7 @@ class PairSplit(ReadSplit):
         self.kinds: dict[str, str] = dict(getattr(reader, "kinds", {}))
         self.samples, self.num_samples = reader, num_samples
         self.views = replace(views, size=(height, width), modalities=names, vectors=self.vectors)
-        # Complains here, not in a worker.
+        # Raises here, not in a worker.
         if views.transforms and self.views.moves and self.vectors:
             raise UsageError(
                 f"data.transforms move pixels, and the vectors {', '.join(self.vectors)} would not turn with them: "

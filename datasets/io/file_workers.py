@@ -26,7 +26,7 @@ from .images import DamagedImage, Picture
 from .in_memory import Batch
 from .joint_views import JointViews
 
-WAY_OUT = "remove it, or set data.skip_corrupted=true"
+REMEDY = "remove it, or set data.skip_corrupted=true"
 # What reaches all processes of a job at once, and is the training's to heed.
 _FOR_THE_TRAINING = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 
@@ -139,7 +139,7 @@ class Images(Dataset):
                 read, self.views, self.seed, view, rows, self.skip_among, lambda place, seen: out[place].copy_(seen)
             )
         except DamagedImage as error:
-            return Damaged(f"{error.path} cannot be read as an image ({error.reason}): {WAY_OUT}")
+            return Damaged(f"{error.path} cannot be read as an image ({error.reason}): {REMEDY}")
         except ContrastillError as error:
             return Damaged(str(error))
         return patched({"rgb": out})

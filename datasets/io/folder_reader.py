@@ -100,7 +100,7 @@ class FolderReader:
             return read_pair(self._paths(row))
         except DamagedImage as error:
             raise DamagedImage(
-                error.path, error.reason, f"{error.way_out}, or set data.skip_corrupted=true", error.kind
+                error.path, error.reason, f"{error.remedy}, or set data.skip_corrupted=true", error.kind
             ) from error
 
     def _checked(self, row: int, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

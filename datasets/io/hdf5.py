@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ...core.errors import ContrastillError, UsageError, names_beside, nearest
+from ...core.errors import ContrastillError, UsageError, looked_in, names_beside, nearest
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -28,7 +28,8 @@ def open_packed(path: str | PathLike) -> Iterator[h5py.File]:
         if path.is_dir():
             raise UsageError(f"{path} is a folder, not a packed HDF5 file: contrastill data pack makes one")
         raise UsageError(
-            f"{path} does not exist: {nearest(str(path), names_beside(path), 'name a packed HDF5 file that is there')}"
+            f"{path} does not exist{looked_in(path)}: "
+            f"{nearest(str(path), names_beside(path), 'name a packed HDF5 file that is there')}"
         )
     try:
         with h5py.File(path, "r") as file:
@@ -54,6 +55,33 @@ def class_names(file: h5py.File, attribute: str = "classes") -> list[str] | None
             f"file.attrs[{attribute!r}] = ['a', 'b']"
         )
     return None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def check_coding(field: h5py.Dataset, where: str, void: Collection[float] = ()) -> None:
+    """Complain of attributes by which netCDF and its kin decode stored values, as nothing here applies them.
+
+    Args:
+        field: A field of images.
+        where: Of it, for the message.
+        void: Values that stand for nothing measured here too.
+
+    Raises:
+        UsageError: Values are scaled or shifted, or another value stands for nothing measured.
+    """
+    for attribute, plain in (("scale_factor", 1), ("add_offset", 0)):
+        value = field.attrs.get(attribute)
+        if value is not None and np.any(np.asarray(value) != plain):
+            raise UsageError(
+                f"{where} has the attribute {attribute} = {np.asarray(value).ravel()[0]:g}, which is not applied here: "
+                "store the decoded values, and delete the attribute"
+            )
+    for attribute in ("_FillValue", "missing_value"):
+        values = np.asarray(field.attrs.get(attribute, np.nan)).ravel()
+        if any(value == value and value not in void for value in values):
+            raise UsageError(
+                f"{where} has the attribute {attribute} = {values[0]:g}, which would be read as a value: store NaN in "
+                "its place, and delete the attribute"
+            )
 
 
 def location(group: h5py.Group, field: str | None = None) -> str:

@@ -39,7 +39,7 @@ class UnreadKind(ContrastillError):
 
 
 def highest_value(image: Image.Image, encoded: bytes) -> int:
-    """What stands for full intensity in a file whose channels have more than 8 bits; 255 for all others, which Pillow
+    """The value of full intensity in a file whose channels have more than 8 bits; 255 for all others, which Pillow
     scales itself.
     """
     if image.format == "PNG":

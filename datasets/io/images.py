@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ...core.errors import ContrastillError
@@ -39,15 +39,15 @@ class DamagedImage(DamagedSample):
     Attributes:
         path: The file.
         reason: The decoder's message.
-        way_out: What can be done.
+        remedy: What can be done.
         kind: What it should have been.
     """
 
     def __init__(
-        self, path: str | PathLike, reason: object, way_out: str = "repair or remove it", kind: str = "an image"
+        self, path: str | PathLike, reason: object, remedy: str = "repair or remove it", kind: str = "an image"
     ) -> None:
-        self.path, self.reason, self.way_out, self.kind = Path(path), str(reason), way_out, kind
-        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {way_out}")
+        self.path, self.reason, self.remedy, self.kind = Path(path), str(reason), remedy, kind
+        super().__init__(f"{path} cannot be read as {kind} ({self.reason}): {remedy}")
 
 
 class Picture:
@@ -64,7 +64,7 @@ class Picture:
     Attributes:
         height, width: Pixels, upright.
         orientation: EXIF's number from 1 to 8; 1 is upright as stored.
-        highest: What stands for full intensity in the file where its channels have more than 8 bits; else 255.
+        highest: The value of full intensity in the file where its channels have more than 8 bits; else 255.
 
     Raises:
         DamagedImage: It is no image, or holds too many pixels to be believed.
@@ -81,8 +81,8 @@ class Picture:
         except Image.DecompressionBombError as error:
             raise DamagedImage(path, error, "more pixels than any photograph has; shrink or remove it") from error
         except Exception as error:
-            # Pillow says damage in a dozen ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
-            raise DamagedImage(path, reason_of(error)) from error
+            # Pillow raises many kinds of errors on damage: OSError, SyntaxError, ValueError, struct.error, …
+            raise DamagedImage(path, reason_of(error, getattr(self, "_bytes", b""))) from error
         # Pillow turns a TIFF itself.
         self._orientation = 1 if self._image.format == "TIFF" else self.orientation
         self.height, self.width = (width, height) if self.orientation in (5, 6, 7, 8) else (height, width)
@@ -170,7 +170,7 @@ def read_square(path: str | PathLike, size: int | None = None) -> Tensor:
 
 
 def _decode_jpeg(encoded: bytes) -> Tensor:
-    """uint8 (H, W, 3). OpenCV gives the bits that Pillow gives, in less time."""
+    """uint8 (H, W, 3). OpenCV decodes to the same bits as Pillow, in less time."""
     import cv2
 
     # Where the end is missing, some versions of OpenCV fill up with grey and say nothing: Pillow is asked.
@@ -203,7 +203,11 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
     return (pixels.flip(flipped) if flipped else pixels).contiguous()
 
 
-def reason_of(error: Exception) -> str:
-    """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours."""
-    message = str(error).partition("<_io")[0].strip() or type(error).__name__
-    return message.splitlines()[0]
+def reason_of(error: Exception, encoded: bytes = b"") -> str:
+    """One line; Pillow's "cannot identify image file <_io.BytesIO …>" names an object of ours, and says the same of
+    damaged files and of kinds that it does not read.
+    """
+    message = (str(error).partition("<_io")[0].strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, UnidentifiedImageError) and encoded[:4] in (b"II*\0", b"MM\0*"):
+        return f"{message}; TIFF of 16- or 64-bit floats, or of colours as floats, is not read: save float32 or .npy"
+    return message

@@ -143,7 +143,7 @@ def _damaged(path: Path, error: Exception, part: str = "") -> ContrastillError:
 
 
 def frame_size(file: h5py.File, fields: Iterable[str]) -> tuple[int, int]:
-    """Height and width of the frames; complains where ``fields`` are not what the labelled set has.
+    """Height and width of the frames; raises where ``fields`` are not what the labelled set has.
 
     Raises:
         UsageError: A field is missing, of another shape or dtype, or of another number of frames.

@@ -1,4 +1,4 @@
-"""Writes packed HDF5 files, the layout that ``packed`` reads: a group a split, a dataset a field."""
+"""Writes packed HDF5 files, the layout that ``packed`` reads: one group per split, one dataset per field."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def source_of(
     options: Sequence[str] = (),
     splits: Sequence[str] = SPLITS,
 ) -> PackSource:
-    """What a SOURCE on the command line stands for.
+    """The data that a SOURCE on the command line names.
 
     Args:
         source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, or a folder
@@ -115,7 +115,7 @@ def source_of(
 def write_packed(
     source: PackSource, out: str | Path, *, force: bool = False, advance: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Write ``out``; it appears under its name when it is whole, never before.
+    """Write ``out``; it appears under its name when it is complete, never before.
 
     Args:
         force: Replace an existing file.
@@ -214,7 +214,7 @@ def _registered(
     vectors = list(getattr(first, "vectors", ()))
     attributes: dict[str, str | list[str]] = {"depth_unit": camera.unit} if camera else {}
     attributes |= {"semantic_classes": labels} if labels else {}
-    # What stood for no label or was coded is 0 and −1 … 1 in what is packed.
+    # Void labels and coded vectors are 0 and −1 … 1 in what is packed.
     attributes |= {"void": "none"} if LABELS in first.modalities else {}
     attributes |= {"vectors": vectors} if vectors or any(name in VECTORS for name in first.modalities) else {}
     return PackSource(name, None if first.classes is None else list(first.classes), splits, attributes)

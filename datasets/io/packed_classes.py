@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.errors import UsageError
 from .hdf5 import class_names, location
+from .values import warn_of_gaps
 
 
 def read_classes(
@@ -46,6 +47,8 @@ def read_classes(
         known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
         raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
     split = group.name.strip("/")
+    if classes is None:
+        warn_of_gaps(next(iter(values.values())), file.filename)
     return (
         torch.from_numpy(values[split][rows].copy()),
         len(classes) if classes is not None else highest + 1,
@@ -54,8 +57,16 @@ def read_classes(
 
 
 def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Names of classes as numbers, in the order of the names of all splits, and that order."""
+    """Names of classes as numbers, in the order of the names of all splits, and that order.
+
+    Raises:
+        UsageError: A class is in a further split alone.
+    """
     classes = sorted({name for part in names.values() for name in part.tolist()})
+    first, *others = names
+    for key in others:
+        if unknown := sorted({*names[key].tolist()} - {*names[first].tolist()}):
+            raise UsageError(f"the split {key} has the class {unknown[0]}, which the split {first} lacks: add it there")
     number = {name: place for place, name in enumerate(classes)}
     return {
         key: np.array([number[name] for name in part.tolist()], dtype=np.int64) for key, part in names.items()

@@ -1,4 +1,4 @@
-"""Where each sample of tar shards lies: found once from the tars' headers, and kept in a file for the next time."""
+"""Where each sample of tar shards lies: read once from the tars' headers, and stored in a file for the next time."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class TarIndex:
 
 
 def tar_index(shards: Sequence[Path], cache: Path | None = None) -> TarIndex:
-    """The index of these shards: a kept one that fits them, else a new one, which is then kept.
+    """The index of these shards: the stored one if it is up to date, else a new one, which is then stored.
 
     Args:
         shards: Uncompressed tars.
-        cache: Where an index is kept if it cannot be beside the first shard.
+        cache: Folder of the index if it cannot be stored beside the first shard.
 
     Raises:
         ContrastillError: A tar is cut off or damaged; a key has no class, no image, or two of one.
@@ -110,7 +110,7 @@ def _digest(text: str) -> str:
 
 
 def _read(path: Path, print_: str) -> TarIndex | None:
-    """A kept index; None where there is none, or of other shards, or a damaged one."""
+    """A stored index; None where there is none, or of other shards, or a damaged one."""
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("fingerprint") != print_:

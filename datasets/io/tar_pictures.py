@@ -69,7 +69,7 @@ class TarPictures:
 
 
 class _Tar:
-    """An open descriptor, closed when the last one that reads from it lets go: another thread may be reading still."""
+    """An open descriptor, closed with its last reader: another thread may still be reading."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

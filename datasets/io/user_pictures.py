@@ -69,7 +69,7 @@ def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:
 
 
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:
-    """Complain of channels that come first in an array or last in a tensor: rows of pixels would be taken for
+    """Refuse channels that come first in an array or last in a tensor: rows of pixels would be taken for
     channels.
     """
     if value.ndim != 3:

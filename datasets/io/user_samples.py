@@ -140,7 +140,7 @@ class UserSamples:
         return samples
 
     def _check_label(self, row: int, label: int | None) -> None:
-        """Complain where a sample's label is not the listed one, by which negatives are chosen before it is read."""
+        """Refuse a sample whose label is not the listed one, by which negatives are chosen before it is read."""
         listed = None if self.targets is None else int(self.targets[row])
         if label == listed:
             return

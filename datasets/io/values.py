@@ -138,7 +138,7 @@ def vectors_among(named: Sequence[str] | None, channels: Mapping[str, int]) -> t
 
 
 def check_vectors(name: str, values: np.ndarray, where: object) -> None:
-    """Complain about directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about
+    """Refuse directions of floats (…, 3) that are coded around 0.5: a mirror would change their sign about
     0.
     """
     if values.shape[-1] != 3 or values.dtype.kind != "f":
@@ -250,6 +250,18 @@ class LabelRule:
             )
 
 
+def warn_of_gaps(targets: np.ndarray | Tensor, where: object) -> None:
+    """Log once where numbers of classes (M,) of the training split have gaps: outputs of the network for no class."""
+    numbers = np.unique(np.asarray(targets))
+    missing = sorted({*range(int(numbers.max(initial=-1)) + 1)} - {*numbers.tolist()})
+    if missing:
+        shown = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        warn_once(
+            f"{where}: no training sample is of class {shown}, so the network has outputs for no class: number classes "
+            "from 0 without gaps"
+        )
+
+
 @lru_cache(maxsize=1024)
 def warn_once(message: str, key: object = None) -> None:
     """Log a warning, once in a process for each key."""
@@ -257,7 +269,7 @@ def warn_once(message: str, key: object = None) -> None:
 
 
 def check_splits(train: Split | None, test: Split | None) -> None:
-    """Complain where a test split means other things by its values than the training split.
+    """Raise an error where a test split means other things by its values than the training split.
 
     Raises:
         UsageError: Labels that can hardly number classes, depth of another unit, modalities of another kind of numbers

@@ -96,7 +96,7 @@ def test_a_view_depends_on_seed_epoch_and_row_alone(path):
         assert sum(torch.equal(expected[row], other[row]) for row in range(70)) < 10
 
 
-def test_start_goes_on_in_the_middle(path):
+def test_start_resumes_in_the_middle(path):
     for train in (True, False):
         loader = _packed(path).open("train").loader(batch_size=16, device="cpu", train=train)
         expected, again = list(loader.epoch(2)), list(loader.epoch(2, start=3))
@@ -231,7 +231,7 @@ def test_limit_is_spread_over_the_classes(path):
         ),
     ],
 )
-def test_refusals_name_the_thing_and_the_way_out(tmp_path, more, options, message):
+def test_errors_name_the_cause_and_the_remedy(tmp_path, more, options, message):
     path = (
         _write(tmp_path / "set.h5", **more)
         if not ("rgb" in more and not len(more["rgb"]))

@@ -368,7 +368,7 @@ def test_holding_out_a_part(tmp_path):
         (["train/cat/1.png", "test/cat/1.png"], "val", "no split 'val': it has train, test"),
     ],
 )
-def test_refusals_name_the_folder_and_the_way_out(tmp_path, make, split, message):
+def test_errors_name_the_folder_and_the_remedy(tmp_path, make, split, message):
     for name in make:
         _save(tmp_path / name, 2, 3, format="PNG")
     with pytest.raises(UsageError, match=re.escape(message)):

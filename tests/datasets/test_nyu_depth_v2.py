@@ -175,7 +175,7 @@ def test_semantics_of_13_classes(tmp_path):
     assert opened(tmp_path, modalities=["semantics"]).semantic_classes[40] == "other prop"
 
 
-def test_workers_hand_out_the_same_bytes(tmp_path):
+def test_workers_read_the_same_bytes(tmp_path):
     write_nyu(tmp_path)
     shared = {"modalities": ["rgb", "depth", "semantics"], "crop": "random_resized", "flip": True, "size": (16, 20)}
     alone, helped = (opened(tmp_path, workers=workers, **shared) for workers in (0, 2))
@@ -187,7 +187,7 @@ def test_workers_hand_out_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_reader_that_is_open_goes_into_other_processes(tmp_path, method):
+def test_an_open_reader_is_pickled_into_other_processes(tmp_path, method):
     fields = write_nyu(tmp_path)
     reader = NyuReader(tmp_path / FILE, np.array([6, 0]), {"rgb": "images"})
     assert np.array_equal(reader.read(0)["rgb"], fields["images"][6])

@@ -382,7 +382,7 @@ def _make(root, names):
         (["rgb/0.png", "depth/0.png"], {}, "val", "no split 'val': it has train, test"),
     ],
 )  # fmt: skip
-def test_refusals_name_the_file_and_the_way_out(tmp_path, make, options, split, message):
+def test_errors_name_the_file_and_the_remedy(tmp_path, make, options, split, message):
     _make(tmp_path, make)
     with pytest.raises(UsageError, match=re.escape(message.replace("{root}", str(tmp_path)))) as caught:
         _data(tmp_path, test_fraction=1e-9, **options).open(split)

@@ -88,7 +88,7 @@ def test_depth_back_projected_lies_on_the_room(size):
     assert (clean.semantics == FLOOR).any((1, 2)).sum() > 12
 
 
-def test_a_ball_is_as_deep_as_the_formula_says():
+def test_the_depth_of_a_ball_is_that_of_the_formula():
     ball, index = KINDS.index("ball"), np.arange(120)
     clean = render(index, seed=5, split=0, size=48, noise=False)
     worst = []

@@ -1,4 +1,4 @@
-"""WebDataset shards: the same batches as of the same files in folders, an index that is kept and made anew, and shards
+"""WebDataset shards: the same batches as of the same files in folders, an index that is stored and rebuilt, and shards
 that are damaged.
 """
 
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(tar_index, "_write", refuse)
         with caplog.at_level(logging.WARNING):
             assert _data(tmp_path / "shards").open("train").num_samples == 1
-    assert "could not be kept (Read-only file system)" in caplog.text and "data.cache" in caplog.text
+    assert "could not be stored (Read-only file system)" in caplog.text and "data.cache" in caplog.text
 
 
 def test_which_shards(tmp_path):
@@ -293,7 +293,7 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
         ([("a.jpg", b""), ("a.json", b"{")], "which is no class"),
     ],
 )
-def test_refusals_name_shard_and_key(tmp_path, members, message):
+def test_errors_name_shard_and_key(tmp_path, members, message):
     path = _tar(tmp_path / "train-0.tar", members)
     with pytest.raises(ContrastillError, match=re.escape(message)) as caught:
         _data(tmp_path).open("train")

@@ -295,7 +295,7 @@ class TwoHeads(LogProbabilities):
     ],
     ids=["gate", "gate of convolutions", "classifier", "log-probabilities", "two heads", "convolution"],
 )
-def test_the_embedding_of_a_module_of_ones_own(module, tap, length):
+def test_the_embedding_of_a_user_module(module, tap, length):
     own = UserModule(module, Taps(), PLAIN, (3, 16, 16))
     assert own.taps.embedding == tap and own.num_logits == length
     assert own.classifiers == (("head",) if tap == "input:head" else ())
@@ -311,7 +311,7 @@ def test_timms_modules_are_read_by_timms_methods():
     assert own.taps == network.taps and own.num_logits == 5
 
 
-def test_outputs_that_are_no_tensor_are_refused_with_the_way_out():
+def test_outputs_that_are_no_tensor_are_refused_with_the_remedy():
     class Named(nn.Module):
         def __init__(self):
             super().__init__()

@@ -75,7 +75,7 @@ def check_shapes(name, dim, channels, resolution):
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_timm_says_what_its_own_methods_say(name):
+def test_outputs_of_timm_are_those_of_its_own_methods(name):
     network, batch = check_shapes(f"timm/{name}", *TIMM[name])
     module = network.eval().module
     module.load_state_dict(perturbed(module))

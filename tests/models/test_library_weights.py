@@ -68,7 +68,7 @@ def test_a_student_comes_back_and_its_library_loads_the_file(name, tmp_path):
         torch.testing.assert_close(student(inputs), network.eval()(images()).logits, rtol=0, atol=0)
 
 
-def test_a_teacher_sees_as_it_saw_when_it_was_trained(tmp_path):
+def test_a_teacher_keeps_the_preprocessing_of_its_training(tmp_path):
     trained = build_network("timm/regnetx_002", num_classes=6, mean=(0.5,), std=(0.25,), resolution=40)
     save_student(trained, tmp_path / "student.safetensors")
     teacher = build_network("timm/regnetx_002", weights=tmp_path)

@@ -215,7 +215,7 @@ def test_a_named_student_of_a_module_is_evaluated_from_the_command_line(four_cla
     assert "was an object in Python" in capsys.readouterr().err
 
 
-def test_a_run_from_before_a_key_was_there_goes_on(tmp_path):
+def test_a_run_from_before_a_key_existed_resumes(tmp_path):
     """A key that is off does what was done before it existed."""
     run = Run(tmp_path)
     run.claim("data: {name: packed}\ntrain: {epochs: 2}\n")

@@ -137,6 +137,6 @@ def test_fitnet_compares_the_middle_maps_by_default():
         ),
     ],
 )
-def test_refusals_name_the_side_and_the_way_out(build, message):
+def test_errors_name_the_side_and_the_remedy(build, message):
     with pytest.raises(UsageError, match=message.replace("[", r"\[")):
         build()

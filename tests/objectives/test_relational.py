@@ -315,7 +315,7 @@ def test_built_from_a_setting_with_the_published_weight(name):
 
 
 @pytest.mark.parametrize("name", ["similarity", "rkd", "pkt", "nst", "correlation"])
-def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(name):
+def test_equal_outputs_give_no_loss(name):
     student, _ = sides()
     objective = {"correlation": Correlation(5, 5, "gaussian"), "nst": NST(((0, 0), (3, 3)))}.get(name) or built(name)
     loss = objective(student, student, {})
@@ -400,7 +400,7 @@ def test_maps_of_other_channels_than_it_was_built_for_are_an_error():
     [("rkd", 3), ("similarity", 2), ("correlation", 2), ("pkt", 2), ("dist", 2), ("infonce", 2), ("dense_crd", 2)],
     ids=lambda value: str(value),
 )
-def test_what_compares_the_samples_of_a_pass_refuses_passes_in_which_there_is_nothing_to_compare(name, least):
+def test_objectives_that_compare_the_samples_of_a_pass_refuse_passes_of_too_few(name, least):
     """Their loss would be 0, or a number that does not depend on the student."""
     objective = OBJECTIVES[name]
     options = objective.Options()

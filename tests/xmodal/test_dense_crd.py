@@ -134,7 +134,7 @@ def test_local_global_is_the_naive_one_both_ways():
     assert_same(ours, total, (student.maps[0], student.embedding))
 
 
-def test_both_is_the_sum_and_a_sample_met_twice_is_no_negative_of_itself():
+def test_both_is_the_sum_and_a_duplicate_is_no_negative_of_itself():
     student, teacher = representation(5, (5, 2, 2), 3), representation(6, (4, 2, 2), 7)
     parts = {}
     for pairing in ("local_local", "local_global", "both"):
@@ -398,7 +398,7 @@ def test_defaults_have_no_more_state_than_before():
     }
 
 
-def test_rows_ahead_are_those_that_come_and_positions_of_the_cached_maps():
+def test_rows_stored_ahead_are_those_stored_later_and_positions_of_the_cached_maps():
     outputs, ahead, seen = Outputs(), with_rows(), with_rows()
     ahead.prepare([outputs])
     seen.prepare([Outputs(cached=False)])
@@ -447,7 +447,7 @@ def test_a_sample_keeps_no_more_positions_than_its_map_has():
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_resumed_run_goes_on_with_the_same_draws_and_rows(cached):
+def test_a_resumed_run_continues_with_the_same_draws_and_rows(cached):
     order = torch.randperm(M, generator=torch.Generator().manual_seed(1)).split(3)
     uninterrupted, resumed = with_rows(), with_rows()
     for dense in (uninterrupted, resumed):

@@ -187,7 +187,7 @@ def test_a_depth_of_the_wrong_unit_is_warned_of(sensors, caplog):
     assert split.camera.unit == "mm" and not caplog.text
 
 
-def test_a_folder_of_two_sensors_of_ones_own(tmp_path):
+def test_a_folder_of_two_user_sensors(tmp_path):
     generator = np.random.default_rng(1)
     for modality in ("rgb", "thermal"):
         (tmp_path / "data" / modality).mkdir(parents=True)

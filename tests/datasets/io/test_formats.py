@@ -522,7 +522,7 @@ def _read(name, value):
     return UserSamples(_Own({name: value})).read(0)[0][name].squeeze().numpy()
 
 
-def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
+def test_rgb_of_16_bits_of_a_user_dataset_is_scaled_by_its_range(tmp_path, caplog):
     expected = np.round(DEEP / 257)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(_read("rgb", Image.fromarray(DEEP))[:, :, 0], expected) and len(caplog.records) == 1
@@ -552,7 +552,7 @@ def test_rgb_of_16_bits_of_ones_own_is_scaled_by_its_range(tmp_path, caplog):
             _read("rgb", value)
 
 
-def test_pictures_of_ones_own_that_pillow_scales_are_refused(tmp_path):
+def test_user_pictures_that_pillow_scales_are_refused(tmp_path):
     _pnm(tmp_path / "a.pgm", DEEP // 7, 10000)
     _pnm(tmp_path / "b.pgm", np.array([[0, 1, 40]]), 40)
     _pnm(tmp_path / "c.ppm", COLOUR, 65535)

@@ -249,7 +249,7 @@ def test_pairs_without_rgb_and_parts_of_what_is_read():
         split(modalities=["dept"])
 
 
-def test_a_split_says_what_it_holds():
+def test_a_split_describes_its_samples():
     opened = PairSplit(
         Frames(),
         3,

@@ -160,7 +160,7 @@ def test_sixteen_bits_in_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("source", ["packed", "paired_folder", "own"])
 @pytest.mark.parametrize("named", [False, True])
-def test_255_is_no_label_and_the_key_says_otherwise(tmp_path, source, named, caplog):
+def test_255_is_void_by_default(tmp_path, source, named, caplog):
     maps, means = drawn(5, (255,))
     names = ["unlabelled", *"abcde"] if named and source != "own" else None
     with caplog.at_level(logging.WARNING):
@@ -186,7 +186,7 @@ def test_null_makes_255_a_class(tmp_path, source):
 
 
 @pytest.mark.parametrize("source", ["packed", "paired_folder"])
-def test_names_say_what_is_void(tmp_path, source):
+def test_names_decide_what_is_void(tmp_path, source):
     maps, means = drawn(255)
     names = ["unlabelled", *(f"c{number}" for number in range(1, 256))]
     (tmp_path / "a").mkdir()

@@ -335,7 +335,7 @@ def test_vectors_turn_with_a_mirrored_view(tmp_path, source, stored):
 
 
 @pytest.mark.parametrize("source", ["packed", "paired_folder"])
-def test_the_key_says_which_modalities_are_vectors(tmp_path, source):
+def test_the_option_names_the_modalities_that_are_vectors(tmp_path, source):
     fields = {"motion": directions()[..., :2], "normals": directions(), "thermal": directions()[..., 0]}
     opened = data(source, tmp_path, fields, vectors=["motion"]).open("train")
     plain, views = (batch_of(opened, "motion", train=train) for train in (False, True))
@@ -502,7 +502,7 @@ def test_identifiers_are_no_classes():
         ("intrinsics", 525.0, r"the attribute intrinsics has the shape \(\): it holds fx, fy, cx, cy"),
     ],
 )
-def test_a_packed_file_says_what_its_camera_is(tmp_path, attribute, value, camera):
+def test_a_packed_file_describes_its_camera(tmp_path, attribute, value, camera):
     opened = data("packed", tmp_path, {"depth": np.full((N, H, W), 2000, np.uint16)})
     with h5py.File(tmp_path / "set.h5", "a") as file:
         file.attrs[attribute] = value

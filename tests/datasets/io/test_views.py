@@ -118,7 +118,7 @@ def test_all_162_views_are_equally_likely():
     assert chisquare(counts.numpy()).pvalue > 1e-4
 
 
-def test_each_sample_meets_all_views_over_the_epochs():
+def test_each_sample_is_seen_in_all_views_over_the_epochs():
     # The views of one sample over time, not only of many samples at one time.
     draws = [draw_views(0, view, torch.tensor([17]), padding=4, flip=True) for view in range(3000)]
     counts = np.bincount([(d.dy.item() * 9 + d.dx.item()) * 2 + d.flip.item() for d in draws], minlength=162)

@@ -213,7 +213,8 @@ class CRDLoss(DeferredUpdates):
         ):
             if needed and len(sequence) != len(maps):
                 raise UsageError(
-                    f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(sequence)}: see its arguments"
+                    f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(sequence)}: "
+                    "see its arguments"
                 )
         if self.teacher_map == "whitened":
             for embed, sample in zip(maps, samples, strict=True):

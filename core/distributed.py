@@ -45,7 +45,7 @@ def all_gather_ragged(rows: Tensor, device: torch.device | str = "cpu") -> Tenso
     shapes = torch.empty(world, 2, dtype=torch.int64, device=device)
     _all_gather(shapes, torch.tensor([rows.shape], device=device))
     counts, (most, width) = shapes[:, 0].tolist(), shapes.amax(0).tolist()
-    # The backends gather equal shares: shorter ones are filled up.
+    # The backends gather equal lengths: shorter ones are padded.
     share = torch.zeros(most, width, dtype=rows.dtype, device=device)
     share[: rows.shape[0], : rows.shape[1]] = rows.to(device)
     gathered = torch.empty(world * most, width, dtype=rows.dtype, device=device)

@@ -21,7 +21,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass
 class Representation:
-    """What a network said about a batch; what was not asked for is None, or empty.
+    """A network's outputs for a batch; parts that were not asked for are None, or empty.
 
     Attributes:
         logits: (B, C), what the network itself returns unless another module was tapped.
@@ -335,7 +335,7 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
     Neither BatchNorm's statistics, nor any module's training flag, nor torch's generators change.
 
     Args:
-        network: The network to look at.
+        network: The network to measure.
         batch: A batch of any size, as ``network`` takes it.
     """
     with evaluating(network):

@@ -1,4 +1,4 @@
-"""Reading what modules inside a network say during one forward, by their names, without editing it."""
+"""Reads the outputs of modules inside a network during one forward pass, by their names, without editing it."""
 
 from __future__ import annotations
 

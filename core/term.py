@@ -21,10 +21,10 @@ class Term(nn.Module):
     Args:
         objectives: One objective for each teacher, each with its own embeddings and banks; a single one for an
             objective that reads no teacher, or all of them at once.
-        weight: Its weight in the loss; left out, the objective's published one.
-        rule: How n losses become one; left out, the paper's sum.
-        warmup: Share of the training over which the weight rises linearly from 0; left out, the objective's published
-            one.
+        weight: Its weight in the loss; default: the objective's published one.
+        rule: How n losses become one; default: the paper's sum.
+        warmup: Share of the training over which the weight rises linearly from 0; default: the objective's
+            published one.
     """
 
     objectives: Sequence[Objective]

@@ -58,7 +58,7 @@ class Agglomerate(Objective):
             "factor a channel, or not at all",
         )
         hidden: int | None = Field(
-            None, gt=0, description="hidden layer of the heads; left out: the larger of both sides' dimensions"
+            None, gt=0, description="hidden layer of the heads; default: the larger of both sides' dimensions"
         )
         summary: bool = Field(True, description="learn the teachers' pooled embeddings")
         dense: bool = Field(True, description="learn a feature map of the teachers")

@@ -80,7 +80,7 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
     2017; disagreement: Fort et al., 2019).
 
     Args:
-        probabilities: What n networks said of N samples.
+        probabilities: Outputs of n networks for N samples.
         targets: The samples' classes.
         student: Outputs of another network, which is no part of the ensemble.
 

@@ -126,7 +126,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
     _check_logits(transfer, config, student_spec, teacher_specs)
-    # A classifier that nothing trains stands for what its weights said.
+    # A classifier that nothing trains keeps the classes of its weights.
     if "logits" in transfer.student_needs:
         known = order.names is not None and len(order.names) == student.recipe["num_classes"]
         student.recipe = {**student.recipe, "classes": order.names if known else None}
@@ -205,7 +205,7 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
             f"add objectives.{label}.rule=sum, "
             f"or objectives.{label}.student_side=separate, by which each teacher has an objective of its own"
         )
-    # What was said beside ensemble.rule is that rule's; another one that an objective names has its defaults.
+    # Options beside ensemble.rule are that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
     return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
 
@@ -263,7 +263,7 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
     Args:
         split: The training split.
         modality: Stored or derived.
-        samples: How many samples to look at.
+        samples: How many samples to read.
     """
     loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
     step = max(1, len(loader) // max(1, samples // 8))

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         last: The last epoch's row of metrics.jsonl: ``epoch``, ``step``, ``lr``, ``loss``, each term, ``top1`` and
@@ -60,7 +60,7 @@ def fit(
 ) -> FitResult:
     """Train the student and the objectives' heads; go on from the newest checkpoint if ``run`` has one.
 
-    However many processes and passes (``config.accumulation_steps``) a batch is dealt out to, the loss is the mean over
+    However many processes and passes (``config.accumulation_steps``) a batch is split into, the loss is the mean over
     the whole batch, as long as the objectives are means over samples and the student has no statistics of its batch.
 
     Args:
@@ -69,11 +69,11 @@ def fit(
         test: Labelled test batches, or None.
         config: Epochs, optimiser, schedule, precision, checkpoints.
         run: Folder for metrics.jsonl and checkpoints; None keeps nothing.
-        accelerator: Device, precision and processes; left out, Accelerate's defaults.
-        progress: Whether to draw a bar, or on something that is no terminal a line an epoch.
+        accelerator: Device, precision and processes; default: Accelerate's own.
+        progress: Whether to draw a bar, or without a terminal print one line per epoch.
 
     Raises:
-        ContrastillError: The loss stopped being a number (``config.on_nan``), or the checkpoint does not fit.
+        ContrastillError: The loss is NaN or infinite (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
     accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
@@ -260,7 +260,7 @@ class _Training:
                 self.running[name] = self.running.get(name, zero) + value
 
     def _means(self) -> dict[str, float]:
-        """Means of the epoch under way over all ranks; stops where the loss was no number."""
+        """Means of the epoch under way over all ranks; stops where the loss was NaN or infinite."""
         self.bad.check()
         values = {name: value.item() for name, value in self._sums().items()}
         samples = values.pop("samples")
@@ -290,7 +290,7 @@ class _Training:
         self.bad.check()
         if self.run is None:
             return
-        # Asked for on all processes: rows of a bank that are dealt out come together.
+        # Called on all ranks: the rows of a sharded bank are gathered.
         trained, running, random = (
             self.transfer.trained_state(),
             self._sums(),

@@ -33,7 +33,7 @@ def fold_batchnorm(network: Network, batch: Mapping[str, Tensor]) -> list[str]:
 
     A folded network has other weights and modules: it does not load the unfolded one's file, and
         :func:`~contrastill.core.fingerprint.network_fingerprint` of it is another, so
-    what a folded teacher said is never taken for what the unfolded one said.
+    outputs of a folded teacher are never taken for those of the unfolded one.
 
     Args:
         network: Changed in place; in training its BatchNorms would be missed, so it should be one that is frozen.
@@ -206,7 +206,7 @@ def _outputs(network: Network, batch: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _agrees(before: list[Tensor], network: Network, batch: Mapping[str, Tensor]) -> bool:
-    """Whether the network still says what it said; not if it no longer runs, as one that asks its BatchNorm for its
+    """Whether the network still has the same outputs; not if it no longer runs, as one that asks its BatchNorm for its
     weights.
     """
     try:

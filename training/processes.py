@@ -1,4 +1,4 @@
-"""Several processes that train together: how they part, and what is said when one of them is gone."""
+"""Several processes that train together: how they end, and the error when one of them is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained where nothing is said: objectives, their weights, length, views and learning rate, from what is known
+"""The default recipe: objectives, their weights, length, views and learning rate, from what is known
 of teachers and data.
 """
 
@@ -74,7 +74,7 @@ def default_training(
     Args:
         num_samples: M, training samples.
         batch_size: Samples of a step.
-        epochs: Their number where it is said.
+        epochs: Their number where it is set.
         optimizer: ``"sgd"`` or ``"adamw"``.
         teachers: How many there are; without any there are no outputs to keep.
         pretrained: Whether the student begins with weights: its rate is a tenth then.

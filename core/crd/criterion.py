@@ -247,8 +247,8 @@ class Criterion(torch.autograd.Function):
 
         Args:
             projected: (2, B, D), what is scored against bank 0, then against bank 1, before normalisation.
-            positives: (2, B, D), each anchor's own row in that bank; of everyone's anchors and those rows that are
-                here, where the bank is dealt out.
+            positives: (2, B, D), each anchor's own row in that bank; with a sharded bank, of all ranks' anchors and
+                this rank's rows.
             critic: τ, b and the scores' range.
             workspace: Where scores lie meanwhile.
             exchange: Which processes score an anchor.

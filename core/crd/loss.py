@@ -78,7 +78,7 @@ class CRDLoss(DeferredUpdates):
             1024 and one short schedule ``"paper"`` ended 6 points lower (docs/results.md).
         seed: Of the rows, of their order and of every draw.
         bank_placement: ``"replicated"``: each process holds all rows. ``"sharded"``: each holds M/n of them and scores
-            everyone's anchors against these; every process must then call the loss, and ask for its state, together.
+            the anchors of all ranks against these; all ranks must then call the loss and its state_dict together.
         bank_dtype: Of the rows: ``"fp32"``, ``"fp16"`` or ``"bf16"``. What is written to them is worked out in float32.
         bank_memory: ``"device"``, or ``"host"``: pinned memory of the host, copied over as it is scored, for banks
             larger than a GPU; each step then waits for the device.
@@ -210,13 +210,14 @@ class CRDLoss(DeferredUpdates):
             ContrastillError: An embedding that a row is to begin as is no finite number.
         """
         maps = self._teacher_maps()
-        for name, asked, given in (
+        for name, needed, sequence in (
             ("samples", self.teacher_map == "whitened", samples),
             ("batches", self.bank_init == "teacher_outputs", batches),
         ):
-            if asked and len(given) != len(maps):
+            if needed and len(sequence) != len(maps):
                 raise UsageError(
-                    f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(given)}: see its arguments"
+                    f"prepare needs {name} of each of the {len(maps)} teachers, not of {len(sequence)}: "
+                    "see its arguments"
                 )
         if self.teacher_map == "whitened":
             for embed, sample in zip(maps, samples, strict=True):

@@ -1,4 +1,4 @@
-"""The memory bank: one row per training sample for each side, in one place or dealt out to the processes."""
+"""The memory bank: one row per training sample for each side, on one rank or sharded over all."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ _BLOCK = 2**16
 class MemoryBank(nn.Module):
     """A bank of M rows for each side, drawn from U(−s, s) with s = 1/√(D/3), so that a row's norm is about 1.
 
-    Inside, rows may lie in any order (negatives that are neighbours cost no gather) and on several processes; outside
-    it is always
-    sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders and numbers of
-        processes.
+    Inside, rows may lie in any order (negatives that are neighbours cost no gather) and on several ranks; outside it is
+    always sample order: ``student``, ``teacher`` and the state_dict, which therefore moves between orders and numbers
+    of ranks.
 
     Args:
         num_samples: M, rows of each bank.
@@ -32,8 +31,8 @@ class MemoryBank(nn.Module):
         place: (M,) int64, where each sample's row lies inside; None keeps sample order.
         seed: Of the initial rows, which are the same whatever the order inside.
         sides: Their names, S of them; each is an attribute and a key of the state_dict.
-        shard: Which of the rows this process holds.
-        dtype: Of the rows. What is written is worked out in float32 at least.
+        shard: Which of the rows this rank has.
+        dtype: Of the rows. Updates are computed in float32 at least.
         on_host: Whether rows stay in the host's memory, pinned where there is a GPU, and are copied over as they are
             scored.
         count_visits: Whether it counts how often each row was updated, as ``update(…, "visits")`` needs; the state_dict
@@ -99,7 +98,7 @@ class MemoryBank(nn.Module):
         return self.side("teacher")
 
     def side(self, name: str) -> Tensor:
-        """(M, D) copy of one side's rows, in sample order; of a bank that is dealt out, every process must ask."""
+        """(M, D) copy of one side's rows, in sample order; with a sharded bank every rank must call it."""
         return self._whole(self.rows[self.sides.index(name)].detach())
 
     @property

@@ -1,4 +1,4 @@
-"""A bank's rows dealt out to the processes: who holds which, and how anchors go out and sums come back."""
+"""A bank's rows sharded over the ranks: which rank has which, and how anchors are gathered and sums scattered."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ Place = TypeVar("Place", int, Tensor)
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of one of ``world`` processes: places rank, rank + world, rank + 2·world, …
+    """The rows of one of ``world`` ranks: places rank, rank + world, rank + 2·world, …
 
-    Dealt out one by one, any range of places is split evenly: a window of negatives costs all processes the same. The
-        only
+    Sharded one by one, any range of places is split evenly: a window of negatives costs all ranks the same. The only
     shard of a single process is the whole bank.
 
     Example:
@@ -52,7 +51,7 @@ class Shard:
 
 
 class Alone:
-    """Each process holds all rows: anchors and sums stay where they are."""
+    """Each rank has all rows: anchors and sums stay where they are."""
 
     def __init__(self, index: Tensor) -> None:
         self.index = index
@@ -67,14 +66,14 @@ class Alone:
 
 
 class Together:
-    """Anchors are scored by every process against the rows it holds.
+    """Every rank scores the anchors of all ranks against its own rows.
 
     Args:
         index: (b,) samples of this process; how many may differ from rank to rank.
         capacity: The largest number of them on any rank.
 
     Attributes:
-        index: (world · capacity,) samples of all processes in rank order; a short share is filled up with its first
+        index: (world · capacity,) samples of all processes in rank order; a short slice is padded with its first
             sample.
     """
 

@@ -185,7 +185,7 @@ class TeacherRows(DeferredUpdates):
     @property
     def embeddings(self) -> Tensor:
         """A copy of all rows in sample order (M, d); zeros where there is none yet. Every process must ask together
-        where they are dealt out.
+        where they are sharded.
         """
         rows = torch.zeros(self.num_samples, self.dim, dtype=self.memory.dtype, device=self.memory.device)
         place = self.place.to(rows.device)

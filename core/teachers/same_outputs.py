@@ -13,7 +13,7 @@ _ROUNDING = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 def precision_of(network: Network, device: torch.device) -> torch.dtype:
-    """In which a network computes here and now: its own, or the caller's autocast."""
+    """The precision a network computes in: its own, or that of the caller's autocast."""
     if network.precision is not None:
         return network.precision
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32

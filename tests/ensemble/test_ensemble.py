@@ -214,7 +214,8 @@ def test_classes_that_differ_are_refused_or_mapped(teachers, of_seven_classes, t
     assert "names 3 classes, and the data has 12" in " ".join(capsys.readouterr().err.split())
     assert main([*base, f"teachers.1.class_map={[*range(7), 0, 1, 2, 3, 7]}"]) == 2
     assert "a place outside 0 … 6" in " ".join(capsys.readouterr().err.split())
-    assert main([*base, f"teachers.1.class_map={[*range(7), 0, 1, 2, 3, 4]}"]) == 0
+    assert main([*base, f"teachers.1.class_map={[*range(7), 0, 1, 2, 3, 4]}"]) == 2
+    assert "has the place 0 twice" in " ".join(capsys.readouterr().err.split())
     assert main([*base, "objectives.kd=null", f"out={tmp_path / 'crd'}"]) == 0  # embeddings need no classes in common
 
 

@@ -148,7 +148,7 @@ def test_each_of_several_teachers_has_its_own_scale(settings, tmp_path):
             measured = [objective.scale for objective in transfer.terms[term].objectives]
             assert measured == pytest.approx([min(1, naive_doubt(logits) / full) for logits in outputs], rel=1e-4)
         scales.append(measured)
-        assert scales[0] != pytest.approx(scales[1], rel=1e-3)
+        assert measured[0] != pytest.approx(measured[1], rel=1e-3)
         assert str(transfer).count("teacher 0: × 0.") == str(transfer).count("teacher 1: × 0.") == 2
     assert scales[0] == pytest.approx(scales[1], rel=1e-5)
 

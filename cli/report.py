@@ -103,7 +103,7 @@ def _page(found: Any, latency: bool, maps: bool, *, say: Any) -> tuple[str, list
     from ..report.comparison import Compared, comparison
     from ..report.markup import element
     from ..report.page import page
-    from ..report.reproduce import costs, embeddings, made
+    from ..report.reproduce import costs, embeddings, reproduction
     from ..report.results import results
     from ..report.transfers import curves, transfers
 
@@ -116,7 +116,7 @@ def _page(found: Any, latency: bool, maps: bool, *, say: Any) -> tuple[str, list
     if maps:
         say("looking at embeddings")
         sections.append(embeddings(found))
-    sections.append(made(found))
+    sections.append(reproduction(found))
     name = found.groups[0].name if len(found.groups) == 1 else found.root.name
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     trainings = f"{count} training run{'s' * (count > 1)}" + (

@@ -103,24 +103,27 @@ class Run:
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
 
-    def record(self, versions: Mapping[str, str]) -> None:
-        """Keep what the run is made with in versions.json: an entry, and another one where it goes on with other
-        versions.
+    def record(self, versions: Mapping[str, str], command: str | None = None) -> None:
+        """Append the software versions and the command to versions.json, unless its last entry has these versions.
 
         Args:
-            versions: As :func:`~.versions.versions` gives them.
+            versions: As :func:`~.versions.versions` returns them.
+            command: The command line or call that trains the run, if it is known.
         """
-        known = self._versions()
-        if known and {**known[-1], "date": None} == {**versions, "date": None}:
+        entries = self._version_entries()
+        if entries and _versions_of(entries[-1]) == _versions_of(versions):
             return
+        entry = {**versions, **({} if command is None else {"command": command})}
         with self.room_for(self.versions.name):
-            write_text(self.versions, json.dumps([*known, versions], indent=1) + "\n")
+            write_text(self.versions, json.dumps([*entries, entry], indent=1) + "\n")
 
-    def made_with(self) -> dict[str, str]:
-        """The last entry of versions.json; empty where there is none."""
-        return (self._versions() or [{}])[-1]
+    def latest_versions(self) -> dict[str, str]:
+        """The software versions that the run was last trained with; empty where they are not recorded."""
+        entries = self._version_entries()
+        return {name: value for name, value in entries[-1].items() if name != "command"} if entries else {}
 
-    def _versions(self) -> list[dict[str, str]]:
+    def _version_entries(self) -> list[dict[str, str]]:
+        """The entries of versions.json, oldest first; none where the file is missing or damaged."""
         try:
             return json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
         except (json.JSONDecodeError, UnicodeDecodeError):
@@ -188,6 +191,11 @@ class Run:
     def room_for(self, what: str, needed: int | None = None) -> AbstractContextManager[None]:
         """:func:`~.full_disk.room_for` something in this folder."""
         return room_for(what, self.path, self.checkpoints, needed)
+
+
+def _versions_of(entry: Mapping[str, str]) -> dict[str, str]:
+    """What two entries of versions.json are compared by: neither when nor how the training was started."""
+    return {name: value for name, value in entry.items() if name not in ("date", "command")}
 
 
 def no_run(path: str | os.PathLike[str]) -> UsageError:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ..core.config.command import command_of
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError
+from ..core.run import Run
 from .markup import Markup, element, join, number
 from .page import Section
 from .page_parts import Cell, copyable, folded, measured, table, warning
-from .runs import Found, Group
+from .runs import Found, Group, Trained
 
 _SAMPLES = 400
 _AT_ONCE = 50
@@ -110,11 +113,10 @@ def _map(group: Group) -> Markup:
     return scatter(Scatter(title, points, classes, names))
 
 
-def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int], list[str], list[float]]:
+def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[int], list[str], list[float]]:
     """Places (n, 2), classes and their names, and the axes' shares of the variance."""
     import torch
 
-    from ..core.run import Run
     from ..evaluation.evaluate import evaluation_data
     from ..evaluation.networks import EvaluatedNetworks
     from ..probe.projection import principal_axes
@@ -140,7 +142,7 @@ def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int
     return found.points.tolist(), classes, names, found.shares.tolist()
 
 
-def made(found: Found) -> Section:
+def reproduction(found: Found) -> Section:
     """The command of every training, and what it ran on."""
     parts = [
         element(
@@ -150,29 +152,21 @@ def made(found: Found) -> Section:
         )
     ]
     parts += (
-        [_made(group) for group in found.groups]
+        [_reproduction(group) for group in found.groups]
         if len(found.groups) < 4
-        else [folded(group.name, _made(group)) for group in found.groups]
+        else [folded(group.name, _reproduction(group)) for group in found.groups]
     )
-    return Section("made", "How to make it again", join(parts))
+    return Section("reproduce", "How to reproduce", join(parts))
 
 
-def _made(group: Group) -> Markup:
-    parts: list[Markup | None] = [element("h3", group.name)]
-    for config, name in _configs(group):
-        command = command_of(config)
-        parts.append(copyable(command or f"contrastill train {name}/config.yaml", f"The command of {group.name}"))
-        parts.append(
-            None
-            if command
-            else element("p", "No shipped config leads to these settings, so the run's own is named.", class_="small")
-        )
-    rows = []
-    for run in group.runs:
-        held = run.read_json("versions.json")
-        for one in held if isinstance(held, list) else []:
-            if isinstance(one, dict):
-                rows.append([run.path.name, *(str(one.get(key, "–")) for key in _VERSIONS)])
+def _reproduction(group: Group) -> Markup:
+    entries = {run.path: _version_entries(run) for run in group.runs}
+    # Several seeds that one command trained have recorded that command each.
+    commands = dict.fromkeys(_command(path, entries[path]) for path in entries)
+    parts = [element("h3", group.name), *(copyable(command, f"The command of {group.name}") for command in commands)]
+    rows = [
+        [path.name, *(str(entry.get(key, "–")) for key in _VERSIONS)] for path in entries for entry in entries[path]
+    ]
     if rows:
         parts.append(table(f"{group.name}: versions, from versions.json", ["run", *_VERSIONS], rows))
     else:
@@ -185,17 +179,12 @@ def _made(group: Group) -> Markup:
 _VERSIONS = ("contrastill", "torch", "python", "platform", "date")
 
 
-def _configs(group: Group) -> list[tuple[RunConfig, str]]:
-    """The configs that make a group: one with ``seeds`` where a folder holds seeds in a row, else each run's own."""
-    known = [(run.config, run.path.as_posix()) for run in group.runs if run.config is not None]
-    seeds = sorted(config.seed for config, _ in known)
-    members = all(
-        run.path != group.path and run.path.name == f"seed-{run.config.seed}"
-        for run in group.runs
-        if run.config is not None
-    )
-    if len(known) > 1 and members and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
-        first = min(known, key=lambda one: one[0].seed)
-        out = first[0].out.rstrip("/").rpartition("/")[0]
-        return [(first[0].model_copy(update={"out": out or ".", "seed": seeds[0], "seeds": len(seeds)}), first[1])]
-    return known
+def _version_entries(run: Trained) -> list[dict[str, Any]]:
+    entries = run.read_json("versions.json")
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _command(path: Path, entries: Sequence[Mapping[str, Any]]) -> str:
+    """The command that the training was started with; of a run that recorded none, the one that trains its config."""
+    recorded = (entry["command"] for entry in entries if isinstance(entry.get("command"), str))
+    return next(recorded, shlex.join(["contrastill", "train", f"{path.as_posix()}/config.yaml"]))

@@ -154,7 +154,7 @@ def distill(
                 "student": learner,
                 "objectives": chosen,
             }
-            config = make_config({**tree, "train": {**train, **handed.train}}, given)
+            config = make_config({**tree, "train": {**train, **handed.train}}, given, "contrastill.distill(…)")
             if config.seeds:
                 raise UsageError(
                     "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"

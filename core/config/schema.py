@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, PrivateAttr, model_validator
 
 
 class Section(BaseModel):
@@ -288,6 +288,15 @@ class RunConfig(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     cache: CacheConfig = Field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    _command: str | None = PrivateAttr(None)
+
+    @property
+    def command(self) -> str | None:
+        """The command line or the call that the config comes from; no setting: two configs are equal without it."""
+        return self._command
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunConfig) and self.model_dump() == other.model_dump()
 
     @model_validator(mode="before")
     @classmethod

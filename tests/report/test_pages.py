@@ -105,7 +105,7 @@ def test_the_chapters_are_in_order_and_named_in_the_contents(page):
     titles = [title for level, title in page.headings if level == 2]
     assert titles == ["Contents", "What was transferred to what", "What they came to", "How the trainings went",
         "Ensembles", "Segmentation and probes of the runs",
-                      "Cost of teacher and student", "Maps of the embeddings", "How to make it again"]  # fmt: skip
+                      "Cost of teacher and student", "Maps of the embeddings", "How to reproduce"]  # fmt: skip
     anchors = {attrs["id"] for _, attrs in page.attributes if "id" in attrs}
     links = {attrs["href"][1:] for tag, attrs in page.attributes if tag == "a"}
     assert links <= anchors and len(anchors) == len([1 for _, attrs in page.attributes if "id" in attrs])
@@ -171,7 +171,8 @@ def test_the_commands_and_versions(page, runs):
     import torch
 
     assert f"contrastill train teachers/cifar100 data.path={runs.parent.parent}"[:40] in page.text
-    assert f"out={runs}/untaught seeds=2" in page.text and "objectives.kd.weight=1.0" in page.text
+    assert f"seeds=2 out={runs}/untaught train.batch_size=16" in page.text and "objectives.kd.weight=1" in page.text
+    assert page.text.count(f"seeds=2 out={runs}/untaught") == 1
     assert {row["torch"] for row in page.table("untaught: versions")} == {torch.__version__} and len(
         page.table("untaught: versions")
     ) == 2

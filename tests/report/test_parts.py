@@ -4,20 +4,22 @@ again.
 
 import html.parser
 import json
+import math
 import shlex
 
 import numpy as np
 import pytest
 import torch
 
-from contrastill.core.config.command import command_of
-from contrastill.core.config.loading import load_config
+from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
 from contrastill.probe.projection import principal_axes
 from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table
+from contrastill.report.reproduce import reproduction
+from contrastill.report.runs import Found, Group, Trained
 from contrastill.report.scatter import Scatter, scatter
 from contrastill.report.scores import score, way
 from contrastill.report.svg import Chart, Series, draw
@@ -199,35 +201,73 @@ def test_projections_of_little_and_of_nothing():
         principal_axes(torch.ones(1, 3))
 
 
-# Making a run again
+# The command of a run
 
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("teachers/rooms", ["student.model=resnet8", "seed=3"]),
-        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5,0.6]",
-            "train.weight_decay=1e-5"]),
+        ("teachers/rooms", ["student.model=resnet8", "seed=3", "out=runs/a b/it's; $HOME `x` \"y\""]),
+        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5, 0.6]",
+            "out=runs/é\n2"]),
         ("compression/rooms_crd", ["teachers.1.model=resnet14", "teachers.1.weights=a b/it's", "ensemble.rule=average",
             "objectives.crd=null"]),
-        ("compression/cifar100_crd", ["data.name=packed", "data.path=not there.h5", "teachers.0.weights=t.pth",
-            "student.resolution=[24,32]"]),
         ("xmodal/rooms_rgb_to_depth_crd", ["objectives.dense_crd=null",
             "objectives.hint={name: fitnet, weight: 1, pair: [-1, -1]}"]),
     ],
 )  # fmt: skip
-def test_the_command_leads_to_the_same_config(name, overrides):
-    config = load_config(name, [*overrides, "out=runs/again"])
-    contrastill, train, found, *given = shlex.split(command_of(config))
-    assert (contrastill, train) == ("contrastill", "train") and load_config(found, given) == config
-    assert len(given) <= len(overrides) + 4
+def test_the_command_is_recorded_as_given(name, overrides, tmp_path):
+    config = load_config(name, overrides)
+    assert shlex.split(config.command) == ["contrastill", "train", name, *overrides]
+    assert config.model_copy(update={"seed": 7}).command == config.command and "command" not in to_yaml(config)
+    run = Run(tmp_path)
+    run.record(versions(), config.command)
+    assert json.loads(run.versions.read_text())[0]["command"] == config.command
+    assert "command" not in run.latest_versions()
 
 
-def test_versions_are_kept_once_and_again_when_they_change(tmp_path):
+def test_a_config_read_in_another_spelling_is_the_same_run(tmp_path):
+    first = load_config("teachers/rooms", ["train.epochs=3", f"out={tmp_path}"])
+    run = Run(tmp_path)
+    run.claim(to_yaml(first))
+    run.record(versions(), first.command)
+    second = load_config(str(run.config), ["train.epochs=3"])
+    assert second == first and second.command != first.command
+    run.claim(to_yaml(second))
+    run.record(versions(), second.command)
+    assert [entry["command"] for entry in json.loads(run.versions.read_text())] == [first.command]
+
+
+def test_versions_are_recorded_once_and_again_when_they_change(tmp_path):
     run, now = Run(tmp_path), versions()
+    assert run.latest_versions() == {}
     run.record(now)
     run.record({**now, "date": "later"})
     assert json.loads(run.versions.read_text()) == [now] and now["torch"] == torch.__version__
     run.record({**now, "torch": "9.9"})
-    assert [one["torch"] for one in json.loads(run.versions.read_text())] == [now["torch"], "9.9"]
-    assert is_number(1.0) and not is_number(None)
+    assert [entry["torch"] for entry in json.loads(run.versions.read_text())] == [now["torch"], "9.9"]
+    assert run.latest_versions()["torch"] == "9.9"
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (None, "contrastill train '{}/config.yaml'"),
+        ("[{", "contrastill train '{}/config.yaml'"),
+        ('[{"torch": "2.0", "command": 3}, 7]', "contrastill train '{}/config.yaml'"),
+        ('[{"torch": "2.0", "command": "contrastill.distill(…)"}]', "contrastill.distill(…)"),
+        ('[{"command": "contrastill train a"}, {"command": "contrastill train b"}]', "contrastill train a"),
+    ],
+)
+def test_a_run_without_a_recorded_command_is_trained_by_its_config(tmp_path, text, command):
+    path = tmp_path / "a run"
+    path.mkdir()
+    if text is not None:
+        (path / "versions.json").write_text(text)
+    group = Group("a", path, [Trained(path, None, [], True)])
+    body = reproduction(Found(tmp_path, [group], [])).body
+    assert element("code", command.format(path)) in body
+
+
+def test_numbers_are_finite():
+    assert is_number(1.0) and not is_number(None) and not is_number(math.nan)

@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from cells import called, fill, parser, rows_of
 
+from contrastill.compress.results import bits_of, pack_bits
+from contrastill.core.statistics import PairedDifference, mean_std, paired_difference
+
 HERE = Path(__file__).resolve().parent
 STUDENT = ["teachers.0.model=resnet20", "teachers.0.weights={runs}/teacher-0", "student.model=resnet8"]
 CRD = "compression/cifar100_crd"
@@ -303,28 +306,17 @@ def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: 
         "logged_top1": last["top1"], "images": len(bits),
         "epochs": last["epoch"] + 1, "loss": last["loss"], "samples_per_second": last["samples_per_second"],
         "wall_seconds": round(time.perf_counter() - began, 1),
-        "threads": threads, "correct": np.packbits(bits).tobytes().hex(),
+        "threads": threads, "correct": pack_bits(bits),
     }  # fmt: skip
 
 
-def bits_of(row: dict) -> np.ndarray:
-    """The row's (N,) bits as floats."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), dtype=np.uint8))[: row["images"]].astype(float)
-
-
-def paired(rows: dict, cell: str, against: str) -> tuple[float, float, int] | None:
-    """Difference in points, its standard error paired over the same images and seeds, and the number of seeds.
-
-    The error has both parts: images (each image's difference, meaned over seeds) and seeds (spread of the
-    per-seed difference); the larger is taken.
-    """
-    seeds = sorted({s for c, s in rows if c == cell} & {s for c, s in rows if c == against})
+def paired(rows: dict, cell: str, baseline: str) -> PairedDifference | None:
+    """Difference in points over the same images and seeds; None where no seed is in both."""
+    seeds = sorted({s for c, s in rows if c == cell} & {s for c, s in rows if c == baseline})
     if not seeds:
         return None
-    difference = 100 * np.stack([bits_of(rows[cell, s]) - bits_of(rows[against, s]) for s in seeds])
-    over_images = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
-    over_seeds = difference.mean(1).std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-    return float(difference.mean()), float(max(over_images, over_seeds)), len(seeds)
+    correct, other = (100 * np.stack([bits_of(rows[name, seed]) for seed in seeds]) for name in (cell, baseline))
+    return paired_difference(correct, other)
 
 
 def table(name: str, rows: dict) -> str:
@@ -341,12 +333,11 @@ def table(name: str, rows: dict) -> str:
         values = [row["top1"] for (c, _), row in sorted(rows.items()) if c == cell]
         if not values:
             continue
-        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
         columns = []
         for against in baselines:
             pair = paired(rows, cell, against) if cell != against and not cell.startswith("teacher") else None
-            columns.append(f"{pair[0]:+.2f} (SE {pair[1]:.2f})" if pair else "")
-        lines.append(f"| {cell} | {len(values)} | {np.mean(values):.2f}{spread} | {' | '.join(columns)} |")
+            columns.append(f"{pair.mean:+.2f} (SE {pair.error:.2f})" if pair else "")
+        lines.append(f"| {cell} | {len(values)} | {mean_std(values)} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

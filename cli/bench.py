@@ -254,7 +254,7 @@ def _score(summary: Summary, line: Any, pair: str) -> Score:
 
     entry = summary.entries[line, pair]
     figure = entry.published.top1 if entry.published and summary.comparable else None
-    return Score(entry.mean, entry.std, entry.seeds, figure)
+    return Score(entry.top1.mean, entry.top1.std, entry.top1.count, figure)
 
 
 def _ablations(summary: Summary, key: str) -> list[Any]:

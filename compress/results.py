@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from ..core.registry import OBJECTIVES
+from ..core.statistics import MeanStd, PairedDifference, mean_std, paired_difference
 from .benchmark import STUDENT, TEACHER, Benchmark, rank
 from .published import Figure, published
 
@@ -30,31 +30,18 @@ Line = tuple[str, tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference: in points, its standard error, and over how many seeds."""
-
-    mean: float
-    error: float
-    seeds: int
-
-
-@dataclass(frozen=True)
 class Entry:
     """A cell of the table.
 
     Attributes:
-        mean: Top-1 of the last epoch over the seeds, per cent.
-        std: Standard deviation over them (of a sample, n − 1); None for a single one.
-        seeds: How many they are.
+        top1: Of the last epoch over the seeds, per cent.
         published: The published figure, if there is one.
-        against: Paired differences to ``student`` and ``kd``, where those are there.
+        against: Paired differences to ``student`` and ``kd`` in points, where those are there.
     """
 
-    mean: float
-    std: float | None
-    seeds: int
+    top1: MeanStd
     published: Figure | None
-    against: dict[str, Difference]
+    against: dict[str, PairedDifference]
 
 
 @dataclass(frozen=True)
@@ -111,15 +98,12 @@ def bits_of(row: Mapping[str, Any]) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), dtype=np.uint8))[: row["images"]].astype(float)
 
 
-def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> Difference | None:
-    """Difference of two lists of results on the same test images and seeds.
-
-    Its error has two parts, of images (each one's difference, meaned over the seeds) and of seeds (each one's
-    difference, meaned over the images); the larger is taken.
+def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> PairedDifference | None:
+    """Difference in points of two lists of results on the same test images and seeds.
 
     Args:
         rows: By seed.
-        others: What is taken away, by seed.
+        others: What is subtracted, by seed.
 
     Returns:
         None where no seed is in both, or the images are not as many.
@@ -127,11 +111,9 @@ def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[s
     seeds = [seed for seed in sorted(rows.keys() & others.keys()) if rows[seed]["images"] == others[seed]["images"]]
     if not seeds or len({rows[seed]["images"] for seed in seeds}) > 1:
         return None
-    difference = 100 * np.stack([bits_of(rows[seed]) - bits_of(others[seed]) for seed in seeds])  # (seeds, images)
-    images = difference.shape[1]
-    over_images = difference.mean(0).std(ddof=1) / np.sqrt(images) if images > 1 else 0.0
-    over_seeds = difference.mean(1).std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-    return Difference(float(difference.mean()), float(max(over_images, over_seeds)), len(seeds))
+    # (seeds, images)
+    correct, baseline = (100 * np.stack([bits_of(by_seed[seed]) for seed in seeds]) for by_seed in (rows, others))
+    return paired_difference(correct, baseline)
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summary:
@@ -198,7 +180,7 @@ def _entry(cells: Mapping[tuple[Line, str], Mapping[int, Mapping[str, Any]]], li
         others = cells.get(((baseline, line[1]), pair)) or cells.get(((baseline, None), pair))
         if others and line[0] not in (baseline, TEACHER, STUDENT) and (found := paired(mine, others)):
             against[baseline] = found
-    return Entry(fmean(top1), stdev(top1) if len(top1) > 1 else None, len(top1), _published(line, mine, pair), against)
+    return Entry(mean_std(top1), _published(line, mine, pair), against)
 
 
 def _published(line: Line, rows: Mapping[int, Mapping[str, Any]], pair: str) -> Figure | None:
@@ -259,10 +241,9 @@ def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tupl
 
 
 def _accuracy(entry: Entry) -> str:
-    spread = "" if entry.std is None else f" ± {entry.std:.2f}"
     figure = entry.published
-    said = "" if figure is None else f", published {figure.top1:.2f}{'†' if figure.note else ''}"
-    return f"{entry.mean:.2f}{spread} ({entry.seeds}){said}"
+    published = "" if figure is None else f", published {figure.top1:.2f}{'†' if figure.note else ''}"
+    return f"{entry.top1} ({entry.top1.count}){published}"
 
 
 def _differences(entry: Entry) -> str:
@@ -289,9 +270,9 @@ def as_json(summary: Summary) -> list[dict[str, Any]]:
             "pair": pair,
             "objective": line[0],
             "vary": list(line[1]) if line[1] else None,
-            "top1": entry.mean,
-            "std": entry.std,
-            "n": entry.seeds,
+            "top1": entry.top1.mean,
+            "std": entry.top1.std,
+            "n": entry.top1.count,
             "published": None if entry.published is None else entry.published._asdict(),
             "against": {baseline: vars(one) for baseline, one in entry.against.items()},
         }

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from ..core.config.loading import load_config
@@ -15,6 +15,7 @@ from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten
+from ..core.statistics import mean_std
 from ..plots.teachers import Panel, Point
 
 _KEYS = 3  # settings that a label names
@@ -236,4 +237,5 @@ def _point(entries: list[Entry], warn: Callable[[str], None]) -> Point:
 
 
 def _mean(teachers: int, errors: list[float]) -> Point:
-    return Point(teachers, fmean(errors), stdev(errors) if len(errors) > 1 else None, len(errors))
+    error = mean_std(errors)
+    return Point(teachers, error.mean, error.std, error.count)

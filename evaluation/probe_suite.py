@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from ..core.classes import match_classes
 from ..core.errors import UsageError, nearest
 from ..core.representation import describe
+from ..core.statistics import mean_std
 from ..probe.cka import linear_cka
 from ..probe.class_correlation import CorrelationDifference, correlation_difference
 from ..probe.features import Features, features_of
@@ -324,4 +325,5 @@ def _accuracy(results: Sequence[Any], key: str) -> dict[str, Any]:
     values = [getattr(one, key) for one in results]
     if len(values) == 1:
         return {key: values[0], "low": results[0].low, "high": results[0].high}
-    return {key: fmean(values), "low": None, "high": None, "std": stdev(values), "folds": values}
+    over_folds = mean_std(values)
+    return {key: over_folds.mean, "low": None, "high": None, "std": over_folds.std, "folds": values}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config.loading import to_yaml
@@ -12,6 +11,7 @@ from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.run import Run
 from ..core.seeds import member
+from ..core.statistics import mean_std
 from ..training.assemble import prepare_accelerator
 from ..training.run import train_run
 from .diversity import measure_diversity
@@ -74,9 +74,8 @@ def train_seeds(
 def summary(result: dict[str, Any]) -> str:
     """What several seeds came to, in one line."""
     top1 = [run["top1"] for run in result["runs"] if "top1" in run]
-    spread = f" ± {stdev(top1):.2f}" if len(top1) > 1 else ""
     line = f"{result['out']}, {len(result['runs'])} run{'s' * (len(result['runs']) > 1)}" + (
-        f", top-1 of the last epoch {fmean(top1):.2f}{spread} %" if top1 else ""
+        f", top-1 of the last epoch {mean_std(top1)} %" if top1 else ""
     )
     return (
         line

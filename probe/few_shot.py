@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.hashing import hash64
+from ..core.statistics import mean_std
 from .features import Features, check_classes
 from .linear import fit_probe
 
@@ -63,7 +63,7 @@ def few_shot(
     check_classes(train, test)
     counts = torch.bincount(train.targets)
     fewest = int(torch.where(counts > 0, counts, counts.max()).argmin())
-    found = []
+    results = []
     for count in shots:
         if not 0 < count <= counts[fewest]:
             raise UsageError(
@@ -75,8 +75,9 @@ def few_shot(
             rows = _drawn(train.targets, count, seed, draw)
             part = Features(train.values[rows], train.targets[rows])
             accuracies.append(fit_probe(part, test, "few-shot", weight_decays=(_WEIGHT_DECAY,)).top1)
-        found.append(FewShot(count, fmean(accuracies), stdev(accuracies) if draws > 1 else 0.0, draws))
-    return found
+        top1 = mean_std(accuracies)
+        results.append(FewShot(count, top1.mean, top1.std or 0.0, draws))
+    return results
 
 
 def _drawn(targets: Tensor, count: int, seed: int, draw: int) -> Tensor:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ..core.distributed import world_size
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
+from ..core.statistics import wilson_interval
 from .features import Features, check_classes, features_of
-from .intervals import wilson
 from .labels import labelled_part
 from .sgd_heads import train_heads
 
@@ -198,7 +198,7 @@ def fit_probe(
     logits, asked = _logits((test.values.to(device) - mean) * scale, weight), test.targets.to(device)
     right = logits.topk(min(5, classes), 1).indices == asked[:, None]
     top1, top5 = (100 * right[:, :k].any(1).double().mean().item() for k in (1, 5))
-    low, high = wilson(int(right[:, 0].sum()), len(asked))
+    low, high = wilson_interval(int(right[:, 0].sum()), len(asked))
     top5 = top5 if classes > 5 else None
     return ProbeResult(
         top1, top5, layer, chosen, len(rows), len(asked), right[:, 0].cpu(), low, high, loss, protocol, rate

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UsageError
+from ..core.statistics import wilson_interval
 from .features import Features, check_classes
-from .intervals import wilson
 
 _CELLS = 2**24  # of a chunk of similarities
 
@@ -69,4 +69,4 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
         right.append(votes.argmax(1) == wanted)
     correct = torch.cat(right)
     hits = int(correct.sum())
-    return KnnResult(100 * hits / len(correct), *wilson(hits, len(correct)), k, correct)
+    return KnnResult(100 * hits / len(correct), *wilson_interval(hits, len(correct)), k, correct)

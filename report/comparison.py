@@ -14,12 +14,12 @@ from ..compress.published import PAIRS, Figure, published
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.registry import OBJECTIVES
+from ..core.statistics import MeanStd, gap_closed, mean_std
 from ..core.weights import STUDENT as STUDENT_FILE
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
 from .runs import Found, Group
-from .scores import Score, score, way
 from .transfers import teachers_of
 
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
@@ -40,19 +40,19 @@ class Compared:
         }
         self.scores = {group.name: self._scores(group) for group in found.groups}
 
-    def _scores(self, group: Group) -> dict[str, Score]:
+    def _scores(self, group: Group) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
         values = {"top1": group.last("top1"), "top5": group.last("top5")}
         for rows in self.evaluated[group.name]:
             for key, value in _measures(rows, "student").items():
                 values.setdefault(key, []).append(value)
-        return {key: one for key, several in values.items() if (one := score(several)) is not None}
+        return {key: mean_std(measured) for key, measured in values.items() if measured}
 
     def metric(self, group: Group) -> str | None:
         """The one that a student is judged by."""
         return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
 
-    def untaught(self, group: Group, metric: str) -> Score | None:
+    def untaught(self, group: Group, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long."""
         if group.config is None or not group.config.teachers:
             return None
@@ -67,7 +67,7 @@ class Compared:
             return self.scores[found.name][metric]
         return self._baseline(group, "random", metric)
 
-    def teacher(self, group: Group, metric: str) -> Score | None:
+    def teacher(self, group: Group, metric: str) -> MeanStd | None:
         """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same
         data, or was evaluated beside it.
         """
@@ -84,7 +84,7 @@ class Compared:
             return self.scores[other.name][metric]
         return self._baseline(group, "teacher", metric)
 
-    def _baseline(self, group: Group, role: str, metric: str) -> Score | None:
+    def _baseline(self, group: Group, role: str, metric: str) -> MeanStd | None:
         """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
         alike = [
             other
@@ -103,7 +103,7 @@ class Compared:
             for rows in self.evaluated[other.name]
             if metric in (found := _measures(rows, role))
         ]
-        return score(values[:1])
+        return mean_std(values[:1]) if values else None
 
 
 _COLUMNS = {"top1": "top-1, %", "miou": "mIoU, %", "probe": "linear probe, %"}
@@ -141,7 +141,8 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
             "teacher that reads the same modality."
         )
     answers = [
-        {key: value for key, value in row.items() if key != "scores"} | {k: vars(v) for k, v in row["scores"].items()}
+        {key: value for key, value in row.items() if key != "scores"}
+        | {key: {"mean": score.mean, "std": score.std, "seeds": score.count} for key, score in row["scores"].items()}
         for row in rows
     ]
     return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers
@@ -149,15 +150,11 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
 
 def _row(group: Group, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
-    untaught = compared.untaught(group, metric) if metric else None
+    untaught, teacher = (compared.untaught(group, metric), compared.teacher(group, metric)) if metric else (None, None)
     figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
-    seconds = score(
-        [
-            sum(row["seconds"] for row in run.history if is_number(row.get("seconds")))
-            for run in group.runs
-            if run.history
-        ]
-    )
+    seconds = [
+        sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history
+    ]
     return {
         "name": group.name,
         "networks": ""
@@ -166,12 +163,12 @@ def _row(group: Group, compared: Compared) -> dict[str, Any]:
         "n": len(group.runs),
         "scores": scores,
         "untaught": scores[metric].mean - untaught.mean if untaught else None,
-        "way": way(scores[metric], untaught, compared.teacher(group, metric)) if metric else None,
+        "way": gap_closed(scores[metric].mean, untaught.mean, teacher.mean) if untaught and teacher else None,
         "published": figure.top1 if figure else None,
         "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}."
         if figure
         else "",
-        "seconds": seconds.mean if seconds else None,
+        "seconds": mean_std(seconds).mean if seconds else None,
     }
 
 
@@ -332,5 +329,5 @@ def _path_free(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score(one: Score | None) -> Cell:
-    return Cell("–" if one is None else str(one), None if one is None else one.mean)
+def _score(score: MeanStd | None) -> Cell:
+    return Cell("–" if score is None else str(score), None if score is None else score.mean)

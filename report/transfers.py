@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.registry import OBJECTIVES
 from ..core.run import flatten
+from ..core.statistics import mean_std
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
@@ -249,8 +249,9 @@ def _series(key: str, group: Group, style: int) -> Series:
         for row in run.history:
             if is_number(row.get(key)):
                 by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
-    points = [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
-    spread = [stdev(values) if len(values) > 1 else 0.0 for _, values in sorted(by_epoch.items())]
+    measured = {epoch: mean_std(values) for epoch, values in sorted(by_epoch.items())}
+    points = [(epoch, value.mean) for epoch, value in measured.items()]
+    spread = [value.std or 0.0 for value in measured.values()]
     return Series(group.name, points, spread if any(spread) else (), style)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from contrastill.core.errors import UsageError
+from contrastill.core.statistics import wilson_interval
 from contrastill.probe import neighbours
 from contrastill.probe.features import Features
 from contrastill.probe.few_shot import FewShot, _drawn, few_shot
-from contrastill.probe.intervals import wilson
 from contrastill.probe.linear import fit_probe
 from contrastill.probe.neighbours import knn
 
@@ -47,9 +47,10 @@ def test_neighbours_vote_as_in_a_loop(k, temperature, monkeypatch):
     train, test = clusters(80, 0), clusters(50, 1)
     found, wanted = knn(train, test, k, temperature), voted(train, test, k, temperature, 5) == test.targets
     assert torch.equal(found.correct, wanted) and 30 < found.top1 < 100
-    assert found.top1 == pytest.approx(100 * wanted.double().mean().item()) and (found.low, found.high) == wilson(
-        int(wanted.sum()), 50
-    )
+    assert found.top1 == pytest.approx(100 * wanted.double().mean().item()) and (
+        found.low,
+        found.high,
+    ) == wilson_interval(int(wanted.sum()), 50)
     assert found.k == min(k, 80)
 
 

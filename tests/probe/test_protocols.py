@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.statistics import wilson_interval
 from contrastill.probe import linear
 from contrastill.probe.features import Features
-from contrastill.probe.intervals import wilson
 from contrastill.probe.linear import GRID, WEIGHT_DECAYS, fit_probe
 from contrastill.probe.sgd_heads import shuffled, train_heads
 
@@ -82,7 +82,7 @@ def test_crd_is_its_recipe():
     assert (found.protocol, found.learning_rate, found.weight_decay) == ("crd", 0.1, 0.0)
     assert torch.equal(found.correct, logits.argmax(1) == asked.targets) and 50 < found.top1 < 100
     assert found.loss == pytest.approx(F.cross_entropy(x @ weight[:-1] + weight[-1], known.targets).item(), abs=1e-5)
-    assert (found.low, found.high) == wilson(int(found.correct.sum()), 70)
+    assert (found.low, found.high) == wilson_interval(int(found.correct.sum()), 70)
 
 
 def test_the_grid_is_chosen_without_the_test_split_and_refitted_to_all():
@@ -169,10 +169,13 @@ def test_what_no_probe_can_be_fitted_to():
 
 @pytest.mark.parametrize(("right", "count"), [(50, 100), (3, 10), (999, 1000), (1, 7)])
 def test_the_interval_is_where_the_score_test_accepts(right, count):
-    low, high = wilson(right, count)
+    low, high = wilson_interval(right, count)
     assert low < 100 * right / count < high
     for bound in (low / 100, high / 100):
         assert abs(right / count - bound) == pytest.approx(
             1.959963985 * math.sqrt(bound * (1 - bound) / count), rel=1e-8
         )
-    assert wilson(0, count)[0] == 0 < wilson(0, count)[1] and wilson(count, count)[0] < wilson(count, count)[1] == 100
+    assert (
+        wilson_interval(0, count)[0] == 0 < wilson_interval(0, count)[1]
+        and wilson_interval(count, count)[0] < wilson_interval(count, count)[1] == 100
+    )

@@ -21,7 +21,6 @@ from contrastill.report.page_parts import Cell, figure, measured, picture, table
 from contrastill.report.reproduce import reproduction
 from contrastill.report.runs import Found, Group, Trained
 from contrastill.report.scatter import Scatter, scatter
-from contrastill.report.scores import score, way
 from contrastill.report.svg import Chart, Series, draw
 from contrastill.training.versions import versions
 
@@ -107,27 +106,6 @@ def test_what_is_no_number_sorts_last():
     assert [
         attrs.get("class") for tag, attrs in Balanced(made).tags if tag == "th" and attrs.get("scope") == "col"
     ] == [None, "number"]
-
-
-# Scores
-
-
-def test_mean_and_spread_are_numpys():
-    values = np.random.default_rng(0).normal(70, 3, 5)
-    found = score([*values])
-    assert (
-        found.mean == pytest.approx(values.mean(), abs=1e-12)
-        and found.std == pytest.approx(values.std(ddof=1), abs=1e-12)
-        and found.seeds == 5
-    )
-    assert str(found) == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-    assert score([3.0]).std is None and str(score([3.0])) == "3.00" and score([]) is None
-
-
-def test_the_way_to_the_teacher():
-    assert way(score([73.0]), score([70.0]), score([80.0])) == pytest.approx(0.3)
-    assert way(score([69.0]), score([70.0]), score([80.0])) == pytest.approx(-0.1)
-    assert way(score([73.0]), score([70.0]), score([70.0])) is None and way(score([73.0]), None, score([80.0])) is None
 
 
 # Charts

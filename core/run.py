@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,29 @@ def no_run(path: str | os.PathLike[str]) -> UsageError:
 def runs_beside(path: str | os.PathLike[str]) -> list[str]:
     """The runs in the folder in which ``path`` is looked for."""
     return [name for name in names_beside(path) if Run(name).config.is_file()]
+
+
+def walk_runs(path: str | os.PathLike[str], depth: int) -> Iterator[Path]:
+    """A folder and those below it, down to ``depth`` levels and to the runs, whose own folders are not entered.
+
+    Names are in natural order, ``seed-9`` before ``seed-10``; hidden folders, and those that cannot be read, are left
+    out.
+    """
+    path = Path(path)
+    yield path
+    if depth == 0 or Run(path).config.is_file():
+        return
+    try:
+        children = [child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    except OSError:
+        return
+    for child in sorted(children, key=_natural):
+        yield from walk_runs(child, depth - 1)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", path.name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _changed_lines(old: str, new: str) -> str:

@@ -14,7 +14,7 @@ from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
-from ..core.run import Run, flatten
+from ..core.run import Run, flatten, walk_runs
 from ..core.statistics import mean_std
 from ..plots.teachers import Panel, Point
 
@@ -74,7 +74,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
     """
     runs: dict[Path, Path] = {}
     for path in paths:
-        found = _runs(Path(path), _DEPTH)
+        found = [folder for folder in walk_runs(path, _DEPTH) if Run(folder).config.is_file()]
         if not found:
             hint = nearest(str(path), names_beside(path), "name the folders that trainings wrote (their out=…)")
             raise UsageError(f"{path} is no run and holds none: {hint}")
@@ -97,15 +97,6 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
         _panel(student, [entry for entry in entries if entry.student == student], warn)
         for student in dict.fromkeys(entry.student for entry in entries)
     ]
-
-
-def _runs(path: Path, depth: int) -> list[Path]:
-    """The runs in a folder, itself if it is one."""
-    if Run(path).config.is_file():
-        return [path]
-    if depth == 0 or not path.is_dir():
-        return []
-    return [run for child in sorted(path.iterdir()) if child.is_dir() for run in _runs(child, depth - 1)]
 
 
 def _unusable(path: Path) -> str:

@@ -19,7 +19,7 @@ from ..core.weights import STUDENT as STUDENT_FILE
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
-from .runs import Found, Group
+from .runs import RunFolders, RunSeries
 from .transfers import teachers_of
 
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
@@ -30,17 +30,17 @@ class Compared:
     """Every group's scores, and what they are to be held against.
 
     Args:
-        found: The runs.
+        runs: The runs.
     """
 
-    def __init__(self, found: Found) -> None:
-        self.groups = found.groups
+    def __init__(self, runs: RunFolders) -> None:
+        self.groups = runs.groups
         self.evaluated = {
-            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in found.groups
+            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in runs.groups
         }
-        self.scores = {group.name: self._scores(group) for group in found.groups}
+        self.scores = {group.name: self._scores(group) for group in runs.groups}
 
-    def _scores(self, group: Group) -> dict[str, MeanStd]:
+    def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
         values = {"top1": group.last("top1"), "top5": group.last("top5")}
         for rows in self.evaluated[group.name]:
@@ -48,11 +48,11 @@ class Compared:
                 values.setdefault(key, []).append(value)
         return {key: mean_std(measured) for key, measured in values.items() if measured}
 
-    def metric(self, group: Group) -> str | None:
+    def metric(self, group: RunSeries) -> str | None:
         """The one that a student is judged by."""
         return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
 
-    def untaught(self, group: Group, metric: str) -> MeanStd | None:
+    def untaught(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long."""
         if group.config is None or not group.config.teachers:
             return None
@@ -67,7 +67,7 @@ class Compared:
             return self.scores[found.name][metric]
         return self._baseline(group, "random", metric)
 
-    def teacher(self, group: Group, metric: str) -> MeanStd | None:
+    def teacher(self, group: RunSeries, metric: str) -> MeanStd | None:
         """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same
         data, or was evaluated beside it.
         """
@@ -84,7 +84,7 @@ class Compared:
             return self.scores[other.name][metric]
         return self._baseline(group, "teacher", metric)
 
-    def _baseline(self, group: Group, role: str, metric: str) -> MeanStd | None:
+    def _baseline(self, group: RunSeries, role: str, metric: str) -> MeanStd | None:
         """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
         alike = [
             other
@@ -109,9 +109,9 @@ class Compared:
 _COLUMNS = {"top1": "top-1, %", "miou": "mIoU, %", "probe": "linear probe, %"}
 
 
-def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
+def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
     """The table, and its numbers."""
-    rows = [_row(group, compared) for group in found.groups]
+    rows = [_row(group, compared) for group in runs.groups]
     there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
     extra = {
         "untaught": "points to untaught",
@@ -148,7 +148,7 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
     return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers
 
 
-def _row(group: Group, compared: Compared) -> dict[str, Any]:
+def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
     untaught, teacher = (compared.untaught(group, metric), compared.teacher(group, metric)) if metric else (None, None)
     figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
@@ -172,7 +172,7 @@ def _row(group: Group, compared: Compared) -> dict[str, Any]:
     }
 
 
-def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
+def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | None:
     """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one
     whose path ends most alike.
     """
@@ -180,7 +180,7 @@ def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
     wanted = Path(teacher.weights or "").parts
     wanted = wanted[:-1] if wanted and wanted[-1] == STUDENT_FILE else wanted
 
-    def alike(group: Group) -> int:
+    def alike(group: RunSeries) -> int:
         if group.config is None or (group.config.student.model, group.config.student.modality) != (
             teacher.model,
             teacher.modality,
@@ -193,7 +193,7 @@ def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
     return best if alike(best) else None
 
 
-def _published(group: Group) -> tuple[Figure | None, list[str]]:
+def _published(group: RunSeries) -> tuple[Figure | None, list[str]]:
     """The published figure of a training, and what sets the training apart from it."""
     config = group.config
     facts: Any = next((found for run in group.runs if (found := run.read_json("checkpoints/data.json"))), {})

@@ -14,19 +14,19 @@ from ..core.run import Run
 from .markup import Markup, element, join, number
 from .page import Section
 from .page_parts import Cell, copyable, folded, measured, table, warning
-from .runs import Found, Group, Trained
+from .runs import RunFolders, RunSeries, TrainedRun
 
 _SAMPLES = 400
 _AT_ONCE = 50
 _CLASSES = 12  # that a map tells apart
 
 
-def costs(found: Found, *, latency: bool) -> Section:
+def costs(runs: RunFolders, *, latency: bool) -> Section:
     """Parameters and operations of each student beside its teachers; with ``latency`` also the time of a forward."""
     from ..cli.cost import cost_rows
 
     rows, notes, seen = [], [], set()
-    for group in found.groups:
+    for group in runs.groups:
         run = next((run for run in group.runs if run.finished and run.config is not None), None)
         if run is None:
             notes.append(warning(f"{group.name}: its networks are not counted, as it has no finished run."))
@@ -80,12 +80,12 @@ def _cost(row: dict[str, Any], name: str, latency: bool) -> list[Any]:
     )
 
 
-def embeddings(found: Found) -> Section:
+def embeddings(runs: RunFolders) -> Section:
     """A map of what each student says of a few hundred test samples."""
     return Section(
         "embeddings",
         "Maps of the embeddings",
-        join(element("p", _MAPS), element("div", [_map(group) for group in found.groups], class_="charts")),
+        join(element("p", _MAPS), element("div", [_map(group) for group in runs.groups], class_="charts")),
     )
 
 
@@ -96,7 +96,7 @@ _MAPS = (
 )
 
 
-def _map(group: Group) -> Markup:
+def _map(group: RunSeries) -> Markup:
     from .scatter import Scatter, scatter
 
     run = next((run for run in group.runs if run.finished and run.config is not None), None)
@@ -142,7 +142,7 @@ def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[in
     return found.points.tolist(), classes, names, found.shares.tolist()
 
 
-def reproduction(found: Found) -> Section:
+def reproduction(runs: RunFolders) -> Section:
     """The command of every training, and what it ran on."""
     parts = [
         element(
@@ -152,14 +152,14 @@ def reproduction(found: Found) -> Section:
         )
     ]
     parts += (
-        [_reproduction(group) for group in found.groups]
-        if len(found.groups) < 4
-        else [folded(group.name, _reproduction(group)) for group in found.groups]
+        [_reproduction(group) for group in runs.groups]
+        if len(runs.groups) < 4
+        else [folded(group.name, _reproduction(group)) for group in runs.groups]
     )
     return Section("reproduce", "How to reproduce", join(parts))
 
 
-def _reproduction(group: Group) -> Markup:
+def _reproduction(group: RunSeries) -> Markup:
     entries = {run.path: _version_entries(run) for run in group.runs}
     # Several seeds that one command trained have recorded that command each.
     commands = dict.fromkeys(_command(path, entries[path]) for path in entries)
@@ -179,7 +179,7 @@ def _reproduction(group: Group) -> Markup:
 _VERSIONS = ("contrastill", "torch", "python", "platform", "date")
 
 
-def _version_entries(run: Trained) -> list[dict[str, Any]]:
+def _version_entries(run: TrainedRun) -> list[dict[str, Any]]:
     entries = run.read_json("versions.json")
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 

@@ -12,7 +12,7 @@ from ..core.errors import ContrastillError
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
-from .runs import Found, read_json
+from .runs import RunFolders, read_json
 from .svg import Chart, Series
 
 # Key of a comparison's row -> column, and how its numbers are written.
@@ -29,12 +29,12 @@ _COMPARED = {
 _ACROSS = ("predictions.png",)
 
 
-def results(found: Found) -> list[Section]:
+def results(runs: RunFolders) -> list[Section]:
     """Every chapter that there is something to say in."""
     folders = [
-        *found.folders,
-        *(run.path for group in found.groups for run in group.runs),
-        *(group.path for group in found.groups),
+        *runs.folders,
+        *(run.path for group in runs.groups for run in group.runs),
+        *(group.path for group in runs.groups),
     ]
     folders = list({folder.resolve(): folder for folder in folders}.values())
     titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity),
@@ -42,9 +42,9 @@ def results(found: Found) -> list[Section]:
               ("probes", "Probes on other data", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
     sections = []
     for key, title, chapter in titles:
-        parts = [_guarded(chapter, folder, found.name(folder)) for folder in folders]
+        parts = [_guarded(chapter, folder, runs.name(folder)) for folder in folders]
         if key == "ensembles":
-            parts.insert(0, _teachers(found))
+            parts.insert(0, _teachers(runs))
         if any(parts):
             sections.append(Section(key, title, join(parts)))
     return sections
@@ -141,13 +141,13 @@ def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
     )
 
 
-def _teachers(found: Found) -> Markup | None:
+def _teachers(runs: RunFolders) -> Markup | None:
     """Error against the number of teachers, where runs with more than one are among these."""
     from ..evaluation.ensemble_figure import gather
 
     finished = [
         run
-        for group in found.groups
+        for group in runs.groups
         for run in group.runs
         if run.finished and run.config and run.last("top1") is not None and run.history
     ]

@@ -14,7 +14,7 @@ from ..core.statistics import mean_std
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import Found, Group
+from .runs import RunFolders, RunSeries
 from .svg import Chart, Series
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
@@ -39,10 +39,10 @@ _TRAINING = (
 )
 
 
-def transfers(found: Found) -> Section:
+def transfers(runs: RunFolders) -> Section:
     """Teachers, student, modalities, objectives, data and seeds of every training."""
     rows, details = [], []
-    for group in found.groups:
+    for group in runs.groups:
         config = group.config
         if config is None:
             rows.append(
@@ -59,7 +59,7 @@ def transfers(found: Found) -> Section:
                 measured(config.train.epochs, "d"),
             ]
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
-        details.append(_detail(group, alone=len(found.groups) == 1))
+        details.append(_detail(group, alone=len(runs.groups) == 1))
     columns = ["run", "transfer", "teachers", "student", "objectives × weight", "data", "epochs", "seeds"]
     return Section("transfers", "What was transferred to what", join(table("The trainings", columns, rows), details))
 
@@ -102,7 +102,7 @@ def sentence(config: RunConfig) -> str:
     )
 
 
-def _detail(group: Group, *, alone: bool) -> Markup:
+def _detail(group: RunSeries, *, alone: bool) -> Markup:
     problems = [warning(f"{group.name}: {problem}") for problem in group.problems]
     config = group.config
     if config is None:
@@ -189,9 +189,9 @@ def _settings(config: RunConfig) -> Markup:
     return folded("Training and data", table("Training and data", ["setting", "value"], rows))
 
 
-def curves(found: Found) -> Section | None:
+def curves(runs: RunFolders) -> Section | None:
     """Losses and measures over epochs, the runs of a folder in one chart."""
-    there = [group for group in found.groups if any(run.history for run in group.runs)]
+    there = [group for group in runs.groups if any(run.history for run in group.runs)]
     if not there:
         return None
     folders = dict.fromkeys(group.path.parent.resolve() for group in there) if len(there) > _AT_ONCE else [None]
@@ -199,7 +199,7 @@ def curves(found: Found) -> Section | None:
     for folder in folders:
         here = [group for group in there if folder in (None, group.path.parent.resolve())]
         if folder is not None:
-            parts.append(element("h3", "Runs in " + (found.name(folder))))
+            parts.append(element("h3", "Runs in " + (runs.name(folder))))
         parts.append(_charts(here))
     note = (
         "Lines are means over seeds, bands their standard deviation. "
@@ -215,7 +215,7 @@ def curves(found: Found) -> Section | None:
     )
 
 
-def _charts(groups: Sequence[Group]) -> Markup:
+def _charts(groups: Sequence[RunSeries]) -> Markup:
     styles = {group.name: place for place, group in enumerate(groups)}
     keys = list(
         dict.fromkeys(
@@ -236,14 +236,14 @@ def _charts(groups: Sequence[Group]) -> Markup:
     return join(element("div", shown, class_="charts"), more)
 
 
-def _chart(key: str, groups: Sequence[Group], styles: dict[str, int]) -> Chart:
+def _chart(key: str, groups: Sequence[RunSeries], styles: dict[str, int]) -> Chart:
     series = [one for group in groups if (one := _series(key, group, styles[group.name])).points]
     label = _LABELS.get(key, key)
     title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
     return Chart(title, "epoch", label, series, limits=(0, 100) if key.startswith("top") else (-inf, inf))
 
 
-def _series(key: str, group: Group, style: int) -> Series:
+def _series(key: str, group: RunSeries, style: int) -> Series:
     by_epoch: dict[int, list[float]] = {}
     for run in group.runs:
         for row in run.history:
@@ -269,7 +269,7 @@ def _resolution(one: NetworkConfig) -> str:
     return "×".join(map(str, one.resolution)) if isinstance(one.resolution, tuple) else str(one.resolution)
 
 
-def _seeds(group: Group) -> str:
+def _seeds(group: RunSeries) -> str:
     seeds = [str(run.config.seed) for run in group.runs if run.config is not None]
     return f"{len(group.runs)} ({', '.join(seeds)})"
 

@@ -12,7 +12,7 @@ import contrastill
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
-from contrastill.core.run import Run
+from contrastill.core.run import Run, walk_runs
 from contrastill.core.seeds import members
 
 SMALL = ["data.train_samples=64", "data.test_samples=64", "student.model=resnet8", "train.epochs=1"]
@@ -150,3 +150,18 @@ def test_seeds_without_a_word_of_classes_have_no_report(two, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "no report of diversity" in said and "classifier never learnt" in said and f"done: {out}, 1 run" in said
     assert [path.name for path in out.iterdir()] == ["seed-0"]
+
+
+def test_the_walk_is_in_natural_order_and_enters_no_run(tmp_path):
+    for name in ("b/seed-10", "b/seed-9", "a", ".hidden", "b/seed-9/checkpoints", "b/deep/er"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name in ("b/seed-10", "b/seed-9"):
+        (tmp_path / name / "config.yaml").touch()
+
+    def walk(depth):
+        return [path.relative_to(tmp_path).as_posix() for path in walk_runs(tmp_path, depth)]
+
+    assert walk(3) == [".", "a", "b", "b/deep", "b/deep/er", "b/seed-9", "b/seed-10"]
+    assert walk(1) == [".", "a", "b"] and walk(0) == ["."]
+    assert [*walk_runs(tmp_path / "b/seed-9", 3)] == [tmp_path / "b/seed-9"]

@@ -14,7 +14,7 @@ from contrastill.cli.main import main
 from contrastill.compress.published import published
 from contrastill.core.config.loading import load_config
 from contrastill.report.comparison import teacher_of
-from contrastill.report.runs import Group, Trained
+from contrastill.report.runs import RunSeries, TrainedRun
 
 
 class Page(html.parser.HTMLParser):
@@ -246,7 +246,7 @@ def test_a_teacher_is_found_where_the_folders_were_moved():
     teacher = load_config("teachers/rooms")
 
     def group(path, config):
-        return Group(path, Path(path), [Trained(Path(path), config, [], True)])
+        return RunSeries(path, Path(path), [TrainedRun(Path(path), config, [], True)])
 
     far = group("/new/demo/luminance/teacher", load_config("teachers/rooms", ["student.modality=luminance"]))
     alike, other = (

@@ -19,7 +19,7 @@ from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table
 from contrastill.report.reproduce import reproduction
-from contrastill.report.runs import Found, Group, Trained
+from contrastill.report.runs import RunFolders, RunSeries, TrainedRun
 from contrastill.report.scatter import Scatter, scatter
 from contrastill.report.svg import Chart, Series, draw
 from contrastill.training.versions import versions
@@ -242,8 +242,8 @@ def test_a_run_without_a_recorded_command_is_trained_by_its_config(tmp_path, tex
     path.mkdir()
     if text is not None:
         (path / "versions.json").write_text(text)
-    group = Group("a", path, [Trained(path, None, [], True)])
-    body = reproduction(Found(tmp_path, [group], [])).body
+    group = RunSeries("a", path, [TrainedRun(path, None, [], True)])
+    body = reproduction(RunFolders(tmp_path, [group], [])).body
     assert element("code", command.format(path)) in body
 
 

@@ -162,19 +162,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """The accuracies by layer of each cell's first seed, with their intervals over test images."""
-    from contrastill.plots.probe import Line, Panel, draw_lines
+    from contrastill.plots.chart import Chart, series_at_places
+    from contrastill.plots.png import draw_charts
 
     lines = []
     for cell in CELLS:
         here = {row["layer"]: row for row in rows if (row["cell"], row["seed"], row["protocol"]) == (cell, 0, "exact")}
         if set(LAYERS) <= set(here):
-            lines.append(Line(cell, *([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))))
-    draw_lines(
-        [Panel(rows[0]["data"], LAYERS, lines)],
-        path,
-        title="linear probes of every layer; bars: 95 % intervals",
-        xlabel="layer",
-    )
+            ends = ([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))
+            lines.append(series_at_places(cell, *ends, len(lines)))
+    chart = Chart(rows[0]["data"], "layer", "top-1, %", lines, LAYERS, (0, 100), log=False)
+    draw_charts([chart], path, title="linear probes of every layer; bars: 95 % intervals", legend="shared")
 
 
 def main() -> None:

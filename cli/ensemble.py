@@ -163,7 +163,7 @@ def _number(value: float | None) -> str:
 def _rows(panel: Any) -> list[dict[str, Any]]:
     """A panel's points, one after the other."""
     named = [
-        *((label, "untaught", [point]) for label, point in panel.untaught.items()),
+        *((label, "untaught", [point]) for label, point in panel.baselines.items()),
         *((label, "taught", points) for label, points in panel.lines.items()),
         ("the teachers, mean", "teachers", panel.teachers),
         ("the teachers' ensemble", "ensemble", panel.ensembles),

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
+from ..plots.chart import Chart, series_at_places
+from ..plots.heatmaps import Heat, draw_cka, draw_correlation
+from ..plots.png import draw_charts
 from .probe_inputs import DataName, NetworkName, short_names
 from .probe_suite import CkaResult, CorrelationResult, ProbeReport
 from .probe_tables import column_keys, in_depth
@@ -32,14 +34,14 @@ def draw_all(found: ProbeReport, networks: Sequence[NetworkName], data: Sequence
         title = "linear probes of every layer; bars: " + (
             "95 % intervals" if any(row.get("low") is not None for row in found.rows) else "± std over folds"
         )
-        draw_lines(layers, folder / "probe_layers.png", title=title, xlabel="layer")
+        draw_charts(layers, folder / "probe_layers.png", title=title, legend="shared")
         drawn.append(folder / "probe_layers.png")
     if len(found.rows[0].get("shots", ())) > 1:
         panels = [
             _shots(found.rows, key, networks, short) for key in column_keys(found.rows, [name.text for name in data])
         ]
         title = f"few labels; bars: ± standard deviation over {found.rows[0]['shots'][0]['draws']} draws"
-        draw_lines(panels, folder / "probe_shots.png", title=title, xlabel="labelled samples a class")
+        draw_charts(panels, folder / "probe_shots.png", title=title, legend="shared")
         drawn.append(folder / "probe_shots.png")
     several = len(data) > 1
     if found.alike:
@@ -60,17 +62,17 @@ def short_network(name: NetworkName) -> str:
 
 def _layers(
     rows: Sequence[dict[str, Any]], data: str, networks: Sequence[NetworkName], short: dict[str, str]
-) -> Panel | None:
+) -> Chart | None:
     """The probes of a data set by layer; None where there is but one."""
     here = {(row["network"], row["layer"]): row for row in rows if row["data"] == data}
     layers = in_depth({layer for _, layer in here})
     if len(layers) < 2:
         return None
     lines = []
-    for name in networks:
+    for style, name in enumerate(networks):
         values, low, high = zip(*(_ends(here.get((name.text, layer))) for layer in layers), strict=True)
-        lines.append(Line(short[name.text], values, low, high))
-    return Panel(short[data], layers, lines)
+        lines.append(series_at_places(short[name.text], values, low, high, style))
+    return Chart(short[data], "layer", "top-1, %", lines, layers, (0, 100), log=False)
 
 
 def _ends(row: dict[str, Any] | None) -> tuple[float | None, float | None, float | None]:
@@ -86,16 +88,19 @@ def _ends(row: dict[str, Any] | None) -> tuple[float | None, float | None, float
 
 def _shots(
     rows: Sequence[dict[str, Any]], key: tuple[str, str], networks: Sequence[NetworkName], short: dict[str, str]
-) -> Panel:
+) -> Chart:
     """The few-shot curves of a layer on a data set."""
     here = {row["network"]: row["shots"] for row in rows if (row["data"], row["layer"]) == key}
     lines = []
-    for name in (name for name in networks if name.text in here):
+    for style, name in enumerate(networks):
+        if name.text not in here:
+            continue
         means, stds = ([one[part] for one in here[name.text]] for part in ("mean", "std"))
         ends = [[mean + sign * std for mean, std in zip(means, stds, strict=True)] for sign in (-1, 1)]
-        lines.append(Line(short[name.text], means, *ends))
+        lines.append(series_at_places(short[name.text], means, *ends, style))
     counts = [str(one["shots"]) for one in next(iter(here.values()))]
-    return Panel(f"{short[key[0]]}, {key[1]}", counts, lines)
+    title = f"{short[key[0]]}, {key[1]}"
+    return Chart(title, "labelled samples a class", "top-1, %", lines, counts, (0, 100), log=False)
 
 
 def _alike(one: CkaResult, short: dict[str, str], several: bool) -> Heat:

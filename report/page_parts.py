@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..plots.chart import Chart
 from .markup import Markup, element, is_number, join, number
-from .svg import Chart, draw, swatch
+from .svg import draw, swatch
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 12_000_000  # bytes of a picture

@@ -4,16 +4,17 @@ benchmarks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ContrastillError
+from ..plots.chart import Chart, series_at_places
+from ..plots.teachers import Panel, Point, teacher_charts
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
 from .runs import RunFolders, read_json
-from .svg import Chart, Series
 
 # Key of a comparison's row -> column, and how its numbers are written.
 _COMPARED = {
@@ -157,46 +158,34 @@ def _teachers(runs: RunFolders) -> Markup | None:
         panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
     except ContrastillError as error:
         return warning(f"The error against the number of teachers is left out: {error}.")
-    parts, rows = [], []
-    for panel in panels:
-        lines = {
-            **{label: [one] for label, one in panel.untaught.items()},
-            **panel.lines,
-            "the teachers, mean": panel.teachers,
-            "the teachers' ensemble": panel.ensembles,
-        }
-        series = [
-            Series(label, [(one.teachers, one.error) for one in points], [one.std or 0.0 for one in points], place)
-            for place, (label, points) in enumerate(lines.items())
-            if points
+    rows = [
+        [
+            label,
+            panel.student,
+            Cell(str(point.teachers), point.teachers),
+            _error(point),
+            Cell(str(point.runs), point.runs),
         ]
-        parts.append(
-            figure(
-                Chart(
-                    f"Error of {panel.student} against the number of its teachers",
-                    "teachers",
-                    "error of the last epoch, %",
-                    series,
-                )
-            )
-        )
-        for label, points in lines.items():
-            rows += [
-                [
-                    label,
-                    panel.student,
-                    Cell(str(one.teachers), one.teachers),
-                    _error(one),
-                    Cell(str(one.runs), one.runs),
-                ]
-                for one in points
-            ]
+        for panel in panels
+        for label, points in _lines(panel).items()
+        for point in points
+    ]
+    charts = [figure(chart) for chart in teacher_charts(panels)]
     columns = ["objectives", "student", "teachers", "error, %", "n"]
     made = table("Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows)
-    return join(element("h3", "Error against the number of teachers"), element("div", parts, class_="charts"), made)
+    return join(element("h3", "Error against the number of teachers"), element("div", charts, class_="charts"), made)
 
 
-def _error(point: Any) -> Cell:
+def _lines(panel: Panel) -> dict[str, Sequence[Point]]:
+    return {
+        **{label: [point] for label, point in panel.baselines.items()},
+        **panel.lines,
+        "the teachers, mean": panel.teachers,
+        "the teachers' ensemble": panel.ensembles,
+    }
+
+
+def _error(point: Point) -> Cell:
     return Cell(number(point.error) + ("" if point.std is None else f" ± {number(point.std)}"), point.error)
 
 
@@ -298,12 +287,19 @@ def _shorten(held: dict[str, Any]) -> None:
 def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:
     """Accuracy of the linear probe along the layers."""
     series = []
-    for place, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
-        by = {row["layer"]: row["top1"] for row in rows if row["network"] == network}
-        series.append(
-            Series(network, [(number_, by[layer]) for number_, layer in enumerate(layers) if layer in by], style=place)
-        )
-    return Chart(f"Linear probes along the layers, on {data}", "layer", "top-1, %", series, layers)
+    for style, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
+        by_layer = {row["layer"]: _interval(row) for row in rows if row["network"] == network}
+        values, low, high = zip(*(by_layer.get(layer, (None, None, None)) for layer in layers), strict=True)
+        series.append(series_at_places(network, values, low, high, style))
+    title = f"Linear probes along the layers, on {data}"
+    return Chart(title, "layer", "top-1, %", series, layers, (0, 100), log=False)
+
+
+def _interval(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
+    """Top-1 with the ends of its interval, or one standard deviation over folds from it."""
+    if is_number(row.get("std")):
+        return row["top1"], row["top1"] - row["std"], row["top1"] + row["std"]
+    return row["top1"], row.get("low"), row.get("high")
 
 
 def _leading(cell: str) -> float | None:

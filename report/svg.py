@@ -4,53 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from ..plots.chart import Chart, Series
 from .markup import Markup, element, number
 
 _WIDTH, _HEIGHT = 460, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
 _STYLES = 7  # colours, then the same with other dashes
 _DASHES = (None, "7 4", "2 3", "9 3 2 3")
-_DECADES = 1.0
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line.
-
-    Attributes:
-        name: As the legend says it.
-        points: (x, y) pairs by rising x.
-        spread: Standard deviation at each point; empty: none.
-        style: Which of the colours, dashes and markers; the same network has the same in every chart.
-    """
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    spread: Sequence[float] = field(default_factory=tuple)
-    style: int = 0
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over one pair of axes.
-
-    Attributes:
-        title: What is drawn.
-        xlabel, ylabel: What the axes are.
-        series: The lines.
-        places: Names of the places 0, 1, … along the x axis; None: numbers.
-        limits: What y cannot go beyond, such as 0 and 100 per cent; the band of a spread ends there.
-    """
-
-    title: str
-    xlabel: str
-    ylabel: str
-    series: Sequence[Series]
-    places: Sequence[str] | None = None
-    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 def draw(chart: Chart) -> Markup:
@@ -88,20 +49,11 @@ class _Axes:
     def __init__(self, chart: Chart) -> None:
         self.chart = chart
         xs = [x for one in chart.series for x, _ in one.points]
-        lows = [
-            y - s
-            for one in chart.series
-            for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)
-        ]
-        highs = [
-            y + s
-            for one in chart.series
-            for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)
-        ]
         ys = [y for one in chart.series for _, y in one.points]
-        self.log = min(ys) > 0 and math.log10(max(ys) / min(ys)) > _DECADES
+        ends = [*ys, *(end for one in chart.series for bounds in one.bounds for end in bounds)]
+        self.log = chart.is_log
         low, high = (
-            (min(ys), max(ys)) if self.log else (max(min(lows), chart.limits[0]), min(max(highs), chart.limits[1]))
+            (min(ys), max(ys)) if self.log else (max(min(ends), chart.limits[0]), min(max(ends), chart.limits[1]))
         )
         if chart.places:  # room for their names
             xs = [-0.4, len(chart.places) - 0.6]
@@ -186,9 +138,9 @@ def _line(one: Series, axes: _Axes) -> Markup:
     """The line, its markers, and a band of its spread."""
     places = [(axes.x(x), axes.y(y)) for x, y in one.points]
     parts = []
-    if any(one.spread):
-        above = [f"{axes.x(x)},{axes.y(y + s)}" for (x, y), s in zip(one.points, one.spread, strict=True)]
-        below = [f"{axes.x(x)},{axes.y(y - s)}" for (x, y), s in zip(one.points, one.spread, strict=True)]
+    if one.bounds:
+        above = [f"{axes.x(x)},{axes.y(high)}" for (x, _), (_, high) in zip(one.points, one.bounds, strict=True)]
+        below = [f"{axes.x(x)},{axes.y(low)}" for (x, _), (low, _) in zip(one.points, one.bounds, strict=True)]
         parts.append(element("polygon", points=" ".join([*above, *reversed(below)]), class_="band"))
     parts.append(element("polyline", points=" ".join(f"{x},{y}" for x, y in places), stroke_dasharray=_dash(one.style)))
     every = max(1, -(-len(places) // 24))  # markers of their own for long trainings would hide the line

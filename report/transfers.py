@@ -11,11 +11,11 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.registry import OBJECTIVES
 from ..core.run import flatten
 from ..core.statistics import mean_std
+from ..plots.chart import Chart, Series, series_with_std
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
 from .runs import RunFolders, RunSeries
-from .svg import Chart, Series
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
@@ -250,9 +250,7 @@ def _series(key: str, group: RunSeries, style: int) -> Series:
             if is_number(row.get(key)):
                 by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
     measured = {epoch: mean_std(values) for epoch, values in sorted(by_epoch.items())}
-    points = [(epoch, value.mean) for epoch, value in measured.items()]
-    spread = [value.std or 0.0 for value in measured.values()]
-    return Series(group.name, points, spread if any(spread) else (), style)
+    return series_with_std(group.name, [(epoch, value.mean, value.std) for epoch, value in measured.items()], style)
 
 
 def _learns_labels(config: RunConfig) -> bool:

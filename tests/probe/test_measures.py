@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from contrastill.core.errors import UsageError
-from contrastill.plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
+from contrastill.plots.chart import Chart, series_at_places
+from contrastill.plots.heatmaps import Heat, draw_cka, draw_correlation
+from contrastill.plots.png import draw_charts
 from contrastill.probe.cka import MinibatchCKA, linear_cka
 from contrastill.probe.class_correlation import class_correlation, correlation_difference
 from contrastill.probe.logme import logme
@@ -201,7 +203,7 @@ def lines(places, networks):
             None if number == 1 and place == 1 else float(40 + 8 * place + rng.normal()) for place in range(places)
         ]
         ends = [[None if value is None else value + sign for value in values] for sign in (-1.5, 1.5)]
-        yield Line(f"wrn_16_2 taught, {number}", values, *ends)
+        yield series_at_places(f"wrn_16_2 distilled, {number}", values, *ends, number)
 
 
 def test_pictures_of_few_and_of_many(tmp_path):
@@ -209,12 +211,10 @@ def test_pictures_of_few_and_of_many(tmp_path):
     layers = ["maps.0", "maps.1", "maps.2", "embedding"]
     names = [f"class {number}" for number in range(12)]
     for count in (1, 4):
-        draw_lines(
-            [Panel(f"data {n}", layers, list(lines(4, 2 * count))) for n in range(count)],
-            tmp_path / f"lines{count}.png",
-            title="t",
-            xlabel="layer",
-        )
+        charts = [
+            Chart(f"data {n}", "layer", "top-1, %", list(lines(4, 2 * count)), layers, (0, 100)) for n in range(count)
+        ]
+        draw_charts(charts, tmp_path / f"lines{count}.png", title="t", legend="shared")
         cka = [
             Heat(
                 f"net {n} and other",

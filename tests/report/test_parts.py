@@ -14,6 +14,8 @@ import torch
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
+from contrastill.plots.chart import Chart, Series, series_at_places, series_with_std
+from contrastill.plots.png import draw_charts
 from contrastill.probe.projection import principal_axes
 from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
@@ -21,7 +23,7 @@ from contrastill.report.page_parts import Cell, figure, measured, picture, table
 from contrastill.report.reproduce import reproduction
 from contrastill.report.runs import RunFolders, RunSeries, TrainedRun
 from contrastill.report.scatter import Scatter, scatter
-from contrastill.report.svg import Chart, Series, draw
+from contrastill.report.svg import draw
 from contrastill.training.versions import versions
 
 HOSTILE = '<script>alert("1")</script>&\'"'
@@ -124,13 +126,39 @@ def test_what_is_no_number_sorts_last():
     ids=["one", "zeros", "negative", "decades", "long", "constant"],
 )
 def test_lines_stay_inside_the_picture_and_ticks_are_text(points):
-    tags = Balanced(draw(chart([Series("a", points, [0.1] * len(points), 3)]))).tags
+    tags = Balanced(draw(chart([Series("a", points, [(y - 0.1, y + 0.1) for _, y in points], 3)]))).tags
     for attrs in (attrs for tag, attrs in tags if tag in ("polyline", "polygon")):
         for place in attrs["points"].split():
             x, y = map(float, place.split(","))
             assert -6 <= x <= 466 and -6 <= y <= 296
     assert sum(tag == "text" for tag, _ in tags) >= 5
     assert sum("marker" in attrs.get("class", "") for _, attrs in tags) <= 26
+
+
+def test_one_chart_is_drawn_as_svg_and_as_png(tmp_path):
+    lines = [
+        series_with_std("distilled", [(1, 30.0, 0.5), (4, 28.0, None)]),
+        Series("baseline", [(1, 33.0), (4, 33.0)], style=1, line="level"),
+        Series("teachers", [(1, 25.0), (4, 24.0)], style=2, line="dotted"),
+    ]
+    assert lines[0].bounds == [(29.5, 30.5), (28.0, 28.0)]
+    gap = series_at_places("a", [1.0, None, 3.0], [0.5, None, None], [1.5, None, None])
+    assert gap.points == [(0, 1.0), (2, 3.0)] and gap.bounds == [(0.5, 1.5), (3.0, 3.0)]
+    charts = [chart(lines), Chart("layers", "layer", "top-1, %", [gap], ["maps.0", "maps.1", "embedding"], (0, 100))]
+    for legend in ("inside", "below", "shared"):
+        draw_charts(charts, tmp_path / f"{legend}.png", title="t", legend=legend)
+        assert (tmp_path / f"{legend}.png").read_bytes().startswith(b"\x89PNG")
+    drawn = [Balanced(draw(one)).tags for one in charts]
+    assert [sum(tag == "polyline" for tag, _ in tags) for tags in drawn] == [3, 1]
+    assert [sum(tag == "polygon" and attrs["class"] == "band" for tag, attrs in tags) for tags in drawn] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "is_log"),
+    [((1.0, 9.0), None, False), ((1.0, 11.0), None, True), ((0.0, 11.0), None, False), ((1.0, 11.0), False, False)],
+)
+def test_the_axis_is_logarithmic_beyond_a_decade(values, log, is_log):
+    assert chart([Series("a", [*enumerate(values)])], log=log).is_log is is_log
 
 
 def test_what_a_pointer_reads_is_what_was_drawn():

@@ -349,7 +349,7 @@ def main() -> None:
     runs, data = Path(arguments.runs).resolve(), str(Path(arguments.data).resolve())
     cells = {cell: min(seeds, arguments.seeds) for cell, (_, _, seeds) in GRIDS[arguments.grid]["cells"].items()}
     for first in (True, False):  # the teachers, then their students
-        wanted = {
+        selected = {
             cell: seeds
             for cell, seeds in cells.items()
             if cell.startswith("teacher") == first and cell in (arguments.cells or cells)
@@ -357,7 +357,7 @@ def main() -> None:
         if not arguments.table:
             fill(
                 results,
-                wanted,
+                selected,
                 lambda cell, seed: train_cell(arguments.grid, cell, seed, data, runs, arguments.threads),
                 lambda row: f"{row['top1']:.2f} % in {row['wall_seconds']:.0f} s",
                 jobs=arguments.jobs,

@@ -89,7 +89,7 @@ def our_step(arguments: argparse.Namespace, split: TensorSplit, name: str) -> St
     teacher.compute_in(precision)
     transfer.to(memory_format=torch.channels_last)
     # The time does not depend on what a teacher said, but on its being at hand.
-    said = {"teachers.0.embedding": torch.randn(split.num_samples, setting.teacher.embedding_dim)} if cached else {}
+    outputs = {"teachers.0.embedding": torch.randn(split.num_samples, setting.teacher.embedding_dim)} if cached else {}
     recipe = TrainConfig()
     trained = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
@@ -98,7 +98,7 @@ def our_step(arguments: argparse.Namespace, split: TensorSplit, name: str) -> St
     def step() -> None:
         batch = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower):
-            loss = transfer(batch | {field: values[batch["index"]] for field, values in said.items()}).loss
+            loss = transfer(batch | {field: values[batch["index"]] for field, values in outputs.items()}).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -113,8 +113,8 @@ def student_alone(arguments: argparse.Namespace, split: TensorSplit) -> Step:
     batch = next(our_batches(split))
 
     def step() -> None:
-        said = student(batch, {"logits", "embedding"})
-        (said.logits.sum() + said.embedding.sum()).backward()
+        outputs = student(batch, {"logits", "embedding"})
+        (outputs.logits.sum() + outputs.embedding.sum()).backward()
         student.zero_grad(set_to_none=True)
 
     return step

@@ -127,13 +127,13 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
 
 def lines(rows: dict) -> dict[str, list[list[dict]]]:
     """Name of a line -> for each seed its evaluation's rows; baselines are lines of their own."""
-    found: dict[str, list[list[dict]]] = {}
+    evaluations: dict[str, list[list[dict]]] = {}
     for (cell, _), row in rows.items():
         for role in dict.fromkeys(entry["role"] for entry in row["rows"]):
-            found.setdefault(cell if role == "student" else role, []).append(
+            evaluations.setdefault(cell if role == "student" else role, []).append(
                 [entry for entry in row["rows"] if entry["role"] == role]
             )
-    return found
+    return evaluations
 
 
 def table(name: str, rows: dict) -> str:

@@ -39,14 +39,14 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        taught: The config of a student with a teacher.
-        alone: The config of a teacher, or of a student without one.
+        distilled: The config of a student with a teacher.
+        baseline: The config of a teacher, or of a student without one.
         pairs: (teacher, student) of the published tables.
         images: How many images the published figures were trained on and tested on.
     """
 
-    taught: str
-    alone: str
+    distilled: str
+    baseline: str
     pairs: tuple[tuple[str, str], ...]
     images: tuple[int, int]
 
@@ -147,8 +147,8 @@ class Request:
                 "their networks"
             )
         for teacher in dict.fromkeys(teacher for teacher, _ in self.pairs):
-            if self.teachers and (found := find_teacher(self.teachers, teacher)):
-                self.teacher_files[teacher] = found
+            if self.teachers and (path := find_teacher(self.teachers, teacher)):
+                self.teacher_files[teacher] = path
 
 
 def parse_pairs(text: str, benchmark: Benchmark) -> list[tuple[str, str]]:
@@ -200,10 +200,10 @@ def parse_objectives(text: str) -> list[str]:
         >>> parse_objectives("kd,kd+crd")
         ['kd', 'crd+kd']
     """
-    known, found = all_objectives(), []
+    known, names = all_objectives(), []
     for part in _parts(text):
         if part == "all":
-            found += known
+            names += known
         elif part != STUDENT:
             terms = part.split("+")
             for term in terms:
@@ -214,8 +214,8 @@ def parse_objectives(text: str) -> list[str]:
                     f"--objectives: {part} has one objective twice: give it another weight with --set "
                     f"objectives.{terms[0]}.weight=…"
                 )
-            found.append("+".join(sorted(terms, key=lambda term: (term == "kd", term))))
-    return list(dict.fromkeys(found))
+            names.append("+".join(sorted(terms, key=lambda term: (term == "kd", term))))
+    return list(dict.fromkeys(names))
 
 
 def rank(objective: str) -> int:
@@ -242,10 +242,10 @@ def weights(objective: str, student: str) -> dict[str, float]:
         ({'cross_entropy': 0.1, 'kd': 0.9}, {'cross_entropy': 1.0, 'crd': 0.8, 'kd': 1.0})
     """
     terms = objective.split("+")
-    found = {_CROSS_ENTROPY: 1.0, **{term: OBJECTIVES[term].default_weight for term in terms}}
+    weights_by_term = {_CROSS_ENTROPY: 1.0, **{term: OBJECTIVES[term].default_weight for term in terms}}
     if len(terms) > 1:
-        found |= {term: COMBINED[term] for term in terms if term in COMBINED}
-    return found | WEIGHTS.get((objective, ""), {}) | WEIGHTS.get((objective, student), {})
+        weights_by_term |= {term: COMBINED[term] for term in terms if term in COMBINED}
+    return weights_by_term | WEIGHTS.get((objective, ""), {}) | WEIGHTS.get((objective, student), {})
 
 
 def trainings(request: Request) -> list[Training]:
@@ -260,27 +260,27 @@ def trainings(request: Request) -> list[Training]:
         for name in dict.fromkeys(teacher for teacher, _ in request.pairs)
         if name not in request.teacher_files
     ]
-    found = []
+    students = []
     for seed in range(request.seeds):
         for student in dict.fromkeys(student for _, student in request.pairs):
-            found += [_training(request, None, student, STUDENT, vary, seed) for vary in _values(request, STUDENT)]
+            students += [_training(request, None, student, STUDENT, vary, seed) for vary in _values(request, STUDENT)]
         for objective in request.objectives:
             for teacher, student in request.pairs:
-                found += [
+                students += [
                     _training(request, teacher, student, objective, vary, seed) for vary in _values(request, objective)
                 ]
     for override in request.given:
-        if not any(override in training.given for training in [*teachers, *found]):
+        if not any(override in training.given for training in [*teachers, *students]):
             raise UsageError(
                 f"--set {override} belongs to none of these trainings: --objectives are "
                 f"{', '.join(request.objectives) or STUDENT}"
             )
-    if request.vary and not any(training.vary for training in found):
+    if request.vary and not any(training.vary for training in students):
         raise UsageError(
             f"--vary {request.vary[0]} belongs to none of these trainings: --objectives are "
             f"{', '.join(request.objectives) or STUDENT}"
         )
-    return [*teachers, *found]
+    return [*teachers, *students]
 
 
 def _parts(text: str) -> list[str]:
@@ -317,7 +317,10 @@ def _path(request: Request) -> str:
 
 
 def _teacher(request: Request, name: str) -> Training:
-    given = (*(one for one in request.given if _applies(one.partition("=")[0], TEACHER)), *request.teacher_given)
+    given = (
+        *(override for override in request.given if _applies(override.partition("=")[0], TEACHER)),
+        *request.teacher_given,
+    )
     settings = (f"student.model={name}", *_rate(name), *given)
     return Training(
         name,
@@ -325,7 +328,7 @@ def _teacher(request: Request, name: str) -> Training:
         None,
         0,
         trained_teacher(request, name),
-        request.benchmark.alone,
+        request.benchmark.baseline,
         settings,
         given,
         (_path(request),),
@@ -340,7 +343,7 @@ def trained_teacher(request: Request, name: str) -> Path:
 def _training(
     request: Request, teacher: str | None, student: str, objective: str, vary: tuple[str, str] | None, seed: int
 ) -> Training:
-    given = tuple(one for one in request.given if _applies(one.partition("=")[0], objective))
+    given = tuple(override for override in request.given if _applies(override.partition("=")[0], objective))
     varied = (f"{vary[0]}={vary[1]}",) if vary else ()
     # Untaught, a student is the same whoever would have been its teacher.
     folder = request.out.resolve() / ("students" if teacher is None else "")
@@ -358,13 +361,13 @@ def _training(
             vary,
             seed,
             out,
-            request.benchmark.alone,
+            request.benchmark.baseline,
             (*own, *given, *varied),
             given,
             (_path(request),),
         )
     weighed = weights(objective, student)
-    absent = [f"objectives.{name}=null" for name in _objectives_in(request.benchmark.taught) if name not in weighed]
+    absent = [f"objectives.{name}=null" for name in _objectives_in(request.benchmark.distilled) if name not in weighed]
     own += [
         f"teachers.0.model={teacher}",
         *absent,
@@ -372,7 +375,9 @@ def _training(
     ]
     file = request.teacher_files.get(teacher)
     paths = [_path(request), f"teachers.0.weights={(file or trained_teacher(request, teacher)).resolve()}"]
-    if any(one.startswith("train.views=") and not one.endswith(("=", "=null")) for one in [*given, *varied]):
+    if any(
+        override.startswith("train.views=") and not override.endswith(("=", "=null")) for override in [*given, *varied]
+    ):
         paths.append(f"train.teacher_cache={request.out.resolve() / 'teacher_said'}")
     after = None if file else trained_teacher(request, teacher)
     return Training(
@@ -381,7 +386,7 @@ def _training(
         vary,
         seed,
         out,
-        request.benchmark.taught,
+        request.benchmark.distilled,
         (*own, *given, *varied),
         given,
         tuple(paths),

@@ -58,7 +58,7 @@ class Cost:
 
     def relative_to(self, other: Cost) -> dict[str, float]:
         """This one's part of another one's ``parameters``, ``flops``, ``latency`` and ``bytes``."""
-        mine, theirs = ((one.parameters, one.flops, one.latency_ms, one.bytes) for one in (self, other))
+        mine, theirs = ((cost.parameters, cost.flops, cost.latency_ms, cost.bytes) for cost in (self, other))
         names = ("parameters", "flops", "latency", "bytes")
         return {name: a / b for name, a, b in zip(names, mine, theirs, strict=True) if b}
 

@@ -244,12 +244,12 @@ def _write(
             "output_names": [OUTPUT],
             "dynamic_shapes": ({0: "batch"},) if dynamic else None,
         }
-        made = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
-        used = made.model.opset_imports[""]
+        exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
+        used = exported.model.opset_imports[""]
         if classes is not None:
-            made.model.metadata_props["classes"] = json.dumps(classes)
+            exported.model.metadata_props["classes"] = json.dumps(classes)
         if opset in (None, used):
-            made.save(str(path), external_data=False)
+            exported.save(str(path), external_data=False)
     except Exception as error:  # the exporters raise what they like, of any network that they cannot do
         raise ContrastillError(f"{name} cannot be exported to {format}: {reason(error)}") from error
     if opset not in (None, used):  # the exporter only warns, and writes another
@@ -268,12 +268,12 @@ def _difference(module: nn.Module, answer: Callable[[Tensor], Tensor], inputs: T
         with torch.no_grad():
             expected = module(inputs[:length])
         try:
-            found = answer(inputs[:length])
+            outputs = answer(inputs[:length])
         except Exception as error:  # of the runtime, for a length of batch that was fixed in the export
             raise ContrastillError(
                 f"the exported file does not run on a batch of {length}: {reason(error)}; --fixed may help"
             ) from error
-        difference, allowed = float((found - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
+        difference, allowed = float((outputs - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= allowed:  # so that NaN is refused too
             raise ContrastillError(
                 f"the exported file's logits differ from PyTorch's by {difference:.2g} (allowed: {allowed:.2g}): "

@@ -150,8 +150,8 @@ def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summar
         notes.append(f"published figures do not compare with these, which had {', '.join(reasons)}")
     figures = {entry.published: None for entry in entries.values() if entry.published}
     for source in dict.fromkeys(figure.source for figure in figures):
-        said = next((figure.note for figure in figures if figure.source == source and figure.note), "")
-        notes.append(f"published: {source}{f' ({said})' if said else ''}")
+        remark = next((figure.note for figure in figures if figure.source == source and figure.note), "")
+        notes.append(f"published: {source}{f' ({remark})' if remark else ''}")
     return Summary(pairs, lines, entries, not reasons, notes)
 
 
@@ -178,15 +178,15 @@ def _entry(cells: Mapping[tuple[Line, str], Mapping[int, Mapping[str, Any]]], li
     for baseline in (STUDENT, "kd"):
         # Where an ablation changes the baseline too, the one with the same value.
         others = cells.get(((baseline, line[1]), pair)) or cells.get(((baseline, None), pair))
-        if others and line[0] not in (baseline, TEACHER, STUDENT) and (found := paired(mine, others)):
-            against[baseline] = found
+        if others and line[0] not in (baseline, TEACHER, STUDENT) and (difference := paired(mine, others)):
+            against[baseline] = difference
     return Entry(mean_std(top1), _published(line, mine, pair), against)
 
 
 def _published(line: Line, rows: Mapping[int, Mapping[str, Any]], pair: str) -> Figure | None:
     """The figure of this objective with the options it has; none for options that nobody published."""
-    given = [*next(iter(rows.values()))["given"], *(["=".join(line[1])] if line[1] else [])]
-    options = [one for one in given if one.startswith("objectives.") and not _is_default(one)]
+    overrides = [*next(iter(rows.values()))["given"], *(["=".join(line[1])] if line[1] else [])]
+    options = [override for override in overrides if override.startswith("objectives.") and not _is_default(override)]
     teacher, _, student = pair.partition(":")
     return published(teacher, student, line[0], options[0] if options else "") if len(options) < 2 else None
 
@@ -201,18 +201,19 @@ def _is_default(override: str) -> bool:
 
 def _reasons(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[str]:
     """What sets these trainings apart from the published ones."""
-    given = dict.fromkeys(
-        one for row in rows for one in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])]
+    overrides = dict.fromkeys(
+        override for row in rows for override in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])]
     )
     reasons = [
-        one for one in given if not one.startswith("objectives.") and not one.split("=")[0].startswith(_HOUSEKEEPING)
+        override
+        for override in overrides
+        if not override.startswith("objectives.") and not override.split("=")[0].startswith(_HOUSEKEEPING)
     ]
-    for name, place, wanted in (("train_images", 0, "training"), ("images", 1, "test")):
+    for name, place, kind in (("train_images", 0, "training"), ("images", 1, "test")):
         counts = sorted({row[name] for row in rows if row[name] is not None} - {benchmark.images[place]})
         if counts:
             reasons.append(
-                f"{' or '.join(f'{count:,}' for count in counts)} {wanted} images instead of "
-                f"{benchmark.images[place]:,}"
+                f"{' or '.join(f'{count:,}' for count in counts)} {kind} images instead of {benchmark.images[place]:,}"
             )
     return reasons
 
@@ -223,21 +224,21 @@ def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tupl
     columns = [pair.replace(":", " → ", 1) if pair.partition(":")[0] else pair[1:] for pair in pairs]
     accuracy, difference = [], []
     for line in summary.lines:
-        found = [summary.entries.get((line, pair)) for pair in pairs]
-        if any(found):
-            accuracy.append([label(line), *("" if entry is None else _accuracy(entry) for entry in found)])
-        if any(entry and entry.against for entry in found):
-            difference.append([label(line), *("" if entry is None else _differences(entry) for entry in found)])
-    made = [("top-1 of the last epoch, %: mean ± standard deviation (seeds)", ["objectives", *columns], accuracy)]
+        cells = [summary.entries.get((line, pair)) for pair in pairs]
+        if any(cells):
+            accuracy.append([label(line), *("" if entry is None else _accuracy(entry) for entry in cells)])
+        if any(entry and entry.against for entry in cells):
+            difference.append([label(line), *("" if entry is None else _differences(entry) for entry in cells)])
+    tables = [("top-1 of the last epoch, %: mean ± standard deviation (seeds)", ["objectives", *columns], accuracy)]
     if difference:
-        made.append(
+        tables.append(
             (
                 "points to the untaught student and to KD: mean ± standard error, paired by test image and seed",
                 ["objectives", *columns],
                 difference,
             )
         )
-    return made
+    return tables
 
 
 def _accuracy(entry: Entry) -> str:
@@ -247,7 +248,10 @@ def _accuracy(entry: Entry) -> str:
 
 
 def _differences(entry: Entry) -> str:
-    return ", ".join(f"{one.mean:+.2f} ± {one.error:.2f} to {baseline}" for baseline, one in entry.against.items())
+    return ", ".join(
+        f"{difference.mean:+.2f} ± {difference.error:.2f} to {baseline}"
+        for baseline, difference in entry.against.items()
+    )
 
 
 def markdown(summary: Summary) -> str:
@@ -274,7 +278,7 @@ def as_json(summary: Summary) -> list[dict[str, Any]]:
             "std": entry.top1.std,
             "n": entry.top1.count,
             "published": None if entry.published is None else entry.published._asdict(),
-            "against": {baseline: vars(one) for baseline, one in entry.against.items()},
+            "against": {baseline: vars(difference) for baseline, difference in entry.against.items()},
         }
         for (line, pair), entry in summary.entries.items()
     ]

@@ -166,9 +166,9 @@ class Run:
 
     def rewind(self, epoch: int) -> None:
         """Forget the rows from ``epoch`` on: they were written after the checkpoint that a run goes on from."""
-        kept = [row for row in self.history() if row["epoch"] < epoch]
+        rows = [row for row in self.history() if row["epoch"] < epoch]
         if self.metrics.exists():
-            text = "".join(json.dumps(row) + "\n" for row in kept)
+            text = "".join(json.dumps(row) + "\n" for row in rows)
             with self.room_for(self.metrics.name, len(text)):
                 write_text(self.metrics, text)
 

@@ -55,7 +55,7 @@ class Chart:
         """Whether y is logarithmic."""
         if self.log is not None:
             return self.log
-        values = [y for one in self.series for _, y in one.points]
+        values = [y for series in self.series for _, y in series.points]
         return min(values) > 0 and max(values) > 10 * min(values)
 
 

@@ -81,12 +81,12 @@ def draw_diversity(
 
 def _heat(axes: Any, keys: Sequence[str], values: np.ndarray) -> None:
     """The matrix with its numbers; the diagonal, which is 0, stays empty."""
-    apart = ~np.eye(len(keys), dtype=bool)
-    shown = np.where(apart, values, np.nan)
+    off_diagonal = ~np.eye(len(keys), dtype=bool)
+    shown = np.where(off_diagonal, values, np.nan)
     top = float(values.max()) or 1.0
     # From 0, so that differences between pairs are not made more of than they are.
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.4 * top, aspect="equal")
-    for row, column in np.argwhere(apart):
+    for row, column in np.argwhere(off_diagonal):
         value = values[row, column]
         axes.text(
             column,

@@ -33,7 +33,7 @@ def draw_charts(
     """
     columns = columns_of(len(charts))
     rows = -(-len(charts) // columns)
-    names = list(dict.fromkeys(one.name for chart in charts for one in chart.series))
+    names = list(dict.fromkeys(series.name for chart in charts for series in chart.series))
     beside = len(names)
     if legend == "shared":
         width = max(6.5, columns * max(4.2, 0.75 * max(len(chart.places or ()) for chart in charts) + 1.4))
@@ -68,16 +68,18 @@ def columns_of(count: int) -> int:
 
 def _draw(axes: Any, chart: Chart) -> dict[str, Any]:
     """The lines and both axes; the handles of a legend by name."""
-    xs = sorted({x for one in chart.series for x, _ in one.points})
+    xs = sorted({x for series in chart.series for x, _ in series.points})
     span = xs[-1] - xs[0]
-    barred = [one for one in chart.series if one.bounds and one.line != "level"]
+    barred = [series for series in chart.series if series.bounds and series.line != "level"]
     step = 0.3 / max(1, len(barred)) if chart.places else 0.012 * max(1.0, span)
     # Slightly apart, so that bars of equal points do not hide each other.
-    shifts = {one.name: step * (place - (len(barred) - 1) / 2) for place, one in enumerate(barred)}
-    levels = [one for one in chart.series if one.line == "level"]
+    shifts = {series.name: step * (place - (len(barred) - 1) / 2) for place, series in enumerate(barred)}
+    levels = [series for series in chart.series if series.line == "level"]
     handles = {
-        one.name: _level(axes, one, levels.index(one)) if one in levels else _line(axes, one, shifts.get(one.name, 0.0))
-        for one in chart.series
+        series.name: _level(axes, series, levels.index(series))
+        if series in levels
+        else _line(axes, series, shifts.get(series.name, 0.0))
+        for series in chart.series
     }
     axes.set(title=chart.title, xlabel=chart.xlabel, ylabel=chart.ylabel)
     if chart.places:

@@ -72,7 +72,7 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     """
     from matplotlib.patches import Patch
 
-    shown = [strips.labels, *(said for _, said in strips.predictions)]
+    shown = [strips.labels, *(prediction for _, prediction in strips.predictions)]
     occurring = np.unique(np.concatenate([value.ravel() for value in shown]))
     colours = class_colours(int(occurring.max()))
     columns: list[tuple[str, Any]] = []
@@ -81,7 +81,7 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     if strips.depth is not None:
         columns.append(("depth", np.stack([depth_colours(frame) for frame in strips.depth])))
     columns.append(("ground truth", colours[strips.labels]))
-    columns += [(name, colours[said]) for name, said in strips.predictions]
+    columns += [(name, colours[prediction]) for name, prediction in strips.predictions]
     count, height, width = strips.labels.shape
     handles = [
         Patch(facecolor=colours[value], edgecolor="0.5", linewidth=0.5, label=_name(value, strips.classes))

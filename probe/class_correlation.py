@@ -83,5 +83,5 @@ def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDiffe
             "networks that tell the same classes apart, two at least"
         )
     difference = class_correlation(teacher) - class_correlation(student)
-    apart = ~torch.eye(len(difference), dtype=torch.bool, device=difference.device)
-    return CorrelationDifference(difference, difference[apart].abs().mean().item())
+    off_diagonal = ~torch.eye(len(difference), dtype=torch.bool, device=difference.device)
+    return CorrelationDifference(difference, difference[off_diagonal].abs().mean().item())

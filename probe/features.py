@@ -118,19 +118,19 @@ def features_of(
         .tolist()
     )
     missing = [layer for layer, known in zip(files, there, strict=True) if not known]
-    found = _looked(network, loader, missing, spatial, device) if missing else {}
+    computed = _looked(network, loader, missing, spatial, device) if missing else {}
     if world_size() == 1 or distributed.get_rank() == 0:
-        for layer, value in found.items():
-            write_fields(files[layer], {name: one for name, one in vars(value).items() if one is not None})
-    kept = {layer: _read(file) for layer, file in files.items() if layer not in found}
-    _check_same(network, loader, kept, spatial, files, device)
-    return {layer: found[layer] if layer in found else kept[layer] for layer in files}
+        for layer, value in computed.items():
+            write_fields(files[layer], {name: field for name, field in vars(value).items() if field is not None})
+    cached = {layer: _read(file) for layer, file in files.items() if layer not in computed}
+    _check_same(network, loader, cached, spatial, files, device)
+    return {layer: computed[layer] if layer in computed else cached[layer] for layer in files}
 
 
 def _check_same(
     network: Network,
     loader: Any,
-    kept: Mapping[str, Features],
+    cached: Mapping[str, Features],
     spatial: int,
     files: Mapping[str, Path],
     device: torch.device,
@@ -138,16 +138,16 @@ def _check_same(
     """Compare features that are kept with what the network gives for a few of the same samples, where rows can be told
     by their index.
     """
-    batch = next(iter(loader.epoch(0)), None) if kept else None
+    batch = next(iter(loader.epoch(0)), None) if cached else None
     other: str | None = None
     if batch is not None and len(batch["index"]) and hasattr(loader, "num_samples"):
         few = {name: value[:_COMPARED] for name, value in batch.items()}
         rows = few["index"].cpu()
         with frozen(network):
-            said = network(few, {_part(layer) for layer in kept})
-        for layer, value in kept.items():
+            outputs = network(few, {_part(layer) for layer in cached})
+        for layer, value in cached.items():
             if len(value.values) == loader.num_samples > int(rows.max()) and not near(
-                _vector(said, layer, spatial).float().cpu(), value.values[rows], torch.float32
+                _vector(outputs, layer, spatial).float().cpu(), value.values[rows], torch.float32
             ):
                 other = other or layer
     if all_gather_ragged(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
@@ -163,15 +163,15 @@ def _looked(
 ) -> dict[str, Features]:
     """The features of layers, computed now."""
     needs = {_part(layer) for layer in layers}
-    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    by_layer: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     index, targets = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with frozen(network):
         for batch in loader.epoch(0):
             if not len(batch["index"]):  # this rank's share of a short batch
                 continue
-            said = network(batch, needs)
+            outputs = network(batch, needs)
             for layer in layers:
-                found[layer].append(_vector(said, layer, spatial).float().cpu())
+                by_layer[layer].append(_vector(outputs, layer, spatial).float().cpu())
             index.append(batch["index"].cpu())
             if "target" in batch:
                 targets.append(batch["target"].cpu())
@@ -184,7 +184,8 @@ def _looked(
     classes = all_gather_ragged(torch.cat(targets)[:, None], device)[:, 0]
     # Not all at once: the parts of a layer are let go of before the next one is put together.
     values = {
-        layer: all_gather_ragged(torch.cat(found.pop(layer) or [torch.empty(0, 0)]), device)[order] for layer in layers
+        layer: all_gather_ragged(torch.cat(by_layer.pop(layer) or [torch.empty(0, 0)]), device)[order]
+        for layer in layers
     }
     return {layer: Features(value, classes[order] if len(classes) else None) for layer, value in values.items()}
 
@@ -293,14 +294,14 @@ def _part(layer: str) -> str:
     raise UsageError(f"layer {layer!r} is none of a representation's: {hint}")
 
 
-def _vector(said: Representation, layer: str, spatial: int) -> Tensor:
+def _vector(outputs: Representation, layer: str, spatial: int) -> Tensor:
     """(B, D) of a layer."""
     if layer in ("embedding", "logits"):
-        return getattr(said, layer)
+        return getattr(outputs, layer)
     number = int(layer.partition(".")[2])
-    if number >= len(said.maps):
+    if number >= len(outputs.maps):
         raise UsageError(
-            f"layer {layer} does not exist: the network gives {len(said.maps)} maps, maps.0 to "
-            f"maps.{len(said.maps) - 1}"
+            f"layer {layer} does not exist: the network gives {len(outputs.maps)} maps, maps.0 to "
+            f"maps.{len(outputs.maps) - 1}"
         )
-    return F.adaptive_avg_pool2d(said.maps[number], spatial).flatten(1)
+    return F.adaptive_avg_pool2d(outputs.maps[number], spatial).flatten(1)

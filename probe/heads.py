@@ -81,9 +81,9 @@ class LinearHead(Head):
 
     def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         logits = None
-        said = [conv(value) for conv, value in zip(self.convs, maps, strict=True)]
+        scores = [conv(value) for conv, value in zip(self.convs, maps, strict=True)]
         # Maps of one size are added before they are enlarged.
-        for _, same in groupby(said, key=lambda value: value.shape[2:]):
+        for _, same in groupby(scores, key=lambda value: value.shape[2:]):
             enlarged = _resized(sum(same), size)
             logits = enlarged if logits is None else logits + enlarged
         return logits

@@ -130,13 +130,15 @@ def linear_probes(
         cache: A folder in which features are kept for further probes, see :func:`~.features.features_of`.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    known, asked = (
+    train_features, test_features = (
         features_of(network, _loader(split, batch_size, device), layers, spatial, cache=cache)
         for split in (train, test)
     )
     options = {"weight_decays": weight_decays, "protocol": protocol, "num_classes": getattr(train, "num_classes", None)}
     return {
-        layer: fit_probe(known[layer], asked[layer], layer, label_fraction, seed, device=device, **options)
+        layer: fit_probe(
+            train_features[layer], test_features[layer], layer, label_fraction, seed, device=device, **options
+        )
         for layer in layers
     }
 
@@ -195,13 +197,13 @@ def fit_probe(
             f"the probe of {layer} diverged at learning rate {rate:g}: its features are too large; take protocol exact"
         )
     loss = F.cross_entropy(_logits((x - mean) * scale, weight), y).item()
-    logits, asked = _logits((test.values.to(device) - mean) * scale, weight), test.targets.to(device)
-    right = logits.topk(min(5, classes), 1).indices == asked[:, None]
+    logits, targets = _logits((test.values.to(device) - mean) * scale, weight), test.targets.to(device)
+    right = logits.topk(min(5, classes), 1).indices == targets[:, None]
     top1, top5 = (100 * right[:, :k].any(1).double().mean().item() for k in (1, 5))
-    low, high = wilson_interval(int(right[:, 0].sum()), len(asked))
+    low, high = wilson_interval(int(right[:, 0].sum()), len(targets))
     top5 = top5 if classes > 5 else None
     return ProbeResult(
-        top1, top5, layer, chosen, len(rows), len(asked), right[:, 0].cpu(), low, high, loss, protocol, rate
+        top1, top5, layer, chosen, len(rows), len(targets), right[:, 0].cpu(), low, high, loss, protocol, rate
     )
 
 
@@ -211,11 +213,11 @@ def _best_of_grid(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[float,
     """
     if len(y) < 5:
         return GRID[0]
-    part, held = _held_out(y, seed)
+    part, validation = _held_out(y, seed)
     scores = []
     for weight, mean, scale in _trained(x[part], y[part], classes, GRID, seed):
-        logits = _logits((x[held] - mean) * scale, weight)
-        right, loss = int((logits.argmax(1) == y[held]).sum()), F.cross_entropy(logits, y[held]).item()
+        logits = _logits((x[validation] - mean) * scale, weight)
+        right, loss = int((logits.argmax(1) == y[validation]).sum()), F.cross_entropy(logits, y[validation]).item()
         # A rate that was too high leaves NaN, whose largest is class 0.
         scores.append((right, -loss) if math.isfinite(loss) else (-1, 0.0))
     return GRID[scores.index(max(scores))]
@@ -233,9 +235,9 @@ def _trained(
 def _held_out(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of four fifths, and a mask of the other fifth."""
     part = labelled_part(len(y), y, 1 - _HELD_OUT, seed).to(y.device)
-    held = torch.ones(len(y), dtype=torch.bool, device=y.device)
-    held[part] = False
-    return part, held
+    validation = torch.ones(len(y), dtype=torch.bool, device=y.device)
+    validation[part] = False
+    return part, validation
 
 
 def _choose(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float], seed: int) -> float:
@@ -243,10 +245,10 @@ def _choose(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float], 
     strengths = sorted(weight_decays, reverse=True)
     if len(strengths) == 1 or len(y) < 5:
         return strengths[0]
-    part, held = _held_out(y, seed)
+    part, validation = _held_out(y, seed)
     rights = []
     for weight, mean, scale in _fitted(x[part], y[part], classes, strengths):
-        rights.append(int((_logits((x[held] - mean) * scale, weight).argmax(1) == y[held]).sum()))
+        rights.append(int((_logits((x[validation] - mean) * scale, weight).argmax(1) == y[validation]).sum()))
     return strengths[rights.index(max(rights))]
 
 
@@ -257,11 +259,11 @@ def _fitted(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float]) 
     mean, scale = _standard(x)
     x = (x - mean) * scale
     weight = torch.zeros(x.shape[1] + 1, classes, device=x.device)
-    found = []
+    solutions = []
     for weight_decay in weight_decays:  # each begins where the stronger one ended
         weight = fit_logistic(x, y, weight, weight_decay)
-        found.append((weight, mean, scale))
-    return found
+        solutions.append((weight, mean, scale))
+    return solutions
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,8 @@ def _projected(f: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = f.shape[1] > len(f)
     # Of the smaller of both Gram matrices; float64, so that directions down to 1e-6 of the longest one are kept.
     spectrum, vectors = torch.linalg.eigh(f @ f.T if wide else f.T @ f)
-    kept = spectrum > 1e-12 * spectrum[-1]
-    spectrum, vectors = spectrum[kept], vectors[:, kept]
+    nonzero = spectrum > 1e-12 * spectrum[-1]
+    spectrum, vectors = spectrum[nonzero], vectors[:, nonzero]
     explained = (vectors.T @ labels).square() if wide else (vectors.T @ (f.T @ labels)).square() / spectrum[:, None]
     return spectrum, explained, (labels.square().sum(0) - explained.sum(0)).clamp_min(0)
 

@@ -57,7 +57,7 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
     check_classes(train, test)
     classes, k = int(train.targets.max()) + 1, min(k, len(train.targets))
     known, right = F.normalize(train.values, dim=1), []
-    for part, wanted in zip(
+    for part, expected in zip(
         *(values.split(max(1, _CELLS // len(known))) for values in (test.values, test.targets)), strict=True
     ):
         near = (F.normalize(part, dim=1) @ known.T).topk(k, dim=1)
@@ -66,7 +66,7 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
         votes = torch.zeros(len(part), classes, dtype=weights.dtype).scatter_add_(
             1, train.targets[near.indices], weights
         )
-        right.append(votes.argmax(1) == wanted)
+        right.append(votes.argmax(1) == expected)
     correct = torch.cat(right)
     hits = int(correct.sum())
     return KnnResult(100 * hits / len(correct), *wilson_interval(hits, len(correct)), k, correct)

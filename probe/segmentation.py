@@ -71,10 +71,10 @@ class Segmenter(nn.Module):
     def predict(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """Label maps (B, 1, height, width) int64 in 1…C, in eval mode; the training flags are put back."""
         flags = [(module, module.training) for module in self.modules()]
-        said = self.eval()(batch, size).argmax(1, keepdim=True) + 1
+        predictions = self.eval()(batch, size).argmax(1, keepdim=True) + 1
         for module, training in flags:
             module.training = training
-        return said
+        return predictions
 
 
 def segment(
@@ -259,8 +259,8 @@ def count_confusion(model: Segmenter, loader: Any, num_classes: int, labels: str
     metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
     for batch in loader.epoch(0):
         target = _targets(batch[labels], num_classes)
-        said = model.predict(batch, target.shape[1:])[:, 0].long() - 1
-        metric.to(said.device).update(said, target)
+        predictions = model.predict(batch, target.shape[1:])[:, 0].long() - 1
+        metric.to(predictions.device).update(predictions, target)
     return metric.compute().cpu().long()
 
 
@@ -276,10 +276,10 @@ def measures_of(confusion: Tensor) -> dict[str, Any]:
         [87.5, 87.5, 77.5]
     """
     counts = confusion.double()
-    right, labelled, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    right, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     if not labelled.sum():
         raise UsageError("no pixel of the test frames is labelled: nothing can be measured")
-    union = labelled + said - right
+    union = labelled + predicted - right
     iou = 100 * right / union  # NaN where a class is in neither
     return {
         "pixel_accuracy": (100 * right.sum() / labelled.sum()).item(),

@@ -56,15 +56,15 @@ class Compared:
         """The same student without a teacher, on the same data for as long."""
         if group.config is None or not group.config.teachers:
             return None
-        wanted = _alone(group.config)
+        setting = _alone(group.config)
         alone = (
             other
             for other in self.groups
             if other.config is not None and not other.config.teachers and metric in self.scores[other.name]
         )
-        found = next((other for other in alone if _alone(other.config) == wanted), None)
-        if found is not None:
-            return self.scores[found.name][metric]
+        baseline = next((other for other in alone if _alone(other.config) == setting), None)
+        if baseline is not None:
+            return self.scores[baseline.name][metric]
         return self._baseline(group, "random", metric)
 
     def teacher(self, group: RunSeries, metric: str) -> MeanStd | None:
@@ -86,22 +86,23 @@ class Compared:
 
     def _baseline(self, group: RunSeries, role: str, metric: str) -> MeanStd | None:
         """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
-        alike = [
+        similar = [
             other
             for other in self.groups
             if other.config
             and (_student(other.config), _data(other.config)) == (_student(group.config), _data(group.config))
         ]
-        alike = [
+        similar = [
             other
-            for other in alike
-            if [one.weights for one in other.config.teachers] == [one.weights for one in group.config.teachers]
+            for other in similar
+            if [network.weights for network in other.config.teachers]
+            == [network.weights for network in group.config.teachers]
         ]
         values = [
-            found[metric]
-            for other in [group, *alike]
+            measures[metric]
+            for other in [group, *similar]
             for rows in self.evaluated[other.name]
-            if metric in (found := _measures(rows, role))
+            if metric in (measures := _measures(rows, role))
         ]
         return mean_std(values[:1]) if values else None
 
@@ -133,9 +134,9 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
         lines.append(cells)
     columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
     caption = "Results of the last epoch: mean ± standard deviation over seeds"
-    said = [f"* {note}" for note in notes]
+    below = [f"* {note}" for note in notes]
     if "untaught" in extra:
-        said.append(
+        below.append(
             "Points to untaught: the difference to the same student without a teacher; of the way: its share of "
             "what lies between that one and a "
             "teacher that reads the same modality."
@@ -145,12 +146,12 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
         | {key: {"mean": score.mean, "std": score.std, "seeds": score.count} for key, score in row["scores"].items()}
         for row in rows
     ]
-    return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers
+    return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=below))), answers
 
 
 def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
-    untaught, teacher = (compared.untaught(group, metric), compared.teacher(group, metric)) if metric else (None, None)
+    baseline, teacher = (compared.untaught(group, metric), compared.teacher(group, metric)) if metric else (None, None)
     figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
     seconds = [
         sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history
@@ -162,8 +163,8 @@ def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
         else " → ".join(part for part in (teachers_of(config), config.student.model) if part),
         "n": len(group.runs),
         "scores": scores,
-        "untaught": scores[metric].mean - untaught.mean if untaught else None,
-        "way": gap_closed(scores[metric].mean, untaught.mean, teacher.mean) if untaught and teacher else None,
+        "untaught": scores[metric].mean - baseline.mean if baseline else None,
+        "way": gap_closed(scores[metric].mean, baseline.mean, teacher.mean) if baseline and teacher else None,
         "published": figure.top1 if figure else None,
         "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}."
         if figure
@@ -177,26 +178,26 @@ def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | No
     whose path ends most alike.
     """
     teacher = config.teachers[0]
-    wanted = Path(teacher.weights or "").parts
-    wanted = wanted[:-1] if wanted and wanted[-1] == STUDENT_FILE else wanted
+    parts = Path(teacher.weights or "").parts
+    parts = parts[:-1] if parts and parts[-1] == STUDENT_FILE else parts
 
-    def alike(group: RunSeries) -> int:
+    def common_length(group: RunSeries) -> int:
         if group.config is None or (group.config.student.model, group.config.student.modality) != (
             teacher.model,
             teacher.modality,
         ):
             return 0
         places = [path.resolve().parts for path in (group.path, *(run.path for run in group.runs))]
-        return max(len(os.path.commonprefix([place[::-1], wanted[::-1]])) for place in places)
+        return max(len(os.path.commonprefix([place[::-1], parts[::-1]])) for place in places)
 
-    best = max(groups, key=alike)
-    return best if alike(best) else None
+    best = max(groups, key=common_length)
+    return best if common_length(best) else None
 
 
 def _published(group: RunSeries) -> tuple[Figure | None, list[str]]:
     """The published figure of a training, and what sets the training apart from it."""
     config = group.config
-    facts: Any = next((found for run in group.runs if (found := run.read_json("checkpoints/data.json"))), {})
+    facts: Any = next((data for run in group.runs if (data := run.read_json("checkpoints/data.json"))), {})
     if not isinstance(facts, dict) or len(config.teachers) > 1 or _fact(facts, "train", "classes") not in (100, None):
         return None, []
     student, objectives = config.student.model, _objectives(config)
@@ -223,20 +224,20 @@ def _objectives(config: RunConfig) -> str:
 
 def _options(config: RunConfig) -> list[str]:
     """Options of objectives that are neither the class's nor the recipe's."""
-    recipe, found = _recipe(), []
+    recipe, options = _recipe(), []
     for entry in config.objectives.values():
         fields = OBJECTIVES[entry.name].Options.model_fields
         usual = (
             recipe[entry.name].options()
             if entry.name in recipe
-            else {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
+            else {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
         )
-        found += [
+        options += [
             f"objectives.{entry.name}.{key}={str(value).lower()}"
             for key, value in entry.options().items()
             if usual.get(key) != value
         ]
-    return found
+    return options
 
 
 @cache
@@ -246,12 +247,12 @@ def _recipe() -> dict[str, Any]:
 
 def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[str]:
     reasons = []
-    for split, wanted in _IMAGES.items():
+    for split, expected in _IMAGES.items():
         count = _fact(facts, split, "samples")
-        if count != wanted:
+        if count != expected:
             reasons.append(
                 f"{'an unknown number of' if count is None else format(count, ',')} {split} images instead of "
-                f"{wanted:,}"
+                f"{expected:,}"
             )
     if config.train.epochs != 240:
         reasons.append(f"{config.train.epochs} epochs instead of 240")
@@ -267,35 +268,35 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
 
 
 def _fact(facts: dict[str, Any], split: str, name: str) -> int | None:
-    found = facts.get(split)
-    value = found.get(name) if isinstance(found, dict) else None
+    split_facts = facts.get(split)
+    value = split_facts.get(name) if isinstance(split_facts, dict) else None
     return value if isinstance(value, int) else None
 
 
-def _evaluation(found: Any) -> list[dict[str, Any]]:
-    rows = found.get("rows") if isinstance(found, dict) else None
+def _evaluation(evaluation: Any) -> list[dict[str, Any]]:
+    rows = evaluation.get("rows") if isinstance(evaluation, dict) else None
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
     """What an evaluation found of a role, with the most labels."""
-    found: dict[str, float] = {}
+    measures: dict[str, float] = {}
     rows = sorted(
         (row for row in rows if row.get("role") == role),
         key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0,
     )
     for row in rows:
-        found |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
+        measures |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
         if role == "teacher" and row.get("task") == "accuracy" and is_number(row.get("top1")):
-            found["top1"] = row["top1"]
+            measures["top1"] = row["top1"]
         layers = row.get("layers")
         if (
             isinstance(layers, dict)
             and isinstance(layers.get("embedding"), dict)
             and is_number(layers["embedding"].get("top1"))
         ):
-            found["probe"] = layers["embedding"]["top1"]
-    return found
+            measures["probe"] = layers["embedding"]["top1"]
+    return measures
 
 
 def _alone(config: RunConfig) -> tuple[Any, ...]:
@@ -314,13 +315,13 @@ def _data(config: RunConfig) -> str:
     return json.dumps({key: value for key, value in values.items() if key != "workers"}, sort_keys=True)
 
 
-def _same_test(one: RunConfig, other: RunConfig) -> bool:
+def _same_test(first: RunConfig, other: RunConfig) -> bool:
     """Whether two runs were tested on the same samples, however many each was trained on."""
-    told = [
+    data = [
         {key: value for key, value in config.data.model_dump(mode="json").items() if not key.startswith("train")}
-        for config in (one, other)
+        for config in (first, other)
     ]
-    return _path_free(told[0]) == _path_free(told[1])
+    return _path_free(data[0]) == _path_free(data[1])
 
 
 def _path_free(values: dict[str, Any]) -> dict[str, Any]:

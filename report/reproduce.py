@@ -45,18 +45,18 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
             notes.append(warning(f"{group.name}: its networks are not counted: {' '.join(str(error).split())}"))
     columns = ["run", "role", "network", "input", "parameters", "MFLOPs an image", "MB"]
     columns += ["latency of one image, ms", "images/s"] if latency else []
-    said = [
+    caption_notes = [
         "Networks of one kind are listed once. FLOPs are 2 for each multiply-add; beside a number is its share "
         "of the first teacher's."
     ]
     if latency:
-        said.append("Latency is the median of 30 forwards; student and teachers took turns on this machine.")
-    made = table("What the networks cost", columns, rows, notes=said) if rows else None
-    return Section("cost", "Cost of teacher and student", join(made, notes))
+        caption_notes.append("Latency is the median of 30 forwards; student and teachers took turns on this machine.")
+    cost_table = table("What the networks cost", columns, rows, notes=caption_notes) if rows else None
+    return Section("cost", "Cost of teacher and student", join(cost_table, notes))
 
 
 def _networks(config: RunConfig) -> list[list[Any]]:
-    return [[one.model, one.modality, one.resolution] for one in [config.student, *config.teachers]]
+    return [[network.model, network.modality, network.resolution] for network in [config.student, *config.teachers]]
 
 
 def _cost(row: dict[str, Any], name: str, latency: bool) -> list[Any]:
@@ -136,10 +136,10 @@ def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[in
             batch = next(iter(loader.epoch(0, place)))
             values.append(network(batch, frozenset({"embedding"})).embedding.float())
             targets.append(batch["target"] if "target" in batch else torch.zeros(len(values[-1]), dtype=torch.int64))
-    found = principal_axes(torch.cat(values), 2)
+    projection = principal_axes(torch.cat(values), 2)
     classes = torch.cat(targets).tolist()
     names = [str(name) for name in (split.classes or [f"class {number_}" for number_ in range(max(classes) + 1)])]
-    return found.points.tolist(), classes, names, found.shares.tolist()
+    return projection.points.tolist(), classes, names, projection.shares.tolist()
 
 
 def reproduction(runs: RunFolders) -> Section:

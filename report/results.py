@@ -55,23 +55,23 @@ def _guarded(chapter: Callable[[Path, str, list[str]], Markup | None], folder: P
     """A chapter of a folder; of a file that holds something else than it should, a sentence."""
     problems: list[str] = []
     try:
-        made = chapter(folder, name, problems)
+        body = chapter(folder, name, problems)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ContrastillError) as error:
         problems.append(
             f"what was written there cannot be read ({' '.join(str(error).split())[:200]}): make it again with "
             "the command that wrote it."
         )
-        made = None
-    said = [warning(f"{name}: {problem}") for problem in problems]
-    return join(said, made) if said or made else None
+        body = None
+    warnings = [warning(f"{name}: {problem}") for problem in problems]
+    return join(warnings, body) if warnings or body else None
 
 
 def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """comparison.json and its picture, as ``contrastill demo`` writes them."""
-    held = read_json(folder / "comparison.json", problems)
-    if held is None:
+    comparison = read_json(folder / "comparison.json", problems)
+    if comparison is None:
         return None
-    rows = held["rows"]
+    rows = comparison["rows"]
     keys = [key for key in _COMPARED if any(is_number(row.get(key)) for row in rows)]
     interval = any(is_number(row.get("low")) and is_number(row.get("high")) for row in rows)
     lines = []
@@ -86,20 +86,20 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
             )
         lines.append(cells)
     columns = ["network", *(_COMPARED[key][0] for key in keys), *(["95 % interval"] if interval else [])]
-    notes = [f"One seed ({held['seed']}), {held['images']:,} test images."]
-    if is_number(held.get("noise")):
-        notes.append(f"Differences below {number(held['noise'], '.1f')} points may be chance.")
-    if is_number(held.get("disagreement")):
-        notes.append(f"The teachers disagree about {number(held['disagreement'], '.1f')} % of the images.")
+    notes = [f"One seed ({comparison['seed']}), {comparison['images']:,} test images."]
+    if is_number(comparison.get("noise")):
+        notes.append(f"Differences below {number(comparison['noise'], '.1f')} points may be chance.")
+    if is_number(comparison.get("disagreement")):
+        notes.append(f"The teachers disagree about {number(comparison['disagreement'], '.1f')} % of the images.")
     drawn = folder / "comparison.png"
-    shown = picture(drawn, f"{held['title']}: sample images, accuracies and curves") if drawn.is_file() else None
+    shown = picture(drawn, f"{comparison['title']}: sample images, accuracies and curves") if drawn.is_file() else None
     across = [
-        picture(folder / one, f"{held['title']}: RGB, depth, truth and predictions of test frames")
-        for one in _ACROSS
-        if (folder / one).is_file()
+        picture(folder / file, f"{comparison['title']}: RGB, depth, truth and predictions of test frames")
+        for file in _ACROSS
+        if (folder / file).is_file()
     ]
     return join(
-        element("h3", held["title"]),
+        element("h3", comparison["title"]),
         table(f"The networks of {name}", columns, lines, notes=[" ".join(notes)]),
         shown,
         across,
@@ -108,27 +108,27 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
 
 def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """diversity.json: teachers, their ensemble and the student."""
-    held = read_json(folder / "diversity.json", problems)
-    if held is None:
+    diversity = read_json(folder / "diversity.json", problems)
+    if diversity is None:
         return None
-    networks = [(one["name"], one, one.get("disagreement")) for one in held["networks"]]
+    networks = [(network["name"], network, network.get("disagreement")) for network in diversity["networks"]]
     if len(networks) > 1:
-        networks.append(("their ensemble", held["ensemble"], None))
-    if held.get("student"):
-        beside = held["student_disagreement"][:-1]
-        networks.append((held["student"]["name"], held["student"], sum(beside) / len(beside)))
+        networks.append(("their ensemble", diversity["ensemble"], None))
+    if diversity.get("student"):
+        beside = diversity["student_disagreement"][:-1]
+        networks.append((diversity["student"]["name"], diversity["student"], sum(beside) / len(beside)))
     lines = [
         [
             title,
-            measured(one["top1"]),
-            measured(one["nll"], ".4f"),
-            measured(100 * one["ece"], ".2f"),
+            measured(network["top1"]),
+            measured(network["nll"], ".4f"),
+            measured(100 * network["ece"], ".2f"),
             measured(differs),
         ]
-        for title, one, differs in networks
+        for title, network, differs in networks
     ]
     columns = ["network", "top-1, %", "NLL, nats", "calibration error, %", "differs from the others, %"]
-    note = f"{held['samples']:,} test samples; at least one network is right on {number(held['oracle'])} %."
+    note = f"{diversity['samples']:,} test samples; at least one network is right on {number(diversity['oracle'])} %."
     shown = folder / "diversity.png"
     drawn = (
         picture(shown, f"{name}: how often networks differ, their accuracies, and reliability")
@@ -172,8 +172,10 @@ def _teachers(runs: RunFolders) -> Markup | None:
     ]
     charts = [figure(chart) for chart in teacher_charts(panels)]
     columns = ["objectives", "student", "teachers", "error, %", "n"]
-    made = table("Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows)
-    return join(element("h3", "Error against the number of teachers"), element("div", charts, class_="charts"), made)
+    errors = table(
+        "Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows
+    )
+    return join(element("h3", "Error against the number of teachers"), element("div", charts, class_="charts"), errors)
 
 
 def _lines(panel: Panel) -> dict[str, Sequence[Point]]:
@@ -191,16 +193,18 @@ def _error(point: Point) -> Cell:
 
 def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """evaluation.json and predictions.png, as ``contrastill evaluate`` writes them."""
-    held = read_json(folder / "evaluation.json", problems)
-    rows = held["rows"] if held is not None else []
+    evaluation = read_json(folder / "evaluation.json", problems)
+    rows = evaluation["rows"] if evaluation is not None else []
     lines = [line for row in rows for line in _measured(row)]
     columns = ["network", "task", "labels", "mIoU, %", "pixels right, %", "top-1, %", "test images"]
-    kept = [place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)]
-    made = (
+    shown_columns = [
+        place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)
+    ]
+    measures = (
         table(
             f"{name}: measured on its test split",
-            [columns[place] for place in kept],
-            [[line[place] for place in kept] for line in lines],
+            [columns[place] for place in shown_columns],
+            [[line[place] for place in shown_columns] for line in lines],
         )
         if lines
         else None
@@ -211,7 +215,7 @@ def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
         if shown.is_file() and not (folder / "comparison.json").is_file()
         else None
     )
-    return join(element("h3", f"Evaluation of {name}"), made, drawn) if made or drawn else None
+    return join(element("h3", f"Evaluation of {name}"), measures, drawn) if measures or drawn else None
 
 
 def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
@@ -229,8 +233,8 @@ def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
             images,
         ]
     elif row["task"] == "classification":
-        for layer, one in row["layers"].items():
-            yield [network, f"linear probe, {layer}", labels, None, None, measured(one["top1"]), images]
+        for layer, result in row["layers"].items():
+            yield [network, f"linear probe, {layer}", labels, None, None, measured(result["top1"]), images]
     elif is_number(row.get("top1")):
         yield [network, "accuracy", labels, None, None, measured(row["top1"]), images]
 
@@ -239,19 +243,19 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """probe.json and its pictures, as ``contrastill probe`` writes them."""
     from ..evaluation.probe_tables import in_depth, tables_of
 
-    held = read_json(folder / "probe.json", problems)
-    if held is None:
+    probe = read_json(folder / "probe.json", problems)
+    if probe is None:
         return None
-    _shorten(held)
+    _shorten(probe)
     parts = [element("h3", f"Probes in {name}")]
     charts = []
-    for data in held["data"]:
-        rows = [row for row in held["rows"] if row["data"] == data["name"]]
+    for data in probe["data"]:
+        rows = [row for row in probe["rows"] if row["data"] == data["name"]]
         layers = in_depth({row["layer"] for row in rows})
         if len(layers) > 1:
             charts.append(figure(_layers(rows, layers, data["short"])))
     parts.append(element("div", charts, class_="charts") if charts else None)
-    for title, columns, lines in tables_of(held):
+    for title, columns, lines in tables_of(probe):
         parts.append(
             table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
         )
@@ -268,20 +272,20 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     return join(parts)
 
 
-def _shorten(held: dict[str, Any]) -> None:
+def _shorten(probe: dict[str, Any]) -> None:
     """Networks by the last part of their run's path, as the pictures call them."""
     from ..evaluation.probe_figures import short_network
     from ..evaluation.probe_inputs import NetworkName, short_names
 
-    entries = [*held["rows"], *held["correlation"], *held["cka"]]
-    texts = [one["name"] for one in held["networks"]] + [
-        one[key] for one in entries for key in ("network", "teacher", "other") if key in one
+    entries = [*probe["rows"], *probe["correlation"], *probe["cka"]]
+    texts = [entry["name"] for entry in probe["networks"]] + [
+        entry[key] for entry in entries for key in ("network", "teacher", "other") if key in entry
     ]
     short = short_names([NetworkName(text) for text in dict.fromkeys(texts)], short_network)
-    for one in held["networks"]:
-        one["name"] = short[one["name"]]
-    for one in entries:
-        one |= {key: short[one[key]] for key in ("network", "teacher", "other") if key in one}
+    for entry in probe["networks"]:
+        entry["name"] = short[entry["name"]]
+    for entry in entries:
+        entry |= {key: short[entry[key]] for key in ("network", "teacher", "other") if key in entry}
 
 
 def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:

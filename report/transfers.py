@@ -94,10 +94,10 @@ def sentence(config: RunConfig) -> str:
             f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of "
             f"{data_of(config)} without a teacher."
         )
-    taught = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
+    objectives = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
     who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
     return (
-        f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, "
+        f"{student.model} reads {student.modality} and learns from {who}, by {_listed(objectives)}, "
         f"{'with' if labels else 'without'} the labels of {data_of(config)}."
     )
 
@@ -118,9 +118,12 @@ def _flow(config: RunConfig) -> Markup:
     """Teachers, objectives and student from left to right."""
     teachers = [
         element(
-            "div", element("b", one.model), element("span", f"teacher, reads {one.modality}"), class_="node teacher"
+            "div",
+            element("b", teacher.model),
+            element("span", f"teacher, reads {teacher.modality}"),
+            class_="node teacher",
         )
-        for one in config.teachers
+        for teacher in config.teachers
     ]
     if _learns_labels(config):
         teachers.append(element("div", element("b", "labels"), element("span", f"of {data_of(config)}"), class_="node"))
@@ -152,12 +155,12 @@ def _flow(config: RunConfig) -> Markup:
 
 def _networks(config: RunConfig) -> Markup:
     named = [
-        (f"teacher {place}" if len(config.teachers) > 1 else "teacher", one)
-        for place, one in enumerate(config.teachers)
+        (f"teacher {place}" if len(config.teachers) > 1 else "teacher", network)
+        for place, network in enumerate(config.teachers)
     ]
     rows = [
-        [role, one.model, one.modality, one.weights or "random", _resolution(one)]
-        for role, one in [*named, ("student", config.student)]
+        [role, network.model, network.modality, network.weights or "random", _resolution(network)]
+        for role, network in [*named, ("student", config.student)]
     ]
     return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
 
@@ -166,12 +169,12 @@ def _objectives(config: RunConfig) -> Markup:
     rows = []
     for label, entry in config.objectives.items():
         options = ", ".join(f"{key}={_said(value)}" for key, value in entry.options().items() if value is not None)
-        taught = OBJECTIVES[entry.name].needs_teacher
-        rule = (entry.rule or config.ensemble.rule) if taught and len(config.teachers) > 1 else None
+        needs_teacher = OBJECTIVES[entry.name].needs_teacher
+        rule = (entry.rule or config.ensemble.rule) if needs_teacher and len(config.teachers) > 1 else None
         rows.append(
             [
                 label,
-                "teacher" if taught else "labels",
+                "teacher" if needs_teacher else "labels",
                 measured(entry.weight, "g"),
                 measured(entry.warmup, "g"),
                 rule,
@@ -183,9 +186,9 @@ def _objectives(config: RunConfig) -> Markup:
 
 
 def _settings(config: RunConfig) -> Markup:
-    said = {f"train.{key}": getattr(config.train, key) for key in _TRAINING}
-    said |= {f"data.{key}": value for key, value in flatten(config.data.model_dump(mode="json")).items()}
-    rows = [[key, _said(value)] for key, value in said.items() if value is not None]
+    settings = {f"train.{key}": getattr(config.train, key) for key in _TRAINING}
+    settings |= {f"data.{key}": value for key, value in flatten(config.data.model_dump(mode="json")).items()}
+    rows = [[key, _said(value)] for key, value in settings.items() if value is not None]
     return folded("Training and data", table("Training and data", ["setting", "value"], rows))
 
 
@@ -237,7 +240,7 @@ def _charts(groups: Sequence[RunSeries]) -> Markup:
 
 
 def _chart(key: str, groups: Sequence[RunSeries], styles: dict[str, int]) -> Chart:
-    series = [one for group in groups if (one := _series(key, group, styles[group.name])).points]
+    series = [line for group in groups if (line := _series(key, group, styles[group.name])).points]
     label = _LABELS.get(key, key)
     title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
     return Chart(title, "epoch", label, series, limits=(0, 100) if key.startswith("top") else (-inf, inf))
@@ -257,14 +260,14 @@ def _learns_labels(config: RunConfig) -> bool:
     return any(not OBJECTIVES[entry.name].needs_teacher for entry in config.objectives.values())
 
 
-def _network(one: NetworkConfig) -> str:
-    return f"{one.model} on {one.modality}"
+def _network(network: NetworkConfig) -> str:
+    return f"{network.model} on {network.modality}"
 
 
-def _resolution(one: NetworkConfig) -> str:
-    if one.resolution is None:
+def _resolution(network: NetworkConfig) -> str:
+    if network.resolution is None:
         return "its own or the data's"
-    return "×".join(map(str, one.resolution)) if isinstance(one.resolution, tuple) else str(one.resolution)
+    return "×".join(map(str, network.resolution)) if isinstance(network.resolution, tuple) else str(network.resolution)
 
 
 def _seeds(group: RunSeries) -> str:

@@ -16,7 +16,7 @@ from ..core.registry import MODELS, OBJECTIVES
 from .published import COMBINED, LEARNING_RATES, ORDER, PAIRS, WEIGHTS
 
 STUDENT, TEACHER = "student", "teacher"
-"""What stands in an objective's place for networks that learn from the labels alone: untaught students, and
+"""What stands in an objective's place for networks that learn from the labels alone: baseline students, and
 teachers.
 """
 _CROSS_ENTROPY = "cross_entropy"
@@ -345,7 +345,7 @@ def _training(
 ) -> Training:
     given = tuple(override for override in request.given if _applies(override.partition("=")[0], objective))
     varied = (f"{vary[0]}={vary[1]}",) if vary else ()
-    # Untaught, a student is the same whoever would have been its teacher.
+    # A baseline is the same whoever would have been its teacher.
     folder = request.out.resolve() / ("students" if teacher is None else "")
     out = (
         folder

@@ -127,7 +127,7 @@ def export_student(
         ) from error
     try:
         with quiet():
-            classes = read_recipe(find_weights(run)).get("classes")
+            classes = (read_recipe(find_weights(run)) or {}).get("classes")
             used = _write(
                 module,
                 type(student).__name__,
@@ -191,7 +191,8 @@ def _takes(
             f"{type(student).__name__} takes images of any size: say which the file is for with size (--size), "
             "such as 32"
         )
-    return Takes((len(student.preprocess.mean), *side), student.preprocess, inside, dynamic)
+    height, width = side
+    return Takes((len(student.preprocess.mean), height, width), student.preprocess, inside, dynamic)
 
 
 def _random(takes: Takes) -> Tensor:
@@ -245,6 +246,7 @@ def _write(
             "dynamic_shapes": ({0: "batch"},) if dynamic else None,
         }
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
+        assert exported is not None, "with dynamo=True it returns the program"
         used = exported.model.opset_imports[""]
         if classes is not None:
             exported.model.metadata_props["classes"] = json.dumps(classes)

@@ -233,7 +233,7 @@ def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tupl
     if difference:
         tables.append(
             (
-                "points to the untaught student and to KD: mean ± standard error, paired by test image and seed",
+                "points to the baseline and to KD: mean ± standard error, paired by test image and seed",
                 ["objectives", *columns],
                 difference,
             )

@@ -77,6 +77,10 @@ def series_at_places(
     style: int = 0,
 ) -> Series:
     """A line through a value for each place of a chart; None where there is none."""
-    rows = [row for row in zip(range(len(values)), values, low, high, strict=True) if row[1] is not None]
-    bounds = [(value if a is None else a, value if b is None else b) for _, value, a, b in rows]
-    return Series(name, [(place, value) for place, value, _, _ in rows], bounds, style)
+    points: list[tuple[float, float]] = []
+    bounds: list[tuple[float, float]] = []
+    for place, (value, bottom, top) in enumerate(zip(values, low, high, strict=True)):
+        if value is not None:
+            points.append((place, value))
+            bounds.append((value if bottom is None else bottom, value if top is None else top))
+    return Series(name, points, bounds, style)

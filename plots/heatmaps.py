@@ -47,7 +47,7 @@ def draw_cka(heats: Sequence[Heat], path: str | os.PathLike) -> None:
         path, across * max(4.0, 0.62 * columns + 1.9) + 0.8, -(-len(heats) // across) * max(3.4, 0.5 * rows + 1.9) + 0.4
     ) as drawn:
         drawn.suptitle("layers side by side: linear CKA, unbiased", fontsize=11)
-        image = None
+        image: Any = None
         for axes, heat in zip(_grid(drawn, len(heats), across), heats, strict=False):
             # Unbiased, it may come out a little below 0.
             image = axes.imshow(heat.values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
@@ -75,7 +75,7 @@ def draw_correlation(heats: Sequence[Heat], path: str | os.PathLike) -> None:
     side = 4.4 if named else 3.7
     with figure(path, across * side + 1.0, -(-len(heats) // across) * (side + 0.1) + 0.5) as drawn:
         drawn.suptitle("correlations between class logits: teacher − student", fontsize=11)
-        image = None
+        image: Any = None
         for axes, heat in zip(_grid(drawn, len(heats), across), heats, strict=False):
             image = axes.imshow(heat.values, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
             _sides(axes, heat)

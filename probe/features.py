@@ -237,8 +237,11 @@ def _read(path: Path) -> Features:
 UNSEEN = ("refused", "wrong")
 
 
-def check_classes(train: Features, test: Features, num_classes: int | None = None, *, unseen: str = "refused") -> None:
-    """Refuse what no classifier can be fitted to or measured on.
+def check_classes(
+    train: Features, test: Features, num_classes: int | None = None, *, unseen: str = "refused"
+) -> tuple[Tensor, Tensor]:
+    """The classes of the training and of the test samples, once it is clear that a classifier can be fitted to them and
+    measured on them.
 
     Args:
         train, test: Features of one layer.
@@ -279,6 +282,7 @@ def check_classes(train: Features, test: Features, num_classes: int | None = Non
                 f"the features of {broken} of {len(part.values)} {name} samples are not finite: look at the "
                 "network's weights and preprocessing"
             )
+    return train.targets, test.targets
 
 
 def _listed(numbers: Sequence[int]) -> str:

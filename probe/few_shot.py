@@ -60,8 +60,8 @@ def few_shot(
     """
     if draws < 1:
         raise UsageError(f"draws={draws} gives no accuracy: draw once or more")
-    check_classes(train, test)
-    counts = torch.bincount(train.targets)
+    targets, _ = check_classes(train, test)
+    counts = torch.bincount(targets)
     fewest = int(torch.where(counts > 0, counts, counts.max()).argmin())
     results = []
     for count in shots:
@@ -72,8 +72,8 @@ def few_shot(
             )
         accuracies = []
         for draw in range(draws):
-            rows = _drawn(train.targets, count, seed, draw)
-            part = Features(train.values[rows], train.targets[rows])
+            rows = _drawn(targets, count, seed, draw)
+            part = Features(train.values[rows], targets[rows])
             accuracies.append(fit_probe(part, test, "few-shot", weight_decays=(_WEIGHT_DECAY,)).top1)
         top1 = mean_std(accuracies)
         results.append(FewShot(count, top1.mean, top1.std or 0.0, draws))

@@ -80,12 +80,13 @@ class LinearHead(Head):
             nn.init.zeros_(parameter)
 
     def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        logits = None
+        logits: Tensor | None = None
         scores = [conv(value) for conv, value in zip(self.convs, maps, strict=True)]
         # Maps of one size are added before they are enlarged.
         for _, same in groupby(scores, key=lambda value: value.shape[2:]):
             enlarged = _resized(sum(same), size)
             logits = enlarged if logits is None else logits + enlarged
+        assert logits is not None, "a head reads at least one map"
         return logits
 
 

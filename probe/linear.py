@@ -134,7 +134,11 @@ def linear_probes(
         features_of(network, _loader(split, batch_size, device), layers, spatial, cache=cache)
         for split in (train, test)
     )
-    options = {"weight_decays": weight_decays, "protocol": protocol, "num_classes": getattr(train, "num_classes", None)}
+    options: dict[str, Any] = {
+        "weight_decays": weight_decays,
+        "protocol": protocol,
+        "num_classes": getattr(train, "num_classes", None),
+    }
     return {
         layer: fit_probe(
             train_features[layer], test_features[layer], layer, label_fraction, seed, device=device, **options
@@ -168,10 +172,10 @@ def fit_probe(
         raise UsageError(
             f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
         )
-    check_classes(train, test, num_classes, unseen=unseen)
-    rows = labelled_part(len(train.targets), train.targets, label_fraction, seed)
-    classes = int(train.targets.max()) + 1
-    x, y = train.values[rows].to(device), train.targets[rows].to(device)
+    train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
+    rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)
+    classes = int(train_targets.max()) + 1
+    x, y = train.values[rows].to(device), train_targets[rows].to(device)
     rate = None
     if protocol == "exact":
         chosen = _choose(x, y, classes, weight_decays, seed)
@@ -197,13 +201,23 @@ def fit_probe(
             f"the probe of {layer} diverged at learning rate {rate:g}: its features are too large; take protocol exact"
         )
     loss = F.cross_entropy(_logits((x - mean) * scale, weight), y).item()
-    logits, targets = _logits((test.values.to(device) - mean) * scale, weight), test.targets.to(device)
+    logits, targets = _logits((test.values.to(device) - mean) * scale, weight), test_targets.to(device)
     right = logits.topk(min(5, classes), 1).indices == targets[:, None]
     top1, top5 = (100 * right[:, :k].any(1).double().mean().item() for k in (1, 5))
     low, high = wilson_interval(int(right[:, 0].sum()), len(targets))
-    top5 = top5 if classes > 5 else None
     return ProbeResult(
-        top1, top5, layer, chosen, len(rows), len(targets), right[:, 0].cpu(), low, high, loss, protocol, rate
+        top1,
+        top5 if classes > 5 else None,
+        layer,
+        chosen,
+        len(rows),
+        len(targets),
+        right[:, 0].cpu(),
+        low,
+        high,
+        loss,
+        protocol,
+        rate,
     )
 
 

@@ -107,6 +107,7 @@ def _standardise(norm: torch.nn.BatchNorm2d, maps: Tensor) -> None:
     # A channel that hardly ever changes in training would be blown up on a test frame where it does: each has at least
     # a small share of the map's own variance, whatever the map's scale.
     norm.eps = max(1e-3 * variance.mean().item(), 1e-12)
+    assert norm.running_mean is not None and norm.running_var is not None, "the heads' norms track statistics"
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
     scale = (variance + norm.eps).rsqrt()

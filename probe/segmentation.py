@@ -200,9 +200,9 @@ class _Training:
         self.batch_size, self.epochs, self.seed, self.device = batch_size, epochs, seed, device
         # As many as with all the labels, so that fewer labels do not mean less training as well.
         self.steps = max(1, split.num_samples // batch_size)
-        self.kept: KeptMaps | None = None
+        self.cached: KeptMaps | None = None
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
-            self.kept = keep_maps(
+            self.cached = keep_maps(
                 model, split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
             )
 
@@ -225,9 +225,9 @@ class _Training:
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (B, C, H, W) and label maps (B, 1, H, W) of each step of an epoch."""
-        if self.kept is not None:
+        if self.cached is not None:
             for picked in shuffled_rows(len(self.rows), self.batch_size, self.steps, self.seed, epoch):
-                maps, target = self.kept.batch(picked, self.device)
+                maps, target = self.cached.batch(picked, self.device)
                 yield self.model.head.classify(maps, target.shape[2:]), target
             return
         loader = self.split.loader(batch_size=self.batch_size, device=self.device, seed=self.seed, train=True)

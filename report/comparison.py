@@ -1,4 +1,4 @@
-"""The report's table of what the runs came to, beside the published figures, the untaught student and the teacher."""
+"""The report's table of results, beside the published figures, the baseline and the teacher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..core.weights import STUDENT as STUDENT_FILE
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
-from .runs import RunFolders, RunSeries
+from .runs import RunFolders, RunSeries, objective_name, reads_teacher
 from .transfers import teachers_of
 
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
@@ -27,7 +27,7 @@ _RECIPE = "compression/cifar100_crd"
 
 
 class Compared:
-    """Every group's scores, and what they are to be held against.
+    """Every series' scores, and those to compare them with.
 
     Args:
         runs: The runs.
@@ -35,6 +35,7 @@ class Compared:
 
     def __init__(self, runs: RunFolders) -> None:
         self.groups = runs.groups
+        self.configs = [(group, group.config) for group in runs.groups if group.config is not None]
         self.evaluated = {
             group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in runs.groups
         }
@@ -49,23 +50,17 @@ class Compared:
         return {key: mean_std(measured) for key, measured in values.items() if measured}
 
     def metric(self, group: RunSeries) -> str | None:
-        """The one that a student is judged by."""
+        """The metric that a student is judged by."""
         return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
 
-    def untaught(self, group: RunSeries, metric: str) -> MeanStd | None:
+    def baseline(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long."""
         if group.config is None or not group.config.teachers:
             return None
-        setting = _alone(group.config)
-        alone = (
-            other
-            for other in self.groups
-            if other.config is not None and not other.config.teachers and metric in self.scores[other.name]
-        )
-        baseline = next((other for other in alone if _alone(other.config) == setting), None)
-        if baseline is not None:
-            return self.scores[baseline.name][metric]
-        return self._baseline(group, "random", metric)
+        for other, config in self.configs:
+            if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
+                return self.scores[other.name][metric]
+        return self._evaluated(group, group.config, "random", metric)
 
     def teacher(self, group: RunSeries, metric: str) -> MeanStd | None:
         """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same
@@ -73,30 +68,25 @@ class Compared:
         """
         config = group.config
         if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
-            return None  # what another modality shows may be more, or less: no end of a way
-        other = teacher_of(self.groups, group.config)
+            return None  # another modality may show more, or less: its score is no upper end of a gap
+        other = teacher_of(self.groups, config)
         if (
             other is not None
+            and other.config is not None
             and metric == "top1"
             and metric in self.scores[other.name]
-            and _same_test(other.config, group.config)
+            and _same_test(other.config, config)
         ):
             return self.scores[other.name][metric]
-        return self._baseline(group, "teacher", metric)
+        return self._evaluated(group, config, "teacher", metric)
 
-    def _baseline(self, group: RunSeries, role: str, metric: str) -> MeanStd | None:
-        """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
+    def _evaluated(self, group: RunSeries, config: RunConfig, role: str, metric: str) -> MeanStd | None:
+        """The score of an evaluation beside the student of this series, or of another one that it was shared with."""
+        shared = _student(config), _data(config), [network.weights for network in config.teachers]
         similar = [
             other
-            for other in self.groups
-            if other.config
-            and (_student(other.config), _data(other.config)) == (_student(group.config), _data(group.config))
-        ]
-        similar = [
-            other
-            for other in similar
-            if [network.weights for network in other.config.teachers]
-            == [network.weights for network in group.config.teachers]
+            for other, its in self.configs
+            if (_student(its), _data(its), [network.weights for network in its.teachers]) == shared
         ]
         values = [
             measures[metric]
@@ -115,8 +105,8 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
     rows = [_row(group, compared) for group in runs.groups]
     there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
     extra = {
-        "untaught": "points to untaught",
-        "way": "of the way to the teacher, %",
+        "points_to_baseline": "points to baseline",
+        "gap_closed": "share of the teacher gap closed, %",
         "published": "published top-1, %",
         "seconds": "training, s",
     }
@@ -128,31 +118,30 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
         cells += [_score(row["scores"].get(key)) for key in there]
         for key in extra:
             mark = " *" if key == "published" and row["note"] else ""
-            form = {"untaught": "+.2f", "way": ".0f", "published": ".2f", "seconds": ".0f"}[key]
-            value = 100 * row[key] if key == "way" and row[key] is not None else row[key]
+            form = {"points_to_baseline": "+.2f", "gap_closed": ".0f", "published": ".2f", "seconds": ".0f"}[key]
+            value = 100 * row[key] if key == "gap_closed" and row[key] is not None else row[key]
             cells.append(Cell(number(value, form) + (mark if row[key] is not None else ""), row[key]))
         lines.append(cells)
     columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
     caption = "Results of the last epoch: mean ± standard deviation over seeds"
     below = [f"* {note}" for note in notes]
-    if "untaught" in extra:
+    if "points_to_baseline" in extra:
         below.append(
-            "Points to untaught: the difference to the same student without a teacher; of the way: its share of "
-            "what lies between that one and a "
-            "teacher that reads the same modality."
+            "The baseline is the same student trained without a teacher; the teacher gap is the difference between it "
+            "and a teacher that reads the same modality."
         )
     answers = [
         {key: value for key, value in row.items() if key != "scores"}
         | {key: {"mean": score.mean, "std": score.std, "seeds": score.count} for key, score in row["scores"].items()}
         for row in rows
     ]
-    return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=below))), answers
+    return Section("comparison", "Results", join(table(caption, columns, lines, notes=below))), answers
 
 
 def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
-    baseline, teacher = (compared.untaught(group, metric), compared.teacher(group, metric)) if metric else (None, None)
-    figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
+    points, share = (None, None) if metric is None else _against(group, metric, compared)
+    figure, reasons = _published(group, config) if config is not None and "top1" in scores else (None, [])
     seconds = [
         sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history
     ]
@@ -163,14 +152,30 @@ def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
         else " → ".join(part for part in (teachers_of(config), config.student.model) if part),
         "n": len(group.runs),
         "scores": scores,
-        "untaught": scores[metric].mean - baseline.mean if baseline else None,
-        "way": gap_closed(scores[metric].mean, baseline.mean, teacher.mean) if baseline and teacher else None,
+        "points_to_baseline": points,
+        "gap_closed": share,
         "published": figure.top1 if figure else None,
-        "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}."
-        if figure
-        else "",
+        "note": _note(figure, reasons) if figure else "",
         "seconds": mean_std(seconds).mean if seconds else None,
     }
+
+
+def _against(group: RunSeries, metric: str, compared: Compared) -> tuple[float | None, float | None]:
+    """The difference to the baseline, and the share of the teacher gap closed."""
+    score, baseline, teacher = (
+        compared.scores[group.name][metric].mean,
+        compared.baseline(group, metric),
+        compared.teacher(group, metric),
+    )
+    if baseline is None:
+        return None, None
+    return score - baseline.mean, None if teacher is None else gap_closed(score, baseline.mean, teacher.mean)
+
+
+def _note(figure: Figure, reasons: Sequence[str]) -> str:
+    note = f" ({figure.note})" if figure.note else ""
+    differences = f"; these had {', '.join(reasons)}" if reasons else ""
+    return f"{figure.source}{note}{differences}."
 
 
 def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | None:
@@ -194,9 +199,8 @@ def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | No
     return best if common_length(best) else None
 
 
-def _published(group: RunSeries) -> tuple[Figure | None, list[str]]:
+def _published(group: RunSeries, config: RunConfig) -> tuple[Figure | None, list[str]]:
     """The published figure of a training, and what sets the training apart from it."""
-    config = group.config
     facts: Any = next((data for run in group.runs if (data := run.read_json("checkpoints/data.json"))), {})
     if not isinstance(facts, dict) or len(config.teachers) > 1 or _fact(facts, "train", "classes") not in (100, None):
         return None, []
@@ -218,7 +222,7 @@ def _published(group: RunSeries) -> tuple[Figure | None, list[str]]:
 
 def _objectives(config: RunConfig) -> str:
     """As the benchmark calls them: by the alphabet, kd last."""
-    names = {entry.name for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher}
+    names = {objective_name(entry) for entry in config.objectives.values() if reads_teacher(entry)}
     return "+".join(sorted(names, key=lambda name: (name == "kd", name)))
 
 
@@ -226,14 +230,15 @@ def _options(config: RunConfig) -> list[str]:
     """Options of objectives that are neither the class's nor the recipe's."""
     recipe, options = _recipe(), []
     for entry in config.objectives.values():
-        fields = OBJECTIVES[entry.name].Options.model_fields
+        name = objective_name(entry)
+        fields = OBJECTIVES[name].Options.model_fields
         usual = (
-            recipe[entry.name].options()
-            if entry.name in recipe
-            else {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+            recipe[name].options()
+            if name in recipe
+            else {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
         )
         options += [
-            f"objectives.{entry.name}.{key}={str(value).lower()}"
+            f"objectives.{name}.{key}={str(value).lower()}"
             for key, value in entry.options().items()
             if usual.get(key) != value
         ]
@@ -299,7 +304,7 @@ def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
     return measures
 
 
-def _alone(config: RunConfig) -> tuple[Any, ...]:
+def _setting(config: RunConfig) -> tuple[Any, ...]:
     return _student(config), _data(config), config.train.epochs
 
 

@@ -1,4 +1,4 @@
-"""The report's last chapters: what the networks cost, maps of their embeddings, and how everything is made again."""
+"""The report's last chapters: costs of the networks, maps of their embeddings, and the commands to reproduce them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
 
     rows, notes, seen = [], [], set()
     for group in runs.groups:
-        run = next((run for run in group.runs if run.finished and run.config is not None), None)
-        if run is None:
+        finished = group.first_finished()
+        if finished is None:
             notes.append(warning(f"{group.name}: its networks are not counted, as it has no finished run."))
             continue
-        names = [str(run.path), *(f"{run.path}:teachers.{place}" for place in range(1, len(run.config.teachers)))]
-        kind = json.dumps([_networks(run.config), run.config.data.model_dump(mode="json")], sort_keys=True)
+        path, config = finished
+        names = [str(path), *(f"{path}:teachers.{place}" for place in range(1, len(config.teachers)))]
+        kind = json.dumps([_networks(config), config.data.model_dump(mode="json")], sort_keys=True)
         if kind in seen:
             continue
         seen.add(kind)
@@ -52,7 +53,7 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
     if latency:
         caption_notes.append("Latency is the median of 30 forwards; student and teachers took turns on this machine.")
     cost_table = table("What the networks cost", columns, rows, notes=caption_notes) if rows else None
-    return Section("cost", "Cost of teacher and student", join(cost_table, notes))
+    return Section("cost", "Costs", join(cost_table, notes))
 
 
 def _networks(config: RunConfig) -> list[list[Any]]:
@@ -81,10 +82,10 @@ def _cost(row: dict[str, Any], name: str, latency: bool) -> list[Any]:
 
 
 def embeddings(runs: RunFolders) -> Section:
-    """A map of what each student says of a few hundred test samples."""
+    """A map of each student's embeddings of a few hundred test samples."""
     return Section(
         "embeddings",
-        "Maps of the embeddings",
+        "Embeddings",
         join(element("p", _MAPS), element("div", [_map(group) for group in runs.groups], class_="charts")),
     )
 
@@ -99,11 +100,11 @@ _MAPS = (
 def _map(group: RunSeries) -> Markup:
     from .scatter import Scatter, scatter
 
-    run = next((run for run in group.runs if run.finished and run.config is not None), None)
-    if run is None:
-        return warning(f"{group.name}: there is no student to look at its embeddings.")
+    finished = group.first_finished()
+    if finished is None:
+        return warning(f"{group.name}: there is no student to map the embeddings of.")
     try:
-        points, classes, names, shares = _embedded(run.path, run.config)
+        points, classes, names, shares = _embedded(*finished)
     except (ContrastillError, OSError, RuntimeError) as error:
         return warning(f"{group.name}: no map of its embeddings: {' '.join(str(error).split())}")
     title = (

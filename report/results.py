@@ -24,7 +24,7 @@ _COMPARED = {
     "pixel_accuracy": ("pixels right, %", ".1f", 1),
     "nll": ("NLL, nats", ".3f", 1),
     "ece": ("calibration error, %", ".1f", 1),
-    "way": ("of the way to the teacher, %", ".0f", 100),
+    "way": ("share of the teacher gap closed, %", ".0f", 100),
     "seconds": ("training, s", ".0f", 1),
 }
 _ACROSS = ("predictions.png",)
@@ -39,8 +39,8 @@ def results(runs: RunFolders) -> list[Section]:
     ]
     folders = list({folder.resolve(): folder for folder in folders}.values())
     titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity),
-        ("modalities", "Segmentation and probes of the runs", _evaluation),
-              ("probes", "Probes on other data", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
+        ("modalities", "Evaluations", _evaluation),
+              ("probes", "Transfer evaluation", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
     sections = []
     for key, title, chapter in titles:
         parts = [_guarded(chapter, folder, runs.name(folder)) for folder in folders]
@@ -152,7 +152,7 @@ def _teachers(runs: RunFolders) -> Markup | None:
         for run in group.runs
         if run.finished and run.config and run.last("top1") is not None and run.history
     ]
-    if not any(len(run.config.teachers) > 1 for run in finished):
+    if not any(run.config is not None and len(run.config.teachers) > 1 for run in finished):
         return None
     try:
         panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
@@ -247,7 +247,7 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     if probe is None:
         return None
     _shorten(probe)
-    parts = [element("h3", f"Probes in {name}")]
+    parts: list[Markup | None] = [element("h3", f"Probes in {name}")]
     charts = []
     for data in probe["data"]:
         rows = [row for row in probe["rows"] if row["data"] == data["name"]]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.loading import load_config
-from ..core.config.schema import RunConfig
+from ..core.config.schema import ObjectiveConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
+from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs
 from ..core.seeds import is_member
 from .markup import is_number
@@ -85,6 +86,11 @@ class RunSeries:
         """Those of its runs."""
         several = len(self.runs) > 1
         return [f"{f'{run.path.name}: ' if several else ''}{problem}" for run in self.runs for problem in run.problems]
+
+    def first_finished(self) -> tuple[Path, RunConfig] | None:
+        """Folder and config of the first run whose training has ended."""
+        finished = ((run.path, run.config) for run in self.runs if run.finished and run.config is not None)
+        return next(finished, None)
 
     def last(self, key: str) -> list[float]:
         """The last values of a metric, of the runs that have it."""
@@ -165,6 +171,16 @@ def settings(config: RunConfig) -> dict[str, Any]:
         for key, value in flat.items()
         if not any(key == part or key.startswith(f"{part}.") for part in _WITHOUT_EFFECT)
     }
+
+
+def objective_name(entry: ObjectiveConfig) -> str:
+    """The registered objective; validation sets it where a config leaves it out."""
+    return entry.name or ""
+
+
+def reads_teacher(entry: ObjectiveConfig) -> bool:
+    """Whether an objective compares with a teacher."""
+    return OBJECTIVES[objective_name(entry)].needs_teacher
 
 
 def read_json(path: Path, problems: list[str]) -> Any:

@@ -34,7 +34,9 @@ class Scatter:
 def scatter(shown: Scatter) -> Markup:
     """The map with its legend; of many classes the most frequent ones have a colour and marker of their own."""
     counts = Counter(shown.classes)
-    style = {label: place for place, label in enumerate(sorted(label for label, _ in counts.most_common(_SHOWN)))}
+    style: dict[int | None, int] = {
+        label: place for place, label in enumerate(sorted(label for label, _ in counts.most_common(_SHOWN)))
+    }
     low = [min(point[axis] for point in shown.points) for axis in (0, 1)]
     # One scale for both axes: a map that is stretched would show distances that are not there.
     spans = [max(point[axis] for point in shown.points) - low[axis] for axis in (0, 1)]

@@ -86,7 +86,7 @@ class _Axes:
             )
             drawn.append(element("text", number(value, "g"), x=_LEFT - 6, y=self.y(value) + 4, text_anchor="end"))
         places = self.chart.places
-        shown = range(len(places)) if places else _whole(self.x0, self.x1)
+        shown = range(len(places)) if places else _integers(self.x0, self.x1)
         turned = places is not None and sum(map(len, places)) > 44
         for value in shown:
             name = places[value] if places else number(value, "g")
@@ -203,7 +203,7 @@ def _decades(low: float, high: float) -> list[float]:
     return inside if len(inside) > 1 else [low, high]
 
 
-def _whole(low: float, high: float) -> list[int]:
+def _integers(low: float, high: float) -> list[int]:
     """Whole numbers along an axis of epochs."""
     first, last = math.ceil(low), math.floor(high)
     step = next(

@@ -1,4 +1,4 @@
-"""The report's first chapters: what was transferred to what, and how the trainings went."""
+"""The report's first chapters: transfers and training curves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.schema import NetworkConfig, RunConfig
-from ..core.registry import OBJECTIVES
 from ..core.run import flatten
 from ..core.statistics import mean_std
 from ..plots.chart import Chart, Series, series_with_std
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import RunFolders, RunSeries
+from .runs import RunFolders, RunSeries, reads_teacher
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
@@ -50,7 +49,7 @@ def transfers(runs: RunFolders) -> Section:
             )
         else:
             objectives = ", ".join(f"{label} × {entry.weight:g}" for label, entry in config.objectives.items())
-            cells = [
+            cells: list[Cell | str] = [
                 kind(config),
                 teachers_of(config),
                 _network(config.student),
@@ -61,7 +60,7 @@ def transfers(runs: RunFolders) -> Section:
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
         details.append(_detail(group, alone=len(runs.groups) == 1))
     columns = ["run", "transfer", "teachers", "student", "objectives × weight", "data", "epochs", "seeds"]
-    return Section("transfers", "What was transferred to what", join(table("The trainings", columns, rows), details))
+    return Section("transfers", "Transfers", join(table("The trainings", columns, rows), details))
 
 
 def kind(config: RunConfig) -> str:
@@ -75,7 +74,8 @@ def kind(config: RunConfig) -> str:
 
 def data_of(config: RunConfig) -> str:
     """The data in few words: the file or folder, and what kind it is."""
-    return f"{Path(config.data.path).name} ({config.data.name})" if config.data.path else config.data.name
+    name = config.data.name or ""
+    return f"{Path(config.data.path).name} ({name})" if config.data.path else name
 
 
 def teachers_of(config: RunConfig) -> str:
@@ -94,7 +94,7 @@ def sentence(config: RunConfig) -> str:
             f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of "
             f"{data_of(config)} without a teacher."
         )
-    objectives = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
+    objectives = [_in_words(label) for label, entry in config.objectives.items() if reads_teacher(entry)]
     who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
     return (
         f"{student.model} reads {student.modality} and learns from {who}, by {_listed(objectives)}, "
@@ -168,8 +168,8 @@ def _networks(config: RunConfig) -> Markup:
 def _objectives(config: RunConfig) -> Markup:
     rows = []
     for label, entry in config.objectives.items():
-        options = ", ".join(f"{key}={_said(value)}" for key, value in entry.options().items() if value is not None)
-        needs_teacher = OBJECTIVES[entry.name].needs_teacher
+        options = ", ".join(f"{key}={_text(value)}" for key, value in entry.options().items() if value is not None)
+        needs_teacher = reads_teacher(entry)
         rule = (entry.rule or config.ensemble.rule) if needs_teacher and len(config.teachers) > 1 else None
         rows.append(
             [
@@ -188,7 +188,7 @@ def _objectives(config: RunConfig) -> Markup:
 def _settings(config: RunConfig) -> Markup:
     settings = {f"train.{key}": getattr(config.train, key) for key in _TRAINING}
     settings |= {f"data.{key}": value for key, value in flatten(config.data.model_dump(mode="json")).items()}
-    rows = [[key, _said(value)] for key, value in settings.items() if value is not None]
+    rows = [[key, _text(value)] for key, value in settings.items() if value is not None]
     return folded("Training and data", table("Training and data", ["setting", "value"], rows))
 
 
@@ -213,7 +213,7 @@ def curves(runs: RunFolders) -> Section | None:
         note += "Losses of different objectives do not compare with each other. "
     return Section(
         "curves",
-        "How the trainings went",
+        "Training curves",
         join(element("p", f"{note}Epoch 1 is the first; the figures are those of metrics.jsonl."), parts),
     )
 
@@ -257,7 +257,7 @@ def _series(key: str, group: RunSeries, style: int) -> Series:
 
 
 def _learns_labels(config: RunConfig) -> bool:
-    return any(not OBJECTIVES[entry.name].needs_teacher for entry in config.objectives.values())
+    return any(not reads_teacher(entry) for entry in config.objectives.values())
 
 
 def _network(network: NetworkConfig) -> str:
@@ -279,7 +279,7 @@ def _rising(warmup: float | None) -> str:
     return f", rising over {number(100 * warmup, 'g')} %" if warmup else ""
 
 
-def _spoken(label: str) -> str:
+def _in_words(label: str) -> str:
     return label.replace("_", " ")
 
 
@@ -287,5 +287,5 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

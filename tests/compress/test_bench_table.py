@@ -46,7 +46,7 @@ def row(pair, objective, seed, right, *, vary=None, given=(), images=(50_000, No
 def test_differences_are_paired_by_image_and_seed():
     generator = np.random.default_rng(0)
     ours, theirs = (generator.random((3, 37)) < share for share in (0.7, 0.5))
-    found = paired(
+    difference = paired(
         {seed: row("", "a", seed, bits) for seed, bits in enumerate(ours)},
         {seed: row("", "b", seed, bits) for seed, bits in enumerate(theirs[:2])},
     )
@@ -61,9 +61,9 @@ def test_differences_are_paired_by_image_and_seed():
         mean = sum(values) / len(values)
         return (sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)) ** 0.5
 
-    assert (found.mean, found.error) == pytest.approx(
+    assert (difference.mean, difference.error) == pytest.approx(
         (sum(by_seed) / 2, max(error(by_image), error(by_seed)))
-    ) and found.seeds == 2
+    ) and difference.seeds == 2
     assert bits_of(row("", "a", 0, ours[0])).tolist() == ours[0].tolist()
     assert paired({0: row("", "a", 0, ours[0])}, {1: row("", "b", 1, ours[0])}) is None
     assert paired({0: row("", "a", 0, ours[0])}, {0: row("", "b", 0, ours[0][:5])}) is None
@@ -114,7 +114,7 @@ def test_a_row_that_was_cut_off_harms_no_other(tmp_path):
         file.write('{"pair": "a:')
     append_row(path, row("a:b", "kd", 1, [True]))
     append_row(path, row("a:b", "kd", 0, [False]))
-    assert {key: found["top1"] for key, found in read_rows(path).items()} == {
+    assert {key: stored["top1"] for key, stored in read_rows(path).items()} == {
         ("a:b", "kd", None, 0): 0,
         ("a:b", "kd", None, 1): 100,
     }

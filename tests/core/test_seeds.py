@@ -49,14 +49,14 @@ def test_each_seed_is_an_ordinary_run(two, tmp_path):
 
 
 def test_the_report_is_of_these_runs(two):
-    found = json.loads((two / "diversity.json").read_text())
-    assert [row["name"] for row in found["networks"]] == ["seed-4 resnet8", "seed-5 resnet8"] and found[
+    diversity = json.loads((two / "diversity.json").read_text())
+    assert [row["name"] for row in diversity["networks"]] == ["seed-4 resnet8", "seed-5 resnet8"] and diversity[
         "student"
     ] is None
-    assert [row["top1"] for row in found["networks"]] == pytest.approx(
+    assert [row["top1"] for row in diversity["networks"]] == pytest.approx(
         [Run(two / f"seed-{seed}").history()[-1]["top1"] for seed in (4, 5)]
     )
-    assert found["samples"] == 64 and 0 < found["mean_disagreement"] <= 100
+    assert diversity["samples"] == 64 and 0 < diversity["mean_disagreement"] <= 100
 
 
 def test_the_same_command_trains_only_what_is_missing(two, tmp_path, capsys):
@@ -71,12 +71,12 @@ def test_the_same_command_trains_only_what_is_missing(two, tmp_path, capsys):
     )
     written = {path: path.stat().st_mtime_ns for path in (out / "seed-4").rglob("*") if path.is_file()}
     assert main([*command, "seeds=2"]) == 0
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (
-        "1/2" not in said
-        and "2/2 seed 5" in said
-        and f"done: {out}, 2 runs, top-1 of the last epoch" in said
-        and "of their ensemble" in said
+        "1/2" not in error
+        and "2/2 seed 5" in error
+        and f"done: {out}, 2 runs, top-1 of the last epoch" in error
+        and "of their ensemble" in error
     )
     (out / "seed-5" / "student.safetensors").unlink()  # as if it had been killed after its last checkpoint
     written |= {path: path.stat().st_mtime_ns for path in (out / "seed-5" / "checkpoints").rglob("*") if path.is_file()}
@@ -147,8 +147,8 @@ def test_seeds_without_a_word_of_classes_have_no_report(two, tmp_path, capsys):
         "objectives.cross_entropy=null",
     ]
     assert main(["train", *arguments, "seeds=1", f"out={out}"]) == 0
-    said = capsys.readouterr().err
-    assert "no report of diversity" in said and "classifier never learnt" in said and f"done: {out}, 1 run" in said
+    error = capsys.readouterr().err
+    assert "no report of diversity" in error and "classifier never learnt" in error and f"done: {out}, 1 run" in error
     assert [path.name for path in out.iterdir()] == ["seed-0"]
 
 

@@ -80,9 +80,9 @@ def test_minibatches_average_each_hsic():
         cka.update(x[part].float(), y[part].float())
     both, first, second = (sum(naive_hsic1(a[part], b[part]) for part in parts) for a, b in ((x, y), (x, x), (y, y)))
     assert cka.compute() == pytest.approx(both / math.sqrt(first * second), rel=1e-5) and cka.batches == 3
-    whole = MinibatchCKA()
-    whole.update(x, y)
-    assert whole.compute() == pytest.approx(linear_cka(x, y), rel=1e-12)
+    single = MinibatchCKA()
+    single.update(x, y)
+    assert single.compute() == pytest.approx(linear_cka(x, y), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_cka_before_the_first_batch():
 
 def test_class_correlations_are_numpys():
     x, y = pair(50, 4, 4)
-    found = class_correlation(x.float())
-    assert found.numpy() == pytest.approx(np.corrcoef(x.numpy(), rowvar=False), abs=1e-6)
-    assert torch.equal(found.diagonal(), torch.ones(4, dtype=torch.float64))
-    apart = correlation_difference(x, y)
+    correlation = class_correlation(x.float())
+    assert correlation.numpy() == pytest.approx(np.corrcoef(x.numpy(), rowvar=False), abs=1e-6)
+    assert torch.equal(correlation.diagonal(), torch.ones(4, dtype=torch.float64))
+    difference = correlation_difference(x, y)
     expected = np.corrcoef(x.numpy(), rowvar=False) - np.corrcoef(y.numpy(), rowvar=False)
-    assert apart.difference.numpy() == pytest.approx(expected, abs=1e-12)
-    assert apart.mean_absolute == pytest.approx(
+    assert difference.difference.numpy() == pytest.approx(expected, abs=1e-12)
+    assert difference.mean_absolute == pytest.approx(
         sum(abs(expected[i, j]) for i in range(4) for j in range(4) if i != j) / 12
     )
     assert correlation_difference(x, 5 * x - 3).mean_absolute == pytest.approx(0, abs=1e-12)
@@ -164,7 +164,7 @@ def test_logme_is_the_greatest_evidence(samples, dims):
             )
             for start in itertools.product((0.0, 3.0), (0.0, 3.0))
         ]
-        best.append(max(-one.fun for one in tried))
+        best.append(max(-result.fun for result in tried))
     assert logme(f, targets) == pytest.approx(sum(best) / 3, abs=1e-5)
 
 

@@ -55,9 +55,9 @@ class Balanced(html.parser.HTMLParser):
 
 
 def test_every_text_and_attribute_is_escaped():
-    made = element("p", HOSTILE, element("b", HOSTILE), [HOSTILE, None], title=HOSTILE, hidden=True, class_=None)
-    assert "<script" not in made and made.count("&lt;script&gt;") == 4
-    ((_, paragraph), *rest) = Balanced(made).tags
+    markup = element("p", HOSTILE, element("b", HOSTILE), [HOSTILE, None], title=HOSTILE, hidden=True, class_=None)
+    assert "<script" not in markup and markup.count("&lt;script&gt;") == 4
+    ((_, paragraph), *rest) = Balanced(markup).tags
     assert paragraph == {"title": HOSTILE, "hidden": None} and [tag for tag, _ in rest] == ["b"]
     assert join(Markup("<i>x</i>"), "<i>") == "<i>x</i>&lt;i&gt;"
 
@@ -87,7 +87,7 @@ def test_a_page_refers_to_nothing_outside_itself():
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "said"),
+    ("value", "form", "text"),
     [
         (1.005, ".1f", "1.0"),
         (-2.0, "+.2f", "−2.00"),
@@ -98,15 +98,15 @@ def test_a_page_refers_to_nothing_outside_itself():
         (1e-7, "g", "1e-07"),
     ],
 )
-def test_numbers_as_text(value, form, said):
-    assert number(value, form) == said
+def test_numbers_as_text(value, form, text):
+    assert number(value, form) == text
 
 
 def test_what_is_no_number_sorts_last():
-    made = table("t", ["name", "x"], [["a", measured(None)], ["b", measured(2.0)], ["c", Cell("three", 3)]])
-    assert [attrs.get("data-value") for tag, attrs in Balanced(made).tags if tag == "td"] == [None, "2.0", "3"]
+    markup = table("t", ["name", "x"], [["a", measured(None)], ["b", measured(2.0)], ["c", Cell("three", 3)]])
+    assert [attrs.get("data-value") for tag, attrs in Balanced(markup).tags if tag == "td"] == [None, "2.0", "3"]
     assert [
-        attrs.get("class") for tag, attrs in Balanced(made).tags if tag == "th" and attrs.get("scope") == "col"
+        attrs.get("class") for tag, attrs in Balanced(markup).tags if tag == "th" and attrs.get("scope") == "col"
     ] == [None, "number"]
 
 
@@ -148,7 +148,7 @@ def test_one_chart_is_drawn_as_svg_and_as_png(tmp_path):
     for legend in ("inside", "below", "shared"):
         draw_charts(charts, tmp_path / f"{legend}.png", title="t", legend=legend)
         assert (tmp_path / f"{legend}.png").read_bytes().startswith(b"\x89PNG")
-    drawn = [Balanced(draw(one)).tags for one in charts]
+    drawn = [Balanced(draw(each)).tags for each in charts]
     assert [sum(tag == "polyline" for tag, _ in tags) for tags in drawn] == [3, 1]
     assert [sum(tag == "polygon" and attrs["class"] == "band" for tag, attrs in tags) for tags in drawn] == [1, 1]
 
@@ -170,8 +170,8 @@ def test_what_a_pointer_reads_is_what_was_drawn():
 def test_styles_differ_beyond_the_colours():
     looks = set()
     for style in range(28):
-        made = draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)]))
-        tags = Balanced(made).tags
+        svg = draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)]))
+        tags = Balanced(svg).tags
         line = next(attrs for tag, attrs in tags if tag == "polyline")
         group = next(attrs["class"] for tag, attrs in tags if tag == "g")
         looks.add((group, line.get("stroke-dasharray")))
@@ -190,16 +190,16 @@ def test_principal_axes_are_those_of_the_covariance():
     values = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(
         torch.tensor([5.0, 3, 1, 1, 0.5, 0.1]).double()
     )
-    found = principal_axes(values.float())
+    projection = principal_axes(values.float())
     lengths, axes = np.linalg.eigh(np.cov(values.numpy(), rowvar=False))
-    assert np.allclose(found.shares.numpy(), lengths[::-1][:2] / lengths.sum(), atol=1e-5)
+    assert np.allclose(projection.shares.numpy(), lengths[::-1][:2] / lengths.sum(), atol=1e-5)
     expected = (values.numpy() - values.numpy().mean(0)) @ axes[:, ::-1][:, :2]
-    assert np.allclose(np.abs(found.points.numpy()), np.abs(expected), atol=1e-4)
+    assert np.allclose(np.abs(projection.points.numpy()), np.abs(expected), atol=1e-4)
 
 
 def test_projections_of_little_and_of_nothing():
-    found = principal_axes(torch.ones(5, 3))
-    assert found.points.abs().max() < 1e-12 and found.shares.tolist() == [0.0, 0.0]
+    projection = principal_axes(torch.ones(5, 3))
+    assert projection.points.abs().max() < 1e-12 and projection.shares.tolist() == [0.0, 0.0]
     assert principal_axes(torch.arange(4.0)[:, None]).points.shape == (4, 2)
     with pytest.raises(UsageError, match="not finite"):
         principal_axes(torch.tensor([[1.0, float("nan")], [0.0, 0.0]]))

@@ -20,7 +20,7 @@ _CLASSES = 12  # that a map tells apart
 
 def costs(found: Found, *, latency: bool) -> Section:
     """Parameters and operations of each student beside its teachers; with ``latency`` also the time of a forward."""
-    from ..cli.cost import cost_rows
+    from ..evaluation.cost import measure_cost
 
     rows, notes, seen = [], [], set()
     for group in found.groups:
@@ -35,8 +35,7 @@ def costs(found: Found, *, latency: bool) -> Section:
         seen.add(kind)
         try:
             rows += [
-                _cost(row, group.name, latency)
-                for row in cost_rows(names, None, None, {"rounds": 30 if latency else 1, "device": None})
+                _cost(row, group.name, latency) for row in measure_cost(names, rounds=30 if latency else 1).to_dict()
             ]
         except (ContrastillError, OSError, RuntimeError) as error:
             notes.append(warning(f"{group.name}: its networks are not counted: {' '.join(str(error).split())}"))
@@ -115,7 +114,7 @@ def _embedded(path: Any, config: RunConfig) -> tuple[list[list[float]], list[int
     import torch
 
     from ..core.run import Run
-    from ..evaluation.evaluate import evaluation_data
+    from ..evaluation.evaluation_data import evaluation_data
     from ..evaluation.networks import EvaluatedNetworks
     from ..probe.projection import principal_axes
     from ..training.assemble import check_modality, open_loader, open_split

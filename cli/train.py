@@ -78,8 +78,11 @@ def train(
     if as_json:
         print_json(result)
     elif not quiet:
-        several = isinstance(result, SeedsResult)
-        print_message(f"done: {result.summary()}" if several else f"done: {result}\n{_next_steps(str(result.out))}")
+        print_message(
+            f"done: {result.summary()}"
+            if isinstance(result, SeedsResult)
+            else f"done: {result}\n{_next_steps(str(result.out))}"
+        )
 
 
 def _next_steps(out: str) -> str:

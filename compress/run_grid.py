@@ -241,7 +241,7 @@ def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] 
         right = correct(name, weights, config.data)
     except UsageError:
         return None
-    row = {
+    row: dict[str, Any] = {
         "pair": name,
         "objective": TEACHER,
         "vary": None,
@@ -275,7 +275,9 @@ def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndar
         answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
     right = []
     for batch in split.loader(batch_size=500, device=device, train=False).epoch(0):
-        right.append((network(batch, frozenset({"logits"})).logits.argmax(1) == batch["target"]).cpu())
+        logits = network(batch, frozenset({"logits"})).logits
+        assert logits is not None, "they were asked for"
+        right.append((logits.argmax(1) == batch["target"]).cpu())
     return torch.cat(right).numpy()
 
 

@@ -13,6 +13,7 @@ import torch
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.teachers.cache import CachedTeachers
+from ..core.teachers.cache_store import CacheStore
 from ..training.assemble import assemble
 from .messages import printer, progress_bar
 from .train import ConfigLike, Overrides, overrides_as_text, resolve_config
@@ -97,7 +98,8 @@ def cache_teachers(
     resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update={"teacher_cache": folder})})
     _check(resolved)
     assembly = assemble(resolved, filling=True)
-    if not isinstance(assembly.train, CachedTeachers):
+    cached = assembly.train
+    if not isinstance(cached, CachedTeachers) or cached.files is None:
         raise UsageError(
             f"none of {', '.join(resolved.objectives)} reads a teacher: add an objective that does, such as "
             "objectives.kd.weight=1"
@@ -106,12 +108,11 @@ def cache_teachers(
     # As in a training, so that the numbers are the same.
     for teacher in assembly.transfer.teachers:
         teacher.to(device).to(memory_format=torch.channels_last)
-    result, shown = _planned(resolved, assembly.train), progress and main
+    result, shown = _planned(resolved, cached, cached.files), progress and main
     if not dry_run:
         printer(shown)(str(result))
-        files = assembly.train.files
-        with progress_bar("teachers' outputs", files.share(), "views of a sample", progress=shown) as advance:
-            result = replace(result, written=assembly.train.fill(advance))
+        with progress_bar("teachers' outputs", cached.files.share(), "views of a sample", progress=shown) as advance:
+            result = replace(result, written=cached.fill(advance))
     return result if main else None
 
 
@@ -133,20 +134,20 @@ def _check(config: RunConfig) -> None:
         )
 
 
-def _planned(config: RunConfig, cached: CachedTeachers) -> CacheResult:
+def _planned(config: RunConfig, cached: CachedTeachers, store: CacheStore) -> CacheResult:
     """What the folder will hold, and how much of it is missing."""
-    entries = cached.files.entries(0)
+    entries = store.entries(0)
     parts = sorted({part for _, part in entries})
-    folders = {entry.folder: entry for view in range(cached.views) for entry in cached.files.entries(view).values()}
+    folders = {entry.folder: entry for view in range(cached.views) for entry in store.entries(view).values()}
     folder = str(config.train.teacher_cache)
     return CacheResult(
         Path(folder),
         cached.views,
         cached.num_samples,
         len(config.teachers),
-        {part: cached.files.kept_as(part) for part in parts},
+        {part: store.kept_as(part) for part in parts},
         " ".join([f"train.views={cached.views}", f"train.teacher_cache={folder}", *_changed(config)]),
-        cached.files.size(),
+        store.size(),
         sum(entry.count for entry in folders.values()),
         sum(len(entry.missing(damaged=True)) for entry in folders.values()),
     )

@@ -140,14 +140,15 @@ class _Demo:
     def compression(self) -> Comparison:
         """A teacher, a baseline and distilled students, which start from the same weights."""
         configs = self._trained("compression")
-        rows, runs = [], []
+        rows: list[ComparisonRow] = []
+        runs: list[ComparedRun] = []
         for name, config in configs.items():
             history = Run(config.out).history()
-            row = evaluate_runs([config.out], progress=False).rows[0]
-            top1 = _top1(row.scores)
+            evaluated = evaluate_runs([config.out], progress=False).rows[0]
+            top1 = _top1(evaluated.scores)
             full = f"{name} ({config.student.model})"
             seconds = round(sum(epoch["seconds"] for epoch in history), 1)
-            measures = {"parameters": row.parameters, "top1": top1, "seconds": seconds}
+            measures = {"parameters": evaluated.parameters, "top1": top1, "seconds": seconds}
             rows.append(ComparisonRow(full, config.out, measures))
             runs.append(ComparedRun(full, top1, history))
         teacher, baseline = (rows[place].measures["top1"] for place in (0, 1))

@@ -26,7 +26,7 @@ from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
 from ..training.class_order import answer_for
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data
+from .evaluation_data import evaluation_data, location, named_objectives
 from .messages import print_message
 from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
@@ -80,7 +80,7 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
         return None
     test = _labelled(data)
     if runs == [folder]:
-        student, networks = _of_run(folder, config, test, data.data.path or data.data.name)
+        student, networks = _of_run(folder, config, test, location(data))
     else:
         student, networks = None, _of_seeds(runs, texts)
     targets, probabilities = _probabilities(networks, test, accelerator)
@@ -112,7 +112,7 @@ def _finished(folder: Path) -> list[Path]:
 
 def _labelled(data: RunConfig) -> Any:
     """The test split, with classes."""
-    test, where = open_split(data, "test"), data.data.path or data.data.name
+    test, where = open_split(data, "test"), location(data)
     if test is None:
         raise UsageError(f"{where} has no test split: name one with evaluation.data.splits.test=…")
     if test.targets is None:
@@ -127,7 +127,8 @@ def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Me
     if not config.teachers:
         raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
     first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
-    student = _Member("student", f"student {first.model}", "student", first.weights, first.network, first.entry)
+    name = f"student {first.model}"
+    student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry)
     if not _learns_logits(config) or not _answers(first.network, test, where):
         print_message(
             f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out"
@@ -135,9 +136,14 @@ def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Me
         student = None
     teachers = [
         _Member(
-            f"T{number}", f"teachers.{number} {one.model}", f"teachers.{number}", one.weights, one.network, one.entry
+            f"T{number}",
+            f"teachers.{number} {teacher.model}",
+            f"teachers.{number}",
+            teacher.weights,
+            teacher.network,
+            teacher.entry,
         )
-        for number, one in enumerate(others)
+        for number, teacher in enumerate(others)
     ]
     return student, teachers
 
@@ -158,7 +164,7 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
 
 
 def _learns_logits(config: RunConfig) -> bool:
-    return any("logits" in OBJECTIVES[entry.name].needs for entry in config.objectives.values())
+    return any("logits" in OBJECTIVES[name].needs for name, _ in named_objectives(config))
 
 
 def _answers(network: Network, test: Any, where: str) -> bool:
@@ -193,6 +199,7 @@ def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelera
         ).epoch(0):
             with accelerator.autocast():
                 logits = member.network(batch, frozenset({"logits"})).logits
+            assert logits is not None, "they were asked for"
             if logits.shape[1] != test.num_classes:
                 raise UsageError(
                     f"{who} answers with {logits.shape[1]} classes and the data have {test.num_classes}: "

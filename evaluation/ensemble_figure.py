@@ -17,6 +17,7 @@ from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, writable_folder
 from ..core.table import Table, TabularResult
 from ..plots.teachers import Panel, Point, draw_teachers
+from .evaluation_data import named_objectives
 from .messages import print_message
 
 _KEYS = 3  # settings that a label names
@@ -63,7 +64,7 @@ class FigurePoint:
     Attributes:
         student: Architecture of the students.
         label: The line it is on.
-        kind: ``untaught`` (without a teacher), ``taught``, ``teachers`` or ``ensemble``.
+        kind: ``baseline`` (without a teacher), ``distilled``, ``teachers`` or ``ensemble``.
         teachers: Number of teachers.
         error: 100 − top-1 of the last epoch, per cent; mean over the runs.
         std: Standard deviation over the runs; None of a single one.
@@ -130,8 +131,8 @@ def ensemble_figure(runs: Sequence[str | os.PathLike], out: str | os.PathLike = 
 def _points(panel: Panel) -> Iterator[FigurePoint]:
     """A panel's points, line by line."""
     lines = [
-        *((label, "untaught", [point]) for label, point in panel.untaught.items()),
-        *((label, "taught", points) for label, points in panel.lines.items()),
+        *((label, "baseline", [point]) for label, point in panel.untaught.items()),
+        *((label, "distilled", points) for label, points in panel.lines.items()),
         ("the teachers, mean", "teachers", panel.teachers),
         ("the teachers' ensemble", "ensemble", panel.ensembles),
     ]
@@ -232,9 +233,9 @@ def _entry(path: Path) -> RunEntry:
 def _label(config: RunConfig) -> str:
     """``CRD + KD``; with the rule that combines the teachers where it is not their sum, as ``CRD (gradient)``."""
     names = sorted(
-        (entry.name, entry.rule or config.ensemble.rule)
-        for entry in config.objectives.values()
-        if OBJECTIVES[entry.name].needs_teacher
+        (name, entry.rule or config.ensemble.rule)
+        for name, entry in named_objectives(config)
+        if OBJECTIVES[name].needs_teacher
     )
     rules = {rule for _, rule in names}
     if len(rules) <= 1:
@@ -276,13 +277,10 @@ def _panel(student: str, entries: list[RunEntry], warn: Callable[[str], None]) -
             lines[label] = points
         else:
             baselines[label] = points[0]
-    measured = [entry for entry in entries if entry.teacher_errors]
-    counts = sorted({entry.teachers for entry in measured})
+    measured = [(entry.teachers, entry.teacher_errors) for entry in entries if entry.teacher_errors]
+    counts = sorted({teachers for teachers, _ in measured})
     teachers, ensembles = (
-        [
-            _mean(count, [entry.teacher_errors[place] for entry in measured if entry.teachers == count])
-            for count in counts
-        ]
+        [_mean(count, [errors[place] for teachers, errors in measured if teachers == count]) for count in counts]
         for place in (0, 1)
     )
     return Panel(student, dict(sorted(lines.items())), baselines, teachers, ensembles)
@@ -292,7 +290,7 @@ def _named(entries: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
     """Lines by their label; equal labels of different settings say the first differences."""
     groups: dict[str, dict[str, list[RunEntry]]] = {}
     for entry in entries:
-        groups.setdefault(entry.label or "untaught", {}).setdefault(
+        groups.setdefault(entry.label or "baseline", {}).setdefault(
             json.dumps(entry.settings, sort_keys=True), []
         ).append(entry)
     named: dict[str, Any] = {}

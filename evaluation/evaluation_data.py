@@ -1,11 +1,21 @@
-"""The data that runs are evaluated on."""
+"""The data that runs are evaluated on, and names that a config has."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..core.config.loading import validate
-from ..core.config.schema import RunConfig
+from ..core.config.schema import ObjectiveConfig, RunConfig
+
+
+def location(config: RunConfig) -> str:
+    """Path of the data, or the name of a data set without one."""
+    return config.data.path or str(config.data.name)
+
+
+def named_objectives(config: RunConfig) -> list[tuple[str, ObjectiveConfig]]:
+    """Registered name and settings of each objective."""
+    return [(entry.name or label, entry) for label, entry in config.objectives.items()]
 
 
 def evaluation_data(config: RunConfig) -> RunConfig:

@@ -213,17 +213,24 @@ class _Samples:
                     raise
                 print_message(f"the check takes random images: {error}")
                 self._splits[name] = None
-            if self._int8 and self._splits[name] is None:
-                raise UsageError(
-                    f"--int8 needs train and test, and {self.name} has no {name} split: name others with --data"
-                )
+            if self._int8:
+                self.needed(name)
         return self._splits[name]
+
+    def needed(self, name: str) -> Any:
+        """A split that has to be there."""
+        split = self.split(name) if name not in self._splits else self._splits[name]
+        if split is None:
+            raise UsageError(
+                f"--int8 needs train and test, and {self.name} has no {name} split: name others with --data"
+            )
+        return split
 
     def check_classes(self, run: str | os.PathLike) -> None:
         """Complain, before anything is written, where the accuracy of a run's student cannot be measured on the test
         split.
         """
-        split, recipe = self.split("test"), network_named(run).build(0, seed=0).network.recipe
+        split, recipe = self.needed("test"), network_named(run).build(0, seed=0).network.recipe
         own, names = recipe["num_classes"], recipe["classes"]
         if split.targets is None or split.num_classes != own:
             has = "no classes" if split.targets is None else f"{split.num_classes} classes"
@@ -245,11 +252,11 @@ class _Samples:
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of test images and their classes, by the student's numbers."""
-        places = torch.arange(self.split("test").num_classes) if self._places is None else torch.tensor(self._places)
+        places = torch.arange(self.needed("test").num_classes) if self._places is None else torch.tensor(self._places)
         return ((batch[self.modality], places[batch["target"]]) for batch in self._loader("test", 64).epoch(0))
 
     def _loader(self, name: str, batch_size: int) -> Any:
-        return open_loader(self.split(name), [self.modality], batch_size=batch_size, train=False, device="cpu")
+        return open_loader(self.needed(name), [self.modality], batch_size=batch_size, train=False, device="cpu")
 
 
 def _quantized(export: Export, samples: _Samples) -> Int8Result:
@@ -257,4 +264,4 @@ def _quantized(export: Export, samples: _Samples) -> Int8Result:
     path = export.path.with_suffix(f".int8{export.path.suffix}")
     size = quantize(export, path, samples.spread())
     fp32, int8 = (accuracy(file, export.format, export.takes, samples.labelled()) for file in (export.path, path))
-    return Int8Result(path, size, int8, fp32, samples.name, samples.split("test").num_samples)
+    return Int8Result(path, size, int8, fp32, samples.name, samples.needed("test").num_samples)

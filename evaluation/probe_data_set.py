@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from ..core.classes import match_classes
 from ..core.errors import UsageError, nearest
@@ -134,7 +135,8 @@ class DataSetProbe:
     def _row(self, text: str, layer: str, train: Features, test: Features) -> ProbeRow:
         """All measures of one layer."""
         spec, data = self.spec, self.data
-        parts, tested = [data.picked(train, rows) for rows in data.folds or [None]], data.picked(test)
+        folds: list[Tensor | None] = [*data.folds] if data.folds else [None]
+        parts, tested = [data.picked(train, rows) for rows in folds], data.picked(test)
         device = self.accelerator.device
         results = [
             fit_probe(part, tested, layer, seed=spec.seed, device=device, protocol=spec.protocol) for part in parts
@@ -146,7 +148,9 @@ class DataSetProbe:
             nearest_neighbours = _accuracy([knn(part, tested, k=spec.knn) for part in parts])
         complete = data.picked(train)
         shots: list[FewShotScore] = []
-        estimate = logme(complete.values, complete.targets) if spec.logme else None
+        estimate = None
+        if spec.logme and complete.targets is not None:
+            estimate = logme(complete.values, complete.targets)
         if spec.shots:
             curve = few_shot(complete, tested, shots=spec.shots, seed=spec.seed)
             shots = [FewShotScore(point.shots, point.mean, point.std, point.draws) for point in curve]

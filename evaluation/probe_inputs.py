@@ -210,10 +210,12 @@ class OpenData:
 
     def picked(self, features: Features, rows: Tensor | None = None) -> Features:
         """The samples of the chosen classes, which are numbered anew, out of ``rows`` or of all."""
-        rows = torch.arange(len(features.targets)) if rows is None else rows
+        targets = features.targets
+        assert targets is not None, "both splits have classes"
+        rows = torch.arange(len(targets)) if rows is None else rows
         if len(self.chosen) < self.train.num_classes:
-            rows = rows[torch.isin(features.targets[rows], self.chosen)]
-        return Features(features.values[rows], torch.searchsorted(self.chosen, features.targets[rows]))
+            rows = rows[torch.isin(targets[rows], self.chosen)]
+        return Features(features.values[rows], torch.searchsorted(self.chosen, targets[rows]))
 
     def count(self, split: Any) -> int:
         """Samples of a split that are of the chosen classes."""

@@ -27,7 +27,7 @@ from ..training.assemble import (
 )
 from ..training.class_order import answer_for, check_same_classes
 from ..training.engine import evaluate
-from .evaluation_data import evaluation_data
+from .evaluation_data import evaluation_data, location
 from .evaluation_result import (
     Accuracy,
     ClassificationScores,
@@ -267,13 +267,19 @@ class RunEvaluation:
         check_splits(self.train, self.test)
         if "segmentation" in self.options.tasks:
             self._pixel_classes  # noqa: B018 - complains by itself
-        if "classification" in self.options.tasks and self.train.num_classes != self.test.num_classes:
-            raise UsageError(
-                f"the train split of {self._where()} has {self.train.num_classes} classes, the test split "
-                f"{self.test.num_classes}"
-            )
         if "classification" in self.options.tasks:
-            check_same_classes({"train": self.train, "test": self.test})
+            train = self._labelled_train()
+            if train.num_classes != self.test.num_classes:
+                raise UsageError(
+                    f"the train split of {self._where()} has {train.num_classes} classes, the test split "
+                    f"{self.test.num_classes}"
+                )
+            check_same_classes({"train": train, "test": self.test})
+
+    def _labelled_train(self) -> Any:
+        """The train split, which is open where a task needs it."""
+        assert self.train is not None, "a task other than accuracy opened it"
+        return self.train
 
     def _check_scale(self, candidate: EvaluatedNetwork) -> None:
         """Complain where other data than the run's have a network's modality in another unit."""
@@ -284,7 +290,8 @@ class RunEvaluation:
     @cached_property
     def _pixel_classes(self) -> int:
         """Number of classes of the label maps: by their names, else the highest that occurs."""
-        names = [split.semantic_classes for split in (self.train, self.test)]
+        splits = (self._labelled_train(), self.test)
+        names = [split.semantic_classes for split in splits]
         if names[0] != names[1]:
             counts = [0 if part is None else len(part) - 1 for part in names]
             raise UsageError(
@@ -293,11 +300,11 @@ class RunEvaluation:
             )
         if names[0] is not None:
             return len(names[0]) - 1
-        loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in (self.train, self.test)]
+        loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in splits]
         return max(1, *(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0)))
 
     def _where(self) -> str:
-        return self.data.data.path or self.data.data.name
+        return location(self.data)
 
     def _settings(self) -> list[Any]:
         return [self.data.data.model_dump(mode="json"), self.options.model_dump(mode="json")]

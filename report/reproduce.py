@@ -23,7 +23,7 @@ _CLASSES = 12  # that a map tells apart
 
 def costs(runs: RunFolders, *, latency: bool) -> Section:
     """Parameters and operations of each student beside its teachers; with ``latency`` also the time of a forward."""
-    from ..cli.cost import cost_rows
+    from ..evaluation.cost import measure_cost
 
     rows, notes, seen = [], [], set()
     for group in runs.groups:
@@ -39,8 +39,7 @@ def costs(runs: RunFolders, *, latency: bool) -> Section:
         seen.add(kind)
         try:
             rows += [
-                _cost(row, group.name, latency)
-                for row in cost_rows(names, None, None, {"rounds": 30 if latency else 1, "device": None})
+                _cost(row, group.name, latency) for row in measure_cost(names, rounds=30 if latency else 1).to_dict()
             ]
         except (ContrastillError, OSError, RuntimeError) as error:
             notes.append(warning(f"{group.name}: its networks are not counted: {' '.join(str(error).split())}"))
@@ -118,7 +117,7 @@ def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[in
     """Places (n, 2), classes and their names, and the axes' shares of the variance."""
     import torch
 
-    from ..evaluation.evaluate import evaluation_data
+    from ..evaluation.evaluation_data import evaluation_data
     from ..evaluation.networks import EvaluatedNetworks
     from ..probe.projection import principal_axes
     from ..training.assemble import check_modality, open_loader, open_split

@@ -255,10 +255,9 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
         if len(layers) > 1:
             charts.append(figure(_layers(rows, layers, data["short"])))
     parts.append(element("div", charts, class_="charts") if charts else None)
-    for title, columns, lines in tables_of(probe):
-        parts.append(
-            table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
-        )
+    for shown in tables_of(probe):
+        rows = [[row[0], *(Cell(cell, _leading(cell)) for cell in row[1:])] for row in shown.rows]
+        parts.append(table(shown.title, shown.columns, rows))
     alts = {
         "probe_shots": "Accuracy against labelled samples a class",
         "cka": "How alike the layers are (CKA)",

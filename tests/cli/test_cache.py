@@ -154,8 +154,8 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--out", "said"], "how many views of each sample the teachers look at is not said: add --views"),
-        (["--views", "2"], "where to write is not said: add --out FOLDER"),
+        (["--out", "said"], "the number of views of each sample is not set: add --views"),
+        (["--views", "2"], "the folder to write to is not set: add --out FOLDER"),
         (
             ["--views", "2", "--out", "said", "objectives.crd=null", "objectives.kd=null"],
             "none of cross_entropy reads a teacher",
@@ -186,7 +186,7 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
     """
     script = (
         "import os, signal, sys\n"
-        "from contrastill.core import cache_files, looking\n"
+        "from contrastill.core.teachers import cache_shard as cache_files, live as looking\n"
         "cache_files.ROWS, batches = 32, int(sys.argv[1])\n"
         "plain = looking._of\n"
         "def counting(*given):\n"
@@ -334,7 +334,7 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
     """Files of two processes are those of one, byte for byte, and two processes train from them."""
     (tmp_path / "both.py").write_text(
         "import sys\n"
-        "from contrastill.core import cache_files\n"
+        "from contrastill.core.teachers import cache_shard as cache_files\n"
         "cache_files.ROWS = 32\n"
         "from contrastill.cli.main import main\n"
         "cut = sys.argv.index('--')\n"

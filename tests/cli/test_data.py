@@ -102,7 +102,7 @@ def test_a_killed_pack_leaves_no_file_of_that_name(folder, tmp_path):
     """SIGKILL in the middle of the writing: the name stays free, and the next pack of it works."""
     out = tmp_path / "pets.h5"
     slow = (
-        "import sys, time; from contrastill.datasets import pack\n"
+        "import sys, time; from contrastill.datasets.io import pack\n"
         "pack.write_packed(pack.source_of(sys.argv[1]), sys.argv[2], advance=lambda _: (print('begun', "
         "flush=True), time.sleep(60)))"
     )

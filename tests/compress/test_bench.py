@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contrastill.cli.main import main
-from contrastill.compress import run_grid
+from contrastill.compress import run_grid, training_process
 from contrastill.compress.benchmark import (
     BENCHMARKS,
     Request,
@@ -261,26 +260,22 @@ def test_every_published_pair_and_objective_is_a_config(data, tmp_path):
 
 
 class InProcess:
-    """In the place of subprocess.Popen: the same command in this process, as a new one takes many seconds to load
+    """In the place of a spawned process: the same training in this process, as a new one takes many seconds to load
     torch.
     """
 
-    def __init__(self, command, *, env, stdout, stderr, **_):
-        assert (
-            command[:3] == [sys.executable, "-m", "contrastill"] and env["OMP_NUM_THREADS"] == "1" and stdout is stderr
-        )
+    def __init__(self, train, config, overrides, log, environment):
+        assert environment["OMP_NUM_THREADS"] == "1"
         output = io.StringIO()
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            self.returncode = main(command[3:])
-        stdout.write(output.getvalue().encode())
-
-    def poll(self):
-        return self.returncode
+            self.exitcode = training_process.exit_code_of(train, config, overrides)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(output.getvalue())
 
 
 @pytest.fixture
 def in_process(monkeypatch):
-    monkeypatch.setattr(run_grid.subprocess, "Popen", InProcess)
+    monkeypatch.setattr(run_grid, "start_process", InProcess)
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +287,7 @@ def grid(data, tmp_path_factory):
                *ONE_EPOCH, "--json"]  # fmt: skip
     output, errors = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        patch.setattr(run_grid.subprocess, "Popen", InProcess)
+        patch.setattr(run_grid, "start_process", InProcess)
         assert main(command) == 0
     return out, command, output.getvalue(), errors.getvalue()
 
@@ -457,7 +452,7 @@ def test_stopping_stops_the_trainings_and_the_same_command_goes_on(data, grid, t
         and "stopped by SIGTERM" in (run.parent / "seed-0.log").read_text()
     )
     assert list((run / "checkpoints").iterdir()) and not (run / "student.safetensors").exists()
-    monkeypatch.setattr(run_grid.subprocess, "Popen", InProcess)
+    monkeypatch.setattr(run_grid, "start_process", InProcess)
     assert main(command) == 0
     assert (
         "resnet8 student seed 0" in capsys.readouterr().err

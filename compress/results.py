@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.registry import OBJECTIVES
 from ..core.statistics import MeanStd, PairedDifference, mean_std, paired_difference
+from ..core.table import Table
 from .benchmark import STUDENT, TEACHER, Benchmark, rank
 from .published import Figure, published
 
@@ -218,10 +219,11 @@ def _reasons(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[st
     return reasons
 
 
-def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The table of accuracies and that of differences: title, columns, lines of texts."""
+def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[Table]:
+    """The table of accuracies and that of differences."""
     pairs = summary.pairs if pairs is None else pairs
-    columns = [pair.replace(":", " → ", 1) if pair.partition(":")[0] else pair[1:] for pair in pairs]
+    columns = ["objectives"]
+    columns += [pair.replace(":", " → ", 1) if pair.partition(":")[0] else pair[1:] for pair in pairs]
     accuracy, difference = [], []
     for line in summary.lines:
         cells = [summary.entries.get((line, pair)) for pair in pairs]
@@ -229,15 +231,10 @@ def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tupl
             accuracy.append([label(line), *("" if entry is None else _accuracy(entry) for entry in cells)])
         if any(entry and entry.against for entry in cells):
             difference.append([label(line), *("" if entry is None else _differences(entry) for entry in cells)])
-    tables = [("top-1 of the last epoch, %: mean ± standard deviation (seeds)", ["objectives", *columns], accuracy)]
+    tables = [Table("top-1 of the last epoch, %: mean ± standard deviation (seeds)", columns, accuracy)]
     if difference:
-        tables.append(
-            (
-                "points to the baseline and to KD: mean ± standard error, paired by test image and seed",
-                ["objectives", *columns],
-                difference,
-            )
-        )
+        title = "points to the baseline and to KD: mean ± standard error, paired by test image and seed"
+        tables.append(Table(title, columns, difference))
     return tables
 
 
@@ -255,16 +252,9 @@ def _differences(entry: Entry) -> str:
 
 
 def markdown(summary: Summary) -> str:
-    """The tables and what is to be said below them, as Markdown."""
-    parts = []
-    for title, columns, lines in tables_of(summary):
-        rows = [columns, ["---"] * len(columns), *lines]
-        parts.append(
-            f"**{title}**\n\n"
-            + "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-        )
-    notes = "\n".join(f"- {note[0].upper()}{note[1:]}." for note in summary.notes)
-    return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
+    """The tables and the notes below them, as Markdown."""
+    notes = "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in summary.notes)
+    return "\n".join([*(table.to_markdown() for table in tables_of(summary)), *([notes] if notes else [])])
 
 
 def as_json(summary: Summary) -> list[dict[str, Any]]:

@@ -18,10 +18,10 @@ from ..compress.benchmark import (
     Training,
     parse_objectives,
     parse_pairs,
-    trainings,
 )
 from ..compress.results import Summary, append_row, read_rows, summarise
 from ..compress.run_grid import Grid, check, teacher_row
+from ..compress.trainings import trainings
 from ..core.errors import UsageError, unknown_name
 from ..core.run import writable_folder
 from ..core.table import Table, TabularResult
@@ -61,9 +61,9 @@ class BenchmarkResult(TabularResult):
         """Accuracies, and differences to the baselines, for a few pairs at a time."""
         summary = self.summary
         tables = [
-            Table(title, columns, rows)
+            table
             for begin in range(0, len(summary.pairs), _PAIRS_PER_TABLE)
-            for title, columns, rows in results.tables_of(summary, summary.pairs[begin : begin + _PAIRS_PER_TABLE])
+            for table in results.tables_of(summary, summary.pairs[begin : begin + _PAIRS_PER_TABLE])
         ]
         notes = [*summary.notes, *(f"written: {path}" for path in self.written)]
         *before, last = tables or [Table("", (), [])]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ContrastillError
+from ..core.table import Table
 from ..plots.chart import Chart, series_at_places
 from ..plots.teachers import Panel, Point, teacher_charts
 from .markup import Markup, element, is_number, join, number
@@ -255,9 +256,7 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
         if len(layers) > 1:
             charts.append(figure(_layers(rows, layers, data["short"])))
     parts.append(element("div", charts, class_="charts") if charts else None)
-    for shown in tables_of(probe):
-        rows = [[row[0], *(Cell(cell, _leading(cell)) for cell in row[1:])] for row in shown.rows]
-        parts.append(table(shown.title, shown.columns, rows))
+    parts += [_sortable(shown) for shown in tables_of(probe)]
     alts = {
         "probe_shots": "Accuracy against labelled samples a class",
         "cka": "How alike the layers are (CKA)",
@@ -305,6 +304,12 @@ def _interval(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
     return row["top1"], row.get("low"), row.get("high")
 
 
+def _sortable(shown: Table) -> Markup:
+    """A table whose columns sort by the number that a cell begins with."""
+    rows = [[row[0], *(Cell(cell, _leading(cell or "")) for cell in row[1:])] for row in shown.rows]
+    return table(shown.title, shown.columns, rows, notes=shown.notes)
+
+
 def _leading(cell: str) -> float | None:
     """The number that a cell begins with."""
     try:
@@ -322,10 +327,7 @@ def _benchmark(folder: Path, name: str, problems: list[str]) -> Markup | None:
 
     summary = summarise(read_rows(folder / "results.jsonl").values(), BENCHMARKS["cifar100"])
     parts = [element("h3", f"Benchmark in {name}")]
-    for title, columns, lines in tables_of(summary):
-        parts.append(
-            table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
-        )
+    parts += [_sortable(shown) for shown in tables_of(summary)]
     parts.append(element("ul", [element("li", f"{note[0].upper()}{note[1:]}.") for note in summary.notes]))
     if (folder / "table.png").is_file():
         parts.append(picture(folder / "table.png", f"{name}: top-1 by objective and pair"))

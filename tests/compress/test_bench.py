@@ -23,11 +23,11 @@ from contrastill.compress.benchmark import (
     find_teacher,
     parse_objectives,
     parse_pairs,
-    trainings,
 )
 from contrastill.compress.published import PAIRS
 from contrastill.compress.results import bits_of, read_rows
 from contrastill.compress.run_grid import check
+from contrastill.compress.trainings import trainings
 from contrastill.core.config.loading import load_config
 from contrastill.core.registry import OBJECTIVES
 

@@ -76,13 +76,13 @@ def test_the_table_shares_students_and_says_when_figures_do_not_compare():
     summary = summarise(rows, CIFAR)
     assert summary.pairs == ["resnet56:resnet20", "resnet110:resnet20"] and not summary.comparable
     assert any("4 test images instead of 10,000" in note for note in summary.notes)
-    (_, columns, lines), (_, _, differences) = tables_of(summary)
-    assert columns == ["objectives", "resnet56 → resnet20", "resnet110 → resnet20"]
-    assert lines == [
+    accuracy, differences = tables_of(summary)
+    assert accuracy.columns == ["objectives", "resnet56 → resnet20", "resnet110 → resnet20"]
+    assert accuracy.rows == [
         ["student", *["25.00 (1), published 69.06"] * 2],
         ["kd", "75.00 (1), published 70.66", "75.00 (1), published 70.67"],
     ]
-    assert differences[0][0] == "kd" and differences[0][1].startswith("+50.00 ± 28.87 to student")
+    assert differences.rows[0][0] == "kd" and differences.rows[0][1].startswith("+50.00 ± 28.87 to student")
     full = np.arange(10_000) % 4 > 0
     assert summarise([row("resnet56:resnet20", "kd", 0, full)], CIFAR).comparable
     for changed in ({"given": ["train.epochs=12"]}, {"vary": ["train.lr", "0.1"]}, {"images": (10_000, None)}):

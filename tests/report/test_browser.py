@@ -11,11 +11,11 @@ import subprocess
 import pytest
 
 from contrastill.cli.main import main
+from contrastill.plots.chart import Chart, series_with_std
 from contrastill.report.markup import element, join
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import copyable, figure, folded, measured, table, warning
 from contrastill.report.scatter import Scatter, scatter
-from contrastill.report.svg import Chart, Series
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,7 @@ LONG = "luminance_to_chrominance/" + "a_long_name_" * 6
 def sample():
     """A page with one of everything, and names that are too long for a phone."""
     series = [
-        Series(f"run {number}", [(epoch, 10.0 + number + epoch) for epoch in range(1, 31)], [0.5] * 30, number)
+        series_with_std(f"run {number}", [(epoch, 10.0 + number + epoch, 0.5) for epoch in range(1, 31)], number)
         for number in range(9)
     ]
     rows = [

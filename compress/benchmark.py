@@ -1,4 +1,4 @@
-"""The published benchmark: its pairs of networks, the names of its objectives, and what a user asks of it."""
+"""The published benchmark: its pairs of networks, the names of its objectives, and a request for trainings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STUDENT, TEACHER = "student", "teacher"
 teachers.
 """
 CROSS_ENTROPY = "cross_entropy"
-# Settings that a training has from the grid, and how the user says them.
+# Settings that a training has from the grid, and the option that sets them.
 _RESERVED = {
     "out": "--out",
     "seed": "--seeds",
@@ -60,9 +60,9 @@ class Training:
         seed: Its seed.
         out: Its run folder.
         config: The shipped config.
-        settings: Overrides that say what is learnt; with ``given`` last.
+        settings: Overrides that change what is learnt; with ``given`` last.
         given: Those of them that the user asked for.
-        paths: Overrides that say where things are.
+        paths: Overrides that are paths.
         after: The run folder of a teacher that has to be trained before.
     """
 
@@ -89,14 +89,14 @@ class Training:
 
     @property
     def name(self) -> str:
-        """As a line of progress says it."""
+        """As a line of progress shows it."""
         varied = f" {self.vary[0]}={self.vary[1]}" if self.vary else ""
         return f"{self.pair} {self.objective}{varied} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for.
+    """The trainings that a user requests.
 
     Attributes:
         benchmark: The benchmark.

@@ -88,7 +88,7 @@ def export_student(
         check: Whether to load the file again and compare its logits with PyTorch's, in batches of 1 and 7.
 
     Raises:
-        UsageError: No such run, format, folder or opset; a size that nothing says; a package that is missing.
+        UsageError: No such run, format, folder or opset; an unknown size; a package that is missing.
         ContrastillError: The student cannot be exported, or the file's answers are not PyTorch's.
 
     Example:
@@ -183,7 +183,7 @@ class _Preprocessing(nn.Module):
 def _takes(
     student: Any, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool
 ) -> Takes:
-    """What the file is to be given, by what is known of it."""
+    """The input of the exported file."""
     own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
     side = pair(size) or there or own if inside else own or pair(size) or there
     if side is None:

@@ -21,8 +21,8 @@ PAIRS = (
 )
 """The paper's pairs, teacher and student: seven of one family, six of two."""
 
-# The recipe: every objective has its own published weight and cross-entropy has 1, but for these. (objectives asked
-# for, student; "" is any) -> term -> weight.
+# The recipe: every objective has its own published weight and cross-entropy has 1, but for these. (objectives,
+# student; "" is any) -> term -> weight.
 WEIGHTS = {
     ("kd", ""): {"cross_entropy": 0.1, "kd": 0.9},
     ("review", "resnet20"): {"review": 0.6},

@@ -47,7 +47,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Summary:
-    """The table: columns, rows, cells by (row, pair), and what is to be said below."""
+    """The table: columns, rows, cells by (row, pair), and the notes below."""
 
     pairs: list[str]
     lines: list[Line]
@@ -168,7 +168,7 @@ def label(line: Line) -> str:
 
 
 def short(key: str, objective: str) -> str:
-    """A setting without what its objective says already."""
+    """A setting without its objective's prefix."""
     return key.removeprefix(f"objectives.{objective}.").removeprefix("objectives.").removeprefix("train.")
 
 
@@ -185,7 +185,7 @@ def _entry(cells: Mapping[tuple[Line, str], Mapping[int, Mapping[str, Any]]], li
 
 
 def _published(line: Line, rows: Mapping[int, Mapping[str, Any]], pair: str) -> Figure | None:
-    """The figure of this objective with the options it has; none for options that nobody published."""
+    """The figure of this objective with the options it has; none for options without a published figure."""
     overrides = [*next(iter(rows.values()))["given"], *(["=".join(line[1])] if line[1] else [])]
     options = [override for override in overrides if override.startswith("objectives.") and not _is_default(override)]
     teacher, _, student = pair.partition(":")

@@ -65,7 +65,7 @@ def _applies(key: str, objective: str) -> bool:
     if key in _STAGE:
         return any(OBJECTIVES[term].initial_epochs for term in terms)
     if objective == TEACHER:
-        # Views are few so that what a teacher says about them can be kept; nobody needs a teacher that saw few.
+        # Views are few so that a teacher's outputs for them can be cached; a teacher itself trains on all.
         return section in ("train", "data") and key != "train.views"
     if section == "objectives":
         return rest.split(".")[0] in (CROSS_ENTROPY, *terms)

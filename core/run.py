@@ -14,7 +14,7 @@ from typing import Any
 from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
 
-# Nothing of what a run comes to depends on these: it may be resumed with others, and errors ask for that.
+# A run's results do not depend on these: it may be resumed with other values, and error messages ask for that.
 FREE = ("out", "data.workers", "data.skip_corrupted", "data.void", "train.timeout_minutes", "train.keep_checkpoints")
 
 
@@ -66,14 +66,14 @@ class Run:
         self.data = self.checkpoints / "data.json"
 
     def claim(self, config_yaml: str, data: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Make the folder this config's and this data's, or find that it is already.
+        """Make the folder for this config and these data, or check that it is theirs.
 
         Args:
             config_yaml: The resolved config.
-            data: Facts that tell the data of each split from others; None: they are not looked at.
+            data: Facts that identify the data of each split; None: they are not checked.
 
         Raises:
-            UsageError: It holds a run with another config or of other data, which is left as it is.
+            UsageError: It holds a run with another config or of other data; the run stays as it is.
         """
         if self.config.exists():
             changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
@@ -95,9 +95,7 @@ class Run:
             leftover.unlink()
 
     def abandon(self) -> None:
-        """Take back :meth:`claim` and :meth:`record`: of a training that was refused before its first step, whose
-        settings the next one is to change.
-        """
+        """Undo :meth:`claim` and :meth:`record` of a training that was refused before its first step."""
         for path in (self.config, self.versions, self.data):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
@@ -131,7 +129,7 @@ class Run:
             return []
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Complain where the data are not those that the run began with."""
+        """Refuse data that the run did not begin with."""
         try:
             before = flatten(json.loads(self.data.read_text(encoding="utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -153,7 +151,7 @@ class Run:
                 )
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line that was cut off is left out."""
+        """The rows of metrics.jsonl, without a last line that was cut off."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -165,7 +163,7 @@ class Run:
         return rows
 
     def rewind(self, epoch: int) -> None:
-        """Forget the rows from ``epoch`` on: they were written after the checkpoint that a run goes on from."""
+        """Remove the rows from ``epoch`` on: they were written after the checkpoint that a run resumes from."""
         rows = [row for row in self.history() if row["epoch"] < epoch]
         if self.metrics.exists():
             text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -173,7 +171,7 @@ class Run:
                 write_text(self.metrics, text)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl: the whole line, or nothing.
+        """Append a row to metrics.jsonl, completely or not at all.
 
         Raises:
             FullDisk: There is no room for it.
@@ -206,7 +204,7 @@ def no_run(path: str | os.PathLike[str]) -> UsageError:
 
 
 def runs_beside(path: str | os.PathLike[str]) -> list[str]:
-    """The runs in the folder in which ``path`` is looked for."""
+    """The runs in the parent folder of ``path``."""
     return [name for name in names_beside(path) if Run(name).config.is_file()]
 
 

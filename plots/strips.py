@@ -22,11 +22,11 @@ _SIDE = 1.55  # inches of a frame's width
 
 @dataclass(frozen=True)
 class Strips:
-    """n frames and what methods say of them.
+    """n frames and the predictions of several methods for them.
 
     Attributes:
         labels: (n, H, W) ground truth, 0 unlabelled.
-        predictions: Pairs of a method, as the picture says it, and (n, H, W) classes.
+        predictions: Pairs of a method, as the picture shows it, and (n, H, W) classes.
         classes: Names of the values of a label map, the first for 0; None: their numbers.
         rgb: (n, H, W, 3) uint8, or None.
         depth: (n, H, W) floats; 0 or no number is nothing measured; or None.

@@ -17,7 +17,7 @@ def class_correlation(logits: Tensor) -> Tensor:
     ρ_ij = Σ_n (z_ni − z̄_i)(z_nj − z̄_j) / √(Σ_n (z_ni − z̄_i)² · Σ_n (z_nj − z̄_j)²); the diagonal is 1.
 
     Args:
-        logits: What a network said of N samples.
+        logits: A network's logits of N samples.
 
     Shape:
         - logits: (N, C)

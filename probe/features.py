@@ -1,4 +1,4 @@
-"""What a network says of every sample of a split, once, with the network exactly as it was afterwards."""
+"""A network's outputs for every sample of a split, computed once; the network is left exactly as it was."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..core.fingerprint import network_hash, read_fields, tensors_hash, write_fi
 from ..core.representation import Network, Representation
 from ..core.teachers.same_outputs import near
 
-# Samples by which features that are kept are compared with those of now.
+# Samples on which cached features are compared with new ones.
 _COMPARED = 8
 
 
@@ -84,7 +84,7 @@ def features_of(
     features of all
     samples: all of them have to call this.
 
-    With a folder, features are kept there too, and read instead of computed whenever the same network looks at the same
+    With a folder, features are cached there, and read instead of computed whenever the same network reads the same
     data: file ``NETWORK/DATA-LAYER.h5``, named by hashes of the network's weights, taps and preprocessing, and of the
         data's number of samples, its classes,
     and its first, middle and last batch; of all batches where a loader has no ``len()`` and no ``targets``.
@@ -92,7 +92,7 @@ def features_of(
     Args:
         network, loader, spatial: As there.
         layers: Names of layers.
-        cache: The folder; None: nothing is kept.
+        cache: The folder; None: no cache.
 
     Raises:
         UsageError: There is no such layer, or the network has no tap for it, or ``spatial`` is less than 1.
@@ -135,7 +135,7 @@ def _check_same(
     files: Mapping[str, Path],
     device: torch.device,
 ) -> None:
-    """Compare features that are kept with what the network gives for a few of the same samples, where rows can be told
+    """Compare cached features with what the network gives for a few of the same samples, where rows can be told
     by their index.
     """
     batch = next(iter(loader.epoch(0)), None) if cached else None

@@ -1,4 +1,4 @@
-"""Few-shot probes: what a representation is worth where only a handful of samples a class have labels."""
+"""Few-shot probes: what a representation is worth where only a handful of samples per class have labels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _WEIGHT_DECAY = 1e-2  # with a handful of samples there is nothing to choose it 
 
 @dataclass(frozen=True)
 class FewShot:
-    """Accuracy with ``shots`` labelled samples a class.
+    """Accuracy with ``shots`` labelled samples per class.
 
     Attributes:
         shots: n.
         mean: Of top-1 over the draws, per cent.
         std: Its standard deviation over the draws; 0 for a single one.
-        draws: How often n samples a class were drawn.
+        draws: How often n samples per class were drawn.
     """
 
     shots: int
@@ -38,7 +38,7 @@ class FewShot:
 def few_shot(
     train: Features, test: Features, shots: Sequence[int] = (1, 5, 20), draws: int = 5, seed: int = 0
 ) -> list[FewShot]:
-    """Logistic regression on n samples of each class, drawn anew several times, each tested on the whole test split.
+    """Logistic regression on n samples of each class, drawn several times, each tested on all of the test split.
 
     A draw of fewer samples is the beginning of the same draw of more. Features are standardised by the samples drawn,
     and the weights are held down by 0.01/2

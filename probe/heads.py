@@ -75,7 +75,7 @@ class LinearHead(Head):
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, num_classes, 1, bias=number == 0) for number, (channels, _, _) in enumerate(shapes)
         )
-        # The problem is convex: it starts at 0, and a channel that says nothing in training stays silent.
+        # The problem is convex: it starts at 0, and a channel that is 0 in training keeps weights of 0.
         for parameter in self.convs.parameters():
             nn.init.zeros_(parameter)
 

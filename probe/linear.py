@@ -66,7 +66,7 @@ class ProbeResult:
 def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embedding", **options: Any) -> ProbeResult:
     """Fit a linear classifier on one layer of a network that is left exactly as it is, and test it once.
 
-    ``protocol`` says how the classifier is fitted:
+    ``protocol`` is how the classifier is fitted:
 
     - ``exact``: multinomial logistic regression on standardised features by full-batch L-BFGS; how strongly its weights
       are held down is chosen on a fifth of the training samples, then it is fitted to all of them.
@@ -122,12 +122,12 @@ def linear_probes(
         spatial: Maps are averaged to ``spatial`` × ``spatial`` positions.
         label_fraction: Share of the training samples that are used, stratified by class; a smaller part lies within a
             larger one.
-        seed: Of the part and of what is held out.
-        batch_size: Samples that are looked at together.
+        seed: Of the part and of the validation samples.
+        batch_size: Samples in a forward pass.
         weight_decays: Strengths that ``exact`` chooses from: factors of half the squared weights, beside the mean
             cross-entropy.
         protocol: ``"exact"``, ``"grid"`` or ``"crd"``.
-        cache: A folder in which features are kept for further probes, see :func:`~.features.features_of`.
+        cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     train_features, test_features = (

@@ -41,8 +41,8 @@ def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: 
 
     Example:
         >>> targets = torch.arange(3).repeat(20)
-        >>> told = torch.nn.functional.one_hot(targets).float() + 0.1 * torch.randn(60, 3)
-        >>> logme(told, targets) > logme(torch.randn(60, 3), targets)
+        >>> informative = torch.nn.functional.one_hot(targets).float() + 0.1 * torch.randn(60, 3)
+        >>> logme(informative, targets) > logme(torch.randn(60, 3), targets)
         True
     """
     _check(values, targets)
@@ -100,4 +100,4 @@ def _check(values: Tensor, targets: Tensor) -> None:
     if not bool(values.isfinite().all()):
         raise UsageError("LogME needs finite features: a layer gave NaN or infinity")
     if not bool(values.any()):
-        raise UsageError("LogME needs features that say something: all of them are 0")
+        raise UsageError("LogME needs features that are not all 0")

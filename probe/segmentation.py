@@ -99,7 +99,7 @@ def segment(
 
     The encoder is a copy: ``network`` is as before afterwards. With the frozen encoder the maps of the training frames
         as they are
-    stored are computed once and kept; beyond 2 GB they are computed in each epoch, from the split's training views.
+    stored are computed once and cached; beyond 2 GB they are computed in each epoch, from the split's training views.
     Otherwise training views are what encoder and head learn from. A part of the labels gets as many steps as all of
     them would.
 
@@ -115,7 +115,7 @@ def segment(
             ``"scratch"``: at ``lr``.
         label_fraction: Share of the training frames that are used, stratified by ``train.targets``.
         epochs: Passes over the training split.
-        batch_size: Frames of a step; an epoch's last, shorter batch is left out.
+        batch_size: Frames of a step; an epoch's last, shorter batch is dropped.
         lr: Learning rate of AdamW at its highest; it rises in the first steps and falls as a cosine. A linear head,
             whose problem is convex, learns at 30 times this rate.
         weight_decay: Of all trained parameters.

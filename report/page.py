@@ -9,7 +9,7 @@ from pathlib import Path
 from .markup import Markup, element, join
 
 _HERE = Path(__file__).parent
-# Whatever a name in a file says, nothing is fetched.
+# Whatever text a file holds, nothing is fetched.
 _POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri "
     "'none'; form-action 'none'"

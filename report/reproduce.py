@@ -92,7 +92,7 @@ def embeddings(runs: RunFolders) -> Section:
 _MAPS = (
     "Each dot is a test sample, placed by the two directions in which the student's embeddings vary most (PCA) "
     "and coloured by its class. "
-    "Two directions show little of a space of many: nearness here is a hint, the tables say what can be told apart."
+    "Two directions show little of a space of many: nearness here is a hint, the tables show what can be told apart."
 )
 
 

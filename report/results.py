@@ -32,7 +32,7 @@ _ACROSS = ("predictions.png",)
 
 
 def results(runs: RunFolders) -> list[Section]:
-    """Every chapter that there is something to say in."""
+    """Every chapter with content."""
     folders = [
         *runs.folders,
         *(run.path for group in runs.groups for run in group.runs),
@@ -258,7 +258,7 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     parts.append(element("div", charts, class_="charts") if charts else None)
     parts += [_sortable(shown) for shown in tables_of(probe)]
     alts = {
-        "probe_shots": "Accuracy against labelled samples a class",
+        "probe_shots": "Accuracy against labelled samples per class",
         "cka": "How alike the layers are (CKA)",
         "correlation": "Correlations between class logits: teacher minus student",
     }

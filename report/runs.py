@@ -104,7 +104,7 @@ class RunFolders:
     Attributes:
         root: The folder that names are relative to.
         groups: The runs.
-        folders: Every folder that was looked at and holds a result of its own, beside the runs' own folders.
+        folders: Folders that hold a result of their own, beside the runs' folders.
     """
 
     root: Path

@@ -90,7 +90,7 @@ def test_minibatches_average_each_hsic():
     [
         (torch.randn(5, 2), torch.randn(6, 2), "same N samples"),
         (torch.randn(3, 2), torch.randn(3, 2), "at least 4 samples, and there are 3"),
-        (torch.full((9, 2), 0.1), torch.randn(9, 2), "the same of every sample"),
+        (torch.full((9, 2), 0.1), torch.randn(9, 2), "the same output for every sample"),
         (torch.full((9, 2), float("nan")), torch.randn(9, 2), "finite"),
     ],
 )
@@ -185,7 +185,7 @@ def test_logme_prefers_features_that_tell_the_classes_apart():
         (torch.randn(4, 2), torch.zeros(3), "do not fit"),
         (torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), "at least two classes"),
         (torch.full((4, 2), float("nan")), torch.arange(4), "finite"),
-        (torch.zeros(4, 2), torch.arange(4), "all of them are 0"),
+        (torch.zeros(4, 2), torch.arange(4), "features that are not all 0"),
     ],
 )
 def test_logme_of_what_has_none(values, targets, message):

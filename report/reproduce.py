@@ -134,7 +134,9 @@ def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[in
     with torch.no_grad():
         for place in list(range(0, len(loader), step))[: _SAMPLES // _AT_ONCE]:
             batch = next(iter(loader.epoch(0, place)))
-            values.append(network(batch, frozenset({"embedding"})).embedding.float())
+            embedding = network(batch, frozenset({"embedding"})).embedding
+            assert embedding is not None, "the embedding is what the network computes"
+            values.append(embedding.float())
             targets.append(batch["target"] if "target" in batch else torch.zeros(len(values[-1]), dtype=torch.int64))
     projection = principal_axes(torch.cat(values), 2)
     classes = torch.cat(targets).tolist()

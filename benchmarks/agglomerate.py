@@ -52,10 +52,10 @@ def prepare(folder: Path, images: str, cifar: str) -> dict[str, Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name}.h5" for name in ("seen", "tiny_imagenet", "cifar100")}
-    whole = folder / "whole.h5"
-    if not whole.exists():
+    stored = folder / "whole.h5"
+    if not stored.exists():
         subprocess.run(
-            [sys.executable, "-m", "contrastill", "data", "pack", f"tiny_imagenet:{images}", str(whole)], check=True
+            [sys.executable, "-m", "contrastill", "data", "pack", f"tiny_imagenet:{images}", str(stored)], check=True
         )
 
     def part(source: h5py.Group, first: int, count: int) -> dict[str, np.ndarray]:
@@ -66,7 +66,7 @@ def prepare(folder: Path, images: str, cifar: str) -> dict[str, Path]:
         )
         return {"rgb": source["rgb"][()][rows], "target": target[rows]}
 
-    for name, path, seen in (("tiny_imagenet", whole, 50), ("cifar100", Path(cifar), 0)):
+    for name, path, seen in (("tiny_imagenet", stored, 50), ("cifar100", Path(cifar), 0)):
         with h5py.File(path) as source, h5py.File(files[name], "w") as file:
             for split, first, count in (("train", seen, 50), ("test", 0, 25)):
                 for field, values in part(source[split], first, count).items():
@@ -109,11 +109,11 @@ def probes(network: Any, files: dict[str, Path]) -> dict[str, float]:
     from contrastill.core.registry import DATASETS
     from contrastill.probe.linear import linear_probe
 
-    packed, found = DATASETS["packed"], {}
+    packed, results = DATASETS["packed"], {}
     for name in ("cifar100", "tiny_imagenet"):
         data = packed(packed.Options(path=str(files[name])))
-        found[name] = round(linear_probe(network, data.open("train"), data.open("test")).top1, 2)
-    return found
+        results[name] = round(linear_probe(network, data.open("train"), data.open("test")).top1, 2)
+    return results
 
 
 def network_of(cell: str, entry: list[str] | None | str, run: Path | None, teacher: str) -> Any:

@@ -17,17 +17,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def parser(said: str, grids: Collection[str], runs: str) -> argparse.ArgumentParser:
+def parser(description: str, grids: Collection[str], runs: str) -> argparse.ArgumentParser:
     """The arguments that every grid has."""
-    made = argparse.ArgumentParser(description=said.splitlines()[0])
-    made.add_argument("grid", choices=grids)
-    made.add_argument("--runs", default=runs)
-    made.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    made.add_argument("--threads", type=int, default=1, help="threads of each")
-    made.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
-    made.add_argument("--cells", nargs="*", help="only these")
-    made.add_argument("--table", action="store_true", help="print the table and train nothing")
-    return made
+    arguments = argparse.ArgumentParser(description=description.splitlines()[0])
+    arguments.add_argument("grid", choices=grids)
+    arguments.add_argument("--runs", default=runs)
+    arguments.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    arguments.add_argument("--threads", type=int, default=1, help="threads of each")
+    arguments.add_argument("--seeds", type=int, default=3, help="at most so many seeds a cell")
+    arguments.add_argument("--cells", nargs="*", help="only these")
+    arguments.add_argument("--table", action="store_true", help="print the table and train nothing")
+    return arguments
 
 
 def rows_of(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -60,7 +60,7 @@ def fill(
     results: Path,
     seeds: Mapping[str, int],
     make: Callable[[str, int], dict[str, Any]],
-    said: Callable[[dict[str, Any]], str],
+    summary: Callable[[dict[str, Any]], str],
     *,
     jobs: int,
 ) -> None:
@@ -80,7 +80,7 @@ def fill(
             row = make(*job)
             with open(results, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{row['cell']}-{row['seed']}: {said(row)}", flush=True)
+            print(f"{row['cell']}-{row['seed']}: {summary(row)}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cells import rows_of
 
+from contrastill.core.statistics import mean_std
 from contrastill.plots.figure import COLOURS, figure
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,7 +37,10 @@ def mean_of(
 ) -> tuple[float, float] | None:
     """Mean and standard deviation of top-1 over the seeds of a cell; None where it has no row."""
     values = [row["top1"] for (name, seed), row in rows.items() if name == cell and (seeds is None or seed < seeds)]
-    return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if values else None
+    if not values:
+        return None
+    top1 = mean_std(values)
+    return top1.mean, top1.std or 0.0
 
 
 def draw(path: Path) -> None:

@@ -117,13 +117,13 @@ def plain_call(setting: dict):
     return call
 
 
-def ours_call(setting: dict, targets, negatives: str, given: bool = False):
+def ours_call(setting: dict, targets, negatives: str, explicit: bool = False):
     from contrastill.core.crd.loss import CRDLoss
 
     crd = CRDLoss(DIM, DIM, targets=targets, num_negatives=setting["K"], negatives=negatives)
 
     def call(student, teacher, index, rows):
-        crd(student, teacher, index, rows=rows if given else None).backward()
+        crd(student, teacher, index, rows=rows if explicit else None).backward()
 
     return call
 
@@ -135,7 +135,7 @@ def contenders(setting: dict, targets) -> dict:
         "shared": ours_call(setting, targets, "shared"),
         "all": ours_call(setting, targets, "all"),
         "sampled": ours_call(setting, targets, "sampled"),
-        "sampled, given rows": ours_call(setting, targets, "sampled", given=True),
+        "sampled, given rows": ours_call(setting, targets, "sampled", explicit=True),
     }
 
 
@@ -154,11 +154,11 @@ def peak_mb(call, batch) -> float:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         timed(call, batch)
-    held = most = 0
+    allocated = most = 0
     for event in profiled.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
+            allocated += event.nbytes()
+            most = max(most, allocated)
     return most / 2**20
 
 

@@ -113,10 +113,10 @@ class Ours:
     """The loader, the normalisation and the rules of the loss."""
 
     def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
-        kept = PaddedImages.zeros(M, 32, 32, 3, dtype=torch.uint8, padding=4)
-        kept.interior[:] = torch.from_numpy(images)
+        padded = PaddedImages.zeros(M, 32, 32, 3, dtype=torch.uint8, padding=4)
+        padded.interior[:] = torch.from_numpy(images)
         labels = torch.from_numpy(targets.astype(np.int64))
-        self.loader = TensorSplit({"rgb": kept}, targets=labels, num_classes=CLASSES, flip=True).loader(
+        self.loader = TensorSplit({"rgb": padded}, targets=labels, num_classes=CLASSES, flip=True).loader(
             batch_size=BATCH, device="cpu", train=True
         )
         self.preprocess = Preprocess(MEAN, STD)

@@ -17,243 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from cells import called, fill, parser, rows_of
+from grids import GRIDS
+
+from contrastill.compress.results import bits_of, pack_bits
+from contrastill.core.statistics import PairedDifference, mean_std, paired_difference
 
 HERE = Path(__file__).resolve().parent
-STUDENT = ["teachers.0.model=resnet20", "teachers.0.weights={runs}/teacher-0", "student.model=resnet8"]
-CRD = "compression/cifar100_crd"
-K4096 = ["objectives.crd.num_negatives=4096", "objectives.crd.negatives=shared"]
-
-# Two architectures and two seeds of each; the first n of them are the n teachers of a student.
-TEACHERS = [("resnet20", 0), ("resnet14", 0), ("resnet20", 1), ("resnet14", 1)]
-
-
-def ensemble(count: int, *overrides: str) -> list[str]:
-    """Overrides of a student of the first ``count`` teachers."""
-    named = [
-        [f"teachers.{n}.model={model}", f"teachers.{n}.weights={{runs}}/teacher_{model}-{seed}"]
-        for n, (model, seed) in enumerate(TEACHERS[:count])
-    ]
-    views = ["train.views=2", "train.teacher_cache={runs}/teachers_said", "data.name=packed"]
-    return [*sum(named, []), "student.model=resnet8", *views, *overrides]
-
-
-ONLY_KD = ["objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"]
-TAUGHT = "ensemble/cifar100_crd"
-OTHER_RULES = ("average", "entropy", "confidence", "gradient", "random")
-EPOCHS_15, EPOCHS_10, EPOCHS_6 = (
-    [f"train.epochs={epochs}", f"train.evaluate_every={every}"] for epochs, every in ((15, 5), (10, 5), (6, 6))
-)
-KEPT = ["train.views=4", "train.teacher_cache={runs}/teacher_said", "data.name=packed"]
-
-COSINE, STEP = ["train.schedule=cosine", "train.lr=0.1"], ["train.schedule=step", "train.lr=0.05"]
-
-
-FRESH, STALE = (
-    "fresh_crd={weight: 0.8, teacher_map: learned}",
-    "crd={weight: 0.8, num_negatives: 4096, negatives: shared}",
-)
-WHITENED = "fresh_crd={weight: 0.8, teacher_map: whitened}"
-Cell = tuple[str, list[str], int]
-
-
-def _beside_labels(views: int, schedule: tuple[str, ...], objectives: tuple[str, ...], seeds: int) -> Cell:
-    """Objectives beside cross-entropy of weight 1, towards the outputs of ``views`` views that are kept."""
-    cached = [f"train.views={views}", "train.teacher_cache={runs}/teacher_outputs", "data.name=packed"]
-    return (
-        CRD,
-        [*STUDENT, *cached, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives), *schedule],
-        seeds,
-    )
-
-
-def contrasts(views: int, *schedule: str, seeds: int = 3) -> dict[str, Cell]:
-    """Contrast with fresh rows and the cells that it is compared with."""
-    objectives = {
-        "fresh": (FRESH,),
-        "fresh_wttm": (FRESH, "wttm={weight: 1}"),
-        "whitened": (WHITENED,),
-        "whitened_wttm": (WHITENED, "wttm={weight: 1}"),
-        "infonce": ("infonce={weight: 0.8}",),
-        "crd": (STALE,),
-        "wttm": ("wttm={weight: 1}",),
-        "dist": ("dist={weight: 1}",),
-        "dkd": ("dkd={weight: 1}",),
-        "crd_kd": (STALE, "kd={weight: 1}"),
-        "kd": ("kd={weight: 0.9}", "cross_entropy.weight=0.1"),
-    }
-    baseline = (
-        "teachers/cifar100",
-        ["student.model=resnet8", f"train.views={views}", "data.name=packed", *schedule],
-        seeds,
-    )
-    return {
-        "baseline": baseline,
-        **{cell: _beside_labels(views, schedule, named, seeds) for cell, named in objectives.items()},
-    }
-
-
-def variants(views: int, *schedule: str) -> dict[str, Cell]:
-    """One option of the contrast changed at a time, and the ways to help the paper's bank: one seed each."""
-    changed = {
-        "row_gradient=false": "row_gradient: false", "student_rows=none": "student_rows: none",
-        "criterion=sigmoid": "criterion: sigmoid",
-        "refresh_rows": "refresh_rows: true", "other_sample": "negatives_from: other_sample",
-        "K=256": "num_negatives: 256", "K=1024": "num_negatives: 1024", "K=16384": "num_negatives: 16384",
-        "tau=0.04": "temperature: 0.04", "tau=0.1": "temperature: 0.1", "tau=0.2": "temperature: 0.2",
-    }  # fmt: skip
-    bank = "weight: 0.8, num_negatives: 4096, negatives: shared"
-    helped = {
-        "bank_init": "bank_init: teacher_outputs", "bank_momentum": "bank_momentum: visits",
-        "bank_whitened": "teacher_map: whitened",
-        "bank_all": "bank_init: teacher_outputs, bank_momentum: visits, teacher_map: whitened",
-    }  # fmt: skip
-    cells = {name: f"fresh_crd={{weight: 0.8, teacher_map: learned, {option}}}" for name, option in changed.items()}
-    cells |= {f"crd {name}": f"crd={{{bank}, {options}}}" for name, options in helped.items()}
-    return {name: _beside_labels(views, schedule, (objective,), 1) for name, objective in cells.items()}
-
-
-# name -> schedule, and cell -> (config, overrides, seeds); a cell called teacher… is trained before the others.
-GRIDS = {
-    "cifar100_subset": {
-        "schedule": ["train.epochs=15", "train.evaluate_every=5"],
-        "cells": {
-            "teacher": ("teachers/cifar100", ["student.model=resnet20"], 1),
-            "untaught": ("teachers/cifar100", ["student.model=resnet8"], 3),
-            "kd": (
-                CRD,
-                [*STUDENT, "objectives.cross_entropy.weight=0.1", "objectives.kd.weight=0.9", "objectives.crd=null"],
-                3,
-            ),
-            "crd": (CRD, [*STUDENT, *K4096], 3),
-            "crd_kd": (CRD, [*STUDENT, *K4096, "objectives.kd.weight=1"], 1),
-        },
-    },
-    "cifar100_subset_k1024": {
-        "schedule": ["train.epochs=3", "train.evaluate_every=3", "objectives.crd.num_negatives=1024"],
-        "cells": {
-            "sampled": (CRD, [*STUDENT, "objectives.crd.negatives=sampled"], 3),
-            "shared": (CRD, [*STUDENT, "objectives.crd.negatives=shared"], 3),
-            "all": (CRD, [*STUDENT, "objectives.crd.negatives=all"], 3),
-            "all_paper_bias": (CRD, [*STUDENT, "objectives.crd.negatives=all", "objectives.crd.bias=paper"], 1),
-        },
-    },
-    # Students whose representations are probed elsewhere (benchmarks/transferability.py); the teacher looks at four
-    # views of each image once.
-    "cifar100_subset_cosine": {
-        "schedule": ["train.schedule=cosine", "train.lr=0.1"],
-        "cells": {
-            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
-            "untaught": ("teachers/cifar100", ["student.model=resnet8", "train.views=4", *EPOCHS_10], 3),
-            "kd": (CRD, [*STUDENT, *KEPT, *ONLY_KD, *EPOCHS_10], 3),
-            "crd": (CRD, [*STUDENT, *KEPT, *K4096, *EPOCHS_10], 3),
-            "crd_kd": (CRD, [*STUDENT, *KEPT, *K4096, "objectives.kd.weight=1", *EPOCHS_10], 3),
-        },
-    },
-    "cifar100_subset_ensemble": {
-        "schedule": ["train.schedule=cosine", "train.lr=0.1"],
-        "cells": {
-            **{
-                f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2)
-                for model in ("resnet20", "resnet14")
-            },
-            "untaught": ("teachers/cifar100", ["student.model=resnet8", *EPOCHS_6], 3),
-            **{f"kd_{n}": (TAUGHT, [*ensemble(n, *ONLY_KD), *EPOCHS_6], 3) for n in (1, 2, 4)},
-            **{f"crd_{n}": (TAUGHT, [*ensemble(n, *K4096), *EPOCHS_6], 3) for n in (1, 2, 4)},
-            "crd_kd_4": (TAUGHT, [*ensemble(4, *K4096, "objectives.kd.weight=1"), *EPOCHS_6], 1),
-            **{
-                f"kd_4_{rule}": (TAUGHT, [*ensemble(4, *ONLY_KD, f"ensemble.rule={rule}"), *EPOCHS_6], 1)
-                for rule in OTHER_RULES
-            },
-        },
-    },
-    # Contrast with fresh rows beside what it is compared with, at several lengths; teacher outputs of a few views are
-    # kept.
-    "contrast_3": {
-        "schedule": COSINE,
-        "cells": {
-            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
-            **contrasts(2, "train.epochs=3", "train.evaluate_every=3", seeds=1),
-        },
-    },
-    "contrast_6": {
-        "schedule": COSINE,
-        "cells": {
-            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
-            **contrasts(3, *EPOCHS_6),
-            **variants(3, *EPOCHS_6),
-        },
-    },
-    "contrast_10": {
-        "schedule": COSINE,
-        "cells": {
-            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
-            **contrasts(4, *EPOCHS_10, seeds=1),
-        },
-    },
-    "contrast_15": {
-        "schedule": STEP,
-        "cells": {
-            "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
-            **contrasts(5, *EPOCHS_15),
-        },
-    },
-}
-
-# Unlike families: a residual teacher, a student of inverted residuals.
-GRIDS["contrast_unlike"] = {
-    "schedule": COSINE,
-    "cells": {
-        "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
-        **contrasts(3, *EPOCHS_6, "student.model=MobileNetV2", seeds=1),
-    },
-}
-
-
-def contrast_of(count: int, *objectives: str) -> Cell:
-    """Objectives beside cross-entropy of weight 1 towards ``count`` teachers, whose losses are added."""
-    return (
-        TAUGHT,
-        [*ensemble(count, "objectives.crd=null", *(f"objectives.{objective}" for objective in objectives)), *EPOCHS_6],
-        3,
-    )
-
-
-GRIDS["contrast_ensemble"] = {
-    "schedule": COSINE,
-    "cells": {
-        **{
-            f"teacher_{model}": ("teachers/cifar100", [f"student.model={model}", *EPOCHS_10], 2)
-            for model in ("resnet20", "resnet14")
-        },
-        **{f"fresh_{n}": contrast_of(n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}") for n in (1, 2, 4)},
-        **{
-            f"fresh_wttm_{n}": contrast_of(
-                n, f"fresh_crd={{weight: {0.8 / n}, teacher_map: whitened}}", f"wttm={{weight: {1 / n}}}"
-            )
-            for n in (1, 2, 4)
-        },
-    },
-}
-
-# A teacher of other classes and another architecture: EfficientNet-Lite0 with its ImageNet weights, a student from
-# scratch, all 100 classes at 64 pixels.
-LITE0 = [
-    "teachers.0.model=efficientnet_lite0",
-    "teachers.0.weights=pretrained",
-    "teachers.0.resolution=64",
-    "student.model=timm/test_resnet",
-    "data.name=packed",
-]
-LITE0 += ["train.views=3", "train.teacher_cache={runs}/teacher_outputs", "objectives.crd=null"]
-GRIDS["tiny_imagenet_100"] = {
-    "schedule": [*COSINE, "train.epochs=10", "train.evaluate_every=5"],
-    "cells": {
-        "baseline": ("teachers/cifar100", ["student.model=timm/test_resnet", "data.name=packed"], 3),
-        "fresh": (CRD, [*LITE0, f"objectives.{FRESH}"], 3),
-        "whitened": (CRD, [*LITE0, f"objectives.{WHITENED}"], 3),
-        "crd": (CRD, [*LITE0, f"objectives.{STALE}"], 1),
-    },
-}
 
 
 def correct_bits(run: Path, data: str) -> np.ndarray:
@@ -303,28 +72,17 @@ def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: 
         "logged_top1": last["top1"], "images": len(bits),
         "epochs": last["epoch"] + 1, "loss": last["loss"], "samples_per_second": last["samples_per_second"],
         "wall_seconds": round(time.perf_counter() - began, 1),
-        "threads": threads, "correct": np.packbits(bits).tobytes().hex(),
+        "threads": threads, "correct": pack_bits(bits),
     }  # fmt: skip
 
 
-def bits_of(row: dict) -> np.ndarray:
-    """The row's (N,) bits as floats."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), dtype=np.uint8))[: row["images"]].astype(float)
-
-
-def paired(rows: dict, cell: str, against: str) -> tuple[float, float, int] | None:
-    """Difference in points, its standard error paired over the same images and seeds, and the number of seeds.
-
-    The error has both parts: images (each image's difference, meaned over seeds) and seeds (spread of the
-    per-seed difference); the larger is taken.
-    """
-    seeds = sorted({s for c, s in rows if c == cell} & {s for c, s in rows if c == against})
+def paired(rows: dict, cell: str, baseline: str) -> PairedDifference | None:
+    """Difference in points over the same images and seeds; None where no seed is in both."""
+    seeds = sorted({s for c, s in rows if c == cell} & {s for c, s in rows if c == baseline})
     if not seeds:
         return None
-    difference = 100 * np.stack([bits_of(rows[cell, s]) - bits_of(rows[against, s]) for s in seeds])
-    over_images = difference.mean(0).std(ddof=1) / np.sqrt(difference.shape[1])
-    over_seeds = difference.mean(1).std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-    return float(difference.mean()), float(max(over_images, over_seeds)), len(seeds)
+    correct, other = (100 * np.stack([bits_of(rows[name, seed]) for seed in seeds]) for name in (cell, baseline))
+    return paired_difference(correct, other)
 
 
 def table(name: str, rows: dict) -> str:
@@ -341,12 +99,11 @@ def table(name: str, rows: dict) -> str:
         values = [row["top1"] for (c, _), row in sorted(rows.items()) if c == cell]
         if not values:
             continue
-        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
         columns = []
         for against in baselines:
             pair = paired(rows, cell, against) if cell != against and not cell.startswith("teacher") else None
-            columns.append(f"{pair[0]:+.2f} (SE {pair[1]:.2f})" if pair else "")
-        lines.append(f"| {cell} | {len(values)} | {np.mean(values):.2f}{spread} | {' | '.join(columns)} |")
+            columns.append(f"{pair.mean:+.2f} (SE {pair.error:.2f})" if pair else "")
+        lines.append(f"| {cell} | {len(values)} | {mean_std(values)} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 
@@ -358,7 +115,7 @@ def main() -> None:
     runs, data = Path(arguments.runs).resolve(), str(Path(arguments.data).resolve())
     cells = {cell: min(seeds, arguments.seeds) for cell, (_, _, seeds) in GRIDS[arguments.grid]["cells"].items()}
     for first in (True, False):  # the teachers, then their students
-        wanted = {
+        selected = {
             cell: seeds
             for cell, seeds in cells.items()
             if cell.startswith("teacher") == first and cell in (arguments.cells or cells)
@@ -366,7 +123,7 @@ def main() -> None:
         if not arguments.table:
             fill(
                 results,
-                wanted,
+                selected,
                 lambda cell, seed: train_cell(arguments.grid, cell, seed, data, runs, arguments.threads),
                 lambda row: f"{row['top1']:.2f} % in {row['wall_seconds']:.0f} s",
                 jobs=arguments.jobs,

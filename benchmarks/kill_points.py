@@ -73,17 +73,17 @@ def train(folder: Path, out: Path, point: str | None = None) -> subprocess.Compl
     )
 
 
-def differences(one: Path, other: Path) -> list[str]:
+def differences(folder: Path, other: Path) -> list[str]:
     """Files, tensors and rows in which two runs differ."""
-    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    found = sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
-    different = [str(path) for path in set(files) ^ set(found)]
-    for name in (file for file in files if file.suffix == ".safetensors" and file in found):
-        expected, given = load_file(one / name), load_file(other / name)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    other_files = sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    different = [str(path) for path in set(files) ^ set(other_files)]
+    for name in (file for file in files if file.suffix == ".safetensors" and file in other_files):
+        expected, actual = load_file(folder / name), load_file(other / name)
         different += [
-            f"{name}:{key}" for key, value in expected.items() if key not in given or not value.equal(given[key])
+            f"{name}:{key}" for key, value in expected.items() if key not in actual or not value.equal(actual[key])
         ]
-    rows = [_rows(path / "metrics.jsonl") for path in (one, other)]
+    rows = [_rows(path / "metrics.jsonl") for path in (folder, other)]
     return different + ([] if rows[0] == rows[1] else ["metrics.jsonl"])
 
 
@@ -107,7 +107,7 @@ def prepare(folder: Path) -> int:
         for split, count in (("train", 80), ("test", 16)):
             file[f"{split}/rgb"] = pixels.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
             file[f"{split}/target"] = np.arange(count) % 4
-    made = [
+    command = [
         "train",
         "teachers/cifar100",
         f"data.path={folder / 'data.h5'}",
@@ -116,10 +116,12 @@ def prepare(folder: Path) -> int:
         f"out={folder / 'teacher'}",
         "-q",
     ]
-    subprocess.run([sys.executable, "-m", "contrastill", *made], env=ENVIRONMENT, cwd=folder, check=True)
-    whole, counted = train(folder, folder / "whole"), train(folder, folder / "counted", "call:0")
-    if whole.returncode or counted.returncode or differences(folder / "whole", folder / "counted"):
-        raise SystemExit(f"the run that is never killed failed: {(whole.stderr + counted.stderr).strip()[-500:]}")
+    subprocess.run([sys.executable, "-m", "contrastill", *command], env=ENVIRONMENT, cwd=folder, check=True)
+    uninterrupted, counted = train(folder, folder / "whole"), train(folder, folder / "counted", "call:0")
+    if uninterrupted.returncode or counted.returncode or differences(folder / "whole", folder / "counted"):
+        raise SystemExit(
+            f"the run that is never killed failed: {(uninterrupted.stderr + counted.stderr).strip()[-500:]}"
+        )
     return int(counted.stdout.split()[-1])
 
 
@@ -154,14 +156,14 @@ def main() -> int:
             }
             results.write(json.dumps(row) + "\n")
             results.flush()
-            said = (
+            summary = (
                 "the same bits"
                 if same
                 else f"resumed {last.returncode}, different: {', '.join(different[:5]) or 'nothing'}"
             )
             print(
                 f"{number:3d} "
-                f"{' '.join(f'{point}({code})' for point, code in zip(points, codes, strict=True)):40s} {said}",
+                f"{' '.join(f'{point}({code})' for point, code in zip(points, codes, strict=True)):40s} {summary}",
                 flush=True,
             )
     print(

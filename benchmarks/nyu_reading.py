@@ -142,17 +142,17 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="the folder of the official files")
     parser.add_argument("--child", nargs=2, metavar=("NAME", "PATH"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(measure(*given.child, given.size)))
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(*arguments.child, arguments.size)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.data or Path(temporary)
-        if given.data is None:
-            write_set(folder, given.frames)
+        folder = arguments.data or Path(temporary)
+        if arguments.data is None:
+            write_set(folder, arguments.frames)
         packed = Path(temporary) / "packed.h5"
         began = time.perf_counter()
-        size = f"size=[{given.size[0]},{given.size[1]}]"
+        size = f"size=[{arguments.size[0]},{arguments.size[1]}]"
         subprocess.run(
             [
                 sys.executable,
@@ -171,20 +171,20 @@ def main() -> None:
         packing = time.perf_counter() - began
         ways = {}
         for kind, path in (("nyu_depth_v2", folder), ("packed", packed)):
-            command = [sys.executable, __file__, "--child", kind, str(path), "--size", *map(str, given.size)]
+            command = [sys.executable, __file__, "--child", kind, str(path), "--size", *map(str, arguments.size)]
             ways[kind] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         with h5py.File(folder / "nyu_depth_v2_labeled.mat", "r") as file:
             frames = len(file["images"])
             stored = (file["images"].id.get_storage_size() + file["depths"].id.get_storage_size()) / frames
-    report(given, ways, {"frames": frames, "bytes_a_frame": round(stored), "pack_s": round(packing, 1)})
+    report(arguments, ways, {"frames": frames, "bytes_a_frame": round(stored), "pack_s": round(packing, 1)})
 
 
-def report(given: argparse.Namespace, ways: dict[str, dict[str, float]], about: dict[str, Any]) -> None:
+def report(arguments: argparse.Namespace, ways: dict[str, dict[str, float]], about: dict[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    height, width = given.size
+    height, width = arguments.size
     print(
         f"{about['frames']} frames of 480×640, rgb and depth handed out at {height}×{width} in batches of "
         f"{BATCH}; {WORKERS} workers for the .mat"
@@ -192,8 +192,10 @@ def report(given: argparse.Namespace, ways: dict[str, dict[str, float]], about: 
     table = Table(box=box.SIMPLE)
     for column in ("", "frames/s", "with opening, first epoch", "PSS MiB", "RSS MiB"):
         table.add_column(column, justify="right" if column else "left")
-    for kind, said in ways.items():
-        table.add_row(kind, f"{said['rate']:.0f}", f"{said['first']:.0f}", f"{said['pss']:.0f}", f"{said['rss']:.0f}")
+    for kind, result in ways.items():
+        table.add_row(
+            kind, f"{result['rate']:.0f}", f"{result['first']:.0f}", f"{result['pss']:.0f}", f"{result['rss']:.0f}"
+        )
     Console().print(table)
     most = ways["nyu_depth_v2"]["pss"]
     print(
@@ -201,11 +203,11 @@ def report(given: argparse.Namespace, ways: dict[str, dict[str, float]], about: 
         f"{LIMIT_MIB}"
     )
     out = ROOT / "benchmarks" / "results" / "nyu_reading.jsonl"
-    rounded = {kind: {name: round(value, 1) for name, value in said.items()} for kind, said in ways.items()}
+    rounded = {kind: {name: round(value, 1) for name, value in result.items()} for kind, result in ways.items()}
     row = {
-        "source": "official" if given.data else "synthetic",
+        "source": "official" if arguments.data else "synthetic",
         **about,
-        "size": given.size,
+        "size": arguments.size,
         "batch": BATCH,
         "workers": WORKERS,
     }

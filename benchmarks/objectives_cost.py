@@ -89,8 +89,8 @@ def main() -> None:
     # Those of one teacher on one modality are the objectives' own folder.
     known = [
         name
-        for name, found in OBJECTIVES.items()
-        if found.needs_teacher and Path(inspect.getfile(found)).parent.name == "objectives" and name != "kd"
+        for name, objective in OBJECTIVES.items()
+        if objective.needs_teacher and Path(inspect.getfile(objective)).parent.name == "objectives" and name != "kd"
     ]
     stages = [(name, stage) for name in known for stage in ("initial", "main") if takes_part(OBJECTIVES[name], stage)]
     steps = {key: stepper(*key, arguments, split) for key in stages}

@@ -131,13 +131,13 @@ def main() -> None:
         one_by_one(lambda: (x, y), arguments.classes, 1, arguments.batch_size),
     )  # warm
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    made: dict[str, Tensor | None] = {}
+    results: dict[str, Tensor | None] = {}
     for round_number in range(arguments.rounds):
         for name, way in ways.items():
             if name == "scikit_learn" and round_number:  # minutes: once
                 continue
             began = time.perf_counter()
-            made[name] = way()
+            results[name] = way()
             seconds[name].append(time.perf_counter() - began)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     row = {
@@ -149,7 +149,7 @@ def main() -> None:
         "separate_sgd_over_at_once": round(median["separate_sgd"] / median["at_once"], 2),
         "scikit_learn_over_at_once": round(median["scikit_learn"] / median["at_once"], 2),
         "heads_one_by_one_over_at_once": round(median["heads_one_by_one"] / median["heads_at_once"], 2),
-        "largest_difference_of_weights": (made["at_once"] - made["separate_sgd"]).abs().max().item(),
+        "largest_difference_of_weights": (results["at_once"] - results["separate_sgd"]).abs().max().item(),
         "torch": torch.__version__,
     }  # fmt: skip
     with arguments.out.open("a") as file:

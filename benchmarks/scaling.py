@@ -113,14 +113,14 @@ def run(case: dict, rounds: int) -> dict:
         codes = [rank.wait() for rank in ranks]
         if any(codes):
             return case | {"failed": codes}
-        found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(case["n"])]
-    slowest = [max(times) for times in zip(*(one["times"] for one in found), strict=True)]
+        results = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(case["n"])]
+    slowest = [max(times) for times in zip(*(result["times"] for result in results), strict=True)]
     return case | {
         "ms": round(statistics.median(slowest), 2),
         "rounds": rounds,
-        "seconds_to_build": round(max(one["built"] for one in found), 2),
-        "mb": round(max(one["memory"] for one in found) / 1e6, 1),
-        "mb_of_rows": round(max(one["rows"] for one in found) / 1e6, 1),
+        "seconds_to_build": round(max(result["built"] for result in results), 2),
+        "mb": round(max(result["memory"] for result in results) / 1e6, 1),
+        "mb_of_rows": round(max(result["rows"] for result in results) / 1e6, 1),
         "threads": threads,
     }
 

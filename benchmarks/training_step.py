@@ -126,8 +126,8 @@ def student_alone(arguments: argparse.Namespace, split: TensorSplit) -> Step:
     batch = next(our_batches(split))
 
     def step() -> None:
-        said = student(batch, {"logits", "embedding"})
-        (said.logits.sum() + said.embedding.sum()).backward()
+        outputs = student(batch, {"logits", "embedding"})
+        (outputs.logits.sum() + outputs.embedding.sum()).backward()
         student.zero_grad(set_to_none=True)
 
     return step

@@ -18,8 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from grid import paired
+
+from contrastill.compress.results import pack_bits
+from contrastill.core.statistics import mean_std
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "transferability.jsonl"
@@ -53,7 +55,7 @@ def measure(
         }
         row |= {"weight_decay": result.weight_decay, "num_train": result.num_train, "images": result.num_test}
         if layer == "embedding":
-            row["correct"] = np.packbits(result.correct.numpy()).tobytes().hex()
+            row["correct"] = pack_bits(result.correct.numpy())
         rows.append(row)
     return [row | {"seconds_of_all_layers": round(time.perf_counter() - began, 1)} for row in rows]
 
@@ -136,13 +138,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         for cell in CELLS:
             values = [row["top1"] for (name, seed), row in here.items() if name == cell and seed < CELLS[cell]]
             if values:
-                spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
                 pairs = [
                     paired(here, cell, against) if cell not in (against, "teacher") else None
                     for against in ("untaught", "kd", "teacher")
                 ]
-                shown = " | ".join(f"{pair[0]:+.2f} (SE {pair[1]:.2f})" if pair else "" for pair in pairs)
-                lines.append(f"| {cell} | {len(values)} | {np.mean(values):.2f}{spread} | {shown} |")
+                shown = " | ".join(f"{pair.mean:+.2f} (SE {pair.error:.2f})" if pair else "" for pair in pairs)
+                lines.append(f"| {cell} | {len(values)} | {mean_std(values)} | {shown} |")
     lines += [
         "\nprotocol exact, by layer (maps averaged to 2×2)\n",
         f"| cell | n | {' | '.join(LAYERS)} |",
@@ -154,29 +155,24 @@ def table(rows: list[dict[str, Any]]) -> str:
             for layer in LAYERS
         ]
         if all(by_layer):
-            shown = [
-                f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
-                for values in by_layer
-            ]
+            shown = [f"{mean_std(values):.1f}" for values in by_layer]
             lines.append(f"| {cell} | {len(by_layer[0])} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """The accuracies by layer of each cell's first seed, with their intervals over test images."""
-    from contrastill.plots.probe import Line, Panel, draw_lines
+    from contrastill.plots.chart import Chart, series_at_places
+    from contrastill.plots.png import draw_charts
 
     lines = []
     for cell in CELLS:
         here = {row["layer"]: row for row in rows if (row["cell"], row["seed"], row["protocol"]) == (cell, 0, "exact")}
         if set(LAYERS) <= set(here):
-            lines.append(Line(cell, *([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))))
-    draw_lines(
-        [Panel(rows[0]["data"], LAYERS, lines)],
-        path,
-        title="linear probes of every layer; bars: 95 % intervals",
-        xlabel="layer",
-    )
+            ends = ([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))
+            lines.append(series_at_places(cell, *ends, len(lines)))
+    chart = Chart(rows[0]["data"], "layer", "top-1, %", lines, LAYERS, (0, 100), log=False)
+    draw_charts([chart], path, title="linear probes of every layer; bars: 95 % intervals", legend="shared")
 
 
 def main() -> None:

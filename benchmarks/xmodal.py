@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import time
 from pathlib import Path
 
 from cells import called, fill, parser, rows_of
+
+from contrastill.core.statistics import mean_std
 
 HERE = Path(__file__).resolve().parent
 DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
@@ -126,13 +127,13 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
 
 def lines(rows: dict) -> dict[str, list[list[dict]]]:
     """Name of a line -> for each seed its evaluation's rows; baselines are lines of their own."""
-    found: dict[str, list[list[dict]]] = {}
+    evaluations: dict[str, list[list[dict]]] = {}
     for (cell, _), row in rows.items():
         for role in dict.fromkeys(entry["role"] for entry in row["rows"]):
-            found.setdefault(cell if role == "student" else role, []).append(
+            evaluations.setdefault(cell if role == "student" else role, []).append(
                 [entry for entry in row["rows"] if entry["role"] == role]
             )
-    return found
+    return evaluations
 
 
 def table(name: str, rows: dict) -> str:
@@ -152,8 +153,7 @@ def table(name: str, rows: dict) -> str:
         cells = []
         for column in columns.values():
             values = column.get(line, [])
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+            cells.append(f"{mean_std(values):.1f}" if values else "")
         written.append(f"| {line} | {len(grouped[line])} | {' | '.join(cells)} |")
     return "\n".join(written)
 

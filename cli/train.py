@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import completion
-from .options import Quiet, json_option, progress, say
+from .options import Quiet, json_option, print_message
+from .tables import print_json
 
 EXAMPLES = """
 Examples:
@@ -26,16 +26,16 @@ Examples:
 
     accelerate launch --num_processes 2 -m contrastill train my_config.yaml
 
-seeds=5 trains five times, in out/seed-0, out/seed-1, …, and says how far apart the five are. Such a folder under weights stands for five teachers.
-A command that was stopped goes on where it was when it is given again.
+seeds=5 trains five times, in out/seed-0, out/seed-1, …, and measures their diversity. Such a folder under weights stands for five teachers.
+A command that was stopped resumes when it is given again.
 """
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(
-        epilog=None, help=f"Train a student from its teachers, or a network from its labels alone.\n\n{EXAMPLES}"
-    )(train)
+    app.command(epilog=None, help=f"Train a student from its teachers, or a network from labels alone.\n\n{EXAMPLES}")(
+        train
+    )
 
 
 def train(
@@ -64,46 +64,35 @@ def train(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    from ..core.config.loading import load_config, to_yaml
-
-    resolved = load_config(config, overrides or [])
     if dry_run:
-        print(to_yaml(resolved), end="")
+        from ..core.config.loading import load_config, to_yaml
+
+        print(to_yaml(load_config(config, overrides or [])), end="")
         return
-    if resolved.seeds:
-        _train_seeds(resolved, as_json, quiet)
-        return
-    from ..training.run import train_run
+    from ..evaluation.seeds import SeedsResult
+    from ..evaluation.train import train as train_config
 
-    row = train_run(resolved, progress=not quiet)
-    if row is None:
-        return
-    if as_json:
-        print(json.dumps({"out": resolved.out, **row}))
-    elif not quiet:
-        top1 = f", top-1 of the last epoch {row['top1']:.2f} %" if "top1" in row else ""
-        say(f"done: {resolved.out}{top1}\n{_whats_next(resolved.out)}")
-
-
-def _whats_next(out: str) -> str:
-    """What lies in a run's folder, and what is done with it."""
-    from shlex import quote
-
-    return (
-        "in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), "
-        "config.yaml (all settings)\n"
-        f"next: contrastill evaluate {quote(out)} · contrastill probe {quote(out)} --data … · contrastill export "
-        f"{quote(out)} · contrastill report {quote(out)}"
-    )
-
-
-def _train_seeds(config: Any, as_json: bool, quiet: bool) -> None:
-    from ..evaluation.seeds import summary, train_seeds
-
-    result = train_seeds(config, progress=not quiet, say=progress(quiet))
+    result = train_config(config, overrides or (), progress=not quiet)
     if result is None:
         return
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
     elif not quiet:
-        say(f"done: {summary(result)}")
+        print_message(
+            f"done: {result.summary()}"
+            if isinstance(result, SeedsResult)
+            else f"done: {result}\n{_next_steps(str(result.out))}"
+        )
+
+
+def _next_steps(out: str) -> str:
+    """What a run's folder holds, and the commands that use it."""
+    from shlex import quote
+
+    run = quote(out)
+    return (
+        "in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), "
+        "config.yaml (all settings)\n"
+        f"next: contrastill evaluate {run} · contrastill probe {run} --data … · contrastill export {run} · "
+        f"contrastill report {run}"
+    )

@@ -1,26 +1,22 @@
-"""The benchmark as trainings: from pairs of networks and names of objectives to one command of `contrastill train`
-each.
-"""
+"""The published benchmark: its pairs of networks, the names of its objectives, and a request for trainings."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
-from ..core.config.loading import find_config
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODELS, OBJECTIVES
-from .published import COMBINED, LEARNING_RATES, ORDER, PAIRS, WEIGHTS
+from .published import COMBINED, ORDER, PAIRS, WEIGHTS
 
 STUDENT, TEACHER = "student", "teacher"
-"""What stands in an objective's place for networks that learn from the labels alone: untaught students, and
+"""What stands in an objective's place for networks that learn from the labels alone: baseline students, and
 teachers.
 """
-_CROSS_ENTROPY = "cross_entropy"
-# Settings that a training has from the grid, and how the user says them.
+CROSS_ENTROPY = "cross_entropy"
+# Settings that a training has from the grid, and the option that sets them.
 _RESERVED = {
     "out": "--out",
     "seed": "--seeds",
@@ -31,7 +27,6 @@ _RESERVED = {
     "teachers.0.weights": "--teachers",
     "train.teacher_cache": "--out, in which it lies",
 }
-_STAGE = ("train.initial_epochs", "train.initial_lr")
 
 
 @dataclass(frozen=True)
@@ -39,14 +34,14 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        taught: The config of a student with a teacher.
-        alone: The config of a teacher, or of a student without one.
+        distilled: The config of a student with a teacher.
+        baseline: The config of a teacher, or of a student without one.
         pairs: (teacher, student) of the published tables.
         images: How many images the published figures were trained on and tested on.
     """
 
-    taught: str
-    alone: str
+    distilled: str
+    baseline: str
     pairs: tuple[tuple[str, str], ...]
     images: tuple[int, int]
 
@@ -65,9 +60,9 @@ class Training:
         seed: Its seed.
         out: Its run folder.
         config: The shipped config.
-        settings: Overrides that say what is learnt; with ``given`` last.
+        settings: Overrides that change what is learnt; with ``given`` last.
         given: Those of them that the user asked for.
-        paths: Overrides that say where things are.
+        paths: Overrides that are paths.
         after: The run folder of a teacher that has to be trained before.
     """
 
@@ -94,14 +89,14 @@ class Training:
 
     @property
     def name(self) -> str:
-        """As a line of progress says it."""
+        """As a line of progress shows it."""
         varied = f" {self.vary[0]}={self.vary[1]}" if self.vary else ""
         return f"{self.pair} {self.objective}{varied} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for.
+    """The trainings that a user requests.
 
     Attributes:
         benchmark: The benchmark.
@@ -147,8 +142,8 @@ class Request:
                 "their networks"
             )
         for teacher in dict.fromkeys(teacher for teacher, _ in self.pairs):
-            if self.teachers and (found := find_teacher(self.teachers, teacher)):
-                self.teacher_files[teacher] = found
+            if self.teachers and (path := find_teacher(self.teachers, teacher)):
+                self.teacher_files[teacher] = path
 
 
 def parse_pairs(text: str, benchmark: Benchmark) -> list[tuple[str, str]]:
@@ -200,10 +195,10 @@ def parse_objectives(text: str) -> list[str]:
         >>> parse_objectives("kd,kd+crd")
         ['kd', 'crd+kd']
     """
-    known, found = all_objectives(), []
+    known, names = all_objectives(), []
     for part in _parts(text):
         if part == "all":
-            found += known
+            names += known
         elif part != STUDENT:
             terms = part.split("+")
             for term in terms:
@@ -214,8 +209,8 @@ def parse_objectives(text: str) -> list[str]:
                     f"--objectives: {part} has one objective twice: give it another weight with --set "
                     f"objectives.{terms[0]}.weight=…"
                 )
-            found.append("+".join(sorted(terms, key=lambda term: (term == "kd", term))))
-    return list(dict.fromkeys(found))
+            names.append("+".join(sorted(terms, key=lambda term: (term == "kd", term))))
+    return list(dict.fromkeys(names))
 
 
 def rank(objective: str) -> int:
@@ -242,155 +237,11 @@ def weights(objective: str, student: str) -> dict[str, float]:
         ({'cross_entropy': 0.1, 'kd': 0.9}, {'cross_entropy': 1.0, 'crd': 0.8, 'kd': 1.0})
     """
     terms = objective.split("+")
-    found = {_CROSS_ENTROPY: 1.0, **{term: OBJECTIVES[term].default_weight for term in terms}}
+    weights_by_term = {CROSS_ENTROPY: 1.0, **{term: OBJECTIVES[term].default_weight for term in terms}}
     if len(terms) > 1:
-        found |= {term: COMBINED[term] for term in terms if term in COMBINED}
-    return found | WEIGHTS.get((objective, ""), {}) | WEIGHTS.get((objective, student), {})
-
-
-def trainings(request: Request) -> list[Training]:
-    """Every training of a request: teachers that are missing, then one seed of everything before the second of
-    anything.
-
-    Raises:
-        UsageError: A setting that no training would have.
-    """
-    teachers = [
-        _teacher(request, name)
-        for name in dict.fromkeys(teacher for teacher, _ in request.pairs)
-        if name not in request.teacher_files
-    ]
-    found = []
-    for seed in range(request.seeds):
-        for student in dict.fromkeys(student for _, student in request.pairs):
-            found += [_training(request, None, student, STUDENT, vary, seed) for vary in _values(request, STUDENT)]
-        for objective in request.objectives:
-            for teacher, student in request.pairs:
-                found += [
-                    _training(request, teacher, student, objective, vary, seed) for vary in _values(request, objective)
-                ]
-    for override in request.given:
-        if not any(override in training.given for training in [*teachers, *found]):
-            raise UsageError(
-                f"--set {override} belongs to none of these trainings: --objectives are "
-                f"{', '.join(request.objectives) or STUDENT}"
-            )
-    if request.vary and not any(training.vary for training in found):
-        raise UsageError(
-            f"--vary {request.vary[0]} belongs to none of these trainings: --objectives are "
-            f"{', '.join(request.objectives) or STUDENT}"
-        )
-    return [*teachers, *found]
+        weights_by_term |= {term: COMBINED[term] for term in terms if term in COMBINED}
+    return weights_by_term | WEIGHTS.get((objective, ""), {}) | WEIGHTS.get((objective, student), {})
 
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _values(request: Request, objective: str) -> list[tuple[str, str] | None]:
-    """Those of an ablation where it changes this objective's training; a single None where it does not."""
-    if request.vary is None or not _applies(request.vary[0], objective):
-        return [None]
-    return [(request.vary[0], value) for value in request.vary[1]]
-
-
-def _applies(key: str, objective: str) -> bool:
-    """Whether a setting means anything to a training."""
-    terms = [] if objective in (STUDENT, TEACHER) else objective.split("+")
-    section, _, rest = key.partition(".")
-    if key in _STAGE:
-        return any(OBJECTIVES[term].initial_epochs for term in terms)
-    if objective == TEACHER:
-        # Views are few so that what a teacher says about them can be kept; nobody needs a teacher that saw few.
-        return section in ("train", "data") and key != "train.views"
-    if section == "objectives":
-        return rest.split(".")[0] in (_CROSS_ENTROPY, *terms)
-    return bool(terms) or section not in ("teachers", "ensemble")
-
-
-def _rate(network: str) -> list[str]:
-    return [f"train.lr={LEARNING_RATES[network]}"] if network in LEARNING_RATES else []
-
-
-def _path(request: Request) -> str:
-    return f"data.path={os.path.abspath(request.data)}"
-
-
-def _teacher(request: Request, name: str) -> Training:
-    given = (*(one for one in request.given if _applies(one.partition("=")[0], TEACHER)), *request.teacher_given)
-    settings = (f"student.model={name}", *_rate(name), *given)
-    return Training(
-        name,
-        TEACHER,
-        None,
-        0,
-        trained_teacher(request, name),
-        request.benchmark.alone,
-        settings,
-        given,
-        (_path(request),),
-    )
-
-
-def trained_teacher(request: Request, name: str) -> Path:
-    """Where a teacher that is not among ``teachers`` is trained."""
-    return request.out.resolve() / "teachers" / quote(name, safe="")
-
-
-def _training(
-    request: Request, teacher: str | None, student: str, objective: str, vary: tuple[str, str] | None, seed: int
-) -> Training:
-    given = tuple(one for one in request.given if _applies(one.partition("=")[0], objective))
-    varied = (f"{vary[0]}={vary[1]}",) if vary else ()
-    # Untaught, a student is the same whoever would have been its teacher.
-    folder = request.out.resolve() / ("students" if teacher is None else "")
-    out = (
-        folder
-        / quote(student if teacher is None else f"{teacher}-{student}", safe="")
-        / ("" if teacher is None else objective)
-    )
-    out = out / (quote(varied[0], safe="=") if varied else "") / f"seed-{seed}"
-    own = [f"student.model={student}", *_rate(student)]
-    if teacher is None:
-        return Training(
-            student,
-            STUDENT,
-            vary,
-            seed,
-            out,
-            request.benchmark.alone,
-            (*own, *given, *varied),
-            given,
-            (_path(request),),
-        )
-    weighed = weights(objective, student)
-    absent = [f"objectives.{name}=null" for name in _objectives_in(request.benchmark.taught) if name not in weighed]
-    own += [
-        f"teachers.0.model={teacher}",
-        *absent,
-        *(f"objectives.{term}.weight={weight:g}" for term, weight in weighed.items()),
-    ]
-    file = request.teacher_files.get(teacher)
-    paths = [_path(request), f"teachers.0.weights={(file or trained_teacher(request, teacher)).resolve()}"]
-    if any(one.startswith("train.views=") and not one.endswith(("=", "=null")) for one in [*given, *varied]):
-        paths.append(f"train.teacher_cache={request.out.resolve() / 'teacher_said'}")
-    after = None if file else trained_teacher(request, teacher)
-    return Training(
-        f"{teacher}:{student}",
-        objective,
-        vary,
-        seed,
-        out,
-        request.benchmark.taught,
-        (*own, *given, *varied),
-        given,
-        tuple(paths),
-        after,
-    )
-
-
-def _objectives_in(config: str) -> Iterable[str]:
-    """Objectives that a shipped config has by itself."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.load(find_config(config)).objectives

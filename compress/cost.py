@@ -58,7 +58,7 @@ class Cost:
 
     def relative_to(self, other: Cost) -> dict[str, float]:
         """This one's part of another one's ``parameters``, ``flops``, ``latency`` and ``bytes``."""
-        mine, theirs = ((one.parameters, one.flops, one.latency_ms, one.bytes) for one in (self, other))
+        mine, theirs = ((cost.parameters, cost.flops, cost.latency_ms, cost.bytes) for cost in (self, other))
         names = ("parameters", "flops", "latency", "bytes")
         return {name: a / b for name, a, b in zip(names, mine, theirs, strict=True) if b}
 
@@ -163,7 +163,7 @@ def _device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         torch.get_device_module(device).synchronize()
-    except (RuntimeError, AssertionError) as error:  # torch says it in as many ways as it has devices
+    except (RuntimeError, AssertionError) as error:  # torch's message differs by device
         raise UsageError(
             f"device {name} is not to be had here: give cpu, or the one that this machine has, such as cuda:0"
         ) from error
@@ -201,7 +201,7 @@ def _flops(module: nn.Module, images: Tensor) -> int:
         AssertionError,
         ValueError,
         IndexError,
-    ) as error:  # whatever a network says of images that are too small
+    ) as error:  # networks raise different errors for images that are too small
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"{type(module).__name__} cannot take images of {tuple(images.shape[1:])}: {reason}; give another size"

@@ -89,7 +89,7 @@ def export_student(
         check: Whether to load the file again and compare its logits with PyTorch's, in batches of 1 and 7.
 
     Raises:
-        UsageError: No such run, format, folder or opset; a size that nothing says; a package that is missing.
+        UsageError: No such run, format, folder or opset; an unknown size; a package that is missing.
         ContrastillError: The student cannot be exported, or the file's answers are not PyTorch's.
 
     Example:
@@ -127,7 +127,7 @@ def export_student(
                 f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
             ) from error
         with quiet():
-            classes = read_recipe(find_weights(run)).get("classes")
+            classes = (read_recipe(find_weights(run)) or {}).get("classes")
             used = _write(
                 module,
                 type(student).__name__,
@@ -180,7 +180,7 @@ class _Preprocessing(nn.Module):
 def _takes(
     student: Any, images: Tensor | None, size: int | tuple[int, int] | None, inside: bool, dynamic: bool
 ) -> Takes:
-    """What the file is to be given, by what is known of it."""
+    """The input of the exported file."""
     own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
     side = pair(size) or there or own if inside else own or pair(size) or there
     if side is None:
@@ -188,7 +188,8 @@ def _takes(
             f"{type(student).__name__} takes images of any size: say which the file is for with size (--size), "
             "such as 32"
         )
-    return Takes((len(student.preprocess.mean), *side), student.preprocess, inside, dynamic)
+    height, width = side
+    return Takes((len(student.preprocess.mean), height, width), student.preprocess, inside, dynamic)
 
 
 def _random(takes: Takes) -> Tensor:
@@ -241,12 +242,13 @@ def _write(
             "output_names": [OUTPUT],
             "dynamic_shapes": ({0: "batch"},) if dynamic else None,
         }
-        made = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
-        used = made.model.opset_imports[""]
+        exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
+        assert exported is not None, "with dynamo=True it returns the program"
+        used = exported.model.opset_imports[""]
         if classes is not None:
-            made.model.metadata_props["classes"] = json.dumps(classes)
+            exported.model.metadata_props["classes"] = json.dumps(classes)
         if opset in (None, used):
-            made.save(str(path), external_data=False)
+            exported.save(str(path), external_data=False)
     except Exception as error:  # the exporters raise what they like, of any network that they cannot do
         raise ContrastillError(f"{name} cannot be exported to {format}: {reason(error)}") from error
     if opset not in (None, used):  # the exporter only warns, and writes another
@@ -265,12 +267,12 @@ def _difference(module: nn.Module, answer: Callable[[Tensor], Tensor], inputs: T
         with torch.no_grad():
             expected = module(inputs[:length])
         try:
-            found = answer(inputs[:length])
+            outputs = answer(inputs[:length])
         except Exception as error:  # of the runtime, for a length of batch that was fixed in the export
             raise ContrastillError(
                 f"the exported file does not run on a batch of {length}: {reason(error)}; --fixed may help"
             ) from error
-        difference, allowed = float((found - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
+        difference, allowed = float((outputs - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= allowed:  # so that NaN is refused too
             raise ContrastillError(
                 f"the exported file's logits differ from PyTorch's by {difference:.2g} (allowed: {allowed:.2g}): "

@@ -21,8 +21,8 @@ PAIRS = (
 )
 """The paper's pairs, teacher and student: seven of one family, six of two."""
 
-# The recipe: every objective has its own published weight and cross-entropy has 1, but for these. (objectives asked
-# for, student; "" is any) -> term -> weight.
+# The recipe: every objective has its own published weight and cross-entropy has 1, but for these. (objectives,
+# student; "" is any) -> term -> weight.
 WEIGHTS = {
     ("kd", ""): {"cross_entropy": 0.1, "kd": 0.9},
     ("review", "resnet20"): {"review": 0.6},
@@ -105,7 +105,7 @@ def published(teacher: str, student: str, objectives: str, setting: str = "") ->
     Args:
         teacher: Its network.
         student: Its network.
-        objectives: Joined by +, in the order of the alphabet with kd last: ``crd+kd``; or ``student`` (untaught) or
+        objectives: Joined by +, in the order of the alphabet with kd last: ``crd+kd``; or ``student`` (the baseline) or
             ``teacher``.
         setting: An option that was given another value than its default, as ``key=value``.
 
@@ -118,6 +118,7 @@ def published(teacher: str, student: str, objectives: str, setting: str = "") ->
     place = PAIRS.index((teacher, student))
     sources = [(label, "", _TIAN, "", values) for label, values in _PAPER.items()]
     for label, own, source, note, values in [*sources, *_LATER]:
-        if (label, own) == (objectives, setting) and place < len(values) and values[place] is not None:
-            return Figure(values[place], source, note)
+        if (label, own) == (objectives, setting) and place < len(values):
+            if (top1 := values[place]) is not None:
+                return Figure(top1, source, note)
     return None

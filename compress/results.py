@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from ..core.registry import OBJECTIVES
+from ..core.statistics import MeanStd, PairedDifference, mean_std, paired_difference
+from ..core.table import Table
 from .benchmark import STUDENT, TEACHER, Benchmark, rank
 from .published import Figure, published
 
@@ -30,36 +31,23 @@ Line = tuple[str, tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference: in points, its standard error, and over how many seeds."""
-
-    mean: float
-    error: float
-    seeds: int
-
-
-@dataclass(frozen=True)
 class Entry:
     """A cell of the table.
 
     Attributes:
-        mean: Top-1 of the last epoch over the seeds, per cent.
-        std: Standard deviation over them (of a sample, n − 1); None for a single one.
-        seeds: How many they are.
+        top1: Of the last epoch over the seeds, per cent.
         published: The published figure, if there is one.
-        against: Paired differences to ``student`` and ``kd``, where those are there.
+        against: Paired differences to ``student`` and ``kd`` in points, where those are there.
     """
 
-    mean: float
-    std: float | None
-    seeds: int
+    top1: MeanStd
     published: Figure | None
-    against: dict[str, Difference]
+    against: dict[str, PairedDifference]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The table: columns, rows, cells by (row, pair), and what is to be said below."""
+    """The table: columns, rows, cells by (row, pair), and the notes below."""
 
     pairs: list[str]
     lines: list[Line]
@@ -111,15 +99,12 @@ def bits_of(row: Mapping[str, Any]) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(row["correct"]), dtype=np.uint8))[: row["images"]].astype(float)
 
 
-def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> Difference | None:
-    """Difference of two lists of results on the same test images and seeds.
-
-    Its error has two parts, of images (each one's difference, meaned over the seeds) and of seeds (each one's
-    difference, meaned over the images); the larger is taken.
+def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> PairedDifference | None:
+    """Difference in points of two lists of results on the same test images and seeds.
 
     Args:
         rows: By seed.
-        others: What is taken away, by seed.
+        others: What is subtracted, by seed.
 
     Returns:
         None where no seed is in both, or the images are not as many.
@@ -127,11 +112,9 @@ def paired(rows: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[s
     seeds = [seed for seed in sorted(rows.keys() & others.keys()) if rows[seed]["images"] == others[seed]["images"]]
     if not seeds or len({rows[seed]["images"] for seed in seeds}) > 1:
         return None
-    difference = 100 * np.stack([bits_of(rows[seed]) - bits_of(others[seed]) for seed in seeds])  # (seeds, images)
-    images = difference.shape[1]
-    over_images = difference.mean(0).std(ddof=1) / np.sqrt(images) if images > 1 else 0.0
-    over_seeds = difference.mean(1).std(ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-    return Difference(float(difference.mean()), float(max(over_images, over_seeds)), len(seeds))
+    # (seeds, images)
+    correct, baseline = (100 * np.stack([bits_of(by_seed[seed]) for seed in seeds]) for by_seed in (rows, others))
+    return paired_difference(correct, baseline)
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summary:
@@ -168,8 +151,8 @@ def summarise(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> Summar
         notes.append(f"published figures do not compare with these, which had {', '.join(reasons)}")
     figures = {entry.published: None for entry in entries.values() if entry.published}
     for source in dict.fromkeys(figure.source for figure in figures):
-        said = next((figure.note for figure in figures if figure.source == source and figure.note), "")
-        notes.append(f"published: {source}{f' ({said})' if said else ''}")
+        remark = next((figure.note for figure in figures if figure.source == source and figure.note), "")
+        notes.append(f"published: {source}{f' ({remark})' if remark else ''}")
     return Summary(pairs, lines, entries, not reasons, notes)
 
 
@@ -185,7 +168,7 @@ def label(line: Line) -> str:
 
 
 def short(key: str, objective: str) -> str:
-    """A setting without what its objective says already."""
+    """A setting without its objective's prefix."""
     return key.removeprefix(f"objectives.{objective}.").removeprefix("objectives.").removeprefix("train.")
 
 
@@ -196,15 +179,15 @@ def _entry(cells: Mapping[tuple[Line, str], Mapping[int, Mapping[str, Any]]], li
     for baseline in (STUDENT, "kd"):
         # Where an ablation changes the baseline too, the one with the same value.
         others = cells.get(((baseline, line[1]), pair)) or cells.get(((baseline, None), pair))
-        if others and line[0] not in (baseline, TEACHER, STUDENT) and (found := paired(mine, others)):
-            against[baseline] = found
-    return Entry(fmean(top1), stdev(top1) if len(top1) > 1 else None, len(top1), _published(line, mine, pair), against)
+        if others and line[0] not in (baseline, TEACHER, STUDENT) and (difference := paired(mine, others)):
+            against[baseline] = difference
+    return Entry(mean_std(top1), _published(line, mine, pair), against)
 
 
 def _published(line: Line, rows: Mapping[int, Mapping[str, Any]], pair: str) -> Figure | None:
-    """The figure of this objective with the options it has; none for options that nobody published."""
-    given = [*next(iter(rows.values()))["given"], *(["=".join(line[1])] if line[1] else [])]
-    options = [one for one in given if one.startswith("objectives.") and not _is_default(one)]
+    """The figure of this objective with the options it has; none for options without a published figure."""
+    overrides = [*next(iter(rows.values()))["given"], *(["=".join(line[1])] if line[1] else [])]
+    options = [override for override in overrides if override.startswith("objectives.") and not _is_default(override)]
     teacher, _, student = pair.partition(":")
     return published(teacher, student, line[0], options[0] if options else "") if len(options) < 2 else None
 
@@ -219,67 +202,59 @@ def _is_default(override: str) -> bool:
 
 def _reasons(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[str]:
     """What sets these trainings apart from the published ones."""
-    given = dict.fromkeys(
-        one for row in rows for one in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])]
+    overrides = dict.fromkeys(
+        override for row in rows for override in [*row["given"], *(["=".join(row["vary"])] if row["vary"] else [])]
     )
     reasons = [
-        one for one in given if not one.startswith("objectives.") and not one.split("=")[0].startswith(_HOUSEKEEPING)
+        override
+        for override in overrides
+        if not override.startswith("objectives.") and not override.split("=")[0].startswith(_HOUSEKEEPING)
     ]
-    for name, place, wanted in (("train_images", 0, "training"), ("images", 1, "test")):
+    for name, place, kind in (("train_images", 0, "training"), ("images", 1, "test")):
         counts = sorted({row[name] for row in rows if row[name] is not None} - {benchmark.images[place]})
         if counts:
             reasons.append(
-                f"{' or '.join(f'{count:,}' for count in counts)} {wanted} images instead of "
-                f"{benchmark.images[place]:,}"
+                f"{' or '.join(f'{count:,}' for count in counts)} {kind} images instead of {benchmark.images[place]:,}"
             )
     return reasons
 
 
-def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The table of accuracies and that of differences: title, columns, lines of texts."""
+def tables_of(summary: Summary, pairs: Sequence[str] | None = None) -> list[Table]:
+    """The table of accuracies and that of differences."""
     pairs = summary.pairs if pairs is None else pairs
-    columns = [pair.replace(":", " → ", 1) if pair.partition(":")[0] else pair[1:] for pair in pairs]
+    columns = ["objectives"]
+    columns += [pair.replace(":", " → ", 1) if pair.partition(":")[0] else pair[1:] for pair in pairs]
     accuracy, difference = [], []
     for line in summary.lines:
-        found = [summary.entries.get((line, pair)) for pair in pairs]
-        if any(found):
-            accuracy.append([label(line), *("" if entry is None else _accuracy(entry) for entry in found)])
-        if any(entry and entry.against for entry in found):
-            difference.append([label(line), *("" if entry is None else _differences(entry) for entry in found)])
-    made = [("top-1 of the last epoch, %: mean ± standard deviation (seeds)", ["objectives", *columns], accuracy)]
+        cells = [summary.entries.get((line, pair)) for pair in pairs]
+        if any(cells):
+            accuracy.append([label(line), *("" if entry is None else _accuracy(entry) for entry in cells)])
+        if any(entry and entry.against for entry in cells):
+            difference.append([label(line), *("" if entry is None else _differences(entry) for entry in cells)])
+    tables = [Table("top-1 of the last epoch, %: mean ± standard deviation (seeds)", columns, accuracy)]
     if difference:
-        made.append(
-            (
-                "points to the untaught student and to KD: mean ± standard error, paired by test image and seed",
-                ["objectives", *columns],
-                difference,
-            )
-        )
-    return made
+        title = "points to the baseline and to KD: mean ± standard error, paired by test image and seed"
+        tables.append(Table(title, columns, difference))
+    return tables
 
 
 def _accuracy(entry: Entry) -> str:
-    spread = "" if entry.std is None else f" ± {entry.std:.2f}"
     figure = entry.published
-    said = "" if figure is None else f", published {figure.top1:.2f}{'†' if figure.note else ''}"
-    return f"{entry.mean:.2f}{spread} ({entry.seeds}){said}"
+    published = "" if figure is None else f", published {figure.top1:.2f}{'†' if figure.note else ''}"
+    return f"{entry.top1} ({entry.top1.count}){published}"
 
 
 def _differences(entry: Entry) -> str:
-    return ", ".join(f"{one.mean:+.2f} ± {one.error:.2f} to {baseline}" for baseline, one in entry.against.items())
+    return ", ".join(
+        f"{difference.mean:+.2f} ± {difference.error:.2f} to {baseline}"
+        for baseline, difference in entry.against.items()
+    )
 
 
 def markdown(summary: Summary) -> str:
-    """The tables and what is to be said below them, as Markdown."""
-    parts = []
-    for title, columns, lines in tables_of(summary):
-        rows = [columns, ["---"] * len(columns), *lines]
-        parts.append(
-            f"**{title}**\n\n"
-            + "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-        )
-    notes = "\n".join(f"- {note[0].upper()}{note[1:]}." for note in summary.notes)
-    return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
+    """The tables and the notes below them, as Markdown."""
+    notes = "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in summary.notes)
+    return "\n".join([*(table.to_markdown() for table in tables_of(summary)), *([notes] if notes else [])])
 
 
 def as_json(summary: Summary) -> list[dict[str, Any]]:
@@ -289,11 +264,11 @@ def as_json(summary: Summary) -> list[dict[str, Any]]:
             "pair": pair,
             "objective": line[0],
             "vary": list(line[1]) if line[1] else None,
-            "top1": entry.mean,
-            "std": entry.std,
-            "n": entry.seeds,
+            "top1": entry.top1.mean,
+            "std": entry.top1.std,
+            "n": entry.top1.count,
             "published": None if entry.published is None else entry.published._asdict(),
-            "against": {baseline: vars(one) for baseline, one in entry.against.items()},
+            "against": {baseline: vars(difference) for baseline, difference in entry.against.items()},
         }
         for (line, pair), entry in summary.entries.items()
     ]

@@ -1,18 +1,15 @@
-"""Runs the trainings of a benchmark, each in a process of its own, and turns each finished run into a row of
-results.
-"""
+"""Runs the trainings of a benchmark, each in a spawned process, and turns each finished run into a row of results."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from ..core.run import Run
 from ..models.build import build_network
 from .benchmark import TEACHER, Training
 from .results import append_row, key_of, pack_bits, read_rows
+from .training_process import Train, environment_of, start_process, visible_devices
 
 _POLL_SECONDS = 0.2
 
@@ -58,6 +56,7 @@ class Grid:
     Args:
         trainings: In the order to begin them; a student waits for its teacher.
         results: File of rows.
+        train: Trains a config with overrides; a module's function, which a new process can import.
         jobs: Trainings at a time.
         threads: Of each on the CPU; None shares the cores out.
         say: Told a line of progress.
@@ -70,16 +69,17 @@ class Grid:
         self,
         trainings: Sequence[Training],
         results: Path,
+        train: Train,
         *,
         jobs: int = 1,
         threads: int | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.results, self.say, self.jobs = results, say, jobs
+        self.results, self.say, self.jobs, self._train = results, say, jobs, train
         self.failed: dict[str, str] = {}
-        self._environment = _environment(jobs, threads)
-        self._devices = _devices()
-        self._running: dict[int, tuple[Training, subprocess.Popen]] = {}
+        self._environment = environment_of(jobs, threads)
+        self._devices = visible_devices()
+        self._running: dict[int, tuple[Training, BaseProcess]] = {}
         self._rows = read_rows(results)
         self._waiting = [training for training in trainings if not finished(Run(training.out))]
         self._unread = [
@@ -132,27 +132,22 @@ class Grid:
             self._waiting.remove(training)
             self._running[place] = training, self._start(training, place)
 
-    def _start(self, training: Training, place: int) -> subprocess.Popen:
+    def _start(self, training: Training, place: int) -> BaseProcess:
         training.out.parent.mkdir(parents=True, exist_ok=True)
         environment = dict(self._environment)
         if self._devices:
             environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
-        command = [sys.executable, "-m", "contrastill", "train", training.config, *training.overrides, "-q"]
-        with open(_log(training), "ab") as log:
-            # In a session of its own: Ctrl-C on the terminal reaches this process alone, which then passes it on once.
-            return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        return start_process(self._train, training.config, training.overrides, _log(training), environment)
 
     def _ended(self) -> list[tuple[Training, int]]:
-        found = [
-            (place, training, process.returncode)
+        ended = [
+            (place, training, process.exitcode)
             for place, (training, process) in self._running.items()
-            if process.poll() is not None
+            if process.exitcode is not None
         ]
-        for place, _, _ in found:
+        for place, _, _ in ended:
             del self._running[place]
-        return [(training, code) for _, training, code in found]
+        return [(training, code) for _, training, code in ended]
 
     def _end(self, training: Training, code: int) -> None:
         self._done, self._left = self._done + 1, self._left - 1
@@ -195,11 +190,11 @@ class Grid:
             process.terminate()
         try:
             for _, process in self._running.values():
-                process.wait()
+                process.join()
         except Stopped:  # asked a second time
             for _, process in self._running.values():
                 process.kill()
-                process.wait()
+                process.join()
             raise
 
 
@@ -246,7 +241,7 @@ def teacher_row(name: str, weights: Path, training: Training) -> dict[str, Any] 
         right = correct(name, weights, config.data)
     except UsageError:
         return None
-    row = {
+    row: dict[str, Any] = {
         "pair": name,
         "objective": TEACHER,
         "vary": None,
@@ -280,7 +275,9 @@ def correct(model: str, weights: str | os.PathLike, data: DataConfig) -> np.ndar
         answer_as(network, split.classes, f"{model} from {weights}", "the data", "name a network of the data's classes")
     right = []
     for batch in split.loader(batch_size=500, device=device, train=False).epoch(0):
-        right.append((network(batch, frozenset({"logits"})).logits.argmax(1) == batch["target"]).cpu())
+        logits = network(batch, frozenset({"logits"})).logits
+        assert logits is not None, "they were asked for"
+        right.append((logits.argmax(1) == batch["target"]).cpu())
     return torch.cat(right).numpy()
 
 
@@ -309,35 +306,7 @@ def _log(training: Training) -> Path:
 
 def _last_line(path: Path) -> str:
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("contrastill: ") if lines else ""
-
-
-def _devices() -> list[str]:
-    """The GPUs to deal out, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = (
-        [str(number) for number in range(torch.cuda.device_count())]
-        if visible is None
-        else [name.strip() for name in visible.split(",")]
-    )
-    return names[: torch.cuda.device_count()]
-
-
-def _environment(jobs: int, threads: int | None) -> Mapping[str, str]:
-    """The trainings' environment: so many threads each, which do not spin while they wait for work."""
-    mine = dict(os.environ)
-    if threads is not None or "OMP_NUM_THREADS" not in mine:
-        mine["OMP_NUM_THREADS"] = str(
-            threads
-            or max(
-                1,
-                len(os.sched_getaffinity(0)) // jobs
-                if hasattr(os, "sched_getaffinity")
-                else (os.cpu_count() or 1) // jobs,
-            )
-        )
-    mine.setdefault("OMP_WAIT_POLICY", "passive")
-    return mine
+    return lines[-1] if lines else ""
 
 
 @contextmanager

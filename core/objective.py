@@ -139,8 +139,8 @@ class Objective(nn.Module):
                 f"{type(self).__name__} reads {' and '.join(parts)} of the {role}: pass "
                 f"contrastill.Representation({values})"
             )
-        (part,) = parts
-        return Representation(**{part: tuple(outputs) if several else (outputs,) if part == "maps" else outputs})
+        tensors: Any = tuple(outputs) if several else (outputs,) if parts == ["maps"] else outputs
+        return Representation(**{parts[0]: tensors})
 
     def forward(self, student: Representation, teacher: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the scalar loss of this batch: the mean of :meth:`per_sample`, or the loss itself where it does not

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,14 @@ class Run:
         self.data = self.checkpoints / "data.json"
 
     def claim(self, config_yaml: str, data: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Make the folder this config's and this data's, or find that it is already.
+        """Make the folder for this config and these data, or check that it is theirs.
 
         Args:
             config_yaml: The resolved config.
-            data: Facts that tell the data of each split from others; None: they are not looked at.
+            data: Facts that identify the data of each split; None: they are not checked.
 
         Raises:
-            UsageError: It holds a run with another config or of other data, which is left as it is.
+            UsageError: It holds a run with another config or of other data; the run stays as it is.
         """
         if self.config.exists():
             changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
@@ -80,40 +81,41 @@ class Run:
             leftover.unlink()
 
     def abandon(self) -> None:
-        """Take back :meth:`claim` and :meth:`record`: of a training that was refused before its first step, whose
-        settings the next one is to change.
-        """
+        """Undo :meth:`claim` and :meth:`record` of a training that was refused before its first step."""
         for path in (self.config, self.versions, self.data):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
 
-    def record(self, versions: Mapping[str, str]) -> None:
-        """Keep what the run is made with in versions.json: an entry, and another one where it goes on with other
-        versions.
+    def record(self, versions: Mapping[str, str], command: str | None = None) -> None:
+        """Append the software versions and the command to versions.json, unless its last entry has these versions.
 
         Args:
-            versions: As :func:`~.versions.versions` gives them.
+            versions: As :func:`~.versions.versions` returns them.
+            command: The command line or call that trains the run, if it is known.
         """
-        known = self._versions()
-        if known and {**known[-1], "date": None} == {**versions, "date": None}:
+        entries = self._version_entries()
+        if entries and _versions_of(entries[-1]) == _versions_of(versions):
             return
+        entry = {**versions, **({} if command is None else {"command": command})}
         with self.room_for(self.versions.name):
-            write_text(self.versions, json.dumps([*known, versions], indent=1) + "\n")
+            write_text(self.versions, json.dumps([*entries, entry], indent=1) + "\n")
 
-    def made_with(self) -> dict[str, str]:
-        """The last entry of versions.json; empty where there is none."""
-        return (self._versions() or [{}])[-1]
+    def latest_versions(self) -> dict[str, str]:
+        """The software versions that the run was last trained with; empty where they are not recorded."""
+        entries = self._version_entries()
+        return {name: value for name, value in entries[-1].items() if name != "command"} if entries else {}
 
-    def _versions(self) -> list[dict[str, str]]:
+    def _version_entries(self) -> list[dict[str, str]]:
+        """The entries of versions.json, oldest first; none where the file is missing or damaged."""
         try:
             return json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
         except (json.JSONDecodeError, UnicodeDecodeError):
             return []
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Complain where the data are not those that the run began with."""
+        """Refuse data that the run did not begin with."""
         try:
             before = flatten(json.loads(self.data.read_text(encoding="utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -135,7 +137,7 @@ class Run:
                 )
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line that was cut off is left out."""
+        """The rows of metrics.jsonl, without a last line that was cut off."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -147,15 +149,15 @@ class Run:
         return rows
 
     def rewind(self, epoch: int) -> None:
-        """Forget the rows from ``epoch`` on: they were written after the checkpoint that a run goes on from."""
-        kept = [row for row in self.history() if row["epoch"] < epoch]
+        """Remove the rows from ``epoch`` on: they were written after the checkpoint that a run resumes from."""
+        rows = [row for row in self.history() if row["epoch"] < epoch]
         if self.metrics.exists():
-            text = "".join(json.dumps(row) + "\n" for row in kept)
+            text = "".join(json.dumps(row) + "\n" for row in rows)
             with self.room_for(self.metrics.name, len(text)):
                 write_text(self.metrics, text)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl: the whole line, or nothing.
+        """Append a row to metrics.jsonl, completely or not at all.
 
         Raises:
             FullDisk: There is no room for it.
@@ -176,6 +178,11 @@ class Run:
         return room_for(what, self.path, self.checkpoints, needed)
 
 
+def _versions_of(entry: Mapping[str, str]) -> dict[str, str]:
+    """What two entries of versions.json are compared by: neither when nor how the training was started."""
+    return {name: value for name, value in entry.items() if name not in ("date", "command")}
+
+
 def no_run(path: str | os.PathLike[str]) -> UsageError:
     """The error for a folder that is no run; suggests runs beside it."""
     hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
@@ -183,8 +190,31 @@ def no_run(path: str | os.PathLike[str]) -> UsageError:
 
 
 def runs_beside(path: str | os.PathLike[str]) -> list[str]:
-    """The runs in the folder in which ``path`` is looked for."""
+    """The runs in the parent folder of ``path``."""
     return [name for name in names_beside(path) if Run(name).config.is_file()]
+
+
+def walk_runs(path: str | os.PathLike[str], depth: int) -> Iterator[Path]:
+    """A folder and those below it, down to ``depth`` levels and to the runs, whose own folders are not entered.
+
+    Names are in natural order, ``seed-9`` before ``seed-10``; hidden folders, and those that cannot be read, are left
+    out.
+    """
+    path = Path(path)
+    yield path
+    if depth == 0 or Run(path).config.is_file():
+        return
+    try:
+        children = [child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    except OSError:
+        return
+    for child in sorted(children, key=_natural):
+        yield from walk_runs(child, depth - 1)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", path.name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _changed_lines(old: str, new: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .registry import PRETRAINED
-from .run import Run
+from .run import Run, walk_runs
 
 if TYPE_CHECKING:
     from .config.schema import NetworkConfig
@@ -18,21 +18,20 @@ _PREFIX = "seed-"
 
 
 def member(folder: str | os.PathLike, seed: int) -> Path:
-    """Where in a folder of seeds the run of one is."""
+    """The run of one seed in a folder of seeds."""
     return Path(folder) / f"{_PREFIX}{seed}"
 
 
 def members(folder: str | os.PathLike) -> list[Path]:
-    """The runs of a folder of seeds, by number; none where it is no such folder, as a run itself is not."""
-    folder = Path(folder)
-    if not folder.is_dir() or Run(folder).config.is_file() or Run(folder).student.is_file():
+    """The runs in a folder of seeds, by number; none of another folder, such as a run."""
+    if Run(folder).student.is_file():
         return []
-    numbered = {
-        int(number): path
-        for path in folder.iterdir()
-        if path.is_dir() and (number := path.name.removeprefix(_PREFIX)).isdigit() and number != path.name
-    }
-    return [numbered[number] for number in sorted(numbered)]
+    return [path for path in walk_runs(folder, depth=1) if path != Path(folder) and is_member(path)]
+
+
+def is_member(path: Path) -> bool:
+    """Whether a folder is called as the run of one seed is."""
+    return path.name.startswith(_PREFIX) and path.name.removeprefix(_PREFIX).isdecimal()
 
 
 def each_seed(networks: Iterable[NetworkConfig]) -> list[NetworkConfig]:
@@ -41,7 +40,7 @@ def each_seed(networks: Iterable[NetworkConfig]) -> list[NetworkConfig]:
     Raises:
         UsageError: One of its trainings has not ended.
     """
-    found: list[NetworkConfig] = []
+    networks_by_seed: list[NetworkConfig] = []
     for number, network in enumerate(networks):
         runs = members(network.weights) if network.weights not in (None, PRETRAINED) else []
         for run in runs:
@@ -51,5 +50,5 @@ def each_seed(networks: Iterable[NetworkConfig]) -> list[NetworkConfig]:
                     f"{run.name} has no {Run(run).student.name} yet: "
                     "let its training end, or name the finished runs one by one"
                 )
-        found += [network.model_copy(update={"weights": str(run)}) for run in runs] or [network]
-    return found
+        networks_by_seed += [network.model_copy(update={"weights": str(run)}) for run in runs] or [network]
+    return networks_by_seed

@@ -67,3 +67,14 @@ class Table:
 
     def _texts(self, row: Sequence[str | None]) -> list[str]:
         return ["–" if cell is None else str(cell) for cell in row]
+
+
+class TabularResult:
+    """Base of what a command comes to: ``print(result)`` shows its tables as plain text."""
+
+    def tables(self) -> list[Table]:
+        """The tables to show, in their order."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(table) for table in self.tables())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,70 +26,76 @@ from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
 from ..training.class_order import answer_for
-from .evaluate import evaluation_data
+from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
+from .evaluation_data import evaluation_data, location, named_objectives
+from .messages import print_message
 from .networks import EvaluatedNetworks
+from .train import Overrides, overrides_as_text
 
 FILE = "diversity.json"
 
 
 @dataclass
 class _Member:
-    """A network to measure: ``key`` as a small axis says it, ``where`` as an error does."""
+    """A network to measure.
+
+    Attributes:
+        key: Its name on a small axis.
+        name: Its name in a table.
+        location: Its name in errors.
+        weights: Their origin.
+        network: It.
+        entry: Its part of the config.
+    """
 
     key: str
     name: str
-    where: str
+    location: str
     weights: str
     network: Network
     entry: NetworkConfig
 
 
-def measure_diversity(
-    path: str | os.PathLike, overrides: Sequence[str] = (), *, say: Callable[[str], None] = lambda text: None
-) -> dict[str, Any] | None:
+def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> DiversityResult | None:
     """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
     split of their data.
 
     Args:
         path: A run, or a folder of seeds. ``diversity.json`` and ``diversity.png`` are written there.
-        overrides: ``key=value`` changes of the config, such as ``data.path=other.h5``.
-        say: Told what is left out.
+        overrides: Changes of the config, such as ``data.path=other.h5``.
 
     Returns:
-        ``data``, ``samples``, ``networks`` (for each ``name``, ``model``, ``weights``, ``top1``, ``nll``, ``ece`` and
-        ``disagreement``, the mean with the others), ``ensemble`` and ``student`` (the same measures; None without one),
-        ``oracle``, ``disagreement``, ``student_disagreement`` (with each network, then the ensemble),
-        ``mean_disagreement``, ``reliability`` and ``picture``; per cent but ``nll`` in nats and ``ece`` in [0, 1]. None
-        on a process that is not the main one.
+        The measures; None on a process that is not the main one. Networks that are left out are named on standard
+        error.
 
     Raises:
         UsageError: The path is neither, the run has no teacher, or data and networks have not the same classes.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
-    folder = Path(path)
-    runs = [folder] if Run(folder).config.is_file() else _finished(folder, say)
-    config = load_config(str(Run(runs[0]).config), overrides)
+    folder, texts = Path(path), overrides_as_text(overrides)
+    runs = [folder] if Run(folder).config.is_file() else _finished(folder)
+    config = load_config(str(Run(runs[0]).config), texts)
     data = evaluation_data(config)
     accelerator = prepare_accelerator(config.model_copy(update={"trackers": []}))
     if not accelerator.is_main_process:
         return None
     test = _labelled(data)
     if runs == [folder]:
-        student, networks = _of_run(folder, config, test, data.data.path or data.data.name, say)
+        student, networks = _of_run(folder, config, test, location(data))
     else:
-        student, networks = None, _of_seeds(runs, overrides)
-    targets, said = _ask(networks, test, accelerator)
-    own = _ask([student], test, accelerator)[1][0] if student else None
-    found = diversity(said, targets, own)
-    result = {"data": data.data.model_dump(mode="json"), "samples": len(targets), **_as_json(found, networks, student)}
-    result["picture"] = str(folder / "diversity.png")
+        student, networks = None, _of_seeds(runs, texts)
+    targets, probabilities = _probabilities(networks, test, accelerator)
+    own = _probabilities([student], test, accelerator)[1][0] if student else None
+    measures = diversity(probabilities, targets, own)
+    picture = folder / "diversity.png"
+    result = _result(measures, networks, student, data.data.model_dump(mode="json"), len(targets), picture)
+    write_text(folder / FILE, json.dumps(result.to_dict(), indent=1) + "\n")
     title = f"{folder.name}: {len(networks)} network{'s' * (len(networks) > 1)} on {len(targets):,} test samples"
-    write_text(folder / FILE, json.dumps(result, indent=1) + "\n")
-    _draw(found, networks, student, Path(result["picture"]), title)
+    _draw(measures, networks, student, picture, title)
     return result
 
 
-def _finished(folder: Path, say: Callable[[str], None]) -> list[Path]:
+def _finished(folder: Path) -> list[Path]:
     """The finished runs of a folder of seeds."""
     runs = members(folder)
     if not runs:
@@ -101,13 +107,13 @@ def _finished(folder: Path, say: Callable[[str], None]) -> list[Path]:
             f"none of the {len(runs)} runs in {folder} has ended: give the training time, or start it again"
         )
     if len(done) < len(runs):
-        say(f"left out, as they have not ended: {', '.join(str(run) for run in runs if run not in done)}")
+        print_message(f"left out, as they have not ended: {', '.join(str(run) for run in runs if run not in done)}")
     return done
 
 
 def _labelled(data: RunConfig) -> Any:
     """The test split, with classes."""
-    test, where = open_split(data, "test"), data.data.path or data.data.name
+    test, where = open_split(data, "test"), location(data)
     if test is None:
         raise UsageError(f"{where} has no test split: name one with evaluation.data.splits.test=…")
     if test.targets is None:
@@ -117,42 +123,49 @@ def _labelled(data: RunConfig) -> Any:
     return test
 
 
-def _of_run(
-    folder: Path, config: RunConfig, test: Any, where: str, say: Callable[[str], None]
-) -> tuple[_Member | None, list[_Member]]:
+def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Member | None, list[_Member]]:
     """A run's student, if its logits are worth comparing, and its teachers."""
     if not config.teachers:
-        raise UsageError(f"{folder} has no teachers to compare: name a run that was taught, or a folder of seeds")
+        raise UsageError(f"{folder} has no teachers to compare: name a run that was distilled, or a folder of seeds")
     first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
-    student = _Member("student", f"student {first.model}", "student", first.weights, first.network, first.entry)
+    name = f"student {first.model}"
+    student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry)
     if not _learns_logits(config) or not _answers(first.network, test, where):
-        say(f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out")
+        print_message(
+            f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out"
+        )
         student = None
     teachers = [
         _Member(
-            f"T{number}", f"teachers.{number} {one.model}", f"teachers.{number}", one.weights, one.network, one.entry
+            f"T{number}",
+            f"teachers.{number} {teacher.model}",
+            f"teachers.{number}",
+            teacher.weights,
+            teacher.network,
+            teacher.entry,
         )
-        for number, one in enumerate(others)
+        for number, teacher in enumerate(others)
     ]
     return student, teachers
 
 
 def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
     """The students of a folder of seeds."""
-    found = []
+    networks = []
     for run in runs:
         config = load_config(str(Run(run).config), overrides)
         if not _learns_logits(config):
             raise UsageError(
                 f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare"
             )
-        (one,) = EvaluatedNetworks(Run(run), config)(teachers=False, baselines=())
-        found.append(_Member(run.name, f"{run.name} {one.model}", str(run), str(run), one.network, one.entry))
-    return found
+        (student,) = EvaluatedNetworks(Run(run), config)(teachers=False, baselines=())
+        name = f"{run.name} {student.model}"
+        networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry))
+    return networks
 
 
 def _learns_logits(config: RunConfig) -> bool:
-    return any("logits" in OBJECTIVES[entry.name].needs for entry in config.objectives.values())
+    return any("logits" in OBJECTIVES[name].needs for name, _ in named_objectives(config))
 
 
 def _answers(network: Network, test: Any, where: str) -> bool:
@@ -165,30 +178,29 @@ def _answers(network: Network, test: Any, where: str) -> bool:
 
 
 @torch.no_grad()
-def _ask(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """The classes (N,) of the test samples and what networks say of them, (n, N, C) probabilities in float32, on the
-    CPU.
-    """
-    said = []
-    for one in networks:
-        check_modality(one.entry, test)
-        who = f"{one.where} ({one.entry.model}, weights {one.weights})"
-        if test.classes and len(one.network.recipe.get("classes") or ()) == len(test.classes):
+def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """The classes (N,) of the test samples, and the networks' probabilities (n, N, C) in float32, on the CPU."""
+    outputs = []
+    for member in networks:
+        check_modality(member.entry, test)
+        who = f"{member.location} ({member.entry.model}, weights {member.weights})"
+        if test.classes and len(member.network.recipe.get("classes") or ()) == len(test.classes):
             answer_as(
-                one.network,
+                member.network,
                 test.classes,
                 who,
                 "the data",
                 "say with its class_map which of its classes are the data's, or name data of its classes with "
                 "data.path=…",
             )
-        one.network.freeze().to(accelerator.device)
+        member.network.freeze().to(accelerator.device)
         parts, targets = [], []
         for batch in open_loader(
-            test, [one.network.modality], batch_size=256, train=False, device=accelerator.device
+            test, [member.network.modality], batch_size=256, train=False, device=accelerator.device
         ).epoch(0):
             with accelerator.autocast():
-                logits = one.network(batch, frozenset({"logits"})).logits
+                logits = member.network(batch, frozenset({"logits"})).logits
+            assert logits is not None, "they were asked for"
             if logits.shape[1] != test.num_classes:
                 raise UsageError(
                     f"{who} answers with {logits.shape[1]} classes and the data have {test.num_classes}: "
@@ -197,66 +209,72 @@ def _ask(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tu
                 )
             parts.append(logits.double().softmax(1).float().cpu())
             targets.append(batch["target"].cpu())
-        one.network.cpu()
-        said.append(torch.cat(parts))
-    return torch.cat(targets), torch.stack(said)
+        member.network.cpu()
+        outputs.append(torch.cat(parts))
+    return torch.cat(targets), torch.stack(outputs)
 
 
-def _as_json(found: Diversity, networks: Sequence[_Member], student: _Member | None) -> dict[str, Any]:
-    """The numbers by name; what is not a number becomes None."""
-    many = len(networks) - 1
-    rows = [
-        {"name": one.name, "model": one.entry.model, "weights": one.weights, **_measures(quality)}
-        | {"disagreement": differs.sum().item() / many if many else None}
-        for one, quality, differs in zip(networks, found.networks, found.disagreement, strict=True)
+def _result(
+    measures: Diversity,
+    networks: Sequence[_Member],
+    student: _Member | None,
+    data: Mapping[str, Any],
+    samples: int,
+    picture: Path,
+) -> DiversityResult:
+    """The measures by name; what is not a number becomes None."""
+    others = len(networks) - 1
+    qualities = [
+        _quality(quality, member, differs.sum().item() / others if others else None)
+        for member, quality, differs in zip(networks, measures.networks, measures.disagreement, strict=True)
     ]
-    beside = None if found.student_disagreement is None else found.student_disagreement.tolist()
-    curves = {"networks": found.pooled, "ensemble": found.ensemble.reliability} | (
-        {"student": found.student.reliability} if student else {}
+    curves = {"networks": measures.pooled, "ensemble": measures.ensemble.reliability}
+    if measures.student is not None:
+        curves["student"] = measures.student.reliability
+    beside = measures.student_disagreement
+    return DiversityResult(
+        data,
+        samples,
+        tuple(qualities),
+        _quality(measures.ensemble),
+        _quality(measures.student, student) if measures.student is not None else None,
+        measures.oracle,
+        measures.mean_disagreement,
+        measures.disagreement.tolist(),
+        None if beside is None else beside.tolist(),
+        {name: _bins(curve) for name, curve in curves.items()},
+        picture,
     )
-    return {
-        "networks": rows,
-        "ensemble": _measures(found.ensemble),
-        "student": {
-            "name": student.name,
-            "model": student.entry.model,
-            "weights": student.weights,
-            **_measures(found.student),
-        }
-        if student
-        else None,
-        "oracle": found.oracle,
-        "mean_disagreement": found.mean_disagreement,
-        "disagreement": found.disagreement.tolist(),
-        "student_disagreement": beside,
-        "reliability": {
-            name: {part: _numbers(getattr(curve, part)) for part in ("confidence", "accuracy", "share")}
-            for name, curve in curves.items()
-        },
-    }
 
 
-def _measures(quality: Quality) -> dict[str, float]:
-    return {"top1": quality.top1, "nll": quality.nll, "ece": quality.ece}
+def _quality(quality: Quality, member: _Member | None = None, disagreement: float | None = None) -> NetworkQuality:
+    measures = (quality.top1, quality.nll, quality.ece)
+    if member is None:
+        return NetworkQuality(*measures)
+    return NetworkQuality(*measures, member.name, member.entry.model, member.weights, disagreement)
+
+
+def _bins(curve: Reliability) -> ReliabilityBins:
+    return ReliabilityBins(_numbers(curve.confidence), _numbers(curve.accuracy), _numbers(curve.share))
 
 
 def _numbers(values: Tensor) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _draw(found: Diversity, networks: Sequence[_Member], student: _Member | None, path: Path, title: str) -> None:
-    matrix, keys = found.disagreement, [one.key for one in networks]
-    bars = [Bar(one.name, quality.top1) for one, quality in zip(networks, found.networks, strict=True)]
-    curves = [_curve("networks", "each network" if len(networks) > 1 else "the network", found.pooled)]
+def _draw(measures: Diversity, networks: Sequence[_Member], student: _Member | None, path: Path, title: str) -> None:
+    matrix, keys = measures.disagreement, [member.key for member in networks]
+    bars = [Bar(member.name, quality.top1) for member, quality in zip(networks, measures.networks, strict=True)]
+    curves = [_curve("networks", "each network" if len(networks) > 1 else "the network", measures.pooled)]
     if len(networks) > 1:
-        bars.append(Bar("their ensemble", found.ensemble.top1, "ensemble"))
-        curves.append(_curve("ensemble", "their ensemble", found.ensemble.reliability))
-    if student:
-        beside = found.student_disagreement[: len(networks)]
+        bars.append(Bar("their ensemble", measures.ensemble.top1, "ensemble"))
+        curves.append(_curve("ensemble", "their ensemble", measures.ensemble.reliability))
+    if student and measures.student is not None and measures.student_disagreement is not None:
+        beside = measures.student_disagreement[: len(networks)]
         matrix = torch.cat([torch.cat([matrix, beside[:, None]], 1), torch.cat([beside, torch.zeros(1)])[None]])
         keys.append(student.key)
-        bars.append(Bar(student.name, found.student.top1, "student"))
-        curves.append(_curve("student", "student", found.student.reliability))
+        bars.append(Bar(student.name, measures.student.top1, "student"))
+        curves.append(_curve("student", "student", measures.student.reliability))
     draw_diversity(keys, matrix.numpy(), bars, curves, path, title=title)
 
 

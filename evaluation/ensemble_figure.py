@@ -1,21 +1,25 @@
-"""Gathers runs into the figure of error against the number of teachers."""
+"""The figure of students' error against the number of their teachers."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
-from ..core.run import Run, flatten
-from ..plots.teachers import Panel, Point
+from ..core.run import Run, flatten, walk_runs, writable_folder
+from ..core.statistics import mean_std
+from ..core.table import Table, TabularResult
+from ..plots.teachers import Panel, Point, draw_teachers
+from .evaluation_data import named_objectives
+from .messages import print_message
 
 _KEYS = 3  # settings that a label names
 _DEPTH = 2  # levels of folders above a run: a folder of folders of seeds
@@ -30,7 +34,7 @@ _HOUSEKEEPING = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """One finished run of the figure.
 
     Attributes:
@@ -40,8 +44,8 @@ class Entry:
         teachers: How many it has.
         seed: Its own.
         error: 100 − top-1 of the last epoch, per cent.
-        settings: Everything else that its training was told, flat.
-        own: Mean error of its teachers, and that of their ensemble, if they were measured.
+        settings: All other settings of its training, flat.
+        teacher_errors: Mean error of its teachers, and that of their ensemble; None where they were not measured.
     """
 
     path: Path
@@ -51,7 +55,91 @@ class Entry:
     seed: int
     error: float
     settings: dict[str, Any]
-    own: tuple[float, float] | None
+    teacher_errors: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class FigurePoint:
+    """One point of the figure.
+
+    Attributes:
+        student: Architecture of the students.
+        label: The line it is on.
+        kind: ``baseline`` (without a teacher), ``distilled``, ``teachers`` or ``ensemble``.
+        teachers: Number of teachers.
+        error: 100 − top-1 of the last epoch, per cent; mean over the runs.
+        std: Standard deviation over the runs; None of a single one.
+        n: Number of runs.
+    """
+
+    student: str
+    label: str
+    kind: str
+    teachers: int
+    error: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class EnsembleFigure(TabularResult):
+    """The figure of error against the number of teachers: its points and the picture."""
+
+    points: tuple[FigurePoint, ...]
+    picture: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``contrastill ensemble figure --json`` prints them."""
+        return {"points": [vars(point) for point in self.points], "picture": str(self.picture)}
+
+    def tables(self) -> list[Table]:
+        """One row per point."""
+        rows = [
+            [
+                point.student,
+                point.label,
+                str(point.teachers),
+                f"{point.error:.2f}" + ("" if point.std is None else f" ± {point.std:.2f}"),
+                str(point.n),
+            ]
+            for point in self.points
+        ]
+        title = "error of the last epoch, mean ± standard deviation over n runs"
+        columns = ("student", "objectives", "teachers", "error %", "n")
+        return [Table(title, columns, rows, [f"picture: {self.picture}"])]
+
+
+def ensemble_figure(runs: Sequence[str | os.PathLike], out: str | os.PathLike = "teachers.png") -> EnsembleFigure:
+    """Draw the error of students against the number of their teachers, mean ± standard deviation over seeds.
+
+    Args:
+        runs: Runs, folders of runs (of seeds, for one), or folders of those.
+        out: The PNG to write.
+
+    Raises:
+        UsageError: A path with no run in it, or none with a teacher; another format than PNG.
+        ContrastillError: No run has ended, or a file is damaged.
+    """
+    path = Path(out)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--out {out} is no PNG: give a name that ends in .png")
+    panels = gather(runs, warn=print_message)
+    writable_folder(path.parent)
+    draw_teachers(panels, path)
+    return EnsembleFigure(tuple(point for panel in panels for point in _points(panel)), path)
+
+
+def _points(panel: Panel) -> Iterator[FigurePoint]:
+    """A panel's points, line by line."""
+    lines = [
+        *((label, "baseline", [point]) for label, point in panel.baselines.items()),
+        *((label, "distilled", points) for label, points in panel.lines.items()),
+        ("the teachers, mean", "teachers", panel.teachers),
+        ("the teachers' ensemble", "ensemble", panel.ensembles),
+    ]
+    for label, kind, points in lines:
+        for point in points:
+            yield FigurePoint(panel.student, label, kind, point.teachers, point.error, point.std, point.runs)
 
 
 def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = lambda text: None) -> list[Panel]:
@@ -62,7 +150,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
 
     Args:
         paths: Runs, folders of runs (of seeds, for one), or folders of those.
-        warn: Told what is left out, and of runs that count twice.
+        warn: Takes messages about runs that are left out, or that count twice.
 
     Returns:
         A panel for each architecture of a student.
@@ -73,11 +161,11 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
     """
     runs: dict[Path, Path] = {}
     for path in paths:
-        found = _runs(Path(path), _DEPTH)
-        if not found:
+        inside = [folder for folder in walk_runs(path, _DEPTH) if Run(folder).config.is_file()]
+        if not inside:
             hint = nearest(str(path), names_beside(path), "name the folders that trainings wrote (their out=…)")
             raise UsageError(f"{path} is no run and holds none: {hint}")
-        runs |= {run.resolve(): run for run in found}
+        runs |= {run.resolve(): run for run in inside}
     entries, why = [], []
     for run in runs.values():
         if reason := _unusable(run):
@@ -90,21 +178,12 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
         warn(f"left out: {reason}")
     if not any(entry.label for entry in entries):
         raise UsageError(
-            "none of these runs has a teacher: name runs that were taught, and untaught ones to compare them with"
+            "none of these runs has a teacher: name runs that were distilled, and baselines to compare them with"
         )
     return [
         _panel(student, [entry for entry in entries if entry.student == student], warn)
         for student in dict.fromkeys(entry.student for entry in entries)
     ]
-
-
-def _runs(path: Path, depth: int) -> list[Path]:
-    """The runs in a folder, itself if it is one."""
-    if Run(path).config.is_file():
-        return [path]
-    if depth == 0 or not path.is_dir():
-        return []
-    return [run for child in sorted(path.iterdir()) if child.is_dir() for run in _runs(child, depth - 1)]
 
 
 def _unusable(path: Path) -> str:
@@ -115,7 +194,7 @@ def _unusable(path: Path) -> str:
     return "" if history and "top1" in history[-1] else f"{path} has no top-1 on a test split"
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> RunEntry:
     try:
         config = load_config(str(Run(path).config))
     except UsageError as error:
@@ -131,7 +210,7 @@ def _entry(path: Path) -> Entry:
         settings["data.path"] = Path(config.data.path).name
     if not label:
         settings = {key: value for key, value in settings.items() if not key.startswith("ensemble.")}
-    return Entry(
+    return RunEntry(
         path,
         config.student.model,
         label,
@@ -139,48 +218,48 @@ def _entry(path: Path) -> Entry:
         config.seed,
         100 - Run(path).history()[-1]["top1"],
         settings,
-        _own(path, config) if label else None,
+        _teacher_errors(path, config) if label else None,
     )
 
 
 def _label(config: RunConfig) -> str:
     """``CRD + KD``; with the rule that combines the teachers where it is not their sum, as ``CRD (gradient)``."""
     names = sorted(
-        (entry.name, entry.rule or config.ensemble.rule)
-        for entry in config.objectives.values()
-        if OBJECTIVES[entry.name].needs_teacher
+        (name, entry.rule or config.ensemble.rule)
+        for name, entry in named_objectives(config)
+        if OBJECTIVES[name].needs_teacher
     )
     rules = {rule for _, rule in names}
     if len(rules) <= 1:
-        label = " + ".join(_spoken(name) for name, _ in names)
+        label = " + ".join(_display_name(name) for name, _ in names)
         return label if not rules or rules == {"sum"} else f"{label} ({rules.pop()})"
-    return " + ".join(_spoken(name) + ("" if rule == "sum" else f" ({rule})") for name, rule in names)
+    return " + ".join(_display_name(name) + ("" if rule == "sum" else f" ({rule})") for name, rule in names)
 
 
-def _spoken(name: str) -> str:
+def _display_name(name: str) -> str:
     """``kd`` as KD, ``dense_crd`` as dense CRD."""
     return " ".join(part.upper() if len(part) <= 3 else part for part in name.split("_"))
 
 
-def _own(path: Path, config: RunConfig) -> tuple[float, float] | None:
-    """What diversity.json says of the teachers on the run's own data: their mean error and that of their ensemble."""
+def _teacher_errors(path: Path, config: RunConfig) -> tuple[float, float] | None:
+    """Mean error of the teachers and that of their ensemble, from diversity.json, if it is of the run's own data."""
     file = path / "diversity.json"
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["data"] != config.data.model_dump(mode="json"):
+        measures = json.loads(file.read_text(encoding="utf-8"))
+        if measures["data"] != config.data.model_dump(mode="json"):
             return None
-        return 100 - fmean(network["top1"] for network in found["networks"]), 100 - found["ensemble"]["top1"]
+        return 100 - fmean(network["top1"] for network in measures["networks"]), 100 - measures["ensemble"]["top1"]
     except (ValueError, KeyError, TypeError) as error:
         raise ContrastillError(
             f"{file} cannot be read: make it again with contrastill ensemble diversity {path}"
         ) from error
 
 
-def _panel(student: str, entries: list[Entry], warn: Callable[[str], None]) -> Panel:
+def _panel(student: str, entries: list[RunEntry], warn: Callable[[str], None]) -> Panel:
     lines: dict[str, list[Point]] = {}
-    untaught: dict[str, Point] = {}
+    baselines: dict[str, Point] = {}
     for label, line in _named(entries).items():
         points = [
             _point([entry for entry in line if entry.teachers == count], warn)
@@ -189,43 +268,43 @@ def _panel(student: str, entries: list[Entry], warn: Callable[[str], None]) -> P
         if line[0].label:
             lines[label] = points
         else:
-            untaught[label] = points[0]
-    measured = [entry for entry in entries if entry.own]
-    counts = sorted({entry.teachers for entry in measured})
+            baselines[label] = points[0]
+    measured = [(entry.teachers, entry.teacher_errors) for entry in entries if entry.teacher_errors]
+    counts = sorted({teachers for teachers, _ in measured})
     teachers, ensembles = (
-        [_mean(count, [entry.own[place] for entry in measured if entry.teachers == count]) for count in counts]
+        [_mean(count, [errors[place] for teachers, errors in measured if teachers == count]) for count in counts]
         for place in (0, 1)
     )
-    return Panel(student, dict(sorted(lines.items())), untaught, teachers, ensembles)
+    return Panel(student, dict(sorted(lines.items())), baselines, teachers, ensembles)
 
 
-def _named(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+def _named(entries: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
     """Lines by their label; equal labels of different settings say the first differences."""
-    groups: dict[str, dict[str, list[Entry]]] = {}
+    groups: dict[str, dict[str, list[RunEntry]]] = {}
     for entry in entries:
-        groups.setdefault(entry.label or "untaught", {}).setdefault(
+        groups.setdefault(entry.label or "baseline", {}).setdefault(
             json.dumps(entry.settings, sort_keys=True), []
         ).append(entry)
     named: dict[str, Any] = {}
-    for label, alike in groups.items():
-        every = [line[0].settings for line in alike.values()]
+    for label, lines in groups.items():
+        every = [line[0].settings for line in lines.values()]
         keys = [
             key
             for key in {key: None for settings in every for key in settings}
             if len({json.dumps(settings.get(key)) for settings in every}) > 1
         ]
-        for line in alike.values():
-            said = [
+        for line in lines.values():
+            differences = [
                 f"{key.removeprefix('objectives.').removeprefix('train.')}={line[0].settings.get(key)}"
                 for key in keys[:_KEYS]
             ]
-            full = ", ".join([label, *said])
+            full = ", ".join([label, *differences])
             again = sum(other == full or other.startswith(f"{full} #") for other in named)
             named[f"{full} #{again + 1}" if again else full] = line
     return named
 
 
-def _point(entries: list[Entry], warn: Callable[[str], None]) -> Point:
+def _point(entries: list[RunEntry], warn: Callable[[str], None]) -> Point:
     """The mean over seeds."""
     seeds: dict[int, Path] = {}
     for entry in entries:
@@ -236,4 +315,5 @@ def _point(entries: list[Entry], warn: Callable[[str], None]) -> Point:
 
 
 def _mean(teachers: int, errors: list[float]) -> Point:
-    return Point(teachers, fmean(errors), stdev(errors) if len(errors) > 1 else None, len(errors))
+    error = mean_std(errors)
+    return Point(teachers, error.mean, error.std, error.count)

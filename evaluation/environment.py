@@ -1,367 +1,107 @@
-"""What ``contrastill doctor`` looks at, a function a subject; each says what it found, and where that stands in a
-training's way, the way out.
-"""
+"""What is installed, what there is to compute with, and what would stop a training."""
 
 from __future__ import annotations
 
 import os
-import platform
-import re
-import shutil
-import sys
-import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-MARKS = ("ok", "note", "problem")
-"""As it should be; worth knowing; would stop a training."""
+from ..core.errors import ContrastillError, UsageError
+from ..core.table import Table, TabularResult
+from . import environment_checks
+from .data import describe_data
+from .environment_checks import Finding
 
-_VARIABLES = re.compile(
-    r"(OMP|MKL|CUDA|NCCL|GLOO|ACCELERATE|CONTRASTILL|HF|TORCH|PYTORCH)_\w+|HF_HOME|XDG_CACHE_HOME|TRANSFORMERS_OFFLINE|NO_ALBUMENTATIONS_UPDATE"
-)
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD")
-_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-_DEVELOPERS = ("test", "docs", "benchmark")
-"""Extras that serve work on contrastill itself."""
+_CHECKS = ("versions", "extras", "devices", "environment", "room", "configs", "weights")
+_LENGTH = 200  # of the part of an error that is shown
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report.
+class EnvironmentReport(TabularResult):
+    """The findings of all checks, in their order."""
 
-    Attributes:
-        subject: What was looked at.
-        name: Which part of it.
-        mark: One of ``MARKS``.
-        said: What was found.
-        way: What to do about it; empty where nothing has to be done.
-    """
+    findings: tuple[Finding, ...]
 
-    subject: str
-    name: str
-    mark: str
-    said: str
-    way: str = ""
+    @property
+    def problems(self) -> int:
+        """How many would stop a training."""
+        return self._counts()["problem"]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``contrastill doctor --json`` prints them."""
+        return {"problems": self.problems, "findings": [finding.to_dict() for finding in self.findings]}
 
-def requirements() -> list[Any]:
-    """What contrastill asks for, as packaging's Requirements: of the checkout's pyproject.toml, else of the installed
-    distribution.
-    """
-    from packaging.requirements import Requirement
+    def tables(self) -> list[Table]:
+        """One row per finding; a subject is named in its first row."""
+        rows, before = [], None
+        for finding in self.findings:
+            subject = "" if finding.subject == before else finding.subject
+            rows.append([finding.mark, subject, finding.name, finding.message, finding.advice])
+            before = finding.subject
+        return [Table("", ("", "subject", "name", "state", "what to do"), rows, [self.summary()])]
 
-    checkout = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    if checkout.is_file():
-        project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"]
-        extras = [
-            f'{one} ; extra == "{extra}"' for extra, group in project["optional-dependencies"].items() for one in group
+    def summary(self) -> str:
+        """How many problems and notes there are."""
+        counts = self._counts()
+        notes = f"{counts['note']} note{'s' * (counts['note'] != 1)}"
+        if counts["problem"]:
+            return f"{counts['problem']} problem{'s' * (counts['problem'] != 1)}, {notes}"
+        return f"nothing stands in a training's way ({notes})"
+
+    def __str__(self) -> str:
+        """One line per finding, however long: what a pipe or a log takes."""
+        lines = [
+            f"{finding.mark:8}{finding.subject}: {finding.name}: {finding.message}"
+            + (f" -> {finding.advice}" if finding.advice else "")
+            for finding in self.findings
         ]
-        return [Requirement(text) for text in [*project["dependencies"], *extras]]
-    return [Requirement(text) for text in metadata.requires("contrastill") or []]
+        return "\n".join([*lines, self.summary()])
+
+    def _counts(self) -> Counter[str]:
+        return Counter(finding.mark for finding in self.findings)
 
 
-def installed(name: str) -> str | None:
-    """The version of a distribution, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def check_environment(data: Sequence[str | os.PathLike] = ()) -> EnvironmentReport:
+    """Check packages, devices, variables, disk and memory, configs, cached weights, and data; nothing is raised.
 
-
-def versions() -> Iterator[Finding]:
-    """Python, contrastill, and each package that it needs against the least version, and against what the others ask of
-    it.
+    Args:
+        data: Files, folders or ``NAME:PATH``; each is read.
     """
-    from packaging.requirements import Requirement
-
-    from .. import __version__
-
-    yield Finding("versions", "contrastill", "ok", f"{__version__} in {Path(__file__).resolve().parent.parent}")
-    yield Finding(
-        "versions",
-        "python",
-        "ok",
-        f"{platform.python_version()} in {sys.prefix}, {platform.system()} {platform.machine()}",
-    )
-    needed = [one for one in requirements() if one.marker is None]
-    there = {one.name: installed(one.name) for one in needed}
-    for one in needed:
-        way = f"pip install --upgrade '{one}'"
-        if there[one.name] is None:
-            yield Finding("versions", one.name, "problem", "is not installed", way)
-        elif not one.specifier.contains(there[one.name], prereleases=True):
-            yield Finding(
-                "versions", one.name, "problem", f"{there[one.name]}, and contrastill needs {one.specifier}", way
-            )
-        else:
-            yield Finding("versions", one.name, "ok", there[one.name])
-    for name in there:
-        for other in map(Requirement, (metadata.requires(name) or []) if there[name] else []):
-            has = there.get(other.name)
-            applies = other.marker is None or other.marker.evaluate({"extra": ""})
-            if has and applies and not other.specifier.contains(has, prereleases=True):
-                said = f"{there[name]} needs {other.name}{other.specifier}, and {has} is installed"
-                yield Finding(
-                    "versions", name, "problem", said, f"pip install --upgrade {name} '{other.name}{other.specifier}'"
-                )
+    findings: list[Finding] = []
+    for name in _CHECKS:
+        try:
+            findings += getattr(environment_checks, name)()
+        except Exception as error:  # what is broken is what the report is there to say
+            message = f"could not be looked at: {_first_words(error)}"
+            findings.append(Finding(name, "", "problem", message, "pip install --force-reinstall contrastill"))
+    findings += [_data_finding(os.fspath(source)) for source in data]
+    return EnvironmentReport(tuple(findings))
 
 
-def extras() -> Iterator[Finding]:
-    """Optional parts, installed or how to install them."""
-    groups: dict[str, list[Any]] = {}
-    for one in requirements():
-        if (
-            one.marker is not None
-            and (match := re.search(r'extra == "([\w-]+)"', str(one.marker)))
-            and one.name != "contrastill"
-        ):
-            groups.setdefault(match[1], []).append(one)
-    for extra, group in groups.items():
-        missing = [one.name for one in group if installed(one.name) is None]
-        if extra in _DEVELOPERS:
-            continue
-        if missing:
-            yield Finding(
-                "extras", extra, "note", f"without {', '.join(missing)}", f"pip install 'contrastill[{extra}]'"
-            )
-        else:
-            yield Finding("extras", extra, "ok", ", ".join(f"{one.name} {installed(one.name)}" for one in group))
-
-
-def devices() -> Iterator[Finding]:
-    """Processor, accelerators, and what processes can talk through."""
-    cores, usable = (
-        os.cpu_count() or 1,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )
-    of = f" of {cores}" if usable < cores else ""
+def _data_finding(source: str) -> Finding:
+    """What data hold, or why they cannot be read."""
     try:
-        import torch
-    except Exception as error:  # a library that it lacks is an OSError, a half-installed one anything
-        yield Finding(
-            "devices",
-            "torch",
-            "problem",
-            f"cannot be imported: {' '.join(str(error).split())[:200]}",
-            "install torch again, see pytorch.org",
-        )
-        return
-    threads = torch.get_num_threads()
-    many = threads > usable
-    yield Finding(
-        "devices", "processor", "note" if many else "ok",
-        f"{usable}{of} core{'s' * (usable > 1)}, {threads} thread{'s' * (threads > 1)}, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
-        f"OMP_NUM_THREADS={usable}: more threads than cores wait for each other" if many else "",
-    )  # fmt: skip
-    yield _bf16()
-    found = list(_accelerators(torch))
-    yield from found or [Finding("devices", "accelerator", *_no_accelerator(torch))]
-    if not torch.distributed.is_available():
-        yield Finding(
-            "devices",
-            "several processes",
-            "note",
-            "torch was built without distributed: one process at a time",
-            "another build of torch",
-        )
-        return
-    backends = [name for name in ("gloo", "nccl", "mpi") if getattr(torch.distributed, f"is_{name}_available")()]
-    yield Finding("devices", "several processes", "ok", f"backends {', '.join(backends) or 'none'}")
+        description = describe_data(source)
+    except UsageError as error:
+        return Finding("data", source, "problem", str(error))
+    except ContrastillError as error:
+        message, _, advice = str(error).partition("; ")
+        return Finding("data", source, "problem", message, advice)
+    except Exception as error:  # whatever a library raises for a damaged file: the report goes on
+        return Finding("data", source, "problem", f"cannot be read: {_first_words(error)}", "copy it again")
+    summary, splits = description.summary(), description.splits
+    ragged = [name for name, split in splits.items() if split.samples is None]
+    if not splits:
+        return Finding("data", source, "problem", f"{summary}: it has no splits", "pack it again")
+    if ragged:
+        message = f"{summary}: fields differ in length in {', '.join(ragged)}"
+        return Finding("data", source, "problem", message, "pack it again")
+    if "test" not in splits:
+        return Finding("data", source, "note", summary, "no split is called test: data.splits.test=NAME, or null")
+    return Finding("data", source, "ok", summary)
 
 
-def _bf16() -> Finding:
-    """Whether the processor computes in bf16, or takes longer for it."""
-    flags = (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-        if Path("/proc/cpuinfo").is_file()
-        else None
-    )
-    if flags is None:
-        return Finding("devices", "bf16 on the processor", "ok", f"{platform.system()} does not say")
-    units = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
-    if units:
-        return Finding("devices", "bf16 on the processor", "ok", f"{units[0]}: train.precision=bf16 pays")
-    return Finding("devices", "bf16 on the processor", "ok", "no unit for it: train.precision=fp32 is faster here")
-
-
-def _accelerators(torch: Any) -> Iterator[Finding]:
-    for number in range(torch.cuda.device_count()):
-        try:
-            card = torch.cuda.get_device_properties(number)
-        except RuntimeError as error:
-            said = f"cannot be used: {str(error).splitlines()[0]}"
-            yield Finding("devices", f"cuda:{number}", "problem", said, "CUDA_VISIBLE_DEVICES= trains on the processor")
-            continue
-        yield Finding(
-            "devices",
-            f"cuda:{number}",
-            "ok",
-            f"{card.name}, {_size(card.total_memory)}, compute capability {card.major}.{card.minor}",
-        )
-    if torch.backends.mps.is_available():
-        yield Finding("devices", "mps", "ok", "Apple's GPU, which shares the memory")
-
-
-def _no_accelerator(torch: Any) -> tuple[str, ...]:
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "x").strip() in ("", "-1"):
-        return "ok", "none: CUDA_VISIBLE_DEVICES hides them"
-    if Path("/dev/nvidia0").exists():
-        build = (
-            f"for CUDA {torch.version.cuda}, which this driver may be too old for"
-            if torch.version.cuda
-            else "for processors alone"
-        )
-        return (
-            "note",
-            f"a GPU is there, and torch cannot use it: this build is {build}",
-            "install another build, see pytorch.org",
-        )
-    return "ok", "none: trainings run on the processor"
-
-
-def environment() -> Iterator[Finding]:
-    """Variables that change what a training does or how fast."""
-    policy = os.environ.get("OMP_WAIT_POLICY", "")
-    if policy.lower() != "passive":
-        said = policy or "not set: threads that wait keep their cores busy"
-        yield Finding(
-            "environment",
-            "OMP_WAIT_POLICY",
-            "note",
-            said,
-            "OMP_WAIT_POLICY=passive where several processes share the cores",
-        )
-    for name in sorted(name for name in os.environ if _VARIABLES.fullmatch(name)):
-        value = "(set)" if _SECRET.search(name) else os.environ[name]
-        if name in _OFFLINE and value.lower() in ("1", "on", "yes", "true"):
-            yield Finding(
-                "environment",
-                name,
-                "note",
-                f"{value}: weights=pretrained finds only what was fetched before",
-                f"unset {name} to fetch more",
-            )
-        elif name != "OMP_WAIT_POLICY" or policy.lower() == "passive":
-            yield Finding("environment", name, "ok", value)
-
-
-def room() -> Iterator[Finding]:
-    """Disk here, memory, and memory that worker processes share."""
-    import psutil
-
-    here, free = Path.cwd(), shutil.disk_usage(Path.cwd()).free
-    if not os.access(here, os.W_OK):
-        yield Finding(
-            "room",
-            "folder",
-            "problem",
-            f"{here} cannot be written to",
-            "call contrastill elsewhere, or give out=FOLDER",
-        )
-    low = free < 2e9
-    mark = "problem" if free < 5e7 else "note" if low else "ok"
-    yield Finding(
-        "room",
-        "disk",
-        mark,
-        f"{_size(free)} free in {here}",
-        "make room: checkpoints are written beside the old ones" if low else "",
-    )
-    memory = psutil.virtual_memory()
-    low = memory.available < 1e9
-    said = f"{_size(memory.available)} available of {_size(memory.total)}"
-    yield Finding(
-        "room", "memory", "note" if low else "ok", said, "end other programs, or lower train.batch_size" if low else ""
-    )
-    if Path("/dev/shm").is_dir() and (shared := shutil.disk_usage("/dev/shm")).total < 256e6:
-        said = f"{_size(shared.total)} in /dev/shm, which data.workers hand images over in"
-        yield Finding(
-            "room", "shared memory", "note", said, "data.workers=0, or start the container with --shm-size=2g"
-        )
-
-
-def configs() -> Iterator[Finding]:
-    """Whether the shipped configs can be read."""
-    from yaml import YAMLError, safe_load
-
-    from ..core.config.loading import configs_folder, shipped_configs
-
-    names, damaged = shipped_configs(), 0
-    for name in names:
-        try:
-            if not isinstance(safe_load((configs_folder() / f"{name}.yaml").read_text(encoding="utf-8")), dict):
-                raise YAMLError("no mapping")
-        except (YAMLError, OSError, UnicodeDecodeError) as error:
-            damaged += 1
-            yield Finding(
-                "configs", name, "problem", f"cannot be read: {str(error).splitlines()[0]}", "install contrastill again"
-            )
-    if not names:
-        yield Finding(
-            "configs", "shipped", "problem", f"there are none in {configs_folder()}", "install contrastill again"
-        )
-    elif not damaged:
-        yield Finding("configs", "shipped", "ok", f"{len(names)} in {configs_folder()}")
-
-
-def weights() -> Iterator[Finding]:
-    """Where published weights are kept between calls, and what is there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
-    hub = Path(
-        os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
-    ).expanduser()
-    for name, folder, pattern in (
-        ("torchvision", torch_home / "hub" / "checkpoints", "*.pth"),
-        ("timm", hub, "models--*"),
-    ):
-        found = len(list(folder.glob(pattern))) if folder.is_dir() else 0
-        yield Finding(
-            "weights",
-            name,
-            "ok",
-            f"{found} in {folder}" if found else f"none in {folder} yet: weights=pretrained fetches them once",
-        )
-
-
-def data(sources: list[str]) -> Iterator[Finding]:
-    """What is in the data that was named."""
-    from ..cli.data import describe, in_words
-    from ..core.errors import ContrastillError, UsageError
-
-    for source in sources:
-        try:
-            described = describe(source)
-            empty = [name for name, split in described["splits"].items() if split["samples"] is None]
-            said = in_words(described)
-            if not described["splits"] or empty:
-                yield Finding(
-                    "data",
-                    source,
-                    "problem",
-                    f"{said}: {'fields differ in length in ' + ', '.join(empty) if empty else 'it has no splits'}",
-                    "pack it again",
-                )
-            elif "test" not in described["splits"]:
-                yield Finding("data", source, "note", said, "no split is called test: data.splits.test=NAME, or null")
-            else:
-                yield Finding("data", source, "ok", said)
-        except ContrastillError as error:
-            said, _, way = str(error).partition("; ") if not isinstance(error, UsageError) else (str(error), "", "")
-            yield Finding("data", source, "problem", said, way)
-        except Exception as error:  # whatever a library says of a damaged file: the report goes on
-            yield Finding(
-                "data",
-                source,
-                "problem",
-                f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                "copy it again",
-            )
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+def _first_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LENGTH]}"

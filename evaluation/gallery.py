@@ -1,4 +1,4 @@
-"""Collects what the methods of an evaluation say of a handful of test frames, for one picture."""
+"""Collects the label maps that networks predict for some test frames, for one picture."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Gallery:
         self._predictions: list[tuple[int, str, np.ndarray]] = []
 
     def add(self, role: str, name: str, model: Any, source: Any, labels: str, device: torch.device) -> bool:
-        """Enter a method.
+        """Add a method.
 
         Args:
-            role: Of the network: the untaught ones come first, the teacher last.
-            name: As the picture says it.
+            role: Of the network: the untrained ones come first, the teacher last.
+            name: Its name in the picture.
             model: Has ``predict``, see :class:`~contrastill.probe.segmentation.Segmenter`.
             source: The test split, with the modality that the model reads.
             labels: Key of the label maps.
@@ -55,8 +55,8 @@ class Gallery:
             self._frames["labels"], truth
         ):
             return False
-        said = model.predict(batch, tuple(truth.shape[1:]))[:, 0].cpu().numpy().astype(np.int64)
-        self._predictions.append((_ORDER.index(role), name, said))
+        prediction = model.predict(batch, tuple(truth.shape[1:]))[:, 0].cpu().numpy().astype(np.int64)
+        self._predictions.append((_ORDER.index(role), name, prediction))
         return True
 
     def draw(self, path: Path) -> Path | None:
@@ -65,7 +65,9 @@ class Gallery:
             return None
         shown = len(self._frames["labels"])
         title = f"{shown} of {self._of[0]:,} test frames, evenly spaced"
-        predictions = [(name, said) for _, name, said in sorted(self._predictions, key=lambda entry: entry[0])]
+        predictions = [
+            (name, prediction) for _, name, prediction in sorted(self._predictions, key=lambda entry: entry[0])
+        ]
         draw_strips(Strips(predictions=predictions, classes=self._names, **self._frames), path, title=title)
         return path
 
@@ -74,8 +76,8 @@ def _picked(source: Any, device: torch.device) -> dict[str, Tensor]:
     """The frames of the picture, as one batch."""
     count = min(_ROWS, source.num_samples)
     loader = source.loader(batch_size=_AT_ONCE, device=device, seed=0, train=False)
-    found: list[dict[str, Tensor]] = []
+    frames: list[dict[str, Tensor]] = []
     for row in ((2 * place + 1) * source.num_samples // (2 * count) for place in range(count)):
         batch = next(iter(loader.epoch(0, row // _AT_ONCE)))
-        found.append({name: value[row % _AT_ONCE][None] for name, value in batch.items()})
-    return {name: torch.cat([frame[name] for frame in found]) for name in found[0]}
+        frames.append({name: value[row % _AT_ONCE][None] for name, value in batch.items()})
+    return {name: torch.cat([frame[name] for frame in frames]) for name in frames[0]}

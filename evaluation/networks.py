@@ -1,6 +1,4 @@
-"""The networks that an evaluation compares: a run's student, its teachers, and what the student is to be better
-than.
-"""
+"""The networks that an evaluation compares: a run's student, its teachers, and baselines."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ class EvaluatedNetwork:
         model: Name of its architecture.
         network: It.
         weights: Where they are from.
-        entry: Its part of the config, without weights where it has none of it.
+        entry: Its part of the config, without weights where they are random.
     """
 
     role: str
@@ -54,7 +52,7 @@ class EvaluatedNetworks:
         self.run, self.config = run, config
 
     def __call__(self, *, teachers: bool, baselines: Collection[str]) -> Iterator[EvaluatedNetwork]:
-        """The student, then what was asked for.
+        """The student, then its teachers and baselines.
 
         Raises:
             UsageError: The baseline ``teacher`` of a run without one.
@@ -72,7 +70,7 @@ class EvaluatedNetworks:
                 yield EvaluatedNetwork(
                     role,
                     entry.model,
-                    self._untaught(student.network),
+                    self._untrained(student.network),
                     "none",
                     entry.model_copy(update={"weights": None}),
                 )
@@ -160,7 +158,7 @@ class EvaluatedNetworks:
         )
         return network, f"checkpoint after step {snapshot.position.step}"
 
-    def _untaught(self, student: Network) -> Network:
+    def _untrained(self, student: Network) -> Network:
         """The student's architecture with the weights that the run's seed gives it, and the student's own
         preprocessing.
         """

@@ -4,49 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
+from ..plots.chart import Chart, series_at_places
+from ..plots.heatmaps import Heat, draw_cka, draw_correlation
+from ..plots.png import draw_charts
 from .probe_inputs import DataName, NetworkName, short_names
-from .probe_suite import CkaResult, CorrelationResult, ProbeReport
+from .probe_report import CkaResult, CorrelationResult, ProbeReport, ProbeRow
 from .probe_tables import column_keys, in_depth
 
 
-def draw_all(found: ProbeReport, networks: Sequence[NetworkName], data: Sequence[DataName], folder: Path) -> list[Path]:
-    """Draw what was found.
+def draw_all(
+    report: ProbeReport, networks: Sequence[NetworkName], data: Sequence[DataName], folder: Path
+) -> list[Path]:
+    """Draw a report.
+
+    Args:
+        report: What was measured.
+        networks: Those that were probed.
+        data: The data sets.
+        folder: Where to write.
 
     Returns:
         The pictures: probe_layers.png of several layers, probe_shots.png of several numbers of labels, cka.png,
-            correlation.png.
+        correlation.png.
     """
-    others = [found.alike[0].other] if found.alike else []
-    others += [found.apart[0].teacher] if found.apart else []
+    others = [result.other for result in report.cka[:1]] + [result.teacher for result in report.correlation[:1]]
     known = {name.text for name in networks}
     every = [*networks, *(NetworkName(text) for text in dict.fromkeys(others) if text not in known)]
-    short = short_names(every, short_network) | {one["name"]: one["short"] for one in found.data}
+    short = short_names(every, short_network) | {source.name: source.short for source in report.data}
     drawn = []
-    layers = [panel for name in data if (panel := _layers(found.rows, name.text, networks, short)) is not None]
+    layers = [panel for name in data if (panel := _layers(report.rows, name.text, networks, short)) is not None]
     if layers:
-        title = "linear probes of every layer; bars: " + (
-            "95 % intervals" if any(row.get("low") is not None for row in found.rows) else "± std over folds"
-        )
-        draw_lines(layers, folder / "probe_layers.png", title=title, xlabel="layer")
+        intervals = any(row.accuracy.low is not None for row in report.rows)
+        title = f"linear probes of every layer; bars: {'95 % intervals' if intervals else '± std over folds'}"
+        draw_charts(layers, folder / "probe_layers.png", title=title, legend="shared")
         drawn.append(folder / "probe_layers.png")
-    if len(found.rows[0].get("shots", ())) > 1:
-        panels = [
-            _shots(found.rows, key, networks, short) for key in column_keys(found.rows, [name.text for name in data])
-        ]
-        title = f"few labels; bars: ± standard deviation over {found.rows[0]['shots'][0]['draws']} draws"
-        draw_lines(panels, folder / "probe_shots.png", title=title, xlabel="labelled samples a class")
+    shots = report.rows[0].shots
+    if len(shots) > 1:
+        columns = column_keys([row.to_dict() for row in report.rows], [name.text for name in data])
+        panels = [_shots(report.rows, key, networks, short) for key in columns]
+        title = f"few labels; bars: ± standard deviation over {shots[0].draws} draws"
+        draw_charts(panels, folder / "probe_shots.png", title=title, legend="shared")
         drawn.append(folder / "probe_shots.png")
     several = len(data) > 1
-    if found.alike:
-        draw_cka([_alike(one, short, several) for one in found.alike], folder / "cka.png")
+    if report.cka:
+        draw_cka([_cka_heat(result, short, several) for result in report.cka], folder / "cka.png")
         drawn.append(folder / "cka.png")
-    if found.apart:
-        draw_correlation([_apart(one, short, several) for one in found.apart], folder / "correlation.png")
+    if report.correlation:
+        heats = [_correlation_heat(result, short, several) for result in report.correlation]
+        draw_correlation(heats, folder / "correlation.png")
         drawn.append(folder / "correlation.png")
     return drawn
 
@@ -59,51 +67,59 @@ def short_network(name: NetworkName) -> str:
 
 
 def _layers(
-    rows: Sequence[dict[str, Any]], data: str, networks: Sequence[NetworkName], short: dict[str, str]
-) -> Panel | None:
+    rows: Sequence[ProbeRow], data: str, networks: Sequence[NetworkName], short: dict[str, str]
+) -> Chart | None:
     """The probes of a data set by layer; None where there is but one."""
-    here = {(row["network"], row["layer"]): row for row in rows if row["data"] == data}
+    here = {(row.network, row.layer): row for row in rows if row.data == data}
     layers = in_depth({layer for _, layer in here})
     if len(layers) < 2:
         return None
     lines = []
-    for name in networks:
+    for style, name in enumerate(networks):
         values, low, high = zip(*(_ends(here.get((name.text, layer))) for layer in layers), strict=True)
-        lines.append(Line(short[name.text], values, low, high))
-    return Panel(short[data], layers, lines)
+        lines.append(series_at_places(short[name.text], values, low, high, style))
+    return Chart(short[data], "layer", "top-1, %", lines, layers, (0, 100), log=False)
 
 
-def _ends(row: dict[str, Any] | None) -> tuple[float | None, float | None, float | None]:
+def _ends(row: ProbeRow | None) -> tuple[float | None, float | None, float | None]:
     """Top-1 and the ends of its bar."""
     if row is None:
         return None, None, None
-    return (
-        (row["top1"], row["top1"] - row["std"], row["top1"] + row["std"])
-        if "std" in row
-        else (row["top1"], row["low"], row["high"])
-    )
+    accuracy = row.accuracy
+    if accuracy.std is None:
+        return accuracy.top1, accuracy.low, accuracy.high
+    return accuracy.top1, accuracy.top1 - accuracy.std, accuracy.top1 + accuracy.std
 
 
 def _shots(
-    rows: Sequence[dict[str, Any]], key: tuple[str, str], networks: Sequence[NetworkName], short: dict[str, str]
-) -> Panel:
+    rows: Sequence[ProbeRow], key: tuple[str, str], networks: Sequence[NetworkName], short: dict[str, str]
+) -> Chart:
     """The few-shot curves of a layer on a data set."""
-    here = {row["network"]: row["shots"] for row in rows if (row["data"], row["layer"]) == key}
+    here = {row.network: row.shots for row in rows if (row.data, row.layer) == key}
     lines = []
-    for name in (name for name in networks if name.text in here):
-        means, stds = ([one[part] for one in here[name.text]] for part in ("mean", "std"))
-        ends = [[mean + sign * std for mean, std in zip(means, stds, strict=True)] for sign in (-1, 1)]
-        lines.append(Line(short[name.text], means, *ends))
-    counts = [str(one["shots"]) for one in next(iter(here.values()))]
-    return Panel(f"{short[key[0]]}, {key[1]}", counts, lines)
+    for style, name in enumerate(networks):
+        if name.text not in here:
+            continue
+        scores = here[name.text]
+        low, high = ([score.mean + sign * score.std for score in scores] for sign in (-1, 1))
+        means = [score.mean for score in scores]
+        lines.append(series_at_places(short[name.text], means, low, high, style))
+    counts = [str(score.shots) for score in next(iter(here.values()))]
+    title = f"{short[key[0]]}, {key[1]}"
+    return Chart(title, "labelled samples per class", "top-1, %", lines, counts, (0, 100), log=False)
 
 
-def _alike(one: CkaResult, short: dict[str, str], several: bool) -> Heat:
-    title = f"{short[one.network]} and {short[one.other]}" + (f" on {short[one.data]}" if several else "")
-    return Heat(title, np.array(one.values), one.rows, one.columns, short[one.network], short[one.other])
+def _cka_heat(result: CkaResult, short: dict[str, str], several: bool) -> Heat:
+    network, other = short[result.network], short[result.other]
+    title = f"{network} and {other}" + (f" on {short[result.data]}" if several else "")
+    return Heat(title, np.array(result.values), result.rows, result.columns, network, other)
 
 
-def _apart(one: CorrelationResult, short: dict[str, str], several: bool) -> Heat:
-    where = f" on {short[one.data]}" if several else ""
-    title = f"{short[one.teacher]} − {short[one.network]}{where}\nmean |difference| {one.found.mean_absolute:.3f}"
-    return Heat(title, one.found.difference.cpu().numpy(), one.classes, one.classes, "class", "class")
+def _correlation_heat(result: CorrelationResult, short: dict[str, str], several: bool) -> Heat:
+    where = f" on {short[result.data]}" if several else ""
+    title = (
+        f"{short[result.teacher]} − {short[result.network]}{where}\n"
+        f"mean |difference| {result.difference.mean_absolute:.3f}"
+    )
+    matrix = result.difference.difference.cpu().numpy()
+    return Heat(title, matrix, result.classes, result.classes, "class", "class")

@@ -1,7 +1,8 @@
-"""What ``contrastill probe`` compares, and on what: the networks and the data sets that its command line names."""
+"""Networks and data sets by the names that the command line and Python's functions take."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from pydantic import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.registry import DATASETS, PRETRAINED, model_builder
+from ..core.representation import Network
 from ..core.run import Run, runs_beside
 from ..core.seeds import members
 from ..core.weights import find_weights
@@ -32,16 +34,18 @@ class NetworkName:
     """A network that was named, not built yet.
 
     Attributes:
-        text: As the command line has it.
-        run: The run it is of; None for one of the registered networks.
+        text: The name.
+        run: The run it is of; None for other networks.
         teacher: Which of the run's teachers it is; None: its student.
-        entry: The registered network.
+        entry: Its config, of a registered network or of one that is built already.
+        network: A network that is built already.
     """
 
     text: str
     run: Path | None = None
     teacher: int | None = None
     entry: NetworkConfig | None = None
+    network: Network | None = None
 
     def build(self, classes: int, seed: int) -> EvaluatedNetwork:
         """The network itself, on the CPU.
@@ -54,22 +58,37 @@ class NetworkName:
             UsageError: No such teacher, or weights of another network.
             ContrastillError: The run has neither a student nor a checkpoint yet, or a file is damaged.
         """
-        if self.run is None:
-            set_seed(seed)
-            return EvaluatedNetwork(
-                "network", self.entry.model, build(self.entry, classes), self.entry.weights or "none", self.entry
-            )
-        run = Run(self.run)
-        contenders = EvaluatedNetworks(run, load_config(str(run.config)))
-        return contenders.student() if self.teacher is None else contenders.teacher(self.teacher)
+        if self.run is not None:
+            run = Run(self.run)
+            networks = EvaluatedNetworks(run, load_config(str(run.config)))
+            return networks.student() if self.teacher is None else networks.teacher(self.teacher)
+        if self.entry is None:
+            raise UsageError(f"{self.text} names neither a run nor a network")
+        if self.network is not None:
+            return EvaluatedNetwork("network", self.entry.model, self.network, "in memory", self.entry)
+        set_seed(seed)
+        return EvaluatedNetwork(
+            "network", self.entry.model, build(self.entry, classes), self.entry.weights or "none", self.entry
+        )
 
 
-def network_named(text: str) -> NetworkName:
-    """Understand ``RUN``, ``RUN:teacher``, ``RUN:teachers.1``, ``MODEL`` or ``MODEL@WEIGHTS``.
+def network_named(network: str | os.PathLike | Network | NetworkName) -> NetworkName:
+    """Understand ``RUN``, ``RUN:teacher``, ``RUN:teachers.1``, ``MODEL`` or ``MODEL@WEIGHTS``, or a network itself.
 
     Raises:
         UsageError: It is none of these.
     """
+    if isinstance(network, NetworkName):
+        return network
+    if isinstance(network, Network):
+        model = type(network.module).__name__
+        return NetworkName(model, entry=NetworkConfig(model=model, modality=network.modality), network=network)
+    if isinstance(network, nn.Module):
+        raise UsageError(
+            f"{type(network).__name__} does not say how it reads images: wrap it in contrastill.Network(module, "
+            "taps=…, preprocess=…)"
+        )
+    text = os.fspath(network)
     if Run(text).config.is_file():
         return NetworkName(text, Path(text))
     if (match := _TEACHER.fullmatch(text)) and Run(match["run"]).config.is_file():
@@ -100,7 +119,7 @@ class DataName:
     """A data set that was named, not opened yet.
 
     Attributes:
-        text: As the command line has it.
+        text: The name that was given.
         name: Of the registered data set.
         path: Its file or folder, if it has one.
         options: Its options.
@@ -117,7 +136,7 @@ class DataName:
 
     @property
     def short(self) -> str:
-        """The name, and of data that everybody has of their own the file's or folder's."""
+        """The name of the data set; of packed files and folders that of the file or folder."""
         return (
             Path(self.path).stem
             if self.path and self.name in ("packed", "image_folder", "paired_folder")
@@ -144,9 +163,9 @@ class DataName:
                 f"{self.text} has {train.num_classes} classes in its train split and {test.num_classes}, or "
                 "others, in its test split"
             )
-        opened = OpenData(self, train, test, dataset.folds() if self.folds else None, self._chosen(train))
-        opened.check()
-        return opened
+        data = OpenData(self, train, test, dataset.folds() if self.folds else None, self._chosen(train))
+        data.check()
+        return data
 
     def _chosen(self, split: Any) -> Tensor:
         """Numbers of the classes that are used."""
@@ -182,8 +201,8 @@ class OpenData:
             known = known if rows is None else known[rows]
             for number in sorted({*self.chosen.tolist()} - {*known.tolist()}):
                 called = f"class {number}" + (f" ({self.train.classes[number]})" if self.train.classes else "")
-                asked = bool((torch.as_tensor(self.test.targets).cpu() == number).any())
-                what = "has samples in the test split and none in" if asked else "has no sample in"
+                tested = bool((torch.as_tensor(self.test.targets).cpu() == number).any())
+                what = "has samples in the test split and none in" if tested else "has no sample in"
                 raise UsageError(
                     f"{called} of {self.name.text} {what} the train split: take more samples, or leave it out "
                     "with classes=[…]"
@@ -191,23 +210,28 @@ class OpenData:
 
     def picked(self, features: Features, rows: Tensor | None = None) -> Features:
         """The samples of the chosen classes, which are numbered anew, out of ``rows`` or of all."""
-        rows = torch.arange(len(features.targets)) if rows is None else rows
+        targets = features.targets
+        assert targets is not None, "both splits have classes"
+        rows = torch.arange(len(targets)) if rows is None else rows
         if len(self.chosen) < self.train.num_classes:
-            rows = rows[torch.isin(features.targets[rows], self.chosen)]
-        return Features(features.values[rows], torch.searchsorted(self.chosen, features.targets[rows]))
+            rows = rows[torch.isin(targets[rows], self.chosen)]
+        return Features(features.values[rows], torch.searchsorted(self.chosen, targets[rows]))
 
     def count(self, split: Any) -> int:
         """Samples of a split that are of the chosen classes."""
         return int(torch.isin(torch.as_tensor(split.targets).cpu(), self.chosen).sum())
 
 
-def data_named(text: str) -> DataName:
+def data_named(data: str | os.PathLike | DataName) -> DataName:
     """Understand ``NAME:PATH``, a path, or a NAME that needs none, each with ``,key=value`` options.
 
     Raises:
         UsageError: It is none of these, or an option that the data set has not.
     """
-    head, *given = re.split(r",(?=[A-Za-z_][\w.]*=)", text)
+    if isinstance(data, DataName):
+        return data
+    text = os.fspath(data)
+    head, *options = re.split(r",(?=[A-Za-z_][\w.]*=)", text)
     name, path = _located(head)
     dataset = DATASETS[name]
     known = dataset.Options.model_fields
@@ -215,16 +239,18 @@ def data_named(text: str) -> DataName:
         raise UsageError(f"{text}: {name} is read from a file or folder; write {name}:PATH")
     if path is not None and "path" not in known:
         raise UsageError(f"{text}: {name} is not read from a file or folder; write {name}")
-    folds, classes = "fold=all" in given, None
+    folds, classes = "fold=all" in options, None
     if folds and not hasattr(dataset, "folds"):
         raise UsageError(f"{text}: {name} has no official folds, as stl10 has; leave out fold=all")
-    if folds and any(option.startswith("limit=") for option in given):
+    if folds and any(option.startswith("limit=") for option in options):
         raise UsageError(f"{text}: folds are of the whole training split; leave out limit or fold=all")
     if "classes" not in known:
-        asked = [option.partition("=")[2] for option in given if option.startswith("classes=")]
-        classes = _listed(asked[-1]) if asked else None
+        chosen = [option.partition("=")[2] for option in options if option.startswith("classes=")]
+        classes = _listed(chosen[-1]) if chosen else None
     own = [
-        option for option in given if option != "fold=all" and ("classes" in known or not option.startswith("classes="))
+        option
+        for option in options
+        if option != "fold=all" and ("classes" in known or not option.startswith("classes="))
     ]
     # Not augmented: a border around the images would only take memory.
     plain = {key: value for key, value in {"crop_padding": 0, "flip": False}.items() if key in known}
@@ -255,11 +281,11 @@ def _located(head: str) -> tuple[str, str | None]:
     if head in DATASETS:
         return head, None
     if Path(head).exists():
-        found = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(head)]
-        if len(found) != 1:
-            why = f"could be {' or '.join(found)}" if found else "is of no known layout"
+        names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(head)]
+        if len(names) != 1:
+            why = f"could be {' or '.join(names)}" if names else "is of no known layout"
             raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
-        return found[0], head
+        return names[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:
         hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}")

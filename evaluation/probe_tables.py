@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Table = tuple[str, list[str], list[list[str]]]
-"""Title, columns, and the cells of each row."""
+from ..core.table import Table
 
 
 def tables_of(result: dict[str, Any]) -> list[Table]:
-    """The linear probe, and what else was asked for, each as a table.
+    """The linear probe and each further measure as a table.
 
     Args:
-        result: What probe.json holds.
+        result: The contents of probe.json.
     """
     rows = result["rows"]
     spread = ", mean ± standard deviation over folds" if all("std" in row for row in rows) else ", with 95 % intervals"
@@ -32,7 +31,9 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
     if "logme" in first:
         tables.append(
             _table(
-                result, "LogME, nats a sample (higher is better, within a data set)", lambda row: f"{row['logme']:.4f}"
+                result,
+                "LogME, nats per sample (higher is better, within a data set)",
+                lambda row: f"{row['logme']:.4f}",
             )
         )
     for place, shot in enumerate(first.get("shots", ())):
@@ -40,7 +41,7 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
         def cell(row: dict[str, Any], place: int = place) -> str:
             return f"{row['shots'][place]['mean']:.1f} ± {row['shots'][place]['std']:.1f}"
 
-        many = f"{shot['shots']} labelled sample{'s' * (shot['shots'] > 1)} a class"
+        many = f"{shot['shots']} labelled sample{'s' * (shot['shots'] > 1)} per class"
         tables.append(_table(result, f"{many}: top-1 %, mean ± standard deviation over {shot['draws']} draws", cell))
     if result["correlation"]:
         tables.append(_correlations(result))
@@ -50,36 +51,32 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
 def markdown(result: dict[str, Any]) -> str:
     """The same as a page of Markdown."""
     parts = ["# Linear probes", ""]
-    for one in result["data"]:
-        folds = f", {one['folds']} folds" if "folds" in one else ""
-        called = "" if one["short"] == one["name"] else f"{one['short']}, "
+    for data in result["data"]:
+        folds = f", {data['folds']} folds" if "folds" in data else ""
+        short = "" if data["short"] == data["name"] else f"{data['short']}, "
         parts.append(
-            f"- {called}`{one['name']}`: {one['classes']} classes, {one['train']:,} training samples{folds}, "
-            f"{one['test']:,} test samples"
+            f"- {short}`{data['name']}`: {data['classes']} classes, {data['train']:,} training samples{folds}, "
+            f"{data['test']:,} test samples"
         )
-    for one in result["networks"]:
-        parts.append(f"- `{one['name']}`: {one['model']}, {one['parameters']:,} parameters, reads {one['modality']}")
+    for network in result["networks"]:
+        parts.append(
+            f"- `{network['name']}`: {network['model']}, {network['parameters']:,} parameters, reads "
+            f"{network['modality']}"
+        )
     parts.append(f"- maps are averaged to {result['spatial']} × {result['spatial']} positions; seed {result['seed']}")
-    for title, columns, lines in tables_of(result):
-        cells = [columns, ["---", *["---:"] * (len(columns) - 1)], *lines]
-        parts += [
-            "",
-            f"**{title}**",
-            "",
-            *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells),
-        ]
+    for table in tables_of(result):
+        parts += ["", table.to_markdown().rstrip()]
     parts += ["", *(f"![{name}]({name})" for name in (path.rpartition("/")[2] for path in result["pictures"]))]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _table(result: dict[str, Any], title: str, cell: Callable[[dict[str, Any]], str]) -> Table:
-    found = {(row["network"], row["data"], row["layer"]): cell(row) for row in result["rows"]}
-    columns = column_keys(result["rows"], [one["name"] for one in result["data"]])
-    lines = [
-        [one["name"], *(found.get((one["name"], *column), "") for column in columns)] for one in result["networks"]
-    ]
+    cells = {(row["network"], row["data"], row["layer"]): cell(row) for row in result["rows"]}
+    columns = column_keys(result["rows"], [data["name"] for data in result["data"]])
+    names = [network["name"] for network in result["networks"]]
+    rows = [[name, *(cells.get((name, *column), "") for column in columns)] for name in names]
     short = _short(result)
-    return title, ["network", *(f"{short[data]}, {layer}" for data, layer in columns)], lines
+    return Table(title, ["network", *(f"{short[data]}, {layer}" for data, layer in columns)], rows)
 
 
 def column_keys(rows: list[dict[str, Any]], data: list[str]) -> list[tuple[str, str]]:
@@ -104,16 +101,19 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 
 def _correlations(result: dict[str, Any]) -> Table:
-    found = {(one["network"], one["data"]): f"{one['mean_absolute_difference']:.4f}" for one in result["correlation"]}
-    data = [one["name"] for one in result["data"]]
-    lines = [[one["name"], *(found.get((one["name"], name), "") for name in data)] for one in result["networks"]]
+    means = {
+        (entry["network"], entry["data"]): f"{entry['mean_absolute_difference']:.4f}" for entry in result["correlation"]
+    }
+    data = [entry["name"] for entry in result["data"]]
+    names = [network["name"] for network in result["networks"]]
+    rows = [[network, *(means.get((network, name), "") for name in data)] for network in names]
     title = (
         "correlations of class logits: mean absolute difference between "
         f"{result['correlation'][0]['teacher']} and the network"
     )
-    return title, ["network", *_short(result).values()], lines
+    return Table(title, ["network", *_short(result).values()], rows)
 
 
 def _short(result: dict[str, Any]) -> dict[str, str]:
-    """Data set -> how a column calls it."""
-    return {one["name"]: one["short"] for one in result["data"]}
+    """Data set -> its name in a column."""
+    return {data["name"]: data["short"] for data in result["data"]}

@@ -1,10 +1,10 @@
-"""One training with several seeds: a run for each in one folder, and what they are worth together."""
+"""One training with several seeds: a run for each in one folder, and their results together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config.loading import to_yaml
@@ -12,79 +12,141 @@ from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.run import Run
 from ..core.seeds import member
+from ..core.statistics import mean_std
+from ..core.table import Table, TabularResult
 from ..training.assemble import prepare_accelerator
 from ..training.run import train_run
 from .diversity import measure_diversity
+from .diversity_result import DiversityResult
+from .messages import printer
+from .train import TrainResult
 
 
-def train_seeds(
-    config: RunConfig, *, progress: bool = True, say: Callable[[str], None] = lambda text: None
-) -> dict[str, Any] | None:
-    """Train what a config describes once for each of its ``seeds``, in ``seed-N`` of its folder; finished runs are
-    kept.
+@dataclass(frozen=True)
+class SeedsResult(TabularResult):
+    """A training with several seeds.
+
+    Attributes:
+        out: The folder of the runs.
+        runs: One per seed.
+        diversity: How the networks differ, and their ensemble; None where they cannot be compared.
+    """
+
+    out: Path
+    runs: tuple[TrainResult, ...]
+    diversity: DiversityResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``contrastill train seeds=N --json`` prints them."""
+        runs = [{"out": str(run.out), "seed": run.seed, **run.metrics} for run in self.runs]
+        return {
+            "out": str(self.out),
+            "runs": runs,
+            "diversity": None if self.diversity is None else self.diversity.to_dict(),
+        }
+
+    def tables(self) -> list[Table]:
+        """One row per seed."""
+        rows = [[str(run.seed), str(run.out), None if run.top1 is None else f"{run.top1:.2f}"] for run in self.runs]
+        return [Table("", ("seed", "run", "top-1 %"), rows, [self.summary()])]
+
+    def summary(self) -> str:
+        """The mean over seeds, in one line."""
+        top1 = [run.top1 for run in self.runs if run.top1 is not None]
+        line = f"{self.out}, {len(self.runs)} run{'s' * (len(self.runs) > 1)}"
+        line += f", top-1 of the last epoch {mean_std(top1)} %" if top1 else ""
+        if self.diversity is None or len(self.diversity.networks) == 1:
+            return line
+        return f"{line}, of their ensemble {self.diversity.ensemble.top1:.2f} %"
+
+
+@dataclass(frozen=True)
+class RunSeries:
+    """The runs of one config with ``seeds``, in ``seed-N`` of its folder."""
+
+    config: RunConfig
+
+    @cached_property
+    def configs(self) -> list[RunConfig]:
+        """The config of each run."""
+        config = self.config
+        seeds = range(config.seed, config.seed + (config.seeds or 1))
+        return [
+            config.model_copy(update={"out": str(member(config.out, seed)), "seed": seed, "seeds": None})
+            for seed in seeds
+        ]
+
+    def unfinished(self) -> list[tuple[int, RunConfig]]:
+        """Number, from 1, and config of each run that has no student yet."""
+        return [
+            (number, config) for number, config in enumerate(self.configs, 1) if not Run(config.out).student.is_file()
+        ]
+
+    def check(self) -> None:
+        """Compare the configs with the runs that are in the folder.
+
+        Raises:
+            UsageError: The folder is a run itself, or holds runs with other settings.
+        """
+        if Run(self.config.out).config.is_file():
+            raise UsageError(
+                f"{self.config.out} holds a run by itself, and seeds={self.config.seeds} asks for a folder of runs: "
+                "choose another out=…"
+            )
+
+    def claim(self) -> None:
+        """Check every run that is there before the first is trained: other settings would show hours later.
+
+        Raises:
+            UsageError: A run has other settings.
+        """
+        for config in self.configs:
+            if Run(config.out).config.is_file():
+                Run(config.out).claim(to_yaml(config))
+
+    def make_folders(self) -> None:
+        """From now on the folder shows how many runs there will be: as teachers it is refused until all have ended."""
+        for config in self.configs:
+            Path(config.out).mkdir(exist_ok=True)
+
+    def results(self) -> tuple[TrainResult, ...]:
+        """The last metrics of each run."""
+        return tuple(
+            TrainResult(Path(config.out), config.seed, (Run(config.out).history() or [{}])[-1])
+            for config in self.configs
+        )
+
+
+def train_seeds(config: RunConfig, *, progress: bool = True) -> SeedsResult | None:
+    """Train a config once for each of its ``seeds``; finished runs are kept.
 
     Args:
         config: Has ``seeds``.
-        progress: Whether to show each training's.
-        say: Told what begins.
+        progress: Whether to show progress.
 
     Returns:
-        ``out``, ``runs`` (for each ``out``, ``seed`` and its last row of metrics.jsonl) and ``diversity``, what
-        :func:`~.diversity.measure_diversity` found, or None where the networks cannot be compared; None on a process
-        that is not the main one.
+        The runs and their diversity; None on a process that is not the main one.
 
     Raises:
         UsageError: The folder holds a run of its own, or runs with other settings.
         ContrastillError: A training failed or was stopped; what was written before stays.
     """
-    configs = [_with_seed(config, seed) for seed in range(config.seed, config.seed + config.seeds)]
+    say, series = printer(progress), RunSeries(config)
     main = prepare_accelerator(config.model_copy(update={"trackers": []})).is_main_process
-    if Run(config.out).config.is_file():
-        raise UsageError(
-            f"{config.out} holds a run by itself, and seeds={config.seeds} asks for a folder of runs: choose "
-            "another out=…"
-        )
-    for one in configs:
-        # All of them before the first is trained: a run with other settings would be found hours later.
-        if main and Run(one.out).config.is_file():
-            Run(one.out).claim(to_yaml(one))
-    done = [Run(one.out).student.is_file() for one in configs]
-    for number, (one, finished) in enumerate(zip(configs, done, strict=True), 1):
-        if finished:
-            continue
+    series.check()
+    if main:
+        series.claim()
+    for number, run in series.unfinished():
         if main:
-            say(f"{number}/{len(configs)} seed {one.seed}: {one.student.model} in {one.out}")
-        train_run(one, progress=progress)
+            say(f"{number}/{len(series.configs)} seed {run.seed}: {run.student.model} in {run.out}")
+        train_run(run, progress=progress)
         if main:
-            # From now on the folder says how many there are to be, and as teachers it is refused until the last has
-            # ended.
-            for other in configs:
-                Path(other.out).mkdir(exist_ok=True)
+            series.make_folders()
     if not main:
         return None
-    runs = [{"out": one.out, "seed": one.seed, **(Run(one.out).history() or [{}])[-1]} for one in configs]
     try:
-        found = measure_diversity(config.out, say=say)
+        diversity = measure_diversity(config.out)
     except UsageError as error:
         say(f"no report of diversity: {error}")
-        found = None
-    return {"out": config.out, "runs": runs, "diversity": found}
-
-
-def summary(result: dict[str, Any]) -> str:
-    """What several seeds came to, in one line."""
-    top1 = [run["top1"] for run in result["runs"] if "top1" in run]
-    spread = f" ± {stdev(top1):.2f}" if len(top1) > 1 else ""
-    line = f"{result['out']}, {len(result['runs'])} run{'s' * (len(result['runs']) > 1)}" + (
-        f", top-1 of the last epoch {fmean(top1):.2f}{spread} %" if top1 else ""
-    )
-    return (
-        line
-        if result["diversity"] is None or len(result["diversity"]["networks"]) == 1
-        else f"{line}, of their ensemble {result['diversity']['ensemble']['top1']:.2f} %"
-    )
-
-
-def _with_seed(config: RunConfig, seed: int) -> RunConfig:
-    """The config of one run."""
-    return config.model_copy(update={"out": str(member(config.out, seed)), "seed": seed, "seeds": None})
+        diversity = None
+    return SeedsResult(Path(config.out), series.results(), diversity)

@@ -112,7 +112,9 @@ def draw_ablation(ablations: Sequence[Ablation], setting: str, path: str | os.Pa
         setting: Its name.
         path: The PNG to write.
     """
-    values = list(dict.fromkeys(value for one in ablations for scores in one.curves.values() for value in scores))
+    values = list(
+        dict.fromkeys(value for ablation in ablations for scores in ablation.curves.values() for value in scores)
+    )
     numbers = _numbers(values)
     where = numbers or {value: float(place) for place, value in enumerate(values)}
     logarithmic = (
@@ -120,18 +122,18 @@ def draw_ablation(ablations: Sequence[Ablation], setting: str, path: str | os.Pa
     )
     columns = min(3, len(ablations))
     rows = -(-len(ablations) // columns)
-    entries = max(len(one.curves) + len(one.lines) for one in ablations)
+    entries = max(len(ablation.curves) + len(ablation.lines) for ablation in ablations)
     with figure(path, 5.2 * columns, rows * (3.4 + 0.2 * entries)) as drawn:
         grid = drawn.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(ablations) :]:
             axes.set_axis_off()
-        for axes, one in zip(grid.flat, ablations, strict=False):
-            _curves(axes, one, where, numbers is not None)
+        for axes, ablation in zip(grid.flat, ablations, strict=False):
+            _curves(axes, ablation, where, numbers is not None)
             if logarithmic:
                 axes.set_xscale("log")
             axes.set_xticks(list(where.values()), list(where), rotation=0 if len(where) < 7 else 30)
             axes.minorticks_off()
-            axes.set(title=one.title, xlabel=setting, ylabel="top-1 of the last epoch, %")
+            axes.set(title=ablation.title, xlabel=setting, ylabel="top-1 of the last epoch, %")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
 
 

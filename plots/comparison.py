@@ -17,7 +17,7 @@ class ComparedRun:
     """One run of a comparison.
 
     Attributes:
-        name: As the picture says it, such as ``student, CRD``.
+        name: As the picture shows it, such as ``student, CRD``.
         top1: Accuracy of the last epoch, per cent.
         history: Its rows of metrics.jsonl.
     """

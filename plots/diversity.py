@@ -1,4 +1,4 @@
-"""How far apart several networks are, and what they are worth together."""
+"""Diversity of several networks, and the accuracy of their ensemble."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Bar:
     """Accuracy of one network.
 
     Attributes:
-        name: As the picture says it.
+        name: As the picture shows it.
         top1: Per cent.
         role: networks, ensemble or student: its colour.
     """
@@ -37,7 +37,7 @@ class Curve:
     """Reliability of one network, by bins of confidence.
 
     Attributes:
-        name: As the legend says it.
+        name: As the legend shows it.
         confidence: (b,) mean confidence in [0, 1]; NaN in an empty bin.
         accuracy: (b,) share of right predictions.
         share: (b,) share of the samples.
@@ -81,12 +81,12 @@ def draw_diversity(
 
 def _heat(axes: Any, keys: Sequence[str], values: np.ndarray) -> None:
     """The matrix with its numbers; the diagonal, which is 0, stays empty."""
-    apart = ~np.eye(len(keys), dtype=bool)
-    shown = np.where(apart, values, np.nan)
+    off_diagonal = ~np.eye(len(keys), dtype=bool)
+    shown = np.where(off_diagonal, values, np.nan)
     top = float(values.max()) or 1.0
     # From 0, so that differences between pairs are not made more of than they are.
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.4 * top, aspect="equal")
-    for row, column in np.argwhere(apart):
+    for row, column in np.argwhere(off_diagonal):
         value = values[row, column]
         axes.text(
             column,
@@ -122,7 +122,7 @@ def _bars(axes: Any, bars: Sequence[Bar]) -> None:
 
 
 def _reliability(axes: Any, curves: Sequence[Curve]) -> None:
-    """Accuracy against confidence; a marker's area says how many samples its bin holds."""
+    """Accuracy against confidence; a marker's area shows how many samples its bin holds."""
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     for curve in curves:
         there = np.isfinite(curve.confidence)

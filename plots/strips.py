@@ -22,11 +22,11 @@ _SIDE = 1.55  # inches of a frame's width
 
 @dataclass(frozen=True)
 class Strips:
-    """n frames and what methods say of them.
+    """n frames and the predictions of several methods for them.
 
     Attributes:
         labels: (n, H, W) ground truth, 0 unlabelled.
-        predictions: Pairs of a method, as the picture says it, and (n, H, W) classes.
+        predictions: Pairs of a method, as the picture shows it, and (n, H, W) classes.
         classes: Names of the values of a label map, the first for 0; None: their numbers.
         rgb: (n, H, W, 3) uint8, or None.
         depth: (n, H, W) floats; 0 or no number is nothing measured; or None.
@@ -72,7 +72,7 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     """
     from matplotlib.patches import Patch
 
-    shown = [strips.labels, *(said for _, said in strips.predictions)]
+    shown = [strips.labels, *(prediction for _, prediction in strips.predictions)]
     occurring = np.unique(np.concatenate([value.ravel() for value in shown]))
     colours = class_colours(int(occurring.max()))
     columns: list[tuple[str, Any]] = []
@@ -81,7 +81,7 @@ def draw_strips(strips: Strips, path: str | os.PathLike, *, title: str) -> None:
     if strips.depth is not None:
         columns.append(("depth", np.stack([depth_colours(frame) for frame in strips.depth])))
     columns.append(("ground truth", colours[strips.labels]))
-    columns += [(name, colours[said]) for name, said in strips.predictions]
+    columns += [(name, colours[prediction]) for name, prediction in strips.predictions]
     count, height, width = strips.labels.shape
     handles = [
         Patch(facecolor=colours[value], edgecolor="0.5", linewidth=0.5, label=_name(value, strips.classes))

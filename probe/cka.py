@@ -33,7 +33,7 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
 
     Raises:
         UsageError: Shapes that do not fit, fewer than four samples (two for the biased estimate), values that are not
-            finite, a layer that says the same of every sample.
+            finite, a layer with the same output for every sample.
 
     Example:
         >>> x = torch.randn(50, 8)
@@ -87,7 +87,7 @@ class MinibatchCKA:
         """CKA of all batches so far.
 
         Raises:
-            UsageError: There was none, or a layer said the same of every sample.
+            UsageError: There was none, or a layer has the same output for every sample.
         """
         if not self.batches:
             raise UsageError("CKA has seen no batch yet: call update(x, y) first")
@@ -124,7 +124,7 @@ def _cross(x: Tensor, y: Tensor) -> Tensor:
 def _ratio(both: float, first: float, second: float) -> float:
     # HSIC₁ of a layer with itself is a sum of squares, so what is not positive is rounding.
     if first <= 0 or second <= 0:
-        raise UsageError("CKA is not defined: a layer says the same of every sample")
+        raise UsageError("CKA is not defined: a layer has the same output for every sample")
     return both / math.sqrt(first * second)
 
 
@@ -144,5 +144,5 @@ def _checked(x: Tensor, y: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
 
 def _centred(value: Tensor) -> Tensor:
     centred = value - value.mean(0)
-    # What is left of a layer that says the same everywhere is rounding, not a difference.
+    # What is left of a constant layer is rounding, not a difference.
     return torch.where(centred.abs() <= 1e-12 * value.abs().amax(0), 0.0, centred)

@@ -17,7 +17,7 @@ def class_correlation(logits: Tensor) -> Tensor:
     ρ_ij = Σ_n (z_ni − z̄_i)(z_nj − z̄_j) / √(Σ_n (z_ni − z̄_i)² · Σ_n (z_nj − z̄_j)²); the diagonal is 1.
 
     Args:
-        logits: What a network said of N samples.
+        logits: A network's logits of N samples.
 
     Shape:
         - logits: (N, C)
@@ -83,5 +83,5 @@ def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDiffe
             "networks that tell the same classes apart, two at least"
         )
     difference = class_correlation(teacher) - class_correlation(student)
-    apart = ~torch.eye(len(difference), dtype=torch.bool, device=difference.device)
-    return CorrelationDifference(difference, difference[apart].abs().mean().item())
+    off_diagonal = ~torch.eye(len(difference), dtype=torch.bool, device=difference.device)
+    return CorrelationDifference(difference, difference[off_diagonal].abs().mean().item())

@@ -1,4 +1,4 @@
-"""What a network says of every sample of a split, once, with the network exactly as it was afterwards."""
+"""A network's outputs for every sample of a split, computed once; the network is left exactly as it was."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..core.fingerprint import network_fingerprint, tensors_hash
 from ..core.representation import Network, Representation
 from ..core.teachers.same_outputs import near
 
-# Samples by which features that are kept are compared with those of now.
+# Samples on which cached features are compared with new ones.
 _COMPARED = 8
 
 
@@ -85,7 +85,7 @@ def features_of(
     features of all
     samples: all of them have to call this.
 
-    With a folder, features are kept there too, and read instead of computed whenever the same network looks at the same
+    With a folder, features are cached there, and read instead of computed whenever the same network reads the same
     data: file ``NETWORK/DATA-LAYER.h5``, named by hashes of the network's weights, taps and preprocessing, and of the
         data's number of samples, its classes,
     and its first, middle and last batch; of all batches where a loader has no ``len()`` and no ``targets``.
@@ -93,7 +93,7 @@ def features_of(
     Args:
         network, loader, spatial: As there.
         layers: Names of layers.
-        cache: The folder; None: nothing is kept.
+        cache: The folder; None: no cache.
 
     Raises:
         UsageError: There is no such layer, or the network has no tap for it, or ``spatial`` is less than 1.
@@ -120,36 +120,36 @@ def features_of(
         .tolist()
     )
     missing = [layer for layer, known in zip(files, there, strict=True) if not known]
-    found = _looked(network, loader, missing, spatial, device) if missing else {}
+    computed = _looked(network, loader, missing, spatial, device) if missing else {}
     if world_size() == 1 or distributed.get_rank() == 0:
-        for layer, value in found.items():
-            write_tensors(files[layer], {name: one for name, one in vars(value).items() if one is not None})
-    kept = {layer: _read(file) for layer, file in files.items() if layer not in found}
-    _check_same(network, loader, kept, spatial, files, device)
-    return {layer: found[layer] if layer in found else kept[layer] for layer in files}
+        for layer, value in computed.items():
+            write_tensors(files[layer], {name: field for name, field in vars(value).items() if field is not None})
+    cached = {layer: _read(file) for layer, file in files.items() if layer not in computed}
+    _check_same(network, loader, cached, spatial, files, device)
+    return {layer: computed[layer] if layer in computed else cached[layer] for layer in files}
 
 
 def _check_same(
     network: Network,
     loader: Any,
-    kept: Mapping[str, Features],
+    cached: Mapping[str, Features],
     spatial: int,
     files: Mapping[str, Path],
     device: torch.device,
 ) -> None:
-    """Compare features that are kept with what the network gives for a few of the same samples, where rows can be told
+    """Compare cached features with what the network gives for a few of the same samples, where rows can be told
     by their index.
     """
-    batch = next(iter(loader.epoch(0)), None) if kept else None
+    batch = next(iter(loader.epoch(0)), None) if cached else None
     other: str | None = None
     if batch is not None and len(batch["index"]) and hasattr(loader, "num_samples"):
         few = {name: value[:_COMPARED] for name, value in batch.items()}
         rows = few["index"].cpu()
         with frozen(network):
-            said = network(few, {_part(layer) for layer in kept})
-        for layer, value in kept.items():
+            outputs = network(few, {_part(layer) for layer in cached})
+        for layer, value in cached.items():
             if len(value.values) == loader.num_samples > int(rows.max()) and not near(
-                _vector(said, layer, spatial).float().cpu(), value.values[rows], torch.float32
+                _vector(outputs, layer, spatial).float().cpu(), value.values[rows], torch.float32
             ):
                 other = other or layer
     if all_gather_ragged(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
@@ -165,15 +165,15 @@ def _looked(
 ) -> dict[str, Features]:
     """The features of layers, computed now."""
     needs = {_part(layer) for layer in layers}
-    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    by_layer: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     index, targets = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with frozen(network):
         for batch in loader.epoch(0):
             if not len(batch["index"]):  # this rank's share of a short batch
                 continue
-            said = network(batch, needs)
+            outputs = network(batch, needs)
             for layer in layers:
-                found[layer].append(_vector(said, layer, spatial).float().cpu())
+                by_layer[layer].append(_vector(outputs, layer, spatial).float().cpu())
             index.append(batch["index"].cpu())
             if "target" in batch:
                 targets.append(batch["target"].cpu())
@@ -186,7 +186,8 @@ def _looked(
     classes = all_gather_ragged(torch.cat(targets)[:, None], device)[:, 0]
     # Not all at once: the parts of a layer are let go of before the next one is put together.
     values = {
-        layer: all_gather_ragged(torch.cat(found.pop(layer) or [torch.empty(0, 0)]), device)[order] for layer in layers
+        layer: all_gather_ragged(torch.cat(by_layer.pop(layer) or [torch.empty(0, 0)]), device)[order]
+        for layer in layers
     }
     return {layer: Features(value, classes[order] if len(classes) else None) for layer, value in values.items()}
 
@@ -238,8 +239,11 @@ def _read(path: Path) -> Features:
 UNSEEN = ("refused", "wrong")
 
 
-def check_classes(train: Features, test: Features, num_classes: int | None = None, *, unseen: str = "refused") -> None:
-    """Refuse what no classifier can be fitted to or measured on.
+def check_classes(
+    train: Features, test: Features, num_classes: int | None = None, *, unseen: str = "refused"
+) -> tuple[Tensor, Tensor]:
+    """The classes of the training and of the test samples, once it is clear that a classifier can be fitted to them and
+    measured on them.
 
     Args:
         train, test: Features of one layer.
@@ -280,6 +284,7 @@ def check_classes(train: Features, test: Features, num_classes: int | None = Non
                 f"the features of {broken} of {len(part.values)} {name} samples are not finite: look at the "
                 "network's weights and preprocessing"
             )
+    return train.targets, test.targets
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -295,14 +300,14 @@ def _part(layer: str) -> str:
     raise UsageError(f"layer {layer!r} is none of a representation's: {hint}")
 
 
-def _vector(said: Representation, layer: str, spatial: int) -> Tensor:
+def _vector(outputs: Representation, layer: str, spatial: int) -> Tensor:
     """(B, D) of a layer."""
     if layer in ("embedding", "logits"):
-        return getattr(said, layer)
+        return getattr(outputs, layer)
     number = int(layer.partition(".")[2])
-    if number >= len(said.maps):
+    if number >= len(outputs.maps):
         raise UsageError(
-            f"layer {layer} does not exist: the network gives {len(said.maps)} maps, maps.0 to "
-            f"maps.{len(said.maps) - 1}"
+            f"layer {layer} does not exist: the network gives {len(outputs.maps)} maps, maps.0 to "
+            f"maps.{len(outputs.maps) - 1}"
         )
-    return F.adaptive_avg_pool2d(said.maps[number], spatial).flatten(1)
+    return F.adaptive_avg_pool2d(outputs.maps[number], spatial).flatten(1)

@@ -1,16 +1,16 @@
-"""Few-shot probes: what a representation is worth where only a handful of samples a class have labels."""
+"""Few-shot probes: what a representation is worth where only a handful of samples per class have labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.hashing import hash64
+from ..core.statistics import mean_std
 from .features import Features, check_classes
 from .linear import fit_probe
 
@@ -20,13 +20,13 @@ _WEIGHT_DECAY = 1e-2  # with a handful of samples there is nothing to choose it 
 
 @dataclass(frozen=True)
 class FewShot:
-    """Accuracy with ``shots`` labelled samples a class.
+    """Accuracy with ``shots`` labelled samples per class.
 
     Attributes:
         shots: n.
         mean: Of top-1 over the draws, per cent.
         std: Its standard deviation over the draws; 0 for a single one.
-        draws: How often n samples a class were drawn.
+        draws: How often n samples per class were drawn.
     """
 
     shots: int
@@ -38,7 +38,7 @@ class FewShot:
 def few_shot(
     train: Features, test: Features, shots: Sequence[int] = (1, 5, 20), draws: int = 5, seed: int = 0
 ) -> list[FewShot]:
-    """Logistic regression on n samples of each class, drawn anew several times, each tested on the whole test split.
+    """Logistic regression on n samples of each class, drawn several times, each tested on all of the test split.
 
     A draw of fewer samples is the beginning of the same draw of more. Features are standardised by the samples drawn,
     and the weights are held down by 0.01/2
@@ -60,10 +60,10 @@ def few_shot(
     """
     if draws < 1:
         raise UsageError(f"draws={draws} gives no accuracy: draw once or more")
-    check_classes(train, test)
-    counts = torch.bincount(train.targets)
+    targets, _ = check_classes(train, test)
+    counts = torch.bincount(targets)
     fewest = int(torch.where(counts > 0, counts, counts.max()).argmin())
-    found = []
+    results = []
     for count in shots:
         if not 0 < count <= counts[fewest]:
             raise UsageError(
@@ -72,11 +72,12 @@ def few_shot(
             )
         accuracies = []
         for draw in range(draws):
-            rows = _drawn(train.targets, count, seed, draw)
-            part = Features(train.values[rows], train.targets[rows])
+            rows = _drawn(targets, count, seed, draw)
+            part = Features(train.values[rows], targets[rows])
             accuracies.append(fit_probe(part, test, "few-shot", weight_decays=(_WEIGHT_DECAY,)).top1)
-        found.append(FewShot(count, fmean(accuracies), stdev(accuracies) if draws > 1 else 0.0, draws))
-    return found
+        top1 = mean_std(accuracies)
+        results.append(FewShot(count, top1.mean, top1.std or 0.0, draws))
+    return results
 
 
 def _drawn(targets: Tensor, count: int, seed: int, draw: int) -> Tensor:

@@ -75,17 +75,18 @@ class LinearHead(Head):
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, num_classes, 1, bias=number == 0) for number, (channels, _, _) in enumerate(shapes)
         )
-        # The problem is convex: it starts at 0, and a channel that says nothing in training stays silent.
+        # The problem is convex: it starts at 0, and a channel that is 0 in training keeps weights of 0.
         for parameter in self.convs.parameters():
             nn.init.zeros_(parameter)
 
     def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        logits = None
-        said = [conv(value) for conv, value in zip(self.convs, maps, strict=True)]
+        logits: Tensor | None = None
+        scores = [conv(value) for conv, value in zip(self.convs, maps, strict=True)]
         # Maps of one size are added before they are enlarged.
-        for _, same in groupby(said, key=lambda value: value.shape[2:]):
+        for _, same in groupby(scores, key=lambda value: value.shape[2:]):
             enlarged = _resized(sum(same), size)
             logits = enlarged if logits is None else logits + enlarged
+        assert logits is not None, "a head reads at least one map"
         return logits
 
 

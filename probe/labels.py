@@ -48,5 +48,5 @@ def labelled_part(num_samples: int, targets: Tensor | None, fraction: float, see
     place = torch.arange(num_samples) - (counts.cumsum(0) - counts)[shuffled[by_class]]
     turn = torch.empty(num_samples, dtype=torch.float64)
     turn[by_class] = (place.double() + 0.5) / sizes
-    kept = max(1, round(fraction * num_samples))
-    return chance[turn.argsort(stable=True)[:kept]].sort().values
+    count = max(1, round(fraction * num_samples))
+    return chance[turn.argsort(stable=True)[:count]].sort().values

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ..core.distributed import world_size
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
+from ..core.statistics import wilson_interval
 from .features import Features, check_classes, features_of
-from .intervals import wilson
 from .labels import labelled_part
 from .sgd_heads import train_heads
 
@@ -66,7 +66,7 @@ class ProbeResult:
 def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embedding", **options: Any) -> ProbeResult:
     """Fit a linear classifier on one layer of a network that is left exactly as it is, and test it once.
 
-    ``protocol`` says how the classifier is fitted:
+    ``protocol`` is how the classifier is fitted:
 
     - ``exact``: multinomial logistic regression on standardised features by full-batch L-BFGS; how strongly its weights
       are held down is chosen on a fifth of the training samples, then it is fitted to all of them.
@@ -122,21 +122,27 @@ def linear_probes(
         spatial: Maps are averaged to ``spatial`` × ``spatial`` positions.
         label_fraction: Share of the training samples that are used, stratified by class; a smaller part lies within a
             larger one.
-        seed: Of the part and of what is held out.
-        batch_size: Samples that are looked at together.
+        seed: Of the part and of the validation samples.
+        batch_size: Samples in a forward pass.
         weight_decays: Strengths that ``exact`` chooses from: factors of half the squared weights, beside the mean
             cross-entropy.
         protocol: ``"exact"``, ``"grid"`` or ``"crd"``.
-        cache: A folder in which features are kept for further probes, see :func:`~.features.features_of`.
+        cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    known, asked = (
+    train_features, test_features = (
         features_of(network, _loader(split, batch_size, device), layers, spatial, cache=cache)
         for split in (train, test)
     )
-    options = {"weight_decays": weight_decays, "protocol": protocol, "num_classes": getattr(train, "num_classes", None)}
+    options: dict[str, Any] = {
+        "weight_decays": weight_decays,
+        "protocol": protocol,
+        "num_classes": getattr(train, "num_classes", None),
+    }
     return {
-        layer: fit_probe(known[layer], asked[layer], layer, label_fraction, seed, device=device, **options)
+        layer: fit_probe(
+            train_features[layer], test_features[layer], layer, label_fraction, seed, device=device, **options
+        )
         for layer in layers
     }
 
@@ -166,10 +172,10 @@ def fit_probe(
         raise UsageError(
             f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
         )
-    check_classes(train, test, num_classes, unseen=unseen)
-    rows = labelled_part(len(train.targets), train.targets, label_fraction, seed)
-    classes = int(train.targets.max()) + 1
-    x, y = train.values[rows].to(device), train.targets[rows].to(device)
+    train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
+    rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)
+    classes = int(train_targets.max()) + 1
+    x, y = train.values[rows].to(device), train_targets[rows].to(device)
     rate = None
     if protocol == "exact":
         chosen = _choose(x, y, classes, weight_decays, seed)
@@ -195,13 +201,23 @@ def fit_probe(
             f"the probe of {layer} diverged at learning rate {rate:g}: its features are too large; take protocol exact"
         )
     loss = F.cross_entropy(_logits((x - mean) * scale, weight), y).item()
-    logits, asked = _logits((test.values.to(device) - mean) * scale, weight), test.targets.to(device)
-    right = logits.topk(min(5, classes), 1).indices == asked[:, None]
+    logits, targets = _logits((test.values.to(device) - mean) * scale, weight), test_targets.to(device)
+    right = logits.topk(min(5, classes), 1).indices == targets[:, None]
     top1, top5 = (100 * right[:, :k].any(1).double().mean().item() for k in (1, 5))
-    low, high = wilson(int(right[:, 0].sum()), len(asked))
-    top5 = top5 if classes > 5 else None
+    low, high = wilson_interval(int(right[:, 0].sum()), len(targets))
     return ProbeResult(
-        top1, top5, layer, chosen, len(rows), len(asked), right[:, 0].cpu(), low, high, loss, protocol, rate
+        top1,
+        top5 if classes > 5 else None,
+        layer,
+        chosen,
+        len(rows),
+        len(targets),
+        right[:, 0].cpu(),
+        low,
+        high,
+        loss,
+        protocol,
+        rate,
     )
 
 
@@ -211,11 +227,11 @@ def _best_of_grid(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[float,
     """
     if len(y) < 5:
         return GRID[0]
-    part, held = _held_out(y, seed)
+    part, validation = _held_out(y, seed)
     scores = []
     for weight, mean, scale in _trained(x[part], y[part], classes, GRID, seed):
-        logits = _logits((x[held] - mean) * scale, weight)
-        right, loss = int((logits.argmax(1) == y[held]).sum()), F.cross_entropy(logits, y[held]).item()
+        logits = _logits((x[validation] - mean) * scale, weight)
+        right, loss = int((logits.argmax(1) == y[validation]).sum()), F.cross_entropy(logits, y[validation]).item()
         # A rate that was too high leaves NaN, whose largest is class 0.
         scores.append((right, -loss) if math.isfinite(loss) else (-1, 0.0))
     return GRID[scores.index(max(scores))]
@@ -233,9 +249,9 @@ def _trained(
 def _held_out(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of four fifths, and a mask of the other fifth."""
     part = labelled_part(len(y), y, 1 - _HELD_OUT, seed).to(y.device)
-    held = torch.ones(len(y), dtype=torch.bool, device=y.device)
-    held[part] = False
-    return part, held
+    validation = torch.ones(len(y), dtype=torch.bool, device=y.device)
+    validation[part] = False
+    return part, validation
 
 
 def _choose(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float], seed: int) -> float:
@@ -243,10 +259,10 @@ def _choose(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float], 
     strengths = sorted(weight_decays, reverse=True)
     if len(strengths) == 1 or len(y) < 5:
         return strengths[0]
-    part, held = _held_out(y, seed)
+    part, validation = _held_out(y, seed)
     rights = []
     for weight, mean, scale in _fitted(x[part], y[part], classes, strengths):
-        rights.append(int((_logits((x[held] - mean) * scale, weight).argmax(1) == y[held]).sum()))
+        rights.append(int((_logits((x[validation] - mean) * scale, weight).argmax(1) == y[validation]).sum()))
     return strengths[rights.index(max(rights))]
 
 
@@ -257,11 +273,11 @@ def _fitted(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float]) 
     mean, scale = _standard(x)
     x = (x - mean) * scale
     weight = torch.zeros(x.shape[1] + 1, classes, device=x.device)
-    found = []
+    solutions = []
     for weight_decay in weight_decays:  # each begins where the stronger one ended
         weight = fit_logistic(x, y, weight, weight_decay)
-        found.append((weight, mean, scale))
-    return found
+        solutions.append((weight, mean, scale))
+    return solutions
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor]:

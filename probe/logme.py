@@ -41,8 +41,8 @@ def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: 
 
     Example:
         >>> targets = torch.arange(3).repeat(20)
-        >>> told = torch.nn.functional.one_hot(targets).float() + 0.1 * torch.randn(60, 3)
-        >>> logme(told, targets) > logme(torch.randn(60, 3), targets)
+        >>> informative = torch.nn.functional.one_hot(targets).float() + 0.1 * torch.randn(60, 3)
+        >>> logme(informative, targets) > logme(torch.randn(60, 3), targets)
         True
     """
     _check(values, targets)
@@ -74,8 +74,8 @@ def _projected(f: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = f.shape[1] > len(f)
     # Of the smaller of both Gram matrices; float64, so that directions down to 1e-6 of the longest one are kept.
     spectrum, vectors = torch.linalg.eigh(f @ f.T if wide else f.T @ f)
-    kept = spectrum > 1e-12 * spectrum[-1]
-    spectrum, vectors = spectrum[kept], vectors[:, kept]
+    nonzero = spectrum > 1e-12 * spectrum[-1]
+    spectrum, vectors = spectrum[nonzero], vectors[:, nonzero]
     explained = (vectors.T @ labels).square() if wide else (vectors.T @ (f.T @ labels)).square() / spectrum[:, None]
     return spectrum, explained, (labels.square().sum(0) - explained.sum(0)).clamp_min(0)
 
@@ -100,4 +100,4 @@ def _check(values: Tensor, targets: Tensor) -> None:
     if not bool(values.isfinite().all()):
         raise UsageError("LogME needs finite features: a layer gave NaN or infinity")
     if not bool(values.any()):
-        raise UsageError("LogME needs features that say something: all of them are 0")
+        raise UsageError("LogME needs features that are not all 0")

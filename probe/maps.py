@@ -35,7 +35,7 @@ class KeptMaps:
 
     def batch(self, rows: Tensor, device: torch.device) -> tuple[list[Tensor], Tensor]:
         """Maps and labels of some frames, in float32 on the device."""
-        return [kept[rows].to(device).float() for kept in self.maps], self.labels[rows].to(device)
+        return [maps[rows].to(device).float() for maps in self.maps], self.labels[rows].to(device)
 
 
 @torch.no_grad()
@@ -53,8 +53,8 @@ def keep_maps(model: Any, loader: Any, rows: Tensor, labels: str) -> KeptMaps | 
     """
     model.eval()
     places = _places(rows, loader.num_samples)
-    kept: KeptMaps | None = None
-    found = 0
+    cache: KeptMaps | None = None
+    written = 0
     for batch in loader.epoch(0):
         to = places[batch["index"].cpu()]
         here = to >= 0
@@ -66,23 +66,23 @@ def keep_maps(model: Any, loader: Any, rows: Tensor, labels: str) -> KeptMaps | 
             if name in (model.encoder.modality, labels)
         }
         maps = model.encoder(picked, ("maps",)).maps
-        if kept is None:
-            kept = _room(maps, picked[labels], len(rows))
-            if kept is None:
+        if cache is None:
+            cache = _room(maps, picked[labels], len(rows))
+            if cache is None:
                 return None
-        for whole, part in zip([*kept.maps, kept.labels], [*maps, picked[labels]], strict=True):
-            whole[to[here]] = (part.clamp(-65504, 65504) if whole.dtype == torch.float16 else part).to(
-                "cpu", whole.dtype
+        for stored, part in zip([*cache.maps, cache.labels], [*maps, picked[labels]], strict=True):
+            stored[to[here]] = (part.clamp(-65504, 65504) if stored.dtype == torch.float16 else part).to(
+                "cpu", stored.dtype
             )
-        found += int(here.sum())
-    if kept is None or found < len(rows):
+        written += int(here.sum())
+    if cache is None or written < len(rows):
         raise UsageError(
-            f"the loader gave {found} of {len(rows)} labelled training frames: its index must be their place in "
+            f"the loader gave {written} of {len(rows)} labelled training frames: its index must be their place in "
             "the split"
         )
-    for norm, whole in zip(model.head.norms, kept.maps, strict=True):
-        _standardise(norm, whole)
-    return kept
+    for norm, stored in zip(model.head.norms, cache.maps, strict=True):
+        _standardise(norm, stored)
+    return cache
 
 
 def _room(maps: Collection[Tensor], labels: Tensor, count: int) -> KeptMaps | None:
@@ -98,15 +98,16 @@ def _room(maps: Collection[Tensor], labels: Tensor, count: int) -> KeptMaps | No
     return KeptMaps(room, torch.empty((count, *labels.shape[1:]), dtype=labels.dtype))
 
 
-def _standardise(norm: torch.nn.BatchNorm2d, whole: Tensor) -> None:
+def _standardise(norm: torch.nn.BatchNorm2d, maps: Tensor) -> None:
     """Give ``norm`` the statistics of all frames and positions, and apply it in place."""
-    parts = whole.split(_AT_ONCE)
-    count = whole.shape[0] * whole.shape[2] * whole.shape[3]
+    parts = maps.split(_AT_ONCE)
+    count = maps.shape[0] * maps.shape[2] * maps.shape[3]
     mean = sum(part.double().sum((0, 2, 3)) for part in parts) / count
     variance = sum((part.double() - mean[:, None, None]).square().sum((0, 2, 3)) for part in parts) / count
     # A channel that hardly ever changes in training would be blown up on a test frame where it does: each has at least
     # a small share of the map's own variance, whatever the map's scale.
     norm.eps = max(1e-3 * variance.mean().item(), 1e-12)
+    assert norm.running_mean is not None and norm.running_var is not None, "the heads' norms track statistics"
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
     scale = (variance + norm.eps).rsqrt()

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UsageError
+from ..core.statistics import wilson_interval
 from .features import Features, check_classes
-from .intervals import wilson
 
 _CELLS = 2**24  # of a chunk of similarities
 
@@ -54,19 +54,19 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
         raise UsageError(f"k={k} neighbours cannot vote: take one or more")
     if temperature <= 0:
         raise UsageError(f"temperature={temperature} is not positive: take 0.07, say")
-    check_classes(train, test)
-    classes, k = int(train.targets.max()) + 1, min(k, len(train.targets))
+    train_targets, test_targets = check_classes(train, test)
+    classes, k = int(train_targets.max()) + 1, min(k, len(train_targets))
     known, right = F.normalize(train.values, dim=1), []
-    for part, wanted in zip(
-        *(values.split(max(1, _CELLS // len(known))) for values in (test.values, test.targets)), strict=True
+    for part, expected in zip(
+        *(values.split(max(1, _CELLS // len(known))) for values in (test.values, test_targets)), strict=True
     ):
         near = (F.normalize(part, dim=1) @ known.T).topk(k, dim=1)
         # The nearest one's weight is 1: only ratios count, and exp(1/τ) would overflow for a small τ.
         weights = ((near.values - near.values[:, :1]) / temperature).exp()
         votes = torch.zeros(len(part), classes, dtype=weights.dtype).scatter_add_(
-            1, train.targets[near.indices], weights
+            1, train_targets[near.indices], weights
         )
-        right.append(votes.argmax(1) == wanted)
+        right.append(votes.argmax(1) == expected)
     correct = torch.cat(right)
     hits = int(correct.sum())
-    return KnnResult(100 * hits / len(correct), *wilson(hits, len(correct)), k, correct)
+    return KnnResult(100 * hits / len(correct), *wilson_interval(hits, len(correct)), k, correct)

@@ -1,4 +1,4 @@
-"""Embeddings in few dimensions, to be looked at: the directions in which they vary most."""
+"""Embeddings in few dimensions: the directions in which they vary most."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Projection:
 
     Attributes:
         points: (N, dims) float64, centred.
-        shares: (dims,) each direction's share of the whole variance; 0 where nothing varies.
+        shares: (dims,) each direction's share of the total variance; 0 where nothing varies.
     """
 
     points: Tensor

@@ -71,10 +71,10 @@ class Segmenter(nn.Module):
     def predict(self, batch: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """Label maps (B, 1, height, width) int64 in 1…C, in eval mode; the training flags are put back."""
         flags = [(module, module.training) for module in self.modules()]
-        said = self.eval()(batch, size).argmax(1, keepdim=True) + 1
+        predictions = self.eval()(batch, size).argmax(1, keepdim=True) + 1
         for module, training in flags:
             module.training = training
-        return said
+        return predictions
 
 
 def segment(
@@ -99,7 +99,7 @@ def segment(
 
     The encoder is a copy: ``network`` is as before afterwards. With the frozen encoder the maps of the training frames
         as they are
-    stored are computed once and kept; beyond 2 GB they are computed in each epoch, from the split's training views.
+    stored are computed once and cached; beyond 2 GB they are computed in each epoch, from the split's training views.
     Otherwise training views are what encoder and head learn from. A part of the labels gets as many steps as all of
     them would.
 
@@ -115,7 +115,7 @@ def segment(
             ``"scratch"``: at ``lr``.
         label_fraction: Share of the training frames that are used, stratified by ``train.targets``.
         epochs: Passes over the training split.
-        batch_size: Frames of a step; an epoch's last, shorter batch is left out.
+        batch_size: Frames of a step; an epoch's last, shorter batch is dropped.
         lr: Learning rate of AdamW at its highest; it rises in the first steps and falls as a cosine. A linear head,
             whose problem is convex, learns at 30 times this rate.
         weight_decay: Of all trained parameters.
@@ -200,9 +200,9 @@ class _Training:
         self.batch_size, self.epochs, self.seed, self.device = batch_size, epochs, seed, device
         # As many as with all the labels, so that fewer labels do not mean less training as well.
         self.steps = max(1, split.num_samples // batch_size)
-        self.kept: KeptMaps | None = None
+        self.cached: KeptMaps | None = None
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
-            self.kept = keep_maps(
+            self.cached = keep_maps(
                 model, split.loader(batch_size=batch_size, device=device, seed=seed, train=False), rows, labels
             )
 
@@ -225,9 +225,9 @@ class _Training:
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (B, C, H, W) and label maps (B, 1, H, W) of each step of an epoch."""
-        if self.kept is not None:
+        if self.cached is not None:
             for picked in shuffled_rows(len(self.rows), self.batch_size, self.steps, self.seed, epoch):
-                maps, target = self.kept.batch(picked, self.device)
+                maps, target = self.cached.batch(picked, self.device)
                 yield self.model.head.classify(maps, target.shape[2:]), target
             return
         loader = self.split.loader(batch_size=self.batch_size, device=self.device, seed=self.seed, train=True)
@@ -259,8 +259,8 @@ def count_confusion(model: Segmenter, loader: Any, num_classes: int, labels: str
     metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
     for batch in loader.epoch(0):
         target = _targets(batch[labels], num_classes)
-        said = model.predict(batch, target.shape[1:])[:, 0].long() - 1
-        metric.to(said.device).update(said, target)
+        predictions = model.predict(batch, target.shape[1:])[:, 0].long() - 1
+        metric.to(predictions.device).update(predictions, target)
     return metric.compute().cpu().long()
 
 
@@ -276,10 +276,10 @@ def measures_of(confusion: Tensor) -> dict[str, Any]:
         [87.5, 87.5, 77.5]
     """
     counts = confusion.double()
-    right, labelled, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    right, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     if not labelled.sum():
         raise UsageError("no pixel of the test frames is labelled: nothing can be measured")
-    union = labelled + said - right
+    union = labelled + predicted - right
     iou = 100 * right / union  # NaN where a class is in neither
     return {
         "pixel_accuracy": (100 * right.sum() / labelled.sum()).item(),

@@ -1,4 +1,4 @@
-"""The report's table of what the runs came to, beside the published figures, the untaught student and the teacher."""
+"""The report's table of results, beside the published figures, the baseline and the teacher."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..compress.published import PAIRS, Figure, published
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.registry import OBJECTIVES
+from ..core.statistics import MeanStd, gap_closed, mean_std
 from ..core.weights import STUDENT as STUDENT_FILE
 from .markup import is_number, join, number
 from .page import Section
 from .page_parts import Cell, table
-from .runs import Found, Group
-from .scores import Score, score, way
+from .runs import RunFolders, RunSeries, objective_name, reads_teacher
 from .transfers import teachers_of
 
 _IMAGES = {"train": 50_000, "test": 10_000}  # of the published figures
@@ -27,95 +27,86 @@ _RECIPE = "compression/cifar100_crd"
 
 
 class Compared:
-    """Every group's scores, and what they are to be held against.
+    """Every series' scores, and those to compare them with.
 
     Args:
-        found: The runs.
+        runs: The runs.
     """
 
-    def __init__(self, found: Found) -> None:
-        self.groups = found.groups
+    def __init__(self, runs: RunFolders) -> None:
+        self.groups = runs.groups
+        self.configs = [(group, group.config) for group in runs.groups if group.config is not None]
         self.evaluated = {
-            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in found.groups
+            group.name: [_evaluation(run.read_json("evaluation.json")) for run in group.runs] for group in runs.groups
         }
-        self.scores = {group.name: self._scores(group) for group in found.groups}
+        self.scores = {group.name: self._scores(group) for group in runs.groups}
 
-    def _scores(self, group: Group) -> dict[str, Score]:
+    def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
         values = {"top1": group.last("top1"), "top5": group.last("top5")}
         for rows in self.evaluated[group.name]:
             for key, value in _measures(rows, "student").items():
                 values.setdefault(key, []).append(value)
-        return {key: one for key, several in values.items() if (one := score(several)) is not None}
+        return {key: mean_std(measured) for key, measured in values.items() if measured}
 
-    def metric(self, group: Group) -> str | None:
-        """The one that a student is judged by."""
+    def metric(self, group: RunSeries) -> str | None:
+        """The metric that a student is judged by."""
         return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
 
-    def untaught(self, group: Group, metric: str) -> Score | None:
+    def baseline(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long."""
         if group.config is None or not group.config.teachers:
             return None
-        wanted = _alone(group.config)
-        alone = (
-            other
-            for other in self.groups
-            if other.config is not None and not other.config.teachers and metric in self.scores[other.name]
-        )
-        found = next((other for other in alone if _alone(other.config) == wanted), None)
-        if found is not None:
-            return self.scores[found.name][metric]
-        return self._baseline(group, "random", metric)
+        for other, config in self.configs:
+            if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
+                return self.scores[other.name][metric]
+        return self._evaluated(group, group.config, "random", metric)
 
-    def teacher(self, group: Group, metric: str) -> Score | None:
+    def teacher(self, group: RunSeries, metric: str) -> MeanStd | None:
         """Its only teacher, where it reads what the student reads, and is one of the runs and was tested on the same
         data, or was evaluated beside it.
         """
         config = group.config
         if config is None or len(config.teachers) != 1 or config.teachers[0].modality != config.student.modality:
-            return None  # what another modality shows may be more, or less: no end of a way
-        other = teacher_of(self.groups, group.config)
+            return None  # another modality may show more, or less: its score is no upper end of a gap
+        other = teacher_of(self.groups, config)
         if (
             other is not None
+            and other.config is not None
             and metric == "top1"
             and metric in self.scores[other.name]
-            and _same_test(other.config, group.config)
+            and _same_test(other.config, config)
         ):
             return self.scores[other.name][metric]
-        return self._baseline(group, "teacher", metric)
+        return self._evaluated(group, config, "teacher", metric)
 
-    def _baseline(self, group: Group, role: str, metric: str) -> Score | None:
-        """What an evaluation measured beside the student of this group, or of another one that it was shared with."""
-        alike = [
+    def _evaluated(self, group: RunSeries, config: RunConfig, role: str, metric: str) -> MeanStd | None:
+        """The score of an evaluation beside the student of this series, or of another one that it was shared with."""
+        shared = _student(config), _data(config), [network.weights for network in config.teachers]
+        similar = [
             other
-            for other in self.groups
-            if other.config
-            and (_student(other.config), _data(other.config)) == (_student(group.config), _data(group.config))
-        ]
-        alike = [
-            other
-            for other in alike
-            if [one.weights for one in other.config.teachers] == [one.weights for one in group.config.teachers]
+            for other, its in self.configs
+            if (_student(its), _data(its), [network.weights for network in its.teachers]) == shared
         ]
         values = [
-            found[metric]
-            for other in [group, *alike]
+            measures[metric]
+            for other in [group, *similar]
             for rows in self.evaluated[other.name]
-            if metric in (found := _measures(rows, role))
+            if metric in (measures := _measures(rows, role))
         ]
-        return score(values[:1])
+        return mean_std(values[:1]) if values else None
 
 
 _COLUMNS = {"top1": "top-1, %", "miou": "mIoU, %", "probe": "linear probe, %"}
 
 
-def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
+def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
     """The table, and its numbers."""
-    rows = [_row(group, compared) for group in found.groups]
+    rows = [_row(group, compared) for group in runs.groups]
     there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
     extra = {
-        "untaught": "points to untaught",
-        "way": "of the way to the teacher, %",
+        "points_to_baseline": "points to baseline",
+        "gap_closed": "share of the teacher gap closed, %",
         "published": "published top-1, %",
         "seconds": "training, s",
     }
@@ -127,37 +118,33 @@ def comparison(found: Found, compared: Compared) -> tuple[Section, list[dict[str
         cells += [_score(row["scores"].get(key)) for key in there]
         for key in extra:
             mark = " *" if key == "published" and row["note"] else ""
-            form = {"untaught": "+.2f", "way": ".0f", "published": ".2f", "seconds": ".0f"}[key]
-            value = 100 * row[key] if key == "way" and row[key] is not None else row[key]
+            form = {"points_to_baseline": "+.2f", "gap_closed": ".0f", "published": ".2f", "seconds": ".0f"}[key]
+            value = 100 * row[key] if key == "gap_closed" and row[key] is not None else row[key]
             cells.append(Cell(number(value, form) + (mark if row[key] is not None else ""), row[key]))
         lines.append(cells)
     columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
     caption = "Results of the last epoch: mean ± standard deviation over seeds"
-    said = [f"* {note}" for note in notes]
-    if "untaught" in extra:
-        said.append(
-            "Points to untaught: the difference to the same student without a teacher; of the way: its share of "
-            "what lies between that one and a "
-            "teacher that reads the same modality."
+    below = [f"* {note}" for note in notes]
+    if "points_to_baseline" in extra:
+        below.append(
+            "The baseline is the same student trained without a teacher; the teacher gap is the difference between it "
+            "and a teacher that reads the same modality."
         )
     answers = [
-        {key: value for key, value in row.items() if key != "scores"} | {k: vars(v) for k, v in row["scores"].items()}
+        {key: value for key, value in row.items() if key != "scores"}
+        | {key: {"mean": score.mean, "std": score.std, "seeds": score.count} for key, score in row["scores"].items()}
         for row in rows
     ]
-    return Section("comparison", "What they came to", join(table(caption, columns, lines, notes=said))), answers
+    return Section("comparison", "Results", join(table(caption, columns, lines, notes=below))), answers
 
 
-def _row(group: Group, compared: Compared) -> dict[str, Any]:
+def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
-    untaught = compared.untaught(group, metric) if metric else None
-    figure, reasons = _published(group) if config is not None and "top1" in scores else (None, [])
-    seconds = score(
-        [
-            sum(row["seconds"] for row in run.history if is_number(row.get("seconds")))
-            for run in group.runs
-            if run.history
-        ]
-    )
+    points, share = (None, None) if metric is None else _against(group, metric, compared)
+    figure, reasons = _published(group, config) if config is not None and "top1" in scores else (None, [])
+    seconds = [
+        sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history
+    ]
     return {
         "name": group.name,
         "networks": ""
@@ -165,41 +152,56 @@ def _row(group: Group, compared: Compared) -> dict[str, Any]:
         else " → ".join(part for part in (teachers_of(config), config.student.model) if part),
         "n": len(group.runs),
         "scores": scores,
-        "untaught": scores[metric].mean - untaught.mean if untaught else None,
-        "way": way(scores[metric], untaught, compared.teacher(group, metric)) if metric else None,
+        "points_to_baseline": points,
+        "gap_closed": share,
         "published": figure.top1 if figure else None,
-        "note": f"{figure.source}{f' ({figure.note})' if figure.note else ''}{'; these had ' + ', '.join(reasons) if reasons else ''}."
-        if figure
-        else "",
-        "seconds": seconds.mean if seconds else None,
+        "note": _note(figure, reasons) if figure else "",
+        "seconds": mean_std(seconds).mean if seconds else None,
     }
 
 
-def teacher_of(groups: Sequence[Group], config: RunConfig) -> Group | None:
+def _against(group: RunSeries, metric: str, compared: Compared) -> tuple[float | None, float | None]:
+    """The difference to the baseline, and the share of the teacher gap closed."""
+    score, baseline, teacher = (
+        compared.scores[group.name][metric].mean,
+        compared.baseline(group, metric),
+        compared.teacher(group, metric),
+    )
+    if baseline is None:
+        return None, None
+    return score - baseline.mean, None if teacher is None else gap_closed(score, baseline.mean, teacher.mean)
+
+
+def _note(figure: Figure, reasons: Sequence[str]) -> str:
+    note = f" ({figure.note})" if figure.note else ""
+    differences = f"; these had {', '.join(reasons)}" if reasons else ""
+    return f"{figure.source}{note}{differences}."
+
+
+def teacher_of(groups: Sequence[RunSeries], config: RunConfig) -> RunSeries | None:
     """The group that a run's first teacher is of: that of its weights' folder; of folders that were moved, the one
     whose path ends most alike.
     """
     teacher = config.teachers[0]
-    wanted = Path(teacher.weights or "").parts
-    wanted = wanted[:-1] if wanted and wanted[-1] == STUDENT_FILE else wanted
+    parts = Path(teacher.weights or "").parts
+    parts = parts[:-1] if parts and parts[-1] == STUDENT_FILE else parts
 
-    def alike(group: Group) -> int:
+    def common_length(group: RunSeries) -> int:
         if group.config is None or (group.config.student.model, group.config.student.modality) != (
             teacher.model,
             teacher.modality,
         ):
             return 0
         places = [path.resolve().parts for path in (group.path, *(run.path for run in group.runs))]
-        return max(len(os.path.commonprefix([place[::-1], wanted[::-1]])) for place in places)
+        return max(len(os.path.commonprefix([place[::-1], parts[::-1]])) for place in places)
 
-    best = max(groups, key=alike)
-    return best if alike(best) else None
+    best = max(groups, key=common_length)
+    return best if common_length(best) else None
 
 
-def _published(group: Group) -> tuple[Figure | None, list[str]]:
+def _published(group: RunSeries, config: RunConfig) -> tuple[Figure | None, list[str]]:
     """The published figure of a training, and what sets the training apart from it."""
-    config = group.config
-    facts: Any = next((found for run in group.runs if (found := run.read_json("checkpoints/data.json"))), {})
+    facts: Any = next((data for run in group.runs if (data := run.read_json("checkpoints/data.json"))), {})
     if not isinstance(facts, dict) or len(config.teachers) > 1 or _fact(facts, "train", "classes") not in (100, None):
         return None, []
     student, objectives = config.student.model, _objectives(config)
@@ -220,26 +222,27 @@ def _published(group: Group) -> tuple[Figure | None, list[str]]:
 
 def _objectives(config: RunConfig) -> str:
     """As the benchmark calls them: by the alphabet, kd last."""
-    names = {entry.name for entry in config.objectives.values() if OBJECTIVES[entry.name].needs_teacher}
+    names = {objective_name(entry) for entry in config.objectives.values() if reads_teacher(entry)}
     return "+".join(sorted(names, key=lambda name: (name == "kd", name)))
 
 
 def _options(config: RunConfig) -> list[str]:
     """Options of objectives that are neither the class's nor the recipe's."""
-    recipe, found = _recipe(), []
+    recipe, options = _recipe(), []
     for entry in config.objectives.values():
-        fields = OBJECTIVES[entry.name].Options.model_fields
+        name = objective_name(entry)
+        fields = OBJECTIVES[name].Options.model_fields
         usual = (
-            recipe[entry.name].options()
-            if entry.name in recipe
-            else {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
+            recipe[name].options()
+            if name in recipe
+            else {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
         )
-        found += [
-            f"objectives.{entry.name}.{key}={str(value).lower()}"
+        options += [
+            f"objectives.{name}.{key}={str(value).lower()}"
             for key, value in entry.options().items()
             if usual.get(key) != value
         ]
-    return found
+    return options
 
 
 @cache
@@ -249,12 +252,12 @@ def _recipe() -> dict[str, Any]:
 
 def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[str]:
     reasons = []
-    for split, wanted in _IMAGES.items():
+    for split, expected in _IMAGES.items():
         count = _fact(facts, split, "samples")
-        if count != wanted:
+        if count != expected:
             reasons.append(
                 f"{'an unknown number of' if count is None else format(count, ',')} {split} images instead of "
-                f"{wanted:,}"
+                f"{expected:,}"
             )
     if config.train.epochs != 240:
         reasons.append(f"{config.train.epochs} epochs instead of 240")
@@ -270,38 +273,38 @@ def _reasons(config: RunConfig, facts: dict[str, Any], objectives: str) -> list[
 
 
 def _fact(facts: dict[str, Any], split: str, name: str) -> int | None:
-    found = facts.get(split)
-    value = found.get(name) if isinstance(found, dict) else None
+    split_facts = facts.get(split)
+    value = split_facts.get(name) if isinstance(split_facts, dict) else None
     return value if isinstance(value, int) else None
 
 
-def _evaluation(found: Any) -> list[dict[str, Any]]:
-    rows = found.get("rows") if isinstance(found, dict) else None
+def _evaluation(evaluation: Any) -> list[dict[str, Any]]:
+    rows = evaluation.get("rows") if isinstance(evaluation, dict) else None
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
     """What an evaluation found of a role, with the most labels."""
-    found: dict[str, float] = {}
+    measures: dict[str, float] = {}
     rows = sorted(
         (row for row in rows if row.get("role") == role),
         key=lambda row: row["labels"] if is_number(row.get("labels")) else 1.0,
     )
     for row in rows:
-        found |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
+        measures |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
         if role == "teacher" and row.get("task") == "accuracy" and is_number(row.get("top1")):
-            found["top1"] = row["top1"]
+            measures["top1"] = row["top1"]
         layers = row.get("layers")
         if (
             isinstance(layers, dict)
             and isinstance(layers.get("embedding"), dict)
             and is_number(layers["embedding"].get("top1"))
         ):
-            found["probe"] = layers["embedding"]["top1"]
-    return found
+            measures["probe"] = layers["embedding"]["top1"]
+    return measures
 
 
-def _alone(config: RunConfig) -> tuple[Any, ...]:
+def _setting(config: RunConfig) -> tuple[Any, ...]:
     return _student(config), _data(config), config.train.epochs
 
 
@@ -317,13 +320,13 @@ def _data(config: RunConfig) -> str:
     return json.dumps({key: value for key, value in values.items() if key != "workers"}, sort_keys=True)
 
 
-def _same_test(one: RunConfig, other: RunConfig) -> bool:
+def _same_test(first: RunConfig, other: RunConfig) -> bool:
     """Whether two runs were tested on the same samples, however many each was trained on."""
-    told = [
+    data = [
         {key: value for key, value in config.data.model_dump(mode="json").items() if not key.startswith("train")}
-        for config in (one, other)
+        for config in (first, other)
     ]
-    return _path_free(told[0]) == _path_free(told[1])
+    return _path_free(data[0]) == _path_free(data[1])
 
 
 def _path_free(values: dict[str, Any]) -> dict[str, Any]:
@@ -332,5 +335,5 @@ def _path_free(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score(one: Score | None) -> Cell:
-    return Cell("–" if one is None else str(one), None if one is None else one.mean)
+def _score(score: MeanStd | None) -> Cell:
+    return Cell("–" if score is None else str(score), None if score is None else score.mean)

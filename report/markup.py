@@ -32,8 +32,8 @@ def element(tag: str, *children: Any, **attributes: Any) -> Markup:
         for name, value in attributes.items()
         if value is not None and value is not False
     )
-    said = "".join(f" {name}" if value is True else f' {name}="{escape(str(value))}"' for name, value in pairs)
-    return Markup(f"<{tag}{said}>") if tag in _VOID else Markup(f"<{tag}{said}>{join(*children)}</{tag}>")
+    text = "".join(f" {name}" if value is True else f' {name}="{escape(str(value))}"' for name, value in pairs)
+    return Markup(f"<{tag}{text}>") if tag in _VOID else Markup(f"<{tag}{text}>{join(*children)}</{tag}>")
 
 
 def join(*children: Any) -> Markup:

@@ -9,7 +9,7 @@ from pathlib import Path
 from .markup import Markup, element, join
 
 _HERE = Path(__file__).parent
-# Whatever a name in a file says, nothing is fetched.
+# Whatever text a file holds, nothing is fetched.
 _POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri "
     "'none'; form-action 'none'"
@@ -31,7 +31,7 @@ class Section:
     body: Markup
 
 
-def page(title: str, intro: Markup, sections: Sequence[Section], made: str) -> str:
+def page(title: str, intro: Markup, sections: Sequence[Section], footer: str) -> str:
     """The whole document.
 
     Args:
@@ -41,7 +41,7 @@ def page(title: str, intro: Markup, sections: Sequence[Section], made: str) -> s
         made: By what and when, the last line.
     """
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    entries = [element("li", element("a", one.title, href=f"#{one.key}")) for one in sections]
+    entries = [element("li", element("a", section.title, href=f"#{section.key}")) for section in sections]
     contents = element(
         "nav",
         element("h2", "Contents", id="contents"),
@@ -58,7 +58,8 @@ def page(title: str, intro: Markup, sections: Sequence[Section], made: str) -> s
         intro,
     )
     chapters = [
-        element("section", element("h2", one.title, id=one.key), one.body, aria_labelledby=one.key) for one in sections
+        element("section", element("h2", section.title, id=section.key), section.body, aria_labelledby=section.key)
+        for section in sections
     ]
     body = element(
         "body",
@@ -66,7 +67,7 @@ def page(title: str, intro: Markup, sections: Sequence[Section], made: str) -> s
         top,
         contents,
         element("main", chapters, id="main", tabindex=-1),
-        element("footer", element("p", made)),
+        element("footer", element("p", footer)),
         element("script", Markup(script)),
     )
     head = element(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..plots.chart import Chart
 from .markup import Markup, element, is_number, join, number
-from .svg import Chart, draw, swatch
+from .svg import draw, swatch
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 12_000_000  # bytes of a picture
@@ -60,15 +61,15 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *
         )
         for row in rows
     ]
-    made = element(
+    body_table = element(
         "table",
         element("caption", element("span", caption)),
         element("thead", element("tr", head)),
         element("tbody", body),
         class_="sortable",
     )
-    box = element("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
-    return element("div", box, [element("p", said, class_="small") for said in notes], class_="table")
+    box = element("div", body_table, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return element("div", box, [element("p", note, class_="small") for note in notes], class_="table")
 
 
 def _breakable(name: Any) -> Any:
@@ -96,9 +97,10 @@ def figure(chart: Chart) -> Markup:
     """A chart with its legend, what the pointer is at, and its values as a table that is folded away."""
     names = [
         element(
-            "li", element("button", swatch(one.style), element("span", one.name), type="button", aria_pressed="true")
+            "li",
+            element("button", swatch(series.style), element("span", series.name), type="button", aria_pressed="true"),
         )
-        for one in chart.series
+        for series in chart.series
     ]
     keys = element("ul", names, class_="legend", aria_label=f"Lines of {chart.title}")
     readout = element(
@@ -117,16 +119,16 @@ def figure(chart: Chart) -> Markup:
 
 def _values(chart: Chart) -> Markup:
     """The values of a chart, of a long training those of evenly spaced epochs and the last."""
-    places = sorted({x for one in chart.series for x, _ in one.points})
+    places = sorted({x for series in chart.series for x, _ in series.points})
     every = -(-len(places) // _ROWS)
-    kept = [x for number_, x in enumerate(places) if number_ % every == 0 or x == places[-1]]
-    values = [dict(one.points) for one in chart.series]
-    rows = [[_place(chart, x), *(measured(by.get(x), ".4g") for by in values)] for x in kept]
+    shown = [x for number_, x in enumerate(places) if number_ % every == 0 or x == places[-1]]
+    values = [dict(series.points) for series in chart.series]
+    rows = [[_place(chart, x), *(measured(by.get(x), ".4g") for by in values)] for x in shown]
     caption = f"{chart.title}: values" + (f" of every {every}th {chart.xlabel}" if every > 1 else "")
     return element(
         "details",
         element("summary", "Values as a table"),
-        table(caption, [chart.xlabel, *(one.name for one in chart.series)], rows),
+        table(caption, [chart.xlabel, *(series.name for series in chart.series)], rows),
     )
 
 
@@ -137,12 +139,12 @@ def _place(chart: Chart, x: float) -> Cell:
 def picture(path: Path, alt: str) -> Markup:
     """A PNG inside the page; a sentence where it is missing or damaged."""
     try:
-        found = path.read_bytes() if path.stat().st_size <= _LARGEST else b""
+        content = path.read_bytes() if path.stat().st_size <= _LARGEST else b""
     except OSError:
         return warning(f"The picture {path.name} is not there.")
-    if not found.startswith(_PNG) or b"IEND" not in found[-16:]:
+    if not content.startswith(_PNG) or b"IEND" not in content[-16:]:
         return warning(f"The picture {path.name} is damaged or too large to be shown.")
-    source = f"data:image/png;base64,{base64.b64encode(found).decode()}"
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return element("figure", element("img", src=source, alt=alt), element("figcaption", alt), class_="picture")
 
 

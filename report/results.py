@@ -4,16 +4,18 @@ benchmarks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ContrastillError
+from ..core.table import Table
+from ..plots.chart import Chart, series_at_places
+from ..plots.teachers import Panel, Point, teacher_charts
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
-from .runs import Found, read_json
-from .svg import Chart, Series
+from .runs import RunFolders, read_json
 
 # Key of a comparison's row -> column, and how its numbers are written.
 _COMPARED = {
@@ -23,28 +25,28 @@ _COMPARED = {
     "pixel_accuracy": ("pixels right, %", ".1f", 1),
     "nll": ("NLL, nats", ".3f", 1),
     "ece": ("calibration error, %", ".1f", 1),
-    "way": ("of the way to the teacher, %", ".0f", 100),
+    "way": ("share of the teacher gap closed, %", ".0f", 100),
     "seconds": ("training, s", ".0f", 1),
 }
 _ACROSS = ("predictions.png",)
 
 
-def results(found: Found) -> list[Section]:
-    """Every chapter that there is something to say in."""
+def results(runs: RunFolders) -> list[Section]:
+    """Every chapter with content."""
     folders = [
-        *found.folders,
-        *(run.path for group in found.groups for run in group.runs),
-        *(group.path for group in found.groups),
+        *runs.folders,
+        *(run.path for group in runs.groups for run in group.runs),
+        *(group.path for group in runs.groups),
     ]
     folders = list({folder.resolve(): folder for folder in folders}.values())
     titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity),
-        ("modalities", "Segmentation and probes of the runs", _evaluation),
-              ("probes", "Probes on other data", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
+        ("modalities", "Evaluations", _evaluation),
+              ("probes", "Transfer evaluation", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
     sections = []
     for key, title, chapter in titles:
-        parts = [_guarded(chapter, folder, found.name(folder)) for folder in folders]
+        parts = [_guarded(chapter, folder, runs.name(folder)) for folder in folders]
         if key == "ensembles":
-            parts.insert(0, _teachers(found))
+            parts.insert(0, _teachers(runs))
         if any(parts):
             sections.append(Section(key, title, join(parts)))
     return sections
@@ -54,23 +56,23 @@ def _guarded(chapter: Callable[[Path, str, list[str]], Markup | None], folder: P
     """A chapter of a folder; of a file that holds something else than it should, a sentence."""
     problems: list[str] = []
     try:
-        made = chapter(folder, name, problems)
+        body = chapter(folder, name, problems)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ContrastillError) as error:
         problems.append(
             f"what was written there cannot be read ({' '.join(str(error).split())[:200]}): make it again with "
             "the command that wrote it."
         )
-        made = None
-    said = [warning(f"{name}: {problem}") for problem in problems]
-    return join(said, made) if said or made else None
+        body = None
+    warnings = [warning(f"{name}: {problem}") for problem in problems]
+    return join(warnings, body) if warnings or body else None
 
 
 def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """comparison.json and its picture, as ``contrastill demo`` writes them."""
-    held = read_json(folder / "comparison.json", problems)
-    if held is None:
+    comparison = read_json(folder / "comparison.json", problems)
+    if comparison is None:
         return None
-    rows = held["rows"]
+    rows = comparison["rows"]
     keys = [key for key in _COMPARED if any(is_number(row.get(key)) for row in rows)]
     interval = any(is_number(row.get("low")) and is_number(row.get("high")) for row in rows)
     lines = []
@@ -85,20 +87,20 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
             )
         lines.append(cells)
     columns = ["network", *(_COMPARED[key][0] for key in keys), *(["95 % interval"] if interval else [])]
-    notes = [f"One seed ({held['seed']}), {held['images']:,} test images."]
-    if is_number(held.get("noise")):
-        notes.append(f"Differences below {number(held['noise'], '.1f')} points may be chance.")
-    if is_number(held.get("disagreement")):
-        notes.append(f"The teachers disagree about {number(held['disagreement'], '.1f')} % of the images.")
+    notes = [f"One seed ({comparison['seed']}), {comparison['images']:,} test images."]
+    if is_number(comparison.get("noise")):
+        notes.append(f"Differences below {number(comparison['noise'], '.1f')} points may be chance.")
+    if is_number(comparison.get("disagreement")):
+        notes.append(f"The teachers disagree about {number(comparison['disagreement'], '.1f')} % of the images.")
     drawn = folder / "comparison.png"
-    shown = picture(drawn, f"{held['title']}: sample images, accuracies and curves") if drawn.is_file() else None
+    shown = picture(drawn, f"{comparison['title']}: sample images, accuracies and curves") if drawn.is_file() else None
     across = [
-        picture(folder / one, f"{held['title']}: RGB, depth, truth and predictions of test frames")
-        for one in _ACROSS
-        if (folder / one).is_file()
+        picture(folder / file, f"{comparison['title']}: RGB, depth, truth and predictions of test frames")
+        for file in _ACROSS
+        if (folder / file).is_file()
     ]
     return join(
-        element("h3", held["title"]),
+        element("h3", comparison["title"]),
         table(f"The networks of {name}", columns, lines, notes=[" ".join(notes)]),
         shown,
         across,
@@ -107,27 +109,27 @@ def _comparison(folder: Path, name: str, problems: list[str]) -> Markup | None:
 
 def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """diversity.json: teachers, their ensemble and the student."""
-    held = read_json(folder / "diversity.json", problems)
-    if held is None:
+    diversity = read_json(folder / "diversity.json", problems)
+    if diversity is None:
         return None
-    networks = [(one["name"], one, one.get("disagreement")) for one in held["networks"]]
+    networks = [(network["name"], network, network.get("disagreement")) for network in diversity["networks"]]
     if len(networks) > 1:
-        networks.append(("their ensemble", held["ensemble"], None))
-    if held.get("student"):
-        beside = held["student_disagreement"][:-1]
-        networks.append((held["student"]["name"], held["student"], sum(beside) / len(beside)))
+        networks.append(("their ensemble", diversity["ensemble"], None))
+    if diversity.get("student"):
+        beside = diversity["student_disagreement"][:-1]
+        networks.append((diversity["student"]["name"], diversity["student"], sum(beside) / len(beside)))
     lines = [
         [
             title,
-            measured(one["top1"]),
-            measured(one["nll"], ".4f"),
-            measured(100 * one["ece"], ".2f"),
+            measured(network["top1"]),
+            measured(network["nll"], ".4f"),
+            measured(100 * network["ece"], ".2f"),
             measured(differs),
         ]
-        for title, one, differs in networks
+        for title, network, differs in networks
     ]
     columns = ["network", "top-1, %", "NLL, nats", "calibration error, %", "differs from the others, %"]
-    note = f"{held['samples']:,} test samples; at least one network is right on {number(held['oracle'])} %."
+    note = f"{diversity['samples']:,} test samples; at least one network is right on {number(diversity['oracle'])} %."
     shown = folder / "diversity.png"
     drawn = (
         picture(shown, f"{name}: how often networks differ, their accuracies, and reliability")
@@ -141,77 +143,69 @@ def _diversity(folder: Path, name: str, problems: list[str]) -> Markup | None:
     )
 
 
-def _teachers(found: Found) -> Markup | None:
+def _teachers(runs: RunFolders) -> Markup | None:
     """Error against the number of teachers, where runs with more than one are among these."""
     from ..evaluation.ensemble_figure import gather
 
     finished = [
         run
-        for group in found.groups
+        for group in runs.groups
         for run in group.runs
         if run.finished and run.config and run.last("top1") is not None and run.history
     ]
-    if not any(len(run.config.teachers) > 1 for run in finished):
+    if not any(run.config is not None and len(run.config.teachers) > 1 for run in finished):
         return None
     try:
         panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
     except ContrastillError as error:
         return warning(f"The error against the number of teachers is left out: {error}.")
-    parts, rows = [], []
-    for panel in panels:
-        lines = {
-            **{label: [one] for label, one in panel.untaught.items()},
-            **panel.lines,
-            "the teachers, mean": panel.teachers,
-            "the teachers' ensemble": panel.ensembles,
-        }
-        series = [
-            Series(label, [(one.teachers, one.error) for one in points], [one.std or 0.0 for one in points], place)
-            for place, (label, points) in enumerate(lines.items())
-            if points
+    rows = [
+        [
+            label,
+            panel.student,
+            Cell(str(point.teachers), point.teachers),
+            _error(point),
+            Cell(str(point.runs), point.runs),
         ]
-        parts.append(
-            figure(
-                Chart(
-                    f"Error of {panel.student} against the number of its teachers",
-                    "teachers",
-                    "error of the last epoch, %",
-                    series,
-                )
-            )
-        )
-        for label, points in lines.items():
-            rows += [
-                [
-                    label,
-                    panel.student,
-                    Cell(str(one.teachers), one.teachers),
-                    _error(one),
-                    Cell(str(one.runs), one.runs),
-                ]
-                for one in points
-            ]
+        for panel in panels
+        for label, points in _lines(panel).items()
+        for point in points
+    ]
+    charts = [figure(chart) for chart in teacher_charts(panels)]
     columns = ["objectives", "student", "teachers", "error, %", "n"]
-    made = table("Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows)
-    return join(element("h3", "Error against the number of teachers"), element("div", parts, class_="charts"), made)
+    errors = table(
+        "Error of the last epoch by number of teachers: mean ± standard deviation over n runs", columns, rows
+    )
+    return join(element("h3", "Error against the number of teachers"), element("div", charts, class_="charts"), errors)
 
 
-def _error(point: Any) -> Cell:
+def _lines(panel: Panel) -> dict[str, Sequence[Point]]:
+    return {
+        **{label: [point] for label, point in panel.baselines.items()},
+        **panel.lines,
+        "the teachers, mean": panel.teachers,
+        "the teachers' ensemble": panel.ensembles,
+    }
+
+
+def _error(point: Point) -> Cell:
     return Cell(number(point.error) + ("" if point.std is None else f" ± {number(point.std)}"), point.error)
 
 
 def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """evaluation.json and predictions.png, as ``contrastill evaluate`` writes them."""
-    held = read_json(folder / "evaluation.json", problems)
-    rows = held["rows"] if held is not None else []
+    evaluation = read_json(folder / "evaluation.json", problems)
+    rows = evaluation["rows"] if evaluation is not None else []
     lines = [line for row in rows for line in _measured(row)]
     columns = ["network", "task", "labels", "mIoU, %", "pixels right, %", "top-1, %", "test images"]
-    kept = [place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)]
-    made = (
+    shown_columns = [
+        place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)
+    ]
+    measures = (
         table(
             f"{name}: measured on its test split",
-            [columns[place] for place in kept],
-            [[line[place] for place in kept] for line in lines],
+            [columns[place] for place in shown_columns],
+            [[line[place] for place in shown_columns] for line in lines],
         )
         if lines
         else None
@@ -222,7 +216,7 @@ def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
         if shown.is_file() and not (folder / "comparison.json").is_file()
         else None
     )
-    return join(element("h3", f"Evaluation of {name}"), made, drawn) if made or drawn else None
+    return join(element("h3", f"Evaluation of {name}"), measures, drawn) if measures or drawn else None
 
 
 def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
@@ -240,8 +234,8 @@ def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
             images,
         ]
     elif row["task"] == "classification":
-        for layer, one in row["layers"].items():
-            yield [network, f"linear probe, {layer}", labels, None, None, measured(one["top1"]), images]
+        for layer, result in row["layers"].items():
+            yield [network, f"linear probe, {layer}", labels, None, None, measured(result["top1"]), images]
     elif is_number(row.get("top1")):
         yield [network, "accuracy", labels, None, None, measured(row["top1"]), images]
 
@@ -250,24 +244,21 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     """probe.json and its pictures, as ``contrastill probe`` writes them."""
     from ..evaluation.probe_tables import in_depth, tables_of
 
-    held = read_json(folder / "probe.json", problems)
-    if held is None:
+    probe = read_json(folder / "probe.json", problems)
+    if probe is None:
         return None
-    _shorten(held)
-    parts = [element("h3", f"Probes in {name}")]
+    _shorten(probe)
+    parts: list[Markup | None] = [element("h3", f"Probes in {name}")]
     charts = []
-    for data in held["data"]:
-        rows = [row for row in held["rows"] if row["data"] == data["name"]]
+    for data in probe["data"]:
+        rows = [row for row in probe["rows"] if row["data"] == data["name"]]
         layers = in_depth({row["layer"] for row in rows})
         if len(layers) > 1:
             charts.append(figure(_layers(rows, layers, data["short"])))
     parts.append(element("div", charts, class_="charts") if charts else None)
-    for title, columns, lines in tables_of(held):
-        parts.append(
-            table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
-        )
+    parts += [_sortable(shown) for shown in tables_of(probe)]
     alts = {
-        "probe_shots": "Accuracy against labelled samples a class",
+        "probe_shots": "Accuracy against labelled samples per class",
         "cka": "How alike the layers are (CKA)",
         "correlation": "Correlations between class logits: teacher minus student",
     }
@@ -279,31 +270,44 @@ def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:
     return join(parts)
 
 
-def _shorten(held: dict[str, Any]) -> None:
+def _shorten(probe: dict[str, Any]) -> None:
     """Networks by the last part of their run's path, as the pictures call them."""
     from ..evaluation.probe_figures import short_network
     from ..evaluation.probe_inputs import NetworkName, short_names
 
-    entries = [*held["rows"], *held["correlation"], *held["cka"]]
-    texts = [one["name"] for one in held["networks"]] + [
-        one[key] for one in entries for key in ("network", "teacher", "other") if key in one
+    entries = [*probe["rows"], *probe["correlation"], *probe["cka"]]
+    texts = [entry["name"] for entry in probe["networks"]] + [
+        entry[key] for entry in entries for key in ("network", "teacher", "other") if key in entry
     ]
     short = short_names([NetworkName(text) for text in dict.fromkeys(texts)], short_network)
-    for one in held["networks"]:
-        one["name"] = short[one["name"]]
-    for one in entries:
-        one |= {key: short[one[key]] for key in ("network", "teacher", "other") if key in one}
+    for entry in probe["networks"]:
+        entry["name"] = short[entry["name"]]
+    for entry in entries:
+        entry |= {key: short[entry[key]] for key in ("network", "teacher", "other") if key in entry}
 
 
 def _layers(rows: list[dict[str, Any]], layers: list[str], data: str) -> Chart:
     """Accuracy of the linear probe along the layers."""
     series = []
-    for place, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
-        by = {row["layer"]: row["top1"] for row in rows if row["network"] == network}
-        series.append(
-            Series(network, [(number_, by[layer]) for number_, layer in enumerate(layers) if layer in by], style=place)
-        )
-    return Chart(f"Linear probes along the layers, on {data}", "layer", "top-1, %", series, layers)
+    for style, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
+        by_layer = {row["layer"]: _interval(row) for row in rows if row["network"] == network}
+        values, low, high = zip(*(by_layer.get(layer, (None, None, None)) for layer in layers), strict=True)
+        series.append(series_at_places(network, values, low, high, style))
+    title = f"Linear probes along the layers, on {data}"
+    return Chart(title, "layer", "top-1, %", series, layers, (0, 100), log=False)
+
+
+def _interval(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
+    """Top-1 with the ends of its interval, or one standard deviation over folds from it."""
+    if is_number(row.get("std")):
+        return row["top1"], row["top1"] - row["std"], row["top1"] + row["std"]
+    return row["top1"], row.get("low"), row.get("high")
+
+
+def _sortable(shown: Table) -> Markup:
+    """A table whose columns sort by the number that a cell begins with."""
+    rows = [[row[0], *(Cell(cell, _leading(cell or "")) for cell in row[1:])] for row in shown.rows]
+    return table(shown.title, shown.columns, rows, notes=shown.notes)
 
 
 def _leading(cell: str) -> float | None:
@@ -323,10 +327,7 @@ def _benchmark(folder: Path, name: str, problems: list[str]) -> Markup | None:
 
     summary = summarise(read_rows(folder / "results.jsonl").values(), BENCHMARKS["cifar100"])
     parts = [element("h3", f"Benchmark in {name}")]
-    for title, columns, lines in tables_of(summary):
-        parts.append(
-            table(title, columns, [[line[0], *(Cell(cell, _leading(cell)) for cell in line[1:])] for line in lines])
-        )
+    parts += [_sortable(shown) for shown in tables_of(summary)]
     parts.append(element("ul", [element("li", f"{note[0].upper()}{note[1:]}.") for note in summary.notes]))
     if (folder / "table.png").is_file():
         parts.append(picture(folder / "table.png", f"{name}: top-1 by objective and pair"))

@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.config.loading import load_config
-from ..core.config.schema import RunConfig
+from ..core.config.schema import ObjectiveConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
-from ..core.run import Run, flatten
+from ..core.registry import OBJECTIVES
+from ..core.run import Run, flatten, walk_runs
+from ..core.seeds import is_member
 from .markup import is_number
 
 _DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K
-_FILES = ("comparison.json", "diversity.json", "probe.json", "results.jsonl")
-# Settings that say where and how, not what is learnt.
-_APART = (
+_RESULTS = ("comparison.json", "diversity.json", "probe.json", "results.jsonl")
+# Settings that change nothing in what is learnt.
+_WITHOUT_EFFECT = (
     "out",
     "seed",
     "seeds",
@@ -35,7 +36,7 @@ _APART = (
 
 
 @dataclass
-class Trained:
+class TrainedRun:
     """One run as it is on the disk.
 
     Attributes:
@@ -62,7 +63,7 @@ class Trained:
 
 
 @dataclass
-class Group:
+class RunSeries:
     """Runs that differ in their seed alone: a row of the tables and a line of the charts.
 
     Attributes:
@@ -73,7 +74,7 @@ class Group:
 
     name: str
     path: Path
-    runs: list[Trained]
+    runs: list[TrainedRun]
 
     @property
     def config(self) -> RunConfig | None:
@@ -82,9 +83,14 @@ class Group:
 
     @property
     def problems(self) -> list[str]:
-        """What its runs have to say."""
+        """Those of its runs."""
         several = len(self.runs) > 1
         return [f"{f'{run.path.name}: ' if several else ''}{problem}" for run in self.runs for problem in run.problems]
+
+    def first_finished(self) -> tuple[Path, RunConfig] | None:
+        """Folder and config of the first run whose training has ended."""
+        finished = ((run.path, run.config) for run in self.runs if run.finished and run.config is not None)
+        return next(finished, None)
 
     def last(self, key: str) -> list[float]:
         """The last values of a metric, of the runs that have it."""
@@ -92,17 +98,17 @@ class Group:
 
 
 @dataclass
-class Found:
+class RunFolders:
     """What the folders hold.
 
     Attributes:
         root: The folder that names are relative to.
         groups: The runs.
-        folders: Every folder that was looked at and holds a result of its own, beside the runs' own folders.
+        folders: Folders that hold a result of their own, beside the runs' folders.
     """
 
     root: Path
-    groups: list[Group]
+    groups: list[RunSeries]
     folders: list[Path]
 
     def name(self, path: Path) -> str:
@@ -110,7 +116,7 @@ class Found:
         return _relative(path, self.root)
 
 
-def find(paths: Sequence[str]) -> Found:
+def find(paths: Sequence[str]) -> RunFolders:
     """Look through folders for runs and for results that were written beside them.
 
     Args:
@@ -120,13 +126,17 @@ def find(paths: Sequence[str]) -> Found:
         UsageError: One that is no folder, or holds neither a run nor a result; no run at all.
     """
     folders: dict[Path, Path] = {}
-    groups: dict[Path, Group] = {}
+    groups: dict[Path, RunSeries] = {}
     root = Path(os.path.commonpath([os.path.abspath(path) for path in paths]))
     for text in paths:
         path = Path(text)
         if not path.is_dir():
             raise UsageError(f"{text} is no folder: name what contrastill train or demo wrote (its out=…)")
-        there = list(_walk(path, _DEPTH))
+        there = [
+            folder
+            for folder in walk_runs(path, _DEPTH)
+            if Run(folder).config.is_file() or any((folder / name).is_file() for name in _RESULTS)
+        ]
         if not there:
             raise UsageError(
                 f"{text} holds no run: name what contrastill train, demo or bench wrote (its out=…), or a folder "
@@ -136,13 +146,8 @@ def find(paths: Sequence[str]) -> Found:
             if not Run(folder).config.is_file():
                 folders.setdefault(folder.resolve(), folder)
                 continue
-            seeds = (
-                folder.name.removeprefix("seed-").isdecimal()
-                and folder.name.startswith("seed-")
-                and folder.resolve() != Path(text).resolve()
-            )
-            where = folder.parent if seeds else folder
-            group = groups.setdefault(where.resolve(), Group(_relative(where, root), where, []))
+            where = folder.parent if is_member(folder) and folder.resolve() != path.resolve() else folder
+            group = groups.setdefault(where.resolve(), RunSeries(_relative(where, root), where, []))
             if all(run.path.resolve() != folder.resolve() for run in group.runs):
                 group.runs.append(_read(folder))
     if not groups:
@@ -150,22 +155,32 @@ def find(paths: Sequence[str]) -> Found:
             f"{', '.join(paths)} hold{'s' * (len(paths) == 1)} results and no run: name the runs too, or the "
             "folder above them"
         )
-    made = [part for group in groups.values() for part in _alike(group)]
+    series = [part for group in groups.values() for part in _by_settings(group)]
     if len(paths) == 1:  # else the order is the user's
-        made.sort(
+        series.sort(
             key=lambda group: (len(group.path.parts), group.path.parent, bool(group.config and group.config.teachers))
         )
-    return Found(root, made, list(folders.values()))
+    return RunFolders(root, series, list(folders.values()))
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """What a training was told, flat, without what changes nothing in what is learnt."""
+    """The settings of a training, flat, without those that change nothing in what is learnt."""
     flat = flatten(config.model_dump(mode="json"))
     return {
         key: value
         for key, value in flat.items()
-        if not any(key == part or key.startswith(f"{part}.") for part in _APART)
+        if not any(key == part or key.startswith(f"{part}.") for part in _WITHOUT_EFFECT)
     }
+
+
+def objective_name(entry: ObjectiveConfig) -> str:
+    """The registered objective; validation sets it where a config leaves it out."""
+    return entry.name or ""
+
+
+def reads_teacher(entry: ObjectiveConfig) -> bool:
+    """Whether an objective compares with a teacher."""
+    return OBJECTIVES[objective_name(entry)].needs_teacher
 
 
 def read_json(path: Path, problems: list[str]) -> Any:
@@ -179,38 +194,18 @@ def read_json(path: Path, problems: list[str]) -> Any:
         return None
 
 
-def _walk(path: Path, depth: int) -> Iterator[Path]:
-    """The runs and folders with results in a folder, seeds by their number."""
-    if Run(path).config.is_file():
-        yield path
-    elif any((path / name).is_file() for name in _FILES):
-        yield path
-    if depth and not Run(path).config.is_file():
-        try:
-            children = [child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        except OSError:
-            return
-        for child in sorted(
-            children,
-            key=lambda one: [
-                (part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", one.name)
-            ],
-        ):
-            yield from _walk(child, depth - 1)
-
-
-def _alike(group: Group) -> list[Group]:
-    """The group, or its runs one by one where they differ in more than their seed."""
-    told = [None if run.config is None else settings(run.config) for run in group.runs]
-    if all(one == told[0] for one in told) or len(group.runs) == 1:
+def _by_settings(group: RunSeries) -> list[RunSeries]:
+    """The series, or its runs one by one where they differ in more than their seed."""
+    each = [None if run.config is None else settings(run.config) for run in group.runs]
+    if all(other == each[0] for other in each) or len(group.runs) == 1:
         return [group]
     return [
-        Group(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run])
+        RunSeries(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run])
         for run in group.runs
     ]
 
 
-def _read(path: Path) -> Trained:
+def _read(path: Path) -> TrainedRun:
     """One run's folder."""
     run, problems = Run(path), []
     try:
@@ -223,12 +218,12 @@ def _read(path: Path) -> Trained:
         problems.append(
             "There is no student.safetensors: the training has not ended yet, was stopped, or its student was removed."
         )
-    return Trained(path, config, _history(run, problems), finished, problems)
+    return TrainedRun(path, config, _history(run, problems), finished, problems)
 
 
 def _history(run: Run, problems: list[str]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that can be read; a last line that was cut off is left out without a word, as a
-    training under way leaves it so.
+    """The rows of metrics.jsonl that can be read; a last line that was cut off is left out silently, as a
+    training in progress leaves it so.
     """
     if not run.metrics.is_file():
         problems.append("There is no metrics.jsonl: no epoch has ended yet.")

@@ -34,23 +34,25 @@ class Scatter:
 def scatter(shown: Scatter) -> Markup:
     """The map with its legend; of many classes the most frequent ones have a colour and marker of their own."""
     counts = Counter(shown.classes)
-    style = {one: place for place, one in enumerate(sorted(one for one, _ in counts.most_common(_SHOWN)))}
+    style: dict[int | None, int] = {
+        label: place for place, label in enumerate(sorted(label for label, _ in counts.most_common(_SHOWN)))
+    }
     low = [min(point[axis] for point in shown.points) for axis in (0, 1)]
     # One scale for both axes: a map that is stretched would show distances that are not there.
     spans = [max(point[axis] for point in shown.points) - low[axis] for axis in (0, 1)]
     scale = (_SIDE - 2 * _EDGE) / (max(spans) or 1.0)
     height = round(spans[1] * scale) + 2 * _EDGE
-    dots: dict[int | None, list[tuple[float, float]]] = {one: [] for one in [None, *style]}
-    for (x, y), one in zip(shown.points, shown.classes, strict=True):
+    dots: dict[int | None, list[tuple[float, float]]] = {label: [] for label in [None, *style]}
+    for (x, y), label in zip(shown.points, shown.classes, strict=True):
         where = round(_EDGE + (x - low[0]) * scale, 1), round(height - _EDGE - (y - low[1]) * scale, 1)
-        dots[one if one in style else None].append(where)
-    groups = [_group(places, style.get(one), _name(shown, one, counts)) for one, places in dots.items() if places]
+        dots[label if label in style else None].append(where)
+    groups = [_group(places, style.get(label), _name(shown, label, counts)) for label, places in dots.items() if places]
     svg = element(
         "svg", element("title", shown.title), groups, viewBox=f"0 0 {_SIDE} {height}", role="img", class_="map"
     )
     keys = [
-        element("li", _swatch(style.get(one)), element("span", _name(shown, one, counts)))
-        for one, places in [*list(dots.items())[1:], (None, dots[None])]
+        element("li", _swatch(style.get(label)), element("span", _name(shown, label, counts)))
+        for label, places in [*list(dots.items())[1:], (None, dots[None])]
         if places
     ]
     return element(
@@ -91,8 +93,8 @@ def _class(style: int | None) -> str:
     return "rest" if style is None else f"c{style % _COLOURS}"
 
 
-def _name(shown: Scatter, one: int | None, counts: Counter) -> str:
-    if one is None:
+def _name(shown: Scatter, label: int | None, counts: Counter) -> str:
+    if label is None:
         return "other classes"
-    named = shown.names[one] if 0 <= one < len(shown.names) else f"class {one}"
-    return f"{named} ({counts[one]})"
+    named = shown.names[label] if 0 <= label < len(shown.names) else f"class {label}"
+    return f"{named} ({counts[label]})"

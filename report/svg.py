@@ -4,63 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from ..plots.chart import Chart, Series
 from .markup import Markup, element, number
 
 _WIDTH, _HEIGHT = 460, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
 _STYLES = 7  # colours, then the same with other dashes
 _DASHES = (None, "7 4", "2 3", "9 3 2 3")
-_DECADES = 1.0
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line.
-
-    Attributes:
-        name: As the legend says it.
-        points: (x, y) pairs by rising x.
-        spread: Standard deviation at each point; empty: none.
-        style: Which of the colours, dashes and markers; the same network has the same in every chart.
-    """
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    spread: Sequence[float] = field(default_factory=tuple)
-    style: int = 0
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over one pair of axes.
-
-    Attributes:
-        title: What is drawn.
-        xlabel, ylabel: What the axes are.
-        series: The lines.
-        places: Names of the places 0, 1, … along the x axis; None: numbers.
-        limits: What y cannot go beyond, such as 0 and 100 per cent; the band of a spread ends there.
-    """
-
-    title: str
-    xlabel: str
-    ylabel: str
-    series: Sequence[Series]
-    places: Sequence[str] | None = None
-    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 def draw(chart: Chart) -> Markup:
     """The chart alone, without its legend; ``data-`` attributes hold what a pointer over it reads out."""
     axes = _Axes(chart)
-    body = [*axes.grid(), *(_line(one, axes) for one in chart.series)]
+    body = [*axes.grid(), *(_line(series, axes) for series in chart.series)]
     body.append(element("g", element("line", y1=_TOP, y2=_HEIGHT - _BOTTOM, class_="cursor"), class_="pointer"))
     values = [
-        {"name": one.name, "style": one.style % _STYLES, "points": [[x, _short(y)] for x, y in one.points]}
-        for one in chart.series
+        {"name": series.name, "style": series.style % _STYLES, "points": [[x, _short(y)] for x, y in series.points]}
+        for series in chart.series
     ]
     return element(
         "svg",
@@ -87,21 +48,12 @@ class _Axes:
 
     def __init__(self, chart: Chart) -> None:
         self.chart = chart
-        xs = [x for one in chart.series for x, _ in one.points]
-        lows = [
-            y - s
-            for one in chart.series
-            for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)
-        ]
-        highs = [
-            y + s
-            for one in chart.series
-            for (_, y), s in zip(one.points, one.spread or [0.0] * len(one.points), strict=True)
-        ]
-        ys = [y for one in chart.series for _, y in one.points]
-        self.log = min(ys) > 0 and math.log10(max(ys) / min(ys)) > _DECADES
+        xs = [x for series in chart.series for x, _ in series.points]
+        ys = [y for series in chart.series for _, y in series.points]
+        ends = [*ys, *(end for series in chart.series for bounds in series.bounds for end in bounds)]
+        self.log = chart.is_log
         low, high = (
-            (min(ys), max(ys)) if self.log else (max(min(lows), chart.limits[0]), min(max(highs), chart.limits[1]))
+            (min(ys), max(ys)) if self.log else (max(min(ends), chart.limits[0]), min(max(ends), chart.limits[1]))
         )
         if chart.places:  # room for their names
             xs = [-0.4, len(chart.places) - 0.6]
@@ -134,7 +86,7 @@ class _Axes:
             )
             drawn.append(element("text", number(value, "g"), x=_LEFT - 6, y=self.y(value) + 4, text_anchor="end"))
         places = self.chart.places
-        shown = range(len(places)) if places else _whole(self.x0, self.x1)
+        shown = range(len(places)) if places else _integers(self.x0, self.x1)
         turned = places is not None and sum(map(len, places)) > 44
         for value in shown:
             name = places[value] if places else number(value, "g")
@@ -182,19 +134,21 @@ class _Axes:
         return drawn
 
 
-def _line(one: Series, axes: _Axes) -> Markup:
+def _line(series: Series, axes: _Axes) -> Markup:
     """The line, its markers, and a band of its spread."""
-    places = [(axes.x(x), axes.y(y)) for x, y in one.points]
+    places = [(axes.x(x), axes.y(y)) for x, y in series.points]
     parts = []
-    if any(one.spread):
-        above = [f"{axes.x(x)},{axes.y(y + s)}" for (x, y), s in zip(one.points, one.spread, strict=True)]
-        below = [f"{axes.x(x)},{axes.y(y - s)}" for (x, y), s in zip(one.points, one.spread, strict=True)]
+    if series.bounds:
+        above = [f"{axes.x(x)},{axes.y(high)}" for (x, _), (_, high) in zip(series.points, series.bounds, strict=True)]
+        below = [f"{axes.x(x)},{axes.y(low)}" for (x, _), (low, _) in zip(series.points, series.bounds, strict=True)]
         parts.append(element("polygon", points=" ".join([*above, *reversed(below)]), class_="band"))
-    parts.append(element("polyline", points=" ".join(f"{x},{y}" for x, y in places), stroke_dasharray=_dash(one.style)))
+    parts.append(
+        element("polyline", points=" ".join(f"{x},{y}" for x, y in places), stroke_dasharray=_dash(series.style))
+    )
     every = max(1, -(-len(places) // 24))  # markers of their own for long trainings would hide the line
     marked = [place for number_, place in enumerate(places) if number_ % every == 0 or number_ == len(places) - 1]
-    parts += [marker(x, y, one.style) for x, y in marked]
-    return element("g", *parts, class_=f"series {_class(one.style)}", data_name=one.name)
+    parts += [marker(x, y, series.style) for x, y in marked]
+    return element("g", *parts, class_=f"series {_class(series.style)}", data_name=series.name)
 
 
 def marker(x: float, y: float, style: int) -> Markup:
@@ -242,14 +196,14 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _decades(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten within a range, or the powers alone where that is many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
-    inside = [value for value in found if low <= value <= high]
+    values = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+    inside = [value for value in values if low <= value <= high]
     if len(inside) > 7:
         inside = [value for value in inside if f"{value:e}".startswith("1.0")]
     return inside if len(inside) > 1 else [low, high]
 
 
-def _whole(low: float, high: float) -> list[int]:
+def _integers(low: float, high: float) -> list[int]:
     """Whole numbers along an axis of epochs."""
     first, last = math.ceil(low), math.floor(high)
     step = next(

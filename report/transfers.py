@@ -1,21 +1,20 @@
-"""The report's first chapters: what was transferred to what, and how the trainings went."""
+"""The report's first chapters: transfers and training curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from ..core.config.schema import NetworkConfig, RunConfig
-from ..core.registry import OBJECTIVES
 from ..core.run import flatten
+from ..core.statistics import mean_std
+from ..plots.chart import Chart, Series, series_with_std
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, folded, measured, table, warning
-from .runs import Found, Group
-from .svg import Chart, Series
+from .runs import RunFolders, RunSeries, reads_teacher
 
 _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
@@ -39,10 +38,10 @@ _TRAINING = (
 )
 
 
-def transfers(found: Found) -> Section:
+def transfers(runs: RunFolders) -> Section:
     """Teachers, student, modalities, objectives, data and seeds of every training."""
     rows, details = [], []
-    for group in found.groups:
+    for group in runs.groups:
         config = group.config
         if config is None:
             rows.append(
@@ -50,7 +49,7 @@ def transfers(found: Found) -> Section:
             )
         else:
             objectives = ", ".join(f"{label} × {entry.weight:g}" for label, entry in config.objectives.items())
-            cells = [
+            cells: list[Cell | str] = [
                 kind(config),
                 teachers_of(config),
                 _network(config.student),
@@ -59,9 +58,9 @@ def transfers(found: Found) -> Section:
                 measured(config.train.epochs, "d"),
             ]
             rows.append([group.name, *cells, Cell(_seeds(group), len(group.runs))])
-        details.append(_detail(group, alone=len(found.groups) == 1))
+        details.append(_detail(group, alone=len(runs.groups) == 1))
     columns = ["run", "transfer", "teachers", "student", "objectives × weight", "data", "epochs", "seeds"]
-    return Section("transfers", "What was transferred to what", join(table("The trainings", columns, rows), details))
+    return Section("transfers", "Transfers", join(table("The trainings", columns, rows), details))
 
 
 def kind(config: RunConfig) -> str:
@@ -75,7 +74,8 @@ def kind(config: RunConfig) -> str:
 
 def data_of(config: RunConfig) -> str:
     """The data in few words: the file or folder, and what kind it is."""
-    return f"{Path(config.data.path).name} ({config.data.name})" if config.data.path else config.data.name
+    name = config.data.name or ""
+    return f"{Path(config.data.path).name} ({name})" if config.data.path else name
 
 
 def teachers_of(config: RunConfig) -> str:
@@ -94,15 +94,15 @@ def sentence(config: RunConfig) -> str:
             f"{student.model} reads {student.modality} and learns {'from the labels' if labels else ''} of "
             f"{data_of(config)} without a teacher."
         )
-    taught = [_spoken(label) for label, entry in config.objectives.items() if OBJECTIVES[entry.name].needs_teacher]
+    objectives = [_in_words(label) for label, entry in config.objectives.items() if reads_teacher(entry)]
     who = _listed([f"{teacher.model} (reads {teacher.modality})" for teacher in config.teachers])
     return (
-        f"{student.model} reads {student.modality} and learns from {who}, by {_listed(taught)}, "
+        f"{student.model} reads {student.modality} and learns from {who}, by {_listed(objectives)}, "
         f"{'with' if labels else 'without'} the labels of {data_of(config)}."
     )
 
 
-def _detail(group: Group, *, alone: bool) -> Markup:
+def _detail(group: RunSeries, *, alone: bool) -> Markup:
     problems = [warning(f"{group.name}: {problem}") for problem in group.problems]
     config = group.config
     if config is None:
@@ -118,9 +118,12 @@ def _flow(config: RunConfig) -> Markup:
     """Teachers, objectives and student from left to right."""
     teachers = [
         element(
-            "div", element("b", one.model), element("span", f"teacher, reads {one.modality}"), class_="node teacher"
+            "div",
+            element("b", teacher.model),
+            element("span", f"teacher, reads {teacher.modality}"),
+            class_="node teacher",
         )
-        for one in config.teachers
+        for teacher in config.teachers
     ]
     if _learns_labels(config):
         teachers.append(element("div", element("b", "labels"), element("span", f"of {data_of(config)}"), class_="node"))
@@ -152,12 +155,12 @@ def _flow(config: RunConfig) -> Markup:
 
 def _networks(config: RunConfig) -> Markup:
     named = [
-        (f"teacher {place}" if len(config.teachers) > 1 else "teacher", one)
-        for place, one in enumerate(config.teachers)
+        (f"teacher {place}" if len(config.teachers) > 1 else "teacher", network)
+        for place, network in enumerate(config.teachers)
     ]
     rows = [
-        [role, one.model, one.modality, one.weights or "random", _resolution(one)]
-        for role, one in [*named, ("student", config.student)]
+        [role, network.model, network.modality, network.weights or "random", _resolution(network)]
+        for role, network in [*named, ("student", config.student)]
     ]
     return table("Networks", ["role", "network", "reads", "weights it starts from", "resolution"], rows)
 
@@ -165,13 +168,13 @@ def _networks(config: RunConfig) -> Markup:
 def _objectives(config: RunConfig) -> Markup:
     rows = []
     for label, entry in config.objectives.items():
-        options = ", ".join(f"{key}={_said(value)}" for key, value in entry.options().items() if value is not None)
-        taught = OBJECTIVES[entry.name].needs_teacher
-        rule = (entry.rule or config.ensemble.rule) if taught and len(config.teachers) > 1 else None
+        options = ", ".join(f"{key}={_text(value)}" for key, value in entry.options().items() if value is not None)
+        needs_teacher = reads_teacher(entry)
+        rule = (entry.rule or config.ensemble.rule) if needs_teacher and len(config.teachers) > 1 else None
         rows.append(
             [
                 label,
-                "teacher" if taught else "labels",
+                "teacher" if needs_teacher else "labels",
                 measured(entry.weight, "g"),
                 measured(entry.warmup, "g"),
                 rule,
@@ -183,15 +186,15 @@ def _objectives(config: RunConfig) -> Markup:
 
 
 def _settings(config: RunConfig) -> Markup:
-    said = {f"train.{key}": getattr(config.train, key) for key in _TRAINING}
-    said |= {f"data.{key}": value for key, value in flatten(config.data.model_dump(mode="json")).items()}
-    rows = [[key, _said(value)] for key, value in said.items() if value is not None]
+    settings = {f"train.{key}": getattr(config.train, key) for key in _TRAINING}
+    settings |= {f"data.{key}": value for key, value in flatten(config.data.model_dump(mode="json")).items()}
+    rows = [[key, _text(value)] for key, value in settings.items() if value is not None]
     return folded("Training and data", table("Training and data", ["setting", "value"], rows))
 
 
-def curves(found: Found) -> Section | None:
+def curves(runs: RunFolders) -> Section | None:
     """Losses and measures over epochs, the runs of a folder in one chart."""
-    there = [group for group in found.groups if any(run.history for run in group.runs)]
+    there = [group for group in runs.groups if any(run.history for run in group.runs)]
     if not there:
         return None
     folders = dict.fromkeys(group.path.parent.resolve() for group in there) if len(there) > _AT_ONCE else [None]
@@ -199,7 +202,7 @@ def curves(found: Found) -> Section | None:
     for folder in folders:
         here = [group for group in there if folder in (None, group.path.parent.resolve())]
         if folder is not None:
-            parts.append(element("h3", "Runs in " + (found.name(folder))))
+            parts.append(element("h3", "Runs in " + (runs.name(folder))))
         parts.append(_charts(here))
     note = (
         "Lines are means over seeds, bands their standard deviation. "
@@ -210,12 +213,12 @@ def curves(found: Found) -> Section | None:
         note += "Losses of different objectives do not compare with each other. "
     return Section(
         "curves",
-        "How the trainings went",
+        "Training curves",
         join(element("p", f"{note}Epoch 1 is the first; the figures are those of metrics.jsonl."), parts),
     )
 
 
-def _charts(groups: Sequence[Group]) -> Markup:
+def _charts(groups: Sequence[RunSeries]) -> Markup:
     styles = {group.name: place for place, group in enumerate(groups)}
     keys = list(
         dict.fromkeys(
@@ -236,39 +239,38 @@ def _charts(groups: Sequence[Group]) -> Markup:
     return join(element("div", shown, class_="charts"), more)
 
 
-def _chart(key: str, groups: Sequence[Group], styles: dict[str, int]) -> Chart:
-    series = [one for group in groups if (one := _series(key, group, styles[group.name])).points]
+def _chart(key: str, groups: Sequence[RunSeries], styles: dict[str, int]) -> Chart:
+    series = [line for group in groups if (line := _series(key, group, styles[group.name])).points]
     label = _LABELS.get(key, key)
     title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
     return Chart(title, "epoch", label, series, limits=(0, 100) if key.startswith("top") else (-inf, inf))
 
 
-def _series(key: str, group: Group, style: int) -> Series:
+def _series(key: str, group: RunSeries, style: int) -> Series:
     by_epoch: dict[int, list[float]] = {}
     for run in group.runs:
         for row in run.history:
             if is_number(row.get(key)):
                 by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
-    points = [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
-    spread = [stdev(values) if len(values) > 1 else 0.0 for _, values in sorted(by_epoch.items())]
-    return Series(group.name, points, spread if any(spread) else (), style)
+    measured = {epoch: mean_std(values) for epoch, values in sorted(by_epoch.items())}
+    return series_with_std(group.name, [(epoch, value.mean, value.std) for epoch, value in measured.items()], style)
 
 
 def _learns_labels(config: RunConfig) -> bool:
-    return any(not OBJECTIVES[entry.name].needs_teacher for entry in config.objectives.values())
+    return any(not reads_teacher(entry) for entry in config.objectives.values())
 
 
-def _network(one: NetworkConfig) -> str:
-    return f"{one.model} on {one.modality}"
+def _network(network: NetworkConfig) -> str:
+    return f"{network.model} on {network.modality}"
 
 
-def _resolution(one: NetworkConfig) -> str:
-    if one.resolution is None:
+def _resolution(network: NetworkConfig) -> str:
+    if network.resolution is None:
         return "its own or the data's"
-    return "×".join(map(str, one.resolution)) if isinstance(one.resolution, tuple) else str(one.resolution)
+    return "×".join(map(str, network.resolution)) if isinstance(network.resolution, tuple) else str(network.resolution)
 
 
-def _seeds(group: Group) -> str:
+def _seeds(group: RunSeries) -> str:
     seeds = [str(run.config.seed) for run in group.runs if run.config is not None]
     return f"{len(group.runs)} ({', '.join(seeds)})"
 
@@ -277,7 +279,7 @@ def _rising(warmup: float | None) -> str:
     return f", rising over {number(100 * warmup, 'g')} %" if warmup else ""
 
 
-def _spoken(label: str) -> str:
+def _in_words(label: str) -> str:
     return label.replace("_", " ")
 
 
@@ -285,5 +287,5 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -156,7 +156,7 @@ def distill(
                 "student": learner,
                 "objectives": chosen,
             }
-            config = make_config({**tree, "train": {**train, **resolver.train}}, settings)
+            config = make_config({**tree, "train": {**train, **resolver.train}}, settings, "contrastill.distill(…)")
             if config.seeds:
                 raise UsageError(
                     "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"

@@ -56,7 +56,7 @@ def train_run(
             run.claim(
                 to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None}
             )
-            run.record(versions())
+            run.record(versions(), config.command)
         accelerator.wait_for_everyone()
         _start_trackers(parts, config)
         try:

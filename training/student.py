@@ -192,7 +192,7 @@ def _trained(run: Run) -> dict[str, Any] | None:
         "epochs": history[-1]["epoch"] + 1,
         "seed": config["seed"],
         "measured": {name: history[-1][name] for name in ("top1", "top5") if name in history[-1]},
-        "versions": run.made_with(),
+        "versions": run.latest_versions(),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def find_config(name: str) -> Path:
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a config, apply ``key.path=value`` overrides and validate; nothing is built.
+    """Read a config, apply ``key.path=value`` overrides and validate; nothing is built. ``config.command`` is the
+    ``contrastill train`` that does the same.
 
     Args:
         name: Path of a YAML file, or name of a shipped config.
@@ -68,7 +70,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    path = find_config(name)
+    path, overrides = find_config(name), list(overrides)
     try:
         written = read_written(path.read_text(encoding="utf-8"))
         if not isinstance(written, (dict, type(None))):
@@ -83,7 +85,9 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path} cannot be read: {_yaml_problem(error)}") from error
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
-    return validate({str(key): value for key, value in values.items()})
+    config = validate({str(key): value for key, value in values.items()})
+    config._command = shlex.join(["contrastill", "train", name, *overrides])
+    return config
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -96,17 +100,20 @@ def _yaml_problem(error: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{tab}"
 
 
-def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any], command: str | None = None) -> RunConfig:
     """A config from values in Python; nothing is built.
 
     Args:
         values: A tree as a file would have it.
         overrides: Values by dotted keys, on top of it: ``{"train.epochs": 10}``.
+        command: The call that they come from, for ``config.command``.
 
     Raises:
         UsageError: An unknown key or name, a value that is not allowed or not set.
     """
-    return validate(_with_values(values, overrides))
+    config = validate(_with_values(values, overrides))
+    config._command = command
+    return config
 
 
 def make_data_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> DataConfig:

@@ -8,13 +8,22 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    model_validator,
+)
 
-PLACE = {"changes_results": False, "resumable": True}
+PLACE: dict[str, Any] = {"changes_results": False, "resumable": True}
 """Mark of a field that says where and how a training runs: no result depends on it, and a run resumes with another."""
-RECORD = {"changes_results": False}
+RECORD: dict[str, Any] = {"changes_results": False}
 """Mark of a field that says what is measured and written on the way: nothing that is trained depends on it."""
-RESUMABLE = {"resumable": True}
+RESUMABLE: dict[str, Any] = {"resumable": True}
 """Mark of a field with which a run may be resumed though results may depend on it: errors ask for such a change."""
 
 
@@ -325,6 +334,15 @@ class RunConfig(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     cache: CacheConfig = Field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, json_schema_extra=RECORD)
+    _command: str | None = PrivateAttr(None)
+
+    @property
+    def command(self) -> str | None:
+        """The command line or the call that the config comes from; no setting: two configs are equal without it."""
+        return self._command
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunConfig) and self.model_dump() == other.model_dump()
 
     @model_validator(mode="before")
     @classmethod

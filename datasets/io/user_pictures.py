@@ -65,7 +65,7 @@ def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:
         if np.ma.is_masked(value):
             raise UsageError("rgb is a masked array with masked pixels: fill them, as by filled(0)")
         return np.asarray(value.data)
-    return value.astype(np.float32).filled(np.nan)
+    return np.ma.filled(value.astype(np.float32), np.nan)
 
 
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:

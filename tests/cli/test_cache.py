@@ -158,8 +158,8 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--out", "said"], "how many views of each sample the teachers look at is not said: add --views"),
-        (["--views", "2"], "where to write is not said: add --out FOLDER"),
+        (["--out", "said"], "the number of views of each sample is not set: add --views"),
+        (["--views", "2"], "the folder to write to is not set: add --out FOLDER"),
         (
             ["--views", "2", "--out", "said", "objectives.crd=null", "objectives.kd=null"],
             "none of cross_entropy reads a teacher",

@@ -27,7 +27,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     with Image.open(out / "comparison.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("RGB").resize((220, 124)).get_flattened_data())) > 500
     assert [row["name"].split(" (")[0] for row in across["rows"]][::4] == [
-        "depth, untaught",
+        "depth, untrained",
         "the teacher, on RGB",
     ] and len(across["rows"]) == 5
     assert (
@@ -35,8 +35,8 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         and json.loads((out / "rgb_to_depth" / "comparison.json").read_text()) == across
     )
     assert [row["name"].split(" (")[0] for row in colour["rows"]] == [
-        "colour, untaught",
-        "colour, from its labels alone",
+        "colour, untrained",
+        "colour, supervised",
         "colour, CRD",
         "the teacher, on lightness",
     ]

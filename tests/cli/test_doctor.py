@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from contrastill.cli.doctor import _findings
 from contrastill.cli.main import main
-from contrastill.evaluation import environment as checkup
+from contrastill.evaluation import environment_checks
+from contrastill.evaluation.environment import EnvironmentReport, check_environment
 
 
 def findings(capsys, *arguments):
     code = main(["doctor", *map(str, arguments), "--json"])
-    said = json.loads(capsys.readouterr().out)
-    assert code == (1 if said["problems"] else 0) and said["problems"] == sum(
-        one["mark"] == "problem" for one in said["findings"]
-    )
-    assert all(one["mark"] in checkup.MARKS and (one["mark"] == "ok" or one["said"]) for one in said["findings"])
-    return {(one["subject"], one["name"]): one for one in said["findings"]}
+    report = json.loads(capsys.readouterr().out)
+    rows = report["findings"]
+    assert code == (1 if report["problems"] else 0)
+    assert report["problems"] == sum(row["mark"] == "problem" for row in rows)
+    assert all(row["mark"] in environment_checks.MARKS and (row["mark"] == "ok" or row["said"]) for row in rows)
+    return {(row["subject"], row["name"]): row for row in rows}
 
 
 def test_all_is_well_here(four_classes, capsys):
-    found = findings(capsys, four_classes)
-    assert {subject for subject, _ in found} == {
+    rows = findings(capsys, four_classes)
+    assert {subject for subject, _ in rows} == {
         "versions",
         "extras",
         "devices",
@@ -36,35 +36,34 @@ def test_all_is_well_here(four_classes, capsys):
         "weights",
         "data",
     }
-    assert found["versions", "torch"]["said"] == metadata.version("torch") and found["versions", "python"][
+    assert rows["versions", "torch"]["said"] == metadata.version("torch") and rows["versions", "python"][
         "said"
     ].startswith(sys.version.split()[0])
     assert (
-        found["data", str(four_classes)]["said"]
-        == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
+        rows["data", str(four_classes)]["said"] == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
     )
-    assert not [one for one in found.values() if one["mark"] == "problem"]
+    assert not [one for one in rows.values() if one["mark"] == "problem"]
 
 
 def test_data_that_would_stop_a_training(four_classes, tmp_path, capsys):
     cut = tmp_path / "cut.h5"
     cut.write_bytes(four_classes.read_bytes()[:3000])
     (tmp_path / "empty").mkdir()
-    found = findings(capsys, cut, tmp_path / "nothing.h5", tmp_path / "empty", "romms:x")
-    said = {name: one["said"] for (subject, name), one in found.items() if subject == "data"}
-    assert "truncated" in said[str(cut)] and "does not exist" in said[str(tmp_path / "nothing.h5")]
-    assert "no known layout" in said[str(tmp_path / "empty")] and "did you mean rooms" in said["romms:x"]
+    rows = findings(capsys, cut, tmp_path / "nothing.h5", tmp_path / "empty", "romms:x")
+    messages = {name: one["said"] for (subject, name), one in rows.items() if subject == "data"}
+    assert "truncated" in messages[str(cut)] and "does not exist" in messages[str(tmp_path / "nothing.h5")]
+    assert "no known layout" in messages[str(tmp_path / "empty")] and "did you mean rooms" in messages["romms:x"]
 
 
 def test_old_and_missing_packages_are_problems_with_the_way_out(monkeypatch):
     own = {"torch": "2.4.1", "timm": None, "h5py": "3.99.dev1"}
-    monkeypatch.setattr(checkup, "installed", lambda name: own.get(name, "1000"))
-    found = {one.name: one for one in checkup.versions() if one.mark == "problem"}
+    monkeypatch.setattr(environment_checks, "installed", lambda name: own.get(name, "1000"))
+    findings_by_name = {one.name: one for one in environment_checks.versions() if one.mark == "problem"}
     assert (
-        found["torch"].said == "2.4.1, and contrastill needs >=2.5"
-        and found["torch"].way == "pip install --upgrade 'torch>=2.5'"
+        findings_by_name["torch"].message == "2.4.1, and contrastill needs >=2.5"
+        and findings_by_name["torch"].advice == "pip install --upgrade 'torch>=2.5'"
     )
-    assert found["timm"].said == "is not installed" and "h5py" not in found
+    assert findings_by_name["timm"].message == "is not installed" and "h5py" not in findings_by_name
 
 
 def test_packages_that_do_not_fit_each_other(monkeypatch):
@@ -75,8 +74,8 @@ def test_packages_that_do_not_fit_each_other(monkeypatch):
             ['torch==2.0.0 ; python_version >= "3"', 'torch==1 ; extra == "old"'] if name == "torchvision" else []
         ),
     )
-    (found,) = [one for one in checkup.versions() if one.mark == "problem"]
-    assert found.name == "torchvision" and "needs torch==2.0.0, and " in found.said
+    (finding,) = [one for one in environment_checks.versions() if one.mark == "problem"]
+    assert finding.name == "torchvision" and "needs torch==2.0.0, and " in finding.message
 
 
 def test_the_environment_is_shown_and_secrets_are_not(monkeypatch):
@@ -87,23 +86,30 @@ def test_the_environment_is_shown_and_secrets_are_not(monkeypatch):
         "CONTRASTILL_DATA": "here",
     }.items():
         monkeypatch.setenv(name, value)
-    found = {one.name: one for one in checkup.environment()}
-    assert found["OMP_WAIT_POLICY"].mark == "note" and "passive" in found["OMP_WAIT_POLICY"].way
+    findings_by_name = {one.name: one for one in environment_checks.environment()}
     assert (
-        "pretrained" in found["HF_HUB_OFFLINE"].said
-        and found["HF_TOKEN"].said == "(set)"
-        and found["CONTRASTILL_DATA"].said == "here"
+        findings_by_name["OMP_WAIT_POLICY"].mark == "note" and "passive" in findings_by_name["OMP_WAIT_POLICY"].advice
+    )
+    assert (
+        "pretrained" in findings_by_name["HF_HUB_OFFLINE"].message
+        and findings_by_name["HF_TOKEN"].message == "(set)"
+        and findings_by_name["CONTRASTILL_DATA"].message == "here"
     )
 
 
 def test_little_room_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    usage = checkup.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda _: usage._replace(total=64_000_000, free=30_000_000))
-    found = {one.name: one for one in checkup.room()}
-    assert found["disk"].mark == "problem" and found["disk"].said.startswith("30 MB free")
+    usage = environment_checks.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        environment_checks.shutil, "disk_usage", lambda _: usage._replace(total=64_000_000, free=30_000_000)
+    )
+    findings_by_name = {one.name: one for one in environment_checks.room()}
+    assert findings_by_name["disk"].mark == "problem" and findings_by_name["disk"].message.startswith("30 MB free")
     if Path("/dev/shm").is_dir():
-        assert found["shared memory"].mark == "note" and "data.workers=0" in found["shared memory"].way
+        assert (
+            findings_by_name["shared memory"].mark == "note"
+            and "data.workers=0" in findings_by_name["shared memory"].advice
+        )
 
 
 def test_a_damaged_shipped_config(monkeypatch, tmp_path):
@@ -111,8 +117,8 @@ def test_a_damaged_shipped_config(monkeypatch, tmp_path):
 
     (tmp_path / "broken.yaml").write_text("a: [1")
     monkeypatch.setattr(config, "configs_folder", lambda: tmp_path)
-    (found,) = checkup.configs()
-    assert found.mark == "problem" and found.name == "broken" and "cannot be read" in found.said
+    (finding,) = environment_checks.configs()
+    assert finding.mark == "problem" and finding.name == "broken" and "cannot be read" in finding.message
 
 
 def test_a_check_that_fails_is_a_finding(monkeypatch):
@@ -120,9 +126,9 @@ def test_a_check_that_fails_is_a_finding(monkeypatch):
         raise RuntimeError("driver\nshell")
 
     broken.__name__ = "devices"
-    monkeypatch.setattr(checkup, "devices", broken)
-    (found,) = [one for one in _findings([]) if one.mark == "problem"]
-    assert found.said == "could not be looked at: RuntimeError: driver shell"
+    monkeypatch.setattr(environment_checks, "devices", broken)
+    (finding,) = [one for one in check_environment().findings if one.mark == "problem"]
+    assert finding.message == "could not be looked at: RuntimeError: driver shell"
 
 
 @pytest.mark.parametrize("setting", ["torch", "psutil"])
@@ -137,14 +143,18 @@ def test_a_package_that_cannot_be_imported_is_no_traceback(setting, tmp_path):
 
 
 def test_marks_are_words_in_a_table_as_in_lines(capsys, monkeypatch):
-    from contrastill.cli import doctor
-
-    found = [checkup.Finding("room", "disk", mark, f"said {mark}", "the way out") for mark in checkup.MARKS]
-    doctor._show(found)
+    report = EnvironmentReport(
+        tuple(
+            environment_checks.Finding("room", "disk", mark, f"state {mark}", "the way out")
+            for mark in environment_checks.MARKS
+        )
+    )
+    monkeypatch.setattr("contrastill.evaluation.environment.check_environment", lambda data: report)
+    assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["ok", "note", "problem"] and lines[3] == "1 problem, 1 note"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    doctor._show(found)
+    assert main(["doctor"]) == 1
     drawn = capsys.readouterr().out
-    assert all(mark in drawn for mark in checkup.MARKS) and "said problem" in drawn
+    assert all(mark in drawn for mark in environment_checks.MARKS) and "state problem" in drawn

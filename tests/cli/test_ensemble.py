@@ -156,10 +156,10 @@ def test_the_figure_is_the_mean_over_seeds_for_each_number_of_teachers(family, t
     said = capsys.readouterr()
     answer = json.loads(said.out)
     assert said.err == "" and answer["picture"] == str(tmp_path / "made" / "error.png")
-    assert points(answer, "taught") == [("KD", 1, 49, 3), ("KD", 2, 38, 3)] and points(answer, "untaught") == [
-        ("untaught", 0, 59.5, 2)
+    assert points(answer, "distilled") == [("KD", 1, 49, 3), ("KD", 2, 38, 3)] and points(answer, "baseline") == [
+        ("baseline", 0, 59.5, 2)
     ]
-    assert [point["std"] for point in answer["points"] if point["kind"] == "taught"] == pytest.approx([1, 2])
+    assert [point["std"] for point in answer["points"] if point["kind"] == "distilled"] == pytest.approx([1, 2])
     assert points(answer, "teachers") == points(answer, "ensemble") == []
     with Image.open(tmp_path / "made" / "error.png") as picture:
         assert picture.width > 500 and len(set(picture.convert("RGB").resize((200, 200)).get_flattened_data())) > 50
@@ -205,7 +205,7 @@ def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
     assert main(["ensemble", "figure", str(family), *out, "--json"]) == 0
     said = capsys.readouterr()
     assert f"left out: {family / 'kd2-2'} has not ended" in said.err and "both count" in said.err
-    assert points(json.loads(said.out), "taught")[1] == ("KD", 2, pytest.approx(100 - (60 + 62 + 50) / 3), 3)
+    assert points(json.loads(said.out), "distilled")[1] == ("KD", 2, pytest.approx(100 - (60 + 62 + 50) / 3), 3)
     (tmp_path / "empty").mkdir()
     for arguments, code, message in (
         ([str(family / "kd2-2")], 1, f"there is nothing to draw: {family / 'kd2-2'} has not ended"),

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import contrastill
-from contrastill.cli.evaluate import _show
 from contrastill.cli.main import main
+from contrastill.cli.tables import show
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.run import Run
+from contrastill.evaluation.evaluate import evaluate_runs
 from contrastill.models.build import build_network, save_student
 
 
@@ -166,25 +167,18 @@ def rooms(tmp_path_factory):
 
 
 def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys):
-    arguments = [
-        str(rooms / "one"),
-        str(rooms / "two"),
-        "evaluation.label_fractions=[0.5,1]",
-        "--baselines",
-        "random,scratch,teacher",
-    ]
-    assert main(["evaluate", *arguments, "--json"]) == 0
-    said = capsys.readouterr()
-    rows = json.loads(said.out)
+    first, second = str(rooms / "one"), str(rooms / "two")
+    baselines = ("random", "scratch", "teacher")
+    result = evaluate_runs([first, second], {"evaluation.label_fractions": [0.5, 1]}, baselines=baselines)
+    rows, messages = result.to_dict(), capsys.readouterr().err
     networks = [("student", "frozen"), ("teacher", "frozen"), ("random", "frozen"), ("scratch", "scratch")]
-    told = [
+    measured = [
         (row["run"], row["role"], row["mode"], row["labels"], row["train_images"])
         for row in rows
         if row["task"] == "segmentation"
     ]
-    first, second = str(rooms / "one"), str(rooms / "two")
-    assert told[:8] == [(first, *network, part, round(36 * part)) for network in networks for part in (0.5, 1)]
-    assert told[8:] == [
+    assert measured[:8] == [(first, *network, part, round(36 * part)) for network in networks for part in (0.5, 1)]
+    assert measured[8:] == [
         (second, "student", "frozen", part, round(36 * part)) for part in (0.5, 1)
     ]  # the baselines are the first run's
     assert all(
@@ -202,15 +196,16 @@ def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys
     assert [row for row in rows if row["run"] == second] == json.loads((rooms / "two" / "evaluation.json").read_text())[
         "rows"
     ]
-    assert "segmentation, scratch resnet8" in said.err and f"picture: {rooms / 'one' / 'predictions.png'}" in said.err
+    assert "segmentation, scratch resnet8" in messages and result.picture == rooms / "one" / "predictions.png"
     from PIL import Image
 
     with Image.open(rooms / "one" / "predictions.png") as picture:
         assert picture.width > 800 and len(set(picture.convert("RGB").resize((200, 150)).get_flattened_data())) > 100
     assert not (rooms / "two" / "predictions.png").exists()
-    _show(rows)
+    show(result)
     table = capsys.readouterr().out
     assert "mIoU %" in table and "top-1 %" in table and "maps.1" in table and table.count("│ student") >= 8
+    assert f"picture: {result.picture}" in table
 
 
 def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbers(rooms, capsys):

@@ -30,7 +30,7 @@ for line in sys.argv[1:]:
 
 OURS = re.compile(
     r"\$ |cross_entropy 1.*: \d+ epochs? of \d+ samples; |epoch \d+/\d+  loss |done: |in it: |next: |\d+ views? "
-    r"of |the teachers look|[\w.]+: (reading|\w+)$|\w+: classification, "
+    r"of |teachers' outputs|[\w.]+: (reading|\w+)$|\w+: classification, "
     r"|the \d+ classes of .* are matched by number alone, "
 )
 

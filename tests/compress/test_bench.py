@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contrastill.cli.main import main
-from contrastill.compress import run_grid
+from contrastill.compress import run_grid, training_process
 from contrastill.compress.benchmark import (
     BENCHMARKS,
     Request,
@@ -24,11 +23,11 @@ from contrastill.compress.benchmark import (
     find_teacher,
     parse_objectives,
     parse_pairs,
-    trainings,
 )
 from contrastill.compress.published import PAIRS
 from contrastill.compress.results import bits_of, read_rows
 from contrastill.compress.run_grid import check
+from contrastill.compress.trainings import trainings
 from contrastill.core.config.loading import load_config
 from contrastill.core.registry import OBJECTIVES
 
@@ -60,8 +59,8 @@ def request(data, out, pairs="resnet20:resnet8", objectives="kd", **options):
     return Request(CIFAR, data, Path(out), parse_pairs(pairs, CIFAR), parse_objectives(objectives), **options)
 
 
-def one(found, objective):
-    return next(training for training in found if training.objective == objective)
+def training_of(planned, objective):
+    return next(training for training in planned if training.objective == objective)
 
 
 # Names
@@ -105,8 +104,8 @@ def test_pairs_and_objectives_are_read_in_one_form():
 def test_what_cannot_be_asked_for(data, tmp_path, capsys, arguments, message):
     out = tmp_path / "bench"
     assert main(["bench", "cifar100", "--data", data, "--out", str(out), *arguments]) == 2
-    said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said and not out.exists()
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and not out.exists()
 
 
 def test_the_benchmark_and_its_results_are_named(data, tmp_path, capsys):
@@ -115,11 +114,11 @@ def test_the_benchmark_and_its_results_are_named(data, tmp_path, capsys):
     assert main(["bench", "cifar100", "--table", "--out", str(tmp_path)]) == 2
     assert "holds no results of a benchmark yet" in capsys.readouterr().err
     assert main(["bench", "--help"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "objectives.crd.num_negatives=16,64" in said
-        and "negatives_from=other_class,other_sample" in said
-        and "crd,infonce" in said
+        "objectives.crd.num_negatives=16,64" in output
+        and "negatives_from=other_class,other_sample" in output
+        and "crd,infonce" in output
     )
 
 
@@ -131,10 +130,10 @@ def config_of(training):
 
 
 def test_the_recipe_is_the_published_one(data, tmp_path):
-    found = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "kd,crd,crd+kd,fitnet,fsp,review"))
+    planned = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "kd,crd,crd+kd,fitnet,fsp,review"))
     weights = {
         training.objective: {name: term.weight for name, term in config_of(training).objectives.items()}
-        for training in found
+        for training in planned
     }
     assert weights == {
         "teacher": {"cross_entropy": 1},
@@ -147,22 +146,22 @@ def test_the_recipe_is_the_published_one(data, tmp_path):
         "review": {"cross_entropy": 1, "review": 5},
     }
     assert all(
-        (config_of(one).train.epochs, config_of(one).train.lr, config_of(one).train.batch_size) == (240, 0.05, 64)
-        for one in found
+        (config_of(job).train.epochs, config_of(job).train.lr, config_of(job).train.batch_size) == (240, 0.05, 64)
+        for job in planned
     )
 
 
 def test_small_networks_have_their_own_learning_rate_unless_told(data, tmp_path):
     for given, rates in (((), [0.05, 0.01, 0.01]), (("train.lr=0.3",), [0.3] * 3)):
-        found = trainings(request(data, tmp_path, "vgg13:MobileNetV2", "crd", given=given))
-        assert [(training.objective, config_of(training).train.lr) for training in found] == list(
+        planned = trainings(request(data, tmp_path, "vgg13:MobileNetV2", "crd", given=given))
+        assert [(training.objective, config_of(training).train.lr) for training in planned] == list(
             zip(("teacher", "student", "crd"), rates, strict=True)
         )
 
 
 def test_one_seed_of_everything_comes_before_the_second_of_anything(data, tmp_path):
-    found = trainings(request(data, tmp_path, "resnet56:resnet20,resnet110:resnet20", "kd", seeds=2))
-    assert [(training.pair, training.objective, training.seed) for training in found] == [
+    planned = trainings(request(data, tmp_path, "resnet56:resnet20,resnet110:resnet20", "kd", seeds=2))
+    assert [(training.pair, training.objective, training.seed) for training in planned] == [
         ("resnet56", "teacher", 0),
         ("resnet110", "teacher", 0),
         *(
@@ -172,12 +171,12 @@ def test_one_seed_of_everything_comes_before_the_second_of_anything(data, tmp_pa
         ),
     ]
     assert (
-        found[3].out == tmp_path / "resnet56-resnet20" / "kd" / "seed-0"
-        and found[3].after == found[0].out == tmp_path / "teachers" / "resnet56"
+        planned[3].out == tmp_path / "resnet56-resnet20" / "kd" / "seed-0"
+        and planned[3].after == planned[0].out == tmp_path / "teachers" / "resnet56"
     )
-    assert config_of(found[3]).teachers[0].weights == str(found[0].out) and len(
-        {training.out for training in found}
-    ) == len(found)
+    assert config_of(planned[3]).teachers[0].weights == str(planned[0].out) and len(
+        {training.out for training in planned}
+    ) == len(planned)
 
 
 def test_settings_go_where_they_mean_something(data, tmp_path):
@@ -188,8 +187,10 @@ def test_settings_go_where_they_mean_something(data, tmp_path):
         "train.views=4",
         "teachers.0.maps=[layer1]",
     )
-    found = trainings(request(data, tmp_path, objectives="kd,crd,fsp", given=given, teacher_given=("train.epochs=20",)))
-    assert {training.objective: training.given for training in found} == {
+    planned = trainings(
+        request(data, tmp_path, objectives="kd,crd,fsp", given=given, teacher_given=("train.epochs=20",))
+    )
+    assert {training.objective: training.given for training in planned} == {
         "teacher": ("train.epochs=12", "train.epochs=20"),
         "student": ("train.epochs=12", "train.views=4"),
         "kd": ("train.epochs=12", "train.views=4", "teachers.0.maps=[layer1]"),
@@ -197,22 +198,25 @@ def test_settings_go_where_they_mean_something(data, tmp_path):
         "fsp": ("train.epochs=12", "train.initial_epochs=2", "train.views=4", "teachers.0.maps=[layer1]"),
     }
     caches = {
-        config_of(training).train.teacher_cache for training in found if training.objective in ("kd", "crd", "fsp")
+        config_of(training).train.teacher_cache for training in planned if training.objective in ("kd", "crd", "fsp")
     }
-    assert caches == {str(tmp_path / "teacher_said")} and config_of(one(found, "student")).train.teacher_cache is None
-    assert config_of(one(found, "teacher")).train.epochs == 20
+    assert (
+        caches == {str(tmp_path / "teacher_said")}
+        and config_of(training_of(planned, "student")).train.teacher_cache is None
+    )
+    assert config_of(training_of(planned, "teacher")).train.epochs == 20
 
 
 def test_an_ablation_varies_what_has_the_setting(data, tmp_path):
-    found = trainings(
+    planned = trainings(
         request(data, tmp_path, objectives="kd,crd,crd+kd", vary=("objectives.crd.num_negatives", ["16", "64"]))
     )
     varied = {
-        training.objective: [one.vary and one.vary[1] for one in found if one.objective == training.objective]
-        for training in found
+        training.objective: [job.vary and job.vary[1] for job in planned if job.objective == training.objective]
+        for training in planned
     }
     assert varied == {"teacher": [None], "student": [None], "kd": [None], "crd": ["16", "64"], "crd+kd": ["16", "64"]}
-    last = next(training for training in found if training.objective == "crd" and training.vary[1] == "64")
+    last = next(training for training in planned if training.objective == "crd" and training.vary[1] == "64")
     assert last.out == tmp_path / "resnet20-resnet8" / "crd" / "objectives.crd.num_negatives=64" / "seed-0"
     assert config_of(last).objectives["crd"].num_negatives == 64
     rates = trainings(request(data, tmp_path, objectives="kd", vary=("train.lr", ["0.1", "0.2"])))
@@ -231,51 +235,47 @@ def test_teachers_are_found_as_they_are_laid_out(data, tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = {name: find_teacher(tmp_path, name) for name in ("resnet20", "resnet56", "resnet32x4", "vgg13")}
-    assert found == {
+    planned = {name: find_teacher(tmp_path, name) for name in ("resnet20", "resnet56", "resnet32x4", "vgg13")}
+    assert planned == {
         "resnet20": tmp_path / "resnet20",
         "resnet56": tmp_path / "resnet56.pth",
         "resnet32x4": tmp_path / "resnet32x4_vanilla" / "ckpt_epoch_240.pth",
         "vgg13": None,
     }
-    made = trainings(request(data, tmp_path / "out", "resnet56:resnet20,vgg13:vgg8", teachers=str(tmp_path)))
-    assert [training.pair for training in made if training.objective == "teacher"] == ["vgg13"]
-    kd = next(training for training in made if training.pair == "resnet56:resnet20")
+    jobs = trainings(request(data, tmp_path / "out", "resnet56:resnet20,vgg13:vgg8", teachers=str(tmp_path)))
+    assert [training.pair for training in jobs if training.objective == "teacher"] == ["vgg13"]
+    kd = next(training for training in jobs if training.pair == "resnet56:resnet20")
     assert config_of(kd).teachers[0].weights == str(tmp_path / "resnet56.pth") and kd.after is None
 
 
 def test_every_published_pair_and_objective_is_a_config(data, tmp_path):
-    found = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "all")) + trainings(
+    planned = trainings(request(data, tmp_path, "resnet32x4:resnet8x4", "all")) + trainings(
         request(data, tmp_path, "all", "crd")
     )
-    check(found)
-    assert {training.pair for training in found} >= {":".join(pair) for pair in PAIRS}
+    check(planned)
+    assert {training.pair for training in planned} >= {":".join(pair) for pair in PAIRS}
 
 
 # A tiny grid
 
 
 class InProcess:
-    """In the place of subprocess.Popen: the same command in this process, as a new one takes many seconds to load
+    """In the place of a spawned process: the same training in this process, as a new one takes many seconds to load
     torch.
     """
 
-    def __init__(self, command, *, env, stdout, stderr, **_):
-        assert (
-            command[:3] == [sys.executable, "-m", "contrastill"] and env["OMP_NUM_THREADS"] == "1" and stdout is stderr
-        )
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            self.returncode = main(command[3:])
-        stdout.write(said.getvalue().encode())
-
-    def poll(self):
-        return self.returncode
+    def __init__(self, train, config, overrides, log, environment):
+        assert environment["OMP_NUM_THREADS"] == "1"
+        output = io.StringIO()
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+            self.exitcode = training_process.exit_code_of(train, config, overrides)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(output.getvalue())
 
 
 @pytest.fixture
 def in_process(monkeypatch):
-    monkeypatch.setattr(run_grid.subprocess, "Popen", InProcess)
+    monkeypatch.setattr(run_grid, "start_process", InProcess)
 
 
 @pytest.fixture(scope="module")
@@ -285,11 +285,11 @@ def grid(data, tmp_path_factory):
     command = ["bench", "cifar100", "--data", data, "--pairs", "resnet8:resnet8", "--objectives", "kd,crd", "--out",
         str(out), "--jobs", "2", "--threads", "1",
                *ONE_EPOCH, "--json"]  # fmt: skip
-    said, told = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
-        patch.setattr(run_grid.subprocess, "Popen", InProcess)
+    output, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        patch.setattr(run_grid, "start_process", InProcess)
         assert main(command) == 0
-    return out, command, said.getvalue(), told.getvalue()
+    return out, command, output.getvalue(), errors.getvalue()
 
 
 def files_in(out):
@@ -301,7 +301,7 @@ def files_in(out):
 
 
 def test_a_grid_is_trained_and_measured(grid):
-    out, _, printed, told = grid
+    out, _, printed, errors = grid
     rows = read_rows(out / "results.jsonl")
     assert set(rows) == {
         ("resnet8", "teacher", None, 0),
@@ -309,15 +309,15 @@ def test_a_grid_is_trained_and_measured(grid):
         ("resnet8:resnet8", "kd", None, 0),
         ("resnet8:resnet8", "crd", None, 0),
     }
-    for found in rows.values():
+    for stored in rows.values():
         assert (
-            found["images"] == 40
-            and found["train_images"] == 60
-            and found["epochs"] == 1
-            and found["seconds"] >= 0
-            and found["given"] == ["train.epochs=1"]
+            stored["images"] == 40
+            and stored["train_images"] == 60
+            and stored["epochs"] == 1
+            and stored["seconds"] >= 0
+            and stored["given"] == ["train.epochs=1"]
         )
-        assert 100 * bits_of(found).mean() == pytest.approx(found["top1"])
+        assert 100 * bits_of(stored).mean() == pytest.approx(stored["top1"])
     answer = json.loads(printed)
     assert {(cell["objective"], cell["n"]) for cell in answer["table"]} == {
         (name, 1) for name in ("teacher", "student", "kd", "crd")
@@ -328,7 +328,7 @@ def test_a_grid_is_trained_and_measured(grid):
         and set(crd["against"]) == {"student", "kd"}
         and not answer["comparable"]
     )
-    assert "4 trainings, 0 finished before, 2 at a time" in told and "none left" in told and "left, about" in told
+    assert "4 trainings, 0 finished before, 2 at a time" in errors and "none left" in errors and "left, about" in errors
     text = (out / "table.md").read_text()
     assert (
         "| crd |" in text
@@ -344,11 +344,11 @@ def test_the_same_command_trains_nothing_and_other_settings_are_refused(grid, in
     out, command, printed, _ = grid
     before = files_in(out)
     assert main(command) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
         files_in(out) == before
-        and "4 trainings, 4 finished before" in said.err
-        and json.loads(said.out)["table"] == json.loads(printed)["table"]
+        and "4 trainings, 4 finished before" in output.err
+        and json.loads(output.out)["table"] == json.loads(printed)["table"]
     )
     assert main([*command, "--set", "train.lr=0.2"]) == 2
     assert "train.lr: 0.05, now 0.2" in capsys.readouterr().err and files_in(out) == before
@@ -360,8 +360,8 @@ def test_the_table_is_shown_without_training(grid, tmp_path, capsys):
         main(["bench", "cifar100", "--table", "--out", str(out), "--markdown", str(tmp_path / "made" / "table.md")])
         == 0
     )
-    said = capsys.readouterr().out
-    assert "resnet8 → resnet8" in said and "published figures do not compare" in said and "to student" in said
+    output = capsys.readouterr().out
+    assert "resnet8 → resnet8" in output and "published figures do not compare" in output and "to student" in output
     assert (tmp_path / "made" / "table.md").read_text() == (out / "table.md").read_text()
     copy = shutil.copytree(out, tmp_path / "copy")
     assert main(["bench", "cifar100", "--table", "--out", str(copy), "--objectives", "kd", "--json"]) == 0
@@ -375,16 +375,16 @@ def test_what_is_lost_is_made_again_and_a_failure_stops_nothing_else(grid, in_pr
     ).unlink()  # as if it had been killed after its last checkpoint
     rows = (out / "results.jsonl").read_text().splitlines()
     (out / "results.jsonl").write_text("".join(f"{line}\n" for line in rows if '"kd"' not in line))
-    kept = files_in(out / "students")
+    files = files_in(out / "students")
     broken = [*command, "--objectives", "ab,kd,crd", "--set", "objectives.ab.pairs=[[0,9]]"]
     assert main(broken) == 1
-    said = capsys.readouterr()
-    answer = json.loads(said.out)
-    assert list(answer["failed"]) == ["resnet8:resnet8 ab seed 0"] and "contrastill: 1 training failed" in said.err
-    assert answer["failed"]["resnet8:resnet8 ab seed 0"] in said.err and "names map 9 of the teacher" in said.err
+    output = capsys.readouterr()
+    answer = json.loads(output.out)
+    assert list(answer["failed"]) == ["resnet8:resnet8 ab seed 0"] and "contrastill: 1 training failed" in output.err
+    assert answer["failed"]["resnet8:resnet8 ab seed 0"] in output.err and "names map 9 of the teacher" in output.err
     assert {cell["objective"] for cell in answer["table"]} == {"teacher", "student", "kd", "crd"}
     assert (
-        files_in(out / "students") == kept
+        files_in(out / "students") == files
         and (out / "resnet8-resnet8" / "crd" / "seed-0" / "student.safetensors").is_file()
     )
     assert len(read_rows(out / "results.jsonl")) == 4
@@ -405,9 +405,9 @@ def test_an_ablation_is_drawn_with_what_it_does_not_change(grid, in_process, cap
         "crd",
     ]
     assert main(changed) == 0
-    said = capsys.readouterr()
-    assert f"teacher resnet8: {out / 'teachers' / 'resnet8'}" in said.err and not (small / "teachers").exists()
-    values = [cell["vary"] for cell in json.loads(said.out)["table"] if cell["objective"] == "crd"]
+    output = capsys.readouterr()
+    assert f"teacher resnet8: {out / 'teachers' / 'resnet8'}" in output.err and not (small / "teachers").exists()
+    values = [cell["vary"] for cell in json.loads(output.out)["table"] if cell["objective"] == "crd"]
     assert values == [[key, "2"], [key, "32"]]
     assert ("resnet8", "teacher", None, 0) in read_rows(small / "results.jsonl")
     with Image.open(small / f"vary_{key}.png") as picture:
@@ -452,7 +452,7 @@ def test_stopping_stops_the_trainings_and_the_same_command_goes_on(data, grid, t
         and "stopped by SIGTERM" in (run.parent / "seed-0.log").read_text()
     )
     assert list((run / "checkpoints").iterdir()) and not (run / "student.safetensors").exists()
-    monkeypatch.setattr(run_grid.subprocess, "Popen", InProcess)
+    monkeypatch.setattr(run_grid, "start_process", InProcess)
     assert main(command) == 0
     assert (
         "resnet8 student seed 0" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def row(pair, objective, seed, right, *, vary=None, given=(), images=(50_000, No
 def test_differences_are_paired_by_image_and_seed():
     generator = np.random.default_rng(0)
     ours, theirs = (generator.random((3, 37)) < share for share in (0.7, 0.5))
-    found = paired(
+    difference = paired(
         {seed: row("", "a", seed, bits) for seed, bits in enumerate(ours)},
         {seed: row("", "b", seed, bits) for seed, bits in enumerate(theirs[:2])},
     )
@@ -61,9 +61,9 @@ def test_differences_are_paired_by_image_and_seed():
         mean = sum(values) / len(values)
         return (sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)) ** 0.5
 
-    assert (found.mean, found.error) == pytest.approx(
+    assert (difference.mean, difference.error) == pytest.approx(
         (sum(by_seed) / 2, max(error(by_image), error(by_seed)))
-    ) and found.seeds == 2
+    ) and difference.seeds == 2
     assert bits_of(row("", "a", 0, ours[0])).tolist() == ours[0].tolist()
     assert paired({0: row("", "a", 0, ours[0])}, {1: row("", "b", 1, ours[0])}) is None
     assert paired({0: row("", "a", 0, ours[0])}, {0: row("", "b", 0, ours[0][:5])}) is None
@@ -76,13 +76,13 @@ def test_the_table_shares_students_and_says_when_figures_do_not_compare():
     summary = summarise(rows, CIFAR)
     assert summary.pairs == ["resnet56:resnet20", "resnet110:resnet20"] and not summary.comparable
     assert any("4 test images instead of 10,000" in note for note in summary.notes)
-    (_, columns, lines), (_, _, differences) = tables_of(summary)
-    assert columns == ["objectives", "resnet56 → resnet20", "resnet110 → resnet20"]
-    assert lines == [
+    accuracy, differences = tables_of(summary)
+    assert accuracy.columns == ["objectives", "resnet56 → resnet20", "resnet110 → resnet20"]
+    assert accuracy.rows == [
         ["student", *["25.00 (1), published 69.06"] * 2],
         ["kd", "75.00 (1), published 70.66", "75.00 (1), published 70.67"],
     ]
-    assert differences[0][0] == "kd" and differences[0][1].startswith("+50.00 ± 28.87 to student")
+    assert differences.rows[0][0] == "kd" and differences.rows[0][1].startswith("+50.00 ± 28.87 to student")
     full = np.arange(10_000) % 4 > 0
     assert summarise([row("resnet56:resnet20", "kd", 0, full)], CIFAR).comparable
     for changed in ({"given": ["train.epochs=12"]}, {"vary": ["train.lr", "0.1"]}, {"images": (10_000, None)}):
@@ -114,7 +114,7 @@ def test_a_row_that_was_cut_off_harms_no_other(tmp_path):
         file.write('{"pair": "a:')
     append_row(path, row("a:b", "kd", 1, [True]))
     append_row(path, row("a:b", "kd", 0, [False]))
-    assert {key: found["top1"] for key, found in read_rows(path).items()} == {
+    assert {key: stored["top1"] for key, stored in read_rows(path).items()} == {
         ("a:b", "kd", None, 0): 0,
         ("a:b", "kd", None, 1): 100,
     }

@@ -167,12 +167,12 @@ def test_a_run_is_beside_its_teacher(runs, capsys):
         "3",
     ]
     assert main([*arguments, "--json"]) == 0
-    said = capsys.readouterr()
-    plain, student, teacher, alone = json.loads(said.out)
+    output = capsys.readouterr()
+    plain, student, teacher, alone = json.loads(output.out)
     assert [row["role"] for row in (plain, student, teacher, alone)] == ["network", "student", "teacher", "student"]
     assert teacher["network"] == f"{runs / 'kd'}:teacher" and teacher["model"] == "resnet14"
     assert plain["parameters"] == student["parameters"]  # as many classes as the run's
-    assert "of_teacher" not in alone and f"the teacher of {runs / 'alone'} is left out" in said.err
+    assert "of_teacher" not in alone and f"the teacher of {runs / 'alone'} is left out" in output.err
     assert student["of_teacher"]["flops"] == student["flops"] / teacher["flops"] < 1
     assert student["of_teacher"]["latency"] == student["latency_ms"] / teacher["latency_ms"]
     assert student["input_shape"] == [3, 16, 16] and student["batch_size"] == 3

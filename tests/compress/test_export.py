@@ -54,9 +54,9 @@ def report(run, tmp_path_factory):
     import io
 
     path = tmp_path_factory.mktemp("exports") / "kept.onnx"
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         assert main(["export", str(run), "--out", str(path), "--int8", "--opset", "18", "--json"]) == 0
-    return json.loads(said.getvalue())
+    return json.loads(output.getvalue())
 
 
 def by_hand(run, images):
@@ -102,12 +102,14 @@ def test_eight_bits_are_smaller_and_both_accuracies_are_counted(run, rooms, repo
 
 def test_the_calibration_images_set_the_ranges(run, rooms, report, tmp_path):
     takes = Takes((3, 16, 16), contrastill.load_student(run).preprocess, inside=False, dynamic=True)
-    made = Export(Path(report["path"]), "onnx", takes, 12, report["bytes"], 18, None, False)
-    expected, apart = by_hand(run, rooms["rgb"]), []
+    exported = Export(Path(report["path"]), "onnx", takes, 12, report["bytes"], 18, None, False)
+    expected, differences = by_hand(run, rooms["rgb"]), []
     for name, images in (("seen", rooms["rgb"]), ("black", torch.zeros_like(rooms["rgb"]))):
-        assert quantize(made, tmp_path / name, images.split(12)) == (tmp_path / name).stat().st_size
-        apart.append(float((answering(tmp_path / name, "onnx", takes)(takes(rooms["rgb"])) - expected).abs().max()))
-    assert apart[0] < 0.1 * apart[1]  # ranges of black images clip everything else
+        assert quantize(exported, tmp_path / name, images.split(12)) == (tmp_path / name).stat().st_size
+        differences.append(
+            float((answering(tmp_path / name, "onnx", takes)(takes(rooms["rgb"])) - expected).abs().max())
+        )
+    assert differences[0] < 0.1 * differences[1]  # ranges of black images clip everything else
 
 
 def test_accuracy_counts_over_batches(run, rooms, report):
@@ -141,8 +143,8 @@ def test_eight_bits_on_data_of_other_classes_leave_nothing(run, tmp_path, capsys
 
 def test_torch_answers_as_pytorch_with_the_preprocessing_inside(run, rooms, tmp_path, capsys):
     assert main(["export", str(run), "--format", "torch", "--with-preprocess", "--out", str(tmp_path / "a.pt2")]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "input: images (batch, 3, 16, 16) uint8" in said and "real images of the test split" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "input: images (batch, 3, 16, 16) uint8" in output and "real images of the test split" in output
     module = torch.export.load(tmp_path / "a.pt2").module()
     for length in (1, 3):
         torch.testing.assert_close(
@@ -152,15 +154,20 @@ def test_torch_answers_as_pytorch_with_the_preprocessing_inside(run, rooms, tmp_
 
 def test_onnx_with_resizing_inside_and_batches_of_one(tmp_path):
     save_student(build_network("resnet8", num_classes=5, resolution=16), tmp_path / "student.safetensors")
-    made = export_student(tmp_path, tmp_path / "b.onnx", with_preprocess=True, dynamic=False, size=(24, 40))
-    assert made.takes.shape == (3, 24, 40) and made.num_classes == 5 and not made.real_images and made.difference < 1e-4
+    exported = export_student(tmp_path, tmp_path / "b.onnx", with_preprocess=True, dynamic=False, size=(24, 40))
+    assert (
+        exported.takes.shape == (3, 24, 40)
+        and exported.num_classes == 5
+        and not exported.real_images
+        and exported.difference < 1e-4
+    )
     images = torch.randint(256, (3, 3, 24, 40), dtype=torch.uint8)
     torch.testing.assert_close(
-        answering(made.path, "onnx", made.takes)(images), by_hand(tmp_path, images), rtol=1e-3, atol=1e-4
+        answering(exported.path, "onnx", exported.takes)(images), by_hand(tmp_path, images), rtol=1e-3, atol=1e-4
     )
     import onnx
 
-    assert onnx.load(made.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    assert onnx.load(exported.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
 
 @MODELS.register("test_deciding")
@@ -199,11 +206,11 @@ def test_a_network_that_cannot_be_exported(name, format, tmp_path, capfd):
     (out / "config.yaml").write_text(to_yaml(load_config(str(tmp_path / "made.yaml"))))
     save_student(build_network(name, num_classes=2), out / "student.safetensors")
     assert main(["export", str(out), "--format", format]) == 1
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert (
-        f"cannot be exported to {format}" in said.err
-        and "Traceback" not in said.err
-        and len(said.err.strip().splitlines()) == 1
+        f"cannot be exported to {format}" in output.err
+        and "Traceback" not in output.err
+        and len(output.err.strip().splitlines()) == 1
     )
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "student.safetensors"]
 
@@ -263,15 +270,15 @@ def test_what_is_refused(run, capsys, arguments, message):
 def test_without_its_data_images_are_random_and_eight_bits_are_refused(run, tmp_path, capsys):
     out = tmp_path / "gone"
     out.mkdir()
-    kept = load_config(str(run / "config.yaml")).model_dump(mode="json")
-    kept["data"] = {"name": "packed", "path": str(tmp_path / "gone.h5")}
-    (out / "config.yaml").write_text(to_yaml(validate(kept)))
+    config = load_config(str(run / "config.yaml")).model_dump(mode="json")
+    config["data"] = {"name": "packed", "path": str(tmp_path / "gone.h5")}
+    (out / "config.yaml").write_text(to_yaml(validate(config)))
     (out / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes())
     assert main(["export", str(out), "--format", "torch"]) == 2
     assert "--size" in capsys.readouterr().err
     assert main(["export", str(out), "--format", "torch", "--size", "16"]) == 0
-    said = capsys.readouterr()
-    assert "compared with PyTorch on random images" in said.out and "takes random images" in said.err
+    output = capsys.readouterr()
+    assert "compared with PyTorch on random images" in output.out and "takes random images" in output.err
     assert main(["export", str(out), "--int8", "--size", "16"]) == 2
     assert "--int8 calibrates and measures on the run's data, which cannot be had" in capsys.readouterr().err
     assert not (out / "student.onnx").exists()

@@ -194,7 +194,7 @@ def test_networks_of_an_ensemble_are_compared_class_by_class(run, tmp_path, caps
         == 0
     )
     result = measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'dark.h5', DARK)}"])
-    assert result["networks"][0]["top1"] > 90 and result["student"] is not None
+    assert result.networks[0].top1 > 90 and result.student is not None
     with pytest.raises(UsageError, match=r"teachers.0 .* has no class zinc"):
         measure_diversity(tmp_path / "out", [f"data.path={pack(tmp_path / 'other.h5', ['ash', 'white', 'zinc'])}"])
 

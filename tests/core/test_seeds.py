@@ -12,7 +12,7 @@ import contrastill
 from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
-from contrastill.core.run import Run
+from contrastill.core.run import Run, walk_runs
 from contrastill.core.seeds import members
 
 SMALL = ["data.train_samples=64", "data.test_samples=64", "student.model=resnet8", "train.epochs=1"]
@@ -49,14 +49,14 @@ def test_each_seed_is_an_ordinary_run(two, tmp_path):
 
 
 def test_the_report_is_of_these_runs(two):
-    result = json.loads((two / "diversity.json").read_text())
-    assert [row["name"] for row in result["networks"]] == ["seed-4 resnet8", "seed-5 resnet8"] and result[
+    diversity = json.loads((two / "diversity.json").read_text())
+    assert [row["name"] for row in diversity["networks"]] == ["seed-4 resnet8", "seed-5 resnet8"] and diversity[
         "student"
     ] is None
-    assert [row["top1"] for row in result["networks"]] == pytest.approx(
+    assert [row["top1"] for row in diversity["networks"]] == pytest.approx(
         [Run(two / f"seed-{seed}").history()[-1]["top1"] for seed in (4, 5)]
     )
-    assert result["samples"] == 64 and 0 < result["mean_disagreement"] <= 100
+    assert diversity["samples"] == 64 and 0 < diversity["mean_disagreement"] <= 100
 
 
 def test_the_same_command_trains_only_what_is_missing(two, tmp_path, capsys):
@@ -71,12 +71,12 @@ def test_the_same_command_trains_only_what_is_missing(two, tmp_path, capsys):
     )
     written = {path: path.stat().st_mtime_ns for path in (out / "seed-4").rglob("*") if path.is_file()}
     assert main([*command, "seeds=2"]) == 0
-    message = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (
-        "1/2" not in message
-        and "2/2 seed 5" in message
-        and f"done: {out}, 2 runs, top-1 of the last epoch" in message
-        and "of their ensemble" in message
+        "1/2" not in error
+        and "2/2 seed 5" in error
+        and f"done: {out}, 2 runs, top-1 of the last epoch" in error
+        and "of their ensemble" in error
     )
     (out / "seed-5" / "student.safetensors").unlink()  # as if it had been killed after its last checkpoint
     written |= {path: path.stat().st_mtime_ns for path in (out / "seed-5" / "checkpoints").rglob("*") if path.is_file()}
@@ -147,10 +147,21 @@ def test_seeds_without_a_word_of_classes_have_no_report(two, tmp_path, capsys):
         "objectives.cross_entropy=null",
     ]
     assert main(["train", *arguments, "seeds=1", f"out={out}"]) == 0
-    message = capsys.readouterr().err
-    assert (
-        "no report of diversity" in message
-        and "classifier never learnt" in message
-        and f"done: {out}, 1 run" in message
-    )
+    error = capsys.readouterr().err
+    assert "no report of diversity" in error and "classifier never learnt" in error and f"done: {out}, 1 run" in error
     assert [path.name for path in out.iterdir()] == ["seed-0"]
+
+
+def test_the_walk_is_in_natural_order_and_enters_no_run(tmp_path):
+    for name in ("b/seed-10", "b/seed-9", "a", ".hidden", "b/seed-9/checkpoints", "b/deep/er"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name in ("b/seed-10", "b/seed-9"):
+        (tmp_path / name / "config.yaml").touch()
+
+    def walk(depth):
+        return [path.relative_to(tmp_path).as_posix() for path in walk_runs(tmp_path, depth)]
+
+    assert walk(3) == [".", "a", "b", "b/deep", "b/deep/er", "b/seed-9", "b/seed-10"]
+    assert walk(1) == [".", "a", "b"] and walk(0) == ["."]
+    assert [*walk_runs(tmp_path / "b/seed-9", 3)] == [tmp_path / "b/seed-9"]

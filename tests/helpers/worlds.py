@@ -412,7 +412,7 @@ def _check_names(world: World, result) -> None:
 
 def _check_other_order(world: World, result, test: Pixels, folder: Path) -> None:
     """The same samples in a file whose classes are numbered in another order are as often right."""
-    from contrastill.evaluation.evaluate import measure_runs
+    from contrastill.evaluation.evaluate import evaluate_runs
 
     if world.names is None or "top1" not in result.metrics:
         return
@@ -421,9 +421,7 @@ def _check_other_order(world: World, result, test: Pixels, folder: Path) -> None
     place.mkdir()
     turned = replace(test, target=order[test.target])
     path = store(world, world.names[::-1], turned, turned, place)
-    row = measure_runs(
-        [str(result.out)], [f"data.path={path}"], teachers=False, baselines=[], say=lambda line: None
-    ).rows[0]
+    row = evaluate_runs([result.out], [f"data.path={path}"], progress=False).to_dict()[0]
     if abs(row.get("top1", -1) - result.metrics["top1"]) > 1e-3:
         raise Wrong(f"top1 is {result.metrics['top1']:.3f}, with the classes in another order {row.get('top1')}")
 

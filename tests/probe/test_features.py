@@ -112,8 +112,8 @@ def test_other_data_is_looked_at_again(other, tmp_path):
     look = Counted()
     look(tmp_path, layers=("embedding",))
     data = split(**other)
-    found = look(tmp_path, data, layers=("embedding",))
-    assert look.forwards == 7 and torch.equal(found["embedding"].targets, data.targets)
+    features = look(tmp_path, data, layers=("embedding",))
+    assert look.forwards == 7 and torch.equal(features["embedding"].targets, data.targets)
 
 
 class Bare:
@@ -129,13 +129,13 @@ class Bare:
 def test_of_a_bare_loader_every_batch_counts(tmp_path):
     look = Counted()
 
-    def found(data):
+    def read(data):
         look.forwards = 0
         return features_of(look.network, Bare(loader(data)), ("embedding",), cache=tmp_path)["embedding"].values
 
-    first = found(split())
-    assert torch.equal(found(split()), first) and look.forwards == 0
-    assert not torch.equal(found(split(change=9)), first) and look.forwards == 7
+    first = read(split())
+    assert torch.equal(read(split()), first) and look.forwards == 0
+    assert not torch.equal(read(split(change=9)), first) and look.forwards == 7
 
 
 def test_a_sample_that_comes_twice_counts_once():
@@ -192,15 +192,15 @@ def test_two_processes_get_the_features_of_one_and_keep_them_for_one(tmp_path):
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path), __file__], env=environment)
         for rank in (0, 1)
     ]
-    assert [one.wait(timeout=120) for one in started] == [0, 0]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     look = Counted()
     alone = look(None, layers=("embedding", "maps.0"))
     for name, value in first.items():
         kind, _, layer = name.split()
-        wanted = alone["embedding"].targets if layer == "targets" else alone[layer].values
-        assert torch.equal(value, second[name]) and value.shape == wanted.shape
-        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+        expected = alone["embedding"].targets if layer == "targets" else alone[layer].values
+        assert torch.equal(value, second[name]) and value.shape == expected.shape
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
     for kind in ("shares", "whole"):
         look(tmp_path / kind, layers=("embedding", "maps.0"), batch_size=5)
         assert look.forwards == 1

@@ -63,8 +63,8 @@ def test_the_network_is_as_before():
 
 def test_layers_are_those_of_the_representation():
     net, loader = network(), split(10, 0).loader(batch_size=4, device="cpu", train=False)
-    found = features_of(net, loader, ("logits", "embedding", "maps.0", "maps.1"), spatial=2)
-    assert {name: tuple(value.values.shape) for name, value in found.items()} == {
+    by_layer = features_of(net, loader, ("logits", "embedding", "maps.0", "maps.1"), spatial=2)
+    assert {name: tuple(value.values.shape) for name, value in by_layer.items()} == {
         "logits": (10, 3),
         "embedding": (10, 5),
         "maps.0": (10, 24),
@@ -72,10 +72,12 @@ def test_layers_are_those_of_the_representation():
     }
     with torch.no_grad():
         batch = next(split(10, 0).loader(batch_size=10, device="cpu", train=False).epoch(0))
-        said = net.eval()(batch)
-    assert torch.allclose(found["embedding"].values, said.embedding, atol=1e-6)
-    quarters = torch.stack([said.maps[0][:, :, y : y + 4, x : x + 4].mean((2, 3)) for y in (0, 4) for x in (0, 4)], 2)
-    assert torch.allclose(found["maps.0"].values, quarters.flatten(1), atol=1e-6)
+        outputs = net.eval()(batch)
+    assert torch.allclose(by_layer["embedding"].values, outputs.embedding, atol=1e-6)
+    quarters = torch.stack(
+        [outputs.maps[0][:, :, y : y + 4, x : x + 4].mean((2, 3)) for y in (0, 4) for x in (0, 4)], 2
+    )
+    assert torch.allclose(by_layer["maps.0"].values, quarters.flatten(1), atol=1e-6)
     for layer, message in (("maps.2", "does not exist"), ("pooled", "none of a representation's")):
         with pytest.raises(UsageError, match=message):
             features(net, loader, layer)
@@ -92,7 +94,7 @@ def test_the_optimum_is_newtons(weight_decay):
     """Against Newton's method in float64, its Hessian by autograd."""
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(60, 4, generator=generator), torch.randint(0, 3, (60,), generator=generator)
-    found = fit_logistic(x, y, torch.zeros(5, 3), weight_decay)
+    solution = fit_logistic(x, y, torch.zeros(5, 3), weight_decay)
     wide = x.double()
 
     def loss(weight):
@@ -106,9 +108,9 @@ def test_the_optimum_is_newtons(weight_decay):
         hessian = torch.autograd.functional.hessian(loss, weight).reshape(15, 15)
         weight = weight - (torch.linalg.pinv(hessian) @ gradient).view(5, 3)
     assert gradient.abs().max() < 1e-9
-    assert loss(found.double()) - loss(weight) < 1e-6
-    told = [(wide @ each[:-1] + each[-1]).softmax(1) for each in (found.double(), weight)]
-    assert torch.allclose(*told, atol=2e-3)
+    assert loss(solution.double()) - loss(weight) < 1e-6
+    probabilities = [(wide @ each[:-1] + each[-1]).softmax(1) for each in (solution.double(), weight)]
+    assert torch.allclose(*probabilities, atol=2e-3)
 
 
 def clusters(count, seed, classes=7, dim=12, spread=0.2):
@@ -149,8 +151,8 @@ def test_a_part_is_stratified_and_lies_in_the_larger_one():
     assert torch.bincount(targets[parts[0.05]]).tolist() == [5, 3, 2] and torch.bincount(
         targets[parts[0.5]]
     ).tolist() == [50, 30, 20]
-    kept = [set(part.tolist()) for part in parts.values()]
-    assert all(small < large for small, large in zip(kept, kept[1:], strict=False)) and kept[-1] == set(range(200))
+    rows = [set(part.tolist()) for part in parts.values()]
+    assert all(small < large for small, large in zip(rows, rows[1:], strict=False)) and rows[-1] == set(range(200))
     assert (
         not torch.equal(parts[0.1], labelled_part(200, targets, 0.1, seed=5))
         and len(labelled_part(200, None, 0.1)) == 20

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from contrastill.core.errors import UsageError
-from contrastill.plots.probe import Heat, Line, Panel, draw_cka, draw_correlation, draw_lines
+from contrastill.plots.chart import Chart, series_at_places
+from contrastill.plots.heatmaps import Heat, draw_cka, draw_correlation
+from contrastill.plots.png import draw_charts
 from contrastill.probe.cka import MinibatchCKA, linear_cka
 from contrastill.probe.class_correlation import class_correlation, correlation_difference
 from contrastill.probe.logme import logme
@@ -78,9 +80,9 @@ def test_minibatches_average_each_hsic():
         cka.update(x[part].float(), y[part].float())
     both, first, second = (sum(naive_hsic1(a[part], b[part]) for part in parts) for a, b in ((x, y), (x, x), (y, y)))
     assert cka.compute() == pytest.approx(both / math.sqrt(first * second), rel=1e-5) and cka.batches == 3
-    whole = MinibatchCKA()
-    whole.update(x, y)
-    assert whole.compute() == pytest.approx(linear_cka(x, y), rel=1e-12)
+    single = MinibatchCKA()
+    single.update(x, y)
+    assert single.compute() == pytest.approx(linear_cka(x, y), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_minibatches_average_each_hsic():
     [
         (torch.randn(5, 2), torch.randn(6, 2), "same N samples"),
         (torch.randn(3, 2), torch.randn(3, 2), "at least 4 samples, and there are 3"),
-        (torch.full((9, 2), 0.1), torch.randn(9, 2), "the same of every sample"),
+        (torch.full((9, 2), 0.1), torch.randn(9, 2), "the same output for every sample"),
         (torch.full((9, 2), float("nan")), torch.randn(9, 2), "finite"),
     ],
 )
@@ -107,13 +109,13 @@ def test_cka_before_the_first_batch():
 
 def test_class_correlations_are_numpys():
     x, y = pair(50, 4, 4)
-    found = class_correlation(x.float())
-    assert found.numpy() == pytest.approx(np.corrcoef(x.numpy(), rowvar=False), abs=1e-6)
-    assert torch.equal(found.diagonal(), torch.ones(4, dtype=torch.float64))
-    apart = correlation_difference(x, y)
+    correlation = class_correlation(x.float())
+    assert correlation.numpy() == pytest.approx(np.corrcoef(x.numpy(), rowvar=False), abs=1e-6)
+    assert torch.equal(correlation.diagonal(), torch.ones(4, dtype=torch.float64))
+    difference = correlation_difference(x, y)
     expected = np.corrcoef(x.numpy(), rowvar=False) - np.corrcoef(y.numpy(), rowvar=False)
-    assert apart.difference.numpy() == pytest.approx(expected, abs=1e-12)
-    assert apart.mean_absolute == pytest.approx(
+    assert difference.difference.numpy() == pytest.approx(expected, abs=1e-12)
+    assert difference.mean_absolute == pytest.approx(
         sum(abs(expected[i, j]) for i in range(4) for j in range(4) if i != j) / 12
     )
     assert correlation_difference(x, 5 * x - 3).mean_absolute == pytest.approx(0, abs=1e-12)
@@ -162,7 +164,7 @@ def test_logme_is_the_greatest_evidence(samples, dims):
             )
             for start in itertools.product((0.0, 3.0), (0.0, 3.0))
         ]
-        best.append(max(-one.fun for one in tried))
+        best.append(max(-result.fun for result in tried))
     assert logme(f, targets) == pytest.approx(sum(best) / 3, abs=1e-5)
 
 
@@ -183,7 +185,7 @@ def test_logme_prefers_features_that_tell_the_classes_apart():
         (torch.randn(4, 2), torch.zeros(3), "do not fit"),
         (torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), "at least two classes"),
         (torch.full((4, 2), float("nan")), torch.arange(4), "finite"),
-        (torch.zeros(4, 2), torch.arange(4), "all of them are 0"),
+        (torch.zeros(4, 2), torch.arange(4), "features that are not all 0"),
     ],
 )
 def test_logme_of_what_has_none(values, targets, message):
@@ -201,7 +203,7 @@ def lines(places, networks):
             None if number == 1 and place == 1 else float(40 + 8 * place + rng.normal()) for place in range(places)
         ]
         ends = [[None if value is None else value + sign for value in values] for sign in (-1.5, 1.5)]
-        yield Line(f"wrn_16_2 taught, {number}", values, *ends)
+        yield series_at_places(f"wrn_16_2 distilled, {number}", values, *ends, number)
 
 
 def test_pictures_of_few_and_of_many(tmp_path):
@@ -209,12 +211,10 @@ def test_pictures_of_few_and_of_many(tmp_path):
     layers = ["maps.0", "maps.1", "maps.2", "embedding"]
     names = [f"class {number}" for number in range(12)]
     for count in (1, 4):
-        draw_lines(
-            [Panel(f"data {n}", layers, list(lines(4, 2 * count))) for n in range(count)],
-            tmp_path / f"lines{count}.png",
-            title="t",
-            xlabel="layer",
-        )
+        charts = [
+            Chart(f"data {n}", "layer", "top-1, %", list(lines(4, 2 * count)), layers, (0, 100)) for n in range(count)
+        ]
+        draw_charts(charts, tmp_path / f"lines{count}.png", title="t", legend="shared")
         cka = [
             Heat(
                 f"net {n} and other",

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from contrastill.core.errors import UsageError
+from contrastill.core.statistics import wilson_interval
 from contrastill.probe import neighbours
 from contrastill.probe.features import Features
 from contrastill.probe.few_shot import FewShot, _drawn, few_shot
-from contrastill.probe.intervals import wilson
 from contrastill.probe.linear import fit_probe
 from contrastill.probe.neighbours import knn
 
@@ -24,33 +24,35 @@ def clusters(count, seed, classes=5, dim=6, spread=1.0):
 
 def voted(train, test, k, temperature, classes):
     """What each test sample gets, one pair of samples at a time."""
-    found = []
-    for one in test.values.double():
+    predicted = []
+    for value in test.values.double():
         near = []
         for other, target in zip(train.values.double(), train.targets.tolist(), strict=True):
             near.append(
                 (
-                    (one * other).sum().item() / math.sqrt((one * one).sum().item() * (other * other).sum().item()),
+                    (value * other).sum().item()
+                    / math.sqrt((value * value).sum().item() * (other * other).sum().item()),
                     target,
                 )
             )
         votes = [0.0] * classes
         for similarity, target in sorted(near, reverse=True)[:k]:
             votes[target] += math.exp(similarity / temperature)
-        found.append(votes.index(max(votes)))
-    return torch.tensor(found)
+        predicted.append(votes.index(max(votes)))
+    return torch.tensor(predicted)
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (20, 0.5), (90, 0.07)])
 def test_neighbours_vote_as_in_a_loop(k, temperature, monkeypatch):
     monkeypatch.setattr(neighbours, "_CELLS", 1000)  # chunks of 12
     train, test = clusters(80, 0), clusters(50, 1)
-    found, wanted = knn(train, test, k, temperature), voted(train, test, k, temperature, 5) == test.targets
-    assert torch.equal(found.correct, wanted) and 30 < found.top1 < 100
-    assert found.top1 == pytest.approx(100 * wanted.double().mean().item()) and (found.low, found.high) == wilson(
-        int(wanted.sum()), 50
-    )
-    assert found.k == min(k, 80)
+    result, expected = knn(train, test, k, temperature), voted(train, test, k, temperature, 5) == test.targets
+    assert torch.equal(result.correct, expected) and 30 < result.top1 < 100
+    assert result.top1 == pytest.approx(100 * expected.double().mean().item()) and (
+        result.low,
+        result.high,
+    ) == wilson_interval(int(expected.sum()), 50)
+    assert result.k == min(k, 80)
 
 
 def test_neighbours_of_a_small_temperature_are_the_nearest_one():
@@ -83,8 +85,8 @@ def test_draws_have_n_of_each_class_and_lie_in_each_other():
 
 def test_few_shots_are_probes_of_the_drawn_samples():
     train, test = clusters(150, 0, spread=0.7), clusters(100, 1, spread=0.7)
-    found = few_shot(train, test, shots=(1, 10), draws=3, seed=4)
-    for one, count in zip(found, (1, 10), strict=True):
+    results = few_shot(train, test, shots=(1, 10), draws=3, seed=4)
+    for result, count in zip(results, (1, 10), strict=True):
         rows = [_drawn(train.targets, count, 4, draw) for draw in range(3)]
         tops = [
             fit_probe(Features(train.values[part], train.targets[part]), test, "", weight_decays=(1e-2,)).top1
@@ -92,14 +94,14 @@ def test_few_shots_are_probes_of_the_drawn_samples():
         ]
         mean = sum(tops) / 3
         assert (
-            one
+            result
             == FewShot(
                 count, pytest.approx(mean), pytest.approx(math.sqrt(sum((top - mean) ** 2 for top in tops) / 2)), 3
             )
-            and one.std > 0
+            and result.std > 0
         )
-    assert found[1].mean > found[0].mean + 5
-    assert few_shot(train, test, shots=(1, 10), draws=3, seed=4) == found
+    assert results[1].mean > results[0].mean + 5
+    assert few_shot(train, test, shots=(1, 10), draws=3, seed=4) == results
     (single,) = few_shot(train, test, shots=(2,), draws=1)
     assert single.std == 0
 

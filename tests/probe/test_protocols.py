@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.statistics import wilson_interval
 from contrastill.probe import linear
 from contrastill.probe.features import Features
-from contrastill.probe.intervals import wilson
 from contrastill.probe.linear import GRID, WEIGHT_DECAYS, fit_probe
 from contrastill.probe.sgd_heads import shuffled, train_heads
 
@@ -47,8 +47,8 @@ def trained_alone(x, y, classes, rate, decay, *, epochs, batch_size, share, seed
 def test_heads_trained_at_once_are_those_trained_one_by_one(milestones):
     known = clusters(53, 0)
     x, y, heads = known.values.double(), known.targets, [(0.3, 0.0), (0.01, 1e-2), (0.1, 1e-1)]
-    found = train_heads(x, y, 7, heads, epochs=3, batch_size=16, milestones=milestones, seed=5)
-    assert found.shape == (3, 13, 7) and found.dtype == torch.float64
+    weights = train_heads(x, y, 7, heads, epochs=3, batch_size=16, milestones=milestones, seed=5)
+    assert weights.shape == (3, 13, 7) and weights.dtype == torch.float64
 
     def share(step, epoch):
         return (
@@ -57,19 +57,19 @@ def test_heads_trained_at_once_are_those_trained_one_by_one(milestones):
             else 0.5 * (1 + math.cos(math.pi * step / 12))
         )
 
-    for head, (rate, decay) in zip(found, heads, strict=True):
-        wanted = trained_alone(x, y, 7, rate, decay, epochs=3, batch_size=16, share=share, seed=5)
-        torch.testing.assert_close(head, wanted, rtol=1e-9, atol=1e-11)
-    assert not torch.equal(found, train_heads(x, y, 7, heads, epochs=3, batch_size=16, milestones=milestones, seed=6))
+    for head, (rate, decay) in zip(weights, heads, strict=True):
+        expected = trained_alone(x, y, 7, rate, decay, epochs=3, batch_size=16, share=share, seed=5)
+        torch.testing.assert_close(head, expected, rtol=1e-9, atol=1e-11)
+    assert not torch.equal(weights, train_heads(x, y, 7, heads, epochs=3, batch_size=16, milestones=milestones, seed=6))
 
 
 def test_crd_is_its_recipe():
-    known, asked = clusters(90, 0, spread=1.0), clusters(70, 1, spread=1.0)
-    found = fit_probe(known, asked, "embedding", protocol="crd", seed=3)
-    x = known.values.double()
+    train, test = clusters(90, 0, spread=1.0), clusters(70, 1, spread=1.0)
+    result = fit_probe(train, test, "embedding", protocol="crd", seed=3)
+    x = train.values.double()
     weight = trained_alone(
         x,
-        known.targets,
+        train.targets,
         7,
         0.1,
         0.0,
@@ -78,11 +78,11 @@ def test_crd_is_its_recipe():
         share=lambda step, epoch: 0.1 ** (min(epoch, 90) // 30),
         seed=3,
     )
-    logits = asked.values.double() @ weight[:-1] + weight[-1]
-    assert (found.protocol, found.learning_rate, found.weight_decay) == ("crd", 0.1, 0.0)
-    assert torch.equal(found.correct, logits.argmax(1) == asked.targets) and 50 < found.top1 < 100
-    assert found.loss == pytest.approx(F.cross_entropy(x @ weight[:-1] + weight[-1], known.targets).item(), abs=1e-5)
-    assert (found.low, found.high) == wilson(int(found.correct.sum()), 70)
+    logits = test.values.double() @ weight[:-1] + weight[-1]
+    assert (result.protocol, result.learning_rate, result.weight_decay) == ("crd", 0.1, 0.0)
+    assert torch.equal(result.correct, logits.argmax(1) == test.targets) and 50 < result.top1 < 100
+    assert result.loss == pytest.approx(F.cross_entropy(x @ weight[:-1] + weight[-1], train.targets).item(), abs=1e-5)
+    assert (result.low, result.high) == wilson_interval(int(result.correct.sum()), 70)
 
 
 def test_the_grid_is_chosen_without_the_test_split_and_refitted_to_all():
@@ -115,8 +115,8 @@ def test_the_grid_is_chosen_without_the_test_split_and_refitted_to_all():
 
 def test_a_rate_that_diverges_is_not_chosen(monkeypatch):
     monkeypatch.setattr(linear, "GRID", ((1e38, 0.0), (0.1, 0.0)))
-    found = fit_probe(clusters(105, 0), clusters(70, 1), "embedding", protocol="grid")
-    assert found.learning_rate == 0.1 and math.isfinite(found.loss)
+    result = fit_probe(clusters(105, 0), clusters(70, 1), "embedding", protocol="grid")
+    assert result.learning_rate == 0.1 and math.isfinite(result.loss)
     with pytest.raises(ContrastillError, match="the probe of maps.1 diverged at learning rate 0.1"):
         fit_probe(clusters(105, 0, scale=1e30), clusters(70, 1, scale=1e30), "maps.1", protocol="crd")
 
@@ -124,19 +124,19 @@ def test_a_rate_that_diverges_is_not_chosen(monkeypatch):
 @pytest.mark.parametrize("weight_decay", [1e-1, 1e-3])
 def test_exact_is_scikit_learns(weight_decay):
     sklearn = pytest.importorskip("sklearn.linear_model")
-    known, asked = clusters(300, 0, dim=20), clusters(1001, 1, dim=20)
-    found = fit_probe(known, asked, "embedding", weight_decays=(weight_decay,))
-    mean, std = known.values.double().mean(0), known.values.double().std(0, correction=0)
-    x, x_asked = ((part.values.double() - mean) / std for part in (known, asked))
+    train, test = clusters(300, 0, dim=20), clusters(1001, 1, dim=20)
+    result = fit_probe(train, test, "embedding", weight_decays=(weight_decay,))
+    mean, std = train.values.double().mean(0), train.values.double().std(0, correction=0)
+    x, x_asked = ((part.values.double() - mean) / std for part in (train, test))
     # Its C is of the sum over samples, beside half the squared weights.
     theirs = sklearn.LogisticRegression(C=1 / (len(x) * weight_decay), tol=1e-8, max_iter=5000).fit(
-        x.numpy(), known.targets.numpy()
+        x.numpy(), train.targets.numpy()
     )
     chance = torch.from_numpy(theirs.predict_proba(x.numpy()))
-    assert found.loss == pytest.approx(-chance[torch.arange(len(x)), known.targets].log().mean().item(), abs=1e-3)
+    assert result.loss == pytest.approx(-chance[torch.arange(len(x)), train.targets].log().mean().item(), abs=1e-3)
     assert (
-        found.top1 == pytest.approx(100 * theirs.score(x_asked.numpy(), asked.targets.numpy()), abs=0.1)
-        and found.top1 < 95
+        result.top1 == pytest.approx(100 * theirs.score(x_asked.numpy(), test.targets.numpy()), abs=0.1)
+        and result.top1 < 95
     )
 
 
@@ -145,15 +145,15 @@ def changed(features, **changes):
 
 
 def test_what_no_probe_can_be_fitted_to():
-    known, asked = clusters(140, 0), clusters(70, 1)
-    spoilt = known.values.clone()
+    train, test = clusters(140, 0), clusters(70, 1)
+    spoilt = train.values.clone()
     spoilt[3, 0], spoilt[8, 1] = math.nan, math.inf
     for bad, message in (
-        ((known, clusters(70, 1, classes=9)), "no training sample has: 7, 8; take"),
+        ((train, clusters(70, 1, classes=9)), "no training sample has: 7, 8; take"),
         ((clusters(70, 1, classes=2), clusters(90, 1, classes=30)), "2, 3, 4, 5, 6 and 23 more"),
-        ((known, changed(asked, targets=None)), "have none: give labelled splits"),
-        ((changed(known, values=spoilt), asked), "of 2 of 140 training samples are not finite"),
-        ((known, changed(asked, values=asked.values[:, :5])), "have 12 and 5 values"),
+        ((train, changed(test, targets=None)), "have none: give labelled splits"),
+        ((changed(train, values=spoilt), test), "of 2 of 140 training samples are not finite"),
+        ((train, changed(test, values=test.values[:, :5])), "have 12 and 5 values"),
     ):
         with pytest.raises(UsageError, match=message):
             fit_probe(*bad, "embedding")
@@ -163,16 +163,19 @@ def test_what_no_probe_can_be_fitted_to():
         ({"protocol": "crd", "weight_decays": (1e-2,)}, "protocol crd has weight decays of its own"),
     ):
         with pytest.raises(UsageError, match=message):
-            fit_probe(known, asked, "embedding", **options)
-    assert fit_probe(known, asked, "embedding", num_classes=7, weight_decays=WEIGHT_DECAYS[:1]).num_test == 70
+            fit_probe(train, test, "embedding", **options)
+    assert fit_probe(train, test, "embedding", num_classes=7, weight_decays=WEIGHT_DECAYS[:1]).num_test == 70
 
 
 @pytest.mark.parametrize(("right", "count"), [(50, 100), (3, 10), (999, 1000), (1, 7)])
 def test_the_interval_is_where_the_score_test_accepts(right, count):
-    low, high = wilson(right, count)
+    low, high = wilson_interval(right, count)
     assert low < 100 * right / count < high
     for bound in (low / 100, high / 100):
         assert abs(right / count - bound) == pytest.approx(
             1.959963985 * math.sqrt(bound * (1 - bound) / count), rel=1e-8
         )
-    assert wilson(0, count)[0] == 0 < wilson(0, count)[1] and wilson(count, count)[0] < wilson(count, count)[1] == 100
+    assert (
+        wilson_interval(0, count)[0] == 0 < wilson_interval(0, count)[1]
+        and wilson_interval(count, count)[0] < wilson_interval(count, count)[1] == 100
+    )

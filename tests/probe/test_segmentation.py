@@ -69,8 +69,8 @@ def test_the_linear_head_is_one_convolution_over_the_enlarged_maps():
         nn.init.normal_(parameter)
     maps = [torch.randn(2, *shape, dtype=torch.float64) for shape in SHAPES]
     together = torch.cat([F.interpolate(value, size=(24, 32), mode="bilinear") for value in maps], 1)
-    whole = F.conv2d(together, torch.cat([conv.weight for conv in head.convs], 1), head.convs[0].bias)
-    assert torch.allclose(head.classify(maps, (24, 32)), whole, atol=1e-10)
+    logits = F.conv2d(together, torch.cat([conv.weight for conv in head.convs], 1), head.convs[0].bias)
+    assert torch.allclose(head.classify(maps, (24, 32)), logits, atol=1e-10)
 
 
 @pytest.mark.parametrize("head", [LinearHead, UNetHead])
@@ -89,19 +89,19 @@ def test_heads_take_maps_of_any_size_in_any_order(head):
 def by_hand(predictions, labels, classes):
     """Pixel accuracy, mean accuracy and mIoU, by loops over pixels and classes; None is a class in neither."""
     pairs = [
-        (said, label)
-        for said, label in zip(predictions.flatten().tolist(), labels.flatten().tolist(), strict=True)
+        (prediction, label)
+        for prediction, label in zip(predictions.flatten().tolist(), labels.flatten().tolist(), strict=True)
         if label != 0
     ]
     accuracies, ious = [], []
     for c in range(1, classes + 1):
-        both = sum(said == label == c for said, label in pairs)
+        both = sum(prediction == label == c for prediction, label in pairs)
         labelled, either = sum(label == c for _, label in pairs), sum(c in pair for pair in pairs)
         accuracies += [both / labelled] if labelled else []
         ious.append(both / either if either else None)
     there = [iou for iou in ious if iou is not None]
     return (
-        sum(said == label for said, label in pairs) / len(pairs),
+        sum(prediction == label for prediction, label in pairs) / len(pairs),
         sum(accuracies) / len(accuracies),
         sum(there) / len(there),
         ious,
@@ -135,12 +135,12 @@ def test_measures_are_those_of_a_loop():
         for n in (3, 2)
     ]
     predictions = [torch.randint(1, 5, value.shape, generator=generator).to(torch.uint8) for value in labels]
-    found = measures_of(count_confusion(Told(predictions), Batches(labels), 6))
+    measures = measures_of(count_confusion(Told(predictions), Batches(labels), 6))
     pixel, mean, miou, ious = by_hand(torch.cat(predictions), torch.cat(labels), 6)
-    assert [found[name] for name in ("pixel_accuracy", "mean_accuracy", "miou")] == pytest.approx(
+    assert [measures[name] for name in ("pixel_accuracy", "mean_accuracy", "miou")] == pytest.approx(
         [100 * pixel, 100 * mean, 100 * miou]
     )
-    assert found["per_class_iou"] == pytest.approx(
+    assert measures["per_class_iou"] == pytest.approx(
         [float("nan") if iou is None else 100 * iou for iou in ious], nan_ok=True
     )
     with pytest.raises(UsageError, match="no pixel of the test frames"):
@@ -223,24 +223,24 @@ def test_frames_that_are_not_in_the_part_teach_nothing(mode):
     out[part] = False
     _, second = segment(
         network(),
-        changed(train, lambda kept: torch.where(out[:, None, None, None], 3, kept).to(torch.uint8)),
+        changed(train, lambda labels: torch.where(out[:, None, None, None], 3, labels).to(torch.uint8)),
         split(8, 1),
         **options,
     )
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
-    _, third = segment(network(), changed(train, lambda kept: (4 - kept) % 4), split(8, 1), **options)
+    _, third = segment(network(), changed(train, lambda labels: (4 - labels) % 4), split(8, 1), **options)
     assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
 
 
 def test_maps_too_big_to_keep_are_computed_again(monkeypatch):
-    kept, _ = segment(network(), split(32, 0), split(16, 1), **{**QUICK, "epochs": 10})
+    cached, _ = segment(network(), split(32, 0), split(16, 1), **{**QUICK, "epochs": 10})
     monkeypatch.setattr(kept_maps, "_SINGLE_BYTES", 0)
     half, _ = segment(network(), split(32, 0), split(16, 1), **{**QUICK, "epochs": 10})
     monkeypatch.setattr(kept_maps, "_MOST_BYTES", 0)
     net = network()
     before = fingerprint(net)
     again, model = segment(net, split(32, 0), split(16, 1), **{**QUICK, "epochs": 10})
-    assert half.miou == pytest.approx(kept.miou, abs=1) and again.miou == pytest.approx(kept.miou, abs=8)
+    assert half.miou == pytest.approx(cached.miou, abs=1) and again.miou == pytest.approx(cached.miou, abs=8)
     assert fingerprint(net) == before and all(
         torch.equal(a, b) for a, b in zip(weights(net), weights(model.encoder), strict=True)
     )
@@ -251,11 +251,11 @@ def test_kept_maps_are_standardised_as_the_model_does_it():
     _, model = segment(network(), train, split(8, 1), **{**QUICK, "epochs": 1})
     rows = torch.arange(16)
     fresh = Segmenter(model.encoder, LinearHead([tuple(shape) for shape in ((8, 12, 12), (8, 6, 6))], 3))
-    kept = kept_maps.keep_maps(fresh, train.loader(batch_size=5, device="cpu", train=False), rows, "semantics")
+    cached = kept_maps.keep_maps(fresh, train.loader(batch_size=5, device="cpu", train=False), rows, "semantics")
     batch = next(train.loader(batch_size=16, device="cpu", train=False).epoch(0))
     with torch.no_grad():
         maps = fresh.eval().head.standardise(fresh.encoder(batch, ("maps",)).maps)
-    picked, labels = kept.batch(rows, torch.device("cpu"))
+    picked, labels = cached.batch(rows, torch.device("cpu"))
     for value, same in zip(picked, maps, strict=True):
         assert torch.allclose(value, same, atol=1e-4)
         spread = value.var((0, 2, 3), correction=0)
@@ -282,8 +282,8 @@ def test_rooms_and_a_part_of_their_labels():
     )
     assert result.num_train == 12 and 0 < result.miou <= result.mean_accuracy < result.pixel_accuracy < 100
     batch = next(rooms.open("test").loader(batch_size=3, device="cpu", train=False).epoch(0))
-    said = model.predict(batch, (20, 24))
-    assert said.shape == (3, 1, 20, 24) and said.dtype == torch.int64 and said.min() >= 1
+    prediction = model.predict(batch, (20, 24))
+    assert prediction.shape == (3, 1, 20, 24) and prediction.dtype == torch.int64 and prediction.min() >= 1
 
 
 @pytest.mark.parametrize(

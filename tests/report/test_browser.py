@@ -11,11 +11,11 @@ import subprocess
 import pytest
 
 from contrastill.cli.main import main
+from contrastill.plots.chart import Chart, series_with_std
 from contrastill.report.markup import element, join
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import copyable, figure, folded, measured, table, warning
 from contrastill.report.scatter import Scatter, scatter
-from contrastill.report.svg import Chart, Series
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,7 @@ LONG = "luminance_to_chrominance/" + "a_long_name_" * 6
 def sample():
     """A page with one of everything, and names that are too long for a phone."""
     series = [
-        Series(f"run {number}", [(epoch, 10.0 + number + epoch) for epoch in range(1, 31)], [0.5] * 30, number)
+        series_with_std(f"run {number}", [(epoch, 10.0 + number + epoch, 0.5) for epoch in range(1, 31)], number)
         for number in range(9)
     ]
     rows = [
@@ -99,9 +99,9 @@ def look(tmp_path_factory):
         ]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         shutil.rmtree(profile, ignore_errors=True)
-        said = re.search(r'<pre id="answer">(.*?)</pre>', answer.stdout, re.DOTALL)
-        assert said, answer.stderr[-2000:]
-        result = json.loads(html.unescape(said[1]))
+        match = re.search(r'<pre id="answer">(.*?)</pre>', answer.stdout, re.DOTALL)
+        assert match, answer.stderr[-2000:]
+        result = json.loads(html.unescape(match[1]))
         assert result["problems"] == []
         assert not isinstance(result["found"], dict) or "error" not in result["found"], result["found"]
         return result["found"]
@@ -110,7 +110,7 @@ def look(tmp_path_factory):
 
 
 def test_tables_sort_and_say_so(look):
-    found = look("""
+    state = look("""
         const table = document.querySelector("table.sortable"), heads = [...table.tHead.rows[0].cells], said = [];
         const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent[0]).join("");
         for (const place of [1, 1, 2, 2, 3, 0]) {
@@ -119,16 +119,16 @@ def test_tables_sort_and_say_so(look):
         }
         return said;
     """)
-    assert [order for order, _ in found] == ["clb", "blc", "bcl", "cbl", "blc", "bcl"]  # what has no value stays last
+    assert [order for order, _ in state] == ["clb", "blc", "bcl", "cbl", "blc", "bcl"]  # what has no value stays last
     assert (
-        found[0][1] == [None, "ascending", None, None]
-        and found[1][1] == [None, "descending", None, None]
-        and found[5][1][0] == "ascending"
+        state[0][1] == [None, "ascending", None, None]
+        and state[1][1] == [None, "descending", None, None]
+        and state[5][1][0] == "ascending"
     )
 
 
 def test_charts_are_read_by_pointer_and_keys(look):
-    found = look("""
+    state = look("""
         const box = document.querySelector(".chart-box"), plot = box.querySelector(".plot"), readout = box.querySelector(".readout");
         const before = readout.textContent, key = (name) => plot.dispatchEvent(new window.KeyboardEvent("keydown", { key: name, bubbles: true }));
         plot.focus();
@@ -142,11 +142,11 @@ def test_charts_are_read_by_pointer_and_keys(look):
         svg.dispatchEvent(new window.PointerEvent("pointermove", { clientX: rect.right - 12, clientY: rect.top + 40 }));
         return { before, first, second, last, hidden, pressed, pointed: readout.textContent, texts: svg.querySelectorAll("text").length };
     """)
-    assert found["first"].startswith("epoch 1 · run 0: 11 · run 1: 12") and found["second"].startswith(
+    assert state["first"].startswith("epoch 1 · run 0: 11 · run 1: 12") and state["second"].startswith(
         "epoch 2 · run 0: 12"
     )
-    assert found["last"].startswith("epoch 30 · run 1: 41") and found["hidden"] and found["pressed"] == "false"
-    assert found["pointed"].startswith("epoch 30") and "arrow keys" in found["before"] and found["texts"] > 8
+    assert state["last"].startswith("epoch 30 · run 1: 41") and state["hidden"] and state["pressed"] == "false"
+    assert state["pointed"].startswith("epoch 30") and "arrow keys" in state["before"] and state["texts"] > 8
 
 
 WIDE = """
@@ -159,9 +159,9 @@ WIDE = """
 
 @pytest.mark.parametrize("width", [390, 320, 1280])
 def test_no_page_scrolls_sideways(look, width):
-    found = look(WIDE, width=width)
-    assert found["page"] <= found["window"] == width and found["wide"] == []
-    assert found["table"] == (width < 1000)
+    state = look(WIDE, width=width)
+    assert state["page"] <= state["window"] == width and state["wide"] == []
+    assert state["table"] == (width < 1000)
 
 
 def test_the_page_of_a_real_run(look, short_training, tmp_path):
@@ -170,8 +170,8 @@ def test_the_page_of_a_real_run(look, short_training, tmp_path):
         and main(["report", f"{tmp_path}/run", "--embeddings", "-q"]) == 0
     )
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    found = look(WIDE, width=390, text=text)
-    assert found["page"] <= found["window"] == 390 and found["wide"] == []
+    state = look(WIDE, width=390, text=text)
+    assert state["page"] <= state["window"] == 390 and state["wide"] == []
     there = look(
         "return ['.flow', 'svg.map', 'svg.chart', 'table.sortable', '.command'].map((name) => "
         "document.querySelectorAll(name).length)",
@@ -194,18 +194,18 @@ COLOURS = """
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_both_colour_schemes_have_contrast_and_a_switch(look, dark):
-    found = look(COLOURS, f"--blink-settings=preferredColorScheme={0 if dark else 1}")
+    state = look(COLOURS, f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     paper = {False: "rgb(255, 255, 255)", True: "rgb(20, 23, 26)"}
-    assert found["first"]["paper"] == paper[dark] and found["second"]["paper"] == paper[not dark]
-    assert (found["theme"], found["pressed"]) == (("light", "false") if dark else ("dark", "true")) and (
+    assert state["first"]["paper"] == paper[dark] and state["second"]["paper"] == paper[not dark]
+    assert (state["theme"], state["pressed"]) == (("light", "false") if dark else ("dark", "true")) and (
         "light" if dark else "dark"
-    ) in found["named"]
-    for scheme in (found["first"], found["second"]):
+    ) in state["named"]
+    for scheme in (state["first"], state["second"]):
         assert min(scheme["ink"], scheme["soft"], scheme["link"]) >= 4.5 and min(scheme["lines"]) >= 3
 
 
 def test_landmarks_names_and_focus(look):
-    found = look("""
+    state = look("""
         const named = [...document.querySelectorAll("button, svg[role=img], [role=region], [role=group], nav, section")].filter((one) =>
             !(one.getAttribute("aria-label") || one.getAttribute("aria-labelledby") || one.textContent.trim()));
         const skip = document.querySelector(".skip");
@@ -216,7 +216,7 @@ def test_landmarks_names_and_focus(look):
                  lang: document.documentElement.lang, captions: [...document.querySelectorAll("table")].every((one) => one.caption.textContent.trim()),
                  ids: new Set([...document.querySelectorAll("[id]")].map((one) => one.id)).size === document.querySelectorAll("[id]").length };
     """)
-    assert found == {
+    assert state == {
         "unnamed": 0,
         "shown": True,
         "levels": [1, 2, 2, 3, 2],

@@ -14,7 +14,7 @@ from contrastill.cli.main import main
 from contrastill.compress.published import published
 from contrastill.core.config.loading import load_config
 from contrastill.report.comparison import teacher_of
-from contrastill.report.runs import Group, Trained
+from contrastill.report.runs import RunSeries, TrainedRun
 
 
 class Page(html.parser.HTMLParser):
@@ -67,12 +67,12 @@ def train(*arguments):
 
 @pytest.fixture(scope="module")
 def runs(four_classes, tmp_path_factory):
-    """A teacher, an untaught student with two seeds, a student of the teacher, and an evaluation of it."""
+    """A teacher, a baseline with two seeds, a student of the teacher, and an evaluation of it."""
     out = tmp_path_factory.mktemp("runs") / "all"
     data = f"data.path={four_classes}"
     train("teachers/cifar100", data, "student.model=resnet14", "train.epochs=2", f"out={out}/teacher")
-    train("teachers/cifar100", data, "student.model=resnet8", "train.epochs=2", "seeds=2", f"out={out}/untaught")
-    taught = [
+    train("teachers/cifar100", data, "student.model=resnet8", "train.epochs=2", "seeds=2", f"out={out}/baseline")
+    distilled = [
         "compression/cifar100_crd",
         data,
         "student.model=resnet8",
@@ -80,8 +80,8 @@ def runs(four_classes, tmp_path_factory):
         "teachers.0.model=resnet14",
         f"teachers.0.weights={out}/teacher",
     ]
-    train(*taught, "objectives.crd.num_negatives=16", "objectives.kd.weight=1", f"out={out}/taught")
-    assert main(["evaluate", f"{out}/taught", "--teachers", "--json"]) == 0
+    train(*distilled, "objectives.crd.num_negatives=16", "objectives.kd.weight=1", f"out={out}/distilled")
+    assert main(["evaluate", f"{out}/distilled", "--teachers", "--json"]) == 0
     return out
 
 
@@ -103,9 +103,8 @@ def test_the_chapters_are_in_order_and_named_in_the_contents(page):
         and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     )
     titles = [title for level, title in page.headings if level == 2]
-    assert titles == ["Contents", "What was transferred to what", "What they came to", "How the trainings went",
-        "Ensembles", "Segmentation and probes of the runs",
-                      "Cost of teacher and student", "Maps of the embeddings", "How to make it again"]  # fmt: skip
+    assert titles == ["Contents", "Transfers", "Results", "Training curves", "Ensembles", "Evaluations", "Costs",
+        "Embeddings", "How to reproduce"]  # fmt: skip
     anchors = {attrs["id"] for _, attrs in page.attributes if "id" in attrs}
     links = {attrs["href"][1:] for tag, attrs in page.attributes if tag == "a"}
     assert links <= anchors and len(anchors) == len([1 for _, attrs in page.attributes if "id" in attrs])
@@ -113,41 +112,41 @@ def test_the_chapters_are_in_order_and_named_in_the_contents(page):
 
 def test_the_figures_are_those_of_the_runs(page, runs):
     rows = {row["run"]: row for row in page.table("Results of the last epoch")}
-    assert [*rows] == ["teacher", "untaught", "taught"]
+    assert [*rows] == ["baseline", "teacher", "distilled"]
     top1 = {name: [history(run)[-1]["top1"] for run in folders] for name, folders in
-            {"teacher": [runs / "teacher"], "taught": [runs / "taught"],
-                "untaught": [runs / "untaught/seed-0", runs / "untaught/seed-1"]}.items()}  # fmt: skip
-    for name in ("teacher", "taught"):
+            {"teacher": [runs / "teacher"], "distilled": [runs / "distilled"],
+                "baseline": [runs / "baseline/seed-0", runs / "baseline/seed-1"]}.items()}  # fmt: skip
+    for name in ("teacher", "distilled"):
         assert rows[name]["top-1, %"] == f"{top1[name][0]:.2f}" and rows[name]["seeds"] == "1"
-    values = np.array(top1["untaught"])
+    values = np.array(top1["baseline"])
     assert (
-        rows["untaught"]["top-1, %"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-        and rows["untaught"]["seeds"] == "2"
+        rows["baseline"]["top-1, %"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+        and rows["baseline"]["seeds"] == "2"
     )
-    assert rows["taught"]["points to untaught"] == f"{top1['taught'][0] - values.mean():+.2f}".replace("-", "−")
-    assert "published" not in "".join(rows["taught"])  # the data has four classes
+    assert rows["distilled"]["points to baseline"] == f"{top1['distilled'][0] - values.mean():+.2f}".replace("-", "−")
+    assert "published" not in "".join(rows["distilled"])  # the data has four classes
 
 
 def test_curves_hold_the_rows_of_metrics_jsonl(page, runs):
     drawn = [
         json.loads(attrs["data-values"]) for tag, attrs in page.attributes if tag == "svg" and "data-values" in attrs
     ]
-    names = {one["name"]: one["points"] for one in drawn[0]}
-    assert [round(value, 3) for _, value in names["taught"]] == [
-        round(row["top1"], 3) for row in history(runs / "taught") if "top1" in row
+    names = {line["name"]: line["points"] for line in drawn[0]}
+    assert [round(value, 3) for _, value in names["distilled"]] == [
+        round(row["top1"], 3) for row in history(runs / "distilled") if "top1" in row
     ]
-    loss = {one["name"]: one["points"] for one in drawn[1]}
-    both = [[row["loss"] for row in history(runs / f"untaught/seed-{seed}")] for seed in (0, 1)]
-    assert [value for _, value in loss["untaught"]] == pytest.approx(np.mean(both, axis=0).tolist(), rel=1e-5)
-    assert [epoch for epoch, _ in loss["untaught"]] == [1, 2]
+    loss = {line["name"]: line["points"] for line in drawn[1]}
+    both = [[row["loss"] for row in history(runs / f"baseline/seed-{seed}")] for seed in (0, 1)]
+    assert [value for _, value in loss["baseline"]] == pytest.approx(np.mean(both, axis=0).tolist(), rel=1e-5)
+    assert [epoch for epoch, _ in loss["baseline"]] == [1, 2]
 
 
 def test_networks_costs_and_evaluations(page):
-    told = {row["run"]: row for row in page.table("The trainings")}
+    trainings = {row["run"]: row for row in page.table("The trainings")}
     assert (
-        told["taught"]["teachers"] == "resnet14 on rgb"
-        and told["taught"]["transfer"] == "compression"
-        and told["untaught"]["seeds"] == "2 (0, 1)"
+        trainings["distilled"]["teachers"] == "resnet14 on rgb"
+        and trainings["distilled"]["transfer"] == "compression"
+        and trainings["baseline"]["seeds"] == "2 (0, 1)"
     )
     assert (
         "resnet8 reads rgb and learns from resnet14 (reads rgb), by crd and kd, with the labels of four.h5 (packed)."
@@ -155,13 +154,13 @@ def test_networks_costs_and_evaluations(page):
     )
     costs = page.table("What the networks cost")
     assert [(row["role"], row["network"]) for row in costs] == [
-        ("student", "resnet14"),
         ("student", "resnet8"),
+        ("student", "resnet14"),
         ("student", "resnet8"),
         ("teacher", "resnet14"),
     ]
     assert costs[2]["parameters"].endswith("%)") and float(costs[2]["latency of one image, ms"].split()[0]) > 0
-    assert {row["network"] for row in page.table("taught: measured on its test split")} == {
+    assert {row["network"] for row in page.table("distilled: measured on its test split")} == {
         "student resnet8",
         "teacher resnet14",
     }
@@ -171,26 +170,27 @@ def test_the_commands_and_versions(page, runs):
     import torch
 
     assert f"contrastill train teachers/cifar100 data.path={runs.parent.parent}"[:40] in page.text
-    assert f"out={runs}/untaught seeds=2" in page.text and "objectives.kd.weight=1.0" in page.text
-    assert {row["torch"] for row in page.table("untaught: versions")} == {torch.__version__} and len(
-        page.table("untaught: versions")
+    assert f"seeds=2 out={runs}/baseline train.batch_size=16" in page.text and "objectives.kd.weight=1" in page.text
+    assert page.text.count(f"seeds=2 out={runs}/baseline") == 1
+    assert {row["torch"] for row in page.table("baseline: versions")} == {torch.__version__} and len(
+        page.table("baseline: versions")
     ) == 2
     assert sum(attrs.get("class") == "map" for tag, attrs in page.attributes if tag == "svg") == 3
 
 
 def test_one_run_and_answers_in_json(runs, tmp_path, capsys):
     out = tmp_path / "new" / "one.html"
-    assert main(["report", str(runs / "taught"), "--out", str(out), "--json", "--quiet"]) == 0
-    said = capsys.readouterr()
-    answer = json.loads(said.out)
-    assert answer["report"] == str(out) and answer["runs"] == 1 and not said.err
-    assert answer["rows"][0]["top1"]["mean"] == history(runs / "taught")[-1]["top1"]
+    assert main(["report", str(runs / "distilled"), "--out", str(out), "--json", "--quiet"]) == 0
+    output = capsys.readouterr()
+    answer = json.loads(output.out)
+    assert answer["report"] == str(out) and answer["runs"] == 1 and not output.err
+    assert answer["rows"][0]["top1"]["mean"] == history(runs / "distilled")[-1]["top1"]
     # What is not among the runs is known from the evaluation beside the student.
-    assert answer["rows"][0]["untaught"] is None and answer["rows"][0]["name"] == "taught"
-    one = Page(out)
+    assert answer["rows"][0]["points_to_baseline"] is None and answer["rows"][0]["name"] == "distilled"
+    report = Page(out)
     assert (
-        one.headings[0] == (1, "Report on taught")
-        and "Networks" in one.tables
+        report.headings[0] == (1, "Report on distilled")
+        and "Networks" in report.tables
         and not [path for path in out.parent.iterdir() if path != out]
     )
 
@@ -198,32 +198,32 @@ def test_one_run_and_answers_in_json(runs, tmp_path, capsys):
 def test_damage_is_said_in_its_place(runs, tmp_path):
     hurt = tmp_path / "<b>hurt"
     shutil.copytree(runs, hurt, ignore=shutil.ignore_patterns("report.html"))
-    lines = (hurt / "taught/metrics.jsonl").read_text().splitlines()
-    (hurt / "taught/metrics.jsonl").write_text("\n".join(['{"epoch": ', lines[1], '{"cut']))
-    (hurt / "taught/evaluation.json").write_text('{"rows": [{"role": 1}]}')
-    (hurt / "untaught/seed-0/student.safetensors").unlink()
-    (hurt / "untaught/seed-1/student.safetensors").write_bytes(b"no weights")
+    lines = (hurt / "distilled/metrics.jsonl").read_text().splitlines()
+    (hurt / "distilled/metrics.jsonl").write_text("\n".join(['{"epoch": ', lines[1], '{"cut']))
+    (hurt / "distilled/evaluation.json").write_text('{"rows": [{"role": 1}]}')
+    (hurt / "baseline/seed-0/student.safetensors").unlink()
+    (hurt / "baseline/seed-1/student.safetensors").write_bytes(b"no weights")
     (hurt / "teacher/config.yaml").write_text("student: [")
     (hurt / "comparison.json").write_text("[]")
     assert main(["report", str(hurt), "--embeddings", "-q"]) == 0
-    found = Page(hurt / "report.html")
+    report = Page(hurt / "report.html")
     assert (
-        "Line 1 of metrics.jsonl cannot be read and is left out" in found.text
-        and "There is no student.safetensors" in found.text
+        "Line 1 of metrics.jsonl cannot be read and is left out" in report.text
+        and "There is no student.safetensors" in report.text
     )
     assert (
-        "config.yaml cannot be read" in found.text
-        and "what was written there cannot be read" in found.text
-        and "weights" in found.text
+        "config.yaml cannot be read" in report.text
+        and "what was written there cannot be read" in report.text
+        and "weights" in report.text
     )
-    assert "<b>hurt" in found.text and "<b>hurt" not in found.source
-    rows = {row["run"]: row for row in found.table("Results of the last epoch")}
-    assert rows["taught"]["top-1, %"] == f"{json.loads(lines[1])['top1']:.2f}"
+    assert "<b>hurt" in report.text and "<b>hurt" not in report.source
+    rows = {row["run"]: row for row in report.table("Results of the last epoch")}
+    assert rows["distilled"]["top-1, %"] == f"{json.loads(lines[1])['top1']:.2f}"
 
 
 def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path, capsys):
     out = tmp_path / "run"
-    shutil.copytree(runs / "taught", out)
+    shutil.copytree(runs / "distilled", out)
     text = (
         (out / "config.yaml")
         .read_text()
@@ -241,20 +241,23 @@ def test_published_figures_stand_beside_with_what_sets_them_apart(runs, tmp_path
 
 
 def test_a_teacher_is_found_where_the_folders_were_moved():
-    taught = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher"])
+    student = load_config("compression/rooms_crd", ["teachers.0.weights=/old/demo/teacher"])
     teacher = load_config("teachers/rooms")
 
     def group(path, config):
-        return Group(path, Path(path), [Trained(Path(path), config, [], True)])
+        return RunSeries(path, Path(path), [TrainedRun(Path(path), config, [], True)])
 
     far = group("/new/demo/luminance/teacher", load_config("teachers/rooms", ["student.modality=luminance"]))
-    alike, other = (
+    similar, other = (
         group("/new/other/teacher", teacher),
-        group("/new/demo/untaught", load_config("teachers/rooms", ["student.model=resnet8"])),
+        group("/new/demo/baseline", load_config("teachers/rooms", ["student.model=resnet8"])),
     )
     there = group("/new/demo/teacher", teacher)
-    assert teacher_of([far, alike, other, there], taught) is there and teacher_of([far, alike, other], taught) is alike
-    assert teacher_of([far, other], taught) is None
+    assert (
+        teacher_of([far, similar, other, there], student) is there
+        and teacher_of([far, similar, other], student) is similar
+    )
+    assert teacher_of([far, other], student) is None
 
 
 @pytest.mark.parametrize(
@@ -273,8 +276,8 @@ def test_wrong_usage_is_one_sentence(tmp_path, capsys, make, arguments, message)
         (tmp_path / make).write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     assert main(["report", *(argument.format(tmp_path) for argument in arguments)]) == 2
-    said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said and sorted(tmp_path.rglob("*")) == before
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_page_that_cannot_be_written(runs, tmp_path, capsys):

@@ -4,23 +4,26 @@ again.
 
 import html.parser
 import json
+import math
 import shlex
 
 import numpy as np
 import pytest
 import torch
 
-from contrastill.core.config.command import command_of
-from contrastill.core.config.loading import load_config
+from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.errors import UsageError
 from contrastill.core.run import Run
+from contrastill.plots.chart import Chart, Series, series_at_places, series_with_std
+from contrastill.plots.png import draw_charts
 from contrastill.probe.projection import principal_axes
 from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table
+from contrastill.report.reproduce import reproduction
+from contrastill.report.runs import RunFolders, RunSeries, TrainedRun
 from contrastill.report.scatter import Scatter, scatter
-from contrastill.report.scores import score, way
-from contrastill.report.svg import Chart, Series, draw
+from contrastill.report.svg import draw
 from contrastill.training.versions import versions
 
 HOSTILE = '<script>alert("1")</script>&\'"'
@@ -52,9 +55,9 @@ class Balanced(html.parser.HTMLParser):
 
 
 def test_every_text_and_attribute_is_escaped():
-    made = element("p", HOSTILE, element("b", HOSTILE), [HOSTILE, None], title=HOSTILE, hidden=True, class_=None)
-    assert "<script" not in made and made.count("&lt;script&gt;") == 4
-    ((_, paragraph), *rest) = Balanced(made).tags
+    markup = element("p", HOSTILE, element("b", HOSTILE), [HOSTILE, None], title=HOSTILE, hidden=True, class_=None)
+    assert "<script" not in markup and markup.count("&lt;script&gt;") == 4
+    ((_, paragraph), *rest) = Balanced(markup).tags
     assert paragraph == {"title": HOSTILE, "hidden": None} and [tag for tag, _ in rest] == ["b"]
     assert join(Markup("<i>x</i>"), "<i>") == "<i>x</i>&lt;i&gt;"
 
@@ -84,7 +87,7 @@ def test_a_page_refers_to_nothing_outside_itself():
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "said"),
+    ("value", "form", "text"),
     [
         (1.005, ".1f", "1.0"),
         (-2.0, "+.2f", "−2.00"),
@@ -95,37 +98,16 @@ def test_a_page_refers_to_nothing_outside_itself():
         (1e-7, "g", "1e-07"),
     ],
 )
-def test_numbers_as_text(value, form, said):
-    assert number(value, form) == said
+def test_numbers_as_text(value, form, text):
+    assert number(value, form) == text
 
 
 def test_what_is_no_number_sorts_last():
-    made = table("t", ["name", "x"], [["a", measured(None)], ["b", measured(2.0)], ["c", Cell("three", 3)]])
-    assert [attrs.get("data-value") for tag, attrs in Balanced(made).tags if tag == "td"] == [None, "2.0", "3"]
+    markup = table("t", ["name", "x"], [["a", measured(None)], ["b", measured(2.0)], ["c", Cell("three", 3)]])
+    assert [attrs.get("data-value") for tag, attrs in Balanced(markup).tags if tag == "td"] == [None, "2.0", "3"]
     assert [
-        attrs.get("class") for tag, attrs in Balanced(made).tags if tag == "th" and attrs.get("scope") == "col"
+        attrs.get("class") for tag, attrs in Balanced(markup).tags if tag == "th" and attrs.get("scope") == "col"
     ] == [None, "number"]
-
-
-# Scores
-
-
-def test_mean_and_spread_are_numpys():
-    values = np.random.default_rng(0).normal(70, 3, 5)
-    found = score([*values])
-    assert (
-        found.mean == pytest.approx(values.mean(), abs=1e-12)
-        and found.std == pytest.approx(values.std(ddof=1), abs=1e-12)
-        and found.seeds == 5
-    )
-    assert str(found) == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-    assert score([3.0]).std is None and str(score([3.0])) == "3.00" and score([]) is None
-
-
-def test_the_way_to_the_teacher():
-    assert way(score([73.0]), score([70.0]), score([80.0])) == pytest.approx(0.3)
-    assert way(score([69.0]), score([70.0]), score([80.0])) == pytest.approx(-0.1)
-    assert way(score([73.0]), score([70.0]), score([70.0])) is None and way(score([73.0]), None, score([80.0])) is None
 
 
 # Charts
@@ -144,13 +126,39 @@ def test_the_way_to_the_teacher():
     ids=["one", "zeros", "negative", "decades", "long", "constant"],
 )
 def test_lines_stay_inside_the_picture_and_ticks_are_text(points):
-    tags = Balanced(draw(chart([Series("a", points, [0.1] * len(points), 3)]))).tags
+    tags = Balanced(draw(chart([Series("a", points, [(y - 0.1, y + 0.1) for _, y in points], 3)]))).tags
     for attrs in (attrs for tag, attrs in tags if tag in ("polyline", "polygon")):
         for place in attrs["points"].split():
             x, y = map(float, place.split(","))
             assert -6 <= x <= 466 and -6 <= y <= 296
     assert sum(tag == "text" for tag, _ in tags) >= 5
     assert sum("marker" in attrs.get("class", "") for _, attrs in tags) <= 26
+
+
+def test_one_chart_is_drawn_as_svg_and_as_png(tmp_path):
+    lines = [
+        series_with_std("distilled", [(1, 30.0, 0.5), (4, 28.0, None)]),
+        Series("baseline", [(1, 33.0), (4, 33.0)], style=1, line="level"),
+        Series("teachers", [(1, 25.0), (4, 24.0)], style=2, line="dotted"),
+    ]
+    assert lines[0].bounds == [(29.5, 30.5), (28.0, 28.0)]
+    gap = series_at_places("a", [1.0, None, 3.0], [0.5, None, None], [1.5, None, None])
+    assert gap.points == [(0, 1.0), (2, 3.0)] and gap.bounds == [(0.5, 1.5), (3.0, 3.0)]
+    charts = [chart(lines), Chart("layers", "layer", "top-1, %", [gap], ["maps.0", "maps.1", "embedding"], (0, 100))]
+    for legend in ("inside", "below", "shared"):
+        draw_charts(charts, tmp_path / f"{legend}.png", title="t", legend=legend)
+        assert (tmp_path / f"{legend}.png").read_bytes().startswith(b"\x89PNG")
+    drawn = [Balanced(draw(each)).tags for each in charts]
+    assert [sum(tag == "polyline" for tag, _ in tags) for tags in drawn] == [3, 1]
+    assert [sum(tag == "polygon" and attrs["class"] == "band" for tag, attrs in tags) for tags in drawn] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "is_log"),
+    [((1.0, 9.0), None, False), ((1.0, 11.0), None, True), ((0.0, 11.0), None, False), ((1.0, 11.0), False, False)],
+)
+def test_the_axis_is_logarithmic_beyond_a_decade(values, log, is_log):
+    assert chart([Series("a", [*enumerate(values)])], log=log).is_log is is_log
 
 
 def test_what_a_pointer_reads_is_what_was_drawn():
@@ -162,8 +170,8 @@ def test_what_a_pointer_reads_is_what_was_drawn():
 def test_styles_differ_beyond_the_colours():
     looks = set()
     for style in range(28):
-        made = draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)]))
-        tags = Balanced(made).tags
+        svg = draw(chart([Series("a", [(1, 1.0), (2, 2.0)], style=style)]))
+        tags = Balanced(svg).tags
         line = next(attrs for tag, attrs in tags if tag == "polyline")
         group = next(attrs["class"] for tag, attrs in tags if tag == "g")
         looks.add((group, line.get("stroke-dasharray")))
@@ -182,16 +190,16 @@ def test_principal_axes_are_those_of_the_covariance():
     values = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(
         torch.tensor([5.0, 3, 1, 1, 0.5, 0.1]).double()
     )
-    found = principal_axes(values.float())
+    projection = principal_axes(values.float())
     lengths, axes = np.linalg.eigh(np.cov(values.numpy(), rowvar=False))
-    assert np.allclose(found.shares.numpy(), lengths[::-1][:2] / lengths.sum(), atol=1e-5)
+    assert np.allclose(projection.shares.numpy(), lengths[::-1][:2] / lengths.sum(), atol=1e-5)
     expected = (values.numpy() - values.numpy().mean(0)) @ axes[:, ::-1][:, :2]
-    assert np.allclose(np.abs(found.points.numpy()), np.abs(expected), atol=1e-4)
+    assert np.allclose(np.abs(projection.points.numpy()), np.abs(expected), atol=1e-4)
 
 
 def test_projections_of_little_and_of_nothing():
-    found = principal_axes(torch.ones(5, 3))
-    assert found.points.abs().max() < 1e-12 and found.shares.tolist() == [0.0, 0.0]
+    projection = principal_axes(torch.ones(5, 3))
+    assert projection.points.abs().max() < 1e-12 and projection.shares.tolist() == [0.0, 0.0]
     assert principal_axes(torch.arange(4.0)[:, None]).points.shape == (4, 2)
     with pytest.raises(UsageError, match="not finite"):
         principal_axes(torch.tensor([[1.0, float("nan")], [0.0, 0.0]]))
@@ -199,35 +207,73 @@ def test_projections_of_little_and_of_nothing():
         principal_axes(torch.ones(1, 3))
 
 
-# Making a run again
+# The command of a run
 
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("teachers/rooms", ["student.model=resnet8", "seed=3"]),
-        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5,0.6]",
-            "train.weight_decay=1e-5"]),
+        ("teachers/rooms", ["student.model=resnet8", "seed=3", "out=runs/a b/it's; $HOME `x` \"y\""]),
+        ("compression/rooms_crd", ["objectives.crd=null", "objectives.dkd.beta=3.0", "train.milestones=[0.5, 0.6]",
+            "out=runs/é\n2"]),
         ("compression/rooms_crd", ["teachers.1.model=resnet14", "teachers.1.weights=a b/it's", "ensemble.rule=average",
             "objectives.crd=null"]),
-        ("compression/cifar100_crd", ["data.name=packed", "data.path=not there.h5", "teachers.0.weights=t.pth",
-            "student.resolution=[24,32]"]),
         ("xmodal/rooms_rgb_to_depth_crd", ["objectives.dense_crd=null",
             "objectives.hint={name: fitnet, weight: 1, pair: [-1, -1]}"]),
     ],
 )  # fmt: skip
-def test_the_command_leads_to_the_same_config(name, overrides):
-    config = load_config(name, [*overrides, "out=runs/again"])
-    contrastill, train, found, *given = shlex.split(command_of(config))
-    assert (contrastill, train) == ("contrastill", "train") and load_config(found, given) == config
-    assert len(given) <= len(overrides) + 4
+def test_the_command_is_recorded_as_given(name, overrides, tmp_path):
+    config = load_config(name, overrides)
+    assert shlex.split(config.command) == ["contrastill", "train", name, *overrides]
+    assert config.model_copy(update={"seed": 7}).command == config.command and "command" not in to_yaml(config)
+    run = Run(tmp_path)
+    run.record(versions(), config.command)
+    assert json.loads(run.versions.read_text())[0]["command"] == config.command
+    assert "command" not in run.latest_versions()
 
 
-def test_versions_are_kept_once_and_again_when_they_change(tmp_path):
+def test_a_config_read_in_another_spelling_is_the_same_run(tmp_path):
+    first = load_config("teachers/rooms", ["train.epochs=3", f"out={tmp_path}"])
+    run = Run(tmp_path)
+    run.claim(to_yaml(first))
+    run.record(versions(), first.command)
+    second = load_config(str(run.config), ["train.epochs=3"])
+    assert second == first and second.command != first.command
+    run.claim(to_yaml(second))
+    run.record(versions(), second.command)
+    assert [entry["command"] for entry in json.loads(run.versions.read_text())] == [first.command]
+
+
+def test_versions_are_recorded_once_and_again_when_they_change(tmp_path):
     run, now = Run(tmp_path), versions()
+    assert run.latest_versions() == {}
     run.record(now)
     run.record({**now, "date": "later"})
     assert json.loads(run.versions.read_text()) == [now] and now["torch"] == torch.__version__
     run.record({**now, "torch": "9.9"})
-    assert [one["torch"] for one in json.loads(run.versions.read_text())] == [now["torch"], "9.9"]
-    assert is_number(1.0) and not is_number(None)
+    assert [entry["torch"] for entry in json.loads(run.versions.read_text())] == [now["torch"], "9.9"]
+    assert run.latest_versions()["torch"] == "9.9"
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (None, "contrastill train '{}/config.yaml'"),
+        ("[{", "contrastill train '{}/config.yaml'"),
+        ('[{"torch": "2.0", "command": 3}, 7]', "contrastill train '{}/config.yaml'"),
+        ('[{"torch": "2.0", "command": "contrastill.distill(…)"}]', "contrastill.distill(…)"),
+        ('[{"command": "contrastill train a"}, {"command": "contrastill train b"}]', "contrastill train a"),
+    ],
+)
+def test_a_run_without_a_recorded_command_is_trained_by_its_config(tmp_path, text, command):
+    path = tmp_path / "a run"
+    path.mkdir()
+    if text is not None:
+        (path / "versions.json").write_text(text)
+    group = RunSeries("a", path, [TrainedRun(path, None, [], True)])
+    body = reproduction(RunFolders(tmp_path, [group], [])).body
+    assert element("code", command.format(path)) in body
+
+
+def test_numbers_are_finite():
+    assert is_number(1.0) and not is_number(None) and not is_number(math.nan)

@@ -5,7 +5,6 @@ refused.
 import pytest
 import yaml
 
-from contrastill.core.config.command import command_of
 from contrastill.core.config.loading import dataset_options, load_config, to_yaml
 from contrastill.core.config.yaml_values import override_value, read_written
 from contrastill.core.errors import UsageError
@@ -179,9 +178,9 @@ def test_merges_blocks_and_aliases_of_yaml():
 
 
 @pytest.mark.parametrize("text", ["010", "runs/exp #3", "on", "1e3"])
-def test_the_command_of_a_run_repeats_it(text):
+def test_the_command_of_a_config_repeats_it(text):
     import shlex
 
-    made = load_config("teachers/rooms", ["student.model=resnet8", f"out={text}"])
-    words = shlex.split(command_of(made))
-    assert words[:2] == ["contrastill", "train"] and load_config(words[2], words[3:]) == made
+    config = load_config("teachers/rooms", ["student.model=resnet8", f"out={text}"])
+    contrastill, train, name, *overrides = shlex.split(config.command)
+    assert (contrastill, train) == ("contrastill", "train") and load_config(name, overrides) == config

@@ -1,0 +1,202 @@
+"""What networks cost, a run's student beside its teacher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from accelerate import PartialState
+
+from ..compress.cost import Cost, network_costs
+from ..core.config.loading import load_config
+from ..core.config.schema import RunConfig
+from ..core.errors import ContrastillError, UsageError
+from ..core.representation import Network
+from ..core.run import Run
+from ..core.table import Table, TabularResult
+from ..training.assemble import open_loader, open_split
+from .messages import print_message
+from .networks import EvaluatedNetwork
+from .probe_inputs import NetworkName, network_named
+
+Size = int | tuple[int, int]
+"""A side, or (height, width), in pixels."""
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one network costs.
+
+    Attributes:
+        network: The network as it was named; of a run's teacher ``RUN:teacher``.
+        role: ``student``, ``teacher``, or ``network`` of one that is of no run.
+        model: Its architecture.
+        cost: The measures.
+        of_teacher: Shares of the first teacher's ``parameters``, ``flops``, ``latency`` and ``bytes``; None without.
+    """
+
+    network: str
+    role: str
+    model: str
+    cost: Cost
+    of_teacher: Mapping[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        values = {"network": self.network, "role": self.role, "model": self.model, **asdict(self.cost)}
+        return values if self.of_teacher is None else {**values, "of_teacher": dict(self.of_teacher)}
+
+
+@dataclass(frozen=True)
+class CostResult(TabularResult):
+    """What networks cost: one row per network, a run's teacher behind its student."""
+
+    rows: tuple[NetworkCost, ...]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as plain values, as ``contrastill cost --json`` prints them."""
+        return [row.to_dict() for row in self.rows]
+
+    def tables(self) -> list[Table]:
+        """One row per network."""
+        first = self.rows[0].cost
+        threads = f", {first.threads} thread{'s' * (first.threads > 1)}" if first.device == "cpu" else ""
+        batch = f"{first.batch_size} image{'s' * (first.batch_size > 1)}"
+        shares = "; beside a value, its share of the teacher's" if any(row.of_teacher for row in self.rows) else ""
+        columns = ("network", "model", "image", "parameters", "MFLOPs", "latency ms", "quartiles", "images/s", "MB")
+        title = f"on {first.device}{threads}, batches of {batch}{shares}"
+        return [Table(title, columns, [_cells(row) for row in self.rows])]
+
+
+def measure_cost(
+    networks: Sequence[str | os.PathLike | Network],
+    *,
+    size: int | None = None,
+    classes: int | None = None,
+    batch_size: int = 1,
+    rounds: int = 30,
+    device: str | None = None,
+    threads: int | None = None,
+) -> CostResult:
+    """Parameters, operations, time of a forward and bytes of networks; they take turns, so that they compare.
+
+    Args:
+        networks: Runs (each with its first teacher), ``RUN:teacher``, names of networks (``resnet20``,
+            ``timm/resnet18@pretrained``), or networks themselves.
+        size: Side in pixels of the images, for networks without a resolution of their own; None: that of the run's
+            data.
+        classes: Of networks that are named without weights; None: those of the first run, else 1000.
+        batch_size: Images in a batch that is timed.
+        rounds: Timed forwards of each network.
+        device: Where to time; None: the accelerator, if there is one.
+        threads: Threads of the CPU within an operation; None: torch's own number.
+
+    Raises:
+        UsageError: No such network or device, or no size of its images.
+        ContrastillError: A file is damaged.
+
+    Example:
+        >>> result = measure_cost(["resnet8"], size=32, classes=10, rounds=1)
+        >>> result.rows[0].cost.parameters
+        78042
+    """
+    entries = _entries(networks, classes)
+    sizes = [input_size(entry.text, entry.built.network, entry.config, size) for entry in entries]
+    costs = network_costs(
+        [entry.built.network for entry in entries],
+        sizes,
+        batch_size=batch_size,
+        rounds=rounds,
+        device=device or PartialState().device,
+        threads=threads,
+    )
+    by_text = {entry.text: cost for entry, cost in zip(entries, costs, strict=True)}
+    rows = []
+    for entry, cost in zip(entries, costs, strict=True):
+        teacher = by_text.get(f"{entry.text}:teacher") if entry.built.role == "student" else None
+        shares = None if teacher is None else cost.relative_to(teacher)
+        rows.append(NetworkCost(entry.text, entry.built.role, entry.built.model, cost, shares))
+    return CostResult(tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A network to measure, and the config of its run."""
+
+    text: str
+    built: EvaluatedNetwork
+    config: RunConfig | None
+
+
+def _entries(networks: Sequence[str | os.PathLike | Network], classes: int | None) -> list[_Entry]:
+    """The networks in their order, a run's teacher behind its student."""
+    names = list({name.text: name for name in map(network_named, networks)}.values())
+    # Runs first: their number of classes is that of networks without weights.
+    built: dict[str, EvaluatedNetwork] = {}
+    for name in sorted(names, key=lambda name: name.run is None):
+        known = next((other.network.recipe["num_classes"] for other in built.values() if other.network.recipe), None)
+        built[name.text] = name.build(classes or known or 1000, seed=0)
+    entries: list[_Entry] = []
+    for name in names:
+        config = None if name.run is None else load_config(str(Run(name.run).config))
+        entries.append(_Entry(name.text, built[name.text], config))
+        if config is not None and name.teacher is None and config.teachers and f"{name.text}:teacher" not in built:
+            teacher = _teacher(name)
+            entries += [_Entry(f"{name.text}:teacher", teacher, config)] if teacher else []
+    return entries
+
+
+def _teacher(name: NetworkName) -> EvaluatedNetwork | None:
+    """The first teacher of a run; None, with a message, where its weights are not there."""
+    try:
+        return replace(name, teacher=0).build(0, seed=0)
+    except ContrastillError as error:
+        print_message(f"the teacher of {name.text} is left out: {error}")
+        return None
+
+
+def input_size(text: str, network: Network, config: RunConfig | None, size: int | None) -> Size:
+    """Of the images that a network takes: its own resolution, ``size``, or that of its run's data.
+
+    Raises:
+        UsageError: None of these is known.
+    """
+    known = network.preprocess.resolution or size or data_size(config, network.modality)
+    if known is None:
+        raise UsageError(
+            f"{text} takes images of any size, and no data at hand says which: give --size, such as --size 32"
+        )
+    return known
+
+
+def data_size(config: RunConfig | None, modality: str) -> Size | None:
+    """Of the images of a run's data: by the config, else by the data themselves; None where they are not there."""
+    if config is None:
+        return None
+    if size := config.data.options().get("size"):
+        return tuple(size) if isinstance(size, list) else size
+    try:
+        split = open_split(config, "train")
+        batch = next(iter(open_loader(split, [modality], batch_size=1, train=False, device="cpu").epoch(0)))
+    except ContrastillError:
+        return None
+    height, width = batch[modality].shape[2:]
+    return height, width
+
+
+def _cells(row: NetworkCost) -> list[str]:
+    cost, (low, high) = row.cost, row.cost.latency_quartiles_ms
+    shares = {name: f"  {100 * share:.1f} %" for name, share in (row.of_teacher or {}).items()}
+    return [
+        row.network,
+        row.model,
+        "×".join(map(str, cost.input_shape)),
+        f"{cost.parameters:,}{shares.get('parameters', '')}",
+        f"{cost.flops / 1e6:,.1f}{shares.get('flops', '')}",
+        f"{cost.latency_ms:.2f}{shares.get('latency', '')}",
+        f"{low:.2f} – {high:.2f}",
+        f"{cost.images_per_second:,.0f}",
+        f"{cost.bytes / 1e6:,.2f}",
+    ]

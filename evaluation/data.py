@@ -1,0 +1,285 @@
+"""Describes data sets, and packs them into one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.table import Table, TabularResult
+from .messages import progress_bar
+
+
+@dataclass(frozen=True)
+class FieldDescription:
+    """One field of a split.
+
+    Attributes:
+        shape: (samples, …); of images channels last.
+        dtype: Of its values.
+        min, max: Range of its values; None where they were not read.
+        classes: Number of classes, of the field of classes.
+        per_class: Samples of the rarest and of the most frequent class.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    min: float | None = None
+    max: float | None = None
+    classes: int | None = None
+    per_class: tuple[int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FieldDescription:
+        """The inverse of :meth:`to_dict`."""
+        counts = values.get("per_class")
+        return cls(
+            tuple(values["shape"]),
+            values["dtype"],
+            values.get("min"),
+            values.get("max"),
+            values.get("classes"),
+            None if counts is None else (counts["min"], counts["max"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what is not known is left out."""
+        values: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype}
+        values |= {"min": self.min, "max": self.max} if self.min is not None else {}
+        values |= {"classes": self.classes} if self.classes is not None else {}
+        values |= {"per_class": dict(zip(("min", "max"), self.per_class, strict=True))} if self.per_class else {}
+        return values
+
+
+@dataclass(frozen=True)
+class SplitDescription:
+    """One split: how many samples (None where its fields differ in length) and its fields by name."""
+
+    samples: int | None
+    fields: Mapping[str, FieldDescription]
+
+
+@dataclass(frozen=True)
+class DataDescription(TabularResult):
+    """What data hold.
+
+    Attributes:
+        path: The data as they were named.
+        bytes: Size of a packed file; None for others.
+        classes: Names of the classes; None without.
+        semantic_classes: Names of the values of label maps; None without.
+        depth_unit: Metres of one step of depth, or the unit's name.
+        intrinsics: (fx, fy, cx, cy) in pixels.
+        splits: By name.
+    """
+
+    path: str
+    bytes: int | None
+    classes: Sequence[str] | None
+    semantic_classes: Sequence[str] | None
+    depth_unit: float | str | None
+    intrinsics: Sequence[float] | None
+    splits: Mapping[str, SplitDescription]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``contrastill data info --json`` prints them."""
+        splits = {
+            name: {
+                "samples": split.samples,
+                "fields": {field: values.to_dict() for field, values in split.fields.items()},
+            }
+            for name, split in self.splits.items()
+        }
+        return {
+            "path": self.path,
+            "bytes": self.bytes,
+            "classes": self.classes,
+            "semantic_classes": self.semantic_classes,
+            "depth_unit": self.depth_unit,
+            "intrinsics": self.intrinsics,
+            "splits": splits,
+        }
+
+    def summary(self) -> str:
+        """The splits in one line.
+
+        Example:
+            >>> field = FieldDescription((8, 4, 4, 3), "uint8")
+            >>> DataDescription("", None, None, None, None, None, {"test": SplitDescription(8, {"rgb": field})}).summary()
+            'test 8 (rgb 4×4×3)'
+        """
+        splits = []
+        for name, split in self.splits.items():
+            images = [
+                f"{field} {'×'.join(map(str, values.shape[1:]))}"
+                for field, values in split.fields.items()
+                if len(values.shape) > 1
+            ]
+            classes = [f"{values.classes} classes" for values in split.fields.values() if values.classes is not None]
+            contents = ", ".join([*images, *classes])
+            splits.append(f"{name} {split.samples}" + (f" ({contents})" if contents else ""))
+        return ", ".join(splits) or "no splits"
+
+    def tables(self) -> list[Table]:
+        """One row per field."""
+        rows: list[list[str]] = []
+        for name, split in self.splits.items():
+            rows += [[name, field, *_cells(values)] for field, values in split.fields.items()]
+            if split.samples is None:
+                rows.append([name, "its fields differ in length", "", "", "", ""])
+        size = "" if self.bytes is None else f", {self.bytes / 1e6:.1f} MB"
+        columns = ("split", "field", "shape", "dtype", "values", "samples per class")
+        return [Table(f"{self.path}{size}", columns, rows, self._notes())]
+
+    def _notes(self) -> list[str]:
+        notes = []
+        for names, meaning in ((self.classes, "classes"), (self.semantic_classes, "values of the label maps")):
+            if names is not None:
+                notes.append(f"{len(names)} {meaning}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
+        unit = self.depth_unit
+        if unit is not None:
+            notes.append(f"depth is in {unit if isinstance(unit, str) else f'steps of {unit:g} m'}")
+        if self.intrinsics is not None:
+            named = zip(("fx", "fy", "cx", "cy"), self.intrinsics, strict=True)
+            notes.append(f"intrinsics in pixels: {', '.join(f'{name} {value:g}' for name, value in named)}")
+        return notes
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """A packed file.
+
+    Attributes:
+        path: The file.
+        bytes: Its size.
+        samples: Number of samples by split.
+        classes: Names of the classes; None without.
+    """
+
+    path: Path
+    bytes: int
+    samples: Mapping[str, int]
+    classes: Sequence[str] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``contrastill data pack --json`` prints them."""
+        return {"path": str(self.path), "bytes": self.bytes, "samples": dict(self.samples), "classes": self.classes}
+
+    def __str__(self) -> str:
+        samples = ", ".join(f"{name} {count}" for name, count in self.samples.items())
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"{self.path} ({samples}{classes}, {self.bytes / 1e6:.1f} MB)"
+
+
+def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDescription:
+    """What data hold: splits, fields, shapes, samples per class.
+
+    A packed file is read to its end, so that damage shows; of other data one sample of each split is read.
+
+    Args:
+        data: A packed file, a folder whose layout is known, or ``NAME:PATH[,key=value…]``.
+        target: The field of classes, of a packed file.
+
+    Raises:
+        UsageError: There are no such data, or of no known layout.
+        ContrastillError: They are damaged.
+    """
+    from ..datasets.io.hdf5 import SUFFIXES
+
+    source = os.fspath(data)
+    if Path(source).suffix.lower() in SUFFIXES and ":" not in source:
+        from ..datasets.io.inspect_packed import describe_packed
+
+        packed = describe_packed(source, target=target)
+        splits = {
+            name: SplitDescription(
+                split["samples"],
+                {field: FieldDescription.from_dict(values) for field, values in split["fields"].items()},
+            )
+            for name, split in packed.pop("splits").items()
+        }
+        return DataDescription(**packed, splits=splits)
+    from ..core.registry import DATASETS
+    from .probe_inputs import data_named
+
+    named = data_named(source)
+    dataset = DATASETS[named.name](named.options)
+    opened = {name: split for name in ("train", "test") if (split := dataset.open(name)) is not None}
+    first = next(iter(opened.values()))
+    camera = getattr(first, "camera", None)
+    return DataDescription(
+        source,
+        None,
+        first.classes,
+        getattr(first, "semantic_classes", None),
+        camera and camera.unit,
+        camera and camera.intrinsics and list(camera.intrinsics),
+        {name: SplitDescription(split.num_samples, _fields(split)) for name, split in opened.items()},
+    )
+
+
+def pack_data(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    options: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    size: int | None = None,
+    download: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> PackResult:
+    """Pack a data set into one HDF5 file, which trainings keep in memory; a failed call leaves nothing under its name.
+
+    Args:
+        data: ``NAME:PATH``, or a folder of images sorted into classes.
+        out: The file, called .h5.
+        options: ``key=value`` options of the data set.
+        splits: ``train`` or ``test``; empty: both.
+        size: Side in pixels that a folder's images are resized to.
+        download: Whether to fetch the data set first, if it is not there.
+        force: Whether to replace ``out``.
+        progress: Whether to draw a bar.
+
+    Raises:
+        UsageError: Unknown data or options, or ``out`` exists.
+        ContrastillError: A file is damaged.
+    """
+    from ..datasets.io.pack import check_out, source_of, write_packed
+
+    path = check_out(os.fspath(out), force=force)
+    source = source_of(os.fspath(data), size=size, download=download, options=list(options), splits=list(splits))
+    counts = {name: split.num_samples for name, split in source.splits.items()}
+    with progress_bar(path.name, sum(counts.values()), "samples", progress=progress) as advance:
+        write_packed(source, path, force=force, advance=advance)
+    return PackResult(path, path.stat().st_size, counts, source.classes)
+
+
+def _fields(split: Any) -> dict[str, FieldDescription]:
+    """The fields of an open split; one sample is read, so that a folder that cannot be read shows."""
+    from ..training.assemble import open_loader
+
+    batch = next(iter(open_loader(split, [*split.modalities], batch_size=1, train=False, device="cpu").epoch(0)))
+    fields: dict[str, FieldDescription] = {}
+    for name in split.modalities:
+        channels, height, width = batch[name].shape[1:]
+        dtype = str(batch[name].dtype).removeprefix("torch.")
+        fields[name] = FieldDescription((split.num_samples, height, width, channels), dtype)
+    if split.targets is not None:
+        counts = split.targets.unique(return_counts=True)[1]
+        fields["target"] = FieldDescription(
+            (split.num_samples,), "int64", classes=len(counts), per_class=(int(counts.min()), int(counts.max()))
+        )
+    return fields
+
+
+def _cells(values: FieldDescription) -> list[str]:
+    """Shape, dtype, range of values and samples per class, as text."""
+    span = f"{values.min:g} … {values.max:g}" if values.min is not None else ""
+    spread = ""
+    if values.per_class is not None:
+        low, high = values.per_class
+        spread = f"{low if low == high else f'{low} to {high}'} in {values.classes} classes"
+    return [" × ".join(map(str, values.shape)), values.dtype, span, spread]

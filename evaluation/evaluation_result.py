@@ -1,0 +1,218 @@
+"""What an evaluation of runs comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.table import Table, TabularResult
+
+_COLUMNS = (
+    "run",
+    "network",
+    "parameters",
+    "task",
+    "labels",
+    "pixel %",
+    "mean %",
+    "mIoU %",
+    "top-1 %",
+    "top-5 %",
+    "images",
+    "weights",
+)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of a network's own logits, per cent; ``top1`` is None where its classes are not the data's, ``top5``
+    also for fewer than six.
+    """
+
+    top1: float | None = None
+    top5: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what was not measured is left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
+        """The lines of the table, by column."""
+        top1 = "other classes" if self.top1 is None else f"{self.top1:.2f}"
+        return [{**common, "top-1 %": top1, "top-5 %": _percent(self.top5)}]
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """A segmentation head on a network's feature maps.
+
+    Attributes:
+        mode: ``frozen``, ``fine_tuned`` or ``scratch``.
+        head: Which head.
+        labels: Share of the labels that it was trained on.
+        train_images: Number of images with these labels.
+        pixel_accuracy, mean_accuracy, miou: Per cent.
+        per_class_iou: Per cent; None of a class that does not occur.
+        seconds: Time of the training.
+    """
+
+    mode: str
+    head: str
+    labels: float
+    train_images: int
+    pixel_accuracy: float
+    mean_accuracy: float
+    miou: float
+    per_class_iou: list[float | None]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+    def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
+        """The line of the table, by column."""
+        mode = "from scratch" if self.mode == "scratch" else self.mode.replace("_", "-")
+        return [
+            {
+                **common,
+                "task": f"segmentation ({self.head}), {mode}",
+                "labels": _share(self.labels, self.train_images),
+                "pixel %": _percent(self.pixel_accuracy),
+                "mean %": _percent(self.mean_accuracy),
+                "mIoU %": _percent(self.miou),
+            }
+        ]
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """A linear classifier on one layer: accuracies in per cent, and the weight decay that was chosen."""
+
+    top1: float
+    top5: float | None
+    weight_decay: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class ClassificationScores:
+    """Linear classifiers on frozen layers, trained on a share of the labels."""
+
+    labels: float
+    train_images: int
+    layers: Mapping[str, LayerScores]
+    mode: str = "frozen"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        layers = {name: scores.to_dict() for name, scores in self.layers.items()}
+        return {"mode": self.mode, "labels": self.labels, "train_images": self.train_images, "layers": layers}
+
+    def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
+        """One line of the table per layer, by column."""
+        labels = _share(self.labels, self.train_images)
+        return [
+            {
+                **common,
+                "task": f"linear probe, {layer}",
+                "labels": labels,
+                "top-1 %": _percent(scores.top1),
+                "top-5 %": _percent(scores.top5),
+            }
+            for layer, scores in self.layers.items()
+        ]
+
+
+Scores = Accuracy | SegmentationScores | ClassificationScores
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One network at one task.
+
+    Attributes:
+        run: The run's folder.
+        role: ``student``, ``teacher``, ``random`` or ``scratch``.
+        model: Its architecture.
+        parameters: How many it has.
+        images: Number of test images.
+        weights: The file or checkpoint of its weights.
+        task: ``accuracy``, ``segmentation`` or ``classification``.
+        scores: What was measured.
+    """
+
+    run: str
+    role: str
+    model: str
+    parameters: int
+    images: int
+    weights: str
+    task: str
+    scores: Scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as evaluation.json holds them."""
+        return {
+            "run": self.run,
+            "role": self.role,
+            "model": self.model,
+            "parameters": self.parameters,
+            **self.scores.to_dict(),
+            "images": self.images,
+            "weights": self.weights,
+            "task": self.task,
+        }
+
+    def lines(self) -> list[dict[str, str]]:
+        """Its lines of the table, by column."""
+        common = {
+            "run": self.run,
+            "network": f"{self.role} {self.model}",
+            "parameters": f"{self.parameters:,}",
+            "images": f"{self.images:,}",
+        }
+        # The origin of the weights takes a column's room: beside other tasks it is shown where it is no finished student.
+        if self.task == "accuracy" or self.weights.startswith("checkpoint"):
+            common["weights"] = self.weights
+        return self.scores.lines(common)
+
+
+@dataclass(frozen=True)
+class EvaluationResult(TabularResult):
+    """What an evaluation of runs comes to: a row for each network, task and share of the labels.
+
+    Attributes:
+        rows: In the order of the runs.
+        picture: Segmentations of some test frames; None without.
+    """
+
+    rows: tuple[EvaluationRow, ...]
+    picture: Path | None = None
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as plain values, as ``contrastill evaluate --json`` prints them."""
+        return [row.to_dict() for row in self.rows]
+
+    def tables(self) -> list[Table]:
+        """One table, with the columns that any row fills."""
+        lines = [line for row in self.rows for line in row.lines()]
+        # Beside the measures of other tasks there is no room for these.
+        narrow = any(row.task != "accuracy" for row in self.rows)
+        hidden = ("parameters", "images") if narrow else ()
+        columns = [name for name in _COLUMNS if name not in hidden and any(line.get(name) for line in lines)]
+        rows = [[line.get(name, "") for name in columns] for line in lines]
+        return [Table("", columns, rows, [] if self.picture is None else [f"picture: {self.picture}"])]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _share(labels: float, images: int) -> str:
+    return f"{100 * labels:g} % ({images:,})"

@@ -1,0 +1,310 @@
+"""The evaluation of one run: accuracy of its networks on the test split, and probes of their representations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..core.classes import apply_class_map
+from ..core.config.loading import load_config
+from ..core.errors import UsageError
+from ..core.run import Run, no_run
+from ..datasets.io.values import check_splits
+from ..probe.features import features_of
+from ..probe.linear import fit_probe
+from ..probe.segmentation import segment
+from ..training.assemble import (
+    check_modality,
+    check_scale,
+    measure_statistics,
+    open_loader,
+    open_split,
+    prepare_accelerator,
+)
+from ..training.class_order import answer_for, check_same_classes
+from ..training.engine import evaluate
+from .evaluation_data import evaluation_data, location
+from .evaluation_result import (
+    Accuracy,
+    ClassificationScores,
+    EvaluationRow,
+    LayerScores,
+    Scores,
+    SegmentationScores,
+)
+from .gallery import Gallery
+from .messages import printer
+from .networks import EvaluatedNetwork, EvaluatedNetworks
+
+LABELS = "semantics"
+"""The modality of the label maps."""
+
+
+@dataclass(frozen=True)
+class _EvaluationSplit:
+    """A split that is read with more modalities than are stored."""
+
+    split: Any
+    modalities: tuple[str, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return self.split.num_samples
+
+    @property
+    def targets(self) -> Any:
+        return self.split.targets
+
+    def loader(self, **options: Any) -> Any:
+        return open_loader(self.split, self.modalities, **options)
+
+
+class RunEvaluation:
+    """The evaluation of one run.
+
+    Args:
+        run: Its folder.
+        overrides: ``key=value`` changes of its config.
+        name: Of its student in the picture.
+        gallery: Collects segmentations for the picture.
+        progress: Whether to show progress on standard error.
+
+    Raises:
+        UsageError: The folder is no run, or the data do not fit the tasks.
+    """
+
+    def __init__(self, run: Run, overrides: Sequence[str], *, name: str, gallery: Gallery, progress: bool) -> None:
+        if not run.config.is_file():
+            raise no_run(run.path)
+        self.run, self.name, self.gallery, self.progress = run, name, gallery, progress
+        self.say = printer(progress)
+        self.config = load_config(str(run.config), overrides)
+        self.options = self.config.evaluation
+        self.data = evaluation_data(self.config)
+        self._own_data = self.data.data.model_dump(mode="json") == load_config(str(run.config)).data.model_dump(
+            mode="json"
+        )
+        self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
+        self.test = self._open("test")
+        self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None
+        self._check()
+
+    def rows(self, teachers: bool, baselines: Collection[str], measured: set[str]) -> Iterator[EvaluationRow]:
+        """The rows of every network.
+
+        Args:
+            teachers: Whether to measure the teachers too.
+            baselines: Further networks.
+            measured: Keys of the other networks that a run before has had measured; grows.
+        """
+        untrained = {"random", "scratch"} & {*baselines}
+        if untrained and self.train is None:
+            raise UsageError(
+                f"{' and '.join(sorted(untrained))} of --baselines has nothing to do: add "
+                "evaluation.tasks=[segmentation] or [classification]"
+            )
+        for candidate in EvaluatedNetworks(self.run, self.config)(teachers=teachers, baselines=baselines):
+            if candidate.role != "student":
+                key = json.dumps(
+                    [candidate.role, self.config.seed, candidate.entry.model_dump(mode="json"), self._settings()]
+                )
+                if key in measured:
+                    continue
+                measured.add(key)
+            check_modality(candidate.entry, self.test)
+            self._check_scale(candidate)
+            network = candidate.network.freeze().to(self.accelerator.device)
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            tasks: dict[str, Callable[[EvaluatedNetwork], Iterator[Scores]]] = {
+                "accuracy": self._accuracy,
+                "segmentation": self._segmentation,
+                "classification": self._classification,
+            }
+            for task in self.options.tasks:
+                for scores in tasks[task](candidate):
+                    yield EvaluationRow(
+                        str(self.run.path),
+                        candidate.role,
+                        candidate.model,
+                        parameters,
+                        self.test.num_samples,
+                        candidate.weights,
+                        task,
+                        scores,
+                    )
+
+    def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Accuracy]:
+        if candidate.role in ("random", "scratch"):
+            return
+        loader = self._source(self.test, candidate).loader(
+            batch_size=256,
+            device=self.accelerator.device,
+            seed=self.config.seed,
+            train=False,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        # A teacher of other classes (ImageNet's, say) has embeddings to give, and no accuracy here.
+        yield Accuracy(**(evaluate(candidate.network, loader, self.accelerator) if self._answers(candidate) else {}))
+
+    def _answers(self, candidate: EvaluatedNetwork) -> bool:
+        """Whether a network can name the classes of the test split; its logits are brought into their order.
+
+        Raises:
+            UsageError: They are others than the student's, and its accuracy is all that is asked for.
+        """
+        network, student = candidate.network, candidate.role == "student"
+        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        if student and (class_map := self.config.student.class_map) is not None:
+            apply_class_map(network, class_map, self.test.num_classes, self.test.classes, who)
+        way = (
+            "say with student.class_map={ITS CLASS: CLASS OF THE DATA} which is which, or name data of its "
+            "classes with data.path=…"
+        )
+        try:
+            note = answer_for(network, self.test, who, self._where(), way)
+        except UsageError:
+            if student and self.options.tasks == ("accuracy",):
+                raise
+            return False
+        if note and (network.recipe.get("classes") is not None and self.test.classes is not None or not self._own_data):
+            self.say(note)
+        return True
+
+    def _segmentation(self, candidate: EvaluatedNetwork) -> Iterator[SegmentationScores]:
+        mode = {"student": self.options.mode, "scratch": "scratch"}.get(candidate.role, "frozen")
+        train, test = (self._source(split, candidate) for split in (self.train, self.test))
+        best: tuple[float, Any, float] | None = None
+        for fraction in self.options.label_fractions:
+            self.say(
+                f"{self.run.path}: segmentation, {candidate.role} {candidate.model}, {mode}, {100 * fraction:g} % "
+                "of the labels"
+            )
+            result, model = segment(
+                candidate.network, train, test, num_classes=self._pixel_classes, mode=mode, label_fraction=fraction,
+                seed=self.config.seed,
+                device=self.accelerator.device, labels=LABELS, progress=self.progress, head=self.options.head,
+                epochs=self.options.epochs, batch_size=self.options.batch_size, lr=self.options.lr,
+            )  # fmt: skip
+            if best is None or fraction > best[0]:
+                best = (fraction, model, result.miou)
+            ious = [None if math.isnan(iou) else round(iou, 4) for iou in result.per_class_iou]
+            yield SegmentationScores(
+                mode,
+                self.options.head,
+                fraction,
+                result.num_train,
+                round(result.pixel_accuracy, 4),
+                round(result.mean_accuracy, 4),
+                round(result.miou, 4),
+                ious,
+                result.seconds,
+            )
+        if best is None:
+            return
+        whose = self.name if candidate.role == "student" else candidate.role
+        how = "trained along" if mode == "scratch" else mode.replace("_", "-")
+        name = f"{whose}\n{how}\nmIoU {best[2]:.1f} %"
+        if not self.gallery.add(candidate.role, name, best[1], test, LABELS, self.accelerator.device):
+            self.say(f"{self.run.path}: its test frames are not those of the runs before it: it is not in the picture")
+
+    def _classification(self, candidate: EvaluatedNetwork) -> Iterator[ClassificationScores]:
+        if (
+            candidate.role == "scratch"
+        ):  # what is trained on classes end to end is a training of its own: contrastill train
+            return
+        self.say(f"{self.run.path}: classification, {candidate.role} {candidate.model}")
+        options, device = self.options, self.accelerator.device
+        train, test = (
+            features_of(
+                candidate.network,
+                self._source(split, candidate).loader(batch_size=64, device=device, seed=0, train=False),
+                options.layers,
+                options.spatial,
+            )
+            for split in (self.train, self.test)
+        )
+        for fraction in options.label_fractions:
+            layers, train_images = {}, 0
+            for layer in options.layers:
+                result = fit_probe(
+                    train[layer], test[layer], layer, fraction, self.config.seed, device=device, unseen="wrong"
+                )
+                layers[layer] = LayerScores(result.top1, result.top5, result.weight_decay)
+                train_images = result.num_train
+            yield ClassificationScores(fraction, train_images, layers)
+
+    def _open(self, name: str) -> Any:
+        split = open_split(self.data, name)
+        if split is None:
+            raise UsageError(f"{self._where()} has no {name} split: name one with evaluation.data.splits.{name}=…")
+        return split
+
+    def _source(self, split: Any, candidate: EvaluatedNetwork) -> _EvaluationSplit:
+        return _EvaluationSplit(split, (candidate.network.modality,))
+
+    def _check(self) -> None:
+        """Complain where the data lack what a task needs."""
+        for name, split in (("test", self.test), ("train", self.train)):
+            if split is None:
+                continue
+            for task in self.options.tasks:
+                if task == "segmentation" and LABELS not in split.modalities:
+                    there = ", ".join(split.modalities)
+                    raise UsageError(
+                        f"the {name} split of {self._where()} has no label maps: segmentation needs the modality "
+                        f"{LABELS}, and it has {there}"
+                    )
+                if task != "segmentation" and split.targets is None and (task, name) != ("accuracy", "train"):
+                    raise UsageError(
+                        f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; "
+                        "choose others with evaluation.tasks"
+                    )
+        check_splits(self.train, self.test)
+        if "segmentation" in self.options.tasks:
+            self._pixel_classes  # noqa: B018 - complains by itself
+        if "classification" in self.options.tasks:
+            train = self._labelled_train()
+            if train.num_classes != self.test.num_classes:
+                raise UsageError(
+                    f"the train split of {self._where()} has {train.num_classes} classes, the test split "
+                    f"{self.test.num_classes}"
+                )
+            check_same_classes({"train": train, "test": self.test})
+
+    def _labelled_train(self) -> Any:
+        """The train split, which is open where a task needs it."""
+        assert self.train is not None, "a task other than accuracy opened it"
+        return self.train
+
+    def _check_scale(self, candidate: EvaluatedNetwork) -> None:
+        """Complain where other data than the run's have a network's modality in another unit."""
+        modality = candidate.entry.modality
+        if self.options.data and modality != "rgb" and candidate.entry.mean is None:
+            check_scale(candidate.network, candidate.model, measure_statistics(self.test, modality))
+
+    @cached_property
+    def _pixel_classes(self) -> int:
+        """Number of classes of the label maps: by their names, else the highest that occurs."""
+        splits = (self._labelled_train(), self.test)
+        names = [split.semantic_classes for split in splits]
+        if names[0] != names[1]:
+            counts = [0 if part is None else len(part) - 1 for part in names]
+            raise UsageError(
+                f"the label maps of {self._where()} have {counts[0]} named classes in the train split and "
+                f"{counts[1]} in the test split"
+            )
+        if names[0] is not None:
+            return len(names[0]) - 1
+        loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in splits]
+        return max(1, *(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0)))
+
+    def _where(self) -> str:
+        return location(self.data)
+
+    def _settings(self) -> list[Any]:
+        return [self.data.data.model_dump(mode="json"), self.options.model_dump(mode="json")]

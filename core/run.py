@@ -185,6 +185,9 @@ def _versions_of(entry: Mapping[str, str]) -> dict[str, str]:
 
 def no_run(path: str | os.PathLike[str]) -> UsageError:
     """The error for a folder that is no run; suggests runs beside it."""
+    inside = [Path(path) / name for name in ("seed-0", "seed-1") if Run(Path(path) / name).config.is_file()]
+    if inside:
+        return UsageError(f"{path} is a folder of several runs: name one of them, such as {inside[0]}, or {path}/*")
     hint = nearest(str(path), runs_beside(path), "name the folder that a training wrote (its out=…)")
     return UsageError(f"{path} is no run: it has no config.yaml; {hint}")
 

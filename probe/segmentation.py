@@ -135,6 +135,11 @@ def segment(
     for kind, name, known in (("head", head, HEADS), ("mode", mode, MODES)):
         if name not in known:
             raise unknown_name(kind, name, known)
+    if num_classes < 1:
+        raise UsageError(
+            f"no pixel of the label maps ({labels}) is labelled: 0 stands for no label, and classes are 1, 2, … "
+            "(if 0 is a class of yours, add 1 to all)"
+        )
     rows = labelled_part(train.num_samples, getattr(train, "targets", None), label_fraction, seed)
     if len(rows) < 2:
         raise UsageError(

@@ -103,8 +103,8 @@ class DataSetProbe:
         if other is None:
             return []
         rows, columns = (self._representation_layers(name) for name in (text, other))
-        beside = self._test_features(other)
-        values = [[linear_cka(test[row].values, beside[column].values) for column in columns] for row in rows]
+        other_test = self._test_features(other)
+        values = [[linear_cka(test[row].values, other_test[column].values) for column in columns] for row in rows]
         return [CkaResult(text, other, self.source, rows, columns, values)]
 
     def _correlation(self, text: str, test: dict[str, Features]) -> list[CorrelationResult]:

@@ -65,35 +65,35 @@ def write_report(
         UsageError: There is no run, or the page cannot be written there.
     """
     paths = [os.fspath(path) for path in runs]
-    found = find(paths)
-    path = Path(out) if out else (Path(paths[0]) if len(paths) == 1 else found.root) / "report.html"
+    folders = find(paths)
+    path = Path(out) if out else (Path(paths[0]) if len(paths) == 1 else folders.root) / "report.html"
     if path.is_dir():
         raise UsageError(f"--out {out} is a folder: name a file, such as {path / 'report.html'}")
-    text, rows = _page(found, latency, embeddings, printer(progress))
+    text, rows = _page(folders, latency, embeddings, printer(progress))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): name another file with --out") from error
-    return ReportResult(path, sum(len(group.runs) for group in found.groups), tuple(rows))
+    return ReportResult(path, sum(len(group.runs) for group in folders.groups), tuple(rows))
 
 
-def _page(found: Found, latency: bool, maps: bool, say: Say) -> tuple[str, list[dict[str, Any]]]:
+def _page(folders: Found, latency: bool, maps: bool, say: Say) -> tuple[str, list[dict[str, Any]]]:
     """The page's text, and the numbers of its table."""
-    count = sum(len(group.runs) for group in found.groups)
-    say(f"{count} run{'s' * (count > 1)} in {found.root}")
-    table, rows = comparison(found, Compared(found))
-    sections = [transfers(found), table, curves(found), *results(found)]
+    count = sum(len(group.runs) for group in folders.groups)
+    say(f"{count} run{'s' * (count > 1)} in {folders.root}")
+    table, rows = comparison(folders, Compared(folders))
+    sections = [transfers(folders), table, curves(folders), *results(folders)]
     say("counting what the networks cost")
-    sections.append(costs(found, latency=latency))
+    sections.append(costs(folders, latency=latency))
     if maps:
         say("mapping embeddings")
-        sections.append(embeddings(found))
-    sections.append(made(found))
-    name = found.groups[0].name if len(found.groups) == 1 else found.root.name
+        sections.append(embeddings(folders))
+    sections.append(made(folders))
+    name = folders.groups[0].name if len(folders.groups) == 1 else folders.root.name
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    several = count > len(found.groups) > 1
-    trainings = f"{count} training run{'s' * (count > 1)}" + (f" in {len(found.groups)} settings" if several else "")
+    several = count > len(folders.groups) > 1
+    trainings = f"{count} training run{'s' * (count > 1)}" + (f" in {len(folders.groups)} settings" if several else "")
     intro = element(
         "p",
         f"What {trainings} came to, from the files in the runs' folders. Every table sorts by a click on a "

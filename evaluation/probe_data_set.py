@@ -190,7 +190,7 @@ class DataSetProbe:
         return [layer for layer in self.layers[text] if layer != "logits"]
 
     def _test_features(self, text: str) -> dict[str, Features]:
-        """All features of a network on the test samples, by one pass; those that others are compared with are cached."""
+        """All features of a network on the test samples, by one pass; cached where others are compared with them."""
         if text in self._cached:
             return self._cached[text]
         probed = text in self.networks

@@ -201,7 +201,7 @@ def test_a_split_alone(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "source,options,says",
+    "source,options,expected",
     [
         ("packed:pets", ["limt=3"], "limt is not a key of the config: did you mean limit"),
         ("packed:pets", ["limit=0"], "limit=0 is not allowed"),
@@ -219,7 +219,7 @@ def test_wrong_options(folder, tmp_path, capsys, monkeypatch, source, options, e
 
 
 @pytest.mark.parametrize(
-    "source,out,says",
+    "source,out,expected",
     [
         ("nowhere", "x.h5", "nowhere is neither a folder nor NAME:PATH: NAME is one of cifar100"),
         ("cifar10:data", "x.h5", "dataset 'cifar10' does not exist: did you mean cifar100"),

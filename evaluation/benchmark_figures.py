@@ -7,7 +7,8 @@ from pathlib import Path
 from ..compress import results
 from ..compress.benchmark import TEACHER
 from ..compress.results import Line, Summary
-from ..core.run import writable_folder, write_text
+from ..core.atomic import write_text
+from ..core.run import writable_folder
 from ..plots.benchmark import Ablation, Score, draw_ablation, draw_table
 
 

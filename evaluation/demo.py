@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import write_text
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import RunConfig
-from ..core.run import Run, writable_folder, write_text
+from ..core.run import Run, writable_folder
 from ..plots.comparison import ComparedRun, draw_comparison
 from ..training.assemble import open_split
 from ..training.run import train_unfinished

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
-from ..core.run import writable_folder, write_text
+from ..core.run import writable_folder
 from ..probe.linear import PROTOCOLS
 from .messages import printer
 from .networks import EvaluatedNetwork

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..core.atomic import write_text
 from ..core.errors import UsageError
-from ..core.run import write_text
 from ..evaluation.messages import Say, printer
 from .comparison import Compared, comparison
 from .markup import element

@@ -10,15 +10,18 @@ from .options import Quiet, json_option
 from .tables import print_json, show
 
 HELP = """
-Make a published table from your own trainings: pairs of networks by objectives, over several seeds, beside the published figures.
+Make a published table from your own trainings: pairs of networks by objectives, over several seeds, beside the
+published figures.
 
-BENCHMARK is cifar100: the paper's 13 pairs, its recipe (240 epochs, the last one counts), and its figures. The baseline, the student without a teacher, is always
-trained too. Every training is a `contrastill train` in a process of its own, in OUT/TEACHER-STUDENT/OBJECTIVE/seed-K; baselines are in
-OUT/students, teachers that --teachers does not have are trained first, into OUT/teachers. The same command again trains only what is missing, and
-further pairs, objectives and seeds join the table. OUT receives results.jsonl (one row per training), table.md, table.png and, of an ablation, vary_KEY.png.
+BENCHMARK is cifar100: the paper's 13 pairs, its recipe (240 epochs, the last one counts), and its figures. The
+baseline, the student without a teacher, is always trained too. Every training is a `contrastill train` in a process
+of its own, in OUT/TEACHER-STUDENT/OBJECTIVE/seed-K; baselines are in OUT/students, teachers that --teachers does not
+have are trained first, into OUT/teachers. The same command again trains only what is missing, and further pairs,
+objectives and seeds join the table. OUT receives results.jsonl (one row per training), table.md, table.png and, of an
+ablation, vary_KEY.png.
 
-Objectives joined by + are added up. FOLDER of --teachers holds runs (FOLDER/resnet32x4), files (FOLDER/resnet32x4.pth) or the benchmark authors'
-checkpoints (FOLDER/resnet32x4_vanilla/ckpt_epoch_240.pth).
+Objectives joined by + are added up. FOLDER of --teachers holds runs (FOLDER/resnet32x4), files
+(FOLDER/resnet32x4.pth) or the benchmark authors' checkpoints (FOLDER/resnet32x4_vanilla/ckpt_epoch_240.pth).
 
 Examples:
 

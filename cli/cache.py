@@ -13,12 +13,14 @@ from .tables import print_json
 HELP = """
 Write the outputs of a config's teachers for its views, for trainings that then run without the teachers.
 
-CONFIG and what follows it are as for contrastill train: give both commands the same. The views are train.views different augmentations of each training sample, which a
-training takes in turn, one per epoch. The outputs that its objectives read are written, and those that cache.parts names; cache.logits=8 keeps the 8 largest logits of each sample,
-cache.precision=fp16 half of the bytes.
+CONFIG and what follows it are as for contrastill train: give both commands the same. The views are train.views
+different augmentations of each training sample, which a training takes in turn, one per epoch. The outputs that its
+objectives read are written, and those that cache.parts names; cache.logits=8 keeps the 8 largest logits of each
+sample, cache.precision=fp16 half of the bytes.
 
-The folder holds a file for each 4096 samples of a view. A command that was stopped writes the files that are missing when it is given again, and replaces damaged
-ones. Several processes share the files. A folder serves any number of teachers and data sets; one written here is read only by trainings, which refuse what is not in it.
+The folder holds a file for each 4096 samples of a view. A command that was stopped writes the files that are missing
+when it is given again, and replaces damaged ones. Several processes share the files. A folder serves any number of
+teachers and data sets; one written here is read only by trainings, which refuse what is not in it.
 
 Examples:
 

@@ -32,13 +32,13 @@ def config_names(incomplete: str) -> list[str]:
 
 def runs(incomplete: str) -> list[str]:
     """Folders of runs, and the folders on the way to them."""
-    found = []
+    matches = []
     for text, path in _paths(incomplete):
         if (path / "config.yaml").is_file():
-            found.append(text.rstrip("/"))
+            matches.append(text.rstrip("/"))
         elif path.is_dir():
-            found.append(text)
-    return found
+            matches.append(text)
+    return matches
 
 
 def networks(incomplete: str) -> list[str]:
@@ -48,34 +48,34 @@ def networks(incomplete: str) -> list[str]:
 
 def runs_and_overrides(ctx: Any, incomplete: str) -> list[str]:
     """For contrastill evaluate: a run first, then runs and overrides."""
-    given = _given(ctx, "arguments")
-    overrides = overrides_after(given, incomplete) if given else []
-    return overrides if "=" in incomplete or given[-1:] == ["="] else [*runs(incomplete), *overrides]
+    words = _words_before(ctx, "arguments")
+    overrides = overrides_after(words, incomplete) if words else []
+    return overrides if "=" in incomplete or words[-1:] == ["="] else [*runs(incomplete), *overrides]
 
 
 def overrides(ctx: Any, incomplete: str) -> list[str]:
     """``key=value`` of a config."""
-    return overrides_after(_given(ctx, "overrides"), incomplete)
+    return overrides_after(_words_before(ctx, "overrides"), incomplete)
 
 
-def _given(ctx: Any, name: str) -> list[str]:
+def _words_before(ctx: Any, name: str) -> list[str]:
     return [str(word) for word in ctx.params.get(name) or ()]
 
 
-def overrides_after(given: list[str], incomplete: str) -> list[str]:
+def overrides_after(words: list[str], incomplete: str) -> list[str]:
     """Keys, or the values of one, after the words that are there already.
 
     bash takes ``key=value`` for three words, of which the last alone is to be completed; other shells for one.
     """
     key, equals, value = incomplete.partition("=")
     if equals:
-        return [f"{key}={one}" for one in _values_so_far(key, value)]
-    if given[-1:] == ["="] and len(given) > 1:
-        return _values_so_far(given[-2], incomplete)
+        return [f"{key}={candidate}" for candidate in _values_so_far(key, value)]
+    if words[-1:] == ["="] and len(words) > 1:
+        return _values_so_far(words[-2], incomplete)
     if (
-        not incomplete and given and "=" not in given[-1]
+        not incomplete and words and "=" not in words[-1]
     ):  # of bash's "key" "=", whose last word click takes for nothing
-        return _values_so_far(given[-1], "")
+        return _values_so_far(words[-1], "")
     return _keys(incomplete)
 
 
@@ -143,8 +143,8 @@ def _values(key: str) -> list[str]:
         return ["true", "false"]
     listed = [
         value
-        for one in [field.annotation, *get_args(field.annotation)]
-        for value in get_args(one)
+        for candidate in [field.annotation, *get_args(field.annotation)]
+        for value in get_args(candidate)
         if isinstance(value, str)
     ]
     return listed or ([str(field.default)] if isinstance(field.default, (int, float)) else [])

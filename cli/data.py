@@ -12,8 +12,9 @@ from .tables import print_json, show
 PACK = """
 Pack a data set into one HDF5 file, which trainings keep in memory.
 
-SOURCE is NAME:PATH for a data set that contrastill knows, or a folder with train/CLASS/\\*.png and test (or val) beside train.
-What follows OUT are options of the data set, as under data in a config. OUT appears when the file is complete.
+SOURCE is NAME:PATH for a data set that contrastill knows, or a folder with train/CLASS/\\*.png and test (or val)
+beside train. What follows OUT are options of the data set, as under data in a config. OUT appears when the file is
+complete.
 
 Examples:
 
@@ -27,9 +28,11 @@ Examples:
 """
 
 INFO = """
-Describe data: splits, fields, shapes, samples per class; of a packed file the ranges of values too: it is read to its end, so that damage shows.
+Describe data: splits, fields, shapes, samples per class; of a packed file the ranges of values too: it is read to its
+end, so that damage shows.
 
-DATA is a packed file, a folder whose layout is known, or NAME:PATH[,key=value…], such as stl10:FOLDER,fold=0. Of a folder one sample of each split is read.
+DATA is a packed file, a folder whose layout is known, or NAME:PATH[,key=value…], such as stl10:FOLDER,fold=0. Of a
+folder one sample of each split is read.
 
 Examples:
 

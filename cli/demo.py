@@ -12,12 +12,13 @@ from .options import Quiet, json_option
 from .tables import show
 
 HELP = """
-Try everything with no download: rooms are rendered, a teacher is trained on them, and students with and without it: small ones that
-see what it sees, one with a second teacher beside the first, some that see depth alone, and some that see colour alone, distilled from one that sees lightness alone.
+Try every transfer with no download, on rendered rooms: a teacher and smaller students with and without it, a student
+of two teachers, depth students of an RGB teacher, and colour students of a teacher that reads lightness.
 
-Takes a few minutes on two cores. Stopped, it goes on where it was when it is given again. OUT holds a run for each network,
-comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth and luminance_to_chrominance; under
-probe, transfer to rooms that they have not seen. report.html is a page about all of it.
+Takes a few minutes on two cores. A command that was stopped resumes when it is given again. OUT holds a run for each
+network, comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth and
+luminance_to_chrominance; under probe, transfer to rooms that they have not seen. report.html is a page about all of
+it.
 
 Examples:
 
@@ -34,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[str, typer.Option("--out", help="The folder to write.")] = "runs/demo",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the networks, the order and the views.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and views.")] = 0,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

@@ -12,8 +12,9 @@ from .options import Quiet, json_option
 HELP = """
 Check what is installed, what there is to compute with, and what would stop a training.
 
-DATA are files and folders, or NAME:PATH, as for contrastill data info: each is read and described. Every line is marked
-ok, note (worth knowing) or problem (would stop a training), the last two with advice. The exit code is 1 where there is a problem.
+DATA are files and folders, or NAME:PATH, as for contrastill data info: each is read and described. Every line is
+marked ok, note (worth knowing) or problem (would stop a training), the last two with advice. The exit code is 1 where
+there is a problem.
 
 Examples:
 

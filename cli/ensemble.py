@@ -1,4 +1,4 @@
-"""``contrastill ensemble``: how teachers differ, what their ensemble is worth, and students by the number of teachers."""
+"""``contrastill ensemble``: diversity of teachers, and students by the number of their teachers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .options import Quiet, json_option
 from .tables import print_json, show
 
 DIVERSITY = """
-Measure how networks differ and what their ensemble is worth: the ceiling of a student that is to replace them.
+Measure how networks differ and how good their ensemble is: the ceiling of a student that is to replace them.
 
-PATH is a run with teachers (they, their ensemble, and the student beside them), or a folder of seeds, as contrastill train … seeds=5 writes
-it (its runs and their ensemble). The ensemble is the mean of their probabilities. Measured on the test split of the data, which
-needs classes; a teacher with other classes takes part with its class_map. Writes PATH/diversity.json and PATH/diversity.png.
+PATH is a run with teachers (they, their ensemble, and the student beside them), or a folder of seeds, as contrastill
+train … seeds=5 writes it (its runs and their ensemble). The ensemble is the mean of their probabilities. Measured on
+the test split of the data, which needs classes; a teacher with other classes takes part with its class_map. Writes
+PATH/diversity.json and PATH/diversity.png.
 
 Examples:
 
@@ -27,15 +28,17 @@ Examples:
 """
 
 FIGURE = """
-Draw the paper's figure: the error of students against the number of their teachers, mean ± standard deviation over seeds.
+Draw the paper's figure: the error of students against the number of their teachers, mean ± standard deviation over
+seeds.
 
-RUN is a run, or a folder of runs, of seeds or not. Students of one architecture have a panel; runs that differ in nothing but seed and teachers
-are a line; baselines without a teacher are a dashed line. Where a run holds diversity.json (see contrastill ensemble diversity), the error of the
-teachers themselves and of their ensemble is dotted in.
+RUN is a run, or a folder of runs, of seeds or not. Students of one architecture have a panel; runs that differ in
+nothing but seed and teachers are a line; baselines without a teacher are a dashed line. Where a run holds
+diversity.json (see contrastill ensemble diversity), the error of the teachers themselves and of their ensemble is
+dotted in.
 
 Examples:
 
-    contrastill ensemble figure runs/untaught runs/kd_of_1 runs/kd_of_3 runs/kd_of_5
+    contrastill ensemble figure runs/baseline runs/kd_of_1 runs/kd_of_3 runs/kd_of_5
 
     contrastill ensemble figure runs --out error.png
 

@@ -1,4 +1,4 @@
-"""``contrastill evaluate RUN``: what a run's student is worth on a test split, beside its teachers and baselines."""
+"""``contrastill evaluate RUN``: a run's student on a test split, beside its teachers and baselines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .tables import print_json, show
 HELP = """
 Measure a run's student on the test split of its data, or of other data.
 
-evaluation.tasks in the config says what: accuracy of its own logits, where the data has classes of the same names; segmentation, by a head on its
-feature maps that is trained on label maps; classification, by a linear probe of its layers on the classes of the data. A run that is
-still under way is measured at its newest checkpoint. What was measured is also written to RUN/evaluation.json, and a picture of
-segmentations to RUN/predictions.png.
+evaluation.tasks in the config names the tasks: accuracy of its own logits, where the data has classes of the same
+names; segmentation, by a head on its feature maps that is trained on label maps; classification, by a linear probe of
+its layers on the classes of the data. A run that is still under way is measured at its newest checkpoint. The rows
+are also written to RUN/evaluation.json, and a picture of segmentations to RUN/predictions.png.
 
 Examples:
 
     contrastill evaluate runs/crd
 
-    contrastill evaluate runs/untaught runs/kd runs/crd --teachers
+    contrastill evaluate runs/baseline runs/kd runs/crd --teachers
 
     contrastill evaluate runs/crd data.path=other.h5 --json
 
@@ -30,7 +30,7 @@ Examples:
 """
 
 _BASELINES = (
-    "Also measure, for segmentation and classification: random (the student's architecture, untaught), "
+    "Also measure, for segmentation and classification: random (the student's architecture, untrained), "
     "scratch (the same, trained on the labels), teacher."
 )
 

@@ -13,11 +13,13 @@ from .tables import print_json
 HELP = """
 Write a run's student as a file that runs without contrastill.
 
-Its input is images, (batch, channels, height, width), normalised float32; with --with-preprocess they are uint8, and normalisation and
-resizing are inside. Its output is logits, and it holds the names of their classes. The file is loaded again and compared with PyTorch on
-images of the run's test split, or on random ones where the data are not at hand; where its logits differ, no file is written.
+Its input is images, (batch, channels, height, width), normalised float32; with --with-preprocess they are uint8, and
+normalisation and resizing are inside. Its output is logits, and it holds the names of their classes. The file is
+loaded again and compared with PyTorch on images of the run's test split, or on random ones where the data are not at
+hand; where its logits differ, no file is written.
 
---int8 writes a second file beside an ONNX one, of 8 bits, calibrated on 128 training images, and prints the accuracy of both.
+--int8 writes a second file beside an ONNX one, of 8 bits, calibrated on 128 training images, and prints the accuracy
+of both.
 
 onnx needs: pip install 'contrastill[export]'
 

@@ -12,5 +12,5 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def json_option(help: str) -> Any:
-    """``--json``; ``help`` says what is printed, which differs from command to command."""
+    """``--json``; ``help`` names what is printed, which differs from command to command."""
     return typer.Option("--json", help=help)

@@ -13,15 +13,17 @@ from .tables import print_json, show
 HELP = """
 Evaluate frozen networks on other data: train a linear classifier on the output of a layer, and test it once.
 
-NETWORK is a run (its student), RUN:teacher (its first teacher; RUN:teachers.1 is the second), or the name of any network, with
-random weights, or followed by @pretrained or by @FILE: timm/resnet18@pretrained, resnet20@released.pth.
+NETWORK is a run (its student), RUN:teacher (its first teacher; RUN:teachers.1 is the second), or the name of any
+network, with random weights, or followed by @pretrained or by @FILE: timm/resnet18@pretrained, resnet20@released.pth.
 
---data, once for each data set, is NAME:PATH, a path that is recognised, or a NAME that needs none, such as rooms; options follow after
-commas: tiny_imagenet:FOLDER,size=32. stl10's fold=all repeats the probe on each of its 10 folds and gives mean ± standard deviation
-(few shots and LogME take the whole training split). classes=[cat,dog] leaves other classes out.
+--data, once for each data set, is NAME:PATH, a path that is recognised, or a NAME that needs none, such as rooms;
+options follow after commas: tiny_imagenet:FOLDER,size=32. stl10's fold=all repeats the probe on each of its 10 folds
+and gives mean ± standard deviation (few shots and LogME take the whole training split). classes=[cat,dog] leaves
+other classes out.
 
-Each network sees the data at its own resolution and with its own normalisation, and in the modality that it reads. OUT receives probe.json,
-probe.md and, where there is something to see, probe_layers.png, probe_shots.png, cka.png and correlation.png.
+Each network sees the data at its own resolution and with its own normalisation, and in the modality that it reads.
+OUT receives probe.json, probe.md and, where there is something to see, probe_layers.png, probe_shots.png, cka.png and
+correlation.png.
 
 Examples:
 

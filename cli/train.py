@@ -26,8 +26,8 @@ Examples:
 
     accelerate launch --num_processes 2 -m contrastill train my_config.yaml
 
-seeds=5 trains five times, in out/seed-0, out/seed-1, …, and measures their diversity. Such a folder under weights stands for five teachers.
-A command that was stopped resumes when it is given again.
+seeds=5 trains five times, in out/seed-0, out/seed-1, …, and measures their diversity. Such a folder under weights
+stands for five teachers. A command that was stopped resumes when it is given again.
 """
 
 

@@ -43,10 +43,10 @@ def check(trainings: Sequence[Training]) -> None:
         UsageError: A key, a name or a value that is not allowed, or a folder that holds a run with other settings.
     """
     for training in trainings:
-        there = Run(training.out).config.is_file()
-        if training.seed == 0 or there:
+        exists = Run(training.out).config.is_file()
+        if training.seed == 0 or exists:
             config = load_config(training.config, training.overrides)
-        if there:
+        if exists:
             Run(training.out).claim(to_yaml(config))
 
 
@@ -121,8 +121,8 @@ class Grid:
                 return
             if training.after and not Run(training.after).student.is_file():
                 if any(
-                    one.out == training.after
-                    for one in [*self._waiting, *(other for other, _ in self._running.values())]
+                    other_training.out == training.after
+                    for other_training in [*self._waiting, *(other for other, _ in self._running.values())]
                 ):
                     continue
                 self.failed[training.name] = f"its teacher in {training.after} was not trained"
@@ -316,9 +316,9 @@ def _stopping() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Stopped("stopped: the same command goes on from the last checkpoints and trains what is missing", number)
 
-    wanted = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
+    signals = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
     try:
-        before = {number: signal.signal(number, stop) for number in wanted}
+        before = {number: signal.signal(number, stop) for number in signals}
     except ValueError:  # signals reach the main thread alone
         before = {}
     try:

@@ -100,13 +100,16 @@ def exit_code_of(train: Train, config: str, overrides: list[str]) -> int:
 @contextmanager
 def _changed_environment(environment: Mapping[str, str]) -> Iterator[None]:
     """A new process inherits the variables of this one."""
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -92,8 +92,8 @@ def cache_teachers(
         UsageError: No teachers, views or folder, several seeds, or a folder of another cache.
         ContrastillError: A file cannot be read or written.
     """
-    given = [*overrides_as_text(overrides), *([f"train.views={views}"] if views else [])]
-    resolved = resolve_config(config, given)
+    texts = [*overrides_as_text(overrides), *([f"train.views={views}"] if views else [])]
+    resolved = resolve_config(config, texts)
     folder = resolved.train.teacher_cache if out is None else os.fspath(out)
     resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update={"teacher_cache": folder})})
     _check(resolved)

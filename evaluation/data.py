@@ -106,8 +106,8 @@ class DataDescription(TabularResult):
         """The splits in one line.
 
         Example:
-            >>> field = FieldDescription((8, 4, 4, 3), "uint8")
-            >>> DataDescription("", None, None, None, None, None, {"test": SplitDescription(8, {"rgb": field})}).summary()
+            >>> split = SplitDescription(8, {"rgb": FieldDescription((8, 4, 4, 3), "uint8")})
+            >>> DataDescription("", None, None, None, None, None, {"test": split}).summary()
             'test 8 (rgb 4×4×3)'
         """
         splits = []

@@ -1,4 +1,4 @@
-"""Measures how far apart a run's teachers, or the runs of a folder of seeds, are, and what they are worth together."""
+"""Measures how a run's teachers, or the runs of a folder of seeds, differ, and how good their ensemble is."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _result(
     curves = {"networks": measures.pooled, "ensemble": measures.ensemble.reliability}
     if measures.student is not None:
         curves["student"] = measures.student.reliability
-    beside = measures.student_disagreement
+    student_disagreement = measures.student_disagreement
     return DiversityResult(
         data,
         samples,
@@ -240,7 +240,7 @@ def _result(
         measures.oracle,
         measures.mean_disagreement,
         measures.disagreement.tolist(),
-        None if beside is None else beside.tolist(),
+        None if student_disagreement is None else student_disagreement.tolist(),
         {name: _bins(curve) for name, curve in curves.items()},
         picture,
     )
@@ -269,8 +269,13 @@ def _draw(measures: Diversity, networks: Sequence[_Member], student: _Member | N
         bars.append(Bar("their ensemble", measures.ensemble.top1, "ensemble"))
         curves.append(_curve("ensemble", "their ensemble", measures.ensemble.reliability))
     if student and measures.student is not None and measures.student_disagreement is not None:
-        beside = measures.student_disagreement[: len(networks)]
-        matrix = torch.cat([torch.cat([matrix, beside[:, None]], 1), torch.cat([beside, torch.zeros(1)])[None]])
+        student_disagreement = measures.student_disagreement[: len(networks)]
+        matrix = torch.cat(
+            [
+                torch.cat([matrix, student_disagreement[:, None]], 1),
+                torch.cat([student_disagreement, torch.zeros(1)])[None],
+            ]
+        )
         keys.append(student.key)
         bars.append(Bar(student.name, measures.student.top1, "student"))
         curves.append(_curve("student", "student", measures.student.reliability))

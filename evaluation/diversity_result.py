@@ -63,7 +63,7 @@ class ReliabilityBins:
 
 @dataclass(frozen=True)
 class DiversityResult(TabularResult):
-    """How networks differ, and what their ensemble is worth.
+    """How networks differ, and how good their ensemble is.
 
     Attributes:
         data: The section ``data`` of the config.
@@ -93,7 +93,7 @@ class DiversityResult(TabularResult):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as diversity.json holds them."""
-        beside = self.student_disagreement
+        student_disagreement = self.student_disagreement
         return {
             "data": dict(self.data),
             "samples": self.samples,
@@ -103,7 +103,7 @@ class DiversityResult(TabularResult):
             "oracle": self.oracle,
             "mean_disagreement": self.mean_disagreement,
             "disagreement": [list(row) for row in self.disagreement],
-            "student_disagreement": None if beside is None else list(beside),
+            "student_disagreement": None if student_disagreement is None else list(student_disagreement),
             "reliability": {name: bins.to_dict() for name, bins in self.reliability.items()},
             "picture": str(self.picture),
         }

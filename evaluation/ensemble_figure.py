@@ -23,8 +23,8 @@ from .messages import print_message
 
 _KEYS = 3  # settings that a label names
 _DEPTH = 2  # levels of folders above a run: a folder of folders of seeds
-# Keys of a config that do not say what is learnt, or that are an axis of the figure.
-_APART = ("out", "seed", "seeds", "trackers", "teachers", "evaluation", "data.path", "ensemble.batched")
+# Keys of a config on which the result does not depend, or that are an axis of the figure.
+_IGNORED = ("out", "seed", "seeds", "trackers", "teachers", "evaluation", "data.path", "ensemble.batched")
 _HOUSEKEEPING = (
     "train.evaluate_every",
     "train.checkpoint_every",
@@ -146,7 +146,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
     """The panels of the figure from run folders, or folders of them.
 
     Runs belong to one line if nothing but seed, teachers and what does not change the result differs; where two lines
-    would bear one label, it says in what they differ.
+    would have one label, their differences are added.
 
     Args:
         paths: Runs, folders of runs (of seeds, for one), or folders of those.
@@ -204,7 +204,7 @@ def _entry(path: Path) -> RunEntry:
     settings = {
         key: value
         for key, value in flat.items()
-        if key not in _HOUSEKEEPING and not any(key == part or key.startswith(f"{part}.") for part in _APART)
+        if key not in _HOUSEKEEPING and not any(key == part or key.startswith(f"{part}.") for part in _IGNORED)
     }
     if config.data.path:  # a file may have been moved; another one has mostly another name
         settings["data.path"] = Path(config.data.path).name
@@ -269,17 +269,17 @@ def _panel(student: str, entries: list[RunEntry], warn: Callable[[str], None]) -
             lines[label] = points
         else:
             baselines[label] = points[0]
-    measured = [(entry.teachers, entry.teacher_errors) for entry in entries if entry.teacher_errors]
-    counts = sorted({teachers for teachers, _ in measured})
+    teacher_errors = [(entry.teachers, entry.teacher_errors) for entry in entries if entry.teacher_errors]
+    counts = sorted({teachers for teachers, _ in teacher_errors})
     teachers, ensembles = (
-        [_mean(count, [errors[place] for teachers, errors in measured if teachers == count]) for count in counts]
+        [_mean(count, [errors[place] for teachers, errors in teacher_errors if teachers == count]) for count in counts]
         for place in (0, 1)
     )
     return Panel(student, dict(sorted(lines.items())), baselines, teachers, ensembles)
 
 
 def _named(entries: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
-    """Lines by their label; equal labels of different settings say the first differences."""
+    """Lines by their label; equal labels of different settings name the first differences."""
     groups: dict[str, dict[str, list[RunEntry]]] = {}
     for entry in entries:
         groups.setdefault(entry.label or "baseline", {}).setdefault(

@@ -73,7 +73,7 @@ def check_environment(data: Sequence[str | os.PathLike] = ()) -> EnvironmentRepo
     for name in _CHECKS:
         try:
             findings += getattr(environment_checks, name)()
-        except Exception as error:  # what is broken is what the report is there to say
+        except Exception as error:  # what is broken is what the report is for
             message = f"could not be looked at: {_first_words(error)}"
             findings.append(Finding(name, "", "problem", message, "pip install --force-reinstall contrastill"))
     findings += [_data_finding(os.fspath(source)) for source in data]

@@ -177,7 +177,7 @@ class EvaluationRow:
             "parameters": f"{self.parameters:,}",
             "images": f"{self.images:,}",
         }
-        # The origin of the weights takes a column's room: beside other tasks it is shown where it is no finished student.
+        # The column takes room: beside other tasks it is there only where the weights are no finished student's.
         if self.task == "accuracy" or self.weights.startswith("checkpoint"):
             common["weights"] = self.weights
         return self.scores.lines(common)

@@ -91,8 +91,8 @@ class EvaluatedNetworks:
             UsageError: There is no such teacher.
         """
         if number >= len(self.config.teachers):
-            there = f"{len(self.config.teachers)} teacher(s), numbered from 0" if self.config.teachers else "no teacher"
-            raise UsageError(f"{self.run.path} has no teachers.{number}: it has {there}")
+            known = f"{len(self.config.teachers)} teacher(s), numbered from 0" if self.config.teachers else "no teacher"
+            raise UsageError(f"{self.run.path} has no teachers.{number}: it has {known}")
         entry = self.config.teachers[number]
         return EvaluatedNetwork("teacher", entry.model, self._teachers[number], str(entry.weights), entry)
 

@@ -104,8 +104,8 @@ class DataSetProbe:
         if other is None:
             return []
         rows, columns = (self._representation_layers(name) for name in (text, other))
-        beside = self._test_features(other)
-        values = [[linear_cka(test[row].values, beside[column].values) for column in columns] for row in rows]
+        other_test = self._test_features(other)
+        values = [[linear_cka(test[row].values, other_test[column].values) for column in columns] for row in rows]
         return [CkaResult(text, other, self.source, rows, columns, values)]
 
     def _correlation(self, text: str, test: dict[str, Features]) -> list[CorrelationResult]:
@@ -191,7 +191,7 @@ class DataSetProbe:
         return [layer for layer in self.layers[text] if layer != "logits"]
 
     def _test_features(self, text: str) -> dict[str, Features]:
-        """All features of a network on the test samples, by one pass; those that others are compared with are cached."""
+        """All features of a network on the test samples, by one pass; cached where others are compared with them."""
         if text in self._cached:
             return self._cached[text]
         probed = text in self.networks

@@ -51,7 +51,7 @@ class NetworkName:
         """The network itself, on the CPU.
 
         Args:
-            classes: Length of the logits where neither weights nor a run say it.
+            classes: Length of the logits where neither weights nor a run determine it.
             seed: Of weights that are random.
 
         Raises:

@@ -148,7 +148,7 @@ class RunEvaluation:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        # A teacher of other classes (ImageNet's, say) has embeddings to give, and no accuracy here.
+        # A teacher of other classes, such as ImageNet's, has no accuracy here.
         yield Accuracy(**(evaluate(candidate.network, loader, self.accelerator) if self._answers(candidate) else {}))
 
     def _answers(self, candidate: EvaluatedNetwork) -> bool:
@@ -254,10 +254,10 @@ class RunEvaluation:
                 continue
             for task in self.options.tasks:
                 if task == "segmentation" and LABELS not in split.modalities:
-                    there = ", ".join(split.modalities)
+                    stored = ", ".join(split.modalities)
                     raise UsageError(
                         f"the {name} split of {self._where()} has no label maps: segmentation needs the modality "
-                        f"{LABELS}, and it has {there}"
+                        f"{LABELS}, and it has {stored}"
                     )
                 if task != "segmentation" and split.targets is None and (task, name) != ("accuracy", "train"):
                     raise UsageError(

@@ -222,7 +222,11 @@ def check_values(command, values):
             assert objective == "all" or objective in OBJECTIVES
         for network in re.split(r"[,:]", values["pairs"] or "all"):
             assert network == "all" or network in MODELS
-        for setting in [*(values["given"] or []), *(values["teacher_given"] or []), *filter(None, [values["vary"]])]:
+        for setting in [
+            *(values["overrides"] or []),
+            *(values["teacher_overrides"] or []),
+            *filter(None, [values["vary"]]),
+        ]:
             assert is_key(setting.partition("=")[0]), setting
     elif command == "probe":
         for name in values["data"]:

@@ -78,8 +78,8 @@ def state_of(out):
     return load_newest(out / "checkpoints").model
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+def equal(state, other):
+    return state.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in state.items())
 
 
 def forbid_teachers(monkeypatch):
@@ -105,33 +105,35 @@ def forbid_teachers(monkeypatch):
 def test_a_training_from_it_is_that_from_memory_and_never_asks_a_teacher(packed, tmp_path, capsys, monkeypatch):
     assert trained(packed, None, tmp_path / "memory") == 0
     assert trained(packed, tmp_path / "on the fly", tmp_path / "filled") == 0
-    assert cached(packed, tmp_path / "said") == 0
-    before = files_of(tmp_path / "said")
+    assert cached(packed, tmp_path / "outputs") == 0
+    before = files_of(tmp_path / "outputs")
     assert before.keys() - {"cache.json"} == files_of(tmp_path / "on the fly").keys() and "cache.json" in before
     forbid_teachers(monkeypatch)
-    held = []
-    monkeypatch.setattr(Network, "freeze", lambda self, freeze=Network.freeze: held.append(self) or freeze(self))
-    assert trained(packed, tmp_path / "said", tmp_path / "read") == 0
-    assert files_of(tmp_path / "said") == before
+    frozen = []
+    monkeypatch.setattr(Network, "freeze", lambda self, freeze=Network.freeze: frozen.append(self) or freeze(self))
+    assert trained(packed, tmp_path / "outputs", tmp_path / "read") == 0
+    assert files_of(tmp_path / "outputs") == before
     assert equal(state_of(tmp_path / "memory"), state_of(tmp_path / "read")) and equal(
         state_of(tmp_path / "memory"), state_of(tmp_path / "filled")
     )
     # The weights of the teacher are let go of: none of them goes to a device.
-    assert len(held) == 1 and not list(held[0].parameters())
+    assert len(frozen) == 1 and not list(frozen[0].parameters())
 
 
 def test_another_run_of_another_objective_reads_the_same_files(packed, tmp_path, monkeypatch):
-    assert cached(packed, tmp_path / "said") == 0
+    assert cached(packed, tmp_path / "outputs") == 0
     forbid_teachers(monkeypatch)
-    assert trained(packed, tmp_path / "said", tmp_path / "kd", "objectives.crd=null", "train.views=1") == 0
+    assert trained(packed, tmp_path / "outputs", tmp_path / "kd", "objectives.crd=null", "train.views=1") == 0
 
 
 def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
-    folder = tmp_path / "said"
+    folder = tmp_path / "outputs"
     arguments = ["cache", *settings(packed), "--views", "2", "--out", str(folder)]
     assert main([*arguments, "--dry-run"]) == 0 and not folder.exists()
-    said = capsys.readouterr().out
-    assert "2 views of 96 samples, 1 teacher: embedding (fp32), logits (fp32)" in said and "0.1 MB in 12 files" in said
+    output = capsys.readouterr().out
+    assert (
+        "2 views of 96 samples, 1 teacher: embedding (fp32), logits (fp32)" in output and "0.1 MB in 12 files" in output
+    )
     assert (
         main([*arguments, "--dry-run", "--json", "cache.logits=2", "cache.precision=fp16", "cache.parts=[maps]"]) == 0
         and not folder.exists()
@@ -154,20 +156,20 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--out", "said"], "the number of views of each sample is not set: add --views"),
+        (["--out", "outputs"], "the number of views of each sample is not set: add --views"),
         (["--views", "2"], "the folder to write to is not set: add --out FOLDER"),
         (
-            ["--views", "2", "--out", "said", "objectives.crd=null", "objectives.kd=null"],
+            ["--views", "2", "--out", "outputs", "objectives.crd=null", "objectives.kd=null"],
             "none of cross_entropy reads a teacher",
         ),
-        (["--views", "2", "--out", "said", "seeds=3"], "seeds trains several times"),
+        (["--views", "2", "--out", "outputs", "seeds=3"], "seeds trains several times"),
         (
-            ["--views", "2", "--out", "said", "cache.logits=4"],
+            ["--views", "2", "--out", "outputs", "cache.logits=4"],
             "cache.logits=4 keeps the largest of more logits than that, and a teacher has 4",
         ),
-        (["--views", "2", "--out", "said", "cache.logits=0"], "cache.logits"),
+        (["--views", "2", "--out", "outputs", "cache.logits=0"], "cache.logits"),
         (
-            ["--views", "2", "--out", "said", "cache.logit=2"],
+            ["--views", "2", "--out", "outputs", "cache.logit=2"],
             "cache.logit is not a key of the config: did you mean logits",
         ),
     ],
@@ -175,8 +177,8 @@ def test_the_plan_comes_before_anything_is_written(packed, tmp_path, capsys):
 def test_wrong_usage_is_one_sentence(packed, tmp_path, capsys, monkeypatch, more, message):
     monkeypatch.chdir(tmp_path)
     assert main(["cache", *settings(packed), *more]) == 2
-    said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert message in output and "Traceback" not in output
     assert not list(tmp_path.rglob("*.h5"))
 
 
@@ -214,15 +216,15 @@ def test_killed_and_given_again_it_writes_the_same_files(packed, tmp_path):
     killed = subprocess.run([sys.executable, "-c", script, "13", *command], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     first = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in files_of(tmp_path / "killed")}
-    whole = [name for name in first if name.endswith(".h5")]
-    assert 0 < len(whole) < 12 and any(name.endswith(".tmp") for name in first)
+    complete = [name for name in first if name.endswith(".h5")]
+    assert 0 < len(complete) < 12 and any(name.endswith(".tmp") for name in first)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     assert main([*command[:-3], "--out", str(tmp_path / "killed"), "-q"]) == 0
     assert main([*command[:-3], "--out", str(tmp_path / "whole"), "-q"]) == 0
     torch.set_num_threads(threads)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
-    assert all((tmp_path / "killed" / name).stat().st_mtime_ns == first[name] for name in whole)
+    assert all((tmp_path / "killed" / name).stat().st_mtime_ns == first[name] for name in complete)
 
 
 STALE = {
@@ -246,9 +248,9 @@ STALE = {
 
 
 @pytest.fixture(scope="module")
-def said(packed, tmp_path_factory):
+def folder_written(packed, tmp_path_factory):
     """A folder that the command wrote."""
-    folder = tmp_path_factory.mktemp("cache") / "said"
+    folder = tmp_path_factory.mktemp("cache") / "outputs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_files, "ROWS", 32)
         assert cached(packed, folder) == 0
@@ -256,21 +258,21 @@ def said(packed, tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", STALE)
-def test_a_stale_folder_is_refused_with_what_differs(packed, said, tmp_path, capsys, monkeypatch, what):
-    given, message = STALE[what]
-    before = files_of(said)
-    assert trained(packed, said, tmp_path / "run", *given) == 2
-    found = capsys.readouterr().err
+def test_a_stale_folder_is_refused_with_what_differs(packed, folder_written, tmp_path, capsys, monkeypatch, what):
+    overrides, message = STALE[what]
+    before = files_of(folder_written)
+    assert trained(packed, folder_written, tmp_path / "run", *overrides) == 2
+    errors = capsys.readouterr().err
     assert (
-        message in found
-        and f"train.teacher_cache={said}" in found
-        and "contrastill cache" in found
-        and "Traceback" not in found
+        message in errors
+        and f"train.teacher_cache={folder_written}" in errors
+        and "contrastill cache" in errors
+        and "Traceback" not in errors
     )
-    assert not (tmp_path / "run").exists() and files_of(said) == before
+    assert not (tmp_path / "run").exists() and files_of(folder_written) == before
 
 
-def test_other_weights_and_other_data_are_refused(packed, said, tmp_path, capsys):
+def test_other_weights_and_other_data_are_refused(packed, folder_written, tmp_path, capsys):
     from contrastill.core.config.loading import load_config
     from contrastill.models.build import save_student
     from contrastill.training.assemble import build
@@ -279,26 +281,28 @@ def test_other_weights_and_other_data_are_refused(packed, said, tmp_path, capsys
     save_student(
         build(load_config(settings(packed)[0], settings(packed)[1:]).teachers[0], 4), tmp_path / "other.safetensors"
     )
-    assert trained(packed, said, tmp_path / "run", f"teachers.0.weights={tmp_path / 'other.safetensors'}") == 2
+    assert (
+        trained(packed, folder_written, tmp_path / "run", f"teachers.0.weights={tmp_path / 'other.safetensors'}") == 2
+    )
     assert "(the weights of teacher 0 are others)" in capsys.readouterr().err
-    assert trained(write_packed(tmp_path / "other.h5", 1), said, tmp_path / "run") == 2
+    assert trained(write_packed(tmp_path / "other.h5", 1), folder_written, tmp_path / "run") == 2
     assert "(the samples as the views show them are others)" in capsys.readouterr().err
     # The same data in another place are the same data.
     os.rename(write_packed(tmp_path / "again.h5", 0), tmp_path / "moved.h5")
-    assert trained(str(tmp_path / "moved.h5"), said, tmp_path / "run") == 0
+    assert trained(str(tmp_path / "moved.h5"), folder_written, tmp_path / "run") == 0
 
 
 def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command_mends_them(packed, tmp_path, capsys):
-    folder = tmp_path / "said"
+    folder = tmp_path / "outputs"
     assert cached(packed, folder) == 0
-    whole = files_of(folder)
+    complete = files_of(folder)
     paths = [path for path in sorted(folder.rglob("*.h5")) if path.parent.name.startswith("embedding-1")]
     paths[1].write_bytes(paths[1].read_bytes()[:-100])
     assert trained(packed, folder, tmp_path / "run") == 1
-    found = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert (
         f"{paths[1]}, what a teacher said of some samples, is damaged: remove it, and run contrastill cache again "
-        "with this config" in found
+        "with this config" in errors
     )
     paths[2].unlink()
     assert trained(packed, folder, tmp_path / "run") == 2
@@ -307,7 +311,7 @@ def test_an_unfinished_folder_and_a_truncated_file_are_refused_until_the_command
         in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
-    assert cached(packed, folder) == 0 and files_of(folder) == whole
+    assert cached(packed, folder) == 0 and files_of(folder) == complete
     (folder / teacher_files.SEAL).write_text("{")
     assert trained(packed, folder, tmp_path / "run") == 1
     assert "cache.json is damaged" in capsys.readouterr().err
@@ -324,10 +328,10 @@ def test_a_full_disk_leaves_whole_files_alone(packed, tmp_path, capsys, monkeypa
         return real(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    assert cached(packed, tmp_path / "said") == 1
-    found = capsys.readouterr().err
-    assert "cannot be written" in found and "No space left on device" in found and "make room" in found
-    assert not list((tmp_path / "said").rglob(".*.tmp")) and 0 < len(list((tmp_path / "said").rglob("*.h5"))) < 12
+    assert cached(packed, tmp_path / "outputs") == 1
+    errors = capsys.readouterr().err
+    assert "cannot be written" in errors and "No space left on device" in errors and "make room" in errors
+    assert not list((tmp_path / "outputs").rglob(".*.tmp")) and 0 < len(list((tmp_path / "outputs").rglob("*.h5"))) < 12
 
 
 def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
@@ -374,11 +378,11 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
     }
     command = [sys.executable, *launch, str(tmp_path / "both.py"), *cache, "--", *train]
     answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    heard = {
+    logged = {
         name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")
     }
-    assert answer.returncode == 0, heard["stderr"][0][-2000:] + heard["stderr"][1][-2000:]
-    assert json.loads(heard["stdout"][0])["written"] == 12 and heard["stdout"][1] == ""
+    assert answer.returncode == 0, logged["stderr"][0][-2000:] + logged["stderr"][1][-2000:]
+    assert json.loads(logged["stdout"][0])["written"] == 12 and logged["stdout"][1] == ""
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     assert state_of(tmp_path / "run-one").keys() == state_of(tmp_path / "run-two").keys()
     rows = [
@@ -390,5 +394,5 @@ def test_two_processes_write_and_train_what_one_does(packed, tmp_path):
 
 
 def test_the_folder_is_named_in_the_configs_own_words(packed, tmp_path, capsys):
-    assert main(["cache", *settings(packed, "train.views=2", f"train.teacher_cache={tmp_path / 'said'}")]) == 0
-    assert f"train with train.views=2 train.teacher_cache={tmp_path / 'said'}" in capsys.readouterr().err
+    assert main(["cache", *settings(packed, "train.views=2", f"train.teacher_cache={tmp_path / 'outputs'}")]) == 0
+    assert f"train with train.views=2 train.teacher_cache={tmp_path / 'outputs'}" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def leaves(command, names=()):
     return (
         {names: command}
         if inner is None
-        else {key: leaf for name, one in inner.items() for key, leaf in leaves(one, (*names, name)).items()}
+        else {key: leaf for name, parameter in inner.items() for key, leaf in leaves(parameter, (*names, name)).items()}
     )
 
 
@@ -41,31 +41,31 @@ EACH = pytest.mark.parametrize("words", COMMANDS, ids="-".join)
 
 
 def option(words, name):
-    return next((one for one in COMMANDS[words].params if name in one.opts), None)
+    return next((parameter for parameter in COMMANDS[words].params if name in parameter.opts), None)
 
 
 @EACH
 def test_help_has_examples_that_the_command_takes(words, capsys):
     assert main([*words, "--help"]) == 0
     assert "Usage" in capsys.readouterr().out
-    _, found, examples = COMMANDS[words].help.partition("Examples:")
-    assert found and f"    contrastill {' '.join(words)}" in examples
+    _, present, examples = COMMANDS[words].help.partition("Examples:")
+    assert present and f"    contrastill {' '.join(words)}" in examples
 
 
 @EACH
 def test_wrong_options_are_code_2(words, capsys):
     assert main([*words, "--nonsense"]) == 2
-    said = capsys.readouterr()
-    assert "nonsense" in said.err and not said.out
+    output = capsys.readouterr()
+    assert "nonsense" in output.err and not output.out
 
 
 @EACH
 def test_missing_arguments_are_code_2(words, capsys):
-    if not any(one.required for one in COMMANDS[words].params):
+    if not any(parameter.required for parameter in COMMANDS[words].params):
         pytest.skip("it needs none")
     assert main([*words]) == 2
-    said = capsys.readouterr()
-    assert "Missing" in said.err and not said.out
+    output = capsys.readouterr()
+    assert "Missing" in output.err and not output.out
 
 
 @EACH

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def asked(folder, shell, *words):
+def answers(folder, shell, *words):
     """What a shell is answered; bash takes the equals sign for a word of its own."""
     variables = {"_CONTRASTILL_COMPLETE": f"complete_{shell}"}
     if shell == "bash":
@@ -62,14 +62,14 @@ def asked(folder, shell, *words):
     ],
 )
 def test_bash_is_answered(folder, words, answer):
-    assert asked(folder, "bash", *words) == answer
+    assert answers(folder, "bash", *words) == answer
 
 
 def test_zsh_and_fish_complete_whole_overrides(folder):
-    wanted = ["student.model=resnet32", "student.model=resnet32x4"]
-    assert asked(folder, "fish", "train", "teachers/cifar100", "student.model=resnet3") == wanted
-    shown = "".join(asked(folder, "zsh", "train", "teachers/cifar100", "student.model=resnet3"))
-    assert all(f'"{one}"' in shown for one in wanted)
+    expected = ["student.model=resnet32", "student.model=resnet32x4"]
+    assert answers(folder, "fish", "train", "teachers/cifar100", "student.model=resnet3") == expected
+    shown = "".join(answers(folder, "zsh", "train", "teachers/cifar100", "student.model=resnet3"))
+    assert all(f'"{word}"' in shown for word in expected)
 
 
 def test_the_script_works_in_a_real_bash(folder, tmp_path):

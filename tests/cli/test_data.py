@@ -43,10 +43,10 @@ def test_folder_to_packed_and_back(folder, tmp_path, capsys):
     assert split.classes == ["cat", "dog"] and split.targets.tolist() == [0] * 5 + [1] * 5
     first = np.asarray(Image.open(folder / "train" / "cat" / "0.png"))
     assert np.array_equal(split.images["rgb"].interior[0], first)
-    said = _info(out, capsys)
-    assert said["classes"] == ["cat", "dog"] and said["bytes"] == out.stat().st_size
-    assert set(said["splits"]) == {"train", "test"} and said["splits"]["test"]["samples"] == 4
-    target, rgb = said["splits"]["train"]["fields"]["target"], said["splits"]["train"]["fields"]["rgb"]
+    output = _info(out, capsys)
+    assert output["classes"] == ["cat", "dog"] and output["bytes"] == out.stat().st_size
+    assert set(output["splits"]) == {"train", "test"} and output["splits"]["test"]["samples"] == 4
+    target, rgb = output["splits"]["train"]["fields"]["target"], output["splits"]["train"]["fields"]["rgb"]
     assert target["per_class"] == {"min": 5, "max": 5} and target["classes"] == 2 and target["shape"] == [10]
     assert rgb["shape"] == [10, 12, 16, 3] and rgb["dtype"] == "uint8" and 0 <= rgb["min"] < rgb["max"] <= 255
 
@@ -67,12 +67,12 @@ def test_a_registered_set_packs_as_it_is(folder, tmp_path, capsys):
     assert (
         main(["data", "pack", str(folder), str(first)]) == main(["data", "pack", f"packed:{first}", str(second)]) == 0
     )
-    with h5py.File(first) as one, h5py.File(second) as other:
+    with h5py.File(first) as first_file, h5py.File(second) as other:
         for split in ("train", "test"):
             for field in ("rgb", "target"):
                 assert (
-                    np.array_equal(one[split][field], other[split][field])
-                    and one[split][field].dtype == other[split][field].dtype
+                    np.array_equal(first_file[split][field], other[split][field])
+                    and first_file[split][field].dtype == other[split][field].dtype
                 )
     assert main(["data", "pack", f"packed:{first}", str(tmp_path / "third.h5"), "--size", "8"]) == 2
     assert main(["data", "pack", f"cifar100:{tmp_path}", str(tmp_path / "third.h5")]) == 2
@@ -132,28 +132,29 @@ def pairs(tmp_path):
 
 def test_pairs_pack_with_their_camera_and_come_back_the_same(pairs, tmp_path, capsys):
     out, fields = tmp_path / "pairs.h5", {"rgb": "rgb", "depth": "depth"}
-    given = ["size=[6,8]", "intrinsics=[20,20,8,6]", "depth_unit=mm", "workers=0"]
-    assert main(["data", "pack", f"paired_folder:{pairs}", str(out), *given, "--quiet"]) == 0
+    options_given = ["size=[6,8]", "intrinsics=[20,20,8,6]", "depth_unit=mm", "workers=0"]
+    assert main(["data", "pack", f"paired_folder:{pairs}", str(out), *options_given, "--quiet"]) == 0
     folder, packed = DATASETS["paired_folder"], DATASETS["packed"]
     options = folder.Options(path=str(pairs), size=(6, 8), intrinsics=(20, 20, 8, 6), depth_unit="mm", workers=0)
     for name in ("train", "test"):
         read = packed(packed.Options(path=str(out), fields=fields, crop_padding=0)).open(name)
-        [one], [other] = (
+        [first_file], [other] = (
             list(split.loader(batch_size=9, device="cpu", train=False).epoch(0))
             for split in (folder(options).open(name), read)
         )
-        assert one.keys() == other.keys() == {"rgb", "depth", "camera", "index"}
+        assert first_file.keys() == other.keys() == {"rgb", "depth", "camera", "index"}
         assert all(
-            one[field].dtype == other[field].dtype and np.allclose(one[field], other[field], rtol=0, atol=1e-4)
-            for field in one
+            first_file[field].dtype == other[field].dtype
+            and np.allclose(first_file[field], other[field], rtol=0, atol=1e-4)
+            for field in first_file
         )
         assert read.camera.unit == "mm" and read.camera.intrinsics == (10.0, 10.0, 3.75, 2.75) and read.targets is None
-    said = _info(out, capsys)
+    output = _info(out, capsys)
     assert (
-        said["depth_unit"] == "mm"
-        and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75]
-        and said["classes"] is None
-        and said["semantic_classes"] is None
+        output["depth_unit"] == "mm"
+        and output["intrinsics"] == [10.0, 10.0, 3.75, 2.75]
+        and output["classes"] is None
+        and output["semantic_classes"] is None
     )
     again = tmp_path / "again.h5"
     assert (
@@ -172,11 +173,11 @@ def test_pairs_pack_with_their_camera_and_come_back_the_same(pairs, tmp_path, ca
         == 0
     )
     assert "(train 3, " in capsys.readouterr().err
-    said = _info(again, capsys)
+    output = _info(again, capsys)
     assert (
-        said["depth_unit"] == "mm"
-        and said["intrinsics"] == [10.0, 10.0, 3.75, 2.75]
-        and list(said["splits"]) == ["train"]
+        output["depth_unit"] == "mm"
+        and output["intrinsics"] == [10.0, 10.0, 3.75, 2.75]
+        and list(output["splits"]) == ["train"]
     )
 
 
@@ -184,11 +185,11 @@ def test_a_set_without_files_packs_from_its_options(tmp_path, capsys):
     out = tmp_path / "rooms.h5"
     options = ["modalities=[rgb,depth,semantics]", "size=16", "train_samples=6", "test_samples=3"]
     assert main(["data", "pack", "rooms:", str(out), *options, "--quiet"]) == 0
-    said = _info(out, capsys)
-    assert said["splits"]["train"]["fields"]["depth"]["shape"] == [6, 16, 16] and said["splits"]["test"]["fields"][
+    output = _info(out, capsys)
+    assert output["splits"]["train"]["fields"]["depth"]["shape"] == [6, 16, 16] and output["splits"]["test"]["fields"][
         "target"
     ]["shape"] == [3]
-    assert said["depth_unit"] == "m" and len(said["intrinsics"]) == 4 and "floor" in said["semantic_classes"]
+    assert output["depth_unit"] == "m" and len(output["intrinsics"]) == 4 and "floor" in output["semantic_classes"]
 
 
 def test_a_split_alone(folder, tmp_path, capsys):
@@ -200,7 +201,7 @@ def test_a_split_alone(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "source,options,says",
+    "source,options,expected",
     [
         ("packed:pets", ["limt=3"], "limt is not a key of the config: did you mean limit"),
         ("packed:pets", ["limit=0"], "limit=0 is not allowed"),
@@ -210,15 +211,15 @@ def test_a_split_alone(folder, tmp_path, capsys):
         ("pets", ["limit=3"], "limit=3 is an option of a data set: give it with NAME:PATH"),
     ],
 )
-def test_wrong_options(folder, tmp_path, capsys, monkeypatch, source, options, says):
+def test_wrong_options(folder, tmp_path, capsys, monkeypatch, source, options, expected):
     monkeypatch.chdir(tmp_path)
     assert main(["data", "pack", source, "x.h5", *options]) == 2
-    said = capsys.readouterr().err
-    assert says in said and len(said.strip().splitlines()) == 1 and not os.path.exists("x.h5")
+    output = capsys.readouterr().err
+    assert expected in output and len(output.strip().splitlines()) == 1 and not os.path.exists("x.h5")
 
 
 @pytest.mark.parametrize(
-    "source,out,says",
+    "source,out,expected",
     [
         ("nowhere", "x.h5", "nowhere is neither a folder nor NAME:PATH: NAME is one of cifar100"),
         ("cifar10:data", "x.h5", "dataset 'cifar10' does not exist: did you mean cifar100"),
@@ -226,11 +227,11 @@ def test_wrong_options(folder, tmp_path, capsys, monkeypatch, source, options, s
         ("pets", "x.txt", "should be called .h5"),
     ],
 )
-def test_wrong_use(folder, tmp_path, capsys, monkeypatch, source, out, says):
+def test_wrong_use(folder, tmp_path, capsys, monkeypatch, source, out, expected):
     monkeypatch.chdir(tmp_path)
     assert main(["data", "pack", source, out]) == 2
-    said = capsys.readouterr().err
-    assert says in said and len(said.strip().splitlines()) == 1 and not os.path.exists(out)
+    output = capsys.readouterr().err
+    assert expected in output and len(output.strip().splitlines()) == 1 and not os.path.exists(out)
 
 
 def test_test_images_outside_trains_classes_are_refused(folder, tmp_path, capsys):
@@ -244,8 +245,8 @@ def test_info_of_missing_and_truncated_files(folder, tmp_path, capsys):
     assert main(["data", "pack", str(folder), str(out), "--quiet"]) == 0
     half.write_bytes(out.read_bytes()[:-100])
     assert main(["data", "info", str(half)]) == 1
-    said = capsys.readouterr().err
-    assert "half.h5 cannot be read: it is truncated" in said and len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert "half.h5 cannot be read: it is truncated" in output and len(output.strip().splitlines()) == 1
     assert main(["data", "info", str(tmp_path / "nowhere.h5")]) == 2
     assert main(["data", "info"]) == 2
 
@@ -260,8 +261,10 @@ def test_info_shows_a_table_of_any_fields(tmp_path, capsys):
     assert main(["data", "info", str(path), "--target", "label"]) == 0
     shown = capsys.readouterr().out
     assert "10 × 2 × 2" in shown and "3 to 7 in 2 classes" in shown and "differ in length" in shown and "text" in shown
-    said = _info(path, capsys)["splits"]["train"]
-    assert said["samples"] is None and said["fields"]["depth"]["max"] == 3.0 and said["fields"]["depth"]["min"] > 0
+    output = _info(path, capsys)["splits"]["train"]
+    assert (
+        output["samples"] is None and output["fields"]["depth"]["max"] == 3.0 and output["fields"]["depth"]["min"] > 0
+    )
 
 
 def test_help_shows_examples_and_loads_no_torch():

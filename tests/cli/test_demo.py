@@ -20,9 +20,9 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         results["probe"],
     )
     colour = results["luminance_to_chrominance"]
-    teacher, untaught, *taught = result["rows"]
-    assert teacher["parameters"] > untaught["parameters"] and len(taught) == 2
-    assert all(row["parameters"] == untaught["parameters"] and 0 <= row["top1"] <= 100 for row in taught)
+    teacher, baseline, *distilled = result["rows"]
+    assert teacher["parameters"] > baseline["parameters"] and len(distilled) == 2
+    assert all(row["parameters"] == baseline["parameters"] and 0 <= row["top1"] <= 100 for row in distilled)
     assert json.loads((out / "comparison.json").read_text()) == result
     with Image.open(out / "comparison.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("RGB").resize((220, 124)).get_flattened_data())) > 500
@@ -54,7 +54,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         "student of both (resnet8)",
     ]
     assert [row["name"] for row in together["rows"]] == names
-    assert together["rows"][0]["top1"] == teacher["top1"] and together["rows"][3]["top1"] == taught[1]["top1"]
+    assert together["rows"][0]["top1"] == teacher["top1"] and together["rows"][3]["top1"] == distilled[1]["top1"]
     assert (
         0 < together["disagreement"] <= 100
         and json.loads((out / "ensemble" / "comparison.json").read_text()) == together
@@ -71,18 +71,18 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert json.loads((out / "probe" / "comparison.json").read_text()) == elsewhere
     page = (out / "report.html").read_text(encoding="utf-8")
     assert results["report"] == str(out / "report.html") and all(
-        found["title"].split(" on ")[0] in page for found in (across, colour, together)
+        comparison["title"].split(" on ")[0] in page for comparison in (across, colour, together)
     )
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "student of both (resnet8)" in said
-        and "depth, CRD (resnet8)" in said
-        and "colour, CRD (resnet8)" in said
-        and "student, CRD + KD (resnet8)" in said
-        and "one seed (0), 64 test images" in said
-        and "rooms they have not seen" in said
-        and said.endswith(f"for a browser: {out / 'report.html'}\n")
+        "student of both (resnet8)" in output
+        and "depth, CRD (resnet8)" in output
+        and "colour, CRD (resnet8)" in output
+        and "student, CRD + KD (resnet8)" in output
+        and "one seed (0), 64 test images" in output
+        and "rooms they have not seen" in output
+        and output.endswith(f"for a browser: {out / 'report.html'}\n")
     )
     assert (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns == written

@@ -42,7 +42,7 @@ def test_all_is_well_here(four_classes, capsys):
     assert (
         rows["data", str(four_classes)]["said"] == "test 16 (rgb 16×16×3, 4 classes), train 48 (rgb 16×16×3, 4 classes)"
     )
-    assert not [one for one in rows.values() if one["mark"] == "problem"]
+    assert not [finding for finding in rows.values() if finding["mark"] == "problem"]
 
 
 def test_data_that_would_stop_a_training(four_classes, tmp_path, capsys):
@@ -50,7 +50,7 @@ def test_data_that_would_stop_a_training(four_classes, tmp_path, capsys):
     cut.write_bytes(four_classes.read_bytes()[:3000])
     (tmp_path / "empty").mkdir()
     rows = findings(capsys, cut, tmp_path / "nothing.h5", tmp_path / "empty", "romms:x")
-    messages = {name: one["said"] for (subject, name), one in rows.items() if subject == "data"}
+    messages = {name: finding["said"] for (subject, name), finding in rows.items() if subject == "data"}
     assert "truncated" in messages[str(cut)] and "does not exist" in messages[str(tmp_path / "nothing.h5")]
     assert "no known layout" in messages[str(tmp_path / "empty")] and "did you mean rooms" in messages["romms:x"]
 
@@ -58,7 +58,7 @@ def test_data_that_would_stop_a_training(four_classes, tmp_path, capsys):
 def test_old_and_missing_packages_are_problems_with_the_way_out(monkeypatch):
     own = {"torch": "2.4.1", "timm": None, "h5py": "3.99.dev1"}
     monkeypatch.setattr(environment_checks, "installed", lambda name: own.get(name, "1000"))
-    findings_by_name = {one.name: one for one in environment_checks.versions() if one.mark == "problem"}
+    findings_by_name = {finding.name: finding for finding in environment_checks.versions() if finding.mark == "problem"}
     assert (
         findings_by_name["torch"].message == "2.4.1, and contrastill needs >=2.5"
         and findings_by_name["torch"].advice == "pip install --upgrade 'torch>=2.5'"
@@ -74,7 +74,7 @@ def test_packages_that_do_not_fit_each_other(monkeypatch):
             ['torch==2.0.0 ; python_version >= "3"', 'torch==1 ; extra == "old"'] if name == "torchvision" else []
         ),
     )
-    (finding,) = [one for one in environment_checks.versions() if one.mark == "problem"]
+    (finding,) = [finding for finding in environment_checks.versions() if finding.mark == "problem"]
     assert finding.name == "torchvision" and "needs torch==2.0.0, and " in finding.message
 
 
@@ -86,7 +86,7 @@ def test_the_environment_is_shown_and_secrets_are_not(monkeypatch):
         "CONTRASTILL_DATA": "here",
     }.items():
         monkeypatch.setenv(name, value)
-    findings_by_name = {one.name: one for one in environment_checks.environment()}
+    findings_by_name = {finding.name: finding for finding in environment_checks.environment()}
     assert (
         findings_by_name["OMP_WAIT_POLICY"].mark == "note" and "passive" in findings_by_name["OMP_WAIT_POLICY"].advice
     )
@@ -103,7 +103,7 @@ def test_little_room_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(
         environment_checks.shutil, "disk_usage", lambda _: usage._replace(total=64_000_000, free=30_000_000)
     )
-    findings_by_name = {one.name: one for one in environment_checks.room()}
+    findings_by_name = {finding.name: finding for finding in environment_checks.room()}
     assert findings_by_name["disk"].mark == "problem" and findings_by_name["disk"].message.startswith("30 MB free")
     if Path("/dev/shm").is_dir():
         assert (
@@ -127,7 +127,7 @@ def test_a_check_that_fails_is_a_finding(monkeypatch):
 
     broken.__name__ = "devices"
     monkeypatch.setattr(environment_checks, "devices", broken)
-    (finding,) = [one for one in check_environment().findings if one.mark == "problem"]
+    (finding,) = [finding for finding in check_environment().findings if finding.mark == "problem"]
     assert finding.message == "could not be looked at: RuntimeError: driver shell"
 
 

@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
     """Two teachers, and a student of both by KD."""
     folder = tmp_path_factory.mktemp("runs")
     assert main(["train", "teachers/rooms", *SMALL, "seeds=2", f"out={folder / 'two'}"]) == 0
-    taught = [
+    command = [
         "train",
         "compression/rooms_crd",
         *SMALL,
@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
         f"teachers.0.weights={folder / 'two'}",
         "train.views=null",
     ]
-    assert main([*taught, "objectives.crd=null", f"out={folder / 'kd'}"]) == 0
+    assert main([*command, "objectives.crd=null", f"out={folder / 'kd'}"]) == 0
     return folder
 
 
@@ -66,29 +66,29 @@ def family(runs, tmp_path):
 
 def test_diversity_of_a_run_measures_teachers_their_ensemble_and_the_student(runs, capsys):
     assert main(["ensemble", "diversity", str(runs / "kd"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == json.loads((runs / "kd" / "diversity.json").read_text())
-    assert [row["name"] for row in found["networks"]] == ["teachers.0 resnet8", "teachers.1 resnet8"] and found[
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((runs / "kd" / "diversity.json").read_text())
+    assert [row["name"] for row in result["networks"]] == ["teachers.0 resnet8", "teachers.1 resnet8"] and result[
         "student"
     ]["name"] == "student resnet8"
-    assert found["student"]["top1"] == pytest.approx(Run(runs / "kd").history()[-1]["top1"])
-    assert [row["top1"] for row in found["networks"]] == pytest.approx(
+    assert result["student"]["top1"] == pytest.approx(Run(runs / "kd").history()[-1]["top1"])
+    assert [row["top1"] for row in result["networks"]] == pytest.approx(
         [Run(runs / "two" / f"seed-{seed}").history()[-1]["top1"] for seed in (0, 1)]
     )
     alone = json.loads((runs / "two" / "diversity.json").read_text())
     assert (
-        found["ensemble"] == alone["ensemble"]
-        and found["disagreement"] == alone["disagreement"]
+        result["ensemble"] == alone["ensemble"]
+        and result["disagreement"] == alone["disagreement"]
         and alone["student"] is None
     )
-    assert len(found["student_disagreement"]) == 3 and found["oracle"] >= found["ensemble"]["top1"]
+    assert len(result["student_disagreement"]) == 3 and result["oracle"] >= result["ensemble"]["top1"]
     with Image.open(runs / "kd" / "diversity.png") as picture:
         assert picture.width > 1200 and len(set(picture.convert("RGB").resize((300, 100)).get_flattened_data())) > 100
 
 
 def test_diversity_prints_a_table_and_the_ceiling(runs, capsys):
     assert main(["ensemble", "diversity", str(runs / "kd"), "data.test_samples=32"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in (
         "teachers.1 resnet8",
         "their ensemble",
@@ -100,25 +100,25 @@ def test_diversity_prints_a_table_and_the_ceiling(runs, capsys):
         "at least one right",
         "points to the ensemble",
     ):
-        assert words in said
+        assert words in output
     assert main(["ensemble", "diversity", str(runs / "two")]) == 0
-    said = capsys.readouterr().out
-    assert "seed-1 resnet8" in said and "64 test samples" in said and "student" not in said
+    output = capsys.readouterr().out
+    assert "seed-1 resnet8" in output and "64 test samples" in output and "student" not in output
 
 
 def test_diversity_leaves_out_seeds_that_have_not_ended_and_a_classifier_that_never_learnt(runs, tmp_path, capsys):
     two = shutil.copytree(runs / "two", tmp_path / "two")
     (two / "seed-1" / "student.safetensors").unlink()
     assert main(["ensemble", "diversity", str(two)]) == 0
-    said = capsys.readouterr()
-    assert "left out, as they have not ended" in said.err and "seed-1" in said.err and "1 network," in said.out
+    output = capsys.readouterr()
+    assert "left out, as they have not ended" in output.err and "seed-1" in output.err and "1 network," in output.out
     (two / "seed-0" / "student.safetensors").unlink()
     assert main(["ensemble", "diversity", str(two)]) == 2
     assert "none of the 2 runs in" in capsys.readouterr().err
     crd = with_settings(runs / "kd", tmp_path / "crd", 0, objectives={"crd": {"num_negatives": 16}})
     assert main(["ensemble", "diversity", str(crd), "--json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["student"] is None and "never" not in said.out and "is left out" in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out)["student"] is None and "never" not in output.out and "is left out" in output.err
 
 
 def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
@@ -132,8 +132,8 @@ def test_diversity_of_what_cannot_be_compared(runs, tmp_path, capsys):
         ([str(runs / "kd"), "data.nothing=1"], "nothing is not a key"),
     ):
         assert main(["ensemble", "diversity", *arguments]) == 2
-        said = capsys.readouterr().err
-        assert message in said and "Traceback" not in said
+        output = capsys.readouterr().err
+        assert message in output and "Traceback" not in output
     assert (
         main(["ensemble", "diversity", str(runs / "kd"), f"teachers.1.weights={tmp_path / 'seven.safetensors'}"]) == 2
     )
@@ -153,9 +153,9 @@ def points(answer, kind):
 
 def test_the_figure_is_the_mean_over_seeds_for_each_number_of_teachers(family, tmp_path, capsys):
     assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "made" / "error.png"), "--json"]) == 0
-    said = capsys.readouterr()
-    answer = json.loads(said.out)
-    assert said.err == "" and answer["picture"] == str(tmp_path / "made" / "error.png")
+    output = capsys.readouterr()
+    answer = json.loads(output.out)
+    assert output.err == "" and answer["picture"] == str(tmp_path / "made" / "error.png")
     assert points(answer, "distilled") == [("KD", 1, 49, 3), ("KD", 2, 38, 3)] and points(answer, "baseline") == [
         ("baseline", 0, 59.5, 2)
     ]
@@ -172,12 +172,12 @@ def test_the_figure_knows_what_its_teachers_are_worth(family, tmp_path, capsys, 
     assert (
         main(["ensemble", "diversity", str(family / "kd2-2"), "data.test_samples=32", "--json"]) == 0
     )  # on other data: not for the figure
-    measured = json.loads(capsys.readouterr().out.splitlines()[0])
+    values = json.loads(capsys.readouterr().out.splitlines()[0])
     assert main(["ensemble", "figure", *map(str, family.iterdir()), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    mean = sum(row["top1"] for row in measured["networks"]) / 2
+    mean = sum(row["top1"] for row in values["networks"]) / 2
     assert points(answer, "teachers") == [("the teachers, mean", 2, 100 - mean, 2)]
-    assert points(answer, "ensemble") == [("the teachers' ensemble", 2, 100 - measured["ensemble"]["top1"], 2)]
+    assert points(answer, "ensemble") == [("the teachers' ensemble", 2, 100 - values["ensemble"]["top1"], 2)]
     assert Path("teachers.png").is_file()
 
 
@@ -187,15 +187,15 @@ def test_lines_are_named_by_objectives_rule_and_what_else_differs(runs, family, 
     with_settings(runs / "kd", family / "longer", 71, train__epochs=9)
     with_settings(runs / "kd", family / "other", 72, student__model="resnet14")
     assert main(["ensemble", "figure", str(family), "--out", str(tmp_path / "error.png")]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "CRD + KD" in said
-        and "KD, epochs=9" in said
-        and "KD, epochs=1" in said
-        and "resnet14" in said
-        and "38.00 ± 2.00" in said
+        "CRD + KD" in output
+        and "KD, epochs=9" in output
+        and "KD, epochs=1" in output
+        and "resnet14" in output
+        and "38.00 ± 2.00" in output
     )
-    assert "60.00" not in said and stdev([50, 51, 52]) == 1
+    assert "60.00" not in output and stdev([50, 51, 52]) == 1
 
 
 def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
@@ -203,9 +203,9 @@ def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
     with_settings(runs / "kd", family / "again", 50, seed=1)
     out = ["--out", str(tmp_path / "error.png")]
     assert main(["ensemble", "figure", str(family), *out, "--json"]) == 0
-    said = capsys.readouterr()
-    assert f"left out: {family / 'kd2-2'} has not ended" in said.err and "both count" in said.err
-    assert points(json.loads(said.out), "distilled")[1] == ("KD", 2, pytest.approx(100 - (60 + 62 + 50) / 3), 3)
+    output = capsys.readouterr()
+    assert f"left out: {family / 'kd2-2'} has not ended" in output.err and "both count" in output.err
+    assert points(json.loads(output.out), "distilled")[1] == ("KD", 2, pytest.approx(100 - (60 + 62 + 50) / 3), 3)
     (tmp_path / "empty").mkdir()
     for arguments, code, message in (
         ([str(family / "kd2-2")], 1, f"there is nothing to draw: {family / 'kd2-2'} has not ended"),
@@ -215,8 +215,8 @@ def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
         ([], 2, "Missing argument"),
     ):
         assert main(["ensemble", "figure", *out, *arguments]) == code
-        said = capsys.readouterr().err
-        assert message in said and "Traceback" not in said
+        output = capsys.readouterr().err
+        assert message in output and "Traceback" not in output
 
 
 def test_help_names_the_commands_and_their_examples(capsys):

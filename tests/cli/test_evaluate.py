@@ -37,7 +37,7 @@ def run(packed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     short = [f"data.path={packed}", "student.model=resnet8", "train.epochs=2", "train.lr=0.02", "-q"]
     assert main(["train", "teachers/cifar100", *short, f"out={folder / 'teacher'}"]) == 0
-    taught = [
+    command = [
         "train",
         "compression/cifar100_crd",
         *short,
@@ -45,7 +45,7 @@ def run(packed, tmp_path_factory):
         f"teachers.0.weights={folder / 'teacher'}",
         "trackers=[tensorboard]",
     ]
-    assert main([*taught, f"out={folder / 'student'}"]) == 0
+    assert main([*command, f"out={folder / 'student'}"]) == 0
     return folder / "student"
 
 
@@ -105,8 +105,8 @@ def test_evaluate_agrees_with_the_training_and_with_a_loop_by_hand(run, packed, 
 
 def test_evaluate_prints_a_table_of_several_runs(run, capsys):
     assert main(["evaluate", str(run.parent / "teacher"), str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "83,892" not in said and said.count("student resnet8") == 2 and "top-1 %" in said
+    output = capsys.readouterr().out
+    assert "83,892" not in output and output.count("student resnet8") == 2 and "top-1 %" in output
 
 
 def test_evaluate_takes_the_newest_checkpoint_of_a_run_under_way(run, tmp_path, capsys):
@@ -172,13 +172,13 @@ def test_evaluate_segmentation_and_classification_beside_baselines(rooms, capsys
     result = evaluate_runs([first, second], {"evaluation.label_fractions": [0.5, 1]}, baselines=baselines)
     rows, messages = result.to_dict(), capsys.readouterr().err
     networks = [("student", "frozen"), ("teacher", "frozen"), ("random", "frozen"), ("scratch", "scratch")]
-    measured = [
+    segmentations = [
         (row["run"], row["role"], row["mode"], row["labels"], row["train_images"])
         for row in rows
         if row["task"] == "segmentation"
     ]
-    assert measured[:8] == [(first, *network, part, round(36 * part)) for network in networks for part in (0.5, 1)]
-    assert measured[8:] == [
+    assert segmentations[:8] == [(first, *network, part, round(36 * part)) for network in networks for part in (0.5, 1)]
+    assert segmentations[8:] == [
         (second, "student", "frozen", part, round(36 * part)) for part in (0.5, 1)
     ]  # the baselines are the first run's
     assert all(
@@ -217,13 +217,13 @@ def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbe
         "evaluation.head=unet",
         "--json",
     ]
-    found = []
+    rows_shown = []
     for _ in range(2):
         assert main(command) == 0
         (row,) = json.loads(capsys.readouterr().out)
         row.pop("seconds")
-        found.append(row)
-    assert found[0] == found[1] and found[0]["mode"] == "fine_tuned" and found[0]["head"] == "unet"
+        rows_shown.append(row)
+    assert rows_shown[0] == rows_shown[1] and rows_shown[0]["mode"] == "fine_tuned" and rows_shown[0]["head"] == "unet"
 
 
 @pytest.mark.parametrize(

@@ -109,16 +109,18 @@ def test_networks_by_data_sets_and_layers(runs, packed, tmp_path, capsys):
     result = probed(capsys, *arguments)
     texts = [str(runs / "kd"), teacher, "resnet8"]
     assert [(row["data"], row["network"], row["layer"]) for row in result["rows"]] == [
-        (one, text, layer) for one in (ROOMS, data) for text in texts for layer in ("maps.1", "embedding")
+        (entry, text, layer) for entry in (ROOMS, data) for text in texts for layer in ("maps.1", "embedding")
     ]
-    assert [one["model"] for one in result["networks"]] == ["resnet8", "resnet14", "resnet8"]
+    assert [entry["model"] for entry in result["networks"]] == ["resnet8", "resnet14", "resnet8"]
     assert result["data"] == [
         {"name": ROOMS, "short": "rooms", "classes": 12, "train": 72, "test": 48},
         {"name": data, "short": "three", "classes": 3, "train": 36, "test": 24},
     ]
     for row in result["rows"]:
         assert row["low"] < row["top1"] < row["high"] or row["top1"] in (0, 100)
-        assert [one["shots"] for one in row["shots"]] == [1, 2] and np.isfinite(row["logme"]) and row["knn"]["k"] == 5
+        assert (
+            [entry["shots"] for entry in row["shots"]] == [1, 2] and np.isfinite(row["logme"]) and row["knn"]["k"] == 5
+        )
     bright = [row for row in result["rows"] if row["data"] == data and row["layer"] == "embedding"]
     assert all(row["top1"] > 90 and row["knn"]["top1"] > 90 for row in bright)
 
@@ -135,32 +137,34 @@ def test_networks_by_data_sets_and_layers(runs, packed, tmp_path, capsys):
     assert cka["rows"] == cka["columns"] == ["maps.0", "maps.1", "maps.2", "maps.3", "embedding"]
     both = (network, build_network("resnet14", weights=runs / "teacher"))
     layers = [
-        features_of(one, rooms.test.loader(batch_size=48, device="cpu", train=False), ["maps.2", "embedding"])
-        for one in both
+        features_of(entry, rooms.test.loader(batch_size=48, device="cpu", train=False), ["maps.2", "embedding"])
+        for entry in both
     ]
     assert cka["values"][2][4] == pytest.approx(
         linear_cka(layers[0]["maps.2"].values, layers[1]["embedding"].values), abs=1e-4
     )
     assert np.diag(result["cka"][1]["values"]) == pytest.approx(1)  # the teacher beside itself
-    assert [(one["data"], one["network"]) for one in result["correlation"]] == [
-        (one, text) for one in (ROOMS, data) for text in (texts[0], "resnet8")
+    assert [(entry["data"], entry["network"]) for entry in result["correlation"]] == [
+        (entry, text) for entry in (ROOMS, data) for text in (texts[0], "resnet8")
     ]
     logits = [
-        features_of(one, rooms.test.loader(batch_size=48, device="cpu", train=False), ["logits"])[
+        features_of(entry, rooms.test.loader(batch_size=48, device="cpu", train=False), ["logits"])[
             "logits"
         ].values.numpy()
-        for one in both
+        for entry in both
     ]
-    apart = np.corrcoef(logits[1], rowvar=False) - np.corrcoef(logits[0], rowvar=False)
-    assert result["correlation"][0]["mean_absolute_difference"] == pytest.approx(np.abs(apart).sum() / 132, abs=1e-3)
+    difference = np.corrcoef(logits[1], rowvar=False) - np.corrcoef(logits[0], rowvar=False)
+    assert result["correlation"][0]["mean_absolute_difference"] == pytest.approx(
+        np.abs(difference).sum() / 132, abs=1e-3
+    )
 
     names = ["probe_layers.png", "probe_shots.png", "cka.png", "correlation.png"]
     assert result["pictures"] == [str(tmp_path / "out" / name) for name in names]
     for path in result["pictures"]:
         with Image.open(path) as picture:
             assert picture.width > 500 and len(set(picture.convert("RGB").resize((200, 150)).get_flattened_data())) > 60
-    kept = json.loads((tmp_path / "out" / "probe.json").read_text())
-    assert kept == {key: value for key, value in result.items() if key != "written"}
+    stored = json.loads((tmp_path / "out" / "probe.json").read_text())
+    assert stored == {key: value for key, value in result.items() if key != "written"}
     page = (tmp_path / "out" / "probe.md").read_text()
     first = result["rows"][1]
     assert (
@@ -197,11 +201,13 @@ def test_all_layers_of_networks_of_different_depth_and_the_printed_table(runs, p
     small = "torchvision/mobilenet_v3_small"
     arguments = [str(runs / "kd"), small, "--data", str(packed / "three.h5"), "--layers", "all", "--out", str(tmp_path)]
     assert main(["probe", *arguments]) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     result = json.loads((tmp_path / "probe.json").read_text())
     counts = [sum(row["network"] == name for row in result["rows"]) for name in (arguments[0], small)]
     assert counts[0] == 5 and counts[1] > 4 and "logits" not in {row["layer"] for row in result["rows"]}
-    assert "linear probe (exact)" in said.out and "probe_layers.png" in said.out and "three.h5: reading" in said.err
+    assert (
+        "linear probe (exact)" in output.out and "probe_layers.png" in output.out and "three.h5: reading" in output.err
+    )
 
 
 def test_classes_can_be_left_out(runs, packed, tmp_path, capsys):
@@ -300,8 +306,8 @@ def test_what_cannot_be_probed(runs, packed, tmp_path, capsys, networks, data, o
 
     arguments = [*map(filled, networks), "--data", filled(data), *map(filled, options), "--out", str(tmp_path)]
     assert main(["probe", *arguments]) == code
-    said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert message in output and "Traceback" not in output
 
 
 def test_data_have_to_be_named(capsys):

@@ -80,7 +80,7 @@ STUDENT = (
 
 def test_training_measuring_and_writing_print_our_lines_alone(folder):
     pytest.importorskip("onnxruntime", reason="exporting needs contrastill[export]")
-    said = lines_of(
+    output = lines_of(
         folder,
         "train teachers/cifar100 data.path=data.h5 student.model=resnet8 train.epochs=1 out=teacher",
         f"train compression/cifar100_crd {STUDENT} trackers=[tensorboard] out=student",
@@ -89,15 +89,15 @@ def test_training_measuring_and_writing_print_our_lines_alone(folder):
         "export student",
         f"cache compression/cifar100_crd {STUDENT} --views 2 --out said",
     )
-    assert [line for line in said if not OURS.match(line)] == []
-    assert sum(line.startswith("$") for line in said) == 6 and any(
-        line.startswith("next: contrastill evaluate student") for line in said
+    assert [line for line in output if not OURS.match(line)] == []
+    assert sum(line.startswith("$") for line in output) == 6 and any(
+        line.startswith("next: contrastill evaluate student") for line in output
     )
 
 
 def test_images_that_libraries_warn_of(folder):
     options = "data.path=pets data.size=32 student.model=resnet8 train.epochs=1 'data.transforms=[{name: GaussNoise}]'"
-    said = lines_of(
+    output = lines_of(
         folder,
         f"train teachers/image_folder {options} data.workers=3 out=pets_3 -q",  # more than the cores of many a machine
         f"train teachers/image_folder {options} data.workers=0 out=pets_0 -q",
@@ -107,7 +107,7 @@ def test_images_that_libraries_warn_of(folder):
     # That 16 bits became 8 is ours to say.
     assert [
         line
-        for line in said
+        for line in output
         if not line.startswith("$") and "sixteen.png has more than 8 bits, and as rgb is scaled" not in line
     ] == []
 

@@ -129,8 +129,8 @@ def test_errors_are_one_sentence_and_an_exit_code(packed, teacher, tmp_path, cap
     if len(filled) > 2:
         filled.append(f"out={out}")
     assert main(filled) == code
-    said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert message in output and "Traceback" not in output
     assert not out.exists()
 
 
@@ -168,8 +168,8 @@ def test_a_killed_run_ends_in_the_same_bits(packed, teacher, tmp_path):
     assert (
         subprocess.run(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 0
     )
-    whole, killed = (contrastill.load_student(tmp_path / name).state_dict() for name in ("whole", "killed"))
-    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+    uninterrupted, killed = (contrastill.load_student(tmp_path / name).state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(value, killed[name]) for name, value in uninterrupted.items())
 
 
 def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_path):
@@ -198,12 +198,12 @@ def test_two_processes_train_one_student_with_equal_banks(packed, teacher, tmp_p
     }
     command = [sys.executable, *launch, *student_command(packed, teacher, out, "--json")]
     answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    said = {
+    output = {
         name: [next(logs.rglob(f"{rank}/{name}.log")).read_text() for rank in (0, 1)] for name in ("stdout", "stderr")
     }
-    assert answer.returncode == 0, said["stderr"][0][-2000:] + said["stderr"][1][-2000:]
+    assert answer.returncode == 0, output["stderr"][0][-2000:] + output["stderr"][1][-2000:]
     # Two processes that did not know of each other would both print.
-    assert json.loads(said["stdout"][0].strip().splitlines()[-1])["epoch"] == 1 and said["stdout"][1] == ""
+    assert json.loads(output["stdout"][0].strip().splitlines()[-1])["epoch"] == 1 and output["stdout"][1] == ""
     # Every sample's row was written each epoch, whichever rank saw the sample, though only rank 0 wrote the checkpoint.
     state = load_newest(out / "checkpoints").model
     from contrastill.core.crd.loss import CRDLoss

@@ -81,10 +81,10 @@ def test_a_wrong_use_is_one_sentence(row, folder, files_up_to, monkeypatch, caps
     try:
         with files_up_to(100_000) if row["what"] == "a full disk" else nullcontext():
             assert main(words) == int(row["code"])
-        said = capsys.readouterr()
-        lines = [line for line in said.err.splitlines() if re.match("contrastill: |Error: ", line)]
-        assert len(lines) == 1 and re.fullmatch(f"(contrastill|Error): {pattern(row['said'])}", lines[0]), said.err
-        assert "Traceback" not in said.err and "--debug" not in said.err and not said.out
+        output = capsys.readouterr()
+        lines = [line for line in output.err.splitlines() if re.match("contrastill: |Error: ", line)]
+        assert len(lines) == 1 and re.fullmatch(f"(contrastill|Error): {pattern(row['said'])}", lines[0]), output.err
+        assert "Traceback" not in output.err and "--debug" not in output.err and not output.out
         left = sorted(path for path in folder.rglob("*") if "new" not in path.relative_to(folder).parts)
         assert left == before
     finally:

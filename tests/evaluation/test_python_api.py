@@ -49,8 +49,8 @@ def test_trainings(runs, four_classes, capsys):
     folder, series, student = runs
     assert student.out == folder / "student" and 0 <= student.top1 <= 100 and str(student).startswith(str(student.out))
     assert [run.seed for run in series.runs] == [0, 1] and len(series.diversity.networks) == 2
-    given = [f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", "train.batch_size=16"]
-    common = [*given, "train.lr=0.02", "-q"]
+    overrides = [f"data.path={four_classes}", "student.model=resnet8", "train.epochs=1", "train.batch_size=16"]
+    common = [*overrides, "train.lr=0.02", "-q"]
     command = ["train", "teachers/cifar100", *common, "seeds=2", f"out={folder / 'two'}"]
     assert shell(capsys, *command) == plain(series)
     teacher = ["teachers.0.model=resnet8", f"teachers.0.weights={folder / 'two' / 'seed-0'}"]

@@ -10,21 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..core.config.marks import changes_results
 from ..core.registry import OBJECTIVES
 from ..core.statistics import MeanStd, PairedDifference, mean_std, paired_difference
 from ..core.table import Table
 from .benchmark import STUDENT, TEACHER, Benchmark, rank
 from .published import Figure, published
-
-# Settings that change nothing in what is learnt.
-_HOUSEKEEPING = (
-    "train.evaluate_every",
-    "train.checkpoint_every",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "trackers",
-    "evaluation",
-)
 
 Line = tuple[str, tuple[str, str] | None]
 """A row of the table: the objective, and (key, value) of an ablation or None."""
@@ -208,7 +199,7 @@ def _reasons(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[st
     reasons = [
         override
         for override in overrides
-        if not override.startswith("objectives.") and not override.split("=")[0].startswith(_HOUSEKEEPING)
+        if not override.startswith("objectives.") and changes_results(override.split("=")[0])
     ]
     for name, place, kind in (("train_images", 0, "training"), ("images", 1, "test")):
         counts = sorted({row[name] for row in rows if row[name] is not None} - {benchmark.images[place]})

@@ -100,7 +100,8 @@ class Transfer(nn.Module):
             )
         self.initial_epochs = max(term.initial_epochs for term in self.terms.values())
         self.progress = 1.0
-        self.remarks: list[str] = []
+        self.remarks: list[str] = []  # also shown where no progress is
+        self.details: list[str] = []
         self._unread: list[nn.Parameter] = []
         self._set_stage("main")
         self.teacher_needs: frozenset[str] = frozenset().union(*(term.teacher_needs for term in self.terms.values()))

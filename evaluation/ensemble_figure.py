@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ..core.config.loading import load_config
+from ..core.config.marks import decisive
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
 from ..core.registry import OBJECTIVES
@@ -23,14 +24,8 @@ from .messages import print_message
 
 _KEYS = 3  # settings that a label names
 _DEPTH = 2  # levels of folders above a run: a folder of folders of seeds
-# Keys of a config on which the result does not depend, or that are an axis of the figure.
-_IGNORED = ("out", "seed", "seeds", "trackers", "teachers", "evaluation", "data.path", "ensemble.batched")
-_HOUSEKEEPING = (
-    "train.evaluate_every",
-    "train.checkpoint_every",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-)
+# Keys of a config that are an axis of the figure, or that a moved file changes.
+_IGNORED = ("seed", "teachers", "data.path")
 
 
 @dataclass(frozen=True)
@@ -203,8 +198,8 @@ def _entry(path: Path) -> RunEntry:
     flat = flatten(config.model_dump(mode="json"))
     settings = {
         key: value
-        for key, value in flat.items()
-        if key not in _HOUSEKEEPING and not any(key == part or key.startswith(f"{part}.") for part in _IGNORED)
+        for key, value in decisive(flat).items()
+        if not any(key == part or key.startswith(f"{part}.") for part in _IGNORED)
     }
     if config.data.path:  # a file may have been moved; another one has mostly another name
         settings["data.path"] = Path(config.data.path).name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from .evaluation_result import (
 from .gallery import Gallery
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
+
+log = logging.getLogger(__name__)
 
 LABELS = "semantics"
 """The modality of the label maps."""
@@ -82,6 +85,8 @@ class RunEvaluation:
             raise no_run(run.path)
         self.run, self.name, self.gallery, self.progress = run, name, gallery, progress
         self.say = printer(progress)
+        # What a number depends on is told without progress too.
+        self.warn = self.say if progress else log.warning
         self.config = load_config(str(run.config), overrides)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
@@ -172,7 +177,7 @@ class RunEvaluation:
                 raise
             return False
         if note and (network.recipe.get("classes") is not None and self.test.classes is not None or not self._own_data):
-            self.say(note)
+            self.warn(note)
         return True
 
     def _segmentation(self, candidate: EvaluatedNetwork) -> Iterator[SegmentationScores]:

@@ -12,6 +12,7 @@ from typing import Any
 from ..compress.benchmark import STUDENT, TEACHER, weights
 from ..compress.published import PAIRS, Figure, published
 from ..core.config.loading import load_config
+from ..core.config.marks import changes_results
 from ..core.config.schema import RunConfig
 from ..core.registry import OBJECTIVES
 from ..core.statistics import MeanStd, gap_closed, mean_std
@@ -317,20 +318,27 @@ def _data(config: RunConfig) -> str:
     values = config.data.model_dump(mode="json") | {
         "path": config.data.path and config.data.path.rstrip("/").rpartition("/")[2]
     }
-    return json.dumps({key: value for key, value in values.items() if key != "workers"}, sort_keys=True)
+    name = config.data.name
+    return json.dumps(
+        {key: value for key, value in values.items() if changes_results(f"data.{key}", name)}, sort_keys=True
+    )
 
 
 def _same_test(first: RunConfig, other: RunConfig) -> bool:
     """Whether two runs were tested on the same samples, however many each was trained on."""
     data = [
-        {key: value for key, value in config.data.model_dump(mode="json").items() if not key.startswith("train")}
+        {
+            key: value
+            for key, value in config.data.model_dump(mode="json").items()
+            if not key.startswith("train") and changes_results(f"data.{key}", config.data.name)
+        }
         for config in (first, other)
     ]
     return _path_free(data[0]) == _path_free(data[1])
 
 
 def _path_free(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("path", "workers", "limit")} | {
+    return {key: value for key, value in values.items() if key not in ("path", "limit")} | {
         "path": str(values.get("path") or "").rpartition("/")[2]
     }
 

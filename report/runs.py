@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config.loading import load_config
+from ..core.config.marks import decisive
 from ..core.config.schema import ObjectiveConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import OBJECTIVES
@@ -21,18 +22,6 @@ from .markup import is_number
 
 _DEPTH = 5  # folders above a run: those of a benchmark are OUT/PAIR/OBJECTIVE/SETTING/seed-K
 _RESULTS = ("comparison.json", "diversity.json", "probe.json", "results.jsonl")
-# Settings that change nothing in what is learnt.
-_WITHOUT_EFFECT = (
-    "out",
-    "seed",
-    "seeds",
-    "trackers",
-    "evaluation",
-    "data.workers",
-    "train.evaluate_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-)
 
 
 @dataclass
@@ -165,12 +154,7 @@ def find(paths: Sequence[str]) -> RunFolders:
 
 def settings(config: RunConfig) -> dict[str, Any]:
     """The settings of a training, flat, without those that change nothing in what is learnt."""
-    flat = flatten(config.model_dump(mode="json"))
-    return {
-        key: value
-        for key, value in flat.items()
-        if not any(key == part or key.startswith(f"{part}.") for part in _WITHOUT_EFFECT)
-    }
+    return {key: value for key, value in decisive(flatten(config.model_dump(mode="json"))).items() if key != "seed"}
 
 
 def objective_name(entry: ObjectiveConfig) -> str:

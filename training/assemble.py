@@ -17,7 +17,7 @@ from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting
-from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
+from ..core.registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
@@ -125,6 +125,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
     transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
+    transfer.details = _embedding_notes(transfer, config, student_spec, teacher_specs)
     _check_logits(transfer, config, student_spec, teacher_specs)
     # A classifier that nothing trains keeps the classes of its weights.
     if "logits" in transfer.student_needs:
@@ -160,6 +161,31 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         if cache.complete and not filling:
             transfer.drop_teachers()
     return Assembly(transfer, train, test, accelerator, splits)
+
+
+def _embedding_notes(
+    transfer: Transfer, config: RunConfig, student: RepresentationSpec, teachers: Sequence[RepresentationSpec]
+) -> list[str]:
+    """Where the embedding of each module of the user's own is read, which was found by looking for its classifier."""
+    networks = [
+        (f"teacher {number}", *pair) for number, pair in enumerate(zip(transfer.teachers, teachers, strict=True))
+    ]
+    networks = [entry for entry in networks if "embedding" in transfer.teacher_needs]
+    networks += [("the student", transfer.student, student)] if "embedding" in transfer.student_needs else []
+    models = {id(transfer.student): config.student.model} | {
+        id(network): entry.model for network, entry in zip(transfer.teachers, config.teachers, strict=True)
+    }
+    return [
+        f"{who}'s embedding is the {_place(network.taps.embedding)}, {spec.embedding_dim} values"
+        for who, network, spec in networks
+        if models[id(network)].startswith(PYTHON_PREFIX) and network.taps.embedding and spec.embedding_dim
+    ]
+
+
+def _place(tap: str) -> str:
+    """A tap in words: ``input:fc`` is the input of fc."""
+    end, _, name = tap.rpartition(":")
+    return f"{'input' if end == 'input' else 'output'} of {name or 'the module'}"
 
 
 def _check_logits(

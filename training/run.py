@@ -59,6 +59,9 @@ def train_run(
             run.record(versions(), config.command)
         accelerator.wait_for_everyone()
         _start_trackers(parts, config)
+        if not progress and accelerator.is_main_process:
+            for remark in parts.transfer.remarks:
+                log.warning("%s", remark)
         try:
             result = fit(
                 parts.transfer,

@@ -86,7 +86,8 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
         raise UsageError(f"config {path} cannot be read: {_yaml_problem(error)}") from error
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
     config = validate({str(key): value for key, value in values.items()})
-    config._command = shlex.join(["contrastill", "train", name, *overrides])
+    plugins = (word for module in requested_plugins() for word in ("--import", module))
+    config._command = shlex.join(["contrastill", "train", name, *overrides, *plugins])
     return config
 
 

@@ -123,6 +123,7 @@ def test_import_on_the_command_line_is_kept_in_the_config(package, four_classes,
     assert main([*command, "--import", package]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["imports"] == [package]
     assert main([f"--import={package}", *command]) == 0
+    assert load_config(command[1], command[2:-1]).command.endswith(f"student.model=tiny_network --import {package}")
 
 
 def test_an_entry_point_needs_to_be_named_nowhere(package, tmp_path, monkeypatch):

@@ -108,3 +108,26 @@ def test_a_softmax_at_the_end_is_refused(tmp_path, teacher_ends, student_ends):
         contrastill.distill(ending(teacher_ends), ending(student_ends), data, out=out, epochs=1, objectives=["kd"])
     if teacher_ends:  # whoever reads no logits does not mind
         contrastill.distill(ending(True), ending(False), data, out=out, epochs=1, objectives=["rkd"], quiet=True)
+
+
+def test_matching_by_number_is_told_without_progress_too(run, tmp_path, caplog):
+    data = packed(tmp_path / "nameless.h5", NAMES)
+    with h5py.File(data, "a") as file:
+        del file.attrs["classes"]
+    assert main(["evaluate", str(run), f"data.path={data}", "-q", "--json"]) == 0
+    assert "are matched by number alone, as " in caplog.text
+    caplog.clear()
+    contrastill.distill(
+        str(run), "resnet8", str(data), out=str(tmp_path / "out"), epochs=1, objectives=["kd"], quiet=True
+    )
+    assert "are matched by number alone, as the data has no names for them" in caplog.text
+
+
+def test_the_embedding_of_a_module_is_told(tmp_path, capsys):
+    from torch import nn
+
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    data, out = str(packed(tmp_path / "data.h5", NAMES)), str(tmp_path / "out")
+    contrastill.distill(module, "resnet8", data, out=out, epochs=1, objectives=["rkd"])
+    stderr = capsys.readouterr().err
+    assert "teacher 0's embedding is the input of 3, 8 values" in stderr and "the student's embedding" not in stderr

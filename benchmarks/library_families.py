@@ -292,10 +292,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         other = row["not_square"]
         if isinstance(other, dict):
             states = {other[part] for part in ("embedding", "logits", "maps")}
-            other = (
-                f"{other['size'][0]}×{other['size'][1]}: "
-                f"{'right' if states == {'right'} else ', '.join(f'{part} {other[part]}' for part in ('embedding', 'logits', 'maps'))}"
-            )
+            other = f"{other['size'][0]}×{other['size'][1]}: {_states_in_words(states, other)}"
         maps = f"right, {len(row['shapes'])}" if row["maps"] == "right" else row["maps"]
         lines.append(
             f"| {row['family']} | {row['network']} | {row['embedding']} | {row['logits']} | {maps} | "
@@ -339,6 +336,12 @@ def main() -> None:
         print(json.dumps(rows[family]), flush=True)
         out.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     print(table(rows.values()))
+
+
+def _states_in_words(states: set[str], row: dict) -> str:
+    return (
+        "right" if states == {"right"} else ", ".join(f"{part} {row[part]}" for part in ("embedding", "logits", "maps"))
+    )
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ Objectives joined by + are added up. FOLDER of --teachers holds runs (FOLDER/res
 
 Examples:
 
-    contrastill bench cifar100 --data cifar100.h5 --pairs resnet32x4:resnet8x4,vgg13:vgg8 --objectives kd,crd,crd+kd --seeds 3
+    contrastill bench cifar100 --data cifar100.h5 --pairs resnet32x4:resnet8x4,vgg13:vgg8 --objectives kd,crd,crd+kd
+    --seeds 3
 
     contrastill bench cifar100 --data cifar100.h5 --pairs all --objectives all --seeds 5 --jobs 4 --teachers teachers
 
-    contrastill bench cifar100 --data cifar100.h5 --pairs resnet20:resnet8 --objectives all --set train.epochs=12 --set data.limit=10000 --out runs/quick
+    contrastill bench cifar100 --data cifar100.h5 --pairs resnet20:resnet8 --objectives all --set train.epochs=12
+    --set data.limit=10000 --out runs/quick
 
     contrastill bench cifar100 --table --out runs/quick --markdown table.md
 

@@ -24,9 +24,11 @@ teachers and data sets; one written here is read only by trainings, which refuse
 
 Examples:
 
-    contrastill cache compression/cifar100_crd data.path=cifar100.h5 teachers.0.weights=runs/teacher --views 4 --out outputs
+    contrastill cache compression/cifar100_crd data.path=cifar100.h5 teachers.0.weights=runs/teacher --views 4
+    --out outputs
 
-    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.weights=runs/teacher train.views=4 train.teacher_cache=outputs
+    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.weights=runs/teacher train.views=4
+    train.teacher_cache=outputs
 
     contrastill cache my_config.yaml --views 4 --out outputs cache.logits=8 cache.precision=fp16 --dry-run
 

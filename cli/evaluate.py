@@ -26,7 +26,8 @@ Examples:
 
     contrastill evaluate runs/crd data.path=other.h5 --json
 
-    contrastill evaluate runs/nyu_crd evaluation.mode=fine_tuned evaluation.label_fractions=[0.05,0.1,1] --baselines random,scratch,teacher
+    contrastill evaluate runs/nyu_crd evaluation.mode=fine_tuned evaluation.label_fractions=[0.05,0.1,1]
+    --baselines random,scratch,teacher
 """
 
 _BASELINES = (

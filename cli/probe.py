@@ -27,9 +27,11 @@ correlation.png.
 
 Examples:
 
-    contrastill probe runs/kd runs/crd runs/crd:teacher --data stl10:data,size=32,fold=all --data tiny_imagenet:data,size=32
+    contrastill probe runs/kd runs/crd runs/crd:teacher --data stl10:data,size=32,fold=all
+    --data tiny_imagenet:data,size=32
 
-    contrastill probe runs/crd efficientnet_lite0@pretrained --data cifar100.h5 --layers all --protocol grid --knn 20 --logme
+    contrastill probe runs/crd efficientnet_lite0@pretrained --data cifar100.h5 --layers all --protocol grid --knn 20
+    --logme
 
     contrastill probe runs/crd --data cifar100.h5 --shots 1,5,20 --cka runs/crd:teacher --correlation runs/crd:teacher
 """

@@ -17,12 +17,14 @@ Examples:
 
     contrastill train compression/cifar100 data.path=cifar100.h5 teachers.0.weights=runs/teacher
 
-    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet56 teachers.0.weights=runs/resnet56
+    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet56
+    teachers.0.weights=runs/resnet56
     student.model=resnet20 objectives.kd.weight=1 train.epochs=60 out=runs/crd_kd
 
     contrastill train teachers/cifar100 data.path=cifar100.h5 student.model=resnet20 seeds=5 out=runs/five
 
-    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet20 teachers.0.weights=runs/five
+    contrastill train compression/cifar100_crd data.path=cifar100.h5 teachers.0.model=resnet20
+    teachers.0.weights=runs/five
 
     accelerate launch --num_processes 2 -m contrastill train my_config.yaml
 

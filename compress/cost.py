@@ -111,7 +111,8 @@ def network_costs(
 
     Example:
         >>> from contrastill.models.build import build_network
-        >>> big, small = network_costs([build_network(name, num_classes=10) for name in ("resnet20", "resnet8")], [32, 32], rounds=2)
+        >>> networks = [build_network(name, num_classes=10) for name in ("resnet20", "resnet8")]
+        >>> big, small = network_costs(networks, [32, 32], rounds=2)
         >>> round(small.relative_to(big)["parameters"], 3)
         0.286
     """

@@ -45,7 +45,8 @@ class Setting:
 
 
 class TeacherOutputs(Protocol):
-    """A teacher's outputs on the training samples in their first view, for objectives that read them before the training.
+    """A teacher's outputs on the training samples in their first view, for objectives that read them before the
+    training.
 
     Attributes:
         cached: Whether its outputs are cached for the training anyway, so that to ask for all of them costs nothing.
@@ -155,8 +156,8 @@ class Objective(nn.Module):
         return self.per_sample(student, teacher, batch).mean()
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
-        """Read teacher outputs on the training samples before the first step; called at every start of a run, also of one
-        that is resumed.
+        """Read teacher outputs on the training samples before the first step; called at every start of a run, also of
+        one that is resumed.
 
         Args:
             teachers: Its teacher's outputs, or all teachers' where it is ``joint``.

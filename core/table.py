@@ -1,4 +1,6 @@
-"""One table, however it is shown: plain text, Markdown, a terminal's (cli/tables.py) or a page's (report/page_parts.py)."""
+"""One table, however it is shown: plain text, Markdown, a terminal's (cli/tables.py) or a page's
+(report/page_parts.py).
+"""
 
 from __future__ import annotations
 

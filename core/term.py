@@ -38,7 +38,8 @@ class Term(nn.Module):
     ) -> None:
         super().__init__()
         # torch's lists and dictionaries of modules do not say of which.
-        self.objectives = nn.ModuleList([objectives] if isinstance(objectives, Objective) else objectives)  # type: ignore[assignment]
+        each = [objectives] if isinstance(objectives, Objective) else objectives
+        self.objectives = nn.ModuleList(each)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
         if not 0 < self.weight < math.inf:

@@ -202,8 +202,8 @@ def _loaded(
 
 
 def _classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
-    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in one
-    order or either has no names.
+    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in
+    one order or either has no names.
     """
     if not own or not classes or [*own] == [*classes]:
         return None

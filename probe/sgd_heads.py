@@ -51,7 +51,8 @@ def train_heads(
         - returns (H, D + 1, C), the bias last.
 
     Example:
-        >>> train_heads(torch.randn(20, 4), torch.arange(20) % 3, 3, [(0.1, 0.0), (0.01, 1e-3)], epochs=2, batch_size=8).shape
+        >>> features, targets = torch.randn(20, 4), torch.arange(20) % 3
+        >>> train_heads(features, targets, 3, [(0.1, 0.0), (0.01, 1e-3)], epochs=2, batch_size=8).shape
         torch.Size([2, 5, 3])
     """
     count, dim = x.shape

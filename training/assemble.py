@@ -17,7 +17,7 @@ from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
 from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting
-from ..core.registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS
+from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
@@ -31,6 +31,7 @@ from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
 from .folding import fold_batchnorm
 from .modality_scale import check_scale
+from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
     transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
     transfer.remarks = order.notes if compares_classes(config) else []
-    transfer.details = _embedding_notes(transfer, config, student_spec, teacher_specs)
-    _check_logits(transfer, config, student_spec, teacher_specs)
+    transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
+    check_logits(transfer, config, student_spec, teacher_specs)
     # A classifier that nothing trains keeps the classes of its weights.
     if "logits" in transfer.student_needs:
         known = order.names is not None and len(order.names) == student.recipe["num_classes"]
@@ -161,49 +162,6 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         if cache.complete and not filling:
             transfer.drop_teachers()
     return Assembly(transfer, train, test, accelerator, splits)
-
-
-def _embedding_notes(
-    transfer: Transfer, config: RunConfig, student: RepresentationSpec, teachers: Sequence[RepresentationSpec]
-) -> list[str]:
-    """Where the embedding of each module of the user's own is read, which was found by looking for its classifier."""
-    networks = [
-        (f"teacher {number}", *pair) for number, pair in enumerate(zip(transfer.teachers, teachers, strict=True))
-    ]
-    networks = [entry for entry in networks if "embedding" in transfer.teacher_needs]
-    networks += [("the student", transfer.student, student)] if "embedding" in transfer.student_needs else []
-    models = {id(transfer.student): config.student.model} | {
-        id(network): entry.model for network, entry in zip(transfer.teachers, config.teachers, strict=True)
-    }
-    return [
-        f"{who}'s embedding is the {_place(network.taps.embedding)}, {spec.embedding_dim} values"
-        for who, network, spec in networks
-        if models[id(network)].startswith(PYTHON_PREFIX) and network.taps.embedding and spec.embedding_dim
-    ]
-
-
-def _place(tap: str) -> str:
-    """A tap in words: ``input:fc`` is the input of fc."""
-    end, _, name = tap.rpartition(":")
-    return f"{'input' if end == 'input' else 'output'} of {name or 'the module'}"
-
-
-def _check_logits(
-    transfer: Transfer, config: RunConfig, student: RepresentationSpec, teachers: Sequence[RepresentationSpec]
-) -> None:
-    """Complain of networks that end in a softmax where an objective takes the softmax of their logits.
-
-    Raises:
-        UsageError: One does.
-    """
-    specs = [("the student", student, transfer.student_needs)]
-    specs += [(f"teacher {number}", spec, transfer.teacher_needs) for number, spec in enumerate(teachers)]
-    for who, spec, needs in specs:
-        if spec.probabilities and "logits" in needs:
-            raise UsageError(
-                f"{who} returns probabilities (each row sums to 1), and objectives take the softmax of logits: leave "
-                "the softmax at its end out"
-            )
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:

@@ -1,4 +1,6 @@
-"""Which keys of a config results depend on, and which may change when a run is resumed: marks on the schema's fields."""
+"""Which keys of a config results depend on, and which may change when a run is resumed: marks on the schema's
+fields.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ class SharedCRDLoss(CRDLoss):
             raise UsageError("teacher_dims is empty: give the length of each teacher's embedding")
         super().__init__(student_dim, teacher_dims[0], **options)
         first: Any = self.embed_teacher
-        self.embed_teacher = nn.ModuleList([first, *(self._new_teacher_map(dim) for dim in teacher_dims[1:])])  # type: ignore[assignment]
+        maps = [first, *(self._new_teacher_map(dim) for dim in teacher_dims[1:])]
+        self.embed_teacher = nn.ModuleList(maps)  # type: ignore[assignment]
         sides = ("student", *(f"teacher.{number}" for number in range(len(teacher_dims))))
         self.bank = self._new_bank(self.bank.place, sides)
 

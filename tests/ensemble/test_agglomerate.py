@@ -35,7 +35,10 @@ def build(**options):
 
 def outputs_of(spec, seed, count=6, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: scale * torch.randn(count, *shape, dtype=torch.float64, generator=generator).requires_grad_()  # noqa: E731
+
+    def draw(*shape):
+        return scale * torch.randn(count, *shape, dtype=torch.float64, generator=generator).requires_grad_()
+
     return Representation(embedding=draw(spec.embedding_dim), maps=tuple(draw(*shape) for shape in spec.map_shapes))
 
 

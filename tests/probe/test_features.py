@@ -180,7 +180,8 @@ for name, options in {"shares": {"rank": rank, "world": 2}, "whole": {}}.items()
         first = look.forwards
         again = look(f"{folder}/{name}", layers=("embedding", "maps.0"), batch_size=batch_size, **options)
         assert look.forwards == 1 and first > 0 and shared.same(found, again)
-        kept |= {f"{name} {batch_size} {layer}": value.values for layer, value in found.items()} | {f"{name} {batch_size} targets": found["embedding"].targets}
+        kept |= {f"{name} {batch_size} {layer}": value.values for layer, value in found.items()}
+        kept[f"{name} {batch_size} targets"] = found["embedding"].targets
 torch.save(kept, f"{folder}/{rank}.pt")
 torch.distributed.destroy_process_group()
 """

@@ -79,7 +79,8 @@ def look(tmp_path_factory):
         driver = f"""addEventListener("load", async () => {{
             const inner = document.querySelector("iframe").contentWindow;
             let found;
-            try {{ found = await (async (window, document) => {{ {script} }})(inner, inner.document); }} catch (error) {{ found = {{ error: String(error) }}; }}
+            try {{ found = await (async (window, document) => {{ {script} }})(inner, inner.document);
+                }} catch (error) {{ found = {{ error: String(error) }}; }}
             const out = document.createElement("pre");
             out.id = "answer";
             out.textContent = JSON.stringify({{ found, problems: inner.problems }});
@@ -129,18 +130,22 @@ def test_tables_sort_and_say_so(look):
 
 def test_charts_are_read_by_pointer_and_keys(look):
     state = look("""
-        const box = document.querySelector(".chart-box"), plot = box.querySelector(".plot"), readout = box.querySelector(".readout");
-        const before = readout.textContent, key = (name) => plot.dispatchEvent(new window.KeyboardEvent("keydown", { key: name, bubbles: true }));
+        const box = document.querySelector(".chart-box"), plot = box.querySelector(".plot"),
+            readout = box.querySelector(".readout");
+        const before = readout.textContent,
+            key = (name) => plot.dispatchEvent(new window.KeyboardEvent("keydown", { key: name, bubbles: true }));
         plot.focus();
         key("Home"); const first = readout.textContent;
         key("ArrowRight"); const second = readout.textContent;
         const entry = box.querySelector(".legend button");
         entry.click(); key("End");
-        const last = readout.textContent, hidden = box.querySelector(".series").hasAttribute("hidden"), pressed = entry.getAttribute("aria-pressed");
+        const last = readout.textContent, hidden = box.querySelector(".series").hasAttribute("hidden"),
+            pressed = entry.getAttribute("aria-pressed");
         plot.blur();
         const svg = box.querySelector("svg.chart"), rect = svg.getBoundingClientRect();
         svg.dispatchEvent(new window.PointerEvent("pointermove", { clientX: rect.right - 12, clientY: rect.top + 40 }));
-        return { before, first, second, last, hidden, pressed, pointed: readout.textContent, texts: svg.querySelectorAll("text").length };
+        return { before, first, second, last, hidden, pressed, pointed: readout.textContent,
+            texts: svg.querySelectorAll("text").length };
     """)
     assert state["first"].startswith("epoch 1 · run 0: 11 · run 1: 12") and state["second"].startswith(
         "epoch 2 · run 0: 12"
@@ -151,8 +156,10 @@ def test_charts_are_read_by_pointer_and_keys(look):
 
 WIDE = """
         for (const one of document.querySelectorAll("details")) one.open = true;
-        const wide = [...document.querySelectorAll("body *")].filter((one) => !one.closest(".scroll, .skip, svg") && one.getBoundingClientRect().right > window.innerWidth + 1);
-        return { page: document.documentElement.scrollWidth, window: window.innerWidth, wide: wide.map((one) => one.tagName + "." + one.className),
+        const wide = [...document.querySelectorAll("body *")].filter((one) => !one.closest(".scroll, .skip, svg") &&
+            one.getBoundingClientRect().right > window.innerWidth + 1);
+        return { page: document.documentElement.scrollWidth, window: window.innerWidth,
+            wide: wide.map((one) => one.tagName + "." + one.className),
                  table: document.querySelector(".scroll").scrollWidth > document.querySelector(".scroll").clientWidth };
 """
 
@@ -181,14 +188,19 @@ def test_the_page_of_a_real_run(look, short_training, tmp_path):
 
 
 COLOURS = """
-    const luminance = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    const luminance = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => { v /= 255;
+        return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
         return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-    const contrast = (a, b) => { const [x, y] = [luminance(a), luminance(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
-    const look = () => { const paper = window.getComputedStyle(document.body).backgroundColor, of = (name, key = "color") => contrast(paper, window.getComputedStyle(document.querySelector(name))[key]);
-        return { paper, ink: of("main p"), soft: of(".small"), link: of("nav a"), lines: [...document.querySelectorAll(".series polyline")].map((one) => contrast(paper, window.getComputedStyle(one).stroke)) }; };
+    const contrast = (a, b) => { const [x, y] = [luminance(a), luminance(b)].sort((p, q) => q - p);
+        return (x + 0.05) / (y + 0.05); };
+    const look = () => { const paper = window.getComputedStyle(document.body).backgroundColor, of = (name,
+        key = "color") => contrast(paper, window.getComputedStyle(document.querySelector(name))[key]);
+        return { paper, ink: of("main p"), soft: of(".small"), link: of("nav a"),
+            lines: [...document.querySelectorAll(".series polyline")].map((one) => contrast(paper, window.getComputedStyle(one).stroke)) }; };
     const button = document.getElementById("theme"), first = look(), named = button.getAttribute("aria-label");
     button.click();
-    return { first, named, second: look(), theme: document.documentElement.dataset.theme, pressed: button.getAttribute("aria-pressed") };
+    return { first, named, second: look(), theme: document.documentElement.dataset.theme,
+        pressed: button.getAttribute("aria-pressed") };
 """
 
 
@@ -212,8 +224,10 @@ def test_landmarks_names_and_focus(look):
         skip.focus();
         const shown = skip.getBoundingClientRect().left >= 0;
         const levels = [...document.querySelectorAll("h1, h2, h3")].map((one) => Number(one.tagName[1]));
-        return { unnamed: named.length, shown, levels, marks: ["header", "nav", "main", "footer"].map((one) => document.querySelectorAll("body > " + one).length),
-                 lang: document.documentElement.lang, captions: [...document.querySelectorAll("table")].every((one) => one.caption.textContent.trim()),
+        return { unnamed: named.length, shown, levels,
+            marks: ["header", "nav", "main", "footer"].map((one) => document.querySelectorAll("body > " + one).length),
+                 lang: document.documentElement.lang,
+                     captions: [...document.querySelectorAll("table")].every((one) => one.caption.textContent.trim()),
                  ids: new Set([...document.querySelectorAll("[id]")].map((one) => one.id)).size === document.querySelectorAll("[id]").length };
     """)
     assert state == {

@@ -1,4 +1,6 @@
-"""What a loop of one's own passes to the losses: lists and arrays where they are meant, one sentence where they are not."""
+"""What a loop of one's own passes to the losses: lists and arrays where they are meant, one sentence where they are
+not.
+"""
 
 import numpy as np
 import pytest

@@ -196,7 +196,8 @@ COLOURS = """
     const look = () => { const paper = window.getComputedStyle(document.body).backgroundColor, of = (name,
         key = "color") => contrast(paper, window.getComputedStyle(document.querySelector(name))[key]);
         return { paper, ink: of("main p"), soft: of(".small"), link: of("nav a"),
-            lines: [...document.querySelectorAll(".series polyline")].map((one) => contrast(paper, window.getComputedStyle(one).stroke)) }; };
+            lines: [...document.querySelectorAll(".series polyline")].map((one) =>
+                contrast(paper, window.getComputedStyle(one).stroke)) }; };
     const button = document.getElementById("theme"), first = look(), named = button.getAttribute("aria-label");
     button.click();
     return { first, named, second: look(), theme: document.documentElement.dataset.theme,
@@ -218,7 +219,8 @@ def test_both_colour_schemes_have_contrast_and_a_switch(look, dark):
 
 def test_landmarks_names_and_focus(look):
     state = look("""
-        const named = [...document.querySelectorAll("button, svg[role=img], [role=region], [role=group], nav, section")].filter((one) =>
+        const named = [...document.querySelectorAll("button, svg[role=img], [role=region], [role=group], nav, section")]
+            .filter((one) =>
             !(one.getAttribute("aria-label") || one.getAttribute("aria-labelledby") || one.textContent.trim()));
         const skip = document.querySelector(".skip");
         skip.focus();
@@ -228,7 +230,8 @@ def test_landmarks_names_and_focus(look):
             marks: ["header", "nav", "main", "footer"].map((one) => document.querySelectorAll("body > " + one).length),
                  lang: document.documentElement.lang,
                      captions: [...document.querySelectorAll("table")].every((one) => one.caption.textContent.trim()),
-                 ids: new Set([...document.querySelectorAll("[id]")].map((one) => one.id)).size === document.querySelectorAll("[id]").length };
+                 ids: new Set([...document.querySelectorAll("[id]")].map((one) => one.id)).size ===
+                     document.querySelectorAll("[id]").length };
     """)
     assert state == {
         "unnamed": 0,

@@ -78,12 +78,8 @@ class Taps:
 
     def names(self, needs: Collection[str] = PARTS) -> list[str]:
         """The taps that give ``needs``, each once."""
-        taps = (
-            [self.logits] * ("logits" in needs)
-            + [self.embedding] * ("embedding" in needs)
-            + list(self.maps) * ("maps" in needs)
-        )
-        return list(dict.fromkeys(name for name in taps if name is not None))
+        taps = {"logits": (self.logits,), "embedding": (self.embedding,), "maps": self.maps}
+        return list(dict.fromkeys(name for part in PARTS if part in needs for name in taps[part] if name is not None))
 
 
 def _single(value: Tensor) -> Tensor:
@@ -261,11 +257,9 @@ class Network(nn.Module):
         if isinstance(logits, Tensor) and logits.ndim == 2:
             return logits if self.classes is None else logits[:, self.classes]
         if required:
-            kind = (
-                f"{tuple(logits.shape)}, and logits are (B, C): flatten it, or"
-                if isinstance(logits, Tensor)
-                else f"a {type(output).__name__}, not logits:"
-            )
+            kind = f"a {type(output).__name__}, not logits:"
+            if isinstance(logits, Tensor):
+                kind = f"{tuple(logits.shape)}, and logits are (B, C): flatten it, or"
             raise UsageError(f"{self._name} returns {kind} tap the module that gives them")
         return None
 

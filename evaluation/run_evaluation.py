@@ -18,6 +18,7 @@ from ..datasets.io.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
+from ..training.accuracy import evaluate
 from ..training.assemble import (
     check_modality,
     check_scale,
@@ -27,7 +28,6 @@ from ..training.assemble import (
     prepare_accelerator,
 )
 from ..training.class_order import answer_for, check_same_classes
-from ..training.engine import evaluate
 from .evaluation_data import evaluation_data, location
 from .evaluation_result import (
     Accuracy,

@@ -1,6 +1,4 @@
-"""Contrast with fresh rows: the teacher's own embeddings are kept and projected anew at every step, with the
-gradient.
-"""
+"""Contrast with fresh rows: the teacher's own embeddings are stored and projected at every step, with gradient."""
 
 from __future__ import annotations
 
@@ -339,9 +337,7 @@ class FreshCRDLoss(DeferredState):
             raise UsageError(f"this loss was built for {len(self.rows)} teachers, and there are {len(teachers)}")
         if index.ndim != 1 or not len(index):
             raise UsageError(f"index must be (B,) with B ≥ 1, not {tuple(index.shape)}")
-        names = ["the student", "the teacher" if len(teachers) == 1 else "teacher {}"] + ["teacher {}"] * (
-            len(teachers) - 1
-        )
+        names = ["the student", *(["the teacher"] if len(teachers) == 1 else ["teacher {}"] * len(teachers))]
         for number, (name, features, embed) in enumerate(
             zip(names, (student, *teachers), (self.embed_student, *self.embed_teacher), strict=True), start=-1
         ):

@@ -19,7 +19,7 @@ from .criterion import Criterion, Critic, NegativeSums, Workspace, normalise
 from .embedding import Embedding
 from .memory_bank import MemoryBank, check_index
 from .negative_sums import explicit_negative_sums
-from .negatives import MODES, RULES, Groups
+from .negatives import MODES, SAMPLERS, Groups
 from .options import (
     DTYPES,
     INITS,
@@ -170,7 +170,7 @@ class CRDLoss(DeferredUpdates):
                 num_samples, num_negatives or min(16384, groups.eligible)
             )
             log.info("CRD negatives %s", self.negatives_reason)
-        rule = RULES[self.negatives]
+        rule = SAMPLERS[self.negatives]
         shard = Shard(rank(), world_size()) if bank_placement == "sharded" else Shard()
         self.rule = rule(groups, num_negatives, self.seed, shard)
         self.num_negatives = self.rule.num_negatives

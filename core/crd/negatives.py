@@ -80,7 +80,7 @@ class Groups:
         return place
 
 
-class Negatives(nn.Module, ABC):
+class NegativeSampler(nn.Module, ABC):
     """Base of the rules.
 
     Args:
@@ -154,7 +154,7 @@ def zero_slices(cells: Tensor, slices: list[tuple[int, int]], start: int, stop: 
             view[:, anchor, max(low - start, 0) : high - start] = 0
 
 
-class AllRows(Negatives):
+class AllRows(NegativeSampler):
     """The expectation over every eligible row, weighted K/|eligible|: no draw, no noise of a draw."""
 
     mode = "all"
@@ -178,7 +178,7 @@ class AllRows(Negatives):
         return self.num_negatives / (self.num_samples - anchors.size).to(sums.dtype)
 
 
-class SharedWindow(Negatives):
+class SharedWindow(NegativeSampler):
     """One set of K rows for the whole batch: a window at a random offset of a fixed random order, in which the bank is
     kept.
 
@@ -226,7 +226,7 @@ class SharedWindow(Negatives):
         cells.mul_(keep)
 
 
-class SampledRows(Negatives):
+class SampledRows(NegativeSampler):
     """K distinct rows for each anchor, each eligible row with probability K/|eligible|, never one of its own group.
 
     The n eligible rows of an anchor lie on a circle that begins behind its own group. The circle is cut in K strata of
@@ -318,4 +318,4 @@ class SampledRows(Negatives):
                 done, position = done + length, (position + length) % (total - size)
 
 
-RULES: dict[str, type[Negatives]] = {rule.mode: rule for rule in (AllRows, SharedWindow, SampledRows)}
+SAMPLERS: dict[str, type[NegativeSampler]] = {rule.mode: rule for rule in (AllRows, SharedWindow, SampledRows)}

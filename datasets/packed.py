@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ..core.config.schema import RESUMABLE
+from ..core.config.fields import RESUMABLE
 from ..core.errors import UsageError
 from ..core.registry import DATASETS
 from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit

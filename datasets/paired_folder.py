@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 
-from ..core.config.schema import RESUMABLE
+from ..core.config.fields import RESUMABLE
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .image_folder import (

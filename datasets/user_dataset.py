@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..core.classes import check_numbers, match_classes
-from ..core.config.schema import PLACE, RESUMABLE
+from ..core.config.fields import PLACE, RESUMABLE
 from ..core.errors import ContrastillError
 from .io.camera import UNIT_HELP, Camera, Unit, warn_of_unit
 from .io.file_splits import ReadSplit

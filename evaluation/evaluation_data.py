@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.config.loading import validate
 from ..core.config.schema import ObjectiveConfig, RunConfig
+from ..core.config.validation import validate
 
 
 def location(config: RunConfig) -> str:

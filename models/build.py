@@ -26,6 +26,7 @@ from ..core.weights import (
     read_metadata,
     save_state_dict,
 )
+from .classifier_order import classifier_order, reordered
 from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def build_network(
     else:
         module = _plain(builder(**options))
     if file is not None:
-        order = _classifier_order(recipe.get("classes"), classes) if new_classifier else None
+        order = classifier_order(recipe.get("classes"), classes) if new_classifier else None
         recipe = recipe if order is None else {**recipe, "classes": classes}
         module = _loaded(
             module,
@@ -194,28 +195,11 @@ def _loaded(
     if new_stem:
         state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
     if order is not None:
-        state = _reordered(state, classifiers, order)
+        state = reordered(state, classifiers, order)
     written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module
-
-
-def _classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
-    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in
-    one order or either has no names.
-    """
-    if not own or not classes or [*own] == [*classes]:
-        return None
-    return [[*own].index(name) for name in classes] if sorted(own) == sorted(classes) else []
-
-
-def _reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[int]) -> dict[str, Tensor]:
-    """A state dict whose classifiers' rows are in another order, or that has none of them where there is no order."""
-    head = [key for key in state if key.rpartition(".")[0] in classifiers]
-    if not order:
-        return {key: value for key, value in state.items() if key not in head}
-    return {key: value[order] if key in head else value for key, value in state.items()}
 
 
 def _with_channels(weight: Tensor, own: Tensor) -> Tensor:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.distributed import world_size
 from ..core.errors import ContrastillError, UsageError, unknown_name
-from ..core.preprocess import Preprocess
-from ..core.representation import Network, Taps
+from ..core.representation import Network
 from ..core.statistics import wilson_interval
-from ..datasets.user_dataset import UserDataset
 from .features import Features, check_classes, features_of
+from .inputs import as_network, as_splits, ordered_loader
 from .labels import labelled_part
 from .sgd_heads import train_heads
 
@@ -131,10 +129,10 @@ def linear_probes(
         protocol: ``"exact"``, ``"grid"`` or ``"crd"``.
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
-    network, (train, test) = as_network(network), _splits(train, test)
+    network, (train, test) = as_network(network), as_splits(train, test)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     train_features, test_features = (
-        features_of(network, _loader(split, batch_size, device), layers, spatial, cache=cache)
+        features_of(network, ordered_loader(split, batch_size, device), layers, spatial, cache=cache)
         for split in (train, test)
     )
     options: dict[str, Any] = {
@@ -322,36 +320,3 @@ def fit_logistic(x: Tensor, y: Tensor, start: Tensor, weight_decay: float, itera
 
 def _logits(x: Tensor, weight: Tensor) -> Tensor:
     return torch.addmm(weight[-1], x, weight[:-1])
-
-
-def as_network(network: Any) -> Network:
-    """A network, or a student as :func:`~contrastill.load_student` gives it, by its own taps and preprocessing.
-
-    Raises:
-        UsageError: A module that does not say where its representation is.
-    """
-    if isinstance(network, Network):
-        return network
-    taps, preprocess = getattr(network, "taps", None), getattr(network, "preprocess", None)
-    if not (isinstance(network, nn.Module) and isinstance(taps, Taps) and isinstance(preprocess, Preprocess)):
-        raise UsageError(
-            f"a {type(network).__name__} does not say where its representation is: pass contrastill.Network(module, "
-            "taps=…, preprocess=…), or a student of contrastill.load_student"
-        )
-    return Network(network, taps=taps, preprocess=preprocess)
-
-
-def _splits(train: Any, test: Any) -> tuple[Any, Any]:
-    """Splits and loaders as they are; datasets of one's own, both, as splits."""
-    if all(hasattr(part, "epoch") or hasattr(part, "loader") for part in (train, test)):
-        return train, test
-    data = UserDataset(train, test)(UserDataset.Options())
-    return data.open("train"), data.open("test")
-
-
-def _loader(source: Any, batch_size: int, device: torch.device) -> Any:
-    """A split's loader in order, not augmented, of this process's share; a loader as it is."""
-    if hasattr(source, "epoch"):
-        return source
-    shares = {"rank": distributed.get_rank(), "world": world_size()} if world_size() > 1 else {}
-    return source.loader(batch_size=batch_size, device=device, seed=0, train=False, **shares)

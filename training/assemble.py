@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from ..core.classes import apply_class_map
-from ..core.config.loading import of_another_kind
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.config.validation import of_another_kind
 from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.data import ViewLoader
 from ..core.errors import UsageError
 from ..core.transfer import Transfer
 
@@ -27,7 +28,7 @@ class FullBatches:
         UsageError: No batch is left.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: ViewLoader) -> None:
         self._loader = loader
         if not len(self):
             raise UsageError(
@@ -35,11 +36,28 @@ class FullBatches:
                 f"{loader.batch_size}: lower train.batch_size, or set train.drop_last=false"
             )
 
-    def __getattr__(self, name: str) -> Any:
-        # Asked only for what is not found here; a copy that is being made has no loader yet.
-        if name == "_loader":
-            raise AttributeError(name)
-        return getattr(self._loader, name)
+    @property
+    def num_samples(self) -> int:
+        """Samples in an epoch of the loader, those of the last batch among them."""
+        return self._loader.num_samples
+
+    @property
+    def batch_size(self) -> int:
+        return self._loader.batch_size
+
+    @property
+    def views(self) -> int | Any:
+        return self._loader.views
+
+    @property
+    def device(self) -> torch.device:
+        return self._loader.device
+
+    def in_order(
+        self, view: int, rows: Tensor | None = None, batch_size: int | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """All samples of a view, see :class:`~contrastill.core.data.ViewLoader`."""
+        return self._loader.in_order(view, rows, batch_size)
 
     def __len__(self) -> int:
         return self._loader.num_samples // self._loader.batch_size

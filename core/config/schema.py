@@ -5,7 +5,6 @@ A section that names a registered class is open: its further keys are the class'
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,27 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-PLACE: dict[str, Any] = {"changes_results": False, "resumable": True}
-"""Mark of a field that says where and how a training runs: no result depends on it, and a run resumes with another."""
-RECORD: dict[str, Any] = {"changes_results": False}
-"""Mark of a field that says what is measured and written on the way: nothing that is trained depends on it."""
-RESUMABLE: dict[str, Any] = {"resumable": True}
-"""Mark of a field with which a run may be resumed though results may depend on it: errors ask for such a change."""
-
-
-def _expanded(value: str | None) -> str | None:
-    """A path with its ``~``, which a shell leaves as it is behind ``key=``."""
-    return os.path.expanduser(value) if value is not None and value.startswith("~") else value
-
-
-def _out(value: str) -> str:
-    """The folder of a run, which Python's None does not name."""
-    if value in ("None", ""):
-        raise ValueError("name the folder that the run is to be written to, such as runs/mine")
-    return value
-
-
-FilePath = Annotated[str, AfterValidator(_expanded)]
+from .fields import PLACE, RECORD, FilePath, run_folder
 
 
 class Section(BaseModel):
@@ -312,7 +291,9 @@ class RunConfig(Section):
         "are imported, such as my_package",
         json_schema_extra=PLACE,
     )
-    out: Annotated[FilePath, AfterValidator(_out)] = Field(description="the run's folder", json_schema_extra=PLACE)
+    out: Annotated[FilePath, AfterValidator(run_folder)] = Field(
+        description="the run's folder", json_schema_extra=PLACE
+    )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
     seeds: int | None = Field(
         None,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ...core.config.schema import PLACE, RESUMABLE
+from ...core.config.fields import PLACE, RESUMABLE
 
 
 class ViewOptions(BaseModel):

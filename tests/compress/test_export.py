@@ -18,7 +18,8 @@ from contrastill.compress import exported
 from contrastill.compress.export import Export, export_student
 from contrastill.compress.exported import Takes, accuracy, answering
 from contrastill.compress.quantize import quantize
-from contrastill.core.config.loading import load_config, to_yaml, validate
+from contrastill.core.config.loading import load_config, to_yaml
+from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import MODELS
 from contrastill.core.representation import Preprocess, Taps

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from contrastill.core.config.loading import validate
+from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io import tar_index, tar_pictures

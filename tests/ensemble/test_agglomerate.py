@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core.config.loading import load_config, validate
+from contrastill.core.config.loading import load_config
+from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES

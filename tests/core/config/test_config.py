@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from contrastill.core.config.loading import load_config, shipped_configs, to_yaml, validate
+from contrastill.core.config.loading import load_config, shipped_configs, to_yaml
+from contrastill.core.config.validation import validate
 from contrastill.core.errors import UsageError
 
 GIVEN = ["data.name=packed", "data.path=x.h5", "teachers.0.weights=t.safetensors"]

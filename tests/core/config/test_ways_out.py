@@ -6,7 +6,8 @@ import pytest
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core.config.loading import load_config, validate
+from contrastill.core.config.loading import load_config
+from contrastill.core.config.validation import validate
 from contrastill.core.errors import UsageError
 from contrastill.training.assemble import open_split
 

@@ -1,0 +1,30 @@
+"""What the schema's fields share: marks of what depends on them, and paths."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+PLACE: dict[str, Any] = {"changes_results": False, "resumable": True}
+"""Mark of a field that says where and how a training runs: no result depends on it, and a run resumes with another."""
+RECORD: dict[str, Any] = {"changes_results": False}
+"""Mark of a field that says what is measured and written on the way: nothing that is trained depends on it."""
+RESUMABLE: dict[str, Any] = {"resumable": True}
+"""Mark of a field with which a run may be resumed though results may depend on it: errors ask for such a change."""
+
+
+def _expanded(value: str | None) -> str | None:
+    """A path with its ``~``, which a shell leaves as it is behind ``key=``."""
+    return os.path.expanduser(value) if value is not None and value.startswith("~") else value
+
+
+def run_folder(value: str) -> str:
+    """The folder of a run, which Python's None does not name."""
+    if value in ("None", ""):
+        raise ValueError("name the folder that the run is to be written to, such as runs/mine")
+    return value
+
+
+FilePath = Annotated[str, AfterValidator(_expanded)]

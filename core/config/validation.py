@@ -1,0 +1,171 @@
+"""Checks a tree of values against the schema, the options of every registered class included; nothing is built."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import UsageError, looked_in, names_beside, nearest
+from ..plugins import import_plugins, requested_plugins
+from ..registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
+from ..seeds import each_seed
+from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
+from .yaml_values import for_schema
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """Check a tree of values, the options of every registered class included; nothing is built.
+
+    Raises:
+        UsageError: One sentence that names the key, the value and what is allowed.
+    """
+    config = checked(RunConfig, values, "")
+    config.imports = list(dict.fromkeys([*config.imports, *requested_plugins()]))
+    import_plugins(config.imports)
+    config.teachers = each_seed(config.teachers)
+    if not config.objectives:
+        raise UsageError("objectives is empty: name at least one, such as objectives.cross_entropy.weight=1")
+    for label, entry in config.objectives.items():
+        entry.name = entry.name or label
+        objective = OBJECTIVES[entry.name]
+        _keep(entry, checked(objective.Options, entry.options(), f"objectives.{label}.", ObjectiveConfig))
+        entry.weight = objective.default_weight if entry.weight is None else entry.weight
+        entry.warmup = objective.default_warmup if entry.warmup is None else entry.warmup
+        if entry.rule is not None:
+            TEACHER_AGGREGATIONS[entry.rule]
+        if objective.needs_teacher and not config.teachers:
+            raise UsageError(
+                f"objectives.{label} compares with a teacher, and teachers is empty: add teachers.0.model=… "
+                "teachers.0.weights=…"
+            )
+    _keep(
+        config.ensemble,
+        checked(
+            TEACHER_AGGREGATIONS[config.ensemble.rule].Options, config.ensemble.options(), "ensemble.", EnsembleConfig
+        ),
+    )
+    validate_data(config.data)
+    # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody
+    # needs it.
+    for network in [
+        *(teacher for teacher in config.teachers if not teacher.model.startswith(PYTHON_PREFIX)),
+        config.student,
+    ]:
+        model_builder(network.model, network.weights)
+    return config
+
+
+def validate_data(data: DataConfig) -> DataConfig:
+    """The same section with its name, found by the path where it is not given, and all options of that data set."""
+    made_in_python = (data.name or "").startswith(PYTHON_PREFIX)
+    if made_in_python and data.name not in DATASETS:
+        if data.path is None:
+            return data  # whoever opens it is told; to cost or export a student nobody does
+        # Other data for a student of a data set that was made in Python, whose options they do not have.
+        data.name, data.__pydantic_extra__ = None, {}
+    data.name = data.name or _recognise(data.path)
+    path = {} if data.path is None else {"path": data.path}
+    try:
+        options = checked(DATASETS[data.name].Options, {**path, **data.options()}, "data.", DataConfig)
+    except UsageError as error:
+        raise of_another_kind(data) or error from error
+    _keep(data, options)
+    return data
+
+
+def of_another_kind(data: DataConfig) -> UsageError | None:
+    """The error for a path of another kind of data than ``data.name`` says; None where it is not known to be one."""
+    if data.path is None or not os.path.exists(data.path) or data.name not in DATASETS:
+        return None
+    names = _recognised(data.path)
+    if not names or data.name in names:
+        return None
+    return UsageError(
+        f"data.path={data.path} is data of the kind {' or '.join(names)}, and data.name is {data.name}: name both, and "
+        f"no option of {data.name}, as 'data={{name: {names[0]}, path: {data.path}}}'"
+    )
+
+
+def _recognised(path: str) -> list[str]:
+    """The data sets that say a path is their own."""
+    return [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
+
+
+def _keep(section: OpenSection, options: BaseModel) -> None:
+    """Put the validated options, defaults included, where the raw ones were."""
+    for name, value in options.model_dump(mode="json").items():
+        setattr(section, name, value)
+
+
+def _recognise(path: str | None) -> str:
+    """The dataset that says the path is its own."""
+    if path is None:
+        raise UsageError(f"data.name is not set, nor data.path: name one of {', '.join(DATASETS)}")
+    if not os.path.exists(path):
+        raise UsageError(
+            f"data.path={path} does not exist{looked_in(path)}: "
+            f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
+        )
+    names = _recognised(path)
+    if len(names) != 1:
+        kind = f"could be {' or '.join(names)}" if names else "is of no known layout"
+        raise UsageError(f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}")
+    return names[0]
+
+
+def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[BaseModel] | None = None) -> Any:
+    """Validate against a schema; pydantic's first error becomes one sentence.
+
+    Args:
+        schema: Of the whole config, or of a registered class's own options.
+        values: What is checked.
+        prefix: Where in the config they stand, with a dot behind.
+        section: Of options, the open section that they stand in, whose keys are known there too.
+    """
+    try:
+        return schema.model_validate(for_schema(schema, values))
+    except ValidationError as error:
+        # A key with a slip of the pen often leaves the right one missing.
+        first = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])
+        known = sorted({*_keys_at(schema, first["loc"][:-1]), *(section.model_fields if section else ())})
+        elsewhere = [
+            f"{section_name}.{name}"
+            for section_name, field in RunConfig.model_fields.items()
+            if name in getattr(field.annotation, "model_fields", {})
+        ]
+        hint = (
+            f"did you mean {' or '.join(elsewhere)}?"
+            if elsewhere
+            else nearest(name, known, f"known here are {', '.join(known) or 'no keys'}")
+        )
+        raise UsageError(f"{key} is not a key of the config: {hint}")
+    if first["type"] == "missing":
+        raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        allowed = re.findall("'([^']+)'", first["ctx"]["expected"])
+        message = f"{message}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
+    raise UsageError(
+        f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+    )
+
+
+def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:
+    """Keys of the section that a pydantic error's location points into."""
+    for part in location:
+        field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+        annotation = field.annotation if field else schema
+        inner = [
+            argument
+            for argument in getattr(annotation, "__args__", ())
+            if isinstance(argument, type) and issubclass(argument, BaseModel)
+        ]
+        schema = inner[0] if inner else annotation
+    return sorted(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []

@@ -1,0 +1,24 @@
+"""The classifier of a run whose classes are in another order, or are others, than those of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def classifier_order(own: Sequence[str] | None, classes: Sequence[str] | None) -> list[int] | None:
+    """The places of the data's classes among a run's own; empty where they are other classes, None where both are in
+    one order or either has no names.
+    """
+    if not own or not classes or [*own] == [*classes]:
+        return None
+    return [[*own].index(name) for name in classes] if sorted(own) == sorted(classes) else []
+
+
+def reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[int]) -> dict[str, Tensor]:
+    """A state dict whose classifiers' rows are in another order, or that has none of them where there is no order."""
+    head = [key for key in state if key.rpartition(".")[0] in classifiers]
+    if not order:
+        return {key: value for key, value in state.items() if key not in head}
+    return {key: value[order] if key in head else value for key, value in state.items()}

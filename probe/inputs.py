@@ -1,0 +1,47 @@
+"""What a probe is given: networks and data, in the forms in which people have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from ..core.distributed import world_size
+from ..core.errors import UsageError
+from ..core.preprocess import Preprocess
+from ..core.representation import Network, Taps
+from ..datasets.user_dataset import UserDataset
+
+
+def as_network(network: Any) -> Network:
+    """A network, or a student as :func:`~contrastill.load_student` gives it, by its own taps and preprocessing.
+
+    Raises:
+        UsageError: A module that does not say where its representation is.
+    """
+    if isinstance(network, Network):
+        return network
+    taps, preprocess = getattr(network, "taps", None), getattr(network, "preprocess", None)
+    if not (isinstance(network, nn.Module) and isinstance(taps, Taps) and isinstance(preprocess, Preprocess)):
+        raise UsageError(
+            f"a {type(network).__name__} does not say where its representation is: pass contrastill.Network(module, "
+            "taps=…, preprocess=…), or a student of contrastill.load_student"
+        )
+    return Network(network, taps=taps, preprocess=preprocess)
+
+
+def as_splits(train: Any, test: Any) -> tuple[Any, Any]:
+    """Splits and loaders as they are; datasets of one's own, both, as splits."""
+    if all(hasattr(part, "epoch") or hasattr(part, "loader") for part in (train, test)):
+        return train, test
+    data = UserDataset(train, test)(UserDataset.Options())
+    return data.open("train"), data.open("test")
+
+
+def ordered_loader(source: Any, batch_size: int, device: torch.device) -> Any:
+    """A split's loader in order, not augmented, of this process's share; a loader as it is."""
+    if hasattr(source, "epoch"):
+        return source
+    shares = {"rank": distributed.get_rank(), "world": world_size()} if world_size() > 1 else {}
+    return source.loader(batch_size=batch_size, device=device, seed=0, train=False, **shares)

@@ -214,8 +214,8 @@ def test_every_place_that_is_for_a_cpu_only_is_there_and_asks_for_the_device():
 
 NAMES = sorted(
     name
-    for name, waits in OBJECTIVES.items()
-    if waits.needs_teacher and Path(inspect.getfile(waits)).parent.name == "objectives"
+    for name, objective in OBJECTIVES.items()
+    if objective.needs_teacher and Path(inspect.getfile(objective)).parent.name == "objectives"
 )
 OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight": 1, "projector": "mlp"}}
 
@@ -223,8 +223,8 @@ OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight"
 @pytest.mark.parametrize("name", [*NAMES, *OPTIONS])
 def test_no_objective_waits_in_a_step(name):
     data = split(32)
-    waits = OBJECTIVES[name]
-    for stage in ("initial",) * (waits.initial_epochs > 0) + ("main",) * (not waits.only_initial):
+    objective = OBJECTIVES[name]
+    for stage in ("initial",) * (objective.initial_epochs > 0) + ("main",) * (not objective.only_initial):
         transfer = transfer_of(data, name, stage, **OPTIONS.get(name, {}))
         batches = data.loader(batch_size=16, device="cpu", train=True).epoch(0)
         transfer(next(batches)).loss.backward()

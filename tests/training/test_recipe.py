@@ -348,10 +348,21 @@ class Outputs:
         return Representation(logits=self.logits)
 
 
+class Source:
+    """A source whose teachers' outputs of the training samples are these."""
+
+    def __init__(self, *outputs):
+        self.outputs = outputs
+
+    def training_outputs(self, number, loader):
+        return self.outputs[number]
+
+
 def test_the_line_names_terms_weights_and_what_they_decided():
     one = transfer({"cross_entropy": CrossEntropy(), "kd": Term(KD(full_doubt=0.1), 0.25), "soft": Term(WTTM(), 1e-3)})
     assert str(one) == "cross_entropy 1 + kd 0.25 + soft 0.001"
-    one.prepare([Outputs(0.96)])
+    one.source = Source(Outputs(0.96))
+    one.prepare(None)
     assert (
         str(one)
         == "cross_entropy 1 + kd 0.25 (× 0.4, as the teacher's mean probability on training samples is 0.960) + "
@@ -361,7 +372,8 @@ def test_the_line_names_terms_weights_and_what_they_decided():
 
 def test_the_line_says_which_of_several_teachers():
     several = transfer({"kd": Term([KD(full_doubt=0.1) for _ in range(3)], 1)}, teachers=3)
-    several.prepare([Outputs(0.98), Outputs(0.5), Outputs(0.99)])
+    several.source = Source(Outputs(0.98), Outputs(0.5), Outputs(0.99))
+    several.prepare(None)
     match = re.fullmatch(
         r"kd 1 \(teacher 0: × 0\.2, as (.+) is 0\.980; teacher 2: × 0\.1, as (.+) is 0\.990\)", str(several)
     )

@@ -153,7 +153,14 @@ class Objective(nn.Module):
                 ``needs_teacher`` is False.
             batch: The batch they are outputs for.
         """
-        return self.per_sample(student, teacher, batch).mean()
+        losses = self.per_sample(student, teacher, batch)
+        if losses.ndim != 1:
+            raise UsageError(
+                f"{type(self).__name__}.per_sample returns a tensor of shape {tuple(losses.shape)}: it returns "
+                "the loss of "
+                "each sample, (B,); define forward for a loss that is no mean over samples"
+            )
+        return losses.mean()
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         """Read teacher outputs on the training samples before the first step; called at every start of a run, also of

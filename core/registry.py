@@ -99,7 +99,12 @@ class Registry(Mapping[str, T]):
             return self._families[prefix](rest)
         if name not in self._entries:
             known = [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)]
-            raise unknown_name(self.kind, name, known, "and what --import MY_PACKAGE registers")
+            raise unknown_name(
+                self.kind,
+                name,
+                known,
+                "and what a package of yours registers once it is imported (imports=[MY_PACKAGE], --import MY_PACKAGE)",
+            )
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import add
 
+import torch
 from torch import Tensor, nn
 
 from .aggregation import Sum, TeacherAggregation
-from .errors import UsageError
+from .errors import ContrastillError, UsageError
 from .objective import Objective
 from .representation import Representation
 
@@ -63,11 +65,42 @@ class Term(nn.Module):
     def forward(
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
-        if not self.needs_teacher:
-            return self.objectives[0](student, None, batch)
-        if self.joint:
-            return self.objectives[0](student, teachers, batch)
-        return self.rule(self.objectives, student, teachers, batch)
+        with self._explained():
+            if not self.needs_teacher:
+                loss = self.objectives[0](student, None, batch)
+            elif self.joint:
+                loss = self.objectives[0](student, teachers, batch)
+            else:
+                loss = self.rule(self.objectives, student, teachers, batch)
+        if loss.ndim:
+            raise UsageError(
+                f"{self._name}.forward returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the "
+                "batch, "
+                "a scalar; define per_sample for the loss of each sample"
+            )
+        return loss
+
+    @property
+    def _name(self) -> str:
+        return type(self.objectives[0]).__name__
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of an objective of the user's own say whose they are, and what it may read."""
+        try:
+            yield
+        except ContrastillError:
+            raise
+        except Exception as error:
+            module = type(self.objectives[0]).__module__
+            if module.partition(".")[0] == __name__.partition(".")[0] or isinstance(error, torch.OutOfMemoryError):
+                raise
+            needs = ", ".join(sorted(self.objectives[0].needs)) or "nothing"
+            raise ContrastillError(
+                f"objective {self._name} of {module} fails: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}; it is "
+                f"called as (student, teacher, batch), and only what its needs name is computed: {needs}"
+            ) from error
 
     def initial(
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]

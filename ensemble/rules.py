@@ -45,7 +45,8 @@ class Average(TeacherAggregation):
             raise UsageError(
                 f"ensemble.rule=average takes the mean of the teachers' probabilities, and objective {label} "
                 f"reads {' and '.join(sorted(objective.needs))}, "
-                f"of which unlike teachers have no mean: add objectives.{label}.rule=sum, or take another rule"
+                "and outputs other than logits of different teachers cannot be averaged: add "
+                f"objectives.{label}.rule=sum, or take another rule"
             )
         return cls()
 

@@ -180,7 +180,15 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     options = objective.Options(**entry.options())
     if not objective.needs_teacher:
         return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
-    objectives = objective.build_each(options, settings)
+    try:
+        objectives = objective.build_each(options, settings)
+    except TypeError as error:
+        if objective.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise UsageError(
+            f"objective {label} cannot be built from its options ({error}): define the classmethod "
+            "build(options, setting), which knows dimensions and the number of samples"
+        ) from error
     name = entry.rule or config.ensemble.rule
     rule = TEACHER_AGGREGATIONS[name]
     if objectives[0].joint and name != "sum":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.errors import UsageError, unknown_name
+from ..core.plugins import import_plugins
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
@@ -133,6 +134,7 @@ def distill(
     """
     settings = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
     before = random_state()
+    import_plugins(settings.get("imports", ()))
     try:
         with ExitStack() as stack:
             resolver = ArgumentResolver(stack)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, looked_in, names_beside, nearest
 from ..plugins import import_plugins, requested_plugins
-from ..registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
-from ..seeds import each_seed
+from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
+from ..run import Run
+from ..seeds import each_seed, members
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .yaml_values import for_schema
+
+log = logging.getLogger(__name__)
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
@@ -23,7 +28,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: One sentence that names the key, the value and what is allowed.
     """
-    config = checked(RunConfig, values, "")
+    config = checked(RunConfig, _with_models_of_runs(values), "")
     config.imports = list(dict.fromkeys([*config.imports, *requested_plugins()]))
     import_plugins(config.imports)
     config.teachers = each_seed(config.teachers)
@@ -56,7 +61,48 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         config.student,
     ]:
         model_builder(network.model, network.weights)
+    _name_plugins(config)
     return config
+
+
+def _with_models_of_runs(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree with the model of each network that has none but whose weights are of a run, which says it."""
+    networks = [*(values.get("teachers") or ()), values.get("student")]
+    for network in networks:
+        if isinstance(network, dict) and "model" not in network and isinstance(network.get("weights"), str):
+            path = os.path.expanduser(network["weights"])
+            file = Run((members(path) or [path])[0]).config
+            if file.is_file():
+                network["model"] = yaml.safe_load(file.read_text(encoding="utf-8"))["student"]["model"]
+    return values
+
+
+def _name_plugins(config: RunConfig) -> None:
+    """Name under ``imports`` the modules of a user's own that registered what the config names, so that other processes
+    find it too; what was registered in a script cannot be found.
+    """
+    entries: list[Any] = [OBJECTIVES[entry.name or label] for label, entry in config.objectives.items()]
+    rules = {config.ensemble.rule, *(entry.rule for entry in config.objectives.values())} - {None}
+    entries += [TEACHER_AGGREGATIONS[rule] for rule in sorted(rules)]
+    if config.data.name and not config.data.name.startswith(PYTHON_PREFIX):
+        entries.append(DATASETS[config.data.name])
+    for network in [*config.teachers, config.student]:
+        if not network.model.startswith(PYTHON_PREFIX):
+            entries.append(MODELS[network.model])
+        if network.modality in MODALITIES:
+            entries.append(getattr(MODALITIES[network.modality], "function", None))
+    own = __name__.partition(".")[0]
+    for entry in entries:
+        module = getattr(entry, "__module__", own)
+        if module.partition(".")[0] == own or any(f"{module}.".startswith(f"{name}.") for name in config.imports):
+            continue
+        if module == "__main__":
+            log.warning(
+                "%s is registered in the script itself, so other commands will not find it: move it to a module",
+                entry.__qualname__,
+            )
+        else:
+            config.imports.append(module)
 
 
 def validate_data(data: DataConfig) -> DataConfig:

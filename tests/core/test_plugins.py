@@ -169,3 +169,80 @@ def test_a_package_in_the_working_folder_says_how_it_is_reached(registries, tmp_
 
 def test_import_without_a_module_is_a_usage_error(capsys):
     assert main(["doctor", "--import"]) == 2 and "--import names a module" in capsys.readouterr().err
+
+
+def test_a_call_in_python_names_the_modules_of_what_it_uses(package, four_classes, tmp_path, capsys):
+    __import__(package)
+    out = tmp_path / "run"
+    words = {"out": str(out), "epochs": 1, "batch_size": 16, "quiet": True}
+    teacher = contrastill.distill(
+        None, "tiny_network", str(four_classes), **{**words, "out": str(tmp_path / "teacher")}
+    )
+    contrastill.distill(str(teacher.out), "resnet8", str(four_classes), objectives=["squares"], **words)
+    assert load_config(str(out / "config.yaml")).imports == [package]
+    assert main(["report", str(out)]) == 0
+    assert "does not exist" not in (out / "report.html").read_text()
+
+
+def test_imports_of_a_call_are_imported_before_names_are_looked_up(package, four_classes, tmp_path):
+    with pytest.raises(
+        UsageError, match="squares.* does not exist: .*imported .imports=.MY_PACKAGE., --import MY_PACK"
+    ):
+        contrastill.distill(None, "resnet8", str(four_classes), out=str(tmp_path / "a"), objectives=["squares"])
+    config = contrastill.distill(
+        contrastill.load_student(trained_teacher(four_classes, tmp_path)), "resnet8", str(four_classes),
+        out=str(tmp_path / "run"), epochs=1, objectives=["squares"], imports=[package], quiet=True,
+    ).config  # fmt: skip
+    assert config.imports == [package]
+
+
+def trained_teacher(data, tmp_path):
+    out = str(tmp_path / "teacher")
+    contrastill.distill(None, "resnet8", str(data), out=out, epochs=1, batch_size=16, quiet=True)
+    return out
+
+
+MISTAKES = '''
+from contrastill import OBJECTIVES, Objective
+
+
+@OBJECTIVES.register("mistaken")
+class Mistaken(Objective):
+    """A mistake."""
+'''
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def per_sample(self, s, t, b): return s.embedding.sum(1)",
+         "objective Mistaken of my_sensors fails: AttributeError: .*only what its needs name is computed: logits"),
+        ("def forward(self, s, t): return s.logits.mean()",
+         "objective Mistaken of my_sensors fails: TypeError: .*; it is called as .student, teacher, batch."),
+        ("def forward(self, s, t, b): return s.logits.mean(1)",
+         "Mistaken.forward returns a tensor of shape .16,.: it returns the loss of the batch, a scalar"),
+        ("def per_sample(self, s, t, b): return s.logits.mean()",
+         "Mistaken.per_sample returns a tensor of shape ..: it returns the loss of each sample, .B,."),
+        ("def __init__(self, dim): super().__init__()",
+         "objective mistaken cannot be built from its options .*'dim'.*define the classmethod build"),
+    ],
+    ids=["needs", "arguments", "scalar", "samples", "build"],
+)  # fmt: skip
+def test_mistakes_in_an_objective_of_ones_own_are_explained(
+    registries, four_classes, tmp_path, monkeypatch, body, message
+):
+    (tmp_path / "my_sensors.py").write_text(f"{MISTAKES}\n    {body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    teacher = trained_teacher(four_classes, tmp_path)
+    with pytest.raises(contrastill.ContrastillError, match=message):
+        contrastill.distill(
+            teacher, "resnet8", str(four_classes), out=str(tmp_path / "run"), epochs=1, batch_size=16,
+            objectives=["mistaken"], imports=["my_sensors"], quiet=True,
+        )  # fmt: skip
+
+
+def test_the_model_of_a_run_need_not_be_named(four_classes, tmp_path):
+    run = trained_teacher(four_classes, tmp_path)
+    overrides = [f"data.path={four_classes}", f"teachers.0.weights={run}", "teachers.0.model=resnet8"]
+    config = load_config("compression/cifar100", [*overrides, f"teachers.1.weights={run}"])
+    assert [teacher.model for teacher in config.teachers] == ["resnet8", "resnet8"]

@@ -16,7 +16,8 @@ app = typer.Typer(
     name="contrastill",
     help="Transfer what networks know: from a big one to a small one, from many into one, from one modality to "
     "another.",
-    epilog="--debug, with any command, shows where an error came from. contrastill doctor checks the installation.",
+    epilog="With any command: --debug shows where an error came from, --import MODULE imports a package of your own. "
+    "contrastill doctor checks the installation.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=True,

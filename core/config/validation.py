@@ -82,7 +82,7 @@ def _name_plugins(config: RunConfig) -> None:
     find it too; what was registered in a script cannot be found.
     """
     entries: list[Any] = [OBJECTIVES[entry.name or label] for label, entry in config.objectives.items()]
-    rules = {config.ensemble.rule, *(entry.rule for entry in config.objectives.values())} - {None}
+    rules = {config.ensemble.rule, *(entry.rule for entry in config.objectives.values() if entry.rule is not None)}
     entries += [TEACHER_AGGREGATIONS[rule] for rule in sorted(rules)]
     if config.data.name and not config.data.name.startswith(PYTHON_PREFIX):
         entries.append(DATASETS[config.data.name])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,12 +72,12 @@ class Table:
         return ["–" if cell is None else str(cell) for cell in row]
 
 
-class TabularResult:
+class TabularResult(ABC):
     """Base of what a command comes to: ``print(result)`` shows its tables as plain text."""
 
+    @abstractmethod
     def tables(self) -> list[Table]:
         """The tables to show, in their order."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return "\n\n".join(str(table) for table in self.tables())

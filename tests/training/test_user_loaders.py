@@ -111,11 +111,11 @@ def test_batch_size_and_drop_last_are_kept_and_the_rest_changes_no_value(tmp_pat
             generator=torch.Generator().manual_seed(9),
             timeout=0,
         )
-        kept = distilled((handed, DataLoader(DATA, 3)), tmp_path / "kept")
+        result = distilled((handed, DataLoader(DATA, 3)), tmp_path / "kept")
         assert not [record for record in caplog.records if "shuffle" in record.getMessage()]
-    assert kept.config.train.drop_last and kept.config.train.batch_size == 8 and kept.metrics["step"] == 2
+    assert result.config.train.drop_last and result.config.train.batch_size == 8 and result.metrics["step"] == 2
     assert all(
-        torch.equal(value, plain.student.state_dict()[name]) for name, value in kept.student.state_dict().items()
+        torch.equal(value, plain.student.state_dict()[name]) for name, value in result.student.state_dict().items()
     )
 
 

@@ -52,16 +52,7 @@ class ReadSplit(ABC):
         world: int = 1,
         views: int | None = None,
     ) -> FileLoader:
-        """Batches of this split.
-
-        Args:
-            batch_size: Samples in a batch, over all ranks together.
-            device: Where the batches are.
-            seed: Of the order and of the views.
-            train: Shuffled and augmented; otherwise in order, each view a plain one.
-            rank, world: This process's rank and the number of ranks; each rank gets a contiguous slice of each batch.
-            views: Number of different views of each sample; None: a new one in every epoch.
-        """
+        """Batches of this split, see :meth:`contrastill.Split.loader`; files are read as they are needed."""
         return FileLoader(
             self,
             batch_size=batch_size,

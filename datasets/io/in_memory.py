@@ -102,16 +102,7 @@ class TensorSplit:
         world: int = 1,
         views: int | None = None,
     ) -> TensorLoader:
-        """Batches of this split.
-
-        Args:
-            batch_size: Samples in a batch, over all ranks together.
-            device: Where the batches are; the whole split is moved there once.
-            seed: Of the order and of the views.
-            train: Shuffled and augmented; otherwise in order, as stored.
-            rank, world: This process's rank and the number of ranks; each rank gets a contiguous slice of each batch.
-            views: Number of different views of each sample; None: a new one in every epoch.
-        """
+        """Batches of this split, see :meth:`contrastill.Split.loader`; the whole split is moved to ``device`` once."""
         return TensorLoader(
             self,
             batch_size=batch_size,

@@ -56,6 +56,7 @@ class Export:
     difference: float | None
     real_images: bool
     classes: list[str] | None = None
+    modality: str = "rgb"
 
 
 def export_student(
@@ -127,7 +128,8 @@ def export_student(
                 f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
             ) from error
         with quiet():
-            classes = (read_recipe(find_weights(run)) or {}).get("classes")
+            recipe = read_recipe(find_weights(run)) or {}
+            classes, modality = recipe.get("classes"), recipe.get("modality", "rgb")
             used = _write(
                 module,
                 type(student).__name__,
@@ -136,7 +138,7 @@ def export_student(
                 format,
                 opset,
                 dynamic,
-                classes and list(classes),
+                {"modality": modality} | ({"classes": json.dumps(list(classes))} if classes else {}),
             )
         difference = _difference(module, answering(temporary, format, takes), inputs) if check else None
     return Export(
@@ -149,6 +151,7 @@ def export_student(
         difference,
         check and images is not None,
         classes and list(classes),
+        modality,
     )
 
 
@@ -217,6 +220,11 @@ def _no_opset(opset: int) -> UsageError:
     )
 
 
+def _as_files(metadata: dict[str, str]) -> dict[str, str]:
+    """What is known of the student as further files of torch's exported program."""
+    return {f"{name}.json" if name == "classes" else f"{name}.txt": value for name, value in metadata.items()}
+
+
 def _write(
     module: nn.Module,
     name: str,
@@ -225,7 +233,7 @@ def _write(
     format: str,
     opset: int | None,
     dynamic: bool,
-    classes: list[str] | None,
+    metadata: dict[str, str],
 ) -> int | None:
     """Export to the file; returns the opset that it has."""
     try:
@@ -233,9 +241,7 @@ def _write(
         program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
         if format == "torch":
             with open(path, "wb") as file:
-                torch.export.save(
-                    program, file, extra_files=None if classes is None else {"classes.json": json.dumps(classes)}
-                )
+                torch.export.save(program, file, extra_files=_as_files(metadata))
             return None
         named: dict[str, Any] = {
             "input_names": [INPUT],
@@ -245,8 +251,7 @@ def _write(
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
         assert exported is not None, "with dynamo=True it returns the program"
         used = exported.model.opset_imports[""]
-        if classes is not None:
-            exported.model.metadata_props["classes"] = json.dumps(classes)
+        exported.model.metadata_props.update(metadata)
         if opset in (None, used):
             exported.save(str(path), external_data=False)
     except Exception as error:  # the exporters raise what they like, of any network that they cannot do

@@ -7,6 +7,7 @@ point of the group ``contrastill.plugins`` in the package's own pyproject.toml, 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -65,6 +66,15 @@ def import_entry_points() -> None:
     except ContrastillError:
         _entry_points_imported = False
         raise
+
+
+def imports_of(run: str | os.PathLike) -> list[str]:
+    """The modules that the config of a run names under ``imports``; none where there is no such config."""
+    import yaml
+
+    file = Path(run) / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return list((config or {}).get("imports") or [])
 
 
 def _import(name: str, reason: str) -> None:

@@ -57,6 +57,8 @@ def evaluate_runs(
         name = "student" if len(runs) == 1 else os.path.relpath(path, common)
         evaluation = RunEvaluation(Run(path), texts, name=name, gallery=gallery, progress=progress)
         own = list(evaluation.rows(teachers, baselines, measured))
+        if not own:
+            continue
         if evaluation.accelerator.is_main_process:
             contents = {
                 "data": evaluation.data.data.model_dump(mode="json"),
@@ -65,6 +67,8 @@ def evaluate_runs(
             }
             write_text(evaluation.run.path / "evaluation.json", json.dumps(contents, indent=1) + "\n")
         rows += own
+    if not rows:
+        raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
     main = evaluation.accelerator.is_main_process
     drawn = gallery.draw(picture or Path(runs[0]) / "predictions.png") if main else None
     return EvaluationResult(tuple(rows), drawn)

@@ -78,6 +78,7 @@ class ExportResult:
             "path": str(export.path),
             "format": export.format,
             "classes": export.classes,
+            "modality": export.modality,
             "bytes": export.bytes,
             "opset": export.opset,
             "input": {
@@ -100,6 +101,11 @@ class ExportResult:
         lines = [
             f"written: {export.path} ({export.bytes / 1e6:.2f} MB, {export.format}{opset})",
             f"input: images ({shape}) {dtype}",
+            *(
+                []
+                if export.modality == "rgb"
+                else [f"its images are {export.modality}, as a training derives or reads it"]
+            ),
         ]
         if export.difference is None:
             lines.append("not compared with PyTorch (--no-check)")

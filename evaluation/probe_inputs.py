@@ -288,7 +288,8 @@ def _located(head: str) -> tuple[str, str | None]:
         return names[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:
-        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}")
+        others = "or of a package of yours that --import names"
+        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}, {others}")
         raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH: {hint}")
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)

@@ -65,6 +65,9 @@ def probe_networks(
     if spec.protocol not in PROTOCOLS:
         raise unknown_name("protocol", spec.protocol, PROTOCOLS)
     names = _unique(networks)
+    networks = [
+        network_named(network) for network in networks
+    ]  # first, as a run's config may import the data's package
     sources = list({source.text: source for source in map(data_named, data)}.values())
     if not names or not sources:
         raise UsageError("a probe needs a network and data: name one of each at least")

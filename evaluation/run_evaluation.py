@@ -13,6 +13,7 @@ from typing import Any
 from ..core.classes import apply_class_map
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
+from ..core.registry import OBJECTIVES
 from ..core.run import Run, no_run
 from ..datasets.io.values import check_splits
 from ..probe.features import features_of
@@ -106,11 +107,20 @@ class RunEvaluation:
             baselines: Further networks.
             measured: Keys of the other networks that a run before has had measured; grows.
         """
-        untrained = {"random", "scratch"} & {*baselines}
-        if untrained and self.train is None:
+        if "scratch" in baselines and "segmentation" not in self.options.tasks:
             raise UsageError(
-                f"{' and '.join(sorted(untrained))} of --baselines has nothing to do: add "
-                "evaluation.tasks=[segmentation] or [classification]"
+                "the baseline scratch is for evaluation.tasks=[segmentation]; trained on classes it is a run of "
+                "its own: "
+                "contrastill train with objectives.cross_entropy alone"
+            )
+        if "random" in baselines and self.train is None:
+            raise UsageError(
+                "the baseline random has no head to be measured by: add evaluation.tasks=[segmentation] or "
+                "[classification]"
+            )
+        if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
+            raise UsageError(
+                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation]: probes are of frozen layers"
             )
         for candidate in EvaluatedNetworks(self.run, self.config)(teachers=teachers, baselines=baselines):
             if candidate.role != "student":
@@ -145,6 +155,15 @@ class RunEvaluation:
     def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Accuracy]:
         if candidate.role in ("random", "scratch"):
             return
+        if candidate.role == "student" and not self._learns_logits():
+            message = (
+                f"the logits of the student of {self.run.path} were not trained, as none of "
+                f"{', '.join(self.config.objectives)} reads them, so it has no accuracy: "
+                "evaluation.tasks=[classification] "
+                "measures its representation"
+            )
+            log.warning("%s", message)
+            return
         loader = self._source(self.test, candidate).loader(
             batch_size=256,
             device=self.accelerator.device,
@@ -155,6 +174,12 @@ class RunEvaluation:
         )
         # A teacher of other classes, such as ImageNet's, has no accuracy here.
         yield Accuracy(**(evaluate(candidate.network, loader, self.accelerator) if self._answers(candidate) else {}))
+
+    def _learns_logits(self) -> bool:
+        """Whether an objective trains the student's logits, or they came with its weights."""
+        if self.config.student.weights is not None:
+            return True
+        return any("logits" in OBJECTIVES[entry.name or label].needs for label, entry in self.config.objectives.items())
 
     def _answers(self, candidate: EvaluatedNetwork) -> bool:
         """Whether a network can name the classes of the test split; its logits are brought into their order.

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError
+from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.weights import (
@@ -168,7 +169,14 @@ def _source(module: nn.Module, builder: Any) -> Any:
     """The object with taps, preprocessing and the names of the classifiers: the module, or the builder of
     one that was made elsewhere.
     """
-    return builder if hasattr(builder, "taps") else module
+    source = builder if hasattr(builder, "taps") else module
+    for name, kind in (("taps", Taps), ("preprocess", Preprocess)):
+        if not isinstance(getattr(source, name, None), kind):
+            raise UsageError(
+                f"a {type(module).__name__} was built that has no {name}: let its builder return contrastill.Network("
+                "module, taps=…, preprocess=…), or give its class the attributes taps and preprocess"
+            )
+    return source
 
 
 def _loaded(
@@ -301,6 +309,8 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
         raise ContrastillError(
             f"{path} does not say which network it is: only a student that a run wrote can be loaded without its name"
         )
+    if module is None and recipe["model"] not in MODELS:
+        import_plugins(imports_of(path.parent))  # of the run, whose config names the package that registered it
     return load_module(build_module(recipe) if module is None else module, recipe, path)
 
 

@@ -61,6 +61,12 @@ class Compared:
         for other, config in self.configs:
             if not config.teachers and metric in self.scores[other.name] and _setting(config) == _setting(group.config):
                 return self.scores[other.name][metric]
+        return None
+
+    def untrained(self, group: RunSeries, metric: str) -> MeanStd | None:
+        """The student's architecture with random weights, evaluated beside it."""
+        if group.config is None or not group.config.teachers:
+            return None
         return self._evaluated(group, group.config, "random", metric)
 
     def teacher(self, group: RunSeries, metric: str) -> MeanStd | None:
@@ -107,6 +113,7 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
     there = [key for key in _COLUMNS if any(key in row["scores"] for row in rows)]
     extra = {
         "points_to_baseline": "points to baseline",
+        "points_to_untrained": "points to random weights",
         "gap_closed": "share of the teacher gap closed, %",
         "published": "published top-1, %",
         "seconds": "training, s",
@@ -119,7 +126,13 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
         cells += [_score(row["scores"].get(key)) for key in there]
         for key in extra:
             mark = " *" if key == "published" and row["note"] else ""
-            form = {"points_to_baseline": "+.2f", "gap_closed": ".0f", "published": ".2f", "seconds": ".0f"}[key]
+            form = {
+                "points_to_baseline": "+.2f",
+                "points_to_untrained": "+.2f",
+                "gap_closed": ".0f",
+                "published": ".2f",
+                "seconds": ".0f",
+            }[key]
             value = 100 * row[key] if key == "gap_closed" and row[key] is not None else row[key]
             cells.append(Cell(number(value, form) + (mark if row[key] is not None else ""), row[key]))
         lines.append(cells)
@@ -131,6 +144,8 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
             "The baseline is the same student trained without a teacher; the teacher gap is the difference between it "
             "and a teacher that reads the same modality."
         )
+    if "points_to_untrained" in extra:
+        below.append("Random weights are the same architecture, frozen and never trained, under the same head.")
     answers = [
         {key: value for key, value in row.items() if key != "scores"}
         | {key: {"mean": score.mean, "std": score.std, "seeds": score.count} for key, score in row["scores"].items()}
@@ -142,6 +157,7 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
 def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
     config, scores, metric = group.config, compared.scores[group.name], compared.metric(group)
     points, share = (None, None) if metric is None else _against(group, metric, compared)
+    untrained = None if metric is None or points is not None else compared.untrained(group, metric)
     figure, reasons = _published(group, config) if config is not None and "top1" in scores else (None, [])
     seconds = [
         sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history
@@ -154,6 +170,7 @@ def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
         "n": len(group.runs),
         "scores": scores,
         "points_to_baseline": points,
+        "points_to_untrained": None if untrained is None or metric is None else scores[metric].mean - untrained.mean,
         "gap_closed": share,
         "published": figure.top1 if figure else None,
         "note": _note(figure, reasons) if figure else "",

@@ -142,9 +142,10 @@ def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str
             f"{', '.join(modalities)}, or give data with {entry.of}"
         )
     channels = modalities[entry.of][0]
-    if channels != SOURCES[entry.of]:
+    expected = SOURCES.get(entry.of, channels)
+    if channels != expected:
         return (
-            f"is made from {entry.of} with {SOURCES[entry.of]} channel(s), and that of this data has "
+            f"is made from {entry.of} with {expected} channel(s), and that of this data has "
             f"{channels}: read {entry.of} itself"
         )
     if entry.metres and camera is None:

@@ -30,7 +30,7 @@ class Modality:
 
     Attributes:
         name: As a network's config says it.
-        of: The stored modality, one of SOURCES.
+        of: The stored modality: rgb, depth, or any that a data set has.
         channels: How many it has.
         metres: Whether it means nothing where depth is relative.
         intrinsics: Whether it needs the view's camera.

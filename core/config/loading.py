@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..errors import UsageError, names_beside, nearest
 from ..plugins import requested_plugins
-from ..registry import DATASETS
+from ..registry import DATASETS, PYTHON_PREFIX
 from .schema import DataConfig, RunConfig
 from .validation import checked, validate, validate_data
 from .yaml_values import joined, override_value, read_written, texts_of, values_of
@@ -44,6 +44,12 @@ def find_config(name: str) -> Path:
     for path in (Path(name), configs_folder() / f"{name}.yaml"):
         if path.is_file():
             return path
+    if "=" in name and not name.endswith((".yaml", ".yml")):
+        raise UsageError(
+            f"the first argument is a config, a YAML file or a shipped one, and {name!r} is an override: name the "
+            "config "
+            "before it, such as teachers/image_folder"
+        )
     known = shipped_configs()
     hint = nearest(
         name,
@@ -74,7 +80,8 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
         written = read_written(path.read_text(encoding="utf-8"))
         if not isinstance(written, (dict, type(None))):
             raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
-        tree = _Tree(written or {})
+        overrides = list(overrides)
+        tree = _Tree(_without_python_data(written or {}, overrides))
         for override in overrides:
             tree.override(override)
         missing = sorted(OmegaConf.missing_keys(tree.values))
@@ -88,6 +95,16 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
     plugins = (word for module in requested_plugins() for word in ("--import", module))
     config._command = shlex.join(["contrastill", "train", name, *overrides, *plugins])
     return config
+
+
+def _without_python_data(written: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The config of a run whose data set was made in Python, without that section where an override names other
+    data.
+    """
+    data = written.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    named = any(override.partition("=")[0] in ("data", "data.name", "data.path") for override in overrides)
+    return {**written, "data": {}} if named and str(values_of(name)).startswith(PYTHON_PREFIX) else written
 
 
 def _yaml_problem(error: Exception) -> str:

@@ -64,7 +64,7 @@ _DEPTH, _COLOUR = "rgb_to_depth", "luminance_to_chrominance"
 _DEPTH_CONFIG, _COLOUR_CONFIG = "xmodal/rooms_rgb_to_depth_crd", "xmodal/rooms_luminance_to_chrominance_crd"
 _TRAININGS = (
     _Training("compression", "teacher", "teacher", "teachers/rooms"),
-    _Training("compression", "student, baseline", "untaught", "teachers/rooms", ("student.model=resnet8",)),
+    _Training("compression", "student, baseline", "baseline", "teachers/rooms", ("student.model=resnet8",)),
     _Training("compression", "student, KD", "kd", "compression/rooms_crd", (_OF_TEACHER, "objectives.crd=null")),
     _Training("compression", "student, CRD + KD", "crd_kd", "compression/rooms_crd", (_OF_TEACHER,)),
     _Training("ensemble", "second teacher", "ensemble/second", "teachers/rooms", ("student.model=resnet14",), 1),

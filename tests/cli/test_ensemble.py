@@ -49,7 +49,7 @@ def with_settings(run, copy, top1, **changes):
 
 @pytest.fixture
 def family(runs, tmp_path):
-    """Students of one and two teachers by KD, three seeds each, and two untaught ones, with accuracies that one can
+    """Students of one and two teachers by KD, three seeds each, and two baselines, with accuracies that one can
     check by hand.
     """
     teacher = {"model": "resnet8", "weights": str(runs / "two" / "seed-0")}
@@ -57,7 +57,7 @@ def family(runs, tmp_path):
         with_settings(runs / "kd", tmp_path / "f" / f"kd1-{seed}", 50 + seed, seed=seed, teachers=[teacher])
         with_settings(runs / "kd", tmp_path / "f" / f"kd2-{seed}", 60 + 2 * seed, seed=seed)
     for seed in range(2):
-        with_settings(runs / "two" / f"seed-{seed}", tmp_path / "f" / "untaught" / f"seed-{seed}", 40 + seed)
+        with_settings(runs / "two" / f"seed-{seed}", tmp_path / "f" / "baseline" / f"seed-{seed}", 40 + seed)
     return tmp_path / "f"
 
 
@@ -210,7 +210,7 @@ def test_the_figure_says_what_it_leaves_out(runs, family, tmp_path, capsys):
     for arguments, code, message in (
         ([str(family / "kd2-2")], 1, f"there is nothing to draw: {family / 'kd2-2'} has not ended"),
         ([str(family), str(tmp_path / "empty")], 2, "empty is no run and holds none"),
-        ([str(family / "untaught")], 2, "none of these runs has a teacher"),
+        ([str(family / "baseline")], 2, "none of these runs has a teacher"),
         ([str(family), "--out", "error.pdf"], 2, "--out error.pdf is no PNG"),
         ([], 2, "Missing argument"),
     ):

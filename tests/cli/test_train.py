@@ -72,7 +72,7 @@ def test_teacher_then_student(packed, teacher, tmp_path, capsys):
         assert torch.equal(value, trained[f"student.module.{name}"]), name
 
 
-def test_the_same_seed_gives_every_objective_the_same_untaught_student(packed, teacher):
+def test_the_same_seed_gives_every_objective_the_same_untrained_student(packed, teacher):
     from contrastill.core.config.loading import load_config
     from contrastill.training.assemble import assemble
 

@@ -66,7 +66,7 @@ class Backbone(Body):
 
 
 class Whispering(Body):
-    """A backbone whose outputs are close to zero, as of an untaught MobileNet."""
+    """A backbone whose outputs are close to zero, as of an untrained MobileNet."""
 
     def forward(self, x):
         return (self.conv(x) * 1e-9).square().mean((2, 3))

@@ -27,7 +27,7 @@ from ..core.weights import (
     read_metadata,
     save_state_dict,
 )
-from .classifier_order import classifier_order, reordered
+from .reused_weights import classifier_order, reordered, with_channels
 from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
@@ -201,26 +201,13 @@ def _loaded(
         options["num_classes"] = classes
         module = _plain(builder(**options))
     if new_stem:
-        state = {key: _with_channels(value, own[key]) if key in own else value for key, value in state.items()}
+        state = {key: with_channels(value, own[key]) if key in own else value for key, value in state.items()}
     if order is not None:
         state = reordered(state, classifiers, order)
     written = read_recipe(file) if file.suffix == ".safetensors" else None
     of = written["model"] if written and written["model"] != name else None
     load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
     return module
-
-
-def _with_channels(weight: Tensor, own: Tensor) -> Tensor:
-    """A convolution's weights for another number of input channels: their sum, spread evenly, so that a grey image gets
-    the same answer.
-    """
-    if (
-        weight.ndim != 4
-        or weight.shape[1] == own.shape[1]
-        or weight.shape[:1] + weight.shape[2:] != own.shape[:1] + own.shape[2:]
-    ):
-        return weight
-    return weight.sum(1, keepdim=True).expand_as(own) / own.shape[1]
 
 
 def _converted(builder: Any, module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

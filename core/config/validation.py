@@ -17,7 +17,7 @@ from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, 
 from ..run import Run
 from ..seeds import each_seed, members
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
-from .yaml_values import for_schema
+from .yaml_values import for_schema, values_of
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,13 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 def _with_models_of_runs(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tree with the model of each network that has none but whose weights are of a run, which says it."""
-    networks = [*(values.get("teachers") or ()), values.get("student")]
-    for network in networks:
-        if isinstance(network, dict) and "model" not in network and isinstance(network.get("weights"), str):
-            path = os.path.expanduser(network["weights"])
-            file = Run((members(path) or [path])[0]).config
+    teachers = values.get("teachers")
+    for network in [*(teachers if isinstance(teachers, list) else ()), values.get("student")]:
+        weights = values_of(network.get("weights")) if isinstance(network, dict) and "model" not in network else None
+        if isinstance(weights, str):
+            path = os.path.expanduser(weights)
+            runs = members(path)
+            file = Run(runs[0] if runs else path).config
             if file.is_file():
                 network["model"] = yaml.safe_load(file.read_text(encoding="utf-8"))["student"]["model"]
     return values

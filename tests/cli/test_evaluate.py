@@ -230,7 +230,10 @@ def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbe
     ("arguments", "message"),
     [
         (["--baselines", "randon"], "did you mean random"),
-        (["evaluation.tasks=[accuracy]", "--baselines", "scratch"], "scratch of --baselines has nothing to do"),
+        (
+            ["evaluation.tasks=[accuracy]", "--baselines", "scratch"],
+            "the baseline scratch is for evaluation.tasks=[segmentation]",
+        ),
         (["teachers=[]", "objectives={cross_entropy: {weight: 1}}", "--baselines", "teacher"], "has no teacher"),
         (
             ["evaluation.data={modalities: [rgb, depth]}"],

@@ -1,4 +1,6 @@
-"""The classifier of a run whose classes are in another order, or are others, than those of the data."""
+"""Weights of a run for other data: its classifier for classes in another order, its first convolution for other
+channels.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +24,16 @@ def reordered(state: dict[str, Tensor], classifiers: Sequence[str], order: list[
     if not order:
         return {key: value for key, value in state.items() if key not in head}
     return {key: value[order] if key in head else value for key, value in state.items()}
+
+
+def with_channels(weight: Tensor, own: Tensor) -> Tensor:
+    """A convolution's weights for another number of input channels: their sum, spread evenly, so that a grey image gets
+    the same answer.
+    """
+    if (
+        weight.ndim != 4
+        or weight.shape[1] == own.shape[1]
+        or weight.shape[:1] + weight.shape[2:] != own.shape[:1] + own.shape[2:]
+    ):
+        return weight
+    return weight.sum(1, keepdim=True).expand_as(own) / own.shape[1]

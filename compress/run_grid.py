@@ -92,7 +92,7 @@ class Grid:
         """Train what is missing and write the row of each; nothing is raised for a training that fails.
 
         Raises:
-            Stopped: Asked to stop; the trainings under way were told so, and wrote a checkpoint each.
+            Stopped: Asked to stop; the trainings under way stopped too, and wrote a checkpoint each.
         """
         self.say(
             f"{self._total} training{'s' * (self._total > 1)}, {self._old} finished before"

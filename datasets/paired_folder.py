@@ -100,8 +100,8 @@ class PairedFolder:
         ] or [""]
         if not others or not {"rgb", "depth"} & {first, *others}:
             return False
-        # Some say enough: a folder may have millions. One that lacks its partner here and there is told so when it is
-        # opened.
+        # Some say enough: a folder may have millions. One that lacks its partner here and there raises an error when it
+        # is opened.
         stems = {_stem(file, where / first) for file in islice(walk(where / first, SUFFIXES), 64)}
         return all(any(_has(where / name, stem) for stem in stems) for name in others)
 

@@ -187,6 +187,6 @@ def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None) -> No
         # Comparisons with NaN are false.
         if not bool((one >= 0).all()) or not bool(((one.double().sum(1) - 1).abs() < 1e-3).all()):
             raise UsageError(
-                f"what {name} said are no probabilities: each row is to sum to 1, without negative numbers; take "
+                f"the outputs of {name} are no probabilities: each row sums to 1, without negative numbers; take "
                 "the softmax of logits first"
             )

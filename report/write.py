@@ -96,7 +96,7 @@ def _page(folders: RunFolders, latency: bool, maps: bool, say: Say) -> tuple[str
     trainings = f"{count} training run{'s' * (count > 1)}" + (f" in {len(folders.groups)} settings" if several else "")
     intro = element(
         "p",
-        f"What {trainings} came to, from the files in the runs' folders. Every table sorts by a click on a "
+        f"Results of {trainings}, from the files in the runs' folders. Every table sorts by a click on a "
         "column's head.",
     )
     text = page(

@@ -26,9 +26,9 @@ from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .assemble import check_modality, open_loader, open_splits
 from .checkpoint import random_state, set_random_state
-from .epochs import default_epochs
 from .recipe import default_objectives, default_training
 from .run import train_run
+from .schedule import default_epochs
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,11 @@ from .accumulation import batch_samples, chunks
 from .accuracy import evaluate
 from .checkpoint import Position, Snapshot, all_random_states, load_newest, prune, save_checkpoint, set_random_state
 from .compiled import compiled
-from .epochs import default_epochs
 from .non_finite import POLICIES
 from .optimizer import new_optimizer
 from .preemption import StopRequest
 from .progress import Progress, announcement
-from .schedule import learning_rate
+from .schedule import default_epochs, learning_rate
 from .smallest_pass import check_smallest_pass
 
 log = logging.getLogger(__name__)

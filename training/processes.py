@@ -32,7 +32,7 @@ def others_may_end(timeout_minutes: float) -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and not any(name in message for name in _BACKENDS):
             raise
         silent = "timeout" in message or "timed out" in message
-        what = f"said nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
+        what = f"sent nothing for train.timeout_minutes={timeout_minutes:g} minutes" if silent else "ended"
         way = "raise it if a process may be busy for so long, or find out" if silent else "its own output says"
         raise ContrastillError(
             f"another process of this training {what}: {way} why; the same command goes on from the last checkpoint"

@@ -12,7 +12,7 @@ from ..core.classes import gives_places
 from ..core.errors import UsageError
 from ..core.seeds import members
 from ..models.build import class_names
-from .epochs import default_epochs
+from .schedule import default_epochs
 
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the
 # teacher's passes cost more than they give.

@@ -17,8 +17,8 @@ from ..models.build import save_student
 from ..plots.curves import draw_curves
 from .assemble import Assembly, assemble
 from .engine import fit
-from .epochs import default_epochs
 from .processes import others_may_end, parting
+from .schedule import default_epochs
 from .versions import versions
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None
     """Train several configs, one after the other; those whose run has a student already are kept.
 
     Args:
-        configs: By the name that ``say`` is told when one begins.
+        configs: By the name that ``say`` prints when one begins.
         progress: Whether to show each training's.
     """
     for number, (name, config) in enumerate(configs.items(), 1):

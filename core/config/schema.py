@@ -63,13 +63,13 @@ class NetworkConfig(Section):
     weights: FilePath | None = Field(
         None,
         description="run folder, .safetensors file or released checkpoint, or pretrained: those its library "
-        "publishes; left out: random weights",
+        "publishes; default: random weights",
     )
     modality: str = Field("rgb", description="the modality it reads")
     num_classes: int | None = Field(
         None,
         gt=0,
-        description="length of its logits; left out: the data's number of classes, for a teacher that of its weights",
+        description="length of its logits; default: the data's number of classes, for a teacher that of its weights",
     )
     class_map: (
         Annotated[tuple[int, ...] | tuple[str, ...] | dict[str | int, str], BeforeValidator(_class_map)] | None
@@ -85,34 +85,34 @@ class NetworkConfig(Section):
         "out: the network's own, of another modality measured on the data",
     )
     std: tuple[float, ...] | None = Field(
-        None, description="a standard deviation for each channel; left out: as the mean"
+        None, description="a standard deviation for each channel; default: as the mean"
     )
     resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
         None,
-        description="side, or [height, width], in pixels that samples are resized to; left out: that of its "
+        description="side, or [height, width], in pixels that samples are resized to; default: that of its "
         "weights or of the network, else the data's",
     )
     embedding: str | None = Field(
-        None, description="module whose output is the embedding, or input:MODULE; left out: the network's own choice"
+        None, description="module whose output is the embedding, or input:MODULE; default: the network's own choice"
     )
     maps: tuple[str, ...] | None = Field(
-        None, description="modules whose outputs are the feature maps; left out: the network's own choice"
+        None, description="modules whose outputs are the feature maps; default: the network's own choice"
     )
 
 
 class ObjectiveConfig(OpenSection):
-    name: str | None = Field(None, description="registered objective; left out: the key it stands under")
+    name: str | None = Field(None, description="registered objective; default: the key it stands under")
     weight: float | None = Field(
-        None, gt=0, le=1e30, description="factor of this term in the loss; left out: the published one"
+        None, gt=0, le=1e30, description="factor of this term in the loss; default: the published one"
     )
     warmup: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="share of the training over which the weight rises linearly from 0; left out: the published one",
+        description="share of the training over which the weight rises linearly from 0; default: the published one",
     )
     rule: str | None = Field(
-        None, description="how its losses towards several teachers are combined; left out: ensemble.rule"
+        None, description="how its losses towards several teachers are combined; default: ensemble.rule"
     )
 
 
@@ -127,7 +127,7 @@ class EnsembleConfig(OpenSection):
     batched: bool = Field(
         False,
         description="run teachers of one architecture as one network (torch.func.vmap); same answers, whether it "
-        "is faster is the device's affair",
+        "is faster depends on the device",
         json_schema_extra=RECORD,
     )
 
@@ -136,17 +136,17 @@ class TrainConfig(Section):
     epochs: int | None = Field(
         None,
         gt=0,
-        description="passes over the training split; left out: by the number of its samples, 240 for 12 500 or "
+        description="passes over the training split; default: by the number of its samples, 240 for 12 500 or "
         "fewer, 60 for 50 000, 20 for 150 000 or more",
     )
     initial_epochs: int | None = Field(
         None,
         gt=0,
         description="passes before those, for the initial stage that some objectives (ab, factor, fsp) have; "
-        "left out: the published 30",
+        "default: the published 30",
     )
     initial_lr: float | None = Field(
-        None, gt=0, le=1e30, description="learning rate of the initial stage, which is constant; left out: lr"
+        None, gt=0, le=1e30, description="learning rate of the initial stage, which is constant; default: lr"
     )
     batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
     drop_last: bool = Field(
@@ -181,8 +181,8 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
     teacher_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
         None,
-        description="of the teachers' forward pass alone (autocast); left out: as precision, and fp32 where what "
-        "teachers said is kept",
+        description="of the teachers' forward pass alone (autocast); default: as precision, and fp32 where teacher "
+        "outputs are cached",
     )
     fold_teachers: bool = Field(
         False,
@@ -211,13 +211,13 @@ class TrainConfig(Section):
     views: int | None = Field(
         None,
         gt=0,
-        description="different views of each sample; the teachers look at each once and what they said is kept, "
+        description="different views of each sample; teacher outputs of each are computed once and cached, "
         "see cache. Left out: a new view each epoch",
     )
 
     teacher_cache: FilePath | None = Field(
         None,
-        description="folder in which what the teachers said about each view is kept for further runs, or that "
+        description="folder in which the teacher outputs of each view are cached for further runs, or that "
         "contrastill cache wrote; needs views",
     )
 
@@ -225,7 +225,8 @@ class TrainConfig(Section):
     def _fits(self) -> TrainConfig:
         if self.teacher_cache is not None and self.views is None:
             raise ValueError(
-                "teacher_cache keeps what was said about views that come again: set train.views, such as train.views=4"
+                "teacher_cache keeps the teacher outputs of views that come again: set train.views, such as "
+                "train.views=4"
             )
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(
@@ -235,7 +236,7 @@ class TrainConfig(Section):
 
 
 class CacheConfig(Section):
-    """How what the teachers said about each view is kept, in memory or in the folder ``train.teacher_cache``."""
+    """How the teacher outputs of each view are cached, in memory or in the folder ``train.teacher_cache``."""
 
     logits: Literal["all"] | PositiveInt = Field(
         "all",
@@ -298,7 +299,7 @@ class RunConfig(Section):
     seeds: int | None = Field(
         None,
         gt=0,
-        description="trainings, of seed, seed + 1, …, each a run in a folder of its own under out; left out: "
+        description="trainings, of seed, seed + 1, …, each a run in a folder of its own under out; default: "
         "one, in out",
         json_schema_extra=RECORD,
     )

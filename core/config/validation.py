@@ -112,7 +112,7 @@ def validate_data(data: DataConfig) -> DataConfig:
     made_in_python = (data.name or "").startswith(PYTHON_PREFIX)
     if made_in_python and data.name not in DATASETS:
         if data.path is None:
-            return data  # whoever opens it is told; to cost or export a student nobody does
+            return data  # an error where it is opened; to cost or export a student it is not
         # Other data for a student of a data set that was made in Python, whose options they do not have.
         data.name, data.__pydantic_extra__ = None, {}
     data.name = data.name or _recognise(data.path)

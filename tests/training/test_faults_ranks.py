@@ -76,6 +76,6 @@ def test_a_process_that_hangs_is_given_up_after_the_timeout(short_training, tmp_
     processes[1].communicate()
     assert processes[0].returncode == 1 and "Traceback" not in errors
     assert (
-        "another process of this training said nothing for train.timeout_minutes=0.1 minutes: raise it if a "
+        "another process of this training sent nothing for train.timeout_minutes=0.1 minutes: raise it if a "
         "process may be busy" in errors
     )

@@ -21,11 +21,10 @@ from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
-from contrastill.training import epochs
+from contrastill.training import schedule
 from contrastill.training.assemble import assemble
-from contrastill.training.epochs import default_epochs
 from contrastill.training.recipe import default_objectives, default_training
-from contrastill.training.schedule import learning_rate
+from contrastill.training.schedule import default_epochs, learning_rate
 
 LABELLED = SimpleNamespace(targets=torch.arange(8) % 4, num_classes=4, classes=None)
 UNLABELLED = SimpleNamespace(targets=None, num_classes=None, classes=None)
@@ -132,7 +131,7 @@ def images(count=32, labelled=True, size=8):
 @pytest.fixture
 def short(monkeypatch):
     """Trainings of default length are of two epochs."""
-    monkeypatch.setattr(epochs, "LONGEST", 2)
+    monkeypatch.setattr(schedule, "LONGEST", 2)
 
 
 def start_lines(err):

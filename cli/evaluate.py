@@ -50,7 +50,13 @@ def evaluate(
             autocompletion=completion.runs_and_overrides,
         ),
     ],
-    teachers: Annotated[bool, typer.Option("--teachers", help="Measure each run's teachers as well.")] = False,
+    teachers: Annotated[
+        bool,
+        typer.Option(
+            "--teachers",
+            help="Measure each run's teachers as well; one that several runs share is measured once, beside the first.",
+        ),
+    ] = False,
     baselines: Annotated[str, typer.Option("--baselines", metavar="NAME,NAME…", help=_BASELINES)] = "",
     as_json: Annotated[bool, json_option("Print the rows as JSON on standard output.")] = False,
     quiet: Quiet = False,

@@ -48,13 +48,25 @@ class Preprocess:
         if min(self.std, default=1.0) <= 0:
             raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
 
+    def _remedy(self, images: Tensor) -> str:
+        """What to do about images (B, C, H, W) of another shape."""
+        channels = len(self.mean)
+        if images.ndim == 3 and images.shape[0] == channels:
+            return "a batch has a first side, as images[None] has"
+        if images.ndim == 4 and images.shape[3] == channels:
+            return "channels come first, as in images.permute(0, 3, 1, 2)"
+        if images.ndim == 4 and self.colours and channels == 3 and images.shape[1] in (1, 4):
+            return "store three channels (grey: the same three times), or set mean and std to a value for each channel"
+        return "set mean and std to a value for each channel"
+
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UsageError(f"images of {images.dtype} have no known scale: give uint8, or floats")
+            kinds = "uint8, or floats in [0, 1]" if self.colours else "floats in the unit of the network's modality"
+            raise UsageError(f"images of {images.dtype} have no known scale: give {kinds}")
         if images.ndim != 4 or images.shape[1] != len(self.mean):
+            shape, channels = tuple(images.shape), len(self.mean)
             raise UsageError(
-                f"images of shape {tuple(images.shape)} do not fit a mean of {len(self.mean)} channels: set mean "
-                "and std to a value for each channel"
+                f"images of shape {shape} do not fit a mean of {channels} channels: {self._remedy(images)}"
             )
         unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
         whole = images.dtype == torch.uint8

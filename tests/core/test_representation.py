@@ -276,3 +276,17 @@ def test_missing_values_do_not_change_what_is_far_from_them():
     holed[..., :4, :4] = math.nan
     preprocess = Preprocess((0.5, 0.5), (0.25, 0.25), 8)
     torch.testing.assert_close(preprocess(holed)[..., 4:, 4:], preprocess(values)[..., 4:, 4:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((3, 8, 8), r"a batch has a first side, as images\[None\] has"),
+        ((2, 8, 8, 3), "channels come first, as in images.permute"),
+        ((2, 4, 8, 8), "store three channels"),
+        ((2, 5, 8, 8), "set mean and std to a value for each channel"),
+    ],
+)
+def test_images_of_another_shape_are_refused_with_what_to_do(shape, remedy):
+    with pytest.raises(UsageError, match=rf"do not fit a mean of 3 channels: {remedy}"):
+        Preprocess((0.5,) * 3, (0.25,) * 3)(torch.zeros(shape))

@@ -99,11 +99,11 @@ def test_what_is_certain_counts_in_the_last_bin_and_what_is_impossible_is_finite
         (lambda p, t: (p[:, :0], t[:0]), "with at least one of each"),
         (lambda p, t: (p, t[:-1]), "do not fit 20 samples"),
         (lambda p, t: (p, t + 3), "do not fit 4 classes"),
-        (lambda p, t: (p.log(), t), "network 0 said are no probabilities"),
-        (lambda p, t: (torch.stack([p[0], p[1] * 0.9]), t), "network 1 said are no probabilities"),
+        (lambda p, t: (p.log(), t), "the outputs of network 0 are no probabilities"),
+        (lambda p, t: (torch.stack([p[0], p[1] * 0.9]), t), "the outputs of network 1 are no probabilities"),
         (lambda p, t: (torch.full_like(p, torch.nan), t), "no probabilities"),
         (lambda p, t: (p, t, p[0, :, :3]), "the student's probabilities of shape (20, 3) are not (20, 4)"),
-        (lambda p, t: (p, t, 2 * p[0]), "the student said are no probabilities"),
+        (lambda p, t: (p, t, 2 * p[0]), "the outputs of the student are no probabilities"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(change, message):

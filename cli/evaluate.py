@@ -31,8 +31,8 @@ Examples:
 """
 
 _BASELINES = (
-    "Also measure, for segmentation and classification: random (the student's architecture, untrained), "
-    "scratch (the same, trained on the labels), teacher."
+    "Also measure: for segmentation and classification random (the student's architecture, untrained) and teacher; "
+    "for segmentation scratch (the student's architecture, trained on the labels)."
 )
 
 

@@ -331,7 +331,14 @@ class RunEvaluation:
         if names[0] is not None:
             return len(names[0]) - 1
         loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in splits]
-        return max(1, *(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0)))
+        highest = max(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0))
+        if highest < 1:
+            raise UsageError(
+                f"no pixel of the label maps of {self._where()} is labelled: 0 stands for no label, and classes "
+                "are 1, 2, "
+                "… (if 0 is a class of yours, add 1 to all)"
+            )
+        return highest
 
     def _where(self) -> str:
         return location(self.data)

@@ -97,3 +97,17 @@ def registries_of_modalities():
     yield
     MODALITIES._entries.clear()
     MODALITIES._entries.update(before)
+
+
+def test_label_maps_without_a_label_are_no_task(tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/rgb"] = draw.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+            file[f"{split}/semantics"] = np.zeros((8, 16, 16), np.uint8)
+            file[f"{split}/target"] = np.arange(8) % 4
+    fields = {"rgb": "rgb", "semantics": "semantics"}
+    data = {"path": str(tmp_path / "data.h5"), "fields": fields}
+    contrastill.distill(None, "conv5", data, out=str(tmp_path / "run"), epochs=1, batch_size=8, quiet=True)
+    assert main(["evaluate", str(tmp_path / "run"), "evaluation.tasks=[segmentation]"]) == 2
+    assert "no pixel of the label maps of" in capsys.readouterr().err

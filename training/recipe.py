@@ -19,8 +19,8 @@ from .schedule import default_epochs
 VIEWS_PER_EPOCH = 1 / 4
 # The share of the training over which the rate rises.
 WARMUP = 0.05
-# Samples times views times teachers of which outputs are cached: wide ones, of 2048 + 1000 numbers, then take 6 GB, those
-# of a small network a twentieth.
+# Samples times views times teachers of which outputs are cached: wide ones, of 2048 + 1000 numbers, then take 6 GB,
+# those of a small network a twentieth.
 KEPT_SAMPLES = 500_000
 # Mean doubt of a teacher on its training images below which its logits begin to repeat the labels.
 FULL_DOUBT = 0.02

@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.2
 def finished(run: Run) -> bool:
     """Whether a training has ended: its student and its last epoch's accuracy are there."""
     history = run.history()
-    return run.student.is_file() and bool(history) and "top1" in history[-1]
+    return run.finished and bool(history) and "top1" in history[-1]
 
 
 def check(trainings: Sequence[Training]) -> None:
@@ -119,7 +119,7 @@ class Grid:
             place = next((place for place in range(self.jobs) if place not in self._running), None)
             if place is None:
                 return
-            if training.after and not Run(training.after).student.is_file():
+            if training.after and not Run(training.after).finished:
                 if any(
                     other_training.out == training.after
                     for other_training in [*self._waiting, *(other for other, _ in self._running.values())]

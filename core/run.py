@@ -38,6 +38,9 @@ class Run:
 
     Args:
         path: The folder; made when the first thing is written.
+
+    Attributes:
+        problems: Sentences about what its readers met missing or damaged, and left out.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -50,6 +53,12 @@ class Run:
         self.adaptors = self.path / "adaptors.safetensors"
         self.curves = self.path / "curves.png"
         self.data = self.checkpoints / "data.json"
+        self.problems: list[str] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether its student is there."""
+        return self.student.is_file()
 
     def claim(self, config_yaml: str, data: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Make the folder for this config and these data, or check that it is theirs.
@@ -95,7 +104,7 @@ class Run:
             versions: As :func:`~.versions.versions` returns them.
             command: The command line or call that trains the run, if it is known.
         """
-        entries = self._version_entries()
+        entries = self.version_entries()
         if entries and _versions_of(entries[-1]) == _versions_of(versions):
             return
         entry = {**versions, **({} if command is None else {"command": command})}
@@ -104,15 +113,17 @@ class Run:
 
     def latest_versions(self) -> dict[str, str]:
         """The software versions that the run was last trained with; empty where they are not recorded."""
-        entries = self._version_entries()
+        entries = self.version_entries()
         return {name: value for name, value in entries[-1].items() if name != "command"} if entries else {}
 
-    def _version_entries(self) -> list[dict[str, str]]:
+    def version_entries(self) -> list[dict[str, str]]:
         """The entries of versions.json, oldest first; none where the file is missing or damaged."""
-        try:
-            return json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return []
+        entries = self.read_json(self.versions.name)
+        return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the run; None where there is none, or where it is damaged, which :attr:`problems` says."""
+        return read_json(self.path / name, self.problems)
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse data that the run did not begin with."""
@@ -137,16 +148,34 @@ class Run:
                 )
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, without a last line that was cut off."""
-        if not self.metrics.exists():
+        """The rows of metrics.jsonl, by epoch.
+
+        A last line that was cut off is left out silently, as a training in progress leaves it so; :attr:`problems`
+        says which others cannot be read.
+        """
+        try:
+            lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
+        except OSError as error:
+            self._note(f"{self.metrics.name} cannot be read: {error.strerror}.")
             return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        rows, damaged = [], []
+        for place, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+                row = json.loads(line.decode("utf-8")) if line.strip() else None
+            except ValueError:
+                row = ...
+            if isinstance(row, dict) and isinstance(row.get("epoch"), int):
+                rows.append(row)
+            elif row is not None and place < len(lines):
+                damaged.append(place)
+        if damaged:
+            several = len(damaged) > 1
+            shown = f"{', '.join(map(str, damaged[:5]))}{' and more' if len(damaged) > 5 else ''}"
+            self._note(
+                f"Line{'s' * several} {shown} of {self.metrics.name} cannot be read and {'are' if several else 'is'} "
+                "left out."
+            )
+        return sorted(rows, key=lambda row: row["epoch"])
 
     def rewind(self, epoch: int) -> None:
         """Remove the rows from ``epoch`` on: they were written after the checkpoint that a run resumes from."""
@@ -173,6 +202,10 @@ class Run:
                 file.truncate(before)
                 raise
 
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
     def room_for(self, what: str, needed: int | None = None) -> AbstractContextManager[None]:
         """:func:`~.full_disk.room_for` something in this folder."""
         return room_for(what, self.path, self.checkpoints, needed)
@@ -181,6 +214,24 @@ class Run:
 def _versions_of(entry: Mapping[str, str]) -> dict[str, str]:
     """What two entries of versions.json are compared by: neither when nor how the training was started."""
     return {name: value for name, value in entry.items() if name not in ("date", "command")}
+
+
+def read_json(path: Path, problems: list[str]) -> Any:
+    """A JSON file; None where there is none, or where it is damaged, which is noted once.
+
+    Args:
+        path: The file.
+        problems: Takes the note, a sentence.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        note = f"{path.name} is damaged and left out ({type(error).__name__})."
+        if note not in problems:
+            problems.append(note)
+        return None
 
 
 def no_run(path: str | os.PathLike[str]) -> UsageError:

@@ -24,7 +24,7 @@ def member(folder: str | os.PathLike, seed: int) -> Path:
 
 def members(folder: str | os.PathLike) -> list[Path]:
     """The runs in a folder of seeds, by number; none of another folder, such as a run."""
-    if Run(folder).student.is_file():
+    if Run(folder).finished:
         return []
     return [path for path in walk_runs(folder, depth=1) if path != Path(folder) and is_member(path)]
 
@@ -44,7 +44,7 @@ def each_seed(networks: Iterable[NetworkConfig]) -> list[NetworkConfig]:
     for number, network in enumerate(networks):
         runs = members(network.weights) if network.weights not in (None, PRETRAINED) else []
         for run in runs:
-            if not Run(run).student.is_file():
+            if not Run(run).finished:
                 raise UsageError(
                     f"teachers.{number}.weights={network.weights} stands for the {len(runs)} runs in it, and "
                     f"{run.name} has no {Run(run).student.name} yet: "

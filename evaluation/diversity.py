@@ -101,7 +101,7 @@ def _finished(folder: Path) -> list[Path]:
     if not runs:
         hint = nearest(str(folder), names_beside(folder), "name what contrastill train wrote (its out=…)")
         raise UsageError(f"{folder} is neither a run nor a folder of seeds: {hint}")
-    done = [run for run in runs if Run(run).student.is_file()]
+    done = [run for run in runs if Run(run).finished]
     if not done:
         raise UsageError(
             f"none of the {len(runs)} runs in {folder} has ended: give the training time, or start it again"

@@ -183,7 +183,7 @@ def gather(paths: Sequence[str | os.PathLike], *, warn: Callable[[str], None] = 
 
 def _unusable(path: Path) -> str:
     """Why a run cannot be in the figure; empty if it can."""
-    if not Run(path).student.is_file():
+    if not Run(path).finished:
         return f"{path} has not ended"
     history = Run(path).history()
     return "" if history and "top1" in history[-1] else f"{path} has no top-1 on a test split"

@@ -126,14 +126,14 @@ class EvaluatedNetworks:
         """Names of the classes of the training data, which a teacher's class_map is for."""
         if entry.class_map is None:
             return None
-        own = self._student()[0].recipe["classes"] if self.run.student.is_file() else None
+        own = self._student()[0].recipe["classes"] if self.run.finished else None
         return own or self._training_data.classes
 
     def _student(self) -> tuple[Network, str]:
         """The run's student, of its finished file or else of its newest checkpoint; and which."""
         # Its class_map is for the data that it is evaluated on.
         entry = self.config.student.model_copy(update={"class_map": None})
-        if self.run.student.is_file():
+        if self.run.finished:
             return build(entry.model_copy(update={"weights": str(self.run.path)}), None), self.run.student.name
         snapshot = load_newest(self.run.checkpoints)
         if snapshot is None:

@@ -78,9 +78,7 @@ class RunSeries:
 
     def unfinished(self) -> list[tuple[int, RunConfig]]:
         """Number, from 1, and config of each run that has no student yet."""
-        return [
-            (number, config) for number, config in enumerate(self.configs, 1) if not Run(config.out).student.is_file()
-        ]
+        return [(number, config) for number, config in enumerate(self.configs, 1) if not Run(config.out).finished]
 
     def check(self) -> None:
         """Compare the configs with the runs that are in the folder.

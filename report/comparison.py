@@ -153,9 +153,7 @@ def _row(group: RunSeries, compared: Compared) -> dict[str, Any]:
     points, share = (None, None) if metric is None else _against(group, metric, compared)
     untrained = None if metric is None or points is not None else compared.untrained(group, metric)
     figure, reasons = published_figure(group, config) if config is not None and "top1" in scores else (None, [])
-    seconds = [
-        sum(row["seconds"] for row in run.history if is_number(row.get("seconds"))) for run in group.runs if run.history
-    ]
+    seconds = [sum(row["seconds"] for row in rows if is_number(row.get("seconds"))) for rows in group.histories if rows]
     return {
         "name": group.name,
         "networks": ""

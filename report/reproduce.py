@@ -14,7 +14,7 @@ from ..core.run import Run
 from .markup import Markup, element, join, number
 from .page import Section
 from .page_parts import Cell, copyable, folded, measured, table, warning
-from .runs import RunFolders, RunSeries, TrainedRun
+from .runs import RunFolders, RunSeries
 
 _SAMPLES = 400
 _AT_ONCE = 50
@@ -162,7 +162,7 @@ def reproduction(runs: RunFolders) -> Section:
 
 
 def _reproduction(group: RunSeries) -> Markup:
-    entries = {run.path: _version_entries(run) for run in group.runs}
+    entries = {run.path: run.version_entries() for run in group.runs}
     # Several seeds that one command trained have recorded that command each.
     commands = dict.fromkeys(_command(path, entries[path]) for path in entries)
     parts = [element("h3", group.name), *(copyable(command, f"The command of {group.name}") for command in commands)]
@@ -179,11 +179,6 @@ def _reproduction(group: RunSeries) -> Markup:
 
 
 _VERSIONS = ("contrastill", "torch", "python", "platform", "date")
-
-
-def _version_entries(run: TrainedRun) -> list[dict[str, Any]]:
-    entries = run.read_json("versions.json")
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _command(path: Path, entries: Sequence[Mapping[str, Any]]) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ContrastillError
+from ..core.run import read_json
 from ..core.table import Table
 from ..plots.chart import Chart, series_at_places
 from ..plots.teachers import Panel, Point, teacher_charts
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
-from .runs import RunFolders, read_json
+from .runs import RunFolders
 
 # Key of a comparison's row -> column, and how its numbers are written.
 _COMPARED = {
@@ -148,15 +149,15 @@ def _teachers(runs: RunFolders) -> Markup | None:
     from ..evaluation.ensemble_figure import gather
 
     finished = [
-        run
+        (run.path, config)
         for group in runs.groups
-        for run in group.runs
-        if run.finished and run.config and run.last("top1") is not None and run.history
+        for run, config in zip(group.runs, group.configs, strict=True)
+        if run.finished and config is not None and any(is_number(row.get("top1")) for row in run.history())
     ]
-    if not any(run.config is not None and len(run.config.teachers) > 1 for run in finished):
+    if not any(len(config.teachers) > 1 for _, config in finished):
         return None
     try:
-        panels = [panel for panel in gather([run.path for run in finished]) if panel.lines]
+        panels = [panel for panel in gather([path for path, _ in finished]) if panel.lines]
     except ContrastillError as error:
         return warning(f"The error against the number of teachers is left out: {error}.")
     rows = [

@@ -4,7 +4,6 @@ report.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,33 +24,6 @@ _RESULTS = ("comparison.json", "diversity.json", "probe.json", "results.jsonl")
 
 
 @dataclass
-class TrainedRun:
-    """One run as it is on the disk.
-
-    Attributes:
-        path: Its folder.
-        config: Its config; None where that cannot be read.
-        history: The rows of metrics.jsonl that can be read.
-        finished: Whether its student is there.
-        problems: Sentences about what is missing or damaged.
-    """
-
-    path: Path
-    config: RunConfig | None
-    history: list[dict[str, Any]]
-    finished: bool
-    problems: list[str] = field(default_factory=list)
-
-    def last(self, key: str) -> float | None:
-        """The last measured value of a metric."""
-        return next((row[key] for row in reversed(self.history) if is_number(row.get(key))), None)
-
-    def read_json(self, name: str) -> Any:
-        """A file of the run; None where there is none or it is damaged, which is noted."""
-        return read_json(self.path / name, self.problems)
-
-
-@dataclass
 class RunSeries:
     """Runs that differ in their seed alone: a row of the tables and a line of the charts.
 
@@ -59,16 +31,23 @@ class RunSeries:
         name: As the page calls it.
         path: The run's folder, or the folder of seeds.
         runs: At least one.
+        configs: That of each; None where it cannot be read.
     """
 
     name: str
     path: Path
-    runs: list[TrainedRun]
+    runs: list[Run] = field(default_factory=list)
+    configs: list[RunConfig | None] = field(default_factory=list)
 
     @property
     def config(self) -> RunConfig | None:
         """That of the first run that has one."""
-        return next((run.config for run in self.runs if run.config is not None), None)
+        return next((config for config in self.configs if config is not None), None)
+
+    @property
+    def histories(self) -> list[list[dict[str, Any]]]:
+        """The rows of each run's metrics.jsonl."""
+        return [run.history() for run in self.runs]
 
     @property
     def problems(self) -> list[str]:
@@ -78,12 +57,13 @@ class RunSeries:
 
     def first_finished(self) -> tuple[Path, RunConfig] | None:
         """Folder and config of the first run whose training has ended."""
-        finished = ((run.path, run.config) for run in self.runs if run.finished and run.config is not None)
-        return next(finished, None)
+        pairs = zip(self.runs, self.configs, strict=True)
+        return next(((run.path, config) for run, config in pairs if run.finished and config is not None), None)
 
     def last(self, key: str) -> list[float]:
         """The last values of a metric, of the runs that have it."""
-        return [value for run in self.runs if (value := run.last(key)) is not None]
+        values = [[row[key] for row in rows if is_number(row.get(key))] for rows in self.histories]
+        return [measured[-1] for measured in values if measured]
 
 
 @dataclass
@@ -136,9 +116,11 @@ def find(paths: Sequence[str]) -> RunFolders:
                 folders.setdefault(folder.resolve(), folder)
                 continue
             where = folder.parent if is_member(folder) and folder.resolve() != path.resolve() else folder
-            group = groups.setdefault(where.resolve(), RunSeries(_relative(where, root), where, []))
+            group = groups.setdefault(where.resolve(), RunSeries(_relative(where, root), where))
             if all(run.path.resolve() != folder.resolve() for run in group.runs):
-                group.runs.append(_read(folder))
+                run = Run(folder)
+                group.configs.append(_read(run))
+                group.runs.append(run)
     if not groups:
         raise UsageError(
             f"{', '.join(paths)} hold{'s' * (len(paths) == 1)} results and no run: name the runs too, or the "
@@ -167,73 +149,34 @@ def reads_teacher(entry: ObjectiveConfig) -> bool:
     return OBJECTIVES[objective_name(entry)].needs_teacher
 
 
-def read_json(path: Path, problems: list[str]) -> Any:
-    """A JSON file; None where there is none or it is damaged, which is noted."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        problems.append(f"{path.name} is damaged and left out ({type(error).__name__}).")
-        return None
-
-
 def _by_settings(group: RunSeries) -> list[RunSeries]:
     """The series, or its runs one by one where they differ in more than their seed."""
-    each = [None if run.config is None else settings(run.config) for run in group.runs]
+    each = [None if config is None else settings(config) for config in group.configs]
     if all(other == each[0] for other in each) or len(group.runs) == 1:
         return [group]
     return [
-        RunSeries(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run])
-        for run in group.runs
+        RunSeries(f"{group.name}/{run.path.name}" if group.name != "." else run.path.name, run.path, [run], [config])
+        for run, config in zip(group.runs, group.configs, strict=True)
     ]
 
 
-def _read(path: Path) -> TrainedRun:
-    """One run's folder."""
-    run, problems = Run(path), []
+def _read(run: Run) -> RunConfig | None:
+    """A run's config, if it can be read; what its folder lacks is noted in the run's problems."""
+    config = None
     try:
         config = load_config(str(run.config))
     except (ContrastillError, OSError, ValueError) as error:
-        config = None
-        problems.append(f"config.yaml cannot be read, so what was trained is not known: {' '.join(str(error).split())}")
-    finished = run.student.is_file()
-    if not finished:
-        problems.append(
+        run.problems.append(
+            f"config.yaml cannot be read, so what was trained is not known: {' '.join(str(error).split())}"
+        )
+    if not run.finished:
+        run.problems.append(
             "There is no student.safetensors: the training has not ended yet, was stopped, or its student was removed."
         )
-    return TrainedRun(path, config, _history(run, problems), finished, problems)
-
-
-def _history(run: Run, problems: list[str]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that can be read; a last line that was cut off is left out silently, as a
-    training in progress leaves it so.
-    """
     if not run.metrics.is_file():
-        problems.append("There is no metrics.jsonl: no epoch has ended yet.")
-        return []
-    try:
-        lines = run.metrics.read_bytes().split(b"\n")
-    except OSError as error:
-        problems.append(f"metrics.jsonl cannot be read: {error.strerror}.")
-        return []
-    rows, damaged = [], []
-    for place, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line.decode("utf-8")) if line.strip() else None
-        except ValueError:
-            row = ...
-        if isinstance(row, dict) and is_number(row.get("epoch")):
-            rows.append(row)
-        elif row is not None and place < len(lines):
-            damaged.append(place)
-    if damaged:
-        where = (
-            f"Line{'s' * (len(damaged) > 1)} "
-            f"{', '.join(map(str, damaged[:5]))}{' and more' if len(damaged) > 5 else ''}"
-        )
-        problems.append(f"{where} of metrics.jsonl cannot be read and {'are' if len(damaged) > 1 else 'is'} left out.")
-    return sorted(rows, key=lambda row: row["epoch"])
+        run.problems.append("There is no metrics.jsonl: no epoch has ended yet.")
+    run.history()  # notes its damaged lines
+    return config
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -194,7 +194,7 @@ def _settings(config: RunConfig) -> Markup:
 
 def curves(runs: RunFolders) -> Section | None:
     """Losses and measures over epochs, the runs of a folder in one chart."""
-    there = [group for group in runs.groups if any(run.history for run in group.runs)]
+    there = [group for group in runs.groups if any(group.histories)]
     if not there:
         return None
     folders = dict.fromkeys(group.path.parent.resolve() for group in there) if len(there) > _AT_ONCE else [None]
@@ -222,7 +222,7 @@ def _charts(groups: Sequence[RunSeries]) -> Markup:
     styles = {group.name: place for place, group in enumerate(groups)}
     keys = list(
         dict.fromkeys(
-            key for group in groups for run in group.runs for row in run.history for key in row if key not in _NOT_TERMS
+            key for group in groups for rows in group.histories for row in rows for key in row if key not in _NOT_TERMS
         )
     )
     charts = {
@@ -248,8 +248,8 @@ def _chart(key: str, groups: Sequence[RunSeries], styles: dict[str, int]) -> Cha
 
 def _series(key: str, group: RunSeries, style: int) -> Series:
     by_epoch: dict[int, list[float]] = {}
-    for run in group.runs:
-        for row in run.history:
+    for rows in group.histories:
+        for row in rows:
             if is_number(row.get(key)):
                 by_epoch.setdefault(row["epoch"] + 1, []).append(row[key])
     measured = {epoch: mean_std(values) for epoch, values in sorted(by_epoch.items())}
@@ -271,7 +271,7 @@ def _resolution(network: NetworkConfig) -> str:
 
 
 def _seeds(group: RunSeries) -> str:
-    seeds = [str(run.config.seed) for run in group.runs if run.config is not None]
+    seeds = [str(config.seed) for config in group.configs if config is not None]
     return f"{len(group.runs)} ({', '.join(seeds)})"
 
 

@@ -102,7 +102,7 @@ def train_unfinished(configs: Mapping[str, RunConfig], say: Callable[[str], None
     """
     for number, (name, config) in enumerate(configs.items(), 1):
         say(f"{number}/{len(configs)} {name}: {config.student.model} in {config.out}")
-        if not Run(config.out).student.is_file():
+        if not Run(config.out).finished:
             train_run(config, progress=progress)
 
 

@@ -13,8 +13,9 @@ import pytest
 from contrastill.cli.main import main
 from contrastill.compress.published import published
 from contrastill.core.config.loading import load_config
+from contrastill.core.run import Run
 from contrastill.report.comparison import teacher_of
-from contrastill.report.runs import RunSeries, TrainedRun
+from contrastill.report.runs import RunSeries
 
 
 class Page(html.parser.HTMLParser):
@@ -245,7 +246,7 @@ def test_a_teacher_is_found_where_the_folders_were_moved():
     teacher = load_config("teachers/rooms")
 
     def group(path, config):
-        return RunSeries(path, Path(path), [TrainedRun(Path(path), config, [], True)])
+        return RunSeries(path, Path(path), [Run(Path(path))], [config])
 
     far = group("/new/demo/luminance/teacher", load_config("teachers/rooms", ["student.modality=luminance"]))
     similar, other = (

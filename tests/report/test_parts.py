@@ -21,7 +21,7 @@ from contrastill.report.markup import Markup, element, is_number, join, number
 from contrastill.report.page import Section, page
 from contrastill.report.page_parts import Cell, figure, measured, picture, table
 from contrastill.report.reproduce import reproduction
-from contrastill.report.runs import RunFolders, RunSeries, TrainedRun
+from contrastill.report.runs import RunFolders, RunSeries
 from contrastill.report.scatter import Scatter, scatter
 from contrastill.report.svg import draw
 from contrastill.training.versions import versions
@@ -270,7 +270,7 @@ def test_a_run_without_a_recorded_command_is_trained_by_its_config(tmp_path, tex
     path.mkdir()
     if text is not None:
         (path / "versions.json").write_text(text)
-    group = RunSeries("a", path, [TrainedRun(path, None, [], True)])
+    group = RunSeries("a", path, [Run(path)], [None])
     body = reproduction(RunFolders(tmp_path, [group], [])).body
     assert element("code", command.format(path)) in body
 

@@ -67,8 +67,7 @@ class Taps:
     Attributes:
         embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
         maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them,
-            square patches in rows, become (B, C, h, w); the class token and up to four registers before them are left
-            out.
+            square patches in rows, become (B, C, h, w); class token and up to four registers before them are left out.
         logits: None is what the module itself returns.
     """
 
@@ -98,7 +97,7 @@ class Network(nn.Module):
         modality: Key of the batch that it reads.
 
     Raises:
-        UsageError: A tap names a module that does not exist.
+        UsageError: A tap names no module of it.
 
     Example:
         >>> module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
@@ -129,6 +128,7 @@ class Network(nn.Module):
         self.register_buffer("classes", None, persistent=False)
         self.recipe: dict[str, Any] = {}
         self._frozen = False
+        self.frozen_modules: tuple[str, ...] = ()
         self.precision: torch.dtype | None = None
 
     def __call__(self, batch: Mapping[str, Tensor] | Tensor, needs: Collection[str] | None = None) -> Representation:
@@ -222,9 +222,8 @@ class Network(nn.Module):
     def compute_in(self, precision: str | None) -> Network:
         """Look under an autocast of its own, whatever the caller's is, and answer in float32; returns itself.
 
-        In ``bf16`` logits, embedding and each map are within 5 % of their norm of those in float32 (measured: .3 % for
-        10 layers, 3 % for 110), in ``fp16`` within 1 %, as long as no activation passes 65 504: beyond, they are no
-        numbers.
+        In ``bf16`` logits, embedding and each map are within 5 % of their norm in float32 (.3 % for 10 layers, 3 % for
+        110), in ``fp16`` within 1 %, as long as no activation passes 65 504: beyond, they are no numbers.
 
         Args:
             precision: ``"fp32"``, ``"bf16"``, ``"fp16"``; None takes the caller's autocast, as it is without this call.
@@ -233,8 +232,11 @@ class Network(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Network:
-        """As ``nn.Module.train``, but a frozen network stays in eval mode."""
-        return super().train(mode and not self._frozen)
+        """As ``nn.Module.train``, but what is frozen stays in eval mode."""
+        super().train(mode and not self._frozen)
+        for name in self.frozen_modules:
+            self.module.get_submodule(name).eval()
+        return self
 
     @property
     def _name(self) -> str:

@@ -16,6 +16,7 @@ from ..core.representation import Network
 from ..core.run import Run
 from ..training.assemble import build, measure_statistics, open_split
 from ..training.checkpoint import load_newest
+from ..training.moving_average import averaged
 
 BASELINES = ("random", "scratch", "teacher")
 """The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""
@@ -149,13 +150,12 @@ class EvaluatedNetworks:
         network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
         if (names := self._training_data.classes) is not None and len(names) == classes:
             network.recipe = {**network.recipe, "classes": tuple(names)}
-        network.load_state_dict(
-            {
-                name.removeprefix("student."): value
-                for name, value in snapshot.model.items()
-                if name.startswith("student.")
-            }
-        )
+        student = {
+            name.removeprefix("student."): value
+            for name, value in snapshot.model.items()
+            if name.startswith("student.")
+        }
+        network.load_state_dict(averaged(snapshot.model) or student)
         return network, f"checkpoint after step {snapshot.position.step}"
 
     def _untrained(self, student: Network) -> Network:

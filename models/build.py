@@ -227,6 +227,11 @@ def _classifiers(source: Any) -> tuple[str, ...]:
     return getattr(source, "classifiers", (embedding.removeprefix("input:"),) if embedding.startswith("input:") else ())
 
 
+def classifier_names(network: Network) -> tuple[str, ...]:
+    """The layers of a network's own module that give its logits; empty where they are not known."""
+    return getattr(network.module, "classifiers", None) or _classifiers(network)
+
+
 def _num_logits(module: nn.Module, source: Any) -> int | None:
     """Length of the logits as the network has it."""
     return getattr(source, "num_logits", None) or classes_in(module.state_dict(), _classifiers(source))

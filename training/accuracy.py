@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as distributed
 from accelerate import Accelerator
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.data import Loader
+from ..core.distributed import world_size
 from ..core.errors import ContrastillError
 from ..core.representation import Network
+
+
+@torch.no_grad()
+def share_buffers(network: Network) -> None:
+    """Give all ranks the BatchNorm statistics of the main one, which are saved: each has its own of the last step."""
+    if world_size() > 1:
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, src=0)
 
 
 @torch.no_grad()

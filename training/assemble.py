@@ -30,6 +30,7 @@ from ..xmodal.derive import DerivedLoader, check
 from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
 from .folding import fold_batchnorm
+from .freezing import freeze_modules
 from .modality_scale import check_scale
 from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
@@ -96,6 +97,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         names=names,
         student=True,
     )
+    freeze_modules(student, config.train.freeze)
     batch = {
         name: value[:2].cpu()
         for name, value in next(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,26 @@ def load_checkpoint(path: Path) -> Snapshot:
     )
 
 
+def check_same_start(folder: Path, position: Position, device: torch.device) -> None:
+    """Complain where the ranks found different checkpoints: each would wait for what the others never do.
+
+    Args:
+        folder: Where this rank looked.
+        position: Of the checkpoint that it found; the start where there was none.
+        device: Of the processes' communication.
+
+    Raises:
+        ContrastillError: They are at different steps.
+    """
+    steps = all_gather_ragged(torch.tensor([[position.step]]), device).flatten().tolist()
+    if len({*steps}) > 1:
+        starts = ", ".join(f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps))
+        raise ContrastillError(
+            f"the processes find different checkpoints in {folder} (process {starts}): put out=… on a disk that all of "
+            "them share"
+        )
+
+
 def _split_tensors(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as named tensors (``3.momentum_buffer``) and what JSON can hold."""
     tensors: dict[str, Tensor] = {}
@@ -216,17 +237,57 @@ def _split_tensors(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[s
             if isinstance(value, Tensor):
                 tensors[f"{number}.{name}"] = value
             else:
-                rest.setdefault(str(number), {})[name] = value
-    return tensors, {"rest": rest, "param_groups": optimizer["param_groups"]}
+                rest.setdefault(str(number), {})[name] = _plain(value, f"{number}.{name}", tensors)
+    groups = [
+        {name: _plain(value, f"group.{number}.{name}", tensors) for name, value in group.items()}
+        for number, group in enumerate(optimizer["param_groups"])
+    ]
+    return tensors, {"rest": rest, "param_groups": groups}
 
 
 def _join_tensors(rest: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The inverse of :func:`_split_tensors`."""
-    state: dict[int, dict[str, Any]] = {int(number): dict(entry) for number, entry in rest["rest"].items()}
+    inner: set[str] = set()
+    state: dict[int, dict[str, Any]] = {
+        int(number): {name: _restored(value, tensors, inner) for name, value in entry.items()}
+        for number, entry in rest["rest"].items()
+    }
+    groups = [
+        {name: _restored(value, tensors, inner) for name, value in group.items()} for group in rest["param_groups"]
+    ]
     for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    return {"state": state, "param_groups": rest["param_groups"]}
+        if key not in inner:
+            number, name = key.split(".", 1)
+            state.setdefault(int(number), {})[name] = value
+    return {"state": state, "param_groups": groups}
+
+
+_TENSOR, _DTYPE = "tensor:", "dtype:"
+"""Keys of what stands in JSON for a tensor inside a list or a parameter group, and for a dtype."""
+
+
+def _plain(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON holds it; the tensors in it are put among ``tensors``, under names that begin with ``key``."""
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {_TENSOR: key}
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix("torch.")}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry, f"{key}.{place}", tensors) for place, entry in enumerate(value)]
+    return value
+
+
+def _restored(value: Any, tensors: Mapping[str, Tensor], used: set[str]) -> Any:
+    """The inverse of :func:`_plain`; names of the tensors are added to ``used``."""
+    if isinstance(value, list):
+        return [_restored(entry, tensors, used) for entry in value]
+    if isinstance(value, dict) and _TENSOR in value:
+        used.add(value[_TENSOR])
+        return tensors[value[_TENSOR]]
+    if isinstance(value, dict) and _DTYPE in value:
+        return getattr(torch, value[_DTYPE])
+    return value
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,17 +15,26 @@ from torch import Tensor, nn
 
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
-from ..core.distributed import all_gather_ragged
-from ..core.errors import ContrastillError, Stopped, UsageError
-from ..core.representation import Representation
+from ..core.errors import UsageError
+from ..core.representation import Network, Representation
 from ..core.run import Run
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
-from .accuracy import evaluate
-from .checkpoint import Position, Snapshot, all_random_states, load_newest, prune, save_checkpoint, set_random_state
+from .accuracy import evaluate, share_buffers
+from .checkpoint import (
+    Position,
+    Snapshot,
+    all_random_states,
+    check_same_start,
+    load_newest,
+    prune,
+    save_checkpoint,
+    set_random_state,
+)
 from .compiled import compiled
+from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
-from .optimizer import new_optimizer
+from .optimizer import LR_SCALE, Clipping, new_optimizer
 from .preemption import StopRequest
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
@@ -41,10 +51,12 @@ class FitResult:
         last: The last epoch's row of metrics.jsonl: ``epoch``, ``step``, ``lr``, ``loss``, each term, ``top1`` and
             ``top5`` in per cent on the test split, ``seconds``, ``samples_per_second``.
         history: All rows.
+        student: What was evaluated: the student, or with ``train.ema`` the average of its weights.
     """
 
     last: dict[str, Any]
     history: list[dict[str, Any]]
+    student: Network
 
 
 def fit(
@@ -113,6 +125,7 @@ class _Training:
             )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
+        self.average = None if config.ema is None else MovingAverage(transfer.student, config.ema)
         transfer.prepare(train)
         # Teachers never change and objectives keep their own buffers (banks) equal on every rank: DDP must not
         # broadcast rank 0's.
@@ -127,6 +140,7 @@ class _Training:
         self.model: nn.Module | None = None
         self.running: dict[str, Tensor] = {}
         self.bad = POLICIES[config.on_nan](transfer, train, config, run, accelerator)
+        self.clip = Clipping(config, accelerator, unscaled=self.bad.unscales)
         self.stop = StopRequest()
         self.progress = Progress(
             self.epochs, len(train), train.num_samples, enabled=progress and accelerator.is_main_process
@@ -163,7 +177,12 @@ class _Training:
             while self.position.epoch < self.epochs:
                 history.append(self._epoch())
         self.transfer.stop_deferring()
-        return FitResult(last=history[-1] if history else {}, history=history)
+        return FitResult(last=history[-1] if history else {}, history=history, student=self.evaluated)
+
+    @property
+    def evaluated(self) -> Network:
+        """The network that is evaluated and saved."""
+        return self.transfer.student if self.average is None else self.average.network
 
     def _epoch(self) -> dict[str, Any]:
         """One epoch from the position on: its batches, its row, its checkpoint."""
@@ -179,11 +198,11 @@ class _Training:
             if asked or (every and self.position.step % every == 0 and self.position.batch < len(self.train)):
                 self._save()
             if asked:
-                raise self._stopped()
+                raise self.stop.error(self.position, self.run)
         row = {
             "epoch": epoch,
             "step": self.position.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
             **self._means(),
             **self.bad.row(),
         }
@@ -196,7 +215,8 @@ class _Training:
         if stage == "initial":
             row["stage"] = stage
         elif self.test is not None and (last or (epoch + 1) % self.config.evaluate_every == 0):
-            row |= evaluate(self.transfer.student, self.test, self.accelerator)
+            share_buffers(self.evaluated)
+            row |= evaluate(self.evaluated, self.test, self.accelerator)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
         self.accelerator.log(
@@ -212,17 +232,21 @@ class _Training:
 
     def _step(self, batch: dict[str, Tensor]) -> None:
         """One optimiser step; nothing here waits for the device but ``on_nan=skip``."""
+        rate = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
+            group["lr"] = rate * group.get(LR_SCALE, 1.0)
         self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / (
             self.epochs - self.initial_epochs
         )
         self.bad.begin()
         passes = self._backward(batch)
         if self.bad.accepts(self.position, batch, [{"loss": one.loss, **one.terms} for one, _ in passes]):
+            measured = self.clip([p for group in self.optimizer.param_groups for p in group["params"]])
             self.optimizer.step()
             self.transfer.commit()
-            self._accumulate(passes)
+            if self.average is not None:
+                self.average.update(self.position.step)
+            self._accumulate(passes, measured)
         else:
             self.transfer.rollback()
         self.optimizer.zero_grad(set_to_none=True)
@@ -248,13 +272,12 @@ class _Training:
             passes.append((replace(output, loss=output.loss.detach(), student=Representation()), size))
         return passes
 
-    def _accumulate(self, passes: list[tuple[TransferOutput, int]]) -> None:
-        """Add a batch to the epoch's sums, on the device."""
+    def _accumulate(self, passes: list[tuple[TransferOutput, int]], measured: Mapping[str, Tensor]) -> None:
+        """Add a batch, and what was measured of its step, to the epoch's sums, on the device."""
         for output, size in passes:
             zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
-            sums: dict[str, Any] = {
-                name: value * size for name, value in {"loss": output.loss, **output.terms, **output.logs}.items()
-            }
+            scalars = {"loss": output.loss, **output.terms, **output.logs, **measured}
+            sums: dict[str, Any] = {name: value * size for name, value in scalars.items()}
             for name, value in {**sums, "samples": size}.items():
                 self.running[name] = self.running.get(name, zero) + value
 
@@ -273,17 +296,6 @@ class _Training:
         sums = self.accelerator.reduce(sums.float() if self.accelerator.device.type == "mps" else sums, "sum")
         return dict(zip(self.running, sums.unbind(), strict=True))
 
-    def _stopped(self) -> Stopped:
-        """The error that says where a training was stopped and how it goes on."""
-        where = f"after epoch {self.position.epoch}, batch {self.position.batch}"
-        progress = (
-            f"the checkpoint is in {self.run.checkpoints} and the same command goes on from it"
-            if self.run
-            else "nothing was kept, as it has no run folder"
-        )
-        assert self.stop.signal is not None, "the processes agreed upon one"
-        return Stopped(f"stopped by {self.stop.signal.name} {where}: {progress}", self.stop.signal)
-
     def _save(self) -> None:
         """Write a checkpoint (the main process alone)."""
         self.bad.check()
@@ -298,6 +310,8 @@ class _Training:
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
+        if self.average is not None:
+            trained |= self.average.state()
         snapshot = Snapshot(self.position, trained, self.optimizer.state_dict(), running, random, scaler)
         save_checkpoint(self.run.checkpoints, snapshot, self.config.keep_checkpoints)
 
@@ -307,14 +321,17 @@ class _Training:
         run, is_main = self.run, self.accelerator.is_main_process
         snapshot = load_newest(run.checkpoints) if run else None
         self.position = self.position if snapshot is None else snapshot.position
-        self._check_same_start()
+        if run is not None:
+            check_same_start(run.checkpoints, self.position, self.accelerator.device)
         self._begin_stage()
         self.bad.resume(self.position)
         if run is None or snapshot is None:
             if run and is_main:
                 run.rewind(0)
             return []
-        self.transfer.load_trained_state(snapshot.model)
+        self.transfer.load_trained_state(without_average(snapshot.model))
+        if self.average is not None:
+            self.average.load(snapshot.model)
         self.optimizer.load_state_dict(snapshot.optimizer)
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
@@ -331,15 +348,3 @@ class _Training:
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
         return run.history()
-
-    def _check_same_start(self) -> None:
-        """Complain where the ranks found different checkpoints: each would wait for what the others never do."""
-        steps = all_gather_ragged(torch.tensor([[self.position.step]]), self.accelerator.device).flatten().tolist()
-        if self.run is not None and len({*steps}) > 1:
-            starts = ", ".join(
-                f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps)
-            )
-            raise ContrastillError(
-                f"the processes find different checkpoints in {self.run.checkpoints} (process {starts}): put out=… "
-                "on a disk that all of them share"
-            )

@@ -40,6 +40,9 @@ class StopOnNonFinite:
         accelerator: Device and processes.
     """
 
+    unscales = False
+    """Whether :meth:`accepts` takes fp16's factor out of the gradient."""
+
     def __init__(
         self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator
     ) -> None:
@@ -125,6 +128,8 @@ class SkipNonFinite:
             batch.
         loader: Its number of batches is an epoch's.
     """
+
+    unscales = True
 
     def __init__(
         self, transfer: Transfer, loader: Any, config: TrainConfig, run: Run | None, accelerator: Accelerator

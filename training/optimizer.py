@@ -1,18 +1,160 @@
-"""The optimiser of a training."""
+"""The optimiser of a training: its parameter groups, and what is done to a gradient before a step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from ..core.config.schema import TrainConfig
+from ..core.errors import UsageError
+from ..core.representation import Network
 from ..core.transfer import Transfer
+from ..models.build import classifier_names
+
+LR_SCALE = "lr_scale"
+"""Key of a parameter group: its factor of the learning rate; 1 where it is missing."""
 
 
 def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:
-    """Student and heads in one parameter group, as the paper has it."""
-    parameters = [parameter for parameter in transfer.parameters() if parameter.requires_grad]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-    )
+    """The optimiser of student and heads.
+
+    Args:
+        transfer: What is trained.
+        config: ``optimizer``, its options, rate and weight decay.
+
+    Raises:
+        UsageError: The optimiser does not take its options, or needs what the training loop does not give.
+    """
+    groups, options = parameter_groups(transfer, config), dict(config.optimizer_options)
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    try:
+        if config.optimizer == "adamw":
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, **{**shared, **options})
+        elif config.optimizer == "sgd":
+            momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
+            optimizer = torch.optim.SGD(groups, **{**shared, **momentum, **options})
+        else:
+            from timm.optim import create_optimizer_v2
+
+            name = config.optimizer.removeprefix("timm/")
+            optimizer = create_optimizer_v2(groups, opt=name, momentum=config.momentum, **{**shared, **options})
+    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"train.optimizer={config.optimizer} does not take these settings ({reason}): change "
+            "train.optimizer_options"
+        ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UsageError(
+            f"train.optimizer={config.optimizer} needs second derivatives, which the training does not compute: "
+            "choose another"
+        )
+    return optimizer
+
+
+def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, Any]]:
+    """Student and heads by weight decay and learning rate: one group, as the paper has it, where nothing else is asked
+    for.
+
+    Raises:
+        UsageError: ``layer_decay`` or ``backbone_lr`` for a student whose layers or classifier are not known.
+    """
+    student = transfer.student
+    scales = _layer_scales(student, config.layer_decay)
+    if config.backbone_lr is not None:
+        classifiers = require_classifiers(student, "train.backbone_lr")
+        scales = {
+            name: scales.get(name, 1.0) * (1.0 if _inside(name, classifiers) else config.backbone_lr)
+            for name, _ in student.module.named_parameters()
+        }
+    undecayed: set[str] = getattr(student.module, "no_weight_decay", set)() if not config.decay_biases else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in _trained(transfer):
+        decays = config.decay_biases or (parameter.ndim > 1 and name not in undecayed)
+        key = (config.weight_decay if decays else 0.0, scales.get(name, 1.0))
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay} | ({} if scale == 1.0 else {LR_SCALE: scale})
+        for (decay, scale), parameters in groups.items()
+    ]
+
+
+def _trained(transfer: Transfer) -> Iterator[tuple[str, nn.Parameter]]:
+    """What trains, with the names that the student's own module gives its parameters."""
+    names = {id(parameter): name for name, parameter in transfer.student.module.named_parameters()}
+    for name, parameter in transfer.named_parameters():
+        if parameter.requires_grad:
+            yield names.get(id(parameter), name), parameter
+
+
+def _layer_scales(student: Network, decay: float | None) -> Mapping[str, float]:
+    """The factor of the rate of each of the student's parameters, by timm's grouping of its layers."""
+    if decay is None:
+        return {}
+    from timm.models import group_parameters
+    from timm.optim import auto_group_layers
+
+    module: Any = student.module
+    if hasattr(module, "group_matcher"):
+        layers = group_parameters(module, module.group_matcher(coarse=False), reverse=True)
+    else:
+        layers = auto_group_layers(_Named(module, require_classifiers(student, "train.layer_decay")))
+    last = max(layers.values())
+    return {name: decay ** (last - layers.get(name, last)) for name, _ in module.named_parameters()}
+
+
+class _Named:
+    """A module with the name of its classifier where timm looks for it."""
+
+    def __init__(self, module: nn.Module, classifiers: tuple[str, ...]) -> None:
+        self.named_parameters = module.named_parameters
+        self.pretrained_cfg = {"classifier": tuple(f"{name}." for name in classifiers)}
+
+
+def require_classifiers(student: Network, key: str) -> tuple[str, ...]:
+    """The student's classifiers, as its own module names them; a UsageError of ``key`` where they are not known."""
+    if not (names := classifier_names(student)):
+        raise UsageError(
+            f"{key} needs to know the student's classifier, and {type(student.module).__name__} does not say which "
+            "it is: name what the classifier reads, as student.embedding=input:MODULE"
+        )
+    return names
+
+
+def _inside(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+class Clipping:
+    """``train.clip_norm`` and ``train.clip_value``: limits of the gradient of an optimiser step.
+
+    Args:
+        config: With one of the two, or neither.
+        accelerator: Takes the factor of fp16 out of the gradient.
+        unscaled: Whether that has been done already.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, *, unscaled: bool) -> None:
+        self._norm, self._value, self._accelerator, self._unscaled = (
+            config.clip_norm,
+            config.clip_value,
+            accelerator,
+            unscaled,
+        )
+
+    def __call__(self, parameters: list[Tensor]) -> dict[str, Tensor]:
+        """Clip the gradient; its norm before, by the name of its column in metrics.jsonl, where a norm is the limit."""
+        if self._norm is None and self._value is None:
+            return {}
+        if not self._unscaled:
+            self._accelerator.unscale_gradients()
+        if self._norm is None:
+            torch.nn.utils.clip_grad_value_(parameters, self._value or 0.0)
+            return {}
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._norm)
+        # That of a step which fp16's scaler leaves out is no number.
+        return {"gradient_norm": torch.where(norm.isfinite(), norm, 0.0).detach()}

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import distributed
 
+from ..core.errors import Stopped
+from ..core.run import Run
+from .checkpoint import Position
+
 # Ranks that step together must stop together; asking all of them costs a wait for the device, so not at every step.
 AGREE_EVERY_STEPS = 16
 # SLURM sends what ``--signal`` names ahead of the time limit, by custom SIGUSR1, and SIGTERM at a preemption. Windows
@@ -52,6 +56,22 @@ class StopRequest:
         if number := int(asked):
             self.signal = signal.Signals(number)
         return bool(number)
+
+    def error(self, position: Position, run: Run | None) -> Stopped:
+        """The error that says where a training was stopped and how it goes on.
+
+        Args:
+            position: Where it is.
+            run: Its folder, if it has one.
+        """
+        assert self.signal is not None, "the processes agreed upon one"
+        progress = (
+            f"the checkpoint is in {run.checkpoints} and the same command goes on from it"
+            if run
+            else "nothing was kept, as it has no run folder"
+        )
+        where = f"after epoch {position.epoch}, batch {position.batch}"
+        return Stopped(f"stopped by {self.signal.name} {where}: {progress}", self.signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._restore()

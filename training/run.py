@@ -83,10 +83,8 @@ def train_run(
             if accelerator.is_main_process:
                 _draw(run)
         if accelerator.is_main_process:
-            with run.room_for(
-                run.student.name, sum(value.nbytes for value in parts.transfer.student.state_dict().values())
-            ):
-                save_student(parts.transfer.student, run.student)
+            with run.room_for(run.student.name, sum(value.nbytes for value in result.student.state_dict().values())):
+                save_student(result.student, run.student)
                 save_adaptors(parts.transfer, run.adaptors)
         # Whoever trained it may read it.
         accelerator.wait_for_everyone()

@@ -1,11 +1,18 @@
-"""What the schema's fields share: marks of what depends on them, and paths."""
+"""What the schema's sections share: strictness, marks of what depends on a field, and paths."""
 
 from __future__ import annotations
 
 import os
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """Part of a config in which unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
 
 PLACE: dict[str, Any] = {"changes_results": False, "resumable": True}
 """Mark of a field that says where and how a training runs: no result depends on it, and a run resumes with another."""

@@ -18,13 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from .fields import PLACE, RECORD, FilePath, run_folder
-
-
-class Section(BaseModel):
-    """Part of a config in which unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+from .fields import PLACE, RECORD, FilePath, Section, run_folder
+from .train_section import TrainConfig
 
 
 class OpenSection(BaseModel):
@@ -130,109 +125,6 @@ class EnsembleConfig(OpenSection):
         "is faster depends on the device",
         json_schema_extra=RECORD,
     )
-
-
-class TrainConfig(Section):
-    epochs: int | None = Field(
-        None,
-        gt=0,
-        description="passes over the training split; default: by the number of its samples, 240 for 12 500 or "
-        "fewer, 60 for 50 000, 20 for 150 000 or more",
-    )
-    initial_epochs: int | None = Field(
-        None,
-        gt=0,
-        description="passes before those, for the initial stage that some objectives (ab, factor, fsp) have; "
-        "default: the published 30",
-    )
-    initial_lr: float | None = Field(
-        None, gt=0, le=1e30, description="learning rate of the initial stage, which is constant; default: lr"
-    )
-    batch_size: int = Field(64, gt=0, description="samples an optimiser step takes, over all processes")
-    drop_last: bool = Field(
-        False,
-        description="leave out the last batch of an epoch where it has fewer than batch_size samples; others are "
-        "left out in each epoch",
-    )
-    accumulation_steps: int = Field(
-        1,
-        gt=0,
-        description="backward passes an optimiser step is split into, to save memory; the same result, but for "
-        "BatchNorm's statistics and for objectives that "
-        "compare the samples of a batch with each other, such as similarity or rkd: they see the samples of one pass",
-    )
-    on_nan: Literal["stop", "skip"] = Field(
-        "stop",
-        description="what is done where the loss is no finite number: stop, and name the batch in "
-        "bad_batch.json; or skip the optimiser step, also for its "
-        "gradient's sake, with a line in skipped_batches.jsonl (waits for the device once a step)",
-    )
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of student and heads")
-    lr: float = Field(0.05, gt=0, le=1e30, description="learning rate at the start")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    nesterov: bool = Field(False, description="Nesterov's momentum, of SGD")
-    weight_decay: float = Field(5e-4, ge=0, le=1e30, description="of all trained parameters")
-    schedule: Literal["step", "cosine", "constant"] = Field("step", description="course of the learning rate")
-    milestones: tuple[float, ...] = Field(
-        (0.625, 0.75, 0.875), description="fractions of all steps after which the rate falls, for schedule=step"
-    )
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
-    teacher_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None,
-        description="of the teachers' forward pass alone (autocast); default: as precision, and fp32 where teacher "
-        "outputs are cached",
-    )
-    fold_teachers: bool = Field(
-        False,
-        description="fold each BatchNorm of a teacher into the convolution before it: less time, the same "
-        "answers to 1e-4 of the largest value (checked)",
-    )
-    compile: bool = Field(False, description="compile student and teachers with torch.compile")
-    evaluate_every: int = Field(
-        1,
-        gt=0,
-        description="epochs between evaluations on the test split; the last epoch always is",
-        json_schema_extra=RECORD,
-    )
-    checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints", json_schema_extra=RECORD)
-    checkpoint_every_steps: int | None = Field(
-        None, gt=0, description="also a checkpoint after so many steps, for long epochs", json_schema_extra=RECORD
-    )
-    timeout_minutes: float = Field(
-        30.0,
-        gt=0,
-        le=100_000,
-        description="how long the processes of a training wait for one that says nothing before they give up",
-        json_schema_extra=PLACE,
-    )
-    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept", json_schema_extra=PLACE)
-    views: int | None = Field(
-        None,
-        gt=0,
-        description="different views of each sample; teacher outputs of each are computed once and cached, "
-        "see cache. Left out: a new view each epoch",
-    )
-
-    teacher_cache: FilePath | None = Field(
-        None,
-        description="folder in which the teacher outputs of each view are cached for further runs, or that "
-        "contrastill cache wrote; needs views",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> TrainConfig:
-        if self.teacher_cache is not None and self.views is None:
-            raise ValueError(
-                "teacher_cache keeps the teacher outputs of views that come again: set train.views, such as "
-                "train.views=4"
-            )
-        if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError(
-                "milestones are rising fractions of the whole training, between 0 and 1, such as [0.625, 0.75, 0.875]"
-            )
-        return self
 
 
 class CacheConfig(Section):

@@ -65,6 +65,12 @@ CASES = {
         "duplicates": True,
         "fresh": {"student_rows": "none"},
     },
+    "clipped and averaged": {
+        "mode": None,
+        "samples": 15,
+        "accumulation": 3,
+        "recipe": {"clip_norm": 0.3, "ema": 0.5, "decay_biases": False},
+    },
 }
 SINGLE_PASS = {"fresh", "fresh sharded"}
 
@@ -178,7 +184,8 @@ def banks(transfer):
 def config(case, **options):
     policy = "skip" if case.get("poisoned") else "stop"
     return TrainConfig(batch_size=BATCH, lr=LR, weight_decay=1e-2, schedule="constant", on_nan=policy,
-                       **{"epochs": EPOCHS, "accumulation_steps": case["accumulation"], **options})  # fmt: skip
+                       **{"epochs": EPOCHS, "accumulation_steps": case["accumulation"], **case.get("recipe", {}),
+                          **options})  # fmt: skip
 
 
 def trained(case, accelerator, run=None, **options):
@@ -193,19 +200,25 @@ def trained(case, accelerator, run=None, **options):
     transfer.commit = commit
     rank, world = accelerator.process_index, accelerator.num_processes
     train, test = loader(case, True, rank, world), loader(case, False, rank, world)
-    history = fit(
-        transfer, train, test, config(case, **options), run=run, accelerator=accelerator, progress=False
-    ).history
-    return {"state": transfer.trained_state(), "steps": steps, "rows": history}
+    result = fit(transfer, train, test, config(case, **options), run=run, accelerator=accelerator, progress=False)
+    state = transfer.trained_state()
+    if "recipe" in case:
+        state |= {f"ema.{name}": value for name, value in result.student.state_dict().items()}
+    return {"state": state, "steps": steps, "rows": result.history}
 
 
 def naive(case):
     """The same by a loop over whole batches in which nothing is held, dealt out or left to the engine."""
     transfer, data, steps, rows = build(case).train(), loader(case, True), [], []
     transfer.prepare(data)
-    optimizer = torch.optim.SGD(
-        [p for p in transfer.parameters() if p.requires_grad], lr=LR, momentum=0.9, weight_decay=1e-2
-    )
+    recipe = case.get("recipe")
+    groups = [
+        {"params": [p], "weight_decay": 0.0 if recipe and p.ndim == 1 else 1e-2}
+        for p in transfer.parameters()
+        if p.requires_grad
+    ]
+    optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9)
+    average, step = {name: value.clone() for name, value in transfer.student.state_dict().items()}, 0
     for epoch in range(EPOCHS):
         sums, count = {}, 0
         for batch in data.epoch(epoch):
@@ -214,13 +227,23 @@ def naive(case):
             output = transfer(batch)
             optimizer.zero_grad()
             output.loss.backward()
+            if recipe:
+                norm = torch.cat([group["params"][0].grad.flatten() for group in groups]).norm().item()
+                for group in groups:
+                    group["params"][0].grad *= min(1, recipe["clip_norm"] / (norm + 1e-6))
+                sums["gradient_norm"] = sums.get("gradient_norm", 0.0) + norm * len(batch["index"])
             optimizer.step()
+            decay = min(recipe["ema"], (1 + step) / (10 + step)) if recipe else 0.0
+            average = {name: decay * average[name] + (1 - decay) * value.detach()
+                       for name, value in transfer.student.state_dict().items()}  # fmt: skip
+            step += 1
             steps.extend(banks(transfer))
             count += len(batch["index"])
             for name, value in {"loss": output.loss, **output.terms, **output.logs}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(batch["index"])
         rows.append({name: value / count for name, value in sums.items()})
-    return {"state": transfer.trained_state(), "steps": steps, "rows": rows}
+    state = transfer.trained_state() | ({f"ema.{name}": value for name, value in average.items()} if recipe else {})
+    return {"state": state, "steps": steps, "rows": rows}
 
 
 def compare(got, expected):

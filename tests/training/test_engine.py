@@ -80,7 +80,10 @@ def test_it_learns_and_reports_the_last_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [3, 6, 8, 16])
-@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 1e-3}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "adamw", "lr": 1e-3}, {"ema": 0.9, "clip_norm": 0.1, "optimizer": "timm/lamb", "lr": 1e-2}],
+)
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path, stop_at, options):
     every = config(checkpoint_every_steps=2, **options)
     torch.manual_seed(5)
@@ -100,6 +103,8 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path, stop_at, options):
 
     for name, value in whole.trained_state().items():
         assert torch.equal(value, resumed.trained_state()[name]), name
+    for name, value in expected.student.state_dict().items():
+        assert torch.equal(value, result.student.state_dict()[name]), name
     shown = ("epoch", "step", "lr", "loss", "top1", "cross_entropy", "crd")
     assert [[row[key] for key in shown] for row in result.history] == [
         [row[key] for key in shown] for row in expected.history

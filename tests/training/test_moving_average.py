@@ -1,0 +1,51 @@
+"""The moving average of the student's weights."""
+
+import torch
+from torch import nn
+
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.training.moving_average import MovingAverage, averaged, without_average
+
+
+def student():
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    return Network(module, taps=Taps("input:4"), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+
+
+def test_average_is_the_naive_one_with_its_warmup():
+    torch.manual_seed(0)
+    network = student()
+    average = MovingAverage(network, 0.5)
+    expected = {name: value.double().clone() for name, value in network.state_dict().items()}
+    for step in range(12):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        network(torch.rand(4, 3, 8, 8))
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            expected[name] = (
+                decay * expected[name] + (1 - decay) * value if value.is_floating_point() else value.double()
+            )
+        average.update(step)
+    state = average.network.state_dict()
+    assert all(torch.allclose(state[name].double(), value, atol=1e-5) for name, value in expected.items())
+    assert state["module.1.num_batches_tracked"] == 12 and not average.network.training
+    assert not any(parameter.requires_grad for parameter in average.network.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_state_goes_through_a_checkpoint():
+    network = student()
+    average = MovingAverage(network, 0.9)
+    with torch.no_grad():
+        network.module[4].weight.zero_()
+    average.update(0)
+    state = {**{f"student.{name}": value for name, value in network.state_dict().items()}, **average.state()}
+    other = MovingAverage(student(), 0.9)
+    other.load(state)
+    assert torch.equal(other.network.module[4].weight, average.network.module[4].weight)
+    assert averaged(state).keys() == network.state_dict().keys()
+    assert without_average(state).keys() == {f"student.{name}" for name in network.state_dict()}

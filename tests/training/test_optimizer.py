@@ -1,0 +1,147 @@
+"""Optimisers of timm, parameter groups, frozen parts and clipping."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from timm.optim import list_optimizers, param_groups_layer_decay
+
+from contrastill.core.config.schema import TrainConfig
+from contrastill.core.errors import UsageError
+from contrastill.core.transfer import Transfer
+from contrastill.models.build import build_network
+from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.training.checkpoint import _join_tensors, _split_tensors
+from contrastill.training.freezing import freeze_modules
+from contrastill.training.optimizer import Clipping, new_optimizer, parameter_groups
+
+
+def transfer(name="resnet8"):
+    torch.manual_seed(0)
+    return Transfer([], build_network(name, num_classes=4), {"cross_entropy": CrossEntropy()})
+
+
+def step(network, optimizer, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.rand(parameter.shape, generator=generator) - 0.5
+    torch.manual_seed(seed)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", list_optimizers(exclude_filters=["fused*", "bnb*", "kron*"]))
+def test_each_of_timms_optimisers_goes_on_from_a_checkpoint_to_the_same_bits_or_is_refused(name):
+    config = TrainConfig(optimizer=f"timm/{name}", lr=1e-3)
+    network = transfer()
+    try:
+        optimizer = new_optimizer(network, config)
+    except UsageError as error:
+        assert name == "adahessian" and "second derivatives" in str(error)
+        return
+    for seed in range(3):
+        step(network, optimizer, seed)
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    tensors, rest = _split_tensors(optimizer.state_dict())
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    step(network, optimizer, 3)
+    other = transfer()
+    resumed = new_optimizer(other, config)
+    other.load_state_dict(weights)
+    import json
+
+    resumed.load_state_dict(_join_tensors(json.loads(json.dumps(rest)), tensors))
+    step(other, resumed, 3)
+    assert any(not torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_layers_have_the_rates_that_timm_gives_them():
+    network = transfer("timm/vit_tiny_patch16_224")
+    config = TrainConfig(layer_decay=0.7, decay_biases=False, weight_decay=0.1)
+    own = {
+        id(parameter): (group["weight_decay"], round(group.get("lr_scale", 1.0), 9))
+        for group in parameter_groups(network, config)
+        for parameter in group["params"]
+    }
+    module = network.student.module
+    groups = param_groups_layer_decay(
+        module, weight_decay=0.1, layer_decay=0.7, no_weight_decay_list=module.no_weight_decay()
+    )
+    expected = {
+        id(parameter): (group["weight_decay"], round(group["lr_scale"], 9))
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert own == expected and len({scale for _, scale in own.values()}) == 14
+
+
+def test_a_network_without_timms_groups_has_layers_by_its_parameters_and_its_classifier_the_whole_rate():
+    network = transfer("resnet14")
+    (head,) = [group for group in parameter_groups(network, TrainConfig(layer_decay=0.5)) if "lr_scale" not in group]
+    assert {id(parameter) for parameter in head["params"]} == {id(p) for p in network.student.module.fc.parameters()}
+
+
+def test_backbone_has_a_rate_of_its_own():
+    network = transfer()
+    groups = parameter_groups(network, TrainConfig(backbone_lr=0.1, decay_biases=False))
+    scales = {id(p): group.get("lr_scale", 1.0) for group in groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in network.student.module.named_parameters():
+        assert scales[id(parameter)] == (1.0 if name.startswith("fc.") else 0.1), name
+        assert decays[id(parameter)] == (0.0 if parameter.ndim == 1 else 5e-4), name
+
+
+def test_frozen_modules_neither_train_nor_count_their_batches():
+    student = build_network("resnet8", num_classes=4)
+    freeze_modules(student, ("layer1",))
+    student.train()
+    before = {name: value.clone() for name, value in student.module.state_dict().items()}
+    student(torch.rand(4, 3, 16, 16)).logits.sum().backward()
+    frozen = {name for name, value in student.module.named_parameters() if value.grad is None}
+    moved = {name for name, value in student.module.state_dict().items() if not torch.equal(value, before[name])}
+    assert frozen and all(name.startswith("layer1.") for name in frozen)
+    assert moved and not any(name.startswith("layer1.") for name in moved)
+    freeze_modules(student, ("backbone",))
+    student.train()
+    assert {name for name, value in student.module.named_parameters() if value.requires_grad} == {
+        "fc.weight",
+        "fc.bias",
+    }
+    with pytest.raises(UsageError, match="layer7"):
+        freeze_modules(student, ("layer7",))
+
+
+@pytest.mark.parametrize(("options", "largest"), [({"clip_norm": 0.5}, None), ({"clip_value": 0.25}, 0.25), ({}, None)])
+def test_clipping_is_torchs(options, largest):
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([0.3, -1.2, 0.4])
+    measured = Clipping(TrainConfig(**options), Accelerator(cpu=True), unscaled=False)([parameter])
+    if "clip_norm" in options:
+        assert measured["gradient_norm"].item() == pytest.approx(1.3)
+        assert parameter.grad.tolist() == pytest.approx([value * 0.5 / 1.3 for value in (0.3, -1.2, 0.4)], rel=1e-5)
+    else:
+        assert measured == {}
+        assert parameter.grad.abs().max().item() == pytest.approx(largest or 1.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "lamb"}, "such as timm/lamb"),
+        ({"optimizer": "timm/lambda"}, "timm has no such optimiser"),
+        ({"clip_norm": 1.0, "clip_value": 1.0}, "take one"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**values)
+
+
+def test_options_that_an_optimiser_does_not_take_are_named():
+    with pytest.raises(UsageError, match="train.optimizer_options"):
+        new_optimizer(transfer(), TrainConfig(optimizer_options={"betas": [0.9, 0.99]}))
+    optimizer = new_optimizer(transfer(), TrainConfig(optimizer="adamw", optimizer_options={"betas": [0.9, 0.95]}))
+    assert math.isclose(optimizer.param_groups[0]["betas"][1], 0.95)

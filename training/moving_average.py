@@ -1,0 +1,72 @@
+"""The moving average of the student's weights, which is evaluated and saved in the student's place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ContrastillError
+from ..core.representation import Network
+
+_PREFIX = "ema."
+
+
+class MovingAverage:
+    """An exponential moving average of a student's weights and of its BatchNorm statistics.
+
+    After step t, from 0, it is d · average + (1 − d) · student with d = min(decay, (1 + t) / (10 + t)): what training
+    begins with is forgotten within the first steps, also of a short one.
+
+    Args:
+        student: Whose weights are averaged; it stays as it is.
+        decay: Of a step, in (0, 1).
+
+    Attributes:
+        network: With the averaged weights, in eval mode.
+    """
+
+    def __init__(self, student: Network, decay: float) -> None:
+        self.network = deepcopy(student).freeze()
+        self._student, self._decay = student, decay
+        self._own = self.network.state_dict()
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the student's weights after optimiser step ``step``, from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        # Read anew at each step: to share a model out over processes gives its parameters other memory.
+        weights = self._student.state_dict()
+        floats = [name for name, value in self._own.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
+        for name in self._own.keys() - set(floats):
+            self._own[name].copy_(weights[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {_PREFIX + name: value for name, value in self.network.state_dict().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`state` returned, out of a checkpoint's model.
+
+        Raises:
+            ContrastillError: The checkpoint has none.
+        """
+        own = averaged(state)
+        if not own:
+            raise ContrastillError(
+                "this checkpoint is of a training without train.ema: begin with another out=…, or leave train.ema out"
+            )
+        self.network.load_state_dict(own)
+
+
+def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged student's weights in a checkpoint's model; empty where none were averaged."""
+    return {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+
+
+def without_average(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's model without the averaged weights."""
+    return {name: value for name, value in state.items() if not name.startswith(_PREFIX)}

@@ -23,6 +23,7 @@ class TeacherAggregation(nn.Module, ABC):
         Options: Schema of its options, beside ``ensemble.rule`` in a config.
         teacher_needs: What it reads of a teacher itself, whatever the objective reads.
         compares_classes: Whether it compares the teachers' logits with labels or with each other, class by class.
+        takes_mixed: Whether it is right of images that are mixed of two samples: it does not read the labels.
         weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has
             no such weights.
     """
@@ -30,6 +31,7 @@ class TeacherAggregation(nn.Module, ABC):
     Options: ClassVar[type[BaseModel]] = Options
     teacher_needs: ClassVar[frozenset[str]] = frozenset()
     compares_classes: ClassVar[bool] = False
+    takes_mixed: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -77,6 +77,8 @@ class Objective(nn.Module):
         only_initial: Whether that stage is all there is of it.
         joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the
             teacher's place.
+        takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
+            ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
         note: What :meth:`prepare` decided, for the line at the start of a run.
     """
@@ -89,6 +91,7 @@ class Objective(nn.Module):
     initial_epochs: ClassVar[int] = 0
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    takes_mixed: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -87,6 +87,8 @@ class Agglomerate(Objective):
 
     needs = frozenset({"embedding", "maps"})
 
+    takes_mixed = True
+
     def __init__(
         self, adaptor: Adaptor, *, summary_weight: float = 1.0, dense_weight: float = 1.0, cosine_share: float = 0.9
     ) -> None:

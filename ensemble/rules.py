@@ -144,6 +144,8 @@ class Confidence(Weighted):
     name = "confidence"
     compares_classes = True
 
+    takes_mixed = False
+
     @classmethod
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         targets = settings[0].targets

@@ -54,6 +54,8 @@ class AB(Objective):
     initial_epochs = 30
     only_initial = True
 
+    takes_mixed = True
+
     def __init__(self, dims: list[tuple[int, int]], pairs: Pairs, margin: float = 1.0) -> None:
         super().__init__()
         self.pairs, self.margin = pairs, margin

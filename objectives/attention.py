@@ -47,6 +47,8 @@ class Attention(Objective):
     needs = frozenset({"maps"})
     default_weight = 1000.0
 
+    takes_mixed = True
+
     def __init__(self, pairs: Pairs) -> None:
         super().__init__()
         self.pairs = pairs

@@ -58,6 +58,8 @@ class Correlation(Objective):
     needs = frozenset({"embedding"})
     default_weight = 0.02
 
+    takes_mixed = True
+
     def __init__(self, student_dim: int, teacher_dim: int, kernel: str = "adjacent", embed_dim: int = 128) -> None:
         super().__init__()
         if kernel not in KERNELS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from ..core.representation import Representation
 
 @OBJECTIVES.register("cross_entropy")
 class CrossEntropy(Objective):
-    """Cross-entropy of the student's logits with the labels.
+    """Cross-entropy of the student's logits with the labels; of mixed images with both labels, by their shares.
 
     Args:
         label_smoothing: Probability mass spread over all classes, in [0, 1).
@@ -35,6 +36,7 @@ class CrossEntropy(Objective):
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
 
     needs_teacher = False
+    takes_mixed = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -46,6 +48,11 @@ class CrossEntropy(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        return F.cross_entropy(
-            student.require_logits(), batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
+        logits, target = student.require_logits(), batch_targets(batch, "cross_entropy")
+        if "mixed_share" not in batch:
+            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        first, second = (
+            F.cross_entropy(logits, each, reduction="none", label_smoothing=self.label_smoothing)
+            for each in (target, batch["partner_target"])
         )
+        return torch.lerp(second, first, batch["mixed_share"].to(first.dtype)).mean()

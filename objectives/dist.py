@@ -46,6 +46,8 @@ class DIST(Objective):
 
     default_weight = 1.0
 
+    takes_mixed = True
+
     def __init__(self, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
         super().__init__()
         self.beta, self.gamma, self.temperature = beta, gamma, temperature

@@ -52,6 +52,8 @@ class Factor(Objective):
     default_weight = 200.0
     initial_epochs = 30
 
+    takes_mixed = True
+
     def __init__(self, student_dim: int, teacher_dim: int, rate: float = 0.5, pair: tuple[int, int] = (-1, -1)) -> None:
         super().__init__()
         self.pair = pair

@@ -54,6 +54,8 @@ class FitNet(Objective):
     needs = frozenset({"maps", "embedding"})
     default_weight = 100.0
 
+    takes_mixed = True
+
     def __init__(
         self, student_dim: int, teacher_dim: int, pair: tuple[int, int] | None = None, standardize: bool = False
     ) -> None:

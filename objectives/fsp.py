@@ -47,6 +47,8 @@ class FSP(Objective):
     initial_epochs = 30
     only_initial = True
 
+    takes_mixed = True
+
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count

@@ -50,6 +50,8 @@ class KD(Objective):
 
     default_weight = 0.9
 
+    takes_mixed = True
+
     def __init__(self, temperature: float = 4.0, standardize: bool = False, full_doubt: float = 0.0) -> None:
         super().__init__()
         self.temperature, self.standardize, self.full_doubt, self.scale = temperature, standardize, full_doubt, 1.0

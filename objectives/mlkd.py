@@ -56,6 +56,8 @@ class MLKD(Objective):
 
     default_weight = 1.0
 
+    takes_mixed = True
+
     def __init__(self, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:
         super().__init__()
         self.temperatures = tuple(temperatures)

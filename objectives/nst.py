@@ -47,6 +47,8 @@ class NST(Objective):
     needs = frozenset({"maps"})
     default_weight = 50.0
 
+    takes_mixed = True
+
     def __init__(self, pairs: Pairs) -> None:
         super().__init__()
         self.pairs = pairs

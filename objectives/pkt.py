@@ -40,6 +40,8 @@ class PKT(Objective):
     needs = frozenset({"embedding"})
     default_weight = 30000.0
 
+    takes_mixed = True
+
     @classmethod
     def build(cls, options: Options, setting: Setting) -> PKT:
         check_pass("pkt", setting)

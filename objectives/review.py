@@ -64,6 +64,8 @@ class Review(Objective):
     # 20 of the paper's 240 epochs.
     default_warmup = 1 / 12
 
+    takes_mixed = True
+
     def __init__(self, student_dims: Sequence[int], teacher_dims: Sequence[int], pairs: Pairs) -> None:
         super().__init__()
         self.pairs = pairs

@@ -47,6 +47,8 @@ class RKD(Objective):
     needs = frozenset({"embedding"})
     default_weight = 1.0
 
+    takes_mixed = True
+
     def __init__(self, distance_factor: float = 25.0, angle_factor: float = 50.0) -> None:
         super().__init__()
         self.distance_factor, self.angle_factor = distance_factor, angle_factor

@@ -45,6 +45,8 @@ class Similarity(Objective):
     needs = frozenset({"maps"})
     default_weight = 3000.0
 
+    takes_mixed = True
+
     def __init__(self, pairs: Pairs = ((-1, -1),)) -> None:
         super().__init__()
         self.pairs = pairs

@@ -55,6 +55,8 @@ class VID(Objective):
     needs = frozenset({"maps"})
     default_weight = 1.0
 
+    takes_mixed = True
+
     def __init__(self, dims: Sequence[tuple[int, int]], pairs: Pairs) -> None:
         super().__init__()
         self.pairs = pairs

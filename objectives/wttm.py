@@ -50,6 +50,8 @@ class WTTM(Objective):
 
     default_weight = 1.0
 
+    takes_mixed = True
+
     def __init__(self, temperature: float = 4.0, weighted: bool = True, full_doubt: float = 0.0) -> None:
         super().__init__()
         self.temperature, self.weighted, self.full_doubt, self.scale = temperature, weighted, full_doubt, 1.0

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from ..core.classes import apply_class_map
-from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
+from ..core.config.schema import DataConfig, NetworkConfig, RunConfig, TrainConfig
 from ..core.config.validation import of_another_kind
 from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
@@ -31,6 +31,7 @@ from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
+from .mixing import MixedLoader, check_mixing, mixing_seed
 from .modality_scale import check_scale
 from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
@@ -77,9 +78,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         "world": accelerator.num_processes,
     }
     modalities = [network.modality for network in networks]
-    train = open_loader(
-        splits["train"], modalities, batch_size=config.train.batch_size, train=True, views=config.train.views, **shares
-    )
+    train = _training_loader(splits["train"], modalities, config.train, shares)
     train = FullBatches(train) if config.train.drop_last else train
     statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
     classes, names = splits["train"].num_classes, splits["train"].classes
@@ -127,6 +126,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     settings = [setting(spec) for spec in teacher_specs]
     terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
     transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
+    if config.train.mixup or config.train.cutmix:
+        check_mixing(transfer)
     transfer.remarks = order.notes if compares_classes(config) else []
     transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
     check_logits(transfer, config, student_spec, teacher_specs)
@@ -155,6 +156,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
             )
     if config.train.views and transfer.teacher_needs:
         origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
+        # Of samples that are not mixed they are not among the facts, as in caches of releases that could not mix.
+        origin |= {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config.train, name))}
         origin |= {f"data.{name}": value for name, value in config.data.options().items()}
         folder = config.train.teacher_cache
         cache = CachedTeachers(
@@ -202,6 +205,19 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     # Options beside ensemble.rule are that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
     return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
+
+
+def _training_loader(
+    split: Split, modalities: Collection[str], config: TrainConfig, shares: Mapping[str, Any]
+) -> ViewLoader:
+    """Batches of the training samples, mixed where the config asks for it."""
+    options = {"batch_size": config.batch_size, "train": True, "views": config.views}
+    loader = open_loader(split, modalities, **{**shares, **options})
+    if config.mixup is None and config.cutmix is None:
+        return loader
+    seed = shares["seed"]
+    partners = open_loader(split, modalities, **{**shares, **options, "seed": mixing_seed(seed)})
+    return MixedLoader(loader, partners, seed=seed, mixup=config.mixup, cutmix=config.cutmix)
 
 
 def open_split(config: RunConfig, name: str) -> Any:

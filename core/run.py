@@ -50,6 +50,7 @@ class Run:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.safetensors"
+        self.best_student = self.path / "student_best.safetensors"
         self.adaptors = self.path / "adaptors.safetensors"
         self.curves = self.path / "curves.png"
         self.data = self.checkpoints / "data.json"

@@ -23,6 +23,7 @@ from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
 from ..core.term import Term
 from ..core.transfer import Transfer
+from ..datasets.io.subset import split_off
 from ..datasets.io.values import check_splits
 from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
@@ -44,7 +45,8 @@ class Assembly:
     """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its
     logits.
 
-    ``splits`` are the opened splits of the data by name, None where it has no such split.
+    ``splits`` are the opened splits of the data by name, None where it has no such split; ``validation`` are the
+    samples of ``train.validation``.
     """
 
     transfer: Transfer
@@ -52,6 +54,7 @@ class Assembly:
     test: Loader | None
     accelerator: Accelerator
     splits: Mapping[str, Any]
+    validation: Loader | None = None
 
 
 def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, filling: bool = False) -> Assembly:
@@ -78,6 +81,17 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         "world": accelerator.num_processes,
     }
     modalities = [network.modality for network in networks]
+    validation = None
+    if config.train.validation is not None:
+        rest, part = split_off(splits["train"], config.train.validation, config.seed)
+        splits = {**splits, "train": rest}
+        validation = open_loader(
+            part,
+            [config.student.modality],
+            batch_size=max(256, config.train.batch_size),
+            train=False,
+            **shares,
+        )
     train = _training_loader(splits["train"], modalities, config.train, shares)
     train = FullBatches(train) if config.train.drop_last else train
     statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
@@ -135,6 +149,13 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     if "logits" in transfer.student_needs:
         known = order.names is not None and len(order.names) == student.recipe["num_classes"]
         student.recipe = {**student.recipe, "classes": order.names if known else None}
+    if validation is not None and (
+        "logits" not in transfer.student_needs or student.recipe["num_classes"] != splits["train"].num_classes
+    ):
+        raise UsageError(
+            "train.validation measures top-1, and no objective trains logits of the student for the data's classes: "
+            "leave it out"
+        )
     test = None
     # Logits that no objective reads are of a classifier that never learns.
     if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
@@ -166,7 +187,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         transfer.source = cache
         if cache.complete and not filling:
             transfer.drop_teachers()
-    return Assembly(transfer, train, test, accelerator, splits)
+    return Assembly(transfer, train, test, accelerator, splits, validation)
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:

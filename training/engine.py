@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +31,7 @@ from .checkpoint import (
     set_random_state,
 )
 from .compiled import compiled
+from .epoch_sums import EpochSums
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, new_optimizer
@@ -39,6 +39,7 @@ from .preemption import StopRequest
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
 from .smallest_pass import check_smallest_pass
+from .validation import BestEpoch
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def fit(
     run: Run | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = True,
+    validation: Loader | None = None,
 ) -> FitResult:
     """Train the student and the objectives' heads; go on from the newest checkpoint if ``run`` has one.
 
@@ -82,13 +84,14 @@ def fit(
         run: Folder for metrics.jsonl and checkpoints; None keeps nothing.
         accelerator: Device, precision and processes; default: Accelerate's own.
         progress: Whether to draw a bar, or without a terminal print one line per epoch.
+        validation: Labelled batches by which the best epoch is chosen, see :class:`~.validation.BestEpoch`; or None.
 
     Raises:
         ContrastillError: The loss is NaN or infinite (``config.on_nan``), or the checkpoint does not fit.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written after the step under way.
     """
     accelerator = accelerator or Accelerator(mixed_precision={"fp32": "no"}.get(config.precision, config.precision))
-    return _Training(transfer, train, test, config, run, accelerator, progress).fit()
+    return _Training(transfer, train, test, config, run, accelerator, progress, validation).fit()
 
 
 class _Training:
@@ -103,6 +106,7 @@ class _Training:
         run: Run | None,
         accelerator: Accelerator,
         progress: bool,
+        validation: Loader | None,
     ) -> None:
         self.transfer, self.train, self.test = (
             transfer.to(accelerator.device).to(memory_format=torch.channels_last),
@@ -138,8 +142,9 @@ class _Training:
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(transfer, ignored)
         self.position = Position()
         self.model: nn.Module | None = None
-        self.running: dict[str, Tensor] = {}
+        self.sums = EpochSums(accelerator)
         self.bad = POLICIES[config.on_nan](transfer, train, config, run, accelerator)
+        self.best = BestEpoch(validation, run, accelerator)
         self.clip = Clipping(config, accelerator, unscaled=self.bad.unscales)
         self.stop = StopRequest()
         self.progress = Progress(
@@ -199,11 +204,12 @@ class _Training:
                 self._save()
             if asked:
                 raise self.stop.error(self.position, self.run)
+        self.bad.check()
         row = {
             "epoch": epoch,
             "step": self.position.step,
             "lr": max(group["lr"] for group in self.optimizer.param_groups),
-            **self._means(),
+            **self.sums.means(),
             **self.bad.row(),
         }
         seconds = time.perf_counter() - began
@@ -214,15 +220,18 @@ class _Training:
         last = epoch + 1 == self.epochs
         if stage == "initial":
             row["stage"] = stage
-        elif self.test is not None and (last or (epoch + 1) % self.config.evaluate_every == 0):
+        elif last or (epoch + 1) % self.config.evaluate_every == 0:
             share_buffers(self.evaluated)
-            row |= evaluate(self.evaluated, self.test, self.accelerator)
+            if self.test is not None:
+                row |= evaluate(self.evaluated, self.test, self.accelerator)
+            row |= self.best.measure(self.evaluated)
         if self.run and self.accelerator.is_main_process:
             self.run.log(row)
         self.accelerator.log(
             {name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"]
         )
-        self.position.epoch, self.position.batch, self.running = epoch + 1, 0, {}
+        self.position.epoch, self.position.batch = epoch + 1, 0
+        self.sums.clear()
         if self.stage != stage:
             self._begin_stage()
         if last or (epoch + 1) % self.config.checkpoint_every == 0:
@@ -246,7 +255,7 @@ class _Training:
             self.transfer.commit()
             if self.average is not None:
                 self.average.update(self.position.step)
-            self._accumulate(passes, measured)
+            self.sums.add(passes, measured)
         else:
             self.transfer.rollback()
         self.optimizer.zero_grad(set_to_none=True)
@@ -272,30 +281,6 @@ class _Training:
             passes.append((replace(output, loss=output.loss.detach(), student=Representation()), size))
         return passes
 
-    def _accumulate(self, passes: list[tuple[TransferOutput, int]], measured: Mapping[str, Tensor]) -> None:
-        """Add a batch, and what was measured of its step, to the epoch's sums, on the device."""
-        for output, size in passes:
-            zero = torch.zeros((), dtype=torch.float64, device=output.loss.device)
-            scalars = {"loss": output.loss, **output.terms, **output.logs, **measured}
-            sums: dict[str, Any] = {name: value * size for name, value in scalars.items()}
-            for name, value in {**sums, "samples": size}.items():
-                self.running[name] = self.running.get(name, zero) + value
-
-    def _means(self) -> dict[str, float]:
-        """Means of the epoch under way over all ranks; stops where the loss was NaN or infinite."""
-        self.bad.check()
-        values = {name: value.item() for name, value in self._sums().items()}
-        samples = values.pop("samples")
-        return {name: value / samples for name, value in values.items()}
-
-    def _sums(self) -> dict[str, Tensor]:
-        """The sums of the epoch under way over all ranks."""
-        if not self.running:
-            return {}
-        sums = torch.stack([*self.running.values()])
-        sums = self.accelerator.reduce(sums.float() if self.accelerator.device.type == "mps" else sums, "sum")
-        return dict(zip(self.running, sums.unbind(), strict=True))
-
     def _save(self) -> None:
         """Write a checkpoint (the main process alone)."""
         self.bad.check()
@@ -304,7 +289,7 @@ class _Training:
         # Called on all ranks: the rows of a sharded bank are gathered.
         trained, running, random = (
             self.transfer.trained_state(),
-            self._sums(),
+            self.sums.total(),
             all_random_states(self.accelerator.device),
         )
         if not self.accelerator.is_main_process:
@@ -336,15 +321,13 @@ class _Training:
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
         set_random_state(snapshot.random)
-        # They are of all ranks together: the main one goes on from them, the others from nothing.
-        self.running = {
-            name: (value if is_main else torch.zeros_like(value)).to(self.accelerator.device)
-            for name, value in snapshot.running.items()
-        }
+        self.sums.load(snapshot.running)
         if is_main:
             run.rewind(self.position.epoch)
             # A kill may have come between a save and this.
             prune(run.checkpoints, self.position, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         log.info("going on at epoch %d, batch %d", self.position.epoch, self.position.batch)
-        return run.history()
+        rows = run.history()
+        self.best.resume(rows)
+        return rows

@@ -71,6 +71,7 @@ def train_run(
                 run=run,
                 accelerator=accelerator,
                 progress=progress,
+                validation=parts.validation,
             )
         except UsageError:
             if accelerator.is_main_process and not begun and not run.metrics.exists():

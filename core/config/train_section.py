@@ -150,6 +150,13 @@ class TrainConfig(Section):
         description="epochs between evaluations on the test split; the last epoch always is",
         json_schema_extra=RECORD,
     )
+    validation: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training samples of each class that are not trained on but measured with each "
+        "evaluation; the student of the best epoch is saved too, as student_best.safetensors; default: none",
+    )
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints", json_schema_extra=RECORD)
     checkpoint_every_steps: int | None = Field(
         None, gt=0, description="also a checkpoint after so many steps, for long epochs", json_schema_extra=RECORD

@@ -30,9 +30,11 @@ class Readable(Protocol):
         augmented: Whether training views are drawn.
         color_jitter: Strength of the jitter of training views.
         workers: Processes that read; 0 reads in this one.
+        rows: Which of the reader's samples it has; None: all.
     """
 
     num_samples: int
+    rows: np.ndarray | None
     targets: Tensor | None
     augmented: bool
     color_jitter: float
@@ -77,7 +79,7 @@ class FileLoader:
         self._augmented = train and split.augmented
         self._jitter = split.color_jitter if self._augmented else 0.0
         self._targets = None if split.targets is None else split.targets.to(device)
-        self._reader = split.reader(seed)
+        self._reader, self._rows = split.reader(seed), split.rows
         self._workers = split.workers
         self._corrupted = CorruptedLog(split.num_samples)
         self._requests = _Requests()
@@ -164,7 +166,8 @@ class FileLoader:
                     # is the training's.
                     generator=torch.Generator(),
                 )
-        self._requests.pending = [(view, index.numpy()) for index in batches]
+        rows = [index.numpy() for index in batches]
+        self._requests.pending = [(view, each if self._rows is None else self._rows[each]) for each in rows]
         try:
             for read in self._started(self._data):
                 if isinstance(read, Damaged):

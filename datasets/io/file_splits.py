@@ -28,8 +28,13 @@ _PICTURES_READ = 8
 
 
 class ReadSplit(ABC):
-    """What splits whose samples are read by their rows have in common."""
+    """What splits whose samples are read by their rows have in common.
 
+    Attributes:
+        rows: Which of the reader's samples this split has, by their place in it; None: all.
+    """
+
+    rows: np.ndarray | None = None
     num_samples: int
     targets: Tensor | None
     camera: Camera | None

@@ -1,0 +1,78 @@
+"""Part of a split, as a split: for validation on samples that the training does not see."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.data import Split
+from ...core.errors import UsageError
+from ...core.hashing import hash64
+from .file_splits import ReadSplit
+from .in_memory import TensorSplit
+from .views import PaddedImages
+
+_VALIDATION = 3
+
+
+def split_off(split: Split, share: float, seed: int) -> tuple[Any, Any]:
+    """A training split in two: the rest, and a share of each class, drawn by (seed, index).
+
+    Args:
+        split: With labels.
+        share: In (0, 1), of the samples of each class, rounded; one at least of all.
+        seed: Of the run.
+
+    Raises:
+        UsageError: It has no labels, or so few samples that one of the two is empty; a split of another kind than the
+            library's; ``skip_corrupted``.
+    """
+    if split.targets is None:
+        raise UsageError("train.validation measures top-1 on samples of the training split, and they have no labels")
+    targets = split.targets.cpu()
+    order = hash64(torch.arange(split.num_samples), _VALIDATION, seed).argsort(stable=True)
+    taken = torch.zeros(split.num_samples, dtype=torch.bool)
+    for label in targets.unique():
+        of_class = order[targets[order] == label]
+        taken[of_class[: round(share * len(of_class))]] = True
+    if not taken.any() or taken.all():
+        raise UsageError(
+            f"train.validation={share:g} of {split.num_samples} samples leaves nothing to "
+            f"{'train' if taken.all() else 'validate'} on: choose another share"
+        )
+    rows = torch.arange(split.num_samples)
+    return subset(split, rows[~taken]), subset(split, rows[taken])
+
+
+def subset(split: Split, rows: Tensor) -> Any:
+    """The samples ``rows`` (n,) of a split, numbered from 0.
+
+    Raises:
+        UsageError: A split of another kind than the library's, or one that puts other samples in the place of damaged
+            ones.
+    """
+    if getattr(split, "skip_corrupted", False):
+        raise UsageError(
+            "data.skip_corrupted puts the next sample in a damaged one's place, which may be one for validation: leave "
+            "out train.validation, or remove the damaged files"
+        )
+    if isinstance(split, TensorSplit):
+        part: Any = copy(split)
+        part.images = {
+            name: PaddedImages(stored.storage[rows], stored.padding) for name, stored in split.images.items()
+        }
+        part._on = {}
+    elif isinstance(split, ReadSplit):
+        part = copy(split)
+        part.rows = rows.numpy() if split.rows is None else split.rows[rows.numpy()]
+    else:
+        raise UsageError(
+            f"{type(split).__name__} does not say how to take a part of it: leave out train.validation, or make the "
+            "split yourself and hand over the data as (train, validation)"
+        )
+    part.num_samples = len(rows)
+    part.targets = None if split.targets is None else split.targets[rows.to(split.targets.device)]
+    return part

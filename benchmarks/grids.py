@@ -237,3 +237,26 @@ GRIDS["tiny_imagenet_100"] = {
         "crd": (CRD, [*LITE0, f"objectives.{STALE}"], 1),
     },
 }
+# The same pair under settings of train that are off by default.
+AVERAGED = ["train.ema=0.99", "train.decay_biases=false"]
+LAMB = ["train.optimizer=timm/lamb", "train.lr=0.01", "train.weight_decay=0.02"]
+ALONE = ["student.model=timm/test_resnet", "data.name=packed"]
+GRIDS["tiny_recipe"] = {
+    "schedule": [*COSINE, "train.epochs=10", "train.evaluate_every=5"],
+    "cells": {
+        "baseline": ("teachers/cifar100", ALONE, 3),
+        "distilled": (CRD, [*LITE0, f"objectives.{WHITENED}"], 3),
+        "averaged": (CRD, [*LITE0, f"objectives.{WHITENED}", *AVERAGED], 1),
+        "lamb": (CRD, [*LITE0, f"objectives.{WHITENED}", *LAMB, "train.warmup_epochs=0.5"], 1),
+        "lamb_averaged": (
+            CRD,
+            [*LITE0, f"objectives.{WHITENED}", *LAMB, *AVERAGED, "train.warmup_epochs=0.5"],
+            1,
+        ),
+        "clipped": (
+            CRD,
+            [*LITE0, f"objectives.{WHITENED}", "train.clip_norm=2", "train.warmup_epochs=0.5"],
+            1,
+        ),
+    },
+}

@@ -30,6 +30,8 @@ _RATIO = (math.log(3 / 4), math.log(4 / 3))
 # Shorter side that a picture is resized to before the centre is cut out, in sides of what is cut out: 256 to 224 as
 # ImageNet is evaluated.
 _MARGIN = 256 / 224
+TORCHVISION = "torchvision/"
+"""What the names of torchvision's transforms begin with in ``data.transforms``."""
 LABELS = "semantics"
 """The modality that is a label map: its values are names, and stay whole numbers, of 8 bits where the files hold no
 more.
@@ -145,6 +147,17 @@ def composed(transforms: list[dict[str, Any]], size: tuple[int, int], masks: Seq
         name = arguments.pop("name", None)
         if name is None:
             raise UsageError(f"data.transforms: {entry} has no name: write {{name: HorizontalFlip, p: 0.5}}")
+        if str(name).startswith(TORCHVISION):
+            if masks:
+                raise UsageError(
+                    f"data.transforms: {name} would move rgb alone, and {', '.join(masks)} would stay: take "
+                    "albumentations' transforms, which move all modalities alike"
+                )
+            from .torchvision_transforms import TorchvisionTransform
+
+            probability = arguments.pop("p", 1.0)
+            built.append(TorchvisionTransform(str(name).removeprefix(TORCHVISION), arguments, probability))
+            continue
         if name not in known:
             raise unknown_name("transform of albumentations", str(name), known)
         try:

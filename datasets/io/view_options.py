@@ -32,7 +32,8 @@ class ViewOptions(BaseModel):
     transforms: list[dict[str, Any]] = Field(
         default_factory=list,
         description="further albumentations transforms of the training views, in order, such as {name: "
-        "GaussianBlur, p: 0.2}",
+        "GaussianBlur, p: 0.2}, or of torchvision, such as {name: torchvision/TrivialAugmentWide}, where there is rgb "
+        "alone",
     )
     skip_corrupted: bool = Field(
         False,

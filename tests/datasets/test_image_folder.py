@@ -171,8 +171,16 @@ def test_jitter_is_of_the_colours_alone(root):
     assert max(changes) > 1.1 and min(changes) < 0.9 and all(0.55 < change < 1.45 for change in changes)
 
 
-def test_further_transforms_are_drawn_by_sample(root):
-    options = {"transforms": [{"name": "GaussNoise", "p": 0.7}, {"name": "RandomRotate90"}]}
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [{"name": "GaussNoise", "p": 0.7}, {"name": "RandomRotate90"}],
+        [{"name": "torchvision/TrivialAugmentWide", "p": 0.8}, {"name": "Erasing", "p": 0.4}],
+        [{"name": "torchvision/RandAugment", "num_ops": 1, "magnitude": 9, "p": 0.8}],
+    ],
+)
+def test_further_transforms_are_drawn_by_sample(root, transforms):
+    options = {"transforms": transforms}
     expected = list(_loader(root, **options).epoch(1))
     assert _same(_loader(root, workers=2, **options).epoch(1, start=1), expected[1:])
     noisy, plain = _by_index(expected), _by_index(_loader(root).epoch(1))
@@ -184,6 +192,9 @@ def test_further_transforms_are_drawn_by_sample(root):
         ({"name": "GausNoise"}, "did you mean GaussNoise"),
         ({"name": "GaussNoise", "sigma": 1}, "GaussNoise does not take {'sigma': 1}"),
         ({"name": "GaussNoise", "p": 2}, "GaussNoise does not take {'p': 2}"),
+        ({"name": "torchvision/TrivialAugment"}, "did you mean TrivialAugmentWide"),
+        ({"name": "torchvision/RandAugment", "sigma": 1}, "RandAugment does not take {'sigma': 1}"),
+        ({"name": "torchvision/Resize", "size": 8}, "do not keep 16×16 pixels"),
         ({"name": "Resize", "height": 8, "width": 8}, "do not keep 16×16 pixels"),
         ({"name": "Normalize"}, "do not keep 16×16 pixels of uint8"),
     ):

@@ -115,6 +115,11 @@ def test_workers_and_resuming_change_no_byte(root, options):
     )
 
 
+def test_transforms_that_would_move_one_modality_alone_are_refused(root):
+    with pytest.raises(UsageError, match="would move rgb alone, and depth"):
+        _loader(root, transforms=[{"name": "torchvision/TrivialAugmentWide"}])
+
+
 def test_workers_can_be_spawned(root, monkeypatch):
     options = {"transforms": [{"name": "Affine"}]}
     here = list(_loader(root, **options).epoch(1))

@@ -1,4 +1,6 @@
-"""A run's folder: config.yaml, versions.json, metrics.jsonl, checkpoints/, student.safetensors, curves.png."""
+"""A run's folder: config.yaml, versions.json, weights.json, metrics.jsonl, checkpoints/, student.safetensors,
+curves.png.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +52,7 @@ class Run:
         self.adaptors = self.path / "adaptors.safetensors"
         self.curves = self.path / "curves.png"
         self.data = self.checkpoints / "data.json"
+        self.weights = self.path / "weights.json"
 
     def claim(self, config_yaml: str, data: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Make the folder for this config and these data, or check that it is theirs.
@@ -82,7 +85,7 @@ class Run:
 
     def abandon(self) -> None:
         """Undo :meth:`claim` and :meth:`record` of a training that was refused before its first step."""
-        for path in (self.config, self.versions, self.data):
+        for path in (self.config, self.versions, self.data, self.weights):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
             with suppress(OSError):  # something else is in it
@@ -113,6 +116,13 @@ class Run:
             return json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.exists() else []
         except (json.JSONDecodeError, UnicodeDecodeError):
             return []
+
+    def data_facts(self) -> dict[str, dict[str, Any]]:
+        """The facts that identify the data of each split; none where they are not recorded, or damaged."""
+        try:
+            return json.loads(self.data.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse data that the run did not begin with."""

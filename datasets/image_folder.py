@@ -272,12 +272,20 @@ def class_folders(root: Path) -> dict[str, Path]:
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
-    """The files below ``root`` whose names end so, nothing hidden."""
+    """The files below ``root`` whose names end so, nothing hidden; a link to a folder around it is not followed."""
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(os.path.join(folder, name))]
         yield from (
             Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")
         )
+
+
+def _is_loop(path: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(path))]) == target
 
 
 def _holds_images(folder: Path) -> bool:

@@ -42,6 +42,15 @@ class TrainedRun:
     finished: bool
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def incomplete(self) -> str:
+        """How far its numbers go, where they are not of the last epoch; else empty."""
+        epochs = None if self.config is None else self.config.train.epochs
+        ended = int(self.history[-1]["epoch"]) + 1 if self.history else 0
+        if not self.finished:
+            return f"unfinished: {ended} of {'?' if epochs is None else max(epochs, ended)} epochs"
+        return f"metrics.jsonl is cut off after {ended} of {epochs} epochs" if epochs and ended < epochs else ""
+
     def last(self, key: str) -> float | None:
         """The last measured value of a metric."""
         return next((row[key] for row in reversed(self.history) if is_number(row.get(key))), None)
@@ -75,6 +84,16 @@ class RunSeries:
         """Those of its runs."""
         several = len(self.runs) > 1
         return [f"{f'{run.path.name}: ' if several else ''}{problem}" for run in self.runs for problem in run.problems]
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Of each run whose numbers are not of its last epoch, how far they go."""
+        several = len(self.runs) > 1
+        return [
+            f"{self.name}{f'/{run.path.name}' if several else ''}: {run.incomplete}"
+            for run in self.runs
+            if run.incomplete
+        ]
 
     def first_finished(self) -> tuple[Path, RunConfig] | None:
         """Folder and config of the first run whose training has ended."""

@@ -48,7 +48,7 @@ def carried_settings(run: DataConfig, now: DataConfig, given: Collection[str]) -
     Returns:
         Each as ``data.depth_unit=mm``; none where the path is the same.
     """
-    if now.path == run.path or now.name != run.name or now.name not in DATASETS:
+    if now.path == run.path or now.name != run.name or now.name is None or now.name not in DATASETS:
         return []
     defaults, values = DATASETS[now.name].Options.model_fields, now.options()
     return [

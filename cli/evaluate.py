@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -63,9 +64,11 @@ def evaluate(
 ) -> None:
     from ..evaluation.evaluate import evaluate_runs
 
+    # A folder may have = in its name, as lr=0.1/run.
+    runs = [argument for argument in arguments if "=" not in argument or os.path.isdir(argument)]
     result = evaluate_runs(
-        [argument for argument in arguments if "=" not in argument],
-        [argument for argument in arguments if "=" in argument],
+        runs,
+        [argument for argument in arguments if argument not in runs],
         teachers=teachers,
         baselines=[name.strip() for name in baselines.split(",") if name.strip()],
         progress=not quiet,

@@ -124,9 +124,11 @@ def apply_class_map(
         who: The network, for an error.
 
     Raises:
-        UsageError: There is no such place, class or name, or too many or too few of them.
+        UsageError: There is no such place, class or name, too many or too few of them, or the names that the network
+            has say otherwise.
     """
     own = network.recipe["num_classes"]
+    _check_names(network.recipe.get("classes"), class_map, names, who)
     if isinstance(class_map, Mapping):
         network.recipe = {
             **network.recipe,
@@ -165,6 +167,39 @@ def apply_class_map(
             "num_classes": len(class_map),
             "classes": None if names is None else tuple(names),
         }
+
+
+def _check_names(own: Sequence[str | None] | None, class_map: ClassMap, names: Sequence[str] | None, who: str) -> None:
+    """Complain of a class_map that takes one class for another where the network has both, and the data too.
+
+    Numbers are no names: they differ between lists.
+    """
+    if own is None:
+        return
+    if isinstance(class_map, Mapping):
+        pairs = [(_own_name(own, key), name) for key, name in class_map.items()]
+        names = names or [name for _, name in pairs]
+    elif isinstance(class_map[0], int) and names is not None:
+        pairs = [
+            (own[place], name)
+            for place, name in zip(class_map, names, strict=False)
+            if isinstance(place, int) and 0 <= place < len(own)
+        ]
+    else:
+        return
+    for before, name in pairs:
+        if before is not None and before != name and before in names and name in own and not before.isdecimal():
+            raise UsageError(
+                f"class_map of {who} takes its class {before} for the data's {name}, and both have a {before} and a "
+                f"{name}: leave these out of class_map, as classes are matched by name"
+            )
+
+
+def _own_name(own: Sequence[str | None], key: str | int) -> str | None:
+    """The name of the class that a key of a mapping stands for."""
+    if key in own:
+        return str(key)
+    return own[int(key)] if str(key).isdecimal() and int(key) < len(own) else None
 
 
 def _renamed(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .representation import PARTS, Network
 
@@ -51,6 +51,17 @@ def network_fingerprint(network: Network) -> NetworkFingerprint:
         },
         {part: str(getattr(network.taps, part)) for part in PARTS},
     )
+
+
+def weights_hash(module: nn.Module) -> str:
+    """16 hexadecimal digits that stand for a module's state dict; what is no tensor, as in quantised layers, counts by
+    its text.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(_bytes(value) if isinstance(value, Tensor) else str(value).encode())
+    return digest.hexdigest()[:16]
 
 
 def text_hash(text: str) -> str:

@@ -1,4 +1,6 @@
-"""A run's folder: config.yaml, versions.json, metrics.jsonl, checkpoints/, student.safetensors, curves.png."""
+"""A run's folder: config.yaml, versions.json, weights.json, metrics.jsonl, checkpoints/, student.safetensors,
+curves.png.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +56,7 @@ class Run:
         self.adaptors = self.path / "adaptors.safetensors"
         self.curves = self.path / "curves.png"
         self.data = self.checkpoints / "data.json"
+        self.weights = self.path / "weights.json"
         self.problems: list[str] = []
 
     @property
@@ -92,7 +95,7 @@ class Run:
 
     def abandon(self) -> None:
         """Undo :meth:`claim` and :meth:`record` of a training that was refused before its first step."""
-        for path in (self.config, self.versions, self.data):
+        for path in (self.config, self.versions, self.data, self.weights):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
             with suppress(OSError):  # something else is in it
@@ -125,6 +128,13 @@ class Run:
     def read_json(self, name: str) -> Any:
         """A JSON file of the run; None where there is none, or where it is damaged, which :attr:`problems` says."""
         return read_json(self.path / name, self.problems)
+
+    def data_facts(self) -> dict[str, dict[str, Any]]:
+        """The facts that identify the data of each split; none where they are not recorded, or damaged."""
+        try:
+            return json.loads(self.data.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
 
     def _check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse data that the run did not begin with."""

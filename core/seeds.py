@@ -34,6 +34,20 @@ def is_member(path: Path) -> bool:
     return path.name.startswith(_PREFIX) and path.name.removeprefix(_PREFIX).isdecimal()
 
 
+def check_no_seeds(folder: str | os.PathLike) -> None:
+    """Complain where a run of its own would hide the runs of seeds that are in a folder.
+
+    Raises:
+        UsageError: It would.
+    """
+    seeds = [] if Run(folder).config.is_file() else [run for run in members(folder) if Run(run).config.is_file()]
+    if seeds:
+        raise UsageError(
+            f"{folder} is a folder of several runs, such as {seeds[0].name}, and a run in it would hide them: choose "
+            "another out=…, or give seeds=N to go on with them"
+        )
+
+
 def each_seed(networks: Iterable[NetworkConfig]) -> list[NetworkConfig]:
     """Teachers, where each whose ``weights`` are a folder of seeds is replaced by one for each run in it.
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .atomic import atomic_write
-from .errors import ContrastillError, UsageError, names_beside, nearest
+from .errors import ContrastillError, UsageError, looked_in, names_beside, nearest
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def find_weights(path: str | os.PathLike) -> Path:
             ["pretrained", *names_beside(path)],
             "name a run folder, a .safetensors file or a .pth checkpoint",
         )
-        raise UsageError(f"weights {path} do not exist: {hint}")
+        raise UsageError(f"weights {path} do not exist{looked_in(path)}: {hint}")
     return path
 
 

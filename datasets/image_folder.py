@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import unicodedata
@@ -19,6 +20,8 @@ from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
 from .io.view_options import ViewOptions
+
+log = logging.getLogger(__name__)
 
 _LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 # Of the names of a split those of the first group that is there count: a test folder beside one for validation.
@@ -61,6 +64,7 @@ class ImageFolder:
         self.options = options
         self.root = Path(options.path).expanduser()
         self._passed_over: Counter[str] = Counter()
+        self._loose: list[Path] = []
 
     @staticmethod
     def recognises(path: str) -> bool:
@@ -94,8 +98,14 @@ class ImageFolder:
         options = self.options
         classes, files = self._list(split)
         # Where both splits are of the same folders, once is enough.
-        if self._passed_over and (split == "train" or (self.root / "train").is_dir()):
+        if split == "train" or (self.root / "train").is_dir():
             warn_of_files(self.root, self._passed_over)
+            if self._loose:
+                log.warning(
+                    "images in no folder of a class are passed over, %d such as %s: move each into that of its class",
+                    len(self._loose),
+                    self._loose[0],
+                )
         if options.limit is not None and options.limit < len(files):
             files = [files[place * len(files) // options.limit] for place in range(options.limit)]
         pictures, targets = (
@@ -154,6 +164,7 @@ class ImageFolder:
         """(path below the root, class) of the images of these classes."""
         files = []
         self._passed_over = Counter()
+        loose = self._loose = [where / name for name in _loose_images(where)]
         folders = class_folders(where)
         for target, name in enumerate(classes):
             # A class may be missing among those to test on.
@@ -173,8 +184,19 @@ class ImageFolder:
                 )
             files += [(path.relative_to(self.root).as_posix(), target) for path in images]
         if not files:
-            raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes")
+            beside = f", and {loose[0].name} in none: move it into the folder of its class" if loose else ""
+            raise UsageError(f"{where} has no images ({', '.join(IMAGE_SUFFIXES)}) in folders of classes{beside}")
         return files
+
+
+def _loose_images(where: Path) -> list[str]:
+    """Names of the images directly in a folder of classes."""
+    with os.scandir(where) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(entry.name) and entry.is_file()
+        )
 
 
 def has_splits(root: Path) -> bool:
@@ -272,12 +294,20 @@ def class_folders(root: Path) -> dict[str, Path]:
 
 
 def walk(root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
-    """The files below ``root`` whose names end so, nothing hidden."""
+    """The files below ``root`` whose names end so, nothing hidden; a link to a folder around it is not followed."""
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(os.path.join(folder, name))]
         yield from (
             Path(folder, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")
         )
+
+
+def _is_loop(path: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(path))]) == target
 
 
 def _holds_images(folder: Path) -> bool:

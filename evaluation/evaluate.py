@@ -29,14 +29,16 @@ def evaluate_runs(
     """Measure the students of runs, and other networks beside them, at the tasks that the configs name under
     ``evaluation``.
 
-    Each run's rows are also written to its ``evaluation.json``.
+    Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
+    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers.
 
     Args:
         runs: The runs' folders.
         overrides: Changes of their configs, such as ``data.path=other.h5`` or ``evaluation.mode=fine_tuned``.
         teachers: Whether to measure all their teachers too.
         baselines: Out of ``random``, ``scratch``, ``teacher``; those that several runs share are measured once.
-        picture: Where to draw segmentations; None is ``predictions.png`` in the first run's folder.
+        picture: Where to draw segmentations; None is ``predictions.png`` in the first run's folder, named as
+            its rows are.
         progress: Whether to show progress on standard error.
 
     Raises:
@@ -52,6 +54,7 @@ def evaluate_runs(
             raise unknown_name("baseline", name, BASELINES)
     gallery, measured = Gallery(), set[str]()
     rows: list[EvaluationRow] = []
+    suffix = ""
     common = os.path.commonpath([os.path.abspath(path) for path in runs])
     for path in runs:
         name = "student" if len(runs) == 1 else os.path.relpath(path, common)
@@ -65,10 +68,14 @@ def evaluate_runs(
                 "evaluation": evaluation.options.model_dump(mode="json"),
                 "rows": [row.to_dict() for row in own],
             }
-            write_text(evaluation.run.path / "evaluation.json", json.dumps(contents, indent=1) + "\n")
+            file = evaluation.run.path / f"evaluation{evaluation.suffix}.json"
+            write_text(file, json.dumps(contents, indent=1) + "\n")
+            if evaluation.suffix:
+                evaluation.say(f"these are other data than the run's own: the rows are in {file}")
+        suffix = suffix if rows else evaluation.suffix
         rows += own
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
     main = evaluation.accelerator.is_main_process
-    drawn = gallery.draw(picture or Path(runs[0]) / "predictions.png") if main else None
+    drawn = gallery.draw(picture or Path(runs[0]) / f"predictions{suffix}.png") if main else None
     return EvaluationResult(tuple(rows), drawn)

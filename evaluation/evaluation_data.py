@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
-from ..core.config.schema import ObjectiveConfig, RunConfig
+from ..core.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from ..core.config.validation import validate
+from ..core.fingerprint import text_hash
+from ..core.registry import DATASETS, short_name
+from ..core.run import Run
+from ..datasets.io.fingerprint import fingerprint
+
+_OF_THE_FILES = ("depth_unit", "intrinsics", "void", "vectors")
 
 
 def location(config: RunConfig) -> str:
@@ -26,6 +35,52 @@ def evaluation_data(config: RunConfig) -> RunConfig:
     own = config.data.model_dump(mode="json")
     merged = dict(changes) if changes.get("name", own["name"]) != own["name"] else _merged(own, changes)
     return validate({**config.model_dump(mode="json"), "data": merged})
+
+
+def carried_settings(run: DataConfig, now: DataConfig, given: Collection[str]) -> list[str]:
+    """Settings that say how the files of a run's data are to be read, where other files are read by them too.
+
+    Args:
+        run: The run's own data.
+        now: The data that it is evaluated on.
+        given: Keys of ``data`` that were set for these.
+
+    Returns:
+        Each as ``data.depth_unit=mm``; none where the path is the same.
+    """
+    if now.path == run.path or now.name != run.name or now.name is None or now.name not in DATASETS:
+        return []
+    defaults, values = DATASETS[now.name].Options.model_fields, now.options()
+    return [
+        f"data.{key}={values[key]}"
+        for key in _OF_THE_FILES
+        if key in values and key not in given and values[key] != defaults[key].default
+    ]
+
+
+def data_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys below ``data`` that ``key=value`` overrides set."""
+    keys = (override.partition("=")[0] for override in overrides)
+    return {key.removeprefix("data.") for key in keys if key.startswith("data.")}
+
+
+def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any) -> str:
+    """What stands in the names of an evaluation's files for other data than the run's own; of these, or a copy of
+    them, nothing.
+
+    Args:
+        run: The run.
+        own: The data of its own config.
+        now: The data that it is evaluated on.
+        test: Their opened test split.
+    """
+    if (now.name, now.path) == (own.name, own.path):
+        return ""
+    recorded = run.data_facts().get("test")
+    if recorded is not None and recorded == json.loads(json.dumps(fingerprint(test))):
+        return ""
+    name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
+    return f"-{name}-{text_hash(str(now.model_dump(mode='json')))[:6]}"
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

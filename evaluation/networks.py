@@ -14,6 +14,7 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
+from ..core.run_weights import WeightsRecord
 from ..training.assemble import build, measure_statistics, open_split
 from ..training.checkpoint import load_newest
 from ..training.moving_average import averaged
@@ -118,10 +119,16 @@ class EvaluatedNetworks:
         def classes(entry: NetworkConfig) -> int | None:
             return self._training_data.num_classes if entry.weights is None else None
 
-        return [
+        teachers = [
             build(entry, classes(entry), self._statistics(entry), names=self._names(entry))
             for entry in self.config.teachers
         ]
+        own = load_config(str(self.run.config)).teachers
+        for number, (entry, teacher) in enumerate(zip(self.config.teachers, teachers, strict=True)):
+            # One that the caller names in its place is another on purpose.
+            if number < len(own) and own[number].weights == entry.weights:
+                WeightsRecord(self.run).check_teacher(number, teacher.module)
+        return teachers
 
     def _names(self, entry: NetworkConfig) -> Sequence[str] | None:
         """Names of the classes of the training data, which a teacher's class_map is for."""

@@ -29,7 +29,7 @@ from ..training.assemble import (
     prepare_accelerator,
 )
 from ..training.class_order import answer_for, check_same_classes
-from .evaluation_data import evaluation_data, location
+from .evaluation_data import carried_settings, data_keys, evaluation_data, location, suffix_of
 from .evaluation_result import (
     Accuracy,
     ClassificationScores,
@@ -77,6 +77,9 @@ class RunEvaluation:
         gallery: Collects segmentations for the picture.
         progress: Whether to show progress on standard error.
 
+    Attributes:
+        suffix: In the names of the files that it writes, for other data than the run's own; else empty.
+
     Raises:
         UsageError: The folder is no run, or the data do not fit the tasks.
     """
@@ -91,13 +94,16 @@ class RunEvaluation:
         self.config = load_config(str(run.config), overrides)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
-        self._own_data = self.data.data.model_dump(mode="json") == load_config(str(run.config)).data.model_dump(
-            mode="json"
-        )
+        own = load_config(str(run.config))
+        self._own_data = self.data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
         self.test = self._open("test")
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None
         self._check()
+        before = evaluation_data(own).data
+        self.suffix = suffix_of(run, before, self.data.data, self.test)
+        if carried := carried_settings(before, self.data.data, {*data_keys(overrides), *self.options.data}):
+            self.warn(f"{self._where()} is read with {run.path}'s {', '.join(carried)}: set it where it differs")
 
     def rows(self, teachers: bool, baselines: Collection[str], measured: set[str]) -> Iterator[EvaluationRow]:
         """The rows of every network.
@@ -156,13 +162,12 @@ class RunEvaluation:
         if candidate.role in ("random", "scratch"):
             return
         if candidate.role == "student" and not self._learns_logits():
-            message = (
-                f"the logits of the student of {self.run.path} were not trained, as none of "
-                f"{', '.join(self.config.objectives)} reads them, so it has no accuracy: "
-                "evaluation.tasks=[classification] "
-                "measures its representation"
+            log.warning(
+                "the logits of the student of %s were not trained, as none of %s reads them, so it has no accuracy: "
+                "evaluation.tasks=[classification] measures its representation",
+                self.run.path,
+                ", ".join(self.config.objectives),
             )
-            log.warning("%s", message)
             return
         loader = self._source(self.test, candidate).loader(
             batch_size=256,
@@ -243,9 +248,7 @@ class RunEvaluation:
             self.say(f"{self.run.path}: its test frames are not those of the runs before it: it is not in the picture")
 
     def _classification(self, candidate: EvaluatedNetwork) -> Iterator[ClassificationScores]:
-        if (
-            candidate.role == "scratch"
-        ):  # what is trained on classes end to end is a training of its own: contrastill train
+        if candidate.role == "scratch":  # trained on classes end to end it is a training of its own
             return
         self.say(f"{self.run.path}: classification, {candidate.role} {candidate.model}")
         options, device = self.options, self.accelerator.device

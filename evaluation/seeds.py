@@ -11,6 +11,7 @@ from ..core.config.loading import to_yaml
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.run import Run
+from ..core.run_lock import run_lock
 from ..core.seeds import member
 from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
@@ -96,11 +97,12 @@ class RunSeries:
         """Check every run that is there before the first is trained: other settings would show hours later.
 
         Raises:
-            UsageError: A run has other settings.
+            UsageError: A run has other settings, or another process is writing it.
         """
         for config in self.configs:
-            if Run(config.out).config.is_file():
-                Run(config.out).claim(to_yaml(config))
+            if (run := Run(config.out)).config.is_file():
+                with run_lock(run.path):
+                    run.claim(to_yaml(config))
 
     def make_folders(self) -> None:
         """From now on the folder shows how many runs there will be: as teachers it is refused until all have ended."""

@@ -132,7 +132,7 @@ def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict
         lines.append(cells)
     columns = ["run", "teachers → student", "seeds", *(_COLUMNS[key] for key in there), *extra.values()]
     caption = "Results of the last epoch: mean ± standard deviation over seeds"
-    below = [f"* {note}" for note in notes]
+    below = [f"* {note}" for note in notes] + [f"{line}." for group in runs.groups for line in group.incomplete]
     if "points_to_baseline" in extra:
         below.append(
             "The baseline is the same student trained without a teacher; the teacher gap is the difference between it "

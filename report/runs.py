@@ -55,6 +55,16 @@ class RunSeries:
         several = len(self.runs) > 1
         return [f"{f'{run.path.name}: ' if several else ''}{problem}" for run in self.runs for problem in run.problems]
 
+    @property
+    def incomplete(self) -> list[str]:
+        """Of each run whose numbers are not of its last epoch, how far they go."""
+        several = len(self.runs) > 1
+        return [
+            f"{self.name}{f'/{run.path.name}' if several else ''}: {text}"
+            for run, config in zip(self.runs, self.configs, strict=True)
+            if (text := _incomplete(run, config))
+        ]
+
     def first_finished(self) -> tuple[Path, RunConfig] | None:
         """Folder and config of the first run whose training has ended."""
         pairs = zip(self.runs, self.configs, strict=True)
@@ -177,6 +187,15 @@ def _read(run: Run) -> RunConfig | None:
         run.problems.append("There is no metrics.jsonl: no epoch has ended yet.")
     run.history()  # notes its damaged lines
     return config
+
+
+def _incomplete(run: Run, config: RunConfig | None) -> str:
+    """How far a run's numbers go, where they are not of the last epoch; else empty."""
+    epochs, rows = None if config is None else config.train.epochs, run.history()
+    ended = rows[-1]["epoch"] + 1 if rows else 0
+    if not run.finished:
+        return f"unfinished: {ended} of {'?' if epochs is None else max(epochs, ended)} epochs"
+    return f"metrics.jsonl is cut off after {ended} of {epochs} epochs" if epochs and ended < epochs else ""
 
 
 def _relative(path: Path, root: Path) -> str:

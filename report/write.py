@@ -30,18 +30,20 @@ class ReportResult:
         path: The page.
         runs: How many runs it is about.
         rows: The numbers of its table, one mapping per row.
+        incomplete: A line for each run whose numbers are not of its last epoch.
     """
 
     path: Path
     runs: int
     rows: tuple[dict[str, Any], ...]
+    incomplete: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``contrastill report --json`` prints them."""
-        return {"report": str(self.path), "runs": self.runs, "rows": list(self.rows)}
+        return {"report": str(self.path), "runs": self.runs, "rows": list(self.rows), "incomplete": [*self.incomplete]}
 
     def __str__(self) -> str:
-        return f"report: {self.path}"
+        return "\n".join([*self.incomplete, f"report: {self.path}"])
 
 
 def write_report(
@@ -75,7 +77,8 @@ def write_report(
         write_text(path, text)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): name another file with --out") from error
-    return ReportResult(path, sum(len(group.runs) for group in folders.groups), tuple(rows))
+    incomplete = tuple(line for group in folders.groups for line in group.incomplete)
+    return ReportResult(path, sum(len(group.runs) for group in folders.groups), tuple(rows), incomplete)
 
 
 def _page(folders: RunFolders, latency: bool, maps: bool, say: Say) -> tuple[str, list[dict[str, Any]]]:

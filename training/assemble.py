@@ -17,8 +17,9 @@ from ..core.config.validation import of_another_kind
 from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting
-from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
+from ..core.registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
+from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
 from ..core.term import Term
@@ -45,7 +46,8 @@ class Assembly:
     """The objects of a run, on the accelerator's device; ``test`` is None where the student cannot be tested by its
     logits.
 
-    ``splits`` are the opened splits of the data by name, None where it has no such split; ``validation`` are the
+    ``splits`` are the opened splits of the data by name, None where it has no such split; ``weights`` are those that
+    networks brought along, by the network's key in the config; random ones follow from the seed; ``validation`` are the
     samples of ``train.validation``.
     """
 
@@ -54,6 +56,7 @@ class Assembly:
     test: Loader | None
     accelerator: Accelerator
     splits: Mapping[str, Any]
+    weights: Mapping[str, InitialWeights]
     validation: Loader | None = None
 
 
@@ -110,6 +113,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         names=names,
         student=True,
     )
+    # Before BatchNorm is folded, and on the process that records them.
+    weights = _initial_weights(config, [*teachers, student]) if accelerator.is_main_process else {}
     freeze_modules(student, config.train.freeze)
     batch = {
         name: value[:2].cpu()
@@ -187,7 +192,17 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         transfer.source = cache
         if cache.complete and not filling:
             transfer.drop_teachers()
-    return Assembly(transfer, train, test, accelerator, splits, validation)
+    return Assembly(transfer, train, test, accelerator, splits, weights, validation)
+
+
+def _initial_weights(config: RunConfig, networks: Sequence[Network]) -> dict[str, InitialWeights]:
+    """Those of the teachers and then the student that are from a file, published or a module's."""
+    keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
+    return {
+        key: InitialWeights.of(network.module, entry.weights)
+        for key, entry, network in zip(keys, [*config.teachers, config.student], networks, strict=True)
+        if entry.weights is not None or entry.model.startswith(PYTHON_PREFIX)
+    }
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:

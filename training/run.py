@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from ..core.config.loading import to_yaml
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.full_disk import FullDisk
-from ..core.run import Run, flatten
+from ..core.run import Run, flatten, writable_folder
+from ..core.run_lock import run_lock
+from ..core.run_weights import WeightsRecord
+from ..core.seeds import check_no_seeds
 from ..datasets.io.fingerprint import fingerprint
 from ..ensemble.adaptors import save_adaptors
 from ..models.build import save_student
 from ..plots.curves import draw_curves
 from .assemble import Assembly, assemble
+from .checkpoint import checkpoints
 from .engine import fit
 from .processes import others_may_end, parting
 from .schedule import default_epochs
@@ -38,12 +43,14 @@ def train_run(
         The last epoch's row of metrics.jsonl; None on a process that is not the main one.
 
     Raises:
-        UsageError: The config does not fit the data or the folder holds another run, or one of other data.
+        UsageError: The config does not fit the data or the folder holds another run, one of other data or weights, runs
+            of several seeds, or one that another process is writing.
         ContrastillError: The training failed or was stopped, or another of its processes was; what was written before
             stays.
     """
     run = Run(config.out)
-    with others_may_end(config.train.timeout_minutes), parting():
+    check_no_seeds(run.path)
+    with ExitStack() as stack, others_may_end(config.train.timeout_minutes), parting():
         parts = assemble(config, splits=splits)
         accelerator = parts.accelerator
         if config.train.epochs is None:
@@ -53,9 +60,11 @@ def train_run(
             )
         begun = run.config.exists()
         if accelerator.is_main_process:
+            stack.enter_context(run_lock(writable_folder(run.path)))
             run.claim(
                 to_yaml(config), {name: fingerprint(split) for name, split in parts.splits.items() if split is not None}
             )
+            WeightsRecord(run).claim(parts.weights, begun=run.student.is_file() or bool(checkpoints(run.checkpoints)))
             run.record(versions(), config.command)
         accelerator.wait_for_everyone()
         _start_trackers(parts, config)

@@ -65,6 +65,7 @@ def test_teacher_then_student(packed, teacher, tmp_path, capsys):
         "metrics.jsonl",
         "student.safetensors",
         "versions.json",
+        "weights.json",
     ]
     student = contrastill.load_student(out)
     trained = load_newest(out / "checkpoints").model

@@ -56,6 +56,7 @@ def folder(four_classes, tmp_path_factory):
             )
             == 0
         )
+    shutil.copytree(root / "run", root / "five" / "seed-0")
     (root / "cut.safetensors").write_bytes((root / "run" / "student.safetensors").read_bytes()[:5000])
     return root
 

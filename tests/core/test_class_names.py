@@ -122,6 +122,29 @@ def test_a_class_map_that_fits_nothing_is_refused(given, message):
         apply_class_map(network, given, 2, ("x", "y"), "it")
 
 
+@pytest.mark.parametrize("given", [{"cat": "dog", "dog": "cat"}, {"cat": "dog"}, {0: "dog"}, (1, 0, 2), (1, 0)])
+def test_a_class_map_against_the_names_that_both_have_is_refused(given):
+    network = build_network("resnet8", num_classes=3)
+    network.recipe["classes"] = ("cat", "dog", "elk")
+    with pytest.raises(UsageError, match="takes its class (cat|dog) for the data's (cat|dog), and both have"):
+        apply_class_map(network, given, None, ("cat", "dog"), "it")
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "names"),
+    [
+        (("bass", "bass guitar"), {"bass guitar": "bass"}, ("bass", "piano")),  # one word for two things
+        (("cat", "dog"), (0, 1), ("cat", "dog")),
+        (("0", "1"), {"0": "1", "1": "0"}, ("0", "1")),  # numbers in two lists
+        (("0", "1"), (1, 0), ("0", "1")),
+    ],
+)
+def test_a_class_map_that_contradicts_no_name_is_taken(own, given, names):
+    network = build_network("resnet8", num_classes=2)
+    network.recipe["classes"] = own
+    apply_class_map(network, given, 2, names, "it")
+
+
 def test_evaluation_goes_by_names_and_not_by_numbers(run, folder, capsys):
     own, _ = evaluated(run, capsys=capsys)
     other, _ = evaluated(run, f"data.path={pack(folder / 'clear.h5', CLEAR)}", capsys=capsys)

@@ -448,3 +448,13 @@ def test_workers_end_with_the_process(root):
     for pid in ended.stdout.split():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), signal.SIG_DFL)
+
+
+def test_an_image_in_no_class_is_named(tmp_path, caplog):
+    for place in ("train/cat", "train/dog", "test/cat", "test"):
+        _save(tmp_path / place / "a.png")
+    assert _data(tmp_path).open("test").num_samples == 1
+    assert f"passed over, 1 such as {tmp_path / 'test' / 'a.png'}" in caplog.text
+    (tmp_path / "test" / "cat" / "a.png").unlink()
+    with pytest.raises(UsageError, match="in folders of classes, and a.png in none: move it"):
+        _data(tmp_path).open("test")

@@ -1,0 +1,111 @@
+"""Which weights a run began with: a digest of each network's in ``weights.json`` of its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from .atomic import write_text
+from .errors import UsageError
+from .fingerprint import weights_hash
+from .run import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """The weights of one network at the start of a run.
+
+    Attributes:
+        source: The file or run that they are from; None: those of a module.
+        hash: Stands for their values.
+    """
+
+    source: str | None
+    hash: str
+
+    @classmethod
+    def of(cls, module: nn.Module, source: str | None) -> InitialWeights:
+        """Those of a module now."""
+        return cls(source, weights_hash(module))
+
+
+class WeightsRecord:
+    """The file in which a run's folder has them.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.folder, self.path = run.path, run.weights
+
+    def read(self) -> dict[str, InitialWeights]:
+        """By the network's key in the config, such as ``teachers.0``; none of an older run, or of a damaged file."""
+        try:
+            entries = json.loads(self.path.read_text(encoding="utf-8"))
+            return {key: InitialWeights(**entry) for key, entry in entries.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def claim(self, weights: Mapping[str, InitialWeights], *, begun: bool) -> None:
+        """Write them, or check that the run began with the same.
+
+        Args:
+            weights: Of this training, by the network's key in the config.
+            begun: Whether the run has a checkpoint or a student already.
+
+        Raises:
+            UsageError: A file of weights is another than it was.
+        """
+        before = self.read()
+        for key, now in weights.items():
+            if begun and key not in before:
+                log.warning(
+                    "%s does not record which weights it began with, so whether those of %s are still the same is not "
+                    "checked",
+                    self.folder,
+                    key,
+                )
+                break
+            if key not in before or before[key].hash == now.hash:
+                continue
+            if now.source is not None:
+                raise UsageError(
+                    f"the weights of {key} ({now.source}) changed since {self.folder} began: put the former ones back, "
+                    "or choose another out=…"
+                )
+            if begun:
+                # A module that is made anew to go on with a stopped training has random weights until then.
+                log.warning(
+                    "the student's initial weights are others than those that %s began with, and are not used, as this "
+                    "goes on with the training there: choose another out=… to train from them",
+                    self.folder,
+                )
+        # The weights of a module that is trained on are those that it began with.
+        entries = {**weights, **(before if begun else {})}
+        if entries != before:
+            write_text(self.path, json.dumps({key: asdict(entry) for key, entry in entries.items()}, indent=1) + "\n")
+
+    def check_teacher(self, number: int, module: nn.Module) -> None:
+        """Check that a teacher that is loaded anew is the one that the run was trained from.
+
+        Args:
+            number: Its place in the config.
+            module: It.
+
+        Raises:
+            UsageError: It has other weights.
+        """
+        key = f"teachers.{number}"
+        before = self.read().get(key)
+        if before is not None and before.hash != weights_hash(module):
+            raise UsageError(
+                f"the weights of {key} ({before.source}) changed since {self.folder} was trained, so this is not its "
+                f"teacher any more: put the former ones back, name them with {key}.weights=…, or leave the teachers out"
+            )

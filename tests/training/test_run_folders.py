@@ -1,0 +1,209 @@
+"""What a run's folder holds is its own: weights that changed under their paths, other runs, other processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import contrastill
+from contrastill.cli.main import main
+from contrastill.core.config.loading import make_data_config
+from contrastill.core.run import Run
+from contrastill.datasets.image_folder import walk
+from contrastill.evaluation.evaluation_data import carried_settings, data_keys
+from contrastill.models.build import build_network, save_student
+
+LOCKING = """
+import sys
+from pathlib import Path
+from contrastill.core.run_lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "two.h5"
+    with h5py.File(path, "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/rgb"] = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+            file[f"{split}/target"] = np.arange(16) % 2
+    return str(path)
+
+
+def save_teacher(path, seed):
+    torch.manual_seed(seed)
+    save_student(build_network("resnet8", num_classes=2), path)
+
+
+def train_command(packed, out, *overrides):
+    return ["train", "teachers/cifar100", f"data.path={packed}", "student.model=resnet8", "train.epochs=1", "-q",
+            f"out={out}", *overrides]  # fmt: skip
+
+
+def test_a_teacher_replaced_under_its_path_is_refused(packed, tmp_path, capsys):
+    out, file = tmp_path / "run", tmp_path / "teacher.safetensors"
+    save_teacher(file, 0)
+    shutil.copy(file, tmp_path / "former.safetensors")
+    command = train_command(packed, out, "objectives.kd.weight=1", "teachers.0.model=resnet8",
+                            f"teachers.0.weights={file}")  # fmt: skip
+    assert main(command) == 0
+    save_teacher(file, 1)
+    assert main(command) == 2
+    assert f"the weights of teachers.0 ({file}) changed since {out} began" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", str(out), "--teachers", "-q"]) == 2
+    assert "so this is not its teacher any more" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", str(out), "-q"]) == 0  # the student is the run's own
+    moved = f"teachers.0.weights={tmp_path / 'former.safetensors'}"
+    assert main(["evaluate", str(out), "--teachers", moved, "-q"]) == 0
+    shutil.copy(tmp_path / "former.safetensors", file)
+    assert main(command) == 0
+    assert main(["evaluate", str(out), "--teachers", "-q"]) == 0
+
+
+def test_a_run_that_recorded_no_weights_goes_on_with_a_line(packed, tmp_path, caplog):
+    out, file = tmp_path / "run", tmp_path / "student.safetensors"
+    save_teacher(file, 0)
+    command = train_command(packed, out, f"student.weights={file}")
+    assert main(command) == 0
+    Run(out).weights.unlink()
+    assert main(command) == 0
+    assert "does not record which weights it began with" in caplog.text
+    assert main(command) == 0 and Run(out).weights.is_file()
+
+
+def test_other_initial_weights_of_a_student(packed, tmp_path, caplog):
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+    file = tmp_path / "initial.safetensors"
+    save_teacher(file, 0)
+    options = {"objectives": "cross_entropy", "epochs": 1, "quiet": True}
+    by_file = {"model": "resnet8", "weights": str(file)}
+    contrastill.distill(None, by_file, packed, out=tmp_path / "file", **options)
+    save_teacher(file, 1)
+    with pytest.raises(contrastill.UsageError, match="the weights of student .* changed since"):
+        contrastill.distill(None, by_file, packed, out=tmp_path / "file", **options)
+
+    # A script that is started again makes its module anew, and its run goes on as before.
+    contrastill.distill(None, network(0), packed, out=tmp_path / "module", **options)
+    contrastill.distill(None, network(0), packed, out=tmp_path / "module", **options)
+    assert "initial weights" not in caplog.text
+    contrastill.distill(None, network(1), packed, out=tmp_path / "module", **options)
+    assert "the student's initial weights are others than those that" in caplog.text
+
+
+def test_modules_and_datasets_of_the_same_kind_with_other_contents_are_refused(tmp_path):
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+    def data(seed):
+        images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        dataset = torch.utils.data.TensorDataset(images, torch.arange(16) % 2)
+        return dataset, dataset
+
+    options = {"objectives": "kd", "epochs": 1, "quiet": True, "out": tmp_path}
+    contrastill.distill(network(0), network(1), data(0), **options)
+    with pytest.raises(contrastill.UsageError, match=r"other settings \(teachers.0.model"):
+        contrastill.distill(network(2), network(1), data(0), **options)
+    with pytest.raises(contrastill.UsageError, match="the data changed since"):
+        contrastill.distill(network(0), network(1), data(1), **options)
+
+
+def test_a_folder_of_seeds_takes_no_run_of_its_own(packed, tmp_path, capsys):
+    out = tmp_path / "several"
+    assert main(train_command(packed, out, "seeds=1")) == 0
+    assert main(train_command(packed, out)) == 2
+    assert f"{out} is a folder of several runs, such as seed-0" in " ".join(capsys.readouterr().err.split())
+    assert not (out / "config.yaml").exists()
+    assert main(train_command(packed, tmp_path / "run")) == 0
+    assert main(train_command(packed, tmp_path / "run", "seeds=2")) == 2
+    assert "holds a run by itself" in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_processes_do_not_write_one_run(packed, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKING, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        assert main(train_command(packed, out)) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert f"{out} is being written by process {other.pid} on " in error
+        assert not (out / "config.yaml").exists()
+        other.kill()
+    assert (out / ".lock").exists()
+    assert main(train_command(packed, out)) == 0
+    assert not (out / ".lock").exists() and len(Run(out).history()) == 1
+
+
+def test_a_file_system_without_locks_is_used_without(packed, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("contrastill.core.run_lock.fcntl.lockf", refuse)
+    assert main(train_command(packed, tmp_path / "run")) == 0
+
+
+def test_an_evaluation_on_other_data_is_kept_apart(packed, tmp_path, capsys):
+    out = tmp_path / "lr=0.1" / "run"  # no override: a folder
+    assert main(train_command(packed, out)) == 0
+    assert main(["evaluate", str(out), "-q"]) == 0
+    own = (out / "evaluation.json").read_text()
+    copied, other = tmp_path / "copied.h5", tmp_path / "other.h5"
+    shutil.copy(packed, copied)
+    with h5py.File(other, "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/rgb"] = np.zeros((4, 8, 8, 3), np.uint8)
+            file[f"{split}/target"] = np.arange(4) % 2
+    assert main(["evaluate", str(out), f"data.path={other}"]) == 0
+    written = next(out.glob("evaluation-other-*.json"))
+    assert str(written) in "".join(capsys.readouterr().err.split())
+    assert (out / "evaluation.json").read_text() == own
+    assert json.loads(written.read_text())["rows"][0]["images"] == 4
+    assert main(["evaluate", str(out), f"data.path={copied}", "-q"]) == 0
+    assert len([*out.glob("evaluation*.json")]) == 2
+
+
+def test_settings_of_the_files_of_one_data_set_are_named_where_others_are_read_with_them(tmp_path):
+    own = make_data_config({"name": "packed", "path": "a.h5", "fields": {"depth": "depth"}, "depth_unit": "mm"}, {})
+    other = own.model_copy(update={"path": "b.h5"})
+    assert carried_settings(own, other, {"path"}) == ["data.depth_unit=mm"]
+    assert carried_settings(own, other, data_keys(["data.path=b.h5", "data.depth_unit=mm"])) == []
+    assert carried_settings(own, own, set()) == []
+
+
+def test_a_report_says_how_far_a_run_is(packed, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(train_command(packed, out, "train.epochs=2")) == 0
+    assert main(["report", str(out), "-q"]) == 0 and "of 2 epochs" not in capsys.readouterr().out
+    metrics = Run(out).metrics
+    metrics.write_text(metrics.read_text()[:-20])
+    assert main(["report", str(out), "-q"]) == 0
+    line = "metrics.jsonl is cut off after 1 of 2 epochs"
+    assert line in capsys.readouterr().out and line in (out / "report.html").read_text()
+    Run(out).student.unlink()
+    assert main(["report", str(out), "-q"]) == 0
+    assert "unfinished: 1 of 2 epochs" in capsys.readouterr().out
+
+
+def test_a_link_to_a_folder_around_it_counts_no_image_twice(tmp_path):
+    picture, inside = tmp_path / "cat" / "a.png", tmp_path / "cat" / "more"
+    inside.mkdir(parents=True)
+    picture.touch()
+    (inside / "loop").symlink_to(tmp_path / "cat")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.png").touch()
+    (inside / "linked").symlink_to(tmp_path / "elsewhere")
+    assert sorted(walk(tmp_path / "cat")) == [picture, inside / "linked" / "b.png"]

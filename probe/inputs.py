@@ -28,7 +28,7 @@ def as_network(network: Any) -> Network:
             f"a {type(network).__name__} does not say where its representation is: pass contrastill.Network(module, "
             "taps=…, preprocess=…), or a student of contrastill.load_student"
         )
-    return Network(network, taps=taps, preprocess=preprocess)
+    return Network(network, taps=taps, preprocess=preprocess, modality=getattr(network, "modality", "rgb"))
 
 
 def as_splits(train: Any, test: Any) -> tuple[Any, Any]:

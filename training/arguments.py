@@ -32,7 +32,7 @@ from ..core.representation import Network, Preprocess, Taps
 from ..core.seeds import members
 from ..core.weights import find_weights
 from ..datasets.user_dataset import UserDataset
-from ..models.build import read_recipe
+from ..models.recipe import read_recipe
 from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
 from .student import Student
 

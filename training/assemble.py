@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..core.config.validation import of_another_kind
 from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting
+from ..core.preprocess import Preprocess
 from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
@@ -30,7 +31,7 @@ from ..xmodal.derive import DerivedLoader, check
 from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
 from .folding import fold_batchnorm
-from .modality_scale import check_scale
+from .modality_scale import Statistics, check_same_scale, check_scale, scale_of
 from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
 
@@ -84,6 +85,11 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     classes, names = splits["train"].num_classes, splits["train"].classes
     set_seed(config.seed)
     teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
+    for entry, teacher in zip(config.teachers, teachers, strict=True):
+        if entry.mean is None:
+            check_same_scale(teacher, entry.model, splits["train"])
+        else:
+            teacher.preprocess = _of_data(teacher, splits["train"], statistics)
     order = order_classes(teachers, config, splits, config.student.num_classes or classes)
     if order.refusal is not None and compares_classes(config):
         raise order.refusal
@@ -96,6 +102,9 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         names=names,
         student=True,
     )
+    if config.student.mean is None:
+        check_same_scale(student, config.student.model, splits["train"])
+    student.preprocess = _of_data(student, splits["train"], statistics)
     batch = {
         name: value[:2].cpu()
         for name, value in next(
@@ -162,6 +171,11 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         if cache.complete and not filling:
             transfer.drop_teachers()
     return Assembly(transfer, train, test, accelerator, splits)
+
+
+def _of_data(network: Network, split: Split, statistics: Mapping[str, Statistics]) -> Preprocess:
+    """A network's preprocessing, with what is known of the values that it is trained on."""
+    return replace(network.preprocess, scale=scale_of(split, network.modality, statistics.get(network.modality)))
 
 
 def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
@@ -287,6 +301,20 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
     return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(
         float(f"{value:.7g}") for value in std.tolist()
     )
+
+
+def check_other_data(network: Network, name: str, split: Split, *, chosen: bool = False) -> None:
+    """Complain where data have a network's modality in another scale than those of its training, see
+    :func:`~.modality_scale.check_same_scale`.
+
+    Args:
+        network: What it reads is in the data.
+        name: What it is called.
+        split: Of the data.
+        chosen: Whether its mean and std were set for these data, so that they are not compared with theirs.
+    """
+    compared = network.modality != "rgb" and not chosen
+    check_same_scale(network, name, split, measure_statistics(split, network.modality) if compared else None)
 
 
 def build(

@@ -78,7 +78,7 @@ def test_a_student_takes_floats_in_0_1_alone(tmp_path, scale):
     if scale == 1.0:
         assert student(IMAGES[:2]).shape == (2, 4) and student((255 * IMAGES[:2]).to(torch.uint8)).shape == (2, 4)
         return
-    with pytest.raises(UsageError, match=r"the student takes uint8 images, or floats in \[0, 1\], and these go to 255"):
+    with pytest.raises(UsageError, match=r"the network takes uint8 images, or floats in \[0, 1\], and these go to 255"):
         student(scale * IMAGES[:2])
-    with pytest.raises(UsageError, match="the student takes uint8 images, or floats"):
+    with pytest.raises(UsageError, match="the network takes uint8 images, or floats"):
         student(NORMALISED)

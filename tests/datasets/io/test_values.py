@@ -120,13 +120,13 @@ def test_bytes_of_another_modality_are_values_to_a_network_and_to_a_student():
 def test_a_loaded_student_takes_bytes_of_its_modality_as_values(tmp_path):
     for modality, scale in (("thermal", 1), ("rgb", 255)):
         shape = (2, 3 if modality == "rgb" else 1, 8, 8)
-        mean, std = (0.5,) * shape[1], (0.25,) * shape[1]
+        mean, std = (0.5 * 255 / scale,) * shape[1], (0.25 * 255 / scale,) * shape[1]
         path = tmp_path / modality / "student.safetensors"
         path.parent.mkdir()
         save_student(build_network("resnet8", num_classes=2, modality=modality, mean=mean, std=std), path)
         values = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         for preprocess in (contrastill.load_student(path).preprocess, Student.from_run(path).preprocess):
-            assert torch.allclose(preprocess(values), (values.float() / scale - 0.5) / 0.25, atol=1e-4)
+            assert torch.allclose(preprocess(values), (values.float() / scale - mean[0]) / std[0], atol=1e-4)
 
 
 def test_raw_counts_and_tiny_units_are_standardised_exactly(tmp_path):

@@ -180,7 +180,7 @@ def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], 
     if low != low:
         images = images[images.isfinite()]
         low, high = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
-    span = f"to {high:.3g}" if high > 1 + MARGIN else f"down to {low:.3g}"
+    span = f"to {high:.3g}" if low >= -MARGIN else f"from {low:.3g} to {high:.3g}"
     if scale is not None and scale.low is not None and scale.high is not None and not scale.in_unit_range:
         margin = max(scale.high - scale.low, 1.0)
         if low < scale.low - margin or high > scale.high + margin:

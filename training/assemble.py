@@ -18,12 +18,12 @@ from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.objective import Setting
 from ..core.preprocess import Preprocess
-from ..core.registry import DATASETS, OBJECTIVES, TEACHER_AGGREGATIONS
+from ..core.registry import DATASETS, PRETRAINED
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
-from ..core.term import Term
 from ..core.transfer import Transfer
+from ..datasets.io.scale import Statistics, check_same_scale, check_scale, scale_of
 from ..datasets.io.values import check_splits
 from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
@@ -31,9 +31,10 @@ from ..xmodal.derive import DerivedLoader, check
 from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
 from .folding import fold_batchnorm
-from .modality_scale import Statistics, check_same_scale, check_scale, scale_of
+from .modality_scale import check_trained_modality
 from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
+from .terms import build_term
 
 log = logging.getLogger(__name__)
 
@@ -178,44 +179,6 @@ def _of_data(network: Network, split: Split, statistics: Mapping[str, Statistics
     return replace(network.preprocess, scale=scale_of(split, network.modality, statistics.get(network.modality)))
 
 
-def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
-    """One line of the loss, with the rule that combines its teachers.
-
-    Args:
-        config: Whose objective it is.
-        label: Its key under ``objectives``.
-        settings: One for each teacher, or a single one without.
-
-    Raises:
-        UsageError: Objective, rule, teachers and data do not fit.
-    """
-    entry = config.objectives[label]
-    objective = OBJECTIVES[entry.name or label]
-    options = objective.Options(**entry.options())
-    if not objective.needs_teacher:
-        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
-    try:
-        objectives = objective.build_each(options, settings)
-    except TypeError as error:
-        if objective.__module__.partition(".")[0] == __name__.partition(".")[0]:
-            raise
-        raise UsageError(
-            f"objective {label} cannot be built from its options ({error}): define the classmethod "
-            "build(options, setting), which knows dimensions and the number of samples"
-        ) from error
-    name = entry.rule or config.ensemble.rule
-    rule = TEACHER_AGGREGATIONS[name]
-    if objectives[0].joint and name != "sum":
-        raise UsageError(
-            f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: "
-            f"add objectives.{label}.rule=sum, "
-            f"or objectives.{label}.student_side=separate, by which each teacher has an objective of its own"
-        )
-    # Options beside ensemble.rule are that rule's; another one that an objective names has its defaults.
-    chosen = config.ensemble.options() if name == config.ensemble.rule else {}
-    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
-
-
 def open_split(config: RunConfig, name: str) -> Any:
     """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
     return _open_data(config.data, name)
@@ -305,7 +268,7 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
 
 def check_other_data(network: Network, name: str, split: Split, *, chosen: bool = False) -> None:
     """Complain where data have a network's modality in another scale than those of its training, see
-    :func:`~.modality_scale.check_same_scale`.
+    :func:`~contrastill.datasets.io.scale.check_same_scale`.
 
     Args:
         network: What it reads is in the data.
@@ -335,10 +298,13 @@ def build(
         student: Whether it is the student.
 
     Raises:
-        UsageError: Its length is not known, or its class_map does not fit.
+        UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
+            modality than rgb, which it is to read.
     """
     if student and config.class_map is not None:
         raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
+    if not student and config.mean is None and config.weights not in (None, PRETRAINED):
+        check_trained_modality(config)
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):

@@ -20,13 +20,13 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io import pack
-from contrastill.datasets.io.camera import Camera
+from contrastill.datasets.io.camera import Camera, clean_depth
 from contrastill.datasets.io.scale import check_scale
 from contrastill.datasets.user_dataset import UserDataset
 from contrastill.models.build import build_network, save_student
 from contrastill.training.assemble import build, measure_statistics, open_loader, open_splits
 from contrastill.training.student import Student
-from contrastill.xmodal.modalities import clean_depth, normals
+from contrastill.xmodal.modalities import normals
 
 N, H, W = 24, 10, 12
 SOURCES = ("packed", "paired_folder", "own")

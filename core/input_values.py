@@ -166,13 +166,12 @@ def check_values(
     if colours:
         _check_colours(images, mean, std, scale)
         return
-    known = scale is not None and scale.mean is not None and scale.std is not None
-    expected = (scale.mean, scale.std) if known else (mean, std)
-    if not known and _is_identity(mean, std):
-        return
-    measured = _statistics(images)
+    known = None if scale is None else scale.statistics
+    measured = None if known is None and _is_identity(mean, std) else _statistics(images)
     if measured is not None:
-        compare_statistics(expected, measured, "this network", "its modality", notes=notes and known, refuse=known)
+        refuse = known is not None
+        expected = known or (mean, std)
+        compare_statistics(expected, measured, "this network", "its modality", notes=notes and refuse, refuse=refuse)
 
 
 def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], scale: ValueScale | None) -> None:
@@ -194,7 +193,9 @@ def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], 
                 f"these images are in [0, 1], and a mean of {max(mean):g} is of 0 … 255: divide mean and std by 255"
             )
     # What a module that normalises itself takes is known from its training alone; nor has every mean to be of [0, 1].
-    elif (scale is not None or not _is_identity(mean, std)) and all(0 <= value <= 1 for value in mean):
+    elif (
+        not _is_identity(mean, std) or (scale is not None and (scale.kind == BYTES or scale.low is not None))
+    ) and all(0 <= value <= 1 for value in mean):
         if not in_unit_range(low, high):
             way = "divide them by 255, or give uint8" if low >= 0 else "give them as they are before normalisation"
             raise UsageError(

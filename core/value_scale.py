@@ -16,7 +16,8 @@ MARGIN = 0.25
 """How far beyond [0, 1] resizing and augmentation take colours."""
 OTHER_UNIT = 30
 """Times the deviation: metres and millimetres, or bytes and counts, are further apart."""
-_FAR = 4  # times the deviation, as other scenes hardly are
+# Times the deviation, and times as wide or narrow, as other scenes hardly are.
+_FAR, _WIDER = 4, 3
 BYTES = "8-bit integers"
 FLOATS = "floats"
 _METRES = {"m": 1.0, "mm": 1e-3}
@@ -55,6 +56,11 @@ class ValueScale:
         return _METRES.get(self.unit) if isinstance(self.unit, str) else self.unit
 
     @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std, where they are known."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
+
+    @property
     def in_unit_range(self) -> bool:
         """Whether colours were uint8, or floats in [0, 1]; where nothing else is known, they were."""
         return self.low is None or self.high is None or in_unit_range(self.low, self.high)
@@ -63,8 +69,8 @@ class ValueScale:
         parts = [self.kind or "values"]
         if self.unit is not None:
             parts.append(f"in {self.unit}" if self.unit != "relative" else "without a unit (relative)")
-        if self.mean is not None and self.std is not None:
-            parts.append(f"of {shown_statistics(self.mean, self.std)}{' m' if self.metres else ''} (mean ± deviation)")
+        if self.statistics is not None:
+            parts.append(f"of {shown_statistics(*self.statistics)}{' m' if self.metres else ''} (mean ± deviation)")
         return " ".join(parts)
 
 
@@ -104,7 +110,7 @@ def compare_statistics(
     channels = [*zip(*expected, *measured, strict=True)]
     text = (
         f"{who} was trained on {modality} of {shown_statistics(*expected)} (mean ± deviation), and that of this data "
-        f"is {shown_statistics(*((round_figures(value) for value in part) for part in measured))}"
+        f"is {shown_statistics(*measured)}"
     )
     if all(
         abs(mean - its_mean) > OTHER_UNIT * its_std
@@ -117,15 +123,15 @@ def compare_statistics(
             raise UsageError(message)
         note_once(message)
     if notes and all(
-        0 < std and (abs(mean - its_mean) > _FAR * its_std or std < its_std / OTHER_UNIT)
+        0 < std
+        and (
+            abs(mean - its_mean) > _FAR * its_std
+            or std > _WIDER * its_std
+            or std < its_std / (_WIDER if narrow else OTHER_UNIT)
+        )
         for its_mean, its_std, mean, std in channels
     ):
         note_once(f"{text}: it is right only if both are in one unit")
-
-
-def round_figures(value: float) -> float:
-    """A number as it is shown: seven figures."""
-    return float(f"{value:.7g}")
 
 
 @lru_cache(maxsize=256)

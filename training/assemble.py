@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from ..core.classes import apply_class_map
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig
@@ -86,11 +87,6 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     classes, names = splits["train"].num_classes, splits["train"].classes
     set_seed(config.seed)
     teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
-    for entry, teacher in zip(config.teachers, teachers, strict=True):
-        if entry.mean is None:
-            check_same_scale(teacher, entry.model, splits["train"])
-        else:
-            teacher.preprocess = _of_data(teacher, splits["train"], statistics)
     order = order_classes(teachers, config, splits, config.student.num_classes or classes)
     if order.refusal is not None and compares_classes(config):
         raise order.refusal
@@ -103,15 +99,17 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         names=names,
         student=True,
     )
-    if config.student.mean is None:
-        check_same_scale(student, config.student.model, splits["train"])
-    student.preprocess = _of_data(student, splits["train"], statistics)
     batch = {
         name: value[:2].cpu()
         for name, value in next(
             iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))
         ).items()
     }
+    for entry, built in zip(networks, [*teachers, student], strict=True):
+        if entry.mean is None:
+            check_same_scale(built, entry.model, splits["train"])
+        if built is student or entry.mean is not None:
+            built.preprocess = _of_data(built, splits["train"], statistics, {} if entry.mean is None else batch)
     student_spec = describe(student, batch)
     teacher_specs = [
         sealed_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
@@ -174,9 +172,23 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     return Assembly(transfer, train, test, accelerator, splits)
 
 
-def _of_data(network: Network, split: Split, statistics: Mapping[str, Statistics]) -> Preprocess:
-    """A network's preprocessing, with what is known of the values that it is trained on."""
-    return replace(network.preprocess, scale=scale_of(split, network.modality, statistics.get(network.modality)))
+def _of_data(
+    network: Network, split: Split, statistics: Mapping[str, Statistics], batch: Mapping[str, Tensor]
+) -> Preprocess:
+    """A network's preprocessing, with what is known of the values that it is trained on.
+
+    Args:
+        network: Of this training.
+        split: The training split.
+        statistics: Mean and std of each modality but rgb.
+        batch: Of the split, where mean and std were set for its values: normalised colours are right then.
+    """
+    scale = scale_of(split, network.modality, statistics.get(network.modality))
+    images = batch.get(network.modality)
+    if network.modality == "rgb" and scale.low is None and images is not None and images.is_floating_point():
+        low, high = (float(value) for value in images.aminmax())
+        scale = replace(scale, low=low, high=high)
+    return replace(network.preprocess, scale=scale)
 
 
 def open_split(config: RunConfig, name: str) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
 from ..core.run import Run
+from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
@@ -194,6 +195,9 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
         f"{list(preprocess['std'])} inside"
     )
     lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
+    if (scale := ValueScale.from_recipe(recipe)) is not None and recipe["modality"] != "rgb":
+        takes = "Give metres as floats, NaN where not measured." if scale.metres else "Give values of that scale."
+        lines += [f"Trained on {scale}. {takes}", ""]
     if recipe.get("classes"):
         lines += [f"Classes, in the order of the logits: {', '.join(recipe['classes'])}.", ""]
     if trained is not None:

@@ -43,7 +43,7 @@ def check_scale(network: Network, name: str, measured: Statistics, *, notes: boo
         UsageError: All channels are further off, wider or narrower than other scenes of one sensor make them.
     """
     own, scale = network.preprocess, network.preprocess.scale
-    expected = (own.mean, own.std) if scale is None or scale.mean is None else (scale.mean, scale.std)
+    expected = (scale.statistics if scale is not None else None) or (own.mean, own.std)
     if len(expected[0]) != len(measured[0]):
         return  # said elsewhere, where the images are read
     compare_statistics(expected, measured, name, network.modality, notes=notes, narrow=True)

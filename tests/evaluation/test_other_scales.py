@@ -175,3 +175,8 @@ def test_a_loaded_depth_student_reads_depth(runs, tmp_path):
         student, "resnet8", data, out=tmp_path / "out", student_modality="depth", epochs=1, quiet=True
     )
     assert result.config.teachers[0].modality == "depth"
+    with pytest.raises(UsageError, match="without a unit"):
+        relative = DepthOf(noise(1, 5).astype(np.uint8))
+        contrastill.distill(
+            student, "resnet8", relative, out=tmp_path / "b", student_modality="depth", epochs=1, quiet=True
+        )

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from pydantic import BaseModel
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.registry import DATASETS
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 
 TARGETS = torch.arange(48) % 4
@@ -159,6 +163,47 @@ def test_a_mean_of_bytes_for_uint8_images_is_refused(tmp_path):
         distill(tmp_path, entry, data(UINT8), data(UINT8))
 
 
-def test_a_network_that_normalises_itself_takes_a_mean_beside_normalised_images(tmp_path):
-    entry = {"model": "resnet8", "mean": (0.1,) * 3, "std": (0.9,) * 3}
+@pytest.mark.parametrize("make", [lambda: "resnet8", module], ids=["named", "module"])
+def test_mean_and_std_that_are_named_are_for_the_values_as_they_are(tmp_path, make):
+    entry = {"model": make(), "mean": (0.1,) * 3, "std": (0.9,) * 3}
     assert distill(tmp_path, entry, data(NORMALISED), data(NORMALISED)).metrics["epoch"] == 0
+
+
+def test_vectors_are_no_colours(tmp_path):
+    samples = [{"normals": 2 * image - 1, "target": int(label)} for image, label in zip(IMAGES, TARGETS, strict=True)]
+    entry = {"model": module(), "modality": "normals", "mean": (0.1, 0.1, 0.8), "std": (0.5,) * 3}
+    assert distill(tmp_path, entry, Listed(samples), Listed(samples)).metrics["epoch"] == 0
+
+
+class Listed(Dataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, row):
+        return self.samples[row]
+
+
+def test_a_registered_data_set_may_hand_out_normalised_images_to_a_network_that_keeps_them(tmp_path, monkeypatch):
+    class Normalised:
+        class Options(BaseModel):
+            pass
+
+        def __init__(self, options):
+            pass
+
+        def open(self, split):
+            images = PaddedImages.zeros(48, 16, 16, 3, dtype=torch.float32, padding=0)
+            images.interior[:] = NORMALISED.permute(0, 2, 3, 1)
+            return TensorSplit({"rgb": images}, targets=TARGETS, num_classes=4)
+
+    monkeypatch.setitem(DATASETS._entries, "normalised", Normalised)
+    for number, (mean, std) in enumerate([(0.0, 1.0), (0.1, 0.9)]):
+        entry = {"model": "resnet8", "mean": (mean,) * 3, "std": (std,) * 3}
+        contrastill.distill(None, entry, {"name": "normalised"}, out=str(tmp_path / str(number)), epochs=1, quiet=True)
+    with pytest.raises(UsageError, match="takes uint8 images, or floats .* it normalises them itself"):
+        contrastill.distill(None, "resnet8", {"name": "normalised"}, out=str(tmp_path / "named"), epochs=1, quiet=True)
+    with pytest.raises(UsageError, match="trained on floats from -2.* and these go to 255"):
+        contrastill.Student.from_run(tmp_path / "0")(255 * IMAGES)

@@ -42,7 +42,8 @@ from contrastill.core.config.schema import RunConfig  # noqa: E402
 from contrastill.core.run import Run  # noqa: E402
 from contrastill.datasets.io.views import epoch_order  # noqa: E402
 from contrastill.training.accuracy import evaluate  # noqa: E402
-from contrastill.training.assemble import assemble, open_split  # noqa: E402
+from contrastill.training.assemble import assemble  # noqa: E402
+from contrastill.training.data import open_split  # noqa: E402
 from contrastill.training.run import train_run  # noqa: E402
 
 HERE = Path(__file__).resolve().parent

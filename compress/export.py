@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.weights import find_weights
-from ..models.build import load_student, read_recipe
+from ..models.build import load_student
+from ..models.recipe import read_recipe
 from .exported import INPUT, OUTPUT, Takes, answering, pair, quiet, reason, require
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}

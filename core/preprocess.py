@@ -10,6 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import UsageError
+from .input_values import (
+    check_images,
+    check_integers,
+    check_values,
+    stored_depth,
+    values_can_be_read,
+)
+from .value_scale import ValueScale
 
 
 @dataclass(frozen=True)
@@ -22,22 +30,30 @@ class Preprocess:
         resolution: Side, or (height, width), in pixels; None leaves the images as they are.
         colours: Whether bytes are an image's, 0 … 1; those of other modalities than ``rgb`` are values like any others,
             0 … 255.
+        scale: What the values were in the training, which those of others are compared with; None: not known.
+
+    Args of a call:
+        images: See below.
+        once: Whether the first batch that it is given stands for all, as that of a training.
 
     Shape:
-        - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality (metres, say), where
-          NaN stands for what was not measured. It becomes 0, the mean; where the size changes it has no part in its
-          neighbours.
+        - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality in the unit of the
+          training (depth in metres, or integers as the training's were stored), where NaN stands for what was not
+          measured. It becomes 0, the mean; where the size changes it has no part in its neighbours.
         - returns (B, C, H', W') float32.
 
     Raises:
-        UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; images of another dtype or
-            another number of channels.
+        UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; what is no tensor of images,
+            images of another dtype or another number of channels, values of another range or unit than the training's.
+            On a device the first batch stands for all; under torch.compile, tracing and export no values are compared.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resolution: int | tuple[int, int] | None = None
     colours: bool = field(default=True, compare=False, repr=False)
+    scale: ValueScale | None = field(default=None, compare=False, repr=False)
+    _checked: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -48,26 +64,24 @@ class Preprocess:
         if min(self.std, default=1.0) <= 0:
             raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
 
-    def _remedy(self, images: Tensor) -> str:
-        """What to do about images (B, C, H, W) of another shape."""
-        channels = len(self.mean)
-        if images.ndim == 3 and images.shape[0] == channels:
-            return "a batch has a first side, as images[None] has"
-        if images.ndim == 4 and images.shape[3] == channels:
-            return "channels come first, as in images.permute(0, 3, 1, 2)"
-        if images.ndim == 4 and self.colours and channels == 3 and images.shape[1] in (1, 4):
-            return "store three channels (grey: the same three times), or set mean and std to a value for each channel"
-        return "set mean and std to a value for each channel"
+    def _check(self, images: Tensor, once: bool) -> None:
+        """Compare floats with the values of the training, without a word where none can be read."""
+        # On a device whoever reads a value waits for it.
+        if self._checked and (once or images.device.type != "cpu"):
+            return
+        if not images.is_floating_point() and self.colours:
+            return
+        if not values_can_be_read(images):
+            return
+        check_values(images, self.mean, self.std, self.scale, colours=self.colours, notes=not once)
+        self._checked.add(True)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            kinds = "uint8, or floats in [0, 1]" if self.colours else "floats in the unit of the network's modality"
-            raise UsageError(f"images of {images.dtype} have no known scale: give {kinds}")
-        if images.ndim != 4 or images.shape[1] != len(self.mean):
-            shape, channels = tuple(images.shape), len(self.mean)
-            raise UsageError(
-                f"images of shape {shape} do not fit a mean of {channels} channels: {self._remedy(images)}"
-            )
+    def __call__(self, images: Tensor, *, once: bool = False) -> Tensor:
+        check_images(images, len(self.mean), colours=self.colours)
+        if not images.is_floating_point():
+            check_integers(images.dtype, self.scale, colours=self.colours, mean=self.mean)
+        images = images if self.colours else stored_depth(images, self.scale)
+        self._check(images, once)
         unit = 255.0 if images.dtype == torch.uint8 and self.colours else 1.0
         whole = images.dtype == torch.uint8
         if images.is_contiguous(memory_format=torch.channels_last):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError, required, unknown_name
+from .input_values import as_batch
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 from .token_grids import token_grids
@@ -122,7 +123,7 @@ class Network(nn.Module):
                 raise unknown_name(f"in {type(module).__name__}, the module", module_of(name), known)
         self.module = module
         self.taps = taps
-        self.preprocess = preprocess if modality == "rgb" else replace(preprocess, colours=False)
+        self.preprocess = replace(preprocess, colours=preprocess.colours and modality == "rgb")
         self.modality = modality
         self.classes: Tensor | None
         self.register_buffer("classes", None, persistent=False)
@@ -132,13 +133,7 @@ class Network(nn.Module):
         self.precision: torch.dtype | None = None
 
     def __call__(self, batch: Mapping[str, Tensor] | Tensor, needs: Collection[str] | None = None) -> Representation:
-        if isinstance(batch, Tensor):
-            batch = {self.modality: batch}
-        elif not isinstance(batch, Mapping):
-            raise UsageError(
-                f"{self._name} takes a batch of images as one tensor (B, C, H, W), or a dict of modalities, and this "
-                f"is a {type(batch).__name__}"
-            )
+        batch = as_batch(batch, self.modality, self._name)
         # Around the call and not in forward, which torch.compile's wrapper takes the place of.
         if self.precision is None or self.modality not in batch:
             return super().__call__(batch, needs)
@@ -167,7 +162,7 @@ class Network(nn.Module):
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
-                images = self.preprocess(batch[self.modality])
+                images = self.preprocess(batch[self.modality], once=self.training or self._frozen)
                 output = tapped.run(images)
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)

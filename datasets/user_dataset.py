@@ -21,6 +21,7 @@ from .io.file_views import LABELS
 from .io.file_workers import Damaged
 from .io.in_memory import Batch
 from .io.user_samples import UserSamples, drawing_from
+from .io.value_range import share_range
 from .io.values import (
     UNSIGNED_16,
     VOID,
@@ -85,6 +86,7 @@ class _OpenedDataset:
 
     def open(self, split: str) -> UserSplit | None:
         train = self._train
+        share_range(train, self._test)
         samples = {"train": train, "test": self._test}[split]
         if samples is None:
             return None

@@ -16,7 +16,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.table import Table, TabularResult
-from ..training.assemble import open_loader, open_split
+from ..training.data import open_loader, open_split
 from .messages import print_message
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, network_named

@@ -259,7 +259,7 @@ def pack_data(
 
 def _fields(split: Any) -> dict[str, FieldDescription]:
     """The fields of an open split; one sample is read, so that a folder that cannot be read shows."""
-    from ..training.assemble import open_loader
+    from ..training.data import open_loader
 
     batch = next(iter(open_loader(split, [*split.modalities], batch_size=1, train=False, device="cpu").epoch(0)))
     fields: dict[str, FieldDescription] = {}

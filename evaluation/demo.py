@@ -15,7 +15,7 @@ from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import RunConfig
 from ..core.run import Run, writable_folder
 from ..plots.comparison import ComparedRun, draw_comparison
-from ..training.assemble import open_split
+from ..training.data import open_split
 from ..training.run import train_unfinished
 from .demo_result import Comparison, ComparisonRow, DemoResult
 from .diversity import measure_diversity

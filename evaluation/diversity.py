@@ -24,8 +24,9 @@ from ..core.run import Run
 from ..core.seeds import members
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
-from ..training.assemble import check_modality, open_loader, open_split, prepare_accelerator
+from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for
+from ..training.data import check_modality, open_loader, open_split
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
 from .evaluation_data import evaluation_data, location, named_objectives
 from .messages import print_message
@@ -184,6 +185,7 @@ def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelera
     for member in networks:
         check_modality(member.entry, test)
         who = f"{member.location} ({member.entry.model}, weights {member.weights})"
+        check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
         if test.classes and len(member.network.recipe.get("classes") or ()) == len(test.classes):
             answer_as(
                 member.network,

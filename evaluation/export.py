@@ -20,7 +20,8 @@ from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.registry import DATASETS
 from ..core.run import Run, no_run
-from ..training.assemble import open_loader, open_split
+from ..training.assemble import check_other_data
+from ..training.data import open_loader, open_split
 from .cost import data_size
 from .messages import print_message
 from .probe_inputs import data_named, network_named
@@ -165,6 +166,8 @@ def export_run(
     config = load_config(str(folder.config))
     modality, samples = config.student.modality, _Samples(config, data, int8=int8)
     images = samples.first(_CHECKED) if check or int8 else None
+    if images is not None and data is not None:
+        check_other_data(network_named(run).build(0, seed=0).network, str(run), samples.needed("test"))
     if with_preprocess and images is None and modality != "rgb":
         raise UsageError(
             f"--with-preprocess is for uint8 images, and without its data it is not known whether {modality} is "

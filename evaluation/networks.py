@@ -15,8 +15,9 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_weights import WeightsRecord
-from ..training.assemble import build, measure_statistics, open_split
+from ..training.assemble import build
 from ..training.checkpoint import load_newest
+from ..training.data import measure_statistics, open_split
 from ..training.moving_average import averaged
 
 BASELINES = ("random", "scratch", "teacher")

@@ -21,7 +21,8 @@ from ..probe.few_shot import few_shot
 from ..probe.linear import fit_probe
 from ..probe.logme import logme
 from ..probe.neighbours import knn
-from ..training.assemble import check_modality, open_loader
+from ..training.assemble import check_other_data
+from ..training.data import check_modality, open_loader
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, OpenData
 from .probe_report import CkaResult, CorrelationResult, FewShotScore, ProbeAccuracy, ProbeRow, ProbeSpec
@@ -178,6 +179,8 @@ class DataSetProbe:
         built = self.built[text]
         check_modality(built.entry, self.data.test)
         modality = built.network.modality
+        if built.role != "network" or built.entry.weights is not None or built.network.preprocess.scale is not None:
+            check_other_data(built.network, text, self.data.test, chosen=built.entry.mean is not None)
         loader = open_loader(self.data.test, [modality], batch_size=2, device="cpu", seed=0, train=False)
         spec = describe(built.network, next(iter(loader.epoch(0))))
         ends = [name for name, size in (("embedding", spec.embedding_dim), ("logits", spec.num_classes)) if size]

@@ -20,15 +20,9 @@ from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
 from ..training.accuracy import evaluate
-from ..training.assemble import (
-    check_modality,
-    check_scale,
-    measure_statistics,
-    open_loader,
-    open_split,
-    prepare_accelerator,
-)
+from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for, check_same_classes
+from ..training.data import check_modality, open_loader, open_split
 from .evaluation_data import carried_settings, data_keys, evaluation_data, location, suffix_of
 from .evaluation_result import (
     Accuracy,
@@ -315,10 +309,10 @@ class RunEvaluation:
         return self.train
 
     def _check_scale(self, candidate: EvaluatedNetwork) -> None:
-        """Complain where other data than the run's have a network's modality in another unit."""
-        modality = candidate.entry.modality
-        if self.options.data and modality != "rgb" and candidate.entry.mean is None:
-            check_scale(candidate.network, candidate.model, measure_statistics(self.test, modality))
+        """Complain where other data than the run's have a network's modality in another scale."""
+        if not self._own_data:
+            who = f"{candidate.role} {candidate.model} of {self.run.path}"
+            check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
 
     @cached_property
     def _pixel_classes(self) -> int:

@@ -24,15 +24,14 @@ from ..core.weights import (
     load_into,
     load_state_dict,
     load_weights,
-    read_metadata,
     save_state_dict,
 )
+from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
 from .reused_weights import classifier_order, reordered, with_channels
 from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
 
-_METADATA = "contrastill"
 _OPTIONS = ("num_classes", "in_chans", "resolution")
 """Keys of a recipe that its builder takes; the resolution only where it was set and the builder takes one."""
 
@@ -93,7 +92,7 @@ def build_network(
     if num_classes is None and weights is None:
         raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
-    recipe = _recipe_of(file, name)
+    recipe = recipe_of(file, name)
     same = recipe.get("modality") == modality
     own_mean, own_std = (
         (mean, std) if mean is not None else (recipe["preprocess"][key] if same else None for key in ("mean", "std"))
@@ -123,7 +122,7 @@ def build_network(
             new_stem=modality != recipe.get("modality", "rgb"),
         )
     source = _source(module, builder)
-    own = _preprocess(source, recipe, file)
+    own = _preprocess(source, recipe, file, same)
     network = Network(
         module,
         taps=Taps(
@@ -133,6 +132,7 @@ def build_network(
             tuple(own_mean or own.mean),
             tuple(own_std or own.std),
             own.resolution if resolution is None else resolution,
+            scale=own.scale if same and mean is None else None,
         ),
         modality=modality,
     )
@@ -161,7 +161,7 @@ def _plain(module: nn.Module) -> nn.Module:
 def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...] | None:
     """Names of the classes of a network with its weights, where they name them; nothing is built."""
     if weights not in (None, PRETRAINED):
-        return _recipe_of(find_weights(weights), model).get("classes")
+        return recipe_of(find_weights(weights), model).get("classes")
     return getattr(model_builder(model, weights), "classes", None) if model.startswith(PYTHON_PREFIX) else None
 
 
@@ -237,13 +237,14 @@ def _num_logits(module: nn.Module, source: Any) -> int | None:
     return getattr(source, "num_logits", None) or classes_in(module.state_dict(), _classifiers(source))
 
 
-def _preprocess(source: Any, recipe: dict[str, Any], file: Path | None) -> Preprocess:
-    """That of the run the weights are from; else the network's own, with its published size for a file from
-    elsewhere.
+def _preprocess(source: Any, recipe: dict[str, Any], file: Path | None, same: bool) -> Preprocess:
+    """That of the run the weights are from, of which another modality keeps the size alone; else the network's own,
+    with its published size for a file from elsewhere.
     """
-    if recipe:
-        return Preprocess(**recipe["preprocess"])
     own: Preprocess = source.preprocess
+    if recipe:
+        written = recipe_preprocess(recipe)
+        return written if same else replace(own, resolution=written.resolution)
     return (
         own
         if file is None
@@ -270,20 +271,22 @@ def save_student(network: Network, path: str | os.PathLike) -> None:
         "modality": network.modality,
         "preprocess": {key: getattr(network.preprocess, key) for key in ("mean", "std", "resolution")},
         "taps": asdict(network.taps),
+        **({} if network.preprocess.scale is None else {"scale": network.preprocess.scale.to_recipe()}),
     }
     save_module(network.module, recipe, path)
 
 
 def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write a student's weights with its recipe, as :func:`read_recipe` reads it, in the header."""
-    save_state_dict(module.state_dict(), path, metadata={_METADATA: json.dumps(recipe)})
+    save_state_dict(module.state_dict(), path, metadata={METADATA: json.dumps(recipe)})
 
 
 def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 
     Its input is normalised images; ``module.preprocess`` does that as in the training, ``module.taps`` says where its
-    embedding and maps are, and ``module.classes`` are the names of its logits (None where the data had no names).
+    embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are the names of its logits (None
+    where the data had no names).
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
@@ -316,35 +319,15 @@ def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike)
     mode.
     """
     load_weights(unwrapped(module), path, name=recipe["model"])
-    names, colours = recipe.get("classes"), recipe.get("modality", "rgb") == "rgb"
+    names = recipe.get("classes")
     parts = {
-        "preprocess": Preprocess(**recipe["preprocess"], colours=colours),
+        "preprocess": recipe_preprocess(recipe),
         "taps": Taps(**recipe["taps"]),
         "classes": names and list(names),
+        "modality": recipe.get("modality", "rgb"),
     }
     for name, value in parts.items():
         # A user's own class may use the name for something else.
         if not hasattr(module, name) or isinstance(getattr(module, name), type(value)):
             setattr(module, name, value)
     return module.eval()
-
-
-def read_recipe(path: os.PathLike) -> dict[str, Any] | None:
-    """The recipe, preprocessing and taps in the header of a student's file, as :func:`save_student` wrote them; None
-    where there are none.
-    """
-    header = read_metadata(path).get(_METADATA)
-    return None if header is None else tuples(json.loads(header))
-
-
-def _recipe_of(file: Path | None, name: str) -> dict[str, Any]:
-    """The same where the file is a student of this network, else nothing."""
-    recipe = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
-    return recipe if recipe is not None and recipe["model"] == name else {}
-
-
-def tuples(value: Any) -> Any:
-    """A recipe's lists, as JSON has them, as the tuples they were."""
-    if isinstance(value, dict):
-        return {key: tuples(inner) for key, inner in value.items()}
-    return tuple(value) if isinstance(value, list) else value

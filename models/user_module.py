@@ -227,11 +227,12 @@ def module_parts(module: nn.Module) -> tuple[nn.Module, Taps, Preprocess | None,
     if isinstance(module, Network):
         return unwrapped(module.module), module.taps, module.preprocess, module.modality
     taps, preprocess = getattr(module, "taps", None), getattr(module, "preprocess", None)
+    modality = getattr(module, "modality", None) if isinstance(preprocess, Preprocess) else None
     return (
         module,
         taps if isinstance(taps, Taps) else Taps(),
         preprocess if isinstance(preprocess, Preprocess) else None,
-        None,
+        modality if isinstance(modality, str) else None,
     )
 
 

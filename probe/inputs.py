@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from ..core.distributed import world_size
 from ..core.errors import UsageError
 from ..core.preprocess import Preprocess
 from ..core.representation import Network, Taps
+from ..datasets.io.camera import Camera, clean_depth
 from ..datasets.user_dataset import UserDataset
 
 
@@ -28,7 +30,7 @@ def as_network(network: Any) -> Network:
             f"a {type(network).__name__} does not say where its representation is: pass contrastill.Network(module, "
             "taps=…, preprocess=…), or a student of contrastill.load_student"
         )
-    return Network(network, taps=taps, preprocess=preprocess)
+    return Network(network, taps=taps, preprocess=preprocess, modality=getattr(network, "modality", "rgb"))
 
 
 def as_splits(train: Any, test: Any) -> tuple[Any, Any]:
@@ -40,8 +42,32 @@ def as_splits(train: Any, test: Any) -> tuple[Any, Any]:
 
 
 def ordered_loader(source: Any, batch_size: int, device: torch.device) -> Any:
-    """A split's loader in order, not augmented, of this process's share; a loader as it is."""
+    """A split's loader in order, not augmented, of this process's share, with depth in metres; a loader as it is."""
     if hasattr(source, "epoch"):
         return source
     shares = {"rank": distributed.get_rank(), "world": world_size()} if world_size() > 1 else {}
-    return source.loader(batch_size=batch_size, device=device, seed=0, train=False, **shares)
+    loader = source.loader(batch_size=batch_size, device=device, seed=0, train=False, **shares)
+    camera = getattr(source, "camera", None)
+    return loader if camera is None or "depth" not in source.modalities else _DepthLoader(loader, camera)
+
+
+class _DepthLoader:
+    """A loader whose depth is as a training reads it: in metres, and NaN where nothing was measured; all else is the
+    other loader's.
+    """
+
+    def __init__(self, loader: Any, camera: Camera) -> None:
+        self.loader, self.camera = loader, camera
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # of a copy under construction
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The batches ``start``, ``start + 1``, … of epoch ``k``."""
+        for batch in self.loader.epoch(k, start):
+            yield {**batch, "depth": clean_depth(batch["depth"], self.camera)}

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
+from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
 from .labels import labelled_part
@@ -87,7 +88,7 @@ def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embed
 
     Raises:
         UsageError: No such layer or protocol, samples without classes, a class without training samples, features that
-            are not finite, a share of labels that is none.
+            are not finite, a share of labels that is none; values of another range or unit than the network's training.
 
     Example:
         >>> from contrastill.datasets.rendered_rooms import Rooms
@@ -130,6 +131,9 @@ def linear_probes(
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     network, (train, test) = as_network(network), as_splits(train, test)
+    for split in (train, test):
+        if hasattr(split, "modalities") and network.modality in split.modalities:
+            check_same_scale(network, type(network.module).__name__, split)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     train_features, test_features = (
         features_of(network, ordered_loader(split, batch_size, device), layers, spatial, cache=cache)

@@ -120,7 +120,7 @@ def _embedded(path: Path, config: RunConfig) -> tuple[list[list[float]], list[in
     from ..evaluation.evaluation_data import evaluation_data
     from ..evaluation.networks import EvaluatedNetworks
     from ..probe.projection import principal_axes
-    from ..training.assemble import check_modality, open_loader, open_split
+    from ..training.data import check_modality, open_loader, open_split
 
     contender = EvaluatedNetworks(Run(path), config).student()
     split = open_split(evaluation_data(config), "test")

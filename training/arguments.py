@@ -31,8 +31,9 @@ from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
 from ..core.representation import Network, Preprocess, Taps
 from ..core.seeds import members
 from ..core.weights import find_weights
+from ..datasets.io.scale import check_same_scale, scale_of
 from ..datasets.user_dataset import UserDataset
-from ..models.build import read_recipe
+from ..models.recipe import read_recipe
 from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
 from .student import Student
 
@@ -173,9 +174,13 @@ class ArgumentResolver:
             tuple(entry.get("mean") or preprocess.mean),
             tuple(entry.get("std") or preprocess.std),
             entry.get("resolution") or preprocess.resolution,
+            colours=entry["modality"] == "rgb",
+            scale=scale_of(batch.split, entry["modality"]) if entry.get("mean") else preprocess.scale,
         )
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
-        Network(module, taps=taps, preprocess=preprocess)  # complains of names that are not there
+        # Complains of names that are not there.
+        network = Network(module, taps=taps, preprocess=preprocess, modality=entry["modality"])
+        check_same_scale(network, type(module).__name__, batch.split)
         channels, height, width = preprocess(images).shape[1:]
         own = UserModule(module, taps, preprocess, (channels, height, width), classes, batch.split.num_classes)
         # Of a student it is the class alone: one that is made anew to go on with a training has other weights until

@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from ..core.classes import apply_class_map
-from ..core.config.schema import DataConfig, NetworkConfig, RunConfig, TrainConfig
-from ..core.config.validation import of_another_kind
-from ..core.data import Loader, Split, ViewLoader
-from ..core.errors import ContrastillError, UsageError
+from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.data import Loader, Split
+from ..core.errors import UsageError
 from ..core.objective import Setting
-from ..core.registry import DATASETS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS
+from ..core.preprocess import Preprocess
+from ..core.registry import PRETRAINED, PYTHON_PREFIX
 from ..core.representation import Network, RepresentationSpec, describe
 from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
-from ..core.term import Term
 from ..core.transfer import Transfer
+from ..datasets.io.scale import Statistics, check_same_scale, check_scale, scale_of
 from ..datasets.io.subset import split_off
-from ..datasets.io.values import check_splits
 from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
-from ..xmodal.derive import DerivedLoader, check
 from .accelerator import prepare_accelerator
 from .class_order import compares_classes, order_classes
+from .data import check_modality, measure_statistics, open_loader, open_splits, training_loader
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
-from .mixing import MixedLoader, check_mixing, mixing_seed
-from .modality_scale import check_scale
+from .mixing import check_mixing
+from .modality_scale import check_trained_modality
 from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
+from .terms import build_term
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
             train=False,
             **shares,
         )
-    train = _training_loader(splits["train"], modalities, config.train, shares)
+    train = training_loader(splits["train"], modalities, config.train, shares)
     train = FullBatches(train) if config.train.drop_last else train
     statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
     classes, names = splits["train"].num_classes, splits["train"].classes
@@ -122,6 +122,11 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
             iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))
         ).items()
     }
+    for entry, built in zip(networks, [*teachers, student], strict=True):
+        if entry.mean is None:
+            check_same_scale(built, entry.model, splits["train"])
+        if built is student or entry.mean is not None:
+            built.preprocess = _of_data(built, splits["train"], statistics, {} if entry.mean is None else batch)
     student_spec = describe(student, batch)
     teacher_specs = [
         sealed_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
@@ -205,142 +210,37 @@ def _initial_weights(config: RunConfig, networks: Sequence[Network]) -> dict[str
     }
 
 
-def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Term:
-    """One line of the loss, with the rule that combines its teachers.
+def _of_data(
+    network: Network, split: Split, statistics: Mapping[str, Statistics], batch: Mapping[str, Tensor]
+) -> Preprocess:
+    """A network's preprocessing, with what is known of the values that it is trained on.
 
     Args:
-        config: Whose objective it is.
-        label: Its key under ``objectives``.
-        settings: One for each teacher, or a single one without.
-
-    Raises:
-        UsageError: Objective, rule, teachers and data do not fit.
-    """
-    entry = config.objectives[label]
-    objective = OBJECTIVES[entry.name or label]
-    options = objective.Options(**entry.options())
-    if not objective.needs_teacher:
-        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
-    try:
-        objectives = objective.build_each(options, settings)
-    except TypeError as error:
-        if objective.__module__.partition(".")[0] == __name__.partition(".")[0]:
-            raise
-        raise UsageError(
-            f"objective {label} cannot be built from its options ({error}): define the classmethod "
-            "build(options, setting), which knows dimensions and the number of samples"
-        ) from error
-    name = entry.rule or config.ensemble.rule
-    rule = TEACHER_AGGREGATIONS[name]
-    if objectives[0].joint and name != "sum":
-        raise UsageError(
-            f"objective {label} reads all teachers at once and adds them up, which ensemble.rule={name} does not: "
-            f"add objectives.{label}.rule=sum, "
-            f"or objectives.{label}.student_side=separate, by which each teacher has an objective of its own"
-        )
-    # Options beside ensemble.rule are that rule's; another one that an objective names has its defaults.
-    chosen = config.ensemble.options() if name == config.ensemble.rule else {}
-    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
-
-
-def _training_loader(
-    split: Split, modalities: Collection[str], config: TrainConfig, shares: Mapping[str, Any]
-) -> ViewLoader:
-    """Batches of the training samples, mixed where the config asks for it."""
-    options = {"batch_size": config.batch_size, "train": True, "views": config.views}
-    loader = open_loader(split, modalities, **{**shares, **options})
-    if config.mixup is None and config.cutmix is None:
-        return loader
-    seed = shares["seed"]
-    partners = open_loader(split, modalities, **{**shares, **options, "seed": mixing_seed(seed)})
-    return MixedLoader(loader, partners, seed=seed, mixup=config.mixup, cutmix=config.cutmix)
-
-
-def open_split(config: RunConfig, name: str) -> Any:
-    """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
-    return _open_data(config.data, name)
-
-
-def open_splits(data: DataConfig) -> dict[str, Any]:
-    """Both splits of a config's data by their names.
-
-    Raises:
-        UsageError: Their values mean different things, see :func:`~contrastill.datasets.io.values.check_splits`.
-    """
-    splits = {name: _open_data(data, name) for name in ("train", "test")}
-    check_splits(splits["train"], splits["test"])
-    return splits
-
-
-def _open_data(data: DataConfig, split: str) -> Any:
-    assert data.name is not None, "the validation recognised it"
-    dataset = DATASETS[data.name]
-    options = data.options()
-    if "path" in dataset.Options.model_fields:
-        options["path"] = data.path
-    try:
-        return dataset(dataset.Options(**options)).open(split)
-    except ContrastillError as error:
-        raise of_another_kind(data) or error from error
-
-
-def open_loader(split: Split, modalities: Collection[str], **options: Any) -> ViewLoader:
-    """Batches of a split with these modalities, stored or derived on the device."""
-    loader = split.loader(**options)
-    derived = {name for name in modalities if name not in split.modalities}
-    # A stored depth is made anew too: in metres, and NaN where nothing was measured.
-    return DerivedLoader(loader, derived, split.camera) if derived or "depth" in split.modalities else loader
-
-
-def check_modality(network: NetworkConfig, split: Split) -> None:
-    """Complain where a network's modality is neither in the data nor can be made from it."""
-    try:
-        check(network.modality, split.modalities, split.camera)
-    except UsageError as error:
-        raise UsageError(f"{network.model} cannot read this data: {error}") from error
-
-
-def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
-    handed out; NaN and infinite values are left out.
-
-    A channel that does not vary has a deviation of 1.
-
-    Args:
+        network: Of this training.
         split: The training split.
-        modality: Stored or derived.
-        samples: How many samples to read.
+        statistics: Mean and std of each modality but rgb.
+        batch: Of the split, where mean and std were set for its values: normalised colours are right then.
     """
-    loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
-    step = max(1, len(loader) // max(1, samples // 8))
-    count = total = square = torch.zeros((), dtype=torch.float64)
-    for place in range(0, len(loader), step):
-        values = next(iter(loader.epoch(0, place)))[modality]
-        # As Preprocess takes them: bytes are those of colours, 0 … 1.
-        values = values.double() / 255 if values.dtype == torch.uint8 else values.double()
-        there = values.isfinite()
-        values = values.nan_to_num(0.0, 0.0, 0.0)
-        count, total, square = (
-            count + there.sum((0, 2, 3)),
-            total + values.sum((0, 2, 3)),
-            square + values.square().sum((0, 2, 3)),
-        )
-    if int(count.min()) == 0:
-        raise ContrastillError(
-            f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it"
-        )
-    mean = total / count
-    std = (square / count - mean.square()).clamp_min(0).sqrt()
-    # What is left of the difference of two squares, or of values in single precision, is rounding.
-    constant = std <= 1e-6 * mean.abs()
-    if constant.all():
-        shown = ", ".join(f"{value:g}" for value in mean.tolist())
-        raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
-    std = torch.where(constant, 1.0, std)
-    # Figures, not decimals: a modality's unit may be small.
-    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(
-        float(f"{value:.7g}") for value in std.tolist()
-    )
+    scale = scale_of(split, network.modality, statistics.get(network.modality))
+    images = batch.get(network.modality)
+    if network.modality == "rgb" and scale.low is None and images is not None and images.is_floating_point():
+        low, high = (float(value) for value in images.aminmax())
+        scale = replace(scale, low=low, high=high)
+    return replace(network.preprocess, scale=scale)
+
+
+def check_other_data(network: Network, name: str, split: Split, *, chosen: bool = False) -> None:
+    """Complain where data have a network's modality in another scale than those of its training, see
+    :func:`~contrastill.datasets.io.scale.check_same_scale`.
+
+    Args:
+        network: What it reads is in the data.
+        name: What it is called.
+        split: Of the data.
+        chosen: Whether its mean and std were set for these data, so that they are not compared with theirs.
+    """
+    compared = network.modality != "rgb" and not chosen
+    check_same_scale(network, name, split, measure_statistics(split, network.modality) if compared else None)
 
 
 def build(
@@ -361,10 +261,13 @@ def build(
         student: Whether it is the student.
 
     Raises:
-        UsageError: Its length is not known, or its class_map does not fit.
+        UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
+            modality than rgb, which it is to read.
     """
     if student and config.class_map is not None:
         raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
+    if not student and config.mean is None and config.weights not in (None, PRETRAINED):
+        check_trained_modality(config)
     options = config.model_dump(exclude={"model", "num_classes", "class_map"})
     num_classes = config.num_classes or (classes if student or config.weights is None else None)
     if num_classes is None and (student or config.weights is None):

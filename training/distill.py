@@ -20,12 +20,12 @@ from ..core.plugins import import_plugins
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
-from ..datasets.io.value_range import UNIT, ValueRange
+from ..datasets.io.value_range import UNIT
 from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
-from .assemble import check_modality, open_loader, open_splits
 from .checkpoint import random_state, set_random_state
+from .data import check_modality, open_loader, open_splits
 from .recipe import default_objectives, default_training
 from .run import train_run
 from .schedule import default_epochs
@@ -245,9 +245,9 @@ class _Batches:
 
 def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any) -> None:
     """Complain about colours that somebody normalised already where a network is to do so again, or where another
-    modality is made from them; and see to it that all samples of both splits are in one range.
+    modality is made from them; and see to it that all samples of both splits are in [0, 1] then.
     """
-    if not isinstance(read.split, UserSplit) or not (colours := read.split.samples.colours()):
+    if not isinstance(read.split, UserSplit) or (train_range := read.split.samples.rgb_range) is None:
         return
     derived = [
         entry
@@ -263,7 +263,6 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any
         and entry.get("modality", "rgb") == "rgb"
         and entry.get("mean") is None
     ]
-    train_range = ValueRange.of(colours, read.split.samples.name)
     if named or derived:
         if train_range.low < -1e-3 or train_range.high > 1 + 1e-3:
             span = f"the dataset's images go from {train_range.low:.3g} to {train_range.high:.3g}, and"
@@ -277,11 +276,9 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any
                 "take the normalisation out of the dataset, or say mean=(0, 0, 0) and std=(1, 1, 1) in a dict of "
                 "each network to keep it"
             )
-        train_range = UNIT
-    read.split.samples.rgb_range = train_range
-    if isinstance(test, UserSplit) and (others := test.samples.colours()):
-        train_range.check_like(ValueRange.of(others, test.samples.name), test.samples.name)
-        test.samples.rgb_range = train_range
+        for split in (read.split, test):
+            if isinstance(split, UserSplit) and split.samples.rgb_range is not None:
+                split.samples.rgb_range = UNIT
 
 
 def _result(config: RunConfig) -> Distilled:

@@ -1,37 +1,27 @@
-"""Whether a network reads its modality in the unit that it was trained with."""
+"""Whether a teacher reads the modality that it was trained on."""
 
 from __future__ import annotations
 
+from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError
-from ..core.representation import Network
+from ..core.weights import find_weights
+from ..models.recipe import read_recipe
 
-_OTHER_UNIT = 30  # times the deviation: metres and millimetres, or bytes and counts, are further apart
 
-
-def check_scale(network: Network, name: str, measured: tuple) -> None:
-    """Complain where a network was trained on its modality in another unit than the data's.
+def check_trained_modality(entry: NetworkConfig) -> None:
+    """Complain where a frozen network reads rgb, as by default, and its run trained it on another modality.
 
     Args:
-        network: Has the mean and std that it was trained with.
-        name: What it is called.
-        measured: Mean and std of the data, see :func:`~.assemble.measure_statistics`.
+        entry: Of a network with weights that are in a file or run.
 
     Raises:
-        UsageError: All channels are further off, wider or narrower than other scenes of one sensor make them.
+        UsageError: The message names the way out.
     """
-    own = network.preprocess
-    if len(own.mean) != len(measured[0]):
-        return  # said elsewhere, where the images are read
-    if all(
-        abs(mean - its_mean) > _OTHER_UNIT * its_std or not 1 / _OTHER_UNIT < std / its_std < _OTHER_UNIT
-        for its_mean, its_std, mean, std in zip(own.mean, own.std, *measured, strict=True)
-    ):
-        theirs, ours = (
-            ", ".join(f"{mean:g} ± {std:g}" for mean, std in zip(*pair, strict=True))
-            for pair in ((own.mean, own.std), measured)
-        )
+    file = find_weights(str(entry.weights))
+    recipe = read_recipe(file) if file.suffix == ".safetensors" else None
+    trained = (recipe or {}).get("modality", entry.modality)
+    if entry.modality == "rgb" != trained:
         raise UsageError(
-            f"{name} was trained on {network.modality} of {theirs} (mean ± deviation), and that of this data is "
-            f"{ours}: "
-            "bring the data to its unit, or set mean and std of this network if they are meant to differ"
+            f"{entry.model} of {entry.weights} was trained on {trained}, and reads rgb here: name its modality, as "
+            f"teachers.0.modality={trained}"
         )

@@ -7,21 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
-from ..core.representation import Preprocess
 from ..core.run import Run
+from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
-from ..models.build import build_module, load_module, read_recipe, save_module, tuples
+from ..models.build import build_module, load_module, save_module
+from ..models.recipe import read_recipe, recipe_preprocess, tuples
 
 _WEIGHTS = "model.safetensors"
-
-
-_MARGIN = 0.25  # resizing and augmentation take colours a little beyond [0, 1]
 
 
 class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=["knowledge-distillation"]):
@@ -43,7 +40,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         classes: Names of its logits; None where the data had no names.
 
     Shape:
-        - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; others as stored, of any dtype
+        - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; depth in metres as float with
+          NaN where nothing was measured, or integers as the training's were stored; others in the unit of the training
           - returns logits (B, num_classes).
 
     Raises:
@@ -67,8 +65,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
         self.module = build_module(self.recipe) if module is None else module
-        self.preprocess = Preprocess(**self.recipe["preprocess"], colours=self.recipe.get("modality", "rgb") == "rgb")
-        self._checked = False
+        self.preprocess = recipe_preprocess(self.recipe)
         self.eval()
 
     @classmethod
@@ -95,34 +92,13 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return student
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W): uint8, or floats in [0, 1]; of another modality in its unit.
+        """Logits (B, classes) of images (B, C, H, W): uint8, or floats in [0, 1]; depth in metres; of another modality
+        in the unit of the training.
 
         Raises:
-            UsageError: Something else, such as colours that are normalised already.
+            UsageError: Something else, such as colours that are normalised already, or millimetres as floats.
         """
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            self._check(images)
         return self.module(self.preprocess(images))
-
-    def _check(self, images: Any) -> None:
-        """Complain of what is no batch of images, and of colours in another range."""
-        if not isinstance(images, Tensor) or images.ndim != 4:
-            shown = f"a tensor of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise UsageError(
-                f"the student takes a batch of images as one tensor (B, C, H, W), and this is {shown}: "
-                "torchvision.transforms.functional.pil_to_tensor(picture)[None] is one of a picture of Pillow"
-            )
-        # On a device whoever reads a value waits for it, so there the first batch stands for all.
-        if not self.preprocess.colours or not images.is_floating_point() or not images.numel():
-            return
-        if images.device.type == "cpu" or not self._checked:
-            self._checked = True
-            low, high = (float(value) for value in images.aminmax())
-            if low < -_MARGIN or high > 1 + _MARGIN:
-                raise UsageError(
-                    "the student takes uint8 images, or floats in [0, 1], and these go "
-                    f"{f'to {high:.3g}' if high > 1 + _MARGIN else f'down to {low:.3g}'}: it normalises them itself"
-                )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""
@@ -219,6 +195,9 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
         f"{list(preprocess['std'])} inside"
     )
     lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
+    if (scale := ValueScale.from_recipe(recipe)) is not None and recipe["modality"] != "rgb":
+        takes = "Give metres as floats, NaN where not measured." if scale.metres else "Give values of that scale."
+        lines += [f"Trained on {scale}. {takes}", ""]
     if recipe.get("classes"):
         lines += [f"Classes, in the order of the logits: {', '.join(recipe['classes'])}.", ""]
     if trained is not None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core.data import ViewLoader
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import MODALITIES
-from ..datasets.io.camera import Camera, metres_of
-from .modalities import SOURCES, Modality, clean_depth
+from ..datasets.io.camera import Camera, clean_depth, metres_of
+from .modalities import SOURCES, Modality
 
 Batch = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]

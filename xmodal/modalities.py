@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 from ..core.registry import MODALITIES
-from ..datasets.io.camera import Camera, in_metres, not_measured
 
 SOURCES = {"rgb": 3, "depth": 1}
 """What a modality may be made from, and its channels."""
@@ -177,26 +176,6 @@ def points(depth: Tensor, camera: Tensor) -> Tensor:
     zeros, ones = torch.zeros_like(fx), torch.ones_like(fx)
     matrix = torch.stack([fx, zeros, cx, zeros, fy, cy, zeros, zeros, ones], 1).view(-1, 3, 3)
     return depth_to_3d(depth, matrix)
-
-
-def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
-    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing
-    measured, see :func:`~contrastill.datasets.io.camera.not_measured`.
-
-    Shape:
-        - depth: (B, 1, H, W), in the camera's unit - returns (B, 1, H, W) float32.
-
-    Raises:
-        UsageError: depth is in half precision.
-    """
-    if depth.dtype in (torch.float16, torch.bfloat16):
-        raise UsageError(
-            f"depth of {depth.dtype} has lost millimetres to metres of what was measured: store it as float32, or "
-            "as whole millimetres"
-        )
-    unit = None if camera is None else camera.unit
-    values = in_metres(depth, unit)
-    return torch.where(not_measured(values, unit), torch.nan, values)
 
 
 def _unit(rgb: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...core.errors import UsageError
 from .values import warn_once
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,26 @@ def in_metres(depth: Tensor, unit: Unit | None) -> Tensor:
     metres = metres_of(unit)
     # A division by 1000 gives the float nearest to the metres, so both units end in the same bits.
     return depth.float() if metres is None else depth.float() / (1 / metres)
+
+
+def clean_depth(depth: Tensor, camera: Camera | None) -> Tensor:
+    """Stored depth as metres, or as it is if it is relative or its unit is not known; NaN where it is a mark of nothing
+    measured, see :func:`not_measured`.
+
+    Shape:
+        - depth: (B, 1, H, W), in the camera's unit - returns (B, 1, H, W) float32.
+
+    Raises:
+        UsageError: depth is in half precision.
+    """
+    if depth.dtype in (torch.float16, torch.bfloat16):
+        raise UsageError(
+            f"depth of {depth.dtype} has lost millimetres to metres of what was measured: store it as float32, or "
+            "as whole millimetres"
+        )
+    unit = None if camera is None else camera.unit
+    values = in_metres(depth, unit)
+    return torch.where(not_measured(values, unit), torch.nan, values)
 
 
 # Medians of whole frames that a room, a street or a table can have.

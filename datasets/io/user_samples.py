@@ -129,10 +129,13 @@ class UserSamples:
         self._check_label(row, label)
         return images, label
 
+    @property
+    def hands_out_float_colours(self) -> bool:
+        """Whether ``rgb`` is of floats, whose range the samples themselves tell."""
+        return RGB in self.dtypes and self.dtypes[RGB].is_floating_point
+
     def colours(self) -> list[Tensor]:
-        """``rgb`` of a few samples, evenly spaced; none where it is not of floats."""
-        if not self.dtypes.get(RGB, torch.uint8).is_floating_point:
-            return []
+        """``rgb`` of a few samples, evenly spaced."""
         samples = []
         for row in sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)}):
             with drawing_from(row):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ...core.errors import ContrastillError, UsageError
+from ...core.value_scale import OTHER_UNIT, in_unit_range
+from .values import RGB
+
+if TYPE_CHECKING:
+    from .user_samples import UserSamples
 
 _BYTES = 20.0  # floats that go higher, and never below 0, are bytes: normalised colours stay far below
 _LOW = -0.5  # no colour in [0, 1] is lower, whatever resized or jittered it; normalised ones are
@@ -59,21 +65,54 @@ class ValueRange:
             )
 
     def check_like(self, other: ValueRange, name: str) -> None:
-        """Complain where one dataset is normalised and the other is not.
+        """Complain where one dataset is normalised, or scaled, and the other is not.
 
         Args:
             other: That of the test dataset.
             name: Of it, for the message.
 
         Raises:
-            UsageError: Only one goes below 0 as normalised colours do.
+            UsageError: Only one goes below 0, or beyond [0, 1], as normalised colours do; or one is far narrower.
         """
-        if (self.low < _LOW) != (other.low < _LOW):
-            raise UsageError(
-                f"the images of the test dataset {name} go from {other.low:.3g} to {other.high:.3g}, and those of the "
-                f"training dataset from {self.low:.3g} to {self.high:.3g}: normalise both, or neither"
-            )
+        spans = (
+            f"the images of the test dataset {name} go from {other.low:.3g} to {other.high:.3g}, and those of the "
+            f"training dataset from {self.low:.3g} to {self.high:.3g}"
+        )
+        units = [in_unit_range(part.low, part.high) for part in (self, other)]
+        if units[0] != units[1] or (self.low < _LOW) != (other.low < _LOW):
+            raise UsageError(f"{spans}: normalise both, or neither")
+        low, high = sorted((self.high, other.high))
+        if all(units) and 0 < low < high / OTHER_UNIT:
+            raise UsageError(f"{spans}: bring both to one range, as uint8 or floats in [0, 1]")
 
 
 UNIT = ValueRange(0.0, 1.0, 0.25)
 """Of colours in [0, 1], which resizing and augmentation may take a little beyond."""
+
+
+def share_range(train: UserSamples, test: UserSamples | None) -> None:
+    """Have each sample of a training and a test dataset compared with the range that the training dataset's have.
+
+    Args:
+        train, test: Their ``rgb_range`` is set where they hand out floats, and nobody set it before.
+
+    Raises:
+        UsageError: Their ranges differ, or are those of bytes as floats.
+    """
+    ours = _range_of(train)
+    if ours is None:
+        return
+    if test is not None and (theirs := _range_of(test)) is not None:
+        ours.check_like(theirs, test.name)
+    for samples in (train, test):
+        if samples is not None and samples.rgb_range is None and samples.hands_out_float_colours:
+            samples.rgb_range = ours
+
+
+def _range_of(samples: UserSamples) -> ValueRange | None:
+    """That of its colours, [0, 1] of uint8; None where it has none."""
+    if samples.rgb_range is not None:
+        return samples.rgb_range
+    if samples.hands_out_float_colours:
+        return ValueRange.of(samples.colours(), samples.name)
+    return UNIT if RGB in samples.shapes else None

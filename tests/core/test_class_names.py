@@ -18,8 +18,10 @@ from contrastill.core.errors import UsageError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.run import Run
 from contrastill.evaluation.diversity import measure_diversity
-from contrastill.models.build import build_network, read_recipe, save_student
-from contrastill.training.assemble import assemble, open_splits
+from contrastill.models.build import build_network, save_student
+from contrastill.models.recipe import read_recipe
+from contrastill.training.assemble import assemble
+from contrastill.training.data import open_splits
 
 SHADES = {"ash": 130, "black": 20, "coal": 60, "white": 230, "zinc": 180}
 DARK, CLEAR = ["ash", "black", "white"], ["white", "ash", "black"]

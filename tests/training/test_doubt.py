@@ -17,7 +17,8 @@ from contrastill.objectives.doubt import doubt_scale, mean_doubt
 from contrastill.objectives.kd import KD
 from contrastill.objectives.wttm import WTTM
 from contrastill.training import engine
-from contrastill.training.assemble import assemble, open_loader, open_split
+from contrastill.training.assemble import assemble
+from contrastill.training.data import open_loader, open_split
 
 
 def prepared(config):

@@ -13,7 +13,7 @@ from contrastill.core.errors import UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.subset import split_off
 from contrastill.models.build import load_student, read_recipe
-from contrastill.training.assemble import open_split
+from contrastill.training.data import open_split
 
 KEYS = ["train.validation=0.25", "train.ema=0.5", "train.evaluate_every=1"]
 

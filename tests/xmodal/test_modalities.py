@@ -8,14 +8,13 @@ import torch
 
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import MODALITIES
-from contrastill.datasets.io.camera import Camera, view_camera
+from contrastill.datasets.io.camera import Camera, clean_depth, view_camera
 from contrastill.datasets.rooms.render import FLOOR, intrinsics, render
 from contrastill.datasets.rooms.scene import draw_scene
 from contrastill.xmodal.hha import gravity, hha
 from contrastill.xmodal.modalities import (
     SOURCES,
     chrominance,
-    clean_depth,
     grey,
     inverse_depth,
     luminance,

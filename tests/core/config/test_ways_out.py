@@ -9,7 +9,7 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import UsageError
-from contrastill.training.assemble import open_split
+from contrastill.training.data import open_split
 
 
 def values(**changes):

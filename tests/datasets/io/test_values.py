@@ -20,12 +20,14 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io import pack
-from contrastill.datasets.io.camera import Camera
+from contrastill.datasets.io.camera import Camera, clean_depth
+from contrastill.datasets.io.scale import check_scale
 from contrastill.datasets.user_dataset import UserDataset
 from contrastill.models.build import build_network, save_student
-from contrastill.training.assemble import build, check_scale, measure_statistics, open_loader, open_splits
+from contrastill.training.assemble import build
+from contrastill.training.data import measure_statistics, open_loader, open_splits
 from contrastill.training.student import Student
-from contrastill.xmodal.modalities import clean_depth, normals
+from contrastill.xmodal.modalities import normals
 
 N, H, W = 24, 10, 12
 SOURCES = ("packed", "paired_folder", "own")
@@ -120,13 +122,13 @@ def test_bytes_of_another_modality_are_values_to_a_network_and_to_a_student():
 def test_a_loaded_student_takes_bytes_of_its_modality_as_values(tmp_path):
     for modality, scale in (("thermal", 1), ("rgb", 255)):
         shape = (2, 3 if modality == "rgb" else 1, 8, 8)
-        mean, std = (0.5,) * shape[1], (0.25,) * shape[1]
+        mean, std = (0.5 * 255 / scale,) * shape[1], (0.25 * 255 / scale,) * shape[1]
         path = tmp_path / modality / "student.safetensors"
         path.parent.mkdir()
         save_student(build_network("resnet8", num_classes=2, modality=modality, mean=mean, std=std), path)
         values = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         for preprocess in (contrastill.load_student(path).preprocess, Student.from_run(path).preprocess):
-            assert torch.allclose(preprocess(values), (values.float() / scale - 0.5) / 0.25, atol=1e-4)
+            assert torch.allclose(preprocess(values), (values.float() / scale - mean[0]) / std[0], atol=1e-4)
 
 
 def test_raw_counts_and_tiny_units_are_standardised_exactly(tmp_path):

@@ -1,0 +1,220 @@
+"""Whether a network is given its modality as it was in its training: a batch of images, in that range and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .errors import UsageError
+from .value_scale import BYTES, FLOATS, MARGIN, ValueScale, compare_statistics, in_unit_range
+
+_MEAN_OF_BYTES = 5.0  # a mean that is higher is of colours in 0 … 255
+_SATURATED = 65535  # the highest of 16 bits, which depth sensors store where nothing was measured
+_TO_TENSOR = "torchvision.transforms.functional.pil_to_tensor(picture)[None] is one of a picture of Pillow"
+
+
+def as_batch(batch: Any, modality: str, who: str) -> Mapping[str, Tensor]:
+    """A batch as a dict of modalities.
+
+    Args:
+        batch: Such a dict, or the images of ``modality`` alone.
+        modality: That is read.
+        who: Reads it.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(batch, Tensor):
+        return {modality: batch}
+    if isinstance(batch, Mapping):
+        return batch
+    raise UsageError(
+        f"{who} takes a batch of images as one tensor (B, C, H, W), or a dict of modalities, and this is a "
+        f"{type(batch).__name__}: {_TO_TENSOR}"
+    )
+
+
+def check_images(images: Any, channels: int, *, colours: bool) -> None:
+    """Refuse what is no batch of images with so many channels.
+
+    Raises:
+        UsageError: The message says how to make one of it.
+    """
+    if not isinstance(images, Tensor):
+        kind = type(images).__name__
+        shape = f" of shape {tuple(images.shape)}" if hasattr(images, "shape") else ""
+        way = "torch.from_numpy(images) makes one of an array (B, C, H, W)" if kind == "ndarray" else _TO_TENSOR
+        raise UsageError(f"images are one tensor (B, C, H, W), and this is a {kind}{shape}: {way}")
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise UsageError(
+            f"images of shape {tuple(images.shape)} do not fit a mean of {channels} channels: "
+            f"{_remedy(images, channels, colours)}"
+        )
+
+
+def _remedy(images: Tensor, channels: int, colours: bool) -> str:
+    """What to do about images of another shape."""
+    if images.ndim == 2 and channels == 1:
+        return "a batch has sides for samples and channels, as images[None, None] has"
+    if images.ndim == 3 and images.shape[0] == channels:
+        return "a batch has a first side, as images[None] has"
+    if images.ndim == 3 and images.shape[2] == channels:
+        return "a batch has a first side and channels come before the pixels, as in images.permute(2, 0, 1)[None]"
+    if images.ndim == 4 and images.shape[3] == channels:
+        return "channels come first, as in images.permute(0, 3, 1, 2)"
+    if images.ndim == 4 and colours and channels == 3 and images.shape[1] in (1, 4):
+        return "store three channels (grey: the same three times), or set mean and std to a value for each channel"
+    if images.ndim == 4 and channels == 1:
+        return (
+            "name the modality that this network reads, as teachers.0.modality=depth (student.modality, or modality "
+            "of a Network), or set mean and std to a value for each channel"
+        )
+    return "set mean and std to a value for each channel"
+
+
+def stored_depth(images: Tensor, scale: ValueScale | None) -> Tensor:
+    """Depth as a training reads it: integers of the stored kind in metres, NaN where nothing was measured; other
+    modalities, and depth of an unknown unit, as they are.
+    """
+    if scale is None or scale.unit is None:
+        return images
+    if images.is_floating_point():
+        return images.where(images > 0, torch.nan)
+    values, metres = images.float(), scale.metres
+    marks = (values <= 0) | (values == _SATURATED) if metres is not None else values <= 0
+    # A division by 1000 gives the float nearest to the metres.
+    return (values if metres is None else values / (1 / metres)).masked_fill(marks, torch.nan)
+
+
+def check_integers(dtype: torch.dtype, scale: ValueScale | None, *, colours: bool, mean: Sequence[float]) -> None:
+    """Refuse integers whose scale is not that of the training.
+
+    Raises:
+        UsageError: Colours that are not uint8; other modalities stored as another kind of numbers.
+    """
+    is_bytes = dtype == torch.uint8
+    if colours:
+        if not is_bytes:
+            raise UsageError(f"images of {dtype} have no known scale: give uint8, or floats in [0, 1]")
+        if scale is not None and not scale.in_unit_range:
+            raise UsageError(
+                f"images of uint8 are read as 0 … 1, and this network was trained on floats from {scale.low:.3g} to "
+                f"{scale.high:.3g}: give floats that are normalised as those of its training"
+            )
+        if max(mean, default=0) > 1:
+            raise UsageError(
+                f"images of uint8 are read as 0 … 1, and a mean of {max(mean):g} is beyond: divide mean and std by 255"
+            )
+        return
+    if scale is None:
+        if not is_bytes:
+            raise UsageError(
+                f"images of {dtype} have no known scale: give floats in the unit of the network's modality"
+            )
+        return
+    stored_wide = scale.kind not in (None, FLOATS, BYTES)
+    if scale.metres is not None and (is_bytes or not stored_wide):
+        raise UsageError(
+            f"depth of {dtype} is no {scale.kind or 'stored depth'} in {scale.unit}, which this network was trained "
+            "on: give metres as floats, as images.float() / 1000 of millimetres, and NaN where nothing was measured"
+        )
+    if not is_bytes and not stored_wide:
+        raise UsageError(
+            f"images of {dtype} have no known scale, as this network was trained on {scale}: give floats in that scale"
+        )
+
+
+def values_can_be_read(images: Tensor) -> bool:
+    """Whether a value of a batch may be looked at: not under torch.compile, tracing, export, vmap or capture."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or isinstance(images, FakeTensor)
+        or torch._C._functorch.is_functorch_wrapped_tensor(images)
+        or images.device.type == "meta"
+        or (images.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def check_values(
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: ValueScale | None,
+    *,
+    colours: bool,
+    notes: bool = False,
+) -> None:
+    """Refuse values of another range or unit than those of the training; on a device, whoever reads a value waits.
+
+    Args:
+        images: (B, C, H, W): colours in floats; of other modalities all that is read.
+        mean, std: Of the network's normalisation.
+        scale: Of its training; None: not known.
+        colours: Whether they are rgb.
+        notes: Whether to log a line about values that may be right.
+
+    Raises:
+        UsageError: They cannot be right.
+    """
+    if not images.numel():
+        return
+    if colours:
+        _check_colours(images, mean, std, scale)
+        return
+    known = None if scale is None else scale.statistics
+    measured = None if known is None and _is_identity(mean, std) else _statistics(images)
+    if measured is not None:
+        refuse = known is not None
+        expected = known or (mean, std)
+        compare_statistics(expected, measured, "this network", "its modality", notes=notes and refuse, refuse=refuse)
+
+
+def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], scale: ValueScale | None) -> None:
+    low, high = (float(value) for value in images.aminmax())
+    if low != low:
+        images = images[images.isfinite()]
+        low, high = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
+    span = f"to {high:.3g}" if low >= -MARGIN else f"from {low:.3g} to {high:.3g}"
+    if scale is not None and scale.low is not None and scale.high is not None and not scale.in_unit_range:
+        margin = max(scale.high - scale.low, 1.0)
+        if low < scale.low - margin or high > scale.high + margin:
+            raise UsageError(
+                f"this network was trained on floats from {scale.low:.3g} to {scale.high:.3g}, and these go {span}: "
+                "normalise them as those of its training"
+            )
+    elif max(mean, default=0) > _MEAN_OF_BYTES:
+        if 0 < high <= 1 + MARGIN:
+            raise UsageError(
+                f"these images are in [0, 1], and a mean of {max(mean):g} is of 0 … 255: divide mean and std by 255"
+            )
+    # What a module that normalises itself takes is known from its training alone; nor has every mean to be of [0, 1].
+    elif (
+        not _is_identity(mean, std) or (scale is not None and (scale.kind == BYTES or scale.low is not None))
+    ) and all(0 <= value <= 1 for value in mean):
+        if not in_unit_range(low, high):
+            way = "divide them by 255, or give uint8" if low >= 0 else "give them as they are before normalisation"
+            raise UsageError(
+                f"the network takes uint8 images, or floats in [0, 1], and these go {span}: it normalises them itself, "
+                f"so {way}"
+            )
+
+
+def _is_identity(mean: Sequence[float], std: Sequence[float]) -> bool:
+    return not any(mean) and all(value == 1 for value in std)
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of each channel, without NaN and infinite values; None where a channel has no others."""
+    values = images.float().transpose(0, 1).flatten(1)
+    there = values.isfinite()
+    count = there.sum(1)
+    values = values.where(there, 0.0)
+    mean = values.sum(1) / count
+    std = ((values - mean[:, None]).where(there, 0.0).square().sum(1) / count).sqrt()
+    means, stds = torch.stack([mean, std]).tolist()
+    return None if any(value != value for value in means) else (tuple(means), tuple(stds))

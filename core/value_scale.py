@@ -1,0 +1,140 @@
+"""What the values of a network's modality were in its training, and whether other data can be of that scale."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from .errors import UsageError
+
+log = logging.getLogger(__name__)
+
+MARGIN = 0.25
+"""How far beyond [0, 1] resizing and augmentation take colours."""
+OTHER_UNIT = 30
+"""Times the deviation: metres and millimetres, or bytes and counts, are further apart."""
+# Times the deviation, and times as wide or narrow, as other scenes hardly are.
+_FAR, _WIDER = 4, 3
+BYTES = "8-bit integers"
+FLOATS = "floats"
+_METRES = {"m": 1.0, "mm": 1e-3}
+
+
+@dataclass(frozen=True)
+class ValueScale:
+    """What the values of a network's modality were in its training.
+
+    Attributes:
+        kind: Of the stored numbers, such as ``"8-bit integers"`` or ``"floats"``; None: not known.
+        unit: Of depth as it was stored: ``"m"``, ``"mm"``, ``"relative"`` or the metres of one step; of others None.
+        mean, std: Of each channel as the network read it, depth in metres; of ``rgb`` None.
+        low, high: Of ``rgb`` in floats: the range of the training images.
+    """
+
+    kind: str | None = None
+    unit: str | float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> ValueScale | None:
+        """That of a student's recipe; None where it has none, as those of older versions."""
+        return None if recipe.get("scale") is None else cls(**recipe["scale"])
+
+    def to_recipe(self) -> dict[str, Any]:
+        """What is known, as plain values."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def metres(self) -> float | None:
+        """Metres to a stored unit; None: relative, or not depth."""
+        return _METRES.get(self.unit) if isinstance(self.unit, str) else self.unit
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std, where they are known."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
+
+    @property
+    def in_unit_range(self) -> bool:
+        """Whether colours were uint8, or floats in [0, 1]; where nothing else is known, they were."""
+        return self.low is None or self.high is None or in_unit_range(self.low, self.high)
+
+    def __str__(self) -> str:
+        parts = [self.kind or "values"]
+        if self.unit is not None:
+            parts.append(f"in {self.unit}" if self.unit != "relative" else "without a unit (relative)")
+        if self.statistics is not None:
+            parts.append(f"of {shown_statistics(*self.statistics)}{' m' if self.metres else ''} (mean ± deviation)")
+        return " ".join(parts)
+
+
+def in_unit_range(low: float, high: float) -> bool:
+    """Whether colours from ``low`` to ``high`` are in [0, 1], or as far beyond as resizing takes them."""
+    return low >= -MARGIN and high <= 1 + MARGIN
+
+
+def shown_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Mean ± deviation of each channel."""
+    return ", ".join(f"{value:g} ± {deviation:g}" for value, deviation in zip(mean, std, strict=True))
+
+
+def compare_statistics(
+    expected: tuple[Sequence[float], Sequence[float]],
+    measured: tuple[Sequence[float], Sequence[float]],
+    who: str,
+    modality: str,
+    *,
+    notes: bool,
+    narrow: bool = False,
+    refuse: bool = True,
+) -> None:
+    """Refuse a modality in another unit than that of a network's training.
+
+    Args:
+        expected: Mean and std of its training, a value for each channel.
+        measured: Those of the data.
+        who, modality: For the message.
+        notes: Whether to log a line where they are far apart and may be right all the same.
+        narrow: Whether values that vary by less than a thirtieth are refused too: of many samples, not of one batch.
+        refuse: Whether ``expected`` are known to be of its training; else a line is logged in place of the error.
+
+    Raises:
+        UsageError: All channels are further off, or wider, than other scenes of one sensor make them.
+    """
+    channels = [*zip(*expected, *measured, strict=True)]
+    text = (
+        f"{who} was trained on {modality} of {shown_statistics(*expected)} (mean ± deviation), and that of this data "
+        f"is {shown_statistics(*measured)}"
+    )
+    if all(
+        abs(mean - its_mean) > OTHER_UNIT * its_std
+        or std > OTHER_UNIT * its_std
+        or (narrow and std < its_std / OTHER_UNIT)
+        for its_mean, its_std, mean, std in channels
+    ):
+        message = f"{text}: bring the data to its unit, or set mean and std of this network if they are meant to differ"
+        if refuse:
+            raise UsageError(message)
+        note_once(message)
+    if notes and all(
+        0 < std
+        and (
+            abs(mean - its_mean) > _FAR * its_std
+            or std > _WIDER * its_std
+            or std < its_std / (_WIDER if narrow else OTHER_UNIT)
+        )
+        for its_mean, its_std, mean, std in channels
+    ):
+        note_once(f"{text}: it is right only if both are in one unit")
+
+
+@lru_cache(maxsize=256)
+def note_once(message: str) -> None:
+    """Log a warning, once in a process."""
+    log.warning("%s", message)

@@ -1,0 +1,155 @@
+"""What a network is given: one tensor of images, in the range and the unit of its training, or an error that says how
+to bring it there.
+"""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from contrastill.core.errors import UsageError
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.value_scale import ValueScale
+
+COLOURS = Preprocess((0.5,) * 3, (0.25,) * 3)
+BYTES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+UNIT = BYTES / 255
+METRES = 1 + 3 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def of_depth(unit="mm", kind="unsigned 16-bit integers"):
+    return Preprocess((2.5,), (0.9,), colours=False, scale=ValueScale(kind, unit, (2.5,), (0.9,)))
+
+
+def network(**options):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    return Network(module, taps=Taps(embedding="input:3"), preprocess=COLOURS, **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (UNIT * 255, r"takes uint8 images, or floats in \[0, 1\], and these go to 255: .* divide them by 255"),
+        ((UNIT - 0.5) / 0.25, "and these go from -2 to 2: .*give them as they are before normalisation"),
+        (BYTES.to(torch.int64), "images of torch.int64 have no known scale: give uint8, or floats in"),
+        (UNIT[0], r"do not fit a mean of 3 channels: a batch has a first side, as images\[None\] has"),
+        (UNIT[0].permute(1, 2, 0), r"as in images.permute\(2, 0, 1\)\[None\]"),
+        (UNIT.permute(0, 2, 3, 1), r"channels come first, as in images.permute\(0, 3, 1, 2\)"),
+        (UNIT.numpy(), r"this is a ndarray of shape \(2, 3, 8, 8\): torch.from_numpy\(images\) makes one"),
+        (Image.new("RGB", (8, 8)), "this is a Image: torchvision.transforms.functional.pil_to_tensor"),
+        ([UNIT[0], UNIT[1]], "this is a list: torchvision"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_with_the_way_out(images, message):
+    with pytest.raises(UsageError, match=message):
+        COLOURS(images)
+    with pytest.raises(UsageError, match=message):
+        network().eval()({"rgb": images})
+
+
+@pytest.mark.parametrize("images", [UNIT, UNIT.half(), UNIT.bfloat16(), UNIT * 1.2 - 0.1, UNIT * math.nan, BYTES])
+def test_colours_in_0_1_are_taken(images):
+    assert COLOURS(images).isfinite().all()
+
+
+def test_every_batch_is_looked_at_but_those_of_a_training():
+    evaluated, trained = network().eval(), network().train()
+    for each in (evaluated, trained):
+        each(UNIT)
+    with pytest.raises(UsageError, match="these go to 255"):
+        evaluated(UNIT * 255)
+    assert trained(UNIT * 255).logits.shape == (2, 2)
+
+
+def test_a_network_of_one_class_says_nothing_of_another():
+    shared = Preprocess((0.5,) * 3, (0.25,) * 3)
+    first, second = (Network(nn.Sequential(nn.Flatten()), taps=Taps(), preprocess=shared).train() for _ in range(2))
+    first(UNIT)
+    with pytest.raises(UsageError, match="these go to 255"):
+        second(UNIT * 255)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_value_is_read_under_export_or_tracing():
+    class Inside(nn.Module):
+        def forward(self, images):
+            return COLOURS(images)
+
+    program = torch.export.export(Inside(), (UNIT,), strict=False)
+    assert torch.equal(program.module()(UNIT), COLOURS(UNIT))
+    traced = torch.jit.trace(Inside(), UNIT)
+    assert torch.equal(traced(UNIT), COLOURS(UNIT))
+    assert traced(UNIT * 255).max() > 100
+
+
+def test_a_mean_of_bytes_is_for_bytes_as_floats():
+    of_bytes = Preprocess((125.0,) * 3, (60.0,) * 3)
+    torch.testing.assert_close(of_bytes(UNIT * 255), (UNIT * 255 - 125) / 60)
+    with pytest.raises(UsageError, match="uint8 are read as 0 … 1, and a mean of 125 is beyond: divide mean and std"):
+        of_bytes(BYTES)
+    with pytest.raises(UsageError, match=r"in \[0, 1\], and a mean of 125 is of 0 … 255: divide mean and std by 255"):
+        of_bytes(UNIT)
+
+
+def test_what_a_network_was_trained_on_is_the_range_it_takes():
+    normalised = Preprocess((0.0,) * 3, (1.0,) * 3, scale=ValueScale("floats", low=-2.0, high=2.5))
+    assert torch.equal(normalised(4 * UNIT - 2), 4 * UNIT - 2)
+    with pytest.raises(UsageError, match="trained on floats from -2 to 2.5, and these go to 255"):
+        normalised(UNIT * 255)
+    with pytest.raises(UsageError, match="uint8 are read as 0 … 1, and this network was trained on floats from -2"):
+        normalised(BYTES)
+    plain = Preprocess((0.0,) * 3, (1.0,) * 3)
+    assert torch.equal(plain(4 * UNIT - 2), 4 * UNIT - 2)
+    with pytest.raises(UsageError, match="these go to 255"):
+        Preprocess(plain.mean, plain.std, scale=ValueScale("8-bit integers"))(UNIT * 255)
+
+
+def test_depth_is_metres_or_what_the_training_stored():
+    stored = (METRES * 1000).round().to(torch.uint16)
+    stored[0, 0, 0, 0], stored[0, 0, 0, 1] = 0, 65535
+    holed = (stored.float() / 1000).masked_fill((stored == 0) | (stored == 65535), math.nan)
+    expected = of_depth()(holed)
+    assert expected[0, 0, 0, :2].tolist() == [0, 0]
+    for images in (stored, stored.to(torch.int32), stored.to(torch.int64)):
+        torch.testing.assert_close(of_depth()(images), expected)
+    torch.testing.assert_close(of_depth()(holed.nan_to_num(0.0)), expected)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "images", "message"),
+    [
+        (of_depth(), METRES * 1000, "trained on its modality of 2.5 ± 0.9 .*: bring the data to its unit"),
+        (of_depth(), (METRES * 50).to(torch.uint8), r"give metres as floats, as images.float\(\) / 1000"),
+        (
+            of_depth("m", "floats"),
+            (METRES * 1000).to(torch.int32),
+            r"give metres as floats, as images.float\(\) / 1000",
+        ),
+    ],
+)
+def test_depth_in_another_unit_is_refused(preprocess, images, message):
+    with pytest.raises(UsageError, match=message):
+        preprocess(images)
+
+
+def test_counts_are_taken_as_stored_and_a_narrower_scale_is_noted(caplog):
+    counts = torch.randint(20_000, 24_000, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    thermal = Preprocess(
+        (22_000.0,),
+        (1100.0,),
+        colours=False,
+        scale=ValueScale("unsigned 16-bit integers", None, (22_000.0,), (1100.0,)),
+    )
+    torch.testing.assert_close(thermal(counts.to(torch.uint16)), thermal(counts.float()))
+    with caplog.at_level(logging.WARNING):
+        thermal(counts.float() / 256)
+    assert "trained on its modality of 22000 ± 1100" in caplog.text and "only if both are in one unit" in caplog.text
+
+
+def test_arrays_of_another_library_are_no_batch():
+    with pytest.raises(UsageError, match="takes a batch of images as one tensor .* this is a ndarray"):
+        network()(np.zeros((2, 3, 8, 8)))

@@ -1,0 +1,117 @@
+"""The data of a run: its splits, and loaders of them with the modalities that networks read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from ..core.config.schema import DataConfig, NetworkConfig, RunConfig, TrainConfig
+from ..core.config.validation import of_another_kind
+from ..core.data import Split, ViewLoader
+from ..core.errors import ContrastillError, UsageError
+from ..core.registry import DATASETS
+from ..datasets.io.values import check_splits
+from ..xmodal.derive import DerivedLoader, check
+from .mixing import MixedLoader, mixing_seed
+
+
+def training_loader(
+    split: Split, modalities: Collection[str], config: TrainConfig, shares: Mapping[str, Any]
+) -> ViewLoader:
+    """Batches of the training samples, mixed where the config asks for it."""
+    options = {"batch_size": config.batch_size, "train": True, "views": config.views}
+    loader = open_loader(split, modalities, **{**shares, **options})
+    if config.mixup is None and config.cutmix is None:
+        return loader
+    seed = shares["seed"]
+    partners = open_loader(split, modalities, **{**shares, **options, "seed": mixing_seed(seed)})
+    return MixedLoader(loader, partners, seed=seed, mixup=config.mixup, cutmix=config.cutmix)
+
+
+def open_split(config: RunConfig, name: str) -> Any:
+    """The split ``"train"`` or ``"test"`` of the config's data; None where the data says that it has no such split."""
+    return _open_data(config.data, name)
+
+
+def open_splits(data: DataConfig) -> dict[str, Any]:
+    """Both splits of a config's data by their names.
+
+    Raises:
+        UsageError: Their values mean different things, see :func:`~contrastill.datasets.io.values.check_splits`.
+    """
+    splits = {name: _open_data(data, name) for name in ("train", "test")}
+    check_splits(splits["train"], splits["test"])
+    return splits
+
+
+def _open_data(data: DataConfig, split: str) -> Any:
+    assert data.name is not None, "the validation recognised it"
+    dataset = DATASETS[data.name]
+    options = data.options()
+    if "path" in dataset.Options.model_fields:
+        options["path"] = data.path
+    try:
+        return dataset(dataset.Options(**options)).open(split)
+    except ContrastillError as error:
+        raise of_another_kind(data) or error from error
+
+
+def open_loader(split: Split, modalities: Collection[str], **options: Any) -> ViewLoader:
+    """Batches of a split with these modalities, stored or derived on the device."""
+    loader = split.loader(**options)
+    derived = {name for name in modalities if name not in split.modalities}
+    # A stored depth is made anew too: in metres, and NaN where nothing was measured.
+    return DerivedLoader(loader, derived, split.camera) if derived or "depth" in split.modalities else loader
+
+
+def check_modality(network: NetworkConfig, split: Split) -> None:
+    """Complain where a network's modality is neither in the data nor can be made from it."""
+    try:
+        check(network.modality, split.modalities, split.camera)
+    except UsageError as error:
+        raise UsageError(f"{network.model} cannot read this data: {error}") from error
+
+
+def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A modality's mean and standard deviation for each channel over evenly spaced samples of a split, as they are
+    handed out; NaN and infinite values are left out.
+
+    A channel that does not vary has a deviation of 1.
+
+    Args:
+        split: The training split.
+        modality: Stored or derived.
+        samples: How many samples to read.
+    """
+    loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
+    step = max(1, len(loader) // max(1, samples // 8))
+    count = total = square = torch.zeros((), dtype=torch.float64)
+    for place in range(0, len(loader), step):
+        values = next(iter(loader.epoch(0, place)))[modality]
+        # As Preprocess takes them: bytes are those of colours, 0 … 1.
+        values = values.double() / 255 if values.dtype == torch.uint8 else values.double()
+        there = values.isfinite()
+        values = values.nan_to_num(0.0, 0.0, 0.0)
+        count, total, square = (
+            count + there.sum((0, 2, 3)),
+            total + values.sum((0, 2, 3)),
+            square + values.square().sum((0, 2, 3)),
+        )
+    if int(count.min()) == 0:
+        raise ContrastillError(
+            f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it"
+        )
+    mean = total / count
+    std = (square / count - mean.square()).clamp_min(0).sqrt()
+    # What is left of the difference of two squares, or of values in single precision, is rounding.
+    constant = std <= 1e-6 * mean.abs()
+    if constant.all():
+        shown = ", ".join(f"{value:g}" for value in mean.tolist())
+        raise ContrastillError(f"{modality} is {shown} in all samples looked at: nothing can be learnt from it")
+    std = torch.where(constant, 1.0, std)
+    # Figures, not decimals: a modality's unit may be small.
+    return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(
+        float(f"{value:.7g}") for value in std.tolist()
+    )

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.loss_inputs import check_targets
 from ..core.objective import Objective, Options, Setting, batch_targets, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -19,7 +20,7 @@ class CrossEntropy(Objective):
         label_smoothing: Probability mass spread over all classes, in [0, 1).
 
     Shape:
-        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
+        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C), or probabilities (B, C) - returns a scalar.
 
     Raises:
         UsageError: The batch has no ``target``; (``build``) the data has no labels, or more classes than the student.
@@ -46,6 +47,10 @@ class CrossEntropy(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        return F.cross_entropy(
-            student.require_logits(), batch_targets(batch, "cross_entropy"), label_smoothing=self.label_smoothing
-        )
+        logits = student.require_logits()
+        targets = batch_targets(batch, "cross_entropy")
+        # Probabilities of all classes are labels too, those of mixed images for one.
+        probabilities = isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape == logits.shape
+        if not probabilities:
+            check_targets("cross_entropy", targets, logits, ignored=-100)
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)

@@ -54,6 +54,7 @@ class MLKD(Objective):
             description="soften both sides' probabilities, one after the other (no unit)",
         )
 
+    same_classes = True
     default_weight = 1.0
 
     def __init__(self, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:

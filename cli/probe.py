@@ -42,7 +42,7 @@ _PROTOCOL = (
     "crd: SGD from 0.1 for 100 epochs, ×0.1 at 30, 60, 90."
 )
 _LAYERS = "embedding, logits, maps.0, maps.1 …, by commas; all: all but the logits."
-_CKA = "Another NETWORK: draw the similarity of its layers and each network's (linear CKA)."
+_CKA = "Another NETWORK: draw the similarity of its layers and each network's (debiased linear CKA)."
 _CORRELATION = "Another NETWORK, the teacher: draw its correlations between class logits minus each network's."
 
 

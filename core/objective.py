@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from types import NoneType
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .errors import UsageError, required
+from .loss_inputs import check_options, check_targets, check_tensors
 from .representation import Representation, RepresentationSpec
 
 
@@ -70,6 +74,7 @@ class Objective(nn.Module):
     Attributes:
         needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
         needs_teacher: Whether it compares with a teacher at all.
+        same_classes: Whether it compares logits (B, C) of both sides class by class.
         default_weight: The published weight of this term in the loss.
         default_warmup: The published share of the training over which that weight rises linearly from 0.
         initial_epochs: The published length of the initial stage before the training proper; 0 for an objective that
@@ -86,12 +91,18 @@ class Objective(nn.Module):
     Options: ClassVar[type[BaseModel]] = Options
     needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = True
+    same_classes: ClassVar[bool] = False
     default_weight: ClassVar[float] = 1.0
     default_warmup: ClassVar[float] = 0.0
     initial_epochs: ClassVar[int] = 0
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     takes_mixed: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,13 +133,23 @@ class Objective(nn.Module):
             A scalar.
 
         Raises:
-            UsageError: Tensors of an objective that reads more than one part.
+            UsageError: Tensors of an objective that reads more than one part, no teacher where it reads one, or outputs
+                that are not of the same samples, classes and device.
         """
-        if isinstance(student, Representation) and not fields and batch is not None:
-            return super().__call__(student, teacher, batch)
-        student = self._representation(student, "student")
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
+        if isinstance(student, Representation) and not fields and batch is not None:
+            check_tensors(type(self).__name__, self.needs, self.same_classes, student, teachers)
+            return super().__call__(student, teacher, batch)
+        name = type(self).__name__
+        if not isinstance(batch, (Mapping, NoneType)):
+            raise UsageError(f"{name}: batch is of type {type(batch).__name__}: pass labels by name, target=labels")
+        if student is None or (self.needs_teacher and teacher is None):
+            raise UsageError(f"{name} got no outputs of the {'student' if student is None else 'teacher'}: pass them")
+        if not self.needs_teacher and teacher is not None:
+            raise UsageError(f"{name} reads no teacher: pass labels by name, {name}()(logits, target=labels)")
+        student = self._representation(student, "student")
         each = [self._representation(outputs, "teacher") for outputs in teachers]
+        check_tensors(name, self.needs, self.same_classes, student, each)
         return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
@@ -202,6 +223,19 @@ class Objective(nn.Module):
     def decomposes(cls) -> bool:
         """Whether the loss is a mean over samples, so that samples can be weighed."""
         return cls.per_sample is not Objective.per_sample
+
+
+def _checked(build: Callable[..., None]) -> Callable[..., None]:
+    """``__init__`` of an objective, with its numbers checked as those of a config are."""
+    signature = inspect.signature(build)
+
+    @wraps(build)
+    def checked(self: Objective, *args: Any, **kwargs: Any) -> None:
+        values = signature.bind(self, *args, **kwargs).arguments
+        check_options(type(self).__name__, type(self).Options, values)
+        build(self, *args, **kwargs)
+
+    return checked
 
 
 def check_pass(objective: str, setting: Setting, least: int = 2) -> None:
@@ -278,16 +312,24 @@ def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
 
 def _unlabelled(objective: str) -> UsageError:
     return UsageError(
-        f"objective {objective} needs labels, and this data has none: take the objective out of the config"
+        f"objective {objective} needs labels, and this data has none: take the objective out of the config, "
+        "or pass target=labels in a loop of your own"
     )
 
 
-def batch_targets(batch: dict[str, Tensor], objective: str) -> Tensor:
+def batch_targets(batch: dict[str, Tensor], objective: str, logits: Tensor | None = None) -> Tensor:
     """The batch's classes (B,), or a clear refusal.
 
+    Args:
+        batch: With ``target``.
+        objective: Its name, for the message.
+        logits: The student's (B, C), where the classes are among theirs.
+
     Raises:
-        UsageError: The data has no labels.
+        UsageError: The data has no labels, or labels that the logits cannot be compared with.
     """
     if "target" not in batch:
         raise _unlabelled(objective)
+    if logits is not None:
+        check_targets(objective, batch["target"], logits)
     return batch["target"]

@@ -51,7 +51,7 @@ class Agglomerate(Objective):
         torch.Size([])
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         balance: Literal["none", "per_channel", "phi_s"] = Field(
             "phi_s",
             description="how a teacher's features are brought to one scale: by a rotation and one factor, a "

@@ -186,7 +186,7 @@ class Gradient(TeacherAggregation):
             1/n.
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         cap: float = Field(
             1.0, gt=0, le=1, description="largest weight of one teacher; 1 leaves it open, and it is never below 1/n"
         )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from ..core.arguments import path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run
@@ -45,10 +46,8 @@ def evaluate_runs(
         UsageError: A folder is no run, an unknown baseline, or data that do not fit the networks or the tasks.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
-    runs = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
+    runs = path_list(runs, "runs", "run folder", "runs/crd")
     texts = overrides_as_text(overrides)
-    if not runs:
-        raise UsageError("name at least one run folder, such as runs/crd")
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.arguments import plain_number
 from ..core.config.loading import load_config, make_config
 from ..core.config.schema import RunConfig
 from ..core.config.yaml_values import override_value, values_of
@@ -94,8 +95,9 @@ def resolve_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
         (4, 3)
     """
     if not isinstance(config, RunConfig):
-        texts = overrides_as_text(overrides)
-        return load_config(os.fspath(config), texts)
+        if not isinstance(config, (str, os.PathLike)):
+            raise UsageError(f"config is {config!r}: pass a file, a shipped name such as compression/cifar100_crd")
+        return load_config(os.fspath(config), overrides_as_text(overrides))
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
     return make_config(config.model_dump(mode="json"), values) if values else config
 
@@ -108,8 +110,20 @@ def overrides_as_text(overrides: Overrides) -> list[str]:
         ['train.epochs=3', 'objectives.crd=null']
     """
     if not isinstance(overrides, Mapping):
+        if isinstance(overrides, str) or not isinstance(overrides, Iterable):
+            raise UsageError(f'overrides is {overrides!r}: pass a list such as ["train.epochs=10"], or a dict')
         return list(overrides)
-    return [f"{key}={json.dumps(value, default=os.fspath, ensure_ascii=False)}" for key, value in overrides.items()]
+    return [f"{key}={json.dumps(value, default=_written, ensure_ascii=False)}" for key, value in overrides.items()]
+
+
+def _written(value: Any) -> Any:
+    """A path or a number of numpy as JSON has it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    number = plain_number(value)
+    if number is value:
+        raise UsageError(f"a value of the overrides is {value!r}: pass numbers, text, lists or dicts")
+    return number
 
 
 def _parsed(override: str) -> tuple[str, Any]:

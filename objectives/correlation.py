@@ -49,7 +49,7 @@ class Correlation(Objective):
         torch.Size([])
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         kernel: Literal["adjacent", "gaussian"] = Field(
             "adjacent", description="how samples relate: neighbours in the batch, or the paper's Gaussian kernel"
         )

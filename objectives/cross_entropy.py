@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.loss_inputs import check_targets
 from ..core.objective import Objective, Options, Setting, batch_targets, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -20,7 +21,7 @@ class CrossEntropy(Objective):
         label_smoothing: Probability mass spread over all classes, in [0, 1).
 
     Shape:
-        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
+        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C), or probabilities (B, C) - returns a scalar.
 
     Raises:
         UsageError: The batch has no ``target``; (``build``) the data has no labels, or more classes than the student.
@@ -48,11 +49,15 @@ class CrossEntropy(Objective):
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
-        logits, target = student.require_logits(), batch_targets(batch, "cross_entropy")
+        logits, targets = student.require_logits(), batch_targets(batch, "cross_entropy")
+        # Probabilities of all classes are labels too, those of mixed images for one.
+        probabilities = isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape == logits.shape
+        if not probabilities:
+            check_targets("cross_entropy", targets, logits, ignored=-100)
         if "mixed_share" not in batch:
-            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         first, second = (
             F.cross_entropy(logits, each, reduction="none", label_smoothing=self.label_smoothing)
-            for each in (target, batch["partner_target"])
+            for each in (targets, batch["partner_target"])
         )
         return torch.lerp(second, first, batch["mixed_share"].to(first.dtype)).mean()

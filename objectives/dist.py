@@ -44,6 +44,7 @@ class DIST(Objective):
         gamma: float = Field(2.0, ge=0, description="factor of the correlation between samples, of each class")
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
 
+    same_classes = True
     default_weight = 1.0
 
     takes_mixed = True

@@ -43,6 +43,7 @@ class DKD(Objective):
         beta: float = Field(8.0, ge=0, description="factor of the other classes' part")
         temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
 
+    same_classes = True
     default_weight = 1.0
     # 20 of the paper's 240 epochs.
     default_warmup = 1 / 12
@@ -58,7 +59,7 @@ class DKD(Objective):
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        target = batch_targets(batch, "dkd")
+        target = batch_targets(batch, "dkd", student.require_logits())
         ours, theirs = (
             decoupled(log_probabilities(side.require_logits(), self.temperature), target) for side in (student, teacher)
         )

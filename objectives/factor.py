@@ -41,7 +41,7 @@ class Factor(Objective):
         (torch.Size([]), torch.Size([]))
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         rate: float = Field(0.5, gt=0, description="k, channels of a factor as a share of the teacher's")
         pair: tuple[int, int] | None = Field(
             None,

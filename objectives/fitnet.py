@@ -40,7 +40,7 @@ class FitNet(Objective):
         torch.Size([])
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         features: Literal["maps", "embedding"] = Field(
             "maps", description="what is compared: feature maps, or the pooled embeddings"
         )

@@ -38,7 +38,7 @@ class FSP(Objective):
         0.0
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         count: int | None = Field(
             None, ge=2, description="maps, the last ones of each side, that are read; default: as many as both have"
         )

@@ -68,7 +68,7 @@ class InfoNCE(Objective):
         tensor(4)
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         embed_dim: int = Field(128, gt=0, description="D, length of both embeddings")
         temperature: float = Field(0.07, gt=0, description="τ of the softmax (no unit)")
         negatives: Literal["batch", "queue"] = Field(

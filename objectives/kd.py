@@ -48,6 +48,7 @@ class KD(Objective):
         )
         full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
 
+    same_classes = True
     default_weight = 0.9
 
     takes_mixed = True

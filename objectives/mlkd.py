@@ -47,13 +47,14 @@ class MLKD(Objective):
         True
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
             (2.0, 3.0, 4.0, 5.0, 6.0),
             min_length=1,
             description="soften both sides' probabilities, one after the other (no unit)",
         )
 
+    same_classes = True
     default_weight = 1.0
 
     takes_mixed = True

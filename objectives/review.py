@@ -52,7 +52,7 @@ class Review(Objective):
         torch.Size([])
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         pairs: Pairs | None = Field(
             None,
             description="[student's map, teacher's map] places, shallow to deep, from 0 or from the end; "

@@ -40,7 +40,7 @@ class RKD(Objective):
         torch.Size([])
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         distance_factor: float = Field(25.0, ge=0, description="weight of the distances between pairs")
         angle_factor: float = Field(50.0, ge=0, description="weight of the angles of triples")
 

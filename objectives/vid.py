@@ -45,7 +45,7 @@ class VID(Objective):
         torch.Size([])
     """
 
-    class Options(Options):
+    class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         pairs: Pairs | None = Field(
             None,
             description="[student's map, teacher's map] places, from 0 or from the end; default: the last three "

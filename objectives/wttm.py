@@ -48,6 +48,7 @@ class WTTM(Objective):
         weighted: bool = Field(True, description="weigh each sample by the teacher's power sum; false is TTM")
         full_doubt: float = Field(0.0, ge=0, lt=1, description=FULL_DOUBT)
 
+    same_classes = True
     default_weight = 1.0
 
     takes_mixed = True

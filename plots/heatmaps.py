@@ -1,4 +1,4 @@
-"""Heat maps of two networks side by side: linear CKA of their layers, correlations between their class logits."""
+"""Heat maps of two networks side by side: debiased linear CKA of layers, correlations between class logits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def draw_cka(heats: Sequence[Heat], path: str | os.PathLike) -> None:
     with figure(
         path, across * max(4.0, 0.62 * columns + 1.9) + 0.8, -(-len(heats) // across) * max(3.4, 0.5 * rows + 1.9) + 0.4
     ) as drawn:
-        drawn.suptitle("layers side by side: linear CKA, unbiased", fontsize=11)
+        drawn.suptitle("layers side by side: debiased linear CKA", fontsize=11)
         image: Any = None
         for axes, heat in zip(_grid(drawn, len(heats), across), heats, strict=False):
             # Unbiased, it may come out a little below 0.

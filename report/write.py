@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..core.arguments import path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError
 from ..evaluation.messages import Say, printer
@@ -66,7 +67,7 @@ def write_report(
     Raises:
         UsageError: There is no run, or the page cannot be written there.
     """
-    paths = [os.fspath(path) for path in runs]
+    paths = path_list(runs, "runs", "run folder", "runs/crd")
     folders = find(paths)
     path = Path(out) if out else (Path(paths[0]) if len(paths) == 1 else folders.root) / "report.html"
     if path.is_dir():

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..arguments import plain_number
 from ..errors import UsageError, names_beside, nearest
 from ..plugins import requested_plugins
 from ..registry import DATASETS, PYTHON_PREFIX
@@ -157,7 +158,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else plain_number(value)
 
 
 def dataset_options(name: str, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> BaseModel:

@@ -2,8 +2,10 @@
 
 import json
 import re
+from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 import contrastill
@@ -205,3 +207,35 @@ def test_report(runs, tmp_path, capsys):
     assert result.runs == 3 and result.path.read_text(encoding="utf-8").startswith("<!")
     answer = shell(capsys, "report", folder, "--out", tmp_path / "page.html", "-q")
     assert answer == plain(result)
+
+
+def test_arguments_of_another_kind_are_named():
+    for call in (contrastill.evaluate_runs, contrastill.write_report):
+        for value, message in (
+            (None, "runs is None"),
+            ([], "runs is empty"),
+            ([3], r"runs is \[3\]"),
+            (3, "runs is 3"),
+        ):
+            with pytest.raises(contrastill.UsageError, match=message):
+                call(value)
+    for config, overrides, message in (
+        (None, (), "config is None"),
+        ([], (), r"config is \[\]"),
+        ("teachers/rooms", None, "overrides is None"),
+        ("teachers/rooms", "train.lr=1", "overrides is 'train.lr=1'"),
+        ("teachers/rooms", {"train.lr": object()}, "a value of the overrides is"),
+    ):
+        with pytest.raises(contrastill.UsageError, match=message):
+            contrastill.train(config, overrides)
+
+
+def test_numbers_of_numpy_and_paths_are_values():
+    from contrastill.evaluation.train import resolve_config
+
+    values = {"train.lr": np.float32(0.5), "train.epochs": np.int64(3), "out": Path("runs/here")}
+    config = resolve_config("teachers/rooms", values)
+    again = resolve_config(config, values)
+    for each in (config, again):
+        assert (each.train.lr, each.train.epochs, each.out) == (0.5, 3, config.out)
+    assert type(again.train.lr) is float and config.out.endswith("runs/here")

@@ -72,3 +72,88 @@ def test_every_objective_is_offered_by_name():
     wrapped = {"crd", "fresh_crd", "agglomerate"}  # CRDLoss and FreshCRDLoss are these two without a config
     assert {name for name, entry in contrastill.OBJECTIVES.items() if entry not in offered} == wrapped
     assert {Attention, FitNet, InfoNCE, VID} <= offered
+
+
+CLASSWISE = ["KD", "DKD", "DIST", "MLKD", "WTTM"]
+ALIKE = [*CLASSWISE, "RKD", "PKT", "Similarity", "Attention"]
+
+
+def of_objective(name, samples=6, classes=5):
+    """An objective built without arguments but what it has no default for, and outputs of the part that it reads."""
+    loss = getattr(contrastill, name)(*([((-1, -1),)] if name in ("Similarity", "Attention") else []))
+    (part,) = loss.needs
+    shape = {"logits": (samples, classes), "embedding": (samples, 4), "maps": (samples, 3, 4, 4)}[part]
+    return loss, torch.randn(shape)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_outputs_of_other_samples_are_never_broadcast(name):
+    loss, outputs = of_objective(name)
+    fields = {"target": TARGET}
+    loss(outputs, outputs, **fields)
+    wrong = [
+        (outputs[:1], "1 samples and the student's of 6"),
+        (outputs[:0], "of no samples"),
+        (outputs.long(), "int64: pass floating-point"),
+        (outputs.to("meta"), "on meta and the student's on cpu"),
+        (outputs.numpy(), "type ndarray: pass tensors"),
+        (None, "no outputs of the teacher"),
+    ]
+    for teacher, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            loss(outputs, teacher, **fields)
+    with pytest.raises(UsageError, match="have shape"):
+        loss(outputs[None], outputs[None], **fields)
+    for precision in (torch.bfloat16, torch.float16):
+        assert loss(outputs.to(precision), outputs.to(precision), **fields).isfinite()
+
+
+@pytest.mark.parametrize("name", CLASSWISE)
+def test_logits_of_other_classes_are_refused(name):
+    loss, outputs = of_objective(name)
+    for classes in (1, 4):
+        with pytest.raises(UsageError, match="softmax|compares logits class by class"):
+            loss(outputs, outputs[:, :classes], target=TARGET)
+
+
+@pytest.mark.parametrize("name", CLASSWISE)
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan"), float("inf")])
+def test_temperatures_of_a_constructor_are_those_of_a_config(name, value):
+    entry = getattr(contrastill, name)
+    key = next((key for key in ("temperature", "alpha") if key in entry.Options.model_fields), None)
+    if key is None or (key == "alpha" and value == 0):
+        pytest.skip("no such option")
+    with pytest.raises(UsageError, match=rf"{name}\({key}="):
+        entry(**{key: value})
+
+
+@pytest.mark.parametrize("loss", [DKD(), CrossEntropy()], ids=["dkd", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (TARGET.float(), "float32: pass the number of each sample's class"),
+        (nn.functional.one_hot(TARGET), r"shape \(6, 5\)"),
+        (TARGET[:1], r"shape \(1,\)"),
+        (TARGET + 1, "class 5, and the student's logits are of the classes 0 to 4"),
+        (TARGET.tolist(), "target is list"),
+    ],
+)
+def test_labels_that_are_no_classes_of_the_samples(loss, target, message):
+    teacher = LOGITS[1] if loss.needs_teacher else None
+    with pytest.raises(UsageError, match=message):
+        loss(LOGITS[0], teacher, target=target)
+
+
+def test_cross_entropy_takes_probabilities_and_ignored_labels():
+    certain = nn.functional.one_hot(TARGET).double()
+    torch.testing.assert_close(CrossEntropy()(LOGITS[0], target=certain), CrossEntropy()(LOGITS[0], target=TARGET))
+    ignored = torch.where(TARGET == 0, -100, TARGET)
+    expected = nn.functional.cross_entropy(LOGITS[0], ignored)
+    assert CrossEntropy()(LOGITS[0], target=ignored).equal(expected)
+    with pytest.raises(UsageError, match="class -100"):
+        DKD()(*LOGITS, target=ignored)
+
+
+def test_labels_in_the_teachers_place():
+    with pytest.raises(UsageError, match=r"reads no teacher: pass labels by name, CrossEntropy\(\)\(logits, target"):
+        CrossEntropy()(LOGITS[0], TARGET)

@@ -1,0 +1,126 @@
+"""What a loss can be computed from: options and tensors, checked before anything is broadcast or divided."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from .errors import UsageError
+from .representation import Representation
+
+
+def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Refuse numbers that the schema of the options refuses in a config.
+
+    Args:
+        name: The objective's class, for the message.
+        options: The schema; numbers without a field in it are not checked.
+        values: Arguments by name; those that are no numbers are not checked.
+
+    Raises:
+        UsageError: A number is out of range, infinite or not a number.
+    """
+    numbers = {
+        key: value for key, value in values.items() if key in options.model_fields and isinstance(value, (int, float))
+    }
+    try:
+        options.model_validate(numbers)
+    except ValidationError as error:
+        for problem in error.errors():
+            key = problem["loc"][0] if problem["loc"] else None
+            if key in numbers:
+                raise UsageError(f"{name}({key}={numbers[key]!r}): {problem['msg'].lower()}") from None
+
+
+def check_tensors(name: str, needs: Collection[str], same_classes: bool, student: Any, teachers: Sequence[Any]) -> None:
+    """Refuse outputs that cannot be compared sample by sample; reads shapes and types alone.
+
+    Args:
+        name: The objective's class, for the message.
+        needs: The parts that it reads, of ``logits``, ``embedding``, ``maps``.
+        same_classes: Whether it compares logits (B, C) class by class.
+        student: The student's outputs.
+        teachers: Each teacher's, None for none.
+
+    Raises:
+        UsageError: Other numbers of samples, other classes, no samples, another rank, integers.
+    """
+    sides = [("student", student), *(("teacher", teacher) for teacher in teachers)]
+    first: Tensor | None = None
+    for role, outputs in sides:
+        if not isinstance(outputs, Representation):
+            continue
+        for part in sorted(needs):
+            values = getattr(outputs, part)
+            for value in values if part == "maps" else (values,):
+                if value is None:
+                    continue
+                _check_tensor(name, role, part, value, same_classes)
+                first = value if first is None else first
+                if len(value) != len(first):
+                    raise UsageError(
+                        f"{name}: the {role}'s {part} are of {len(value)} samples and the student's of {len(first)}: "
+                        "pass outputs for the same batch"
+                    )
+                if value.device != first.device:
+                    raise UsageError(
+                        f"{name}: the {role}'s {part} are on {value.device} and the student's on {first.device}: "
+                        "move them to one device"
+                    )
+                if same_classes and part == "logits" and value.shape != first.shape:
+                    raise UsageError(
+                        f"{name} compares logits class by class, and the teacher's are {tuple(value.shape)} where the "
+                        f"student's are {tuple(first.shape)}: give both the same classes, or use a loss on embeddings"
+                    )
+
+
+def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: bool) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{name}: the {role}'s {part} are of type {type(value).__name__}: pass tensors")
+    if not value.is_floating_point():
+        raise UsageError(f"{name}: the {role}'s {part} are {value.dtype}: pass floating-point numbers")
+    rank = {"embedding": 2, "maps": 4, "logits": 2 if same_classes else None}[part]
+    if rank is not None and value.ndim != rank:
+        shape = {"embedding": "(B, D)", "maps": "(B, C, H, W)", "logits": "(B, C)"}[part]
+        raise UsageError(f"{name}: the {role}'s {part} have shape {tuple(value.shape)}: pass {shape}")
+    if value.ndim == 0 or len(value) == 0:
+        raise UsageError(f"{name}: the {role}'s {part} are of no samples: skip empty batches")
+    if same_classes and part == "logits" and value.shape[1] < 2:
+        raise UsageError(
+            f"{name} takes the softmax of the {role}'s logits, and it has one, which is always sure: give the network "
+            "2 outputs, one for each class"
+        )
+
+
+def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = None) -> None:
+    """Refuse labels that are no class of each sample; values are read on the CPU alone.
+
+    Args:
+        name: The objective, for the message.
+        target: (B,) integers, or (B, …) as the logits' positions.
+        logits: (B, C, …).
+        ignored: A label that stands for none.
+
+    Raises:
+        UsageError: Another shape, no integers, a class that the logits do not have.
+    """
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype.itemsize == 1:
+        kind = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise UsageError(f"{name}: target is {kind}: pass the number of each sample's class as int64")
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(target.shape) != expected:
+        raise UsageError(
+            f"{name}: target has shape {tuple(target.shape)}, and the student's logits {tuple(logits.shape)}: "
+            f"pass the number of each sample's class, {expected}"
+        )
+    if target.device.type == "cpu" and target.numel():
+        outside = (target < 0) | (target >= logits.shape[1])
+        wrong = target[outside if ignored is None else outside & (target != ignored)]
+        if wrong.numel():
+            raise UsageError(
+                f"{name}: target has class {int(wrong[0])}, and the student's logits are of the classes 0 to "
+                f"{logits.shape[1] - 1}: give the student as many outputs as there are classes"
+            )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from .arguments import check_arguments
 from .errors import UsageError, required
 from .loss_inputs import check_options, check_targets, check_tensors
 from .representation import Representation, RepresentationSpec
@@ -231,6 +232,9 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(build)
     def checked(self: Objective, *args: Any, **kwargs: Any) -> None:
+        # A user's own objective may be annotated loosely.
+        if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            check_arguments(build, (self, *args), kwargs)
         values = signature.bind(self, *args, **kwargs).arguments
         check_options(type(self).__name__, type(self).Options, values)
         build(self, *args, **kwargs)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..compress.export import FORMATS, Export, export_student
 from ..compress.exported import accuracy
 from ..compress.quantize import quantize
+from ..core.arguments import checked
 from ..core.classes import match_classes
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
@@ -125,6 +126,7 @@ class ExportResult:
         return "\n".join(lines)
 
 
+@checked
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,

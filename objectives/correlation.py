@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.arguments import Positive
 from ..core.crd.criterion import normalise
 from ..core.errors import unknown_name
 from ..core.objective import Objective, Options, Setting, check_pass
@@ -60,7 +61,9 @@ class Correlation(Objective):
 
     takes_mixed = True
 
-    def __init__(self, student_dim: int, teacher_dim: int, kernel: str = "adjacent", embed_dim: int = 128) -> None:
+    def __init__(
+        self, student_dim: Positive, teacher_dim: Positive, kernel: str = "adjacent", embed_dim: Positive = 128
+    ) -> None:
         super().__init__()
         if kernel not in KERNELS:
             raise unknown_name("kernel of the objective correlation,", kernel, KERNELS)

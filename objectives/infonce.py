@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import Positive
 from ..core.crd.embedding import Embedding
 from ..core.deferred import DeferredUpdates
 from ..core.errors import UsageError
@@ -87,13 +88,13 @@ class InfoNCE(Objective):
 
     def __init__(
         self,
-        student_dim: int,
-        teacher_dim: int,
+        student_dim: Positive,
+        teacher_dim: Positive,
         *,
-        embed_dim: int = 128,
+        embed_dim: Positive = 128,
         temperature: float = 0.07,
         negatives: Literal["batch", "queue"] = "batch",
-        queue_size: int = 4096,
+        queue_size: Positive = 4096,
         negatives_from: Literal["other_class", "other_sample"] = "other_sample",
     ) -> None:
         super().__init__()

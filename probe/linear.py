@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
@@ -64,6 +65,7 @@ class ProbeResult:
     learning_rate: float | None = None
 
 
+@checked
 def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embedding", **options: Any) -> ProbeResult:
     """Fit a linear classifier on one layer of a network that is left exactly as it is, and test it once.
 

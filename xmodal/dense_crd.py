@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.arguments import Positive
 from ..core.crd.criterion import Critic, normalise, pair_loss
 from ..core.crd.embedding import Embedding
 from ..core.crd.options import check_choices, critic_bias
@@ -140,8 +141,8 @@ class DenseCRD(Objective):
 
     def __init__(
         self,
-        local_dims: Sequence[tuple[int, int]],
-        pooled_dims: tuple[int, int] | None = None,
+        local_dims: Sequence[tuple[Positive, Positive]],
+        pooled_dims: tuple[Positive, Positive] | None = None,
         pairs: Pairs = ((-1, -1),),
         pairing: str = "local_local",
         *,

@@ -61,7 +61,7 @@ class AB(Objective):
 
     def __init__(self, dims: Sequence[tuple[Positive, Positive]], pairs: Pairs, margin: float = 1.0) -> None:
         super().__init__()
-        self.pairs, self.margin = pairs, margin
+        self.pairs, self.channels, self.margin = pairs, [*dims], margin
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in dims
         )

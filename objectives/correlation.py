@@ -60,6 +60,7 @@ class Correlation(Objective):
     default_weight = 0.02
 
     takes_mixed = True
+    least_samples = 2
 
     def __init__(
         self, student_dim: Positive, teacher_dim: Positive, kernel: str = "adjacent", embed_dim: Positive = 128
@@ -68,6 +69,7 @@ class Correlation(Objective):
         if kernel not in KERNELS:
             raise unknown_name("kernel of the objective correlation,", kernel, KERNELS)
         self.kernel = kernel
+        self.channels = [(student_dim, teacher_dim)] if kernel == "adjacent" else []
         self.embed = nn.ModuleList(
             nn.Linear(size, embed_dim) for size in (student_dim, teacher_dim) if kernel == "adjacent"
         )

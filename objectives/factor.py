@@ -59,7 +59,7 @@ class Factor(Objective):
         self, student_dim: Positive, teacher_dim: Positive, rate: float = 0.5, pair: tuple[int, int] = (-1, -1)
     ) -> None:
         super().__init__()
-        self.pair = pair
+        self.pair, self.channels = pair, [(student_dim, teacher_dim)]
         dim = max(1, round(rate * teacher_dim))
         self.paraphraser = _convolutions(teacher_dim, teacher_dim, dim, dim)
         self.decoder = _convolutions(dim, dim, teacher_dim, teacher_dim)

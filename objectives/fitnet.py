@@ -65,7 +65,8 @@ class FitNet(Objective):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        self.pair = pair
+        self.pair, self.channels = pair, [(student_dim, teacher_dim)]
+        self.least_samples = 2 if standardize and pair is None else 1
         self.needs = frozenset({"embedding"} if pair is None else {"maps"})
         self.regressor: nn.Module = (
             nn.Linear(student_dim, teacher_dim) if pair is None else nn.Conv2d(student_dim, teacher_dim, 1)

@@ -69,7 +69,7 @@ class Review(Objective):
 
     def __init__(self, student_dims: Sequence[Positive], teacher_dims: Sequence[Positive], pairs: Pairs) -> None:
         super().__init__()
-        self.pairs = pairs
+        self.pairs, self.channels = pairs, [*zip(student_dims, teacher_dims, strict=True)]
         if not len(student_dims) == len(teacher_dims) == len(pairs) + 1:
             raise UsageError(
                 f"student_dims has {len(student_dims)} numbers, teacher_dims {len(teacher_dims)}, pairs {len(pairs)}: "

@@ -60,7 +60,7 @@ class VID(Objective):
 
     def __init__(self, dims: Sequence[tuple[Positive, Positive]], pairs: Pairs) -> None:
         super().__init__()
-        self.pairs = pairs
+        self.pairs, self.channels = pairs, [*dims]
         self.predictions = nn.ModuleList(Prediction(*each) for each in dims)
 
     @classmethod

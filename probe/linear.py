@@ -181,6 +181,11 @@ def fit_probe(
         )
     train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
     rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)
+    if len(rows) < len(train_targets) and len(train_targets[rows].unique()) == 1:
+        raise UsageError(
+            f"label_fraction={label_fraction:g} leaves {len(rows)} of {len(train_targets)} training samples, all of "
+            "one class: take a larger share"
+        )
     classes = int(train_targets.max()) + 1
     x, y = train.values[rows].to(device), train_targets[rows].to(device)
     rate = None

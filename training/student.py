@@ -15,6 +15,7 @@ from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
 from ..core.representation import Preprocess
 from ..core.run import Run
+from ..core.tapping import answer
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, read_recipe, save_module, tuples
 
@@ -102,7 +103,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         """
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
             self._check(images)
-        return self.module(self.preprocess(images))
+        return answer(self.module, self.preprocess(images))
 
     def _check(self, images: Any) -> None:
         """Complain of what is no batch of images, and of colours in another range."""

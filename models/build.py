@@ -26,6 +26,7 @@ from ..core.weights import (
     load_weights,
     read_metadata,
     save_state_dict,
+    without_prefix,
 )
 from .reused_weights import classifier_order, reordered, with_channels
 from .user_module import unwrapped
@@ -61,8 +62,7 @@ def build_network(
         weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library
             publishes (fetched once, then kept in the library's cache); None leaves it untrained.
         modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the
-            number of
-            input channels differs: the first convolution's are then summed and spread evenly.
+            number of input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
         classes: Names of the data's classes. With ``new_classifier``, a classifier of a run with the same classes in
@@ -194,7 +194,8 @@ def _loaded(
     new_stem: bool,
 ) -> nn.Module:
     """The module with a file's weights; rebuilt if only the file says how many classes it has."""
-    state, own = load_state_dict(file), module.state_dict()
+    own = module.state_dict()
+    state = without_prefix(load_state_dict(file), own, file, _classifiers(_source(module, builder)))
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
         builder, "convert"
     ):

@@ -56,6 +56,7 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
         unused: set[str] = set()
         if pretrained:
             module, unused = _pretrained(kind, own, name, num_classes)
+            own = module.config
             if num_classes is not None and num_classes != own.num_labels:
                 for classifier in classifiers_of(module, _trace(module, _shape(module, channels))):
                     new_classifier(module, classifier, num_classes)

@@ -115,7 +115,8 @@ def export_student(
         _check_opset(opset)
     student = load_student(run)
     takes = _takes(student, images, size, with_preprocess, dynamic)
-    answering_module = _Answer(student) if is_part(student.taps.logits or student.taps.embedding) else student
+    taps: Any = student.taps
+    answering_module = _Answer(student) if is_part(taps.logits or taps.embedding) else student
     module = nn.Sequential(_Preprocessing(takes), answering_module) if with_preprocess else answering_module
     module = module.eval().requires_grad_(False)
     inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -181,9 +180,14 @@ def _parts(output: object, names: Iterable[str], module: nn.Module) -> dict[str,
     }
 
 
-@cache
-def _interpolates(kind: type) -> bool:
-    return "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
+_INTERPOLATE: dict[type, bool] = {}
+
+
+def _interpolates(kind: type[nn.Module]) -> bool:
+    """Whether a class of modules takes ``interpolate_pos_encoding``; by a dict, which torch.compile sees through."""
+    if kind not in _INTERPOLATE:
+        _INTERPOLATE[kind] = "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
+    return _INTERPOLATE[kind]
 
 
 def hooked(names: Iterable[str]) -> list[str]:

@@ -13,6 +13,7 @@ from .library import side
 
 log = logging.getLogger(__name__)
 
+_WARNED: set[str | None] = set()
 _FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -34,7 +35,8 @@ def published_preprocess(name: str | None, config: Any, *, warn: bool, local: bo
     if values is None and local:
         raise ContrastillError(f"{name} has no preprocessor_config.json here")
     default = _defaults(config)
-    if values is None and warn:
+    if values is None and warn and name not in _WARNED:
+        _WARNED.add(name)
         log.warning(
             "hf/%s has no preprocessor_config.json: it is normalised as transformers does by default for %s; give mean "
             "and std for others",
@@ -60,7 +62,7 @@ def published_preprocess(name: str | None, config: Any, *, warn: bool, local: bo
 
 def reads_bgr(name: str, config: Any) -> bool:
     """Whether a network was trained on images with blue first."""
-    return bool({**_defaults(config), **(_read(name, False) or {})}.get("do_flip_channel_order"))
+    return bool({**_defaults(config), **(_read(name, True) or {})}.get("do_flip_channel_order"))
 
 
 def _read(name: str | None, local: bool) -> dict[str, Any] | None:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import ContrastillError, UsageError
-from ..core.outputs import described
 from ..core.registry import MODELS
-from ..core.representation import Preprocess, Taps
-from ..core.tapping import HIDDEN, OUTPUT, call
-from ..core.token_grids import token_layout, token_map
+from ..core.representation import Preprocess
 from .image_processor import published_preprocess, reads_bgr
-from .library import Trace, fetching, new_classifier, side
+from .library import fetching, new_classifier, side
 from .reused_weights import with_channels
 from .timm_adapter import reach_hub
+from .transformers_taps import (
+    HEAD,
+    class_names,
+    classifiers_of,
+    image_shape,
+    image_side,
+    is_of_transformers,
+    taps_of_transformers,
+    trace_with_states,
+)
 
 log = logging.getLogger(__name__)
-
-_HEAD = "ForImageClassification"
-_TOWERS = ("vision_config", "vision_model")
 
 
 @MODELS.register_family("hf")
@@ -58,7 +62,7 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
             module, unused = _pretrained(kind, own, name, num_classes)
             own = module.config
             if num_classes is not None and num_classes != own.num_labels:
-                for classifier in classifiers_of(module, _trace(module, _shape(module, channels))):
+                for classifier in classifiers_of(module, trace_with_states(module, image_shape(module, channels))):
                     new_classifier(module, classifier, num_classes)
                 own.num_labels = module.num_labels = num_classes
             if in_chans != channels:
@@ -69,18 +73,18 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
             own.num_channels = in_chans
             module = kind(own)
         module.config.architectures = [type(module).__name__]
-        shape = _shape(module, in_chans)
+        shape = image_shape(module, in_chans)
         preprocess = published_preprocess(name if config is None else None, own, warn=pretrained)
         if len(preprocess.mean) != in_chans:
             preprocess = Preprocess((preprocess.mean[0],) * in_chans, (preprocess.std[0],) * in_chans, side(shape[1:]))
         if pretrained and reads_bgr(name, own):
             _read_rgb(module)
-        fixed = preprocess.resolution if pretrained else _side(own)
+        fixed = preprocess.resolution if pretrained else image_side(own)
         module.preprocess = Preprocess(preprocess.mean, preprocess.std, fixed)
         module.published_resolution = preprocess.resolution or fixed
         module.classes = class_names(module)
         module.taps, module.classifiers, module.num_logits = taps_of_transformers(
-            module, _trace(module, shape), shape, unused
+            module, trace_with_states(module, shape), shape, unused
         )
         return module
 
@@ -89,120 +93,9 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def is_of_transformers(module: nn.Module) -> bool:
-    """Whether a module is one of transformers', without importing it."""
-    return any(
-        each.__module__ == "transformers.modeling_utils" and each.__name__ == "PreTrainedModel"
-        for each in type(module).__mro__
-    )
-
-
-def class_names(module: nn.Module) -> list[str] | None:
-    """The names in ``config.id2label`` of a transformers' classifier; None of those that are just numbered."""
-    names = getattr(getattr(module, "config", None), "id2label", None)
-    if not is_of_transformers(module) or not names or _HEAD not in type(module).__name__:
-        return None
-    ordered = [str(names[place]) for place in sorted(names, key=int)]
-    return None if all(name == f"LABEL_{place}" for place, name in enumerate(ordered)) else ordered
-
-
 def _config_json(module: Any) -> str:
     """The config of a transformers' module as JSON, as the builder takes it."""
     return module.config.to_json_string(use_diff=False)
-
-
-def taps_of_transformers(
-    module: Any, trace: Trace, shape: tuple[int, int, int], unused: set[str] | frozenset[str] = frozenset()
-) -> tuple[Taps, tuple[str, ...], int | None]:
-    """Where logits, embedding and maps of a transformers' module are, its classifiers, and the length of its logits.
-
-    Args:
-        module: As it is.
-        trace: Of a forward pass of it.
-        shape: (C, H, W) of an image.
-        unused: Names of its weights that no file had, as those of a pooler that the checkpoint lacks.
-
-    Raises:
-        UsageError: It returns neither logits nor an embedding nor maps.
-    """
-    hidden = _trace(module, shape).output
-    output: Mapping[str, Any] = hidden if isinstance(hidden, Mapping) else {}
-    if "ids_restore" in output:
-        raise UsageError(
-            f"{type(module).__name__} hides patches at random, also in eval mode: take a class that sees all of them, "
-            "as ViTModel reads the weights of ViTMAE"
-        )
-    logits = output.get("logits")
-    classifiers = classifiers_of(module, trace)
-    taps = Taps(
-        _embedding(output, trace, classifiers, module, unused),
-        tuple(f"{OUTPUT}{path}" for path in _maps(output, module, shape, trace)),
-        f"{OUTPUT}logits" if isinstance(logits, Tensor) and logits.ndim in (2, 4) else None,
-    )
-    if not taps.names():
-        raise UsageError(
-            f"{type(module).__name__} returns {described(hidden)}, and no logits, embedding or maps of images: take "
-            "its vision tower, or a class for images"
-        )
-    length = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
-    return taps, classifiers, length
-
-
-def classifiers_of(module: nn.Module, trace: Trace) -> tuple[str, ...]:
-    """Names of the linear layers that give the logits; a distilled DeiT has two."""
-    output = trace.output if isinstance(trace.output, Mapping) else {}
-    logits = [value for key, value in output.items() if key.endswith("logits")]
-    return tuple(
-        name
-        for name, inner in module.named_modules()
-        if isinstance(inner, nn.Linear)
-        and name in trace.seen
-        and any(trace.seen[name].output is value for value in logits)
-    )
-
-
-def _embedding(
-    output: Mapping[str, Any], trace: Trace, classifiers: tuple[str, ...], module: nn.Module, unused: Any
-) -> str | None:
-    if classifiers:
-        return trace.embedding(classifiers)
-    if "logits" in output:
-        return None
-    for key in ("image_embeds", "pooler_output"):
-        # An untrained pooler is noise.
-        if isinstance(output.get(key), Tensor) and not (key == "pooler_output" and any("pool" in x for x in unused)):
-            return f"{OUTPUT}{key}"
-    if maps := output.get("feature_maps"):
-        return f"{OUTPUT}feature_maps.{len(maps) - 1}"
-    last = output.get("last_hidden_state")
-    if isinstance(last, Tensor) and last.ndim == 4:
-        return f"{OUTPUT}last_hidden_state"
-    return f"{OUTPUT}last_hidden_state.0" if isinstance(last, Tensor) and token_layout(module)[0] else None
-
-
-def _maps(output: Mapping[str, Any], module: nn.Module, shape: tuple[int, int, int], trace: Trace) -> list[str]:
-    """Paths of the maps among what a module returns."""
-    if maps := output.get("feature_maps"):
-        return [f"feature_maps.{place}" for place in range(len(maps))]
-    key = next((key for key in ("reshaped_hidden_states", "hidden_states") if output.get(key)), None)
-    if key is None:
-        return []
-    states = output[key]
-    if all(value.ndim == 3 for value in states):
-        blocks = [place for place, value in enumerate(states) if place and _is_map(value, shape, module)]
-        chosen = blocks if len(blocks) < 5 else [blocks[quarter * len(blocks) // 4 - 1] for quarter in (1, 2, 3, 4)]
-    else:
-        # The first of DINOv3's ConvNeXt is the image itself.
-        chosen = trace.indices_of_maps([None if value.shape[2:] == shape[1:] else value for value in states])
-    return [f"{key}.{place}" for place in chosen]
-
-
-def _is_map(value: Tensor, shape: tuple[int, int, int], module: nn.Module) -> bool:
-    return token_map(value, (shape[1], shape[2]), module) is not None
-
-
-def _trace(module: nn.Module, shape: tuple[int, int, int]) -> Trace:
-    return Trace(module, shape, lambda inner, images: call(inner, images, HIDDEN))
 
 
 def _library() -> Any:
@@ -250,7 +143,7 @@ def _kind(config: Any, num_classes: int | None, name: str) -> tuple[Any, Any]:
     transformers = _library()
     named = (getattr(config, "architectures", None) or [""])[0]
     own = getattr(transformers, named, None)
-    if own is not None and _HEAD in named:
+    if own is not None and HEAD in named:
         return own, config
     if num_classes is not None:
         kind = transformers.AutoModelForImageClassification._model_mapping.get(type(config), None)
@@ -301,12 +194,15 @@ def _quiet() -> Iterator[None]:
     """Without the library's own report of missing and unexpected weights, which are checked here."""
     from transformers.utils import logging as its
 
-    before = its.get_verbosity()
+    before, bars = its.get_verbosity(), its.is_progress_bar_enabled()
     its.set_verbosity_error()
+    its.disable_progress_bar()
     try:
         yield
     finally:
         its.set_verbosity(before)
+        if bars:
+            its.enable_progress_bar()
 
 
 def _with_channels(module: Any, in_chans: int) -> nn.Module:
@@ -328,25 +224,19 @@ def _read_rgb(module: nn.Module) -> None:
     log.info("%s was trained on BGR images: its first convolution is turned to take RGB", type(module).__name__)
 
 
-def _side(config: Any) -> int | tuple[int, int] | None:
-    size = getattr(config, "image_size", None)
-    return tuple(size) if isinstance(size, (list, tuple)) else size  # type: ignore[return-value]
-
-
-def _shape(module: Any, channels: int) -> tuple[int, int, int]:
-    """(C, H, W) of an image that it takes."""
-    size = _side(module.config) or 224
-    height, width = (size, size) if isinstance(size, int) else size
-    return channels, height, width
-
-
 def published_of(module: nn.Module) -> Preprocess | None:
     """The preprocessing of a transformers' module made elsewhere, from the folder or cache it came from."""
     name = getattr(module, "name_or_path", "")
     if not is_of_transformers(module) or not name:
         return None
     try:
-        return published_preprocess(name, module.config, warn=False, local=True)
+        published = published_preprocess(name, module.config, warn=False, local=True)
     except ContrastillError as error:
         log.debug("%s has no image processor: %s", name, error)
         return None
+    if reads_bgr(name, module.config):
+        raise UsageError(
+            f"{type(module).__name__} of {name} was trained on BGR images, and images are RGB here: pass "
+            f"'hf/{name}', which turns its first convolution"
+        )
+    return published

@@ -17,7 +17,7 @@ from ..core.tapping import OUTPUT, call, is_part
 from .library import Trace
 from .module_outputs import output_paths, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
-from .transformers_adapter import is_of_transformers, taps_of_transformers
+from .transformers_taps import check_input, is_of_transformers, taps_of_transformers
 
 
 class _Role(Enum):
@@ -66,6 +66,7 @@ class UserModule:
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
                 "before it is passed"
             )
+        check_input(module)
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
         self._part = taps.logits.removeprefix(OUTPUT) if taps.logits is not None and is_part(taps.logits) else None
@@ -234,8 +235,10 @@ def _output(
 
 def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -> UsageError:
     reason = " ".join(str(error).split()) or type(error).__name__
+    size = getattr(getattr(module, "config", None), "image_size", None)
+    way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
     return UsageError(
-        f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}"
+        f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}{way}"
     )
 
 

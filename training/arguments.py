@@ -33,7 +33,8 @@ from ..core.seeds import members
 from ..core.weights import find_weights
 from ..datasets.user_dataset import UserDataset
 from ..models.build import read_recipe
-from ..models.transformers_adapter import class_names, published_of
+from ..models.transformers_adapter import published_of
+from ..models.transformers_taps import class_names
 from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
 from .student import Student
 

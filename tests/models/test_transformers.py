@@ -11,9 +11,9 @@ from torch import nn
 import contrastill
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.models import build, image_processor, transformers_adapter, user_module
+from contrastill.models import build, image_processor, transformers_adapter, transformers_taps, user_module
 from contrastill.models.build import build_network, load_student, save_student
-from contrastill.models.transformers_adapter import class_names
+from contrastill.models.transformers_taps import class_names
 from contrastill.models.user_module import UserModule
 from contrastill.training import engine
 
@@ -290,5 +290,5 @@ def test_a_student_of_theirs_is_saved_loaded_and_exported(four_classes, tmp_path
 
 
 def test_the_library_is_loaded_only_when_it_is_asked_for():
-    for module in (transformers_adapter, image_processor, user_module, build):
+    for module in (transformers_adapter, transformers_taps, image_processor, user_module, build):
         assert not re.search("^(import|from) transformers", Path(module.__file__).read_text(), re.MULTILINE)

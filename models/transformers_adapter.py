@@ -156,8 +156,10 @@ def _kind(config: Any, num_classes: int | None, name: str) -> tuple[Any, Any]:
     if hasattr(config, "vision_config"):
         prefix = named.removesuffix("Model")
         projected = getattr(transformers, f"{prefix}VisionModelWithProjection", None)
+        width = getattr(config, "projection_dim", None)
         config = config.vision_config
         if projected is not None:
+            config.projection_dim = width or config.projection_dim
             return projected, config
     elif own is not None and (named.endswith(("Backbone", "WithProjection")) or named.endswith("VisionModel")):
         return own, config
@@ -174,19 +176,37 @@ def _pretrained(kind: Any, config: Any, name: str, num_classes: int | None) -> t
 
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else name
-    options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": folder.is_dir()}
-    with fetching(f"hf/{name}"), _quiet():
+    # Of another shape is as missing, and refused below: the library's own error names neither.
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    with _reading_folder(folder) if folder.is_dir() else fetching(f"hf/{name}"), _quiet():
         module, info = kind.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, **options
+            source,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            local_files_only=folder.is_dir(),
+            **options,
         )
-    lacking = {*info["missing_keys"]}
+    lacking = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     rest = sorted(key for key in lacking if "pool" not in key and not (num_classes and "classifier" in key))
     if rest:
         raise UsageError(
-            f"the weights of hf/{name} have no {', '.join(rest[:3])}{' …' if rest[3:] else ''}, which a "
-            f"{kind.__name__} has: leave num_classes out, or name a network with those weights"
+            f"the weights of hf/{name} have no {', '.join(rest[:3])}{' …' if rest[3:] else ''} of the shape that a "
+            f"{kind.__name__} with its config.json has: name a folder whose weights and config belong together"
         )
     return module, lacking
+
+
+@contextmanager
+def _reading_folder(folder: Path) -> Iterator[None]:
+    """Turn any error of reading weights from a folder into one sentence."""
+    try:
+        yield
+    except Exception as error:  # the library raises what it likes
+        raise ContrastillError(
+            f"the weights in {folder} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:160]}): "
+            "save them as safetensors, as save_pretrained does; pickles are not read"
+        ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.models import build, image_processor, transformers_adapter, transformers_taps, user_module
 from contrastill.models.build import build_network, load_student, save_student
+from contrastill.models.transformers_adapter import published_of
 from contrastill.models.transformers_taps import class_names
 from contrastill.models.user_module import UserModule
 from contrastill.training import engine
@@ -182,7 +183,13 @@ def test_weights_that_a_file_lacks_are_never_random_without_a_word(tmp_path):
     assert build_network(f"hf/{tmp_path}/body", weights="pretrained", num_classes=7).recipe["num_classes"] == 7
     config = json.loads((tmp_path / "body/config.json").read_text())
     (tmp_path / "body/config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(contrastill.ContrastillError, match="have no .*layer.*2"):
+    with pytest.raises(UsageError, match="have no .*layer.*2.* belong together"):
+        build_network(f"hf/{tmp_path}/body", weights="pretrained")
+    (tmp_path / "body/config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(UsageError, match="have no .* of the shape that a ViTModel"):
+        build_network(f"hf/{tmp_path}/body", weights="pretrained")
+    (tmp_path / "body/model.safetensors").rename(tmp_path / "body/pytorch_model.bin")
+    with pytest.raises(contrastill.ContrastillError, match="cannot be read .*: save them as safetensors"):
         build_network(f"hf/{tmp_path}/body", weights="pretrained")
 
 
@@ -292,3 +299,43 @@ def test_a_student_of_theirs_is_saved_loaded_and_exported(four_classes, tmp_path
 def test_the_library_is_loaded_only_when_it_is_asked_for():
     for module in (transformers_adapter, transformers_taps, image_processor, user_module, build):
         assert not re.search("^(import|from) transformers", Path(module.__file__).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_the_vision_tower_of_a_model_of_two(kind, tmp_path):
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=TOKENS, projection_dim=16)
+    torch.manual_seed(0)
+    both = getattr(transformers, f"{kind}Model")(config).eval()
+    both.save_pretrained(tmp_path)
+    network = build_network(f"hf/{tmp_path}", weights="pretrained").freeze()
+    network.preprocess, images = PLAIN, torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        features = both.get_image_features(pixel_values=images)
+    expected = features if isinstance(features, torch.Tensor) else features.pooler_output
+    torch.testing.assert_close(network(images).embedding, expected)
+    assert network.recipe["classes"] is None and network(images).logits is None
+    with pytest.raises(UsageError, match="reads input_ids, not images alone: pass its vision tower"):
+        UserModule(both, Taps(), PLAIN, (3, 32, 32))
+
+
+def test_a_module_that_came_from_a_folder_is_normalised_as_its_processor_does(tmp_path):
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    theirs("ViTModel").save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path / "vit"
+    )
+    module = transformers.ViTModel.from_pretrained(tmp_path / "vit")
+    assert published_of(module) == Preprocess((0.1, 0.2, 0.3), (0.5,) * 3, 32)
+    assert published_of(module)(images).shape == (2, 3, 32, 32)
+    assert published_of(theirs("ViTModel")) is None
+    theirs("MobileViTForImageClassification").save_pretrained(tmp_path / "mobile")
+    transformers.MobileViTImageProcessor().save_pretrained(tmp_path / "mobile")
+    with pytest.raises(UsageError, match="was trained on BGR images, and images are RGB here: pass 'hf/"):
+        published_of(transformers.MobileViTForImageClassification.from_pretrained(tmp_path / "mobile"))
+
+
+def test_a_size_that_a_class_cannot_take_is_named_with_its_own():
+    module = transformers.PvtForImageClassification(transformers.PvtConfig(image_size=64))
+    with pytest.raises(UsageError, match=r"its config is of images of 64, which resolution=64 gives it"):
+        UserModule(module, Taps(), PLAIN, (3, 16, 16))

@@ -65,6 +65,21 @@ def reads_bgr(name: str, config: Any) -> bool:
     return bool({**_defaults(config), **(_read(name, True) or {})}.get("do_flip_channel_order"))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A dict in a JSON file.
+
+    Raises:
+        ContrastillError: The file is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ContrastillError(f"{path} cannot be read as JSON ({error}): copy or save it again") from error
+    if not isinstance(values, dict):
+        raise ContrastillError(f"{path} holds no dict: copy or save it again")
+    return values
+
+
 def _read(name: str | None, local: bool) -> dict[str, Any] | None:
     if not name:
         return None
@@ -74,7 +89,7 @@ def _read(name: str | None, local: bool) -> dict[str, Any] | None:
         if not folder.is_dir():
             path = _of_hub(name, file, local)
         if path is not None and path.is_file():
-            values = json.loads(path.read_text())
+            values = read_json(path)
             return values.get("image_processor", values if file == _FILES[0] else None)
     return None
 

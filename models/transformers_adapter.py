@@ -14,7 +14,7 @@ from torch import nn
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import MODELS
 from ..core.representation import Preprocess
-from .image_processor import published_preprocess, reads_bgr
+from .image_processor import published_preprocess, read_json, reads_bgr
 from .library import fetching, new_classifier, side
 from .reused_weights import with_channels
 from .timm_adapter import reach_hub
@@ -71,7 +71,10 @@ def transformers_network(name: str) -> Callable[..., nn.Module]:
             if num_classes is not None:
                 own.num_labels = num_classes
             own.num_channels = in_chans
-            module = kind(own)
+            try:
+                module = kind(own)
+            except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:  # values that do not go together
+                raise _bad_config(name, error) from error
         module.config.architectures = [type(module).__name__]
         shape = image_shape(module, in_chans)
         preprocess = published_preprocess(name if config is None else None, own, warn=pretrained)
@@ -117,14 +120,14 @@ def _config(name: str) -> Any:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(f"hf/{name} is a folder without config.json: name one that save_pretrained wrote")
-        return _config_of(json.loads((folder / "config.json").read_text()), name)
+        return _config_of(read_json(folder / "config.json"), name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UsageError(f"hf/{name}: there is no folder {name}: name one with config.json, or a repository of the Hub")
     with fetching(f"hf/{name}"):
         from huggingface_hub import hf_hub_download
 
         reach_hub(name, "config.json")
-        return _config_of(json.loads(Path(hf_hub_download(name, "config.json")).read_text()), name)
+        return _config_of(read_json(Path(hf_hub_download(name, "config.json"))), name)
 
 
 def _config_of(values: dict[str, Any], name: str) -> Any:
@@ -135,7 +138,16 @@ def _config_of(values: dict[str, Any], name: str) -> Any:
         raise UsageError(
             f"hf/{name}: its config is {what}: code of a repository is never run; name a network of transformers"
         )
-    return transformers.CONFIG_MAPPING[kind].from_dict(values)
+    try:
+        return transformers.CONFIG_MAPPING[kind].from_dict(values)
+    except Exception as error:  # what a class checks of its values
+        raise _bad_config(name, error) from error
+
+
+def _bad_config(name: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"hf/{name}: its config.json makes no network: {' '.join(str(error).split())[:200]}: mend it there"
+    )
 
 
 def _kind(config: Any, num_classes: int | None, name: str) -> tuple[Any, Any]:
@@ -188,7 +200,7 @@ def _pretrained(kind: Any, config: Any, name: str, num_classes: int | None) -> t
             **options,
         )
     lacking = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    rest = sorted(key for key in lacking if "pool" not in key and not (num_classes and "classifier" in key))
+    rest = sorted(key for key in lacking if "pooler." not in key and not (num_classes and "classifier" in key))
     if rest:
         raise UsageError(
             f"the weights of hf/{name} have no {', '.join(rest[:3])}{' …' if rest[3:] else ''} of the shape that a "

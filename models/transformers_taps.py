@@ -107,7 +107,7 @@ def _embedding(
         return None
     for key in ("image_embeds", "pooler_output"):
         # An untrained pooler is noise.
-        if isinstance(output.get(key), Tensor) and not (key == "pooler_output" and any("pool" in x for x in unused)):
+        if isinstance(output.get(key), Tensor) and not (key == "pooler_output" and any("pooler." in x for x in unused)):
             return f"{OUTPUT}{key}"
     if maps := output.get("feature_maps"):
         return f"{OUTPUT}feature_maps.{len(maps) - 1}"

@@ -215,6 +215,16 @@ def test_what_is_no_network_for_images_is_refused(values, message, tmp_path):
         build_network(f"hf/{tmp_path}", weights="pretrained")
 
 
+def test_a_config_that_makes_no_network_is_refused(tmp_path):
+    values = {"model_type": "vit", **TOKENS, "architectures": ["ViTForImageClassification"]}
+    (tmp_path / "config.json").write_text(json.dumps(values | {"hidden_size": "x"}))
+    with pytest.raises(UsageError, match="makes no network: .*hidden_size"):
+        build_network(f"hf/{tmp_path}", num_classes=4)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(contrastill.ContrastillError, match="config.json cannot be read as JSON"):
+        build_network(f"hf/{tmp_path}", num_classes=4)
+
+
 def test_names_without_a_folder_are_refused():
     with pytest.raises(UsageError, match="there is no folder ./no: name one"):
         build_network("hf/./no", num_classes=4)

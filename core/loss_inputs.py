@@ -117,7 +117,6 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
             f"pass the number of each sample's class, {expected}"
         )
     if target.device.type == "cpu" and target.numel():
-        # By numpy, as a boolean mask of torch's would look like a wait for the device in a step's trace.
         values = target.detach().numpy()
         outside = (values < 0) | (values >= logits.shape[1])
         wrong = values[outside if ignored is None else outside & (values != ignored)]

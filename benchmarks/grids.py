@@ -190,6 +190,15 @@ GRIDS["contrast_unlike"] = {
         **contrasts(3, *EPOCHS_6, "student.model=MobileNetV2", seeds=1),
     },
 }
+# The same with the short rise of the rate that the default has.
+_WARM = contrasts(3, *EPOCHS_6, "student.model=MobileNetV2", "train.warmup_epochs=0.3", seeds=1)
+GRIDS["contrast_unlike_warm"] = {
+    "schedule": COSINE,
+    "cells": {
+        "teacher": GRIDS["contrast_unlike"]["cells"]["teacher"],
+        **{cell: _WARM[cell] for cell in ("baseline", "kd", "wttm", "dist", "dkd", "whitened", "whitened_wttm")},
+    },
+}
 
 
 def contrast_of(count: int, *objectives: str) -> Cell:

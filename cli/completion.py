@@ -18,7 +18,7 @@ NETWORKS = (
 )  # fmt: skip
 """The registered networks, whose own modules are not imported for a keystroke; a test compares."""
 
-_FAMILIES = ("timm/", "torchvision/")
+_FAMILIES = ("timm/", "torchvision/", "hf/")
 _REGISTERED = re.compile(r'^@OBJECTIVES\.register\("(\w+)"\)', re.MULTILINE)
 
 

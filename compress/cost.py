@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import UsageError
 from ..core.representation import Network
+from ..core.tapping import call
 
 _WARM_UP = 3
 """Forwards before the first that counts: caches fill, and a GPU's libraries choose their kernels."""
@@ -196,7 +197,7 @@ def _flops(module: nn.Module, images: Tensor) -> int:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            module(images)
+            call(module, images)
     except (
         RuntimeError,
         AssertionError,
@@ -223,7 +224,7 @@ def _times(
         for module, images, measured in zip(modules, batches, times, strict=True):
             wait()
             began = time.perf_counter()
-            module(images)
+            call(module, images)
             wait()
             if number >= _WARM_UP:
                 measured.append(time.perf_counter() - began)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..core.arguments import checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.tapping import answer, is_part
 from ..core.weights import find_weights
 from ..models.build import load_student
 from ..models.recipe import read_recipe
@@ -117,9 +118,10 @@ def export_student(
         _check_opset(opset)
     student = load_student(run)
     takes = _takes(student, images, size, with_preprocess, dynamic)
-    module = (
-        (nn.Sequential(_Preprocessing(takes), student) if with_preprocess else student).eval().requires_grad_(False)
-    )
+    taps: Any = student.taps
+    answering_module = _Answer(student) if is_part(taps.logits or taps.embedding) else student
+    module = nn.Sequential(_Preprocessing(takes), answering_module) if with_preprocess else answering_module
+    module = module.eval().requires_grad_(False)
     inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
     with torch.no_grad():
         num_classes = module(inputs[:1]).shape[1]
@@ -156,6 +158,17 @@ def export_student(
         classes and list(classes),
         modality,
     )
+
+
+class _Answer(nn.Module):
+    """The logits of a student that returns more."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor) -> Tensor:
+        return answer(self.student, images)
 
 
 class _Preprocessing(nn.Module):

@@ -192,11 +192,12 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
             f"pass the number of each sample's class, {expected}"
         )
     if target.device.type == "cpu" and target.numel():
-        outside = (target < 0) | (target >= logits.shape[1])
-        wrong = target[outside if ignored is None else outside & (target != ignored)]
-        if wrong.numel():
+        values = target.detach().numpy()
+        outside = (values < 0) | (values >= logits.shape[1])
+        wrong = values[outside if ignored is None else outside & (values != ignored)]
+        if wrong.size:
             raise UsageError(
-                f"{name}: target has class {int(wrong[0])}, and the student's logits are of the classes 0 to "
+                f"{name}: target has class {int(wrong.flat[0])}, and the student's logits are of the classes 0 to "
                 f"{logits.shape[1] - 1}: give the student as many outputs as there are classes"
             )
 

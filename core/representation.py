@@ -15,7 +15,7 @@ from .errors import UsageError, required, unknown_name
 from .input_values import as_batch
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
-from .token_grids import token_grids
+from .token_grids import token_map
 
 PARTS = ("logits", "embedding", "maps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,8 +64,9 @@ class Taps:
 
     ``"layer3"`` is that module's output, ``"input:fc"`` the first argument of module ``fc``, ``"nhwc:layers.1"`` the
     output of a module whose channels come last, (B, H, W, C), turned to (B, C, H, W). ``"output:"`` is what the network
-    itself returns. Of a network with timm's methods ``"forward_intermediates:2"`` is the map of that index and
-    ``"forward_head:pre_logits"`` the features before the classifier.
+    itself returns, ``"output:logits"`` a key, attribute or place (``"output:0"``) of it. Of a network with timm's
+    methods ``"forward_intermediates:2"`` is the map of that index and ``"forward_head:pre_logits"`` the features before
+    the classifier.
 
     Attributes:
         embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
@@ -275,19 +276,14 @@ class Network(nn.Module):
 
     def _map(self, name: str, value: Tensor, images: Tensor) -> Tensor:
         if value.ndim == 3:
-            prefix = getattr(self.module, "num_prefix_tokens", None)
-            grids = token_grids(
-                value.shape[1], tuple(images.shape[2:]), (prefix, 0) if isinstance(prefix, int) else None
-            )
-            # Hiera computes on its patches in the order of its pooling windows.
-            if len(grids) != 1 or hasattr(self.module, "unroll"):
+            laid_out = token_map(value, (images.shape[2], images.shape[3]), self.module)
+            if laid_out is None:
                 raise UsageError(
                     f"the {value.shape[1]} tokens of {self._name} at {name} cannot be laid out for images of "
                     f"{tuple(images.shape[2:])} pixels: "
                     "tap a module that gives (B, C, H, W), or of timm's networks forward_intermediates:INDEX"
                 )
-            height, width = grids[0]
-            return value[:, value.shape[1] - height * width :].transpose(1, 2).unflatten(2, (height, width))
+            return laid_out
         if value.ndim != 4:
             raise UsageError(
                 f"the map of {self._name} at {name} is {tuple(value.shape)}: tap a module that gives (B, C, H, W) "

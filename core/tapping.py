@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from .errors import ContrastillError, UsageError
+from .outputs import described, part_of
 
 INPUT, NHWC = "input:", "nhwc:"
 """What may stand before a module's name: its first input in the place of its output; channels that come last."""
 
 OUTPUT = "output:"
-"""What the module itself returns."""
+"""What the module itself returns; a path in a dict, dataclass or tuple may follow: ``output:logits``."""
+
+HIDDEN = (f"{OUTPUT}hidden_states", f"{OUTPUT}reshaped_hidden_states")
+"""What transformers' modules return only where it is asked for."""
 
 INTERMEDIATES, PRE_LOGITS = "forward_intermediates:", "forward_head:pre_logits"
 """What timm's own methods return: a feature map, whose index follows, and the pooled features before the classifier."""
@@ -103,8 +108,8 @@ def run(module: nn.Module, names: Iterable[str], images: Tensor) -> tuple[object
     """
     names = list(names)
     if not any(name.startswith((INTERMEDIATES, PRE_LOGITS)) for name in names):
-        output = module(images)
-        return output, {OUTPUT: output} if OUTPUT in names else {}
+        output = call(module, images, names)
+        return output, _parts(output, names, module)
     network: Any = module
     values: dict[str, Tensor] = {}
     indices = sorted({int(name.removeprefix(INTERMEDIATES)) for name in names if name.startswith(INTERMEDIATES)})
@@ -116,7 +121,73 @@ def run(module: nn.Module, names: Iterable[str], images: Tensor) -> tuple[object
     if PRE_LOGITS in names:
         values[PRE_LOGITS] = network.forward_head(features, pre_logits=True)
     output = network.forward_head(features)
-    return output, values | ({OUTPUT: output} if OUTPUT in names else {})
+    return output, values | _parts(output, names, module)
+
+
+def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
+    """What a module returns; of transformers' modules with the hidden states that taps read, and with positions for
+    images of another size than its config has, where its class interpolates them.
+
+    Raises:
+        UsageError: A module of transformers does not take images of this size.
+    """
+    config = getattr(module, "config", None)
+    if config is None:
+        return module(images)
+    options = {}
+    if any(name.startswith(HIDDEN) for name in names) and hasattr(config, "output_hidden_states"):
+        options["output_hidden_states"] = True
+    own = getattr(config, "image_size", None)
+    size = (own, own) if isinstance(own, int) else own
+    if size is not None and tuple(size) != tuple(images.shape[2:]) and _interpolates(type(module)):
+        options["interpolate_pos_encoding"] = True
+    try:
+        return module(images, **options)
+    except ValueError as error:  # what transformers says of a size
+        if not hasattr(config, "model_type"):
+            raise
+        raise UsageError(
+            f"{type(module).__name__} does not take images {tuple(images.shape[1:])}: {' '.join(str(error).split())}: "
+            f"{f'set resolution={own}' if own else 'choose another resolution'}"
+        ) from error
+
+
+def answer(module: nn.Module, images: Tensor) -> Tensor:
+    """The logits (B, C) of a module with ``taps``; of one without logits its embedding."""
+    taps = getattr(module, "taps", None)
+    output = call(module, images)
+    if isinstance(output, Tensor):
+        return output
+    name = next(
+        (tap for tap in (getattr(taps, "logits", None), getattr(taps, "embedding", None)) if is_part(tap)), None
+    )
+    if name is None:
+        raise UsageError(f"{type(module).__name__} returns {described(output)}: name its logits with taps")
+    return part_of(output, name.removeprefix(OUTPUT), type(module).__name__)
+
+
+def is_part(tap: object) -> bool:
+    """Whether a tap is a part of what the module returns."""
+    return isinstance(tap, str) and tap.startswith(OUTPUT) and tap != OUTPUT
+
+
+def _parts(output: object, names: Iterable[str], module: nn.Module) -> dict[str, Any]:
+    network = type(module).__name__
+    return {
+        name: part_of(output, name.removeprefix(OUTPUT), network) if is_part(name) else output
+        for name in names
+        if name.startswith(OUTPUT)
+    }
+
+
+_INTERPOLATE: dict[type, bool] = {}
+
+
+def _interpolates(kind: type[nn.Module]) -> bool:
+    """Whether a class of modules takes ``interpolate_pos_encoding``; by a dict, which torch.compile sees through."""
+    if kind not in _INTERPOLATE:
+        _INTERPOLATE[kind] = "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
+    return _INTERPOLATE[kind]
 
 
 def hooked(names: Iterable[str]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from torch import Tensor, nn
+
 
 @lru_cache(maxsize=64)
 def token_grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None) -> list[tuple[int, int]]:
@@ -30,3 +32,49 @@ def token_grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | 
             if fitting:
                 return sorted(fitting)
     return []
+
+
+def token_layout(module: nn.Module) -> tuple[int | None, tuple[int, int] | None]:
+    """How many tokens a module puts before its patches, and the patches' height and width, where it says so.
+
+    It says so by attributes ``num_prefix_tokens`` and ``config.patch_size``; with the latter, as transformers' modules
+    have it, the tokens before the patches are those it has parameters for.
+    """
+    prefix, patch = getattr(module, "num_prefix_tokens", None), _pair(getattr(module, "config", None), "patch_size")
+    if prefix is None and patch is not None:
+        own = {name.rpartition(".")[2]: value for name, value in module.named_parameters()}
+        single = sum(name in own for name in ("cls_token", "class_embedding", "distillation_token"))
+        prefix = single + (own["register_tokens"].shape[1] if "register_tokens" in own else 0)
+    return prefix if isinstance(prefix, int) else None, patch
+
+
+def token_map(value: Tensor, size: tuple[int, int], module: nn.Module) -> Tensor | None:
+    """Tokens (B, N, C) of a module as a map (B, C, h, w) of patches in rows; None where their grid is not clear.
+
+    Args:
+        value: Its tokens, those of the patches last.
+        size: Height and width of the images, in pixels.
+        module: See :func:`token_layout`.
+    """
+    prefix, patch = token_layout(module)
+    if prefix is not None and patch is not None:
+        grids = [(size[0] // patch[0], size[1] // patch[1])]
+        if value.shape[1] != prefix + grids[0][0] * grids[0][1]:
+            return None
+    else:
+        grids = token_grids(value.shape[1], size, None if prefix is None else (prefix, 0))
+    # Hiera computes on its patches in the order of its pooling windows.
+    if len(grids) != 1 or hasattr(module, "unroll"):
+        return None
+    height, width = grids[0]
+    return value[:, value.shape[1] - height * width :].transpose(1, 2).unflatten(2, (height, width))
+
+
+def _pair(config: object, name: str) -> tuple[int, int] | None:
+    """A side or (height, width) of a module's config."""
+    value = getattr(config, name, None)
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(side, int) for side in value):
+        return value[0], value[1]
+    return None

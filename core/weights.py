@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 STUDENT = "student.safetensors"
 _UNUSED_COUNTER = "num_batches_tracked"
+_KEYS = ("model", "state_dict", "student", "ema", "model_ema", "state_dict_ema", "ema_state_dict")
+"""Where a checkpoint may have its state dict, the likeliest first."""
 
 
 def find_weights(path: str | os.PathLike) -> Path:
@@ -50,8 +52,8 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     """Read a state dict onto the CPU.
 
     ``.safetensors`` is read as such; a folder is a run, whose student is read; anything else is a torch checkpoint: a
-    state dict, or a dict that has one under ``model`` or ``state_dict``, as the released ones do. The prefix
-    ``module.`` that DataParallel leaves is taken off.
+    state dict, or a dict that has one under ``model`` or ``state_dict``, as the released ones and Lightning's do, or
+    where there is neither under ``ema`` and its like. The prefix ``module.`` that DataParallel leaves is taken off.
 
     Args:
         path: File or run folder.
@@ -68,7 +70,7 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
             raise _damaged(path) from error
     state = _unwrap(_load_checkpoint(path))
     if state is None:
-        raise UsageError(f"weights {path} hold no state dict, neither as they are nor under model or state_dict")
+        raise UsageError(f"weights {path} hold no state dict, neither as they are nor under {' or '.join(_KEYS[:2])}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)
@@ -86,7 +88,40 @@ def load_weights(module: nn.Module, path: str | os.PathLike, *, name: str | None
         UsageError: The file is missing or of another network; the first differences are named.
         ContrastillError: The file is damaged or refused.
     """
-    load_into(module, load_state_dict(path), path, name=name)
+    load_into(module, without_prefix(load_state_dict(path), module.state_dict(), path), path, name=name)
+
+
+def without_prefix(
+    state: dict[str, Tensor], own: Mapping[str, Tensor], path: str | os.PathLike, classifiers: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """A state dict whose names all have one prefix, as ``_orig_mod.``, ``module.``, ``model.`` or ``student.``, with
+    those of a module; what has another prefix, as a loss or an averaged copy in the same checkpoint, is left out.
+
+    Args:
+        state: What :func:`load_state_dict` gave. It is returned as it is where it fits, or where not exactly one
+            prefix makes it fit; of an average (``ema``) or a teacher beside the network itself, the network counts.
+        own: The module's own.
+        path: Where it came from; what is taken off is logged.
+        classifiers: Names of layers that the file may lack.
+    """
+    needed = [key for key in own if not key.endswith(_UNUSED_COUNTER) and key.rpartition(".")[0] not in classifiers]
+    if not needed or all(key in state for key in needed):
+        return state
+    prefixes = [key.removesuffix(needed[0]) for key in state if key.endswith(f".{needed[0]}")]
+    fitting = [
+        prefix
+        for prefix in prefixes
+        if all(prefix + key in state for key in needed)
+        and all(key.removeprefix(prefix) in own for key in state if key.startswith(prefix))
+    ]
+    if len(fitting) > 1:
+        fitting = [prefix for prefix in fitting if not any(copy in prefix for copy in ("ema", "teacher", "shadow"))]
+    if len(fitting) != 1:
+        return state
+    (prefix,) = fitting
+    others = [key for key in state if not key.startswith(prefix)]
+    log.info("%s: %s is taken off the names%s", path, prefix, f", and {_first(others)} left out" if others else "")
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def load_into(
@@ -134,6 +169,8 @@ def load_into(
             if only_classifier and misfits and classes
             else f"they are of {of or 'another network'}"
         )
+        if (prefix := os.path.commonprefix([*state]).rpartition(".")[0]) and missing and unexpected:
+            hint += f" (nor do they fit without {prefix}. before each name)"
         raise UsageError(f"weights {path} do not fit {name}: {differences}: {hint}")
     module.load_state_dict(state, strict=False)
 
@@ -198,7 +235,7 @@ def _unwrap(loaded: Any) -> Mapping[str, Tensor] | None:
     """The state dict in what a checkpoint holds, or None."""
     if not isinstance(loaded, Mapping):
         return None
-    for inner in (loaded, loaded.get("model"), loaded.get("state_dict")):
+    for inner in (loaded, *(loaded.get(key) for key in _KEYS)):
         if (
             isinstance(inner, Mapping)
             and inner

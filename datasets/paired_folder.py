@@ -75,6 +75,11 @@ class PairedFolder:
         intrinsics: tuple[float, float, float, float] | None = Field(
             None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
+        channel: str | None = Field(
+            None,
+            description="of EXR files with several, the one that is read, such as depth.V; null: the only one, that "
+            "of a layer called as the modality is, or of depth Z",
+        )
         void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
         vectors: list[str] | None = Field(None, description=VECTORS_HELP)
         test_fraction: float = Field(
@@ -124,7 +129,9 @@ class PairedFolder:
             )
         count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
-        reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
+        reader = FolderReader(
+            where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names), options.channel
+        )
         samples = reader.read_samples(
             [place * count // min(count, _FRAMES_READ) for place in range(min(count, _FRAMES_READ))],
             sizes=self._sizes_matter(),

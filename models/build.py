@@ -26,6 +26,7 @@ from ..core.weights import (
     load_state_dict,
     load_weights,
     save_state_dict,
+    without_prefix,
 )
 from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
 from .reused_weights import classifier_order, reordered, with_channels
@@ -33,8 +34,8 @@ from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("num_classes", "in_chans", "resolution")
-"""Keys of a recipe that its builder takes; the resolution only where it was set and the builder takes one."""
+_OPTIONS = ("num_classes", "in_chans", "resolution", "config")
+"""Keys of a recipe that its builder takes; the resolution and the config only where it takes one."""
 
 
 def build_network(
@@ -55,14 +56,13 @@ def build_network(
     """Build a network by name, with its own taps and preprocessing by default.
 
     Args:
-        name: A registered network such as ``resnet20``, or any of timm's or torchvision's:
-            ``timm/vit_tiny_patch16_224``, ``torchvision/resnet18``.
+        name: A registered network such as ``resnet20``, or any of timm's, torchvision's or transformers':
+            ``timm/vit_tiny_patch16_224``, ``torchvision/resnet18``, ``hf/facebook/dinov2-small``.
         num_classes: Length of its logits; None keeps the classifier that its weights came with.
         weights: Run folder, ``.safetensors`` file or released checkpoint; ``"pretrained"`` for those its library
             publishes (fetched once, then kept in the library's cache); None leaves it untrained.
         modality: Key of the batch that it reads. Weights of a network that read another one fit where no more than the
-            number of
-            input channels differs: the first convolution's are then summed and spread evenly.
+            number of input channels differs: the first convolution's are then summed and spread evenly.
         new_classifier: Let a file whose number of classes is another than ``num_classes`` fill all but the classifier;
             published weights always do.
         classes: Names of the data's classes. With ``new_classifier``, a classifier of a run with the same classes in
@@ -105,6 +105,8 @@ def build_network(
         options["num_classes"] = recipe["num_classes"] if num_classes is None else num_classes
     if has_option(builder, "resolution") and (resolution or recipe.get("resolution")):
         options["resolution"] = resolution or recipe["resolution"]
+    if hasattr(builder, "config_of") and recipe.get("config"):
+        options["config"] = recipe["config"]
     if weights == PRETRAINED:
         module = _plain(builder(**options, pretrained=True))
     else:
@@ -123,6 +125,8 @@ def build_network(
             new_stem=modality != recipe.get("modality", "rgb"),
         )
     source = _source(module, builder)
+    if hasattr(builder, "config_of"):
+        options["config"] = builder.config_of(module)
     own = _preprocess(source, recipe, file, same)
     network = Network(
         module,
@@ -191,7 +195,8 @@ def _loaded(
     new_stem: bool,
 ) -> nn.Module:
     """The module with a file's weights; rebuilt if only the file says how many classes it has."""
-    state, own = load_state_dict(file), module.state_dict()
+    own = module.state_dict()
+    state = without_prefix(load_state_dict(file), own, file, _classifiers(_source(module, builder)))
     if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
         builder, "convert"
     ):

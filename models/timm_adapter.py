@@ -80,7 +80,7 @@ def _create(name: str, config: Any, options: Mapping[str, Any], pretrained: bool
         raise UsageError(f"timm has no published weights of {name}: give a file under weights, or leave them out")
     with fetching(f"timm/{name}"), _checked_hashes():
         if config.hf_hub_id:
-            _reach_hub(config.hf_hub_id, config.hf_hub_filename)
+            reach_hub(config.hf_hub_id, config.hf_hub_filename)
         return _create_with(name, options, pretrained=True)
 
 
@@ -111,7 +111,7 @@ def _checked_hashes() -> Iterator[None]:
         _builder.set_pretrained_check_hash(before)
 
 
-def _reach_hub(repository: str, filename: str | None) -> None:
+def reach_hub(repository: str, filename: str | None) -> None:
     """Ask the hub once, unless the file is in its cache: its own client tries for most of a minute.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..core.errors import UsageError
+from ..core.outputs import part_of
 from ..core.representation import Network, Preprocess, Taps
-from ..core.tapping import OUTPUT
+from ..core.tapping import OUTPUT, call, is_part
 from .library import Trace
+from .module_outputs import output_paths, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
+from .transformers_taps import check_input, is_of_transformers, taps_of_transformers
 
 
 class _Role(Enum):
@@ -29,7 +32,7 @@ class UserModule:
     """The builder of an existing module: returns copies of it on the CPU.
 
     Args:
-        module: Takes images (B, C, H, W) and returns logits (B, num_logits).
+        module: Takes images (B, C, H, W) and returns logits (B, num_logits), or a dict, dataclass or tuple with them.
         taps: Where its representation is. Those not set are measured by a few forward passes: the embedding is the
             input of the last linear layer that all of the output goes through, or without one, as in a backbone, the
             output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each
@@ -44,8 +47,8 @@ class UserModule:
         classifiers: The name of that layer.
 
     Raises:
-        UsageError: The module cannot be copied, fails on such an image, or returns no tensor while ``taps`` do not say
-            where its embedding is.
+        UsageError: The module cannot be copied, fails on such an image, or returns several tensors of which none is
+            clearly its logits or embedding, while ``taps`` do not say where they are.
     """
 
     def __init__(
@@ -63,23 +66,28 @@ class UserModule:
                 f"{type(module).__name__} has layers without a size yet (as nn.LazyLinear): show it an image "
                 "before it is passed"
             )
-        try:
-            trace = Trace(self(), shape)
-        except UsageError:
-            raise
-        except Exception as error:  # a user's own code may raise anything
-            raise _failing(module, shape, error) from error
+        check_input(module)
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
+        self._part = taps.logits.removeprefix(OUTPUT) if taps.logits is not None and is_part(taps.logits) else None
+        trace = self._trace(shape)
+        if is_of_transformers(module):
+            own, self.classifiers, self.num_logits = taps_of_transformers(self(), trace, shape)
+            self.taps = Taps(taps.embedding or own.embedding, taps.maps or own.maps, taps.logits or own.logits)
+            return
+        if not isinstance(trace.output, Tensor) and taps.logits is None:
+            self._part, part = output_paths(module, trace, data_classes, unclear=taps.embedding is not None)
+            pooled = taps.embedding or (None if part is None else f"{OUTPUT}{part}")
+            taps = Taps(pooled if self._part is None else taps.embedding, taps.maps, taps.logits)
+        else:
+            pooled = taps.embedding
+            if self._part is None and taps.logits is None:
+                self._part = training_path(self(), trace.output, shape)
+        if self._part is not None:
+            taps = Taps(taps.embedding, taps.maps, f"{OUTPUT}{self._part}")
+            trace = self._trace(shape)
         output = trace.output
         if not isinstance(output, Tensor):
-            if taps.embedding is None and taps.logits is None:
-                parts = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
-                raise UsageError(
-                    f"{type(module).__name__} returns a {type(output).__name__}{parts}, and a network has to "
-                    "return one tensor: "
-                    "wrap it in a module that returns its logits (B, C) or its embedding (B, D)"
-                )
             self.taps = Taps(taps.embedding, taps.maps or trace.all_maps(), taps.logits)
             return
         if is_of_timm(module):
@@ -87,13 +95,21 @@ class UserModule:
             own = taps_of(self(), self.classifiers, shape)
             embedding, maps = own.embedding, own.maps
         else:
-            embedding, maps = self._embedding(trace), trace.all_maps()
+            embedding, maps = self._embedding(trace) or pooled, trace.all_maps()
         last = module.get_submodule(self.classifiers[-1]) if self.classifiers else None
         if isinstance(last, nn.Linear):
             self.num_logits = last.out_features
         elif output.ndim == 2:
             self.num_logits = output.shape[1]
         self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
+
+    def _trace(self, shape: tuple[int, int, int]) -> Trace:
+        try:
+            return traced(self(), shape, self._part)
+        except UsageError:
+            raise
+        except Exception as error:  # a user's own code may raise anything
+            raise _failing(self.module, shape, error) from error
 
     def _embedding(self, trace: Trace) -> str | None:
         """The input of the layer that makes the logits, which becomes the classifier, or what a module without one
@@ -107,12 +123,14 @@ class UserModule:
         # From the end: an auxiliary layer, or one that scales the logits, may run after the classifier.
         pooled_inputs = [name for name in ran if (inputs := trace.seen[name].inputs) is not None and inputs.ndim == 2]
         for name in reversed(pooled_inputs):
-            role = _role(self(), name, trace)
+            role = _role(self(), name, trace, self._part)
             if role == _Role.ALL:
                 self.classifiers = (name,)
                 return trace.embedding([name])
             if role == _Role.PART:
                 return None
+        if self._part is not None:
+            return None
         # An output as long as the data has classes is logits that something other than a linear layer makes.
         pooled = trace.output.ndim == 2 or trace.output.ndim == 4 and trace.output.shape[2:] == (1, 1)
         if not pooled or trace.output.shape[1] == self._data_classes or _ends_in_convolution(self(), trace.shape):
@@ -142,7 +160,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
-def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
+def _role(module: nn.Module, name: str, trace: Trace, part: str | None) -> _Role:
     """What a layer makes of the output: seen in what becomes of two images where it says the same of both, and where
     the same is added to both.
     """
@@ -150,7 +168,7 @@ def _role(module: nn.Module, name: str, trace: Trace) -> _Role:
         return _Role.ALL
     layer, shape = module.get_submodule(name), trace.shape
     plain, same, shifted = (
-        _output(module, shape, layer, change)
+        _output(module, shape, part, layer, change)
         for change in (None, lambda out: out[:1].expand_as(out), lambda out: out + 1)
     )
     if torch.allclose(same[0], same[1], rtol=1e-4, atol=1e-6) and not torch.allclose(
@@ -193,6 +211,7 @@ def _ends_in_convolution(module: nn.Module, shape: tuple[int, int, int]) -> bool
 def _output(
     module: nn.Module,
     shape: tuple[int, int, int],
+    part: str | None = None,
     layer: nn.Module | None = None,
     change: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -205,7 +224,8 @@ def _output(
     )
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            return module.eval()(images)
+            output = call(module.eval(), images)
+            return output if part is None else part_of(output, part, type(module).__name__)
     except Exception as error:
         raise _failing(module, shape, error) from error
     finally:
@@ -215,8 +235,10 @@ def _output(
 
 def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -> UsageError:
     reason = " ".join(str(error).split()) or type(error).__name__
+    size = getattr(getattr(module, "config", None), "image_size", None)
+    way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
     return UsageError(
-        f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}"
+        f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}{way}"
     )
 
 

@@ -34,6 +34,8 @@ from ..core.weights import find_weights
 from ..datasets.io.scale import check_same_scale, scale_of
 from ..datasets.user_dataset import UserDataset
 from ..models.recipe import read_recipe
+from ..models.transformers_adapter import published_of
+from ..models.transformers_taps import class_names
 from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
 from .student import Student
 
@@ -145,7 +147,7 @@ class ArgumentResolver:
                 "delete the module's attribute classes to train its logits anew for the data's, or pass the folder of "
                 "its run as student, whose classifier is matched by name"
             )
-        classes = classes if role == "teacher" else None
+        classes = (classes or class_names(module)) if role == "teacher" else None
         if role == "teacher" and isinstance(argument, Network) and argument.classes is not None:
             # It answers for some of its module's logits, in an order of its own; without a class_map that would be
             # lost.
@@ -294,6 +296,9 @@ def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:
     channels = images.shape[1]
     if isinstance(config, Mapping) and len(config.get("mean") or ()) == channels and not images.is_floating_point():
         return Preprocess(tuple(config["mean"]), tuple(config["std"]))
+    published = published_of(module)
+    if published is not None and len(published.mean) == channels and not images.is_floating_point():
+        return published
     return Preprocess((0.0,) * channels, (1.0,) * channels)
 
 

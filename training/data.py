@@ -90,8 +90,8 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
     count = total = square = torch.zeros((), dtype=torch.float64)
     for place in range(0, len(loader), step):
         values = next(iter(loader.epoch(0, place)))[modality]
-        # As Preprocess takes them: bytes are those of colours, 0 … 1.
-        values = values.double() / 255 if values.dtype == torch.uint8 else values.double()
+        # As Preprocess takes them: bytes that are no colours are values like any others.
+        values = values.double() / 255 if values.dtype == torch.uint8 and modality == "rgb" else values.double()
         there = values.isfinite()
         values = values.nan_to_num(0.0, 0.0, 0.0)
         count, total, square = (

@@ -14,6 +14,7 @@ from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
 from ..core.run import Run
+from ..core.tapping import answer
 from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module
@@ -102,7 +103,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         Raises:
             UsageError: Something else, such as colours that are normalised already, or millimetres as floats.
         """
-        return self.module(self.preprocess(images))
+        return answer(self.module, self.preprocess(images))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""

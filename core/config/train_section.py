@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ..errors import nearest
 from .fields import PLACE, RECORD, FilePath, Section
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -21,14 +22,16 @@ def check_optimizer(name: str) -> None:
     if name in OPTIMIZERS:
         return
     if not name.startswith("timm/"):
-        raise ValueError(f"choose {', '.join(OPTIMIZERS)}, or one of timm's, such as timm/lamb")
+        hint = nearest(name, OPTIMIZERS, f"choose {' or '.join(OPTIMIZERS)}.")
+        raise ValueError(f"{hint} One of timm's is timm/NAME, such as timm/lamb")
     # Imported here, as it takes a second.
     from timm.optim import list_optimizers
 
     # Those of apex and bitsandbytes need a GPU; kron compiles a function for each shape of a weight, for minutes.
     names = [str(one) for one in list_optimizers(exclude_filters=["fused*", "bnb*", "kron*"])]
     if name.removeprefix("timm/") not in names:
-        raise ValueError(f"timm has no such optimiser here: choose one of {', '.join(names)}")
+        hint = nearest(name.removeprefix("timm/"), names, f"choose one of {', '.join(names)}", prefix="timm/")
+        raise ValueError(f"timm has no such optimiser here: {hint}")
 
 
 class TrainConfig(Section):

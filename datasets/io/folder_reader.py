@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ class FolderReader:
         root: The folder that ``files`` are in.
         files: For each modality the paths below ``root``; sample i is the i-th of each.
         labels: Which labels are void.
+        channel: Of EXR files, the one that is read; None: by the modality's name.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after
@@ -33,12 +34,13 @@ class FolderReader:
         kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`read_samples`.
     """
 
-    def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule) -> None:
+    def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule, channel: str | None = None) -> None:
         # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every
         # worker.
         self.files = {name: np.array([os.fsencode(path) for path in paths]) for name, paths in files.items()}
         self.root, self.labels = os.fsencode(root), labels
         self.kinds: dict[str, str] = {}
+        self.channel = channel
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
         self._sampled_rows: list[int] = []
@@ -53,6 +55,7 @@ class FolderReader:
             skip_corrupted: Whether those that cannot be read are passed over, as long as there are others.
         """
         samples: list[dict[str, np.ndarray]] = []
+        self._sizes = sizes
         for row in rows:
             try:
                 sample = self._stored(row)
@@ -62,16 +65,24 @@ class FolderReader:
                 continue
             if not samples:
                 size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
-                self.modalities, self._sizes = (
-                    {name: (_channels(values), *size) for name, values in sample.items()},
-                    sizes,
-                )
+                self.modalities = {name: (_channels(values), *size) for name, values in sample.items()}
+                self._note_sizes(sample)
                 self.kinds = {name: number_kind(values.dtype) for name, values in sample.items()}
             if LABELS in sample:
                 self.labels.warn_of_void([sample[LABELS]], self._paths(row)[LABELS].parent)
             samples.append(self._checked(row, sample))
             self._sampled_rows.append(row)
         return samples
+
+    def _note_sizes(self, sample: Mapping[str, np.ndarray]) -> None:
+        """Log that the modalities of a sample differ in size, and what becomes of it."""
+        shapes = {name: values.shape[:2] for name, values in sample.items()}
+        if len(set(shapes.values())) > 1:
+            log.warning(
+                "the modalities of a sample differ in size (%s): they are taken for the same picture, edge on edge, "
+                "and brought to data.size",
+                ", ".join(f"{name} {height}×{width}" for name, (height, width) in shapes.items()),
+            )
 
     def warn(self) -> None:
         """Log what the files that were read lose: bits of rgb, values of others that a lossy compression
@@ -97,7 +108,7 @@ class FolderReader:
 
     def _stored(self, row: int) -> dict[str, np.ndarray]:
         try:
-            return read_pair(self._paths(row))
+            return read_pair(self._paths(row), other_sizes=self._sizes is None, channel=self.channel)
         except DamagedImage as error:
             raise DamagedImage(
                 error.path, error.reason, f"{error.remedy}, or set data.skip_corrupted=true", error.kind

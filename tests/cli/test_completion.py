@@ -105,7 +105,7 @@ finally:
 """
     variables = {
         "_CONTRASTILL_COMPLETE": "complete_bash",
-        "COMP_WORDS": "contrastill train teachers/cifar100 train.l",
+        "COMP_WORDS": "contrastill train teachers/cifar100 train.lr",
         "COMP_CWORD": "3",
     }
     before = os.times().children_user

@@ -115,6 +115,8 @@ def test_all_kinds_are_named_in_a_config_that_imports_their_package(package, tmp
     assert main(["evaluate", out, "--json"]) == 0
     assert 0 <= json.loads(capsys.readouterr().out)[0]["top1"] <= 100
     assert list(contrastill.load_student(out).classes) == ["left", "right"]
+    # A derived modality in bytes is normalised by the mean of those bytes.
+    assert all(1 < mean < 255 for mean in contrastill.load_student(out).preprocess.mean)
 
 
 def test_import_on_the_command_line_is_kept_in_the_config(package, four_classes, capsys):

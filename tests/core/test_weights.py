@@ -45,6 +45,52 @@ RELEASED = {
 }
 
 
+PREFIXED = {
+    "compiled": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+    "compiled and parallel": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "lightning": lambda state: {
+        "state_dict": {**{f"model.{name}": value for name, value in state.items()}, "loss.weight": torch.ones(2)},
+        "pytorch-lightning_version": "2.5.0",
+    },
+    "average beside it": lambda state: {
+        **{f"ema.{name}": value + 1 for name, value in state.items()},
+        **{f"model.{name}": value for name, value in state.items()},
+    },
+    "average": lambda state: {"ema": {f"module.{name}": value for name, value in state.items()}},
+    "student and teacher": lambda state: {
+        **{f"teacher.{name}": value + 1 for name, value in state.items()},
+        **{f"student.net.{name}": value for name, value in state.items()},
+    },
+}
+
+
+@pytest.mark.parametrize("layout", PREFIXED)
+def test_a_prefix_before_each_name_is_taken_off(tmp_path, layout, caplog):
+    net = module()
+    torch.save(PREFIXED[layout](net.state_dict()), tmp_path / "net.pth")
+    other = module(1)
+    with caplog.at_level("INFO", "contrastill.core.weights"):
+        load_weights(other, tmp_path / "net.pth")
+    assert same(other.state_dict(), net.state_dict())
+    assert layout == "average" or "is taken off the names" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names", [("first.", "second."), ("model.inner.", "model.other.")], ids=["two networks", "two of one"]
+)
+def test_a_prefix_that_is_not_clear_is_refused(tmp_path, names):
+    state = module().state_dict()
+    torch.save({f"{name}{key}": value for name in names for key, value in state.items()}, tmp_path / "net.pth")
+    with pytest.raises(UsageError, match="do not fit Sequential: missing"):
+        load_weights(module(1), tmp_path / "net.pth")
+
+
+def test_a_prefix_that_does_not_help_is_named(tmp_path):
+    torch.save({f"model.{key}": value for key, value in list(module().state_dict().items())[1:]}, tmp_path / "net.pth")
+    with pytest.raises(UsageError, match=r"nor do they fit without model\. before each name"):
+        load_weights(module(1), tmp_path / "net.pth")
+
+
 @pytest.mark.parametrize("layout", RELEASED)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_torch_checkpoints_of_every_layout(tmp_path, layout, zipped):

@@ -287,7 +287,7 @@ def test_the_forward_pass_and_its_gradients_recomputed_from_the_state_dict_alone
     torch.manual_seed(0)
     network = build_network(name, num_classes=3).double().eval()
     module = with_statistics(network.module)
-    network.preprocess = lambda batch: batch  # which gives float32
+    network.preprocess = lambda batch, **_: batch  # which gives float32
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     outputs = network({"rgb": x})
     maps, embedding, logits = RECOMPUTED[name](

@@ -318,12 +318,12 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_remedy():
             self.backbone = nn.Conv2d(3, 8, 3)
 
         def forward(self, x):
-            return {"out": self.backbone(x), "aux": x}
+            return {"first": self.backbone(x), "aux": x}
 
     with pytest.raises(
         UsageError,
-        match=r"Named returns a dict \(out, aux\), and a network has to return one tensor: wrap it in a module "
-        r"that returns its logits",
+        match=r"Named returns a dict \(first \(2, 8, 14, 14\), aux \(2, 3, 16, 16\)\), and it is not clear what of it "
+        r"are logits .*: pass contrastill.Network\(module, taps=.*, or wrap it in a module that returns its logits",
     ):
         UserModule(Named(), Taps(), PLAIN, (3, 16, 16))
     # Who names the embedding needs no logits.

@@ -1,0 +1,126 @@
+"""Where in what a module returns, a dict, dataclass or tuple, its logits and its embedding are."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import UsageError
+from ..core.outputs import LOGITS, described, part_of, tensors
+from ..core.tapping import call
+from .library import Trace
+
+log = logging.getLogger(__name__)
+
+EMBEDDINGS = ("image_embeds", "pooler_output", "embedding", "embeddings", "features", "feature", "pooled")
+"""Keys of an embedding, the likeliest first."""
+
+
+def output_paths(
+    module: nn.Module, trace: Trace, data_classes: int | None, *, unclear: bool
+) -> tuple[str | None, str | None]:
+    """The paths of a module's logits and of its embedding, None for what there is none of.
+
+    Args:
+        module: As the trace saw it.
+        trace: Of a forward pass of it.
+        data_classes: Number of classes of the data, where it has any.
+        unclear: Whether none at all is no error.
+
+    Raises:
+        UsageError: It is not clear what of the output they are.
+    """
+    try:
+        logits = _logits_path(module, trace, data_classes)
+    except LookupError:
+        if unclear:
+            return None, None
+        raise _ambiguous(module, trace.output) from None
+    embedding = _embedding_path(trace.output, logits)
+    if logits is None and embedding is None and not unclear:
+        raise _ambiguous(module, trace.output)
+    return logits, embedding
+
+
+def _logits_path(module: nn.Module, trace: Trace, data_classes: int | None) -> str | None:
+    """The path of a module's logits; None where it returns none.
+
+    By its key; else the only (B, C); else the one as long as the data has classes; else the one that a linear layer
+    gives; of several of one length, as of auxiliary classifiers, the first.
+
+    Raises:
+        LookupError: Several may be the logits.
+    """
+    there = dict(tensors(trace.output))
+    for key in LOGITS:
+        if key in there and there[key].ndim in (2, 4):
+            return key
+    flat = {path: value for path, value in there.items() if value.ndim == 2 and path not in EMBEDDINGS}
+    linear = {name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)}
+    outputs = [seen.output for name, seen in trace.seen.items() if name in linear]
+    for choice in (
+        flat,
+        {path: value for path, value in flat.items() if value.shape[1] == data_classes},
+        {path: value for path, value in flat.items() if any(value is output for output in outputs)},
+    ):
+        # Of auxiliary classifiers the first is the one that counts.
+        if choice and len({value.shape[1] for value in choice.values()}) == 1:
+            return next(iter(choice))
+    if flat:
+        raise LookupError
+    return None
+
+
+def _embedding_path(output: object, logits: str | None) -> str | None:
+    """The path of an embedding (B, D) or (B, D, H, W) under one of its usual keys, or of the only (B, D) beside the
+    logits; None where there is none.
+    """
+    there = {path: value for path, value in tensors(output) if path != logits}
+    for key in EMBEDDINGS:
+        if key in there and there[key].ndim in (2, 4):
+            return key
+    classes = part_of(output, logits, "").shape[1] if logits is not None else None
+    flat = [path for path, value in there.items() if value.ndim == 2 and value.shape[1] != classes]
+    return flat[0] if len(flat) == 1 and logits is not None else None
+
+
+def training_path(module: nn.Module, output: object, shape: tuple[int, int, int]) -> str | None:
+    """The path of the logits of a module that returns a tensor, but in training more, as torchvision's GoogLeNet.
+
+    Args:
+        module: A copy, whose statistics may change.
+        output: What it returns in eval mode, of as many images as a trace has.
+        shape: (C, H, W) of an image.
+    """
+    if not isinstance(output, Tensor):
+        return None
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            images = torch.rand(len(output), *shape, generator=torch.Generator().manual_seed(0))
+            there = dict(tensors(module.train()(images)))
+    except Exception as error:  # it may want targets in training
+        log.debug("%s does not run in training mode: %s", type(module).__name__, error)
+        return None
+    return next((key for key in (*LOGITS, "0") if key in there and there[key].shape == output.shape), None)
+
+
+def traced(module: nn.Module, shape: tuple[int, int, int], path: str | None = None) -> Trace:
+    """A forward pass of a module, with what is at a path as its output."""
+    name = type(module).__name__
+
+    def run(inner: nn.Module, images: Tensor) -> object:
+        output = call(inner, images)
+        return output if path is None else part_of(output, path, name)
+
+    return Trace(module, shape, run)
+
+
+def _ambiguous(module: nn.Module, output: object) -> UsageError:
+    """The error for a module whose output does not say what is what."""
+    return UsageError(
+        f"{type(module).__name__} returns {described(output)}, and it is not clear what of it are logits (B, C) or an "
+        "embedding (B, D): pass contrastill.Network(module, taps=contrastill.Taps(logits='output:KEY', "
+        "embedding='output:KEY'), preprocess=…), or wrap it in a module that returns its logits"
+    )

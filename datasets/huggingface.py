@@ -4,6 +4,7 @@ loaded already.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,8 +136,9 @@ def _load(path: str, config: str | None, revision: str | None) -> dict[str, Any]
         ContrastillError: The library is not installed.
     """
     try:
-        from datasets import Dataset, load_dataset, load_from_disk
-    except ImportError as error:
+        library: Any = importlib.import_module("datasets")
+        load_dataset, load_from_disk = library.load_dataset, library.load_from_disk
+    except (ImportError, AttributeError) as error:  # without it, the checkout's root has a folder of that name
         raise ContrastillError("data.name=huggingface needs datasets: pip install 'contrastill[datasets]'") from error
     root = Path(path).expanduser()
     try:
@@ -147,4 +149,4 @@ def _load(path: str, config: str | None, revision: str | None) -> dict[str, Any]
     except Exception as error:  # of the network, the Hub, fsspec, the library, Arrow
         reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
         raise UsageError(f"data.path={path} cannot be loaded by the library datasets ({reason}): {_WAYS}") from error
-    return {str(loaded.split or "train"): loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    return {str(loaded.split or "train"): loaded} if isinstance(loaded, library.Dataset) else dict(loaded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +74,7 @@ class TableLabels:
 
 def check_labelled(labels: TableLabels, column: str, where: str) -> None:
     """Raise an error where some rows have no label."""
-    missing: Sequence[int] = labels.unlabelled
+    missing = labels.unlabelled
     if len(missing):
         raise UsageError(
             f"{where}: {len(missing)} of {len(labels.numbers)} rows have no label (-1 or empty) in the column "

@@ -5,6 +5,7 @@ splits, labels, and what is refused.
 import io
 import logging
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -284,6 +285,12 @@ def test_the_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match=r"data.path=nobody/nothing cannot be loaded.*: name a folder"):
         _open("nobody/nothing")
+
+
+def test_without_the_library_the_extra_is_named(both, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ContrastillError, match=r"pip install 'contrastill\[datasets\]'"):
+        _open(both[1])
 
 
 class _Tiny(torch.nn.Module):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import contrastill
+from contrastill.core.config.loading import load_config
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
@@ -306,15 +307,21 @@ _CALL = {"epochs": 1, "quiet": True, "batch_size": 8}
 
 
 def test_one_call_takes_a_dict_of_splits_and_its_folder_alike(both, tmp_path):
-    torch.manual_seed(0)
-    teacher, student = _Tiny(), _Tiny()
-    settings = {"objectives": ["cross_entropy", "kd"], "data.size": 16, "data.workers": 0, **_CALL}
-    loaded = contrastill.distill(teacher, student, both[2], out=tmp_path / "loaded", **settings)
-    read = contrastill.distill(teacher, student, both[1], out=tmp_path / "read", **settings)
+    settings = {"objectives": "cross_entropy", "data.size": 16, "data.workers": 0, **_CALL}
+    loaded = contrastill.distill(None, "resnet8", both[2], out=tmp_path / "loaded", **settings)
+    read = contrastill.distill(None, "resnet8", both[1], out=tmp_path / "read", **settings)
     assert read.config.data.name == "huggingface" and "top1" in read.metrics
     pairs = zip(loaded.student.state_dict().values(), read.student.state_dict().values(), strict=True)
     assert all(torch.equal(first, second) for first, second in pairs)
     assert (loaded.metrics["loss"], loaded.metrics["top1"]) == (read.metrics["loss"], read.metrics["top1"])
+    # Of other data the test view is that of the training, where nothing else is asked for.
+    for overrides, size in (
+        ([f"data.path={both[0]}"], 16),
+        ([f"data.path={both[0]}", "data.size=20"], 20),
+        ([f"data={{path: {both[0]}}}"], 224),
+        (["data.name=packed", "data.path=other.h5"], None),
+    ):
+        assert load_config(str(tmp_path / "loaded" / "config.yaml"), overrides).data.options().get("size") == size
 
 
 def test_one_call_from_rgb_to_depth(tmp_path):

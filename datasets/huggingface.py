@@ -141,6 +141,8 @@ def _load(path: str, config: str | None, revision: str | None) -> dict[str, Any]
     except (ImportError, AttributeError) as error:  # without it, the checkout's root has a folder of that name
         raise ContrastillError("data.name=huggingface needs datasets: pip install 'contrastill[datasets]'") from error
     root = Path(path).expanduser()
+    if root.is_file():
+        raise UsageError(f"data.path={path} is a file: {_WAYS}")
     try:
         if _is_saved(root):
             loaded = load_from_disk(str(root))

@@ -101,6 +101,13 @@ class TableSplits:
                 ArrowPictures(contents), targets, classes, self.options, self._size(), training=split == "train"
             )
         options = self.options
+        if split == "train" and options.image is None and options.modalities is None:
+            log.warning(
+                "%s: the columns %s are read as the modalities %s; data.image= reads one alone",
+                self.where,
+                ", ".join(self.columns.values()),
+                ", ".join(self.columns),
+            )
         reader = ArrowReader(contents, LabelRule.of(options.void, "void" in options.model_fields_set, None))
         return open_pairs(
             reader,

@@ -176,7 +176,7 @@ def test_each_kind_of_column_gives_the_same_pictures(tmp_path):
         _values(_open(columns["paths"], size=20))
 
 
-def test_values_of_several_columns_are_as_stored():
+def test_values_of_several_columns_are_as_stored(caplog):
     depth = np.arange(20 * 24, dtype=np.uint16).reshape(20, 24) + 40_000
     labels = Image.fromarray((np.arange(20 * 24).reshape(20, 24) % 5).astype(np.uint8), "P")
     labels.putpalette([250, 0, 0, 0, 250, 0] * 128)
@@ -200,6 +200,7 @@ def test_values_of_several_columns_are_as_stored():
         caption=hf.Value("string"),
     )
     split = _open(dataset)
+    assert "the columns image, depth_map, semantics, thermal are read as the modalities rgb, depth" in caplog.text
     assert {name: shape[0] for name, shape in split.modalities.items()} == {
         "rgb": 3, "depth": 1, "semantics": 1, "thermal": 1,
     }  # fmt: skip
@@ -276,6 +277,7 @@ def test_what_is_not_clear_is_refused(both, tmp_path):
         (train.cast_column("image", hf.Image(mode="L")), {}, r"Image\(mode='L'\), which converts values"),
         (_dataset({"a": [], "b": []}, a=hf.Image(), b=hf.Image()), {}, "pictures a, b: say which is rgb"),
         (tmp_path, {}, "cannot be loaded by the library datasets"),
+        (__file__, {}, "test_huggingface.py is a file: name a folder"),
     ):
         with pytest.raises(UsageError, match=message):
             _open(data, **options)

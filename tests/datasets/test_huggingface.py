@@ -19,6 +19,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.huggingface import LoadedHuggingFace
 from contrastill.datasets.io.fingerprint import fingerprint
+from contrastill.datasets.io.pack import source_of
 
 hf = pytest.importorskip("datasets", reason="pip install 'contrastill[datasets]'")
 hf.disable_progress_bars()
@@ -135,6 +136,15 @@ def test_recognises_its_own_and_no_other(both, tmp_path):
     assert not recognises(str(folder)) and recognises(str(saved / "train")) and not recognises(str(tmp_path))
     (tmp_path / "train.parquet").touch()
     assert recognises(str(tmp_path))
+
+
+def test_it_is_packed_by_its_name(both):
+    saved = both[1]
+    with pytest.raises(UsageError, match=f"name it as huggingface:{saved}"):
+        source_of(str(saved))
+    source = source_of(f"huggingface:{saved}", options=["size=8"])
+    assert source.classes == ["cat", "dog"]
+    assert {name: split.num_samples for name, split in source.splits.items()} == {"train": 14, "test": 4}
 
 
 def test_indices_are_respected_and_in_the_fingerprint(both):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.arguments import checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.tapping import answer, is_part
@@ -61,6 +62,7 @@ class Export:
     modality: str = "rgb"
 
 
+@checked
 def export_student(
     run: str | os.PathLike,
     path: str | os.PathLike,

@@ -34,6 +34,7 @@ LEARNING_RATES = {"MobileNetV2": 0.01, "ShuffleV1": 0.01, "ShuffleV2": 0.01}
 """Networks that were not trained with the recipe's 0.05."""
 
 _TIAN = "Tian et al., Contrastive Representation Distillation, ICLR 2020, tables 1 and 2"
+_WKD = "WKD, Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence, NeurIPS 2024"
 _PAPER = {  # in the order of PAIRS; None: not published
     "teacher": (75.61, 75.61, 72.34, 74.31, 74.31, 79.42, 74.64, 74.64, 79.34, 79.34, 79.42, 79.42, 75.61),
     "student": (73.26, 71.98, 69.06, 69.06, 71.14, 72.50, 70.36, 64.60, 64.60, 70.36, 70.50, 71.82, 70.50),
@@ -53,7 +54,7 @@ _PAPER = {  # in the order of PAIRS; None: not published
     "crd+kd": (75.64, 74.38, 71.63, 71.56, 73.75, 75.46, 74.29, 69.94, 69.54, 74.58, 75.12, 76.05, 76.27),
 }
 # objectives, a setting that belongs to the method, source, what sets it apart from the recipe, and figures of the first
-# seven pairs.
+# pairs.
 _LATER = (
     ("review", "", "ReviewKD, Chen et al., CVPR 2021", "", (76.12, 75.09, 71.89, 71.34, 73.89, 75.63, 74.84)),
     (
@@ -79,6 +80,10 @@ _LATER = (
         "480 epochs, standardized logits, two augmentations",
         (76.95, 75.56, 72.33, 72.27, 74.32, 78.28, 75.22),
     ),
+    # Objectives that are not here, for comparison.
+    ("wkd_logits", "", _WKD, "", (None, None, None, None, None, 76.53, None, None, None, None, 76.72)),
+    ("wkd_features", "", _WKD, "", (None, None, None, None, None, 76.77, None, None, None, None, 77.36)),
+    ("wkd_features+wkd_logits", "", _WKD, "", (None, None, None, None, None, 77.28, None, None, None, None, 77.50)),
     ("crd+wttm", "", "WTTM + CRD, Zheng & Yang, ICLR 2024", "", (76.61, 74.94, 72.20, 72.13, 74.52, 76.65, 74.71)),
 )
 ORDER = (*_PAPER, *(row[0] for row in _LATER))

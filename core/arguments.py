@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from .errors import UsageError
+from .errors import UsageError, unknown_name
+
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+Positive = Annotated[int, "from 1 on"]
+"""A whole number from 1 on: a dimension, a count."""
+
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+"""A path or several."""
 
 
 def path_list(value: Any, argument: str, kind: str, example: str) -> list[str]:
@@ -30,9 +43,166 @@ def path_list(value: Any, argument: str, kind: str, example: str) -> list[str]:
     return [os.fspath(path) for path in values]
 
 
+def listed(value: Any, argument: str, example: str) -> list[Any]:
+    """One thing or several as a list.
+
+    Args:
+        value: A list, or one thing: text, or what cannot be iterated.
+        argument: The argument's name, for the message.
+        example: For the message.
+
+    Raises:
+        UsageError: The list is empty.
+    """
+    values = list(value) if _several(value) and not isinstance(value, str) else [value]
+    if not values:
+        raise UsageError(f"{argument} is empty: name one at least, such as {example}")
+    return values
+
+
 def plain_number(value: Any) -> Any:
     """A number of numpy or a tensor of one number as Python's own; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def checked(entry: Entry) -> Entry:
+    """A function or a class that refuses arguments of another kind than its annotations name."""
+    if isinstance(entry, type):
+        entry.__init__ = _checked(entry.__init__)  # type: ignore[misc]
+        return entry
+    return cast(Entry, _checked(entry))
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check_arguments(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments of another kind than the annotations name; a kind that cannot be read off them is not checked.
+
+    Numbers of numpy are numbers, and anything that can be iterated is a list, but for text and dicts.
+
+    Args:
+        function: With annotations.
+        args: Of the call.
+        kwargs: Of the call.
+
+    Raises:
+        UsageError: An argument is of another kind.
+        TypeError: An argument is missing, or there is no such argument.
+    """
+    signature, hints = _kinds(function)
+    for argument, value in signature.bind(*args, **kwargs).arguments.items():
+        parameter = signature.parameters[argument]
+        if argument not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        hint = hints[argument]
+        if value is parameter.default or fits(value, hint):
+            continue
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        if isinstance(value, str) and choices:
+            raise unknown_name(argument, value, choices)
+        raise UsageError(f"{argument} is {_short(value)}: pass {described(hint)}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a kind.
+
+    Example:
+        >>> fits([(0, -1)], tuple[tuple[int, int], ...]), fits("abc", list[str]), fits(None, int | None)
+        (True, False, True)
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, kind) for kind in inner)
+    if origin is Annotated:
+        return fits(value, inner[0]) and plain_number(value) >= 1
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if hint in (int, float):
+        return isinstance(plain_number(value), Integral if hint is int else Real)
+    if hint is Any or hint is object:
+        return True
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(each, inner[1]) for each in value.values())
+    if isinstance(origin, type) and issubclass(origin, os.PathLike):
+        return isinstance(value, os.PathLike)
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return _fits_list(value, origin, inner)
+    if getattr(hint, "_is_protocol", False):
+        return value is not None
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _fits_list(value: Any, origin: type, inner: tuple[Any, ...]) -> bool:
+    if not _several(value) or isinstance(value, str) or getattr(value, "ndim", None) == 0:
+        return False
+    if not hasattr(value, "__len__"):  # read once
+        return True
+    if origin is tuple and inner[-1] is not ...:
+        return len(value) == len(inner) and all(map(fits, value, inner))
+    return inner[0] is Any or all(fits(each, inner[0]) for each in value)
+
+
+def described(hint: Any) -> str:
+    """A kind in words.
+
+    Example:
+        >>> described(tuple[int, int] | None)
+        '(a whole number, a whole number) or None'
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(described(kind) for kind in inner))
+    if origin is Annotated:
+        return f"{described(inner[0])} {inner[1]}"
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin is tuple and inner[-1] is not ...:
+        return f"({', '.join(map(described, inner))})"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a dict" if inner[1] is Any else f"a dict {{name: {described(inner[1])}, …}}"
+    if isinstance(origin, type) and issubclass(origin, os.PathLike):
+        return "a path"
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return f"a list [{described(inner[0])}, …]"
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "True or False",
+        type(None): "None",
+        os.PathLike: "a path",
+    }
+    return words.get(hint, f"an object of the class {getattr(hint, '__name__', hint)}")
+
+
+@cache
+def _kinds(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """The signature and the annotations that can be read."""
+    signature = inspect.signature(function)
+    space = vars(sys.modules[function.__module__])
+    hints: dict[str, Any] = {}
+    for argument, parameter in signature.parameters.items():
+        holder = types.SimpleNamespace(__annotations__={argument: parameter.annotation})
+        try:
+            hints |= get_type_hints(holder, space, include_extras=True)
+        except (NameError, TypeError, AttributeError):  # a name for the type checker alone
+            continue
+    hints.pop("self", None)
+    return signature, {name: hint for name, hint in hints.items() if hint is not inspect.Parameter.empty}
+
+
+def _short(value: Any) -> str:
+    """A value for a message: numbers, text and small lists as they are, of anything else the class."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text and " at 0x" not in text else type(value).__name__
 
 
 def _several(value: Any) -> bool:

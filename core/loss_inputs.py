@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
@@ -95,6 +96,80 @@ def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: boo
         )
 
 
+def check_samples(name: str, student: Any, least: int) -> None:
+    """Refuse a batch of fewer than ``least`` samples in a loop of one's own; in a training the passes are checked."""
+    tensors = student.tensors() if isinstance(student, Representation) else ()
+    if tensors and len(tensors[0]) < least:
+        raise UsageError(
+            f"{name} compares the samples of a batch with each other and needs {least} or more, and this one has "
+            f"{len(tensors[0])}: raise the batch size, or drop_last=True in the loader"
+        )
+
+
+def check_built_for(objective: Any, student: Any, teachers: Sequence[Any]) -> list[Any]:
+    """Refuse maps that are not there and channels that the objective was not built for; reads shapes alone.
+
+    Args:
+        objective: With ``pairs`` or ``pair``, where it compares maps, and ``channels``.
+        student: The student's outputs.
+        teachers: Each teacher's, None for none.
+
+    Returns:
+        The teachers' outputs, without a gradient.
+
+    Raises:
+        UsageError: A side has no such map, or other channels.
+    """
+    name, pair = type(objective).__name__, getattr(objective, "pair", None)
+    pairs = getattr(objective, "pairs", ()) if pair is None else (pair,)
+    for teacher in teachers:
+        if not isinstance(student, Representation) or not isinstance(teacher, Representation):
+            continue
+        for side, outputs, place in (("student", student, 0), ("teacher", teacher, 1)):
+            for each in pairs:
+                if not -len(outputs.maps) <= each[place] < len(outputs.maps):
+                    raise UsageError(
+                        f"{name} compares map {each[place]} of the {side}, which has {len(outputs.maps)}, counted "
+                        "from 0: pass more maps, or name others in pairs"
+                    )
+        compared = [(student.maps[ours], teacher.maps[theirs]) for ours, theirs in pairs]
+        if "embedding" in objective.needs:
+            compared.append((student.require_embedding(), teacher.require_embedding()))
+        if objective.channels and len(objective.channels) != len(compared):
+            raise UsageError(f"{name} has channels of {len(objective.channels)} pairs and compares {len(compared)}")
+        for tensors, channels in zip(compared, objective.channels, strict=False):
+            own = tuple(tensor.shape[1] for tensor in tensors)
+            if own != tuple(channels):
+                raise UsageError(
+                    f"{name} was built for {channels[0]} channels of the student and {channels[1]} of the teacher, "
+                    f"and they have {own[0]} and {own[1]}: build it with these"
+                )
+    return [_frozen(teacher) for teacher in teachers]
+
+
+def _frozen(outputs: Any) -> Any:
+    """Outputs without a gradient: a teacher does not learn from the student."""
+    if isinstance(outputs, Representation) and any(value.requires_grad for value in outputs.tensors()):
+        return outputs.map(Tensor.detach)
+    return outputs
+
+
+def check_numbers(name: str, field: str, value: Any, samples: int) -> Tensor:
+    """``value`` if it is one whole number for each sample, (B,).
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype == torch.bool:
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise UsageError(f"{name}: {field} is {kind}: pass whole numbers (B,) as int64")
+    if tuple(value.shape) != (samples,):
+        raise UsageError(
+            f"{name}: {field} has shape {tuple(value.shape)}: pass one number of each sample, ({samples},)"
+        )
+    return value
+
+
 def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = None) -> None:
     """Refuse labels that are no class of each sample; values are read on the CPU alone.
 
@@ -125,3 +200,41 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
                 f"{name}: target has class {int(wrong.flat[0])}, and the student's logits are of the classes 0 to "
                 f"{logits.shape[1] - 1}: give the student as many outputs as there are classes"
             )
+
+
+def unlabelled(objective: str) -> UsageError:
+    """The error of an objective that needs labels where there are none."""
+    return UsageError(
+        f"objective {objective} needs labels, and this data has none: take the objective out of the config, "
+        "or pass target=labels in a loop of your own"
+    )
+
+
+def batch_index(batch: dict[str, Tensor], objective: str, samples: int) -> Tensor:
+    """The batch's places (B,) in the training set; a UsageError where there are none, or not one of each sample."""
+    if "index" not in batch:
+        raise UsageError(f"objective {objective} stores what it saw of each sample: pass index=, their places (B,)")
+    return check_numbers(f"objective {objective}", "index", batch["index"], samples)
+
+
+def batch_targets(
+    batch: dict[str, Tensor], objective: str, logits: Tensor | None = None, samples: int | None = None
+) -> Tensor:
+    """The batch's classes (B,), or a clear refusal.
+
+    Args:
+        batch: With ``target``.
+        objective: Its name, for the message.
+        logits: The student's (B, C), where the classes are among theirs.
+        samples: B, where they are compared with each other alone.
+
+    Raises:
+        UsageError: The data has no labels, or labels that the logits cannot be compared with.
+    """
+    if "target" not in batch:
+        raise unlabelled(objective)
+    if logits is not None:
+        check_targets(objective, batch["target"], logits)
+    if samples is not None:
+        check_numbers(f"objective {objective}", "target", batch["target"], samples)
+    return batch["target"]

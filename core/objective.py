@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from .arguments import check_arguments
 from .errors import UsageError, required
-from .loss_inputs import check_options, check_targets, check_tensors
+from .loss_inputs import check_built_for, check_options, check_samples, check_tensors, unlabelled
 from .representation import Representation, RepresentationSpec
 
 
@@ -84,6 +85,9 @@ class Objective(nn.Module):
             teacher's place.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
+        least_samples: The fewest samples of a batch that it can compare with each other; with fewer its loss is 0.
+        channels: (student's, teacher's) channels that it was built for: of each of ``pairs``, or of its ``pair``, then
+            of the embeddings it reads; empty where any will do.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
         note: What :meth:`prepare` decided, for the line at the start of a run.
     """
@@ -98,6 +102,8 @@ class Objective(nn.Module):
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     takes_mixed: bool = False
+    least_samples: int = 1
+    channels: Sequence[tuple[int, int]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -137,10 +143,11 @@ class Objective(nn.Module):
                 that are not of the same samples, classes and device.
         """
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
-        if isinstance(student, Representation) and not fields and batch is not None:
-            check_tensors(type(self).__name__, self.needs, self.same_classes, student, teachers)
-            return super().__call__(student, teacher, batch)
         name = type(self).__name__
+        if isinstance(student, Representation) and not fields and batch is not None:
+            check_tensors(name, self.needs, self.same_classes, student, teachers)
+            each = check_built_for(self, student, teachers)
+            return super().__call__(student, each if self.joint else each[0], batch)
         if not isinstance(batch, (Mapping, NoneType)):
             raise UsageError(f"{name}: batch is of type {type(batch).__name__}: pass labels by name, target=labels")
         if student is None or (self.needs_teacher and teacher is None):
@@ -150,6 +157,8 @@ class Objective(nn.Module):
         student = self._representation(student, "student")
         each = [self._representation(outputs, "teacher") for outputs in teachers]
         check_tensors(name, self.needs, self.same_classes, student, each)
+        check_samples(name, student, self.least_samples)
+        each = check_built_for(self, student, each)
         return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
@@ -231,6 +240,9 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(build)
     def checked(self: Objective, *args: Any, **kwargs: Any) -> None:
+        # A user's own objective may be annotated loosely.
+        if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            check_arguments(build, (self, *args), kwargs)
         values = signature.bind(self, *args, **kwargs).arguments
         check_options(type(self).__name__, type(self).Options, values)
         build(self, *args, **kwargs)
@@ -282,7 +294,7 @@ def check_labels(objective: str, setting: Setting) -> None:
         UsageError: The data has no labels, or more classes than the student, or the student has a single logit.
     """
     if setting.targets is None:
-        raise _unlabelled(objective)
+        raise unlabelled(objective)
     check_two_outputs(objective, "student", setting.student.num_classes)
     classes, own = int(setting.targets.max()) + 1, setting.student.num_classes
     if own is not None and classes > own:
@@ -308,28 +320,3 @@ def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
             f"objective {objective} takes the softmax of the {role}'s logits, and it has one, which is always "
             "sure: give the network 2 outputs, one for each class"
         )
-
-
-def _unlabelled(objective: str) -> UsageError:
-    return UsageError(
-        f"objective {objective} needs labels, and this data has none: take the objective out of the config, "
-        "or pass target=labels in a loop of your own"
-    )
-
-
-def batch_targets(batch: dict[str, Tensor], objective: str, logits: Tensor | None = None) -> Tensor:
-    """The batch's classes (B,), or a clear refusal.
-
-    Args:
-        batch: With ``target``.
-        objective: Its name, for the message.
-        logits: The student's (B, C), where the classes are among theirs.
-
-    Raises:
-        UsageError: The data has no labels, or labels that the logits cannot be compared with.
-    """
-    if "target" not in batch:
-        raise _unlabelled(objective)
-    if logits is not None:
-        check_targets(objective, batch["target"], logits)
-    return batch["target"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .arguments import checked
 from .errors import UsageError
 from .input_values import (
     check_images,
@@ -20,6 +21,7 @@ from .input_values import (
 from .value_scale import ValueScale
 
 
+@checked
 @dataclass(frozen=True)
 class Preprocess:
     """A network's own normalisation and resolution.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import checked
 from .errors import UsageError, required, unknown_name
 from .input_values import as_batch
 from .preprocess import Preprocess
@@ -56,6 +57,7 @@ class Representation:
         return required(self.embedding, "embedding")
 
 
+@checked
 @dataclass(frozen=True)
 class Taps:
     """Where in a module its representation is: names as in ``named_modules()``.
@@ -88,6 +90,7 @@ def _single(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
+@checked
 class Network(nn.Module):
     """Any module with its modality, its own preprocessing, and where its representation is.
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import checked
 from .deferred import DeferredState
 from .errors import ContrastillError, UsageError
 from .learnable import check_learning, check_weights
@@ -38,6 +39,7 @@ class TransferOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
+@checked
 class Transfer(nn.Module):
     """Teachers and a student compute their representations of a batch, and the objectives compare them.
 

@@ -58,6 +58,11 @@ class PairedFolder:
             None,
             description="modality -> its folder; null: every folder with images or arrays, called as the folder is",
         )
+        channel: str | None = Field(
+            None,
+            description="of EXR files with several, the one that is read, such as depth.V; null: the only one, that "
+            "of a layer called as the modality is, or of depth Z",
+        )
         test_fraction: float = Field(
             0.1,
             gt=0,
@@ -99,7 +104,9 @@ class PairedFolder:
         options = self.options
         where, files = self._list(split)
         names = self._class_names() if LABELS in files else None
-        reader = FolderReader(where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names))
+        reader = FolderReader(
+            where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names), options.channel
+        )
         count = len(next(iter(files.values())))
         return open_pairs(reader, count, options, where, training=split == "train", semantic_classes=names)
 

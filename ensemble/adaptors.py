@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Representation
 from ..core.transfer import Transfer
@@ -129,6 +130,7 @@ def save_adaptors(transfer: Transfer, path: str | os.PathLike) -> bool:
     return bool(adaptors)
 
 
+@checked
 def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
     """The adaptors that a run trained beside its student, one for each teacher, in eval mode on the CPU.
 

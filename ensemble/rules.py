@@ -20,7 +20,8 @@ from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError, required
 from ..core.hashing import mix
-from ..core.objective import Objective, Options, Setting, batch_targets, check_two_outputs
+from ..core.loss_inputs import batch_targets
+from ..core.objective import Objective, Options, Setting, check_two_outputs
 from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation
 from .min_norm import min_norm_weights
@@ -167,7 +168,7 @@ class Confidence(Weighted):
         return super().build(options, label, objective, settings)
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
-        target = batch_targets(batch, "of ensemble.rule=confidence")
+        target = batch_targets(batch, "of ensemble.rule=confidence", logits[0])
         wrong = torch.stack([F.cross_entropy(_precise(values), target, reduction="none") for values in logits])
         return (1 - F.softmax(wrong, dim=0)) / (len(logits) - 1)
 

@@ -22,6 +22,7 @@ from ..compress.benchmark import (
 from ..compress.results import Summary, append_row, read_rows, summarise
 from ..compress.run_grid import Grid, check, teacher_row
 from ..compress.trainings import trainings
+from ..core.arguments import checked
 from ..core.errors import UsageError, unknown_name
 from ..core.run import writable_folder
 from ..core.table import Table, TabularResult
@@ -70,6 +71,7 @@ class BenchmarkResult(TabularResult):
         return [*before, Table(last.title, last.columns, last.rows, notes)]
 
 
+@checked
 def run_benchmark(
     benchmark: str = "cifar100",
     *,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..core.arguments import checked
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.teachers.cache import CachedTeachers
@@ -66,6 +67,7 @@ class CacheResult:
         )
 
 
+@checked
 def cache_teachers(
     config: ConfigLike,
     overrides: Overrides = (),

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..compress.cost import Cost, network_costs
+from ..core.arguments import Positive, checked, listed
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError
@@ -70,15 +71,16 @@ class CostResult(TabularResult):
         return [Table(title, columns, [_cells(row) for row in self.rows])]
 
 
+@checked
 def measure_cost(
-    networks: Sequence[str | os.PathLike | Network],
+    networks: str | os.PathLike | Network | Sequence[Any],
     *,
-    size: int | None = None,
-    classes: int | None = None,
-    batch_size: int = 1,
-    rounds: int = 30,
+    size: Positive | None = None,
+    classes: Positive | None = None,
+    batch_size: Positive = 1,
+    rounds: Positive = 30,
     device: str | None = None,
-    threads: int | None = None,
+    threads: Positive | None = None,
 ) -> CostResult:
     """Parameters, operations, time of a forward and bytes of networks; they take turns, so that they compare.
 
@@ -102,7 +104,7 @@ def measure_cost(
         >>> result.rows[0].cost.parameters
         78042
     """
-    entries = _entries(networks, classes)
+    entries = _entries(listed(networks, "networks", "resnet20"), classes)
     sizes = [input_size(entry.text, entry.built.network, entry.config, size) for entry in entries]
     costs = network_costs(
         [entry.built.network for entry in entries],

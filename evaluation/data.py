@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import checked
 from ..core.table import Table, TabularResult
 from .messages import progress_bar
 
@@ -173,6 +174,7 @@ class PackResult:
         return f"{self.path} ({samples}{classes}, {self.bytes / 1e6:.1f} MB)"
 
 
+@checked
 def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDescription:
     """What data hold: splits, fields, shapes, samples per class.
 
@@ -220,6 +222,7 @@ def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDes
     )
 
 
+@checked
 def pack_data(
     data: str | os.PathLike,
     out: str | os.PathLike,

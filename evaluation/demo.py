@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import checked
 from ..core.atomic import write_text
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import RunConfig
@@ -105,6 +106,7 @@ _ACROSS = {
 """Titles, and names of the baselines."""
 
 
+@checked
 def run_demo(
     out: str | os.PathLike = "runs/demo", seed: int = 0, overrides: Overrides = (), *, progress: bool = True
 ) -> DemoResult:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..core.arguments import checked
 from ..core.atomic import write_text
 from ..core.classes import answer_as
 from ..core.config.loading import load_config
@@ -57,6 +58,7 @@ class _Member:
     entry: NetworkConfig
 
 
+@checked
 def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> DiversityResult | None:
     """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
     split of their data.

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..core.arguments import Paths, checked, path_list
 from ..core.config.loading import load_config
 from ..core.config.marks import decisive
 from ..core.config.schema import RunConfig
@@ -104,7 +105,8 @@ class EnsembleFigure(TabularResult):
         return [Table(title, columns, rows, [f"picture: {self.picture}"])]
 
 
-def ensemble_figure(runs: Sequence[str | os.PathLike], out: str | os.PathLike = "teachers.png") -> EnsembleFigure:
+@checked
+def ensemble_figure(runs: Paths, out: str | os.PathLike = "teachers.png") -> EnsembleFigure:
     """Draw the error of students against the number of their teachers, mean ± standard deviation over seeds.
 
     Args:
@@ -118,7 +120,7 @@ def ensemble_figure(runs: Sequence[str | os.PathLike], out: str | os.PathLike = 
     path = Path(out)
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {out} is no PNG: give a name that ends in .png")
-    panels = gather(runs, warn=print_message)
+    panels = gather(path_list(runs, "runs", "run folder", "runs/ensemble"), warn=print_message)
     writable_folder(path.parent)
     draw_teachers(panels, path)
     return EnsembleFigure(tuple(point for panel in panels for point in _points(panel)), path)

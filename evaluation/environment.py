@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.arguments import Paths, checked, path_list
 from ..core.errors import ContrastillError, UsageError
 from ..core.table import Table, TabularResult
 from . import environment_checks
@@ -63,12 +62,14 @@ class EnvironmentReport(TabularResult):
         return Counter(finding.mark for finding in self.findings)
 
 
-def check_environment(data: Sequence[str | os.PathLike] = ()) -> EnvironmentReport:
+@checked
+def check_environment(data: Paths = ()) -> EnvironmentReport:
     """Check packages, devices, variables, disk and memory, configs, cached weights, and data; nothing is raised.
 
     Args:
         data: Files, folders or ``NAME:PATH``; each is read.
     """
+    paths = path_list(data, "data", "file", "data.h5") if data else []
     findings: list[Finding] = []
     for name in _CHECKS:
         try:
@@ -76,7 +77,7 @@ def check_environment(data: Sequence[str | os.PathLike] = ()) -> EnvironmentRepo
         except Exception as error:  # what is broken is what the report is for
             message = f"could not be looked at: {_first_words(error)}"
             findings.append(Finding(name, "", "problem", message, "pip install --force-reinstall contrastill"))
-    findings += [_data_finding(os.fspath(source)) for source in data]
+    findings += [_data_finding(source) for source in paths]
     return EnvironmentReport(tuple(findings))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
-from ..core.arguments import path_list
+from ..core.arguments import Paths, checked, path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run
@@ -18,8 +18,9 @@ from .run_evaluation import RunEvaluation
 from .train import Overrides, overrides_as_text
 
 
+@checked
 def evaluate_runs(
-    runs: Sequence[str | os.PathLike],
+    runs: Paths,
     overrides: Overrides = (),
     *,
     teachers: bool = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..compress.export import FORMATS, Export, export_student
 from ..compress.exported import accuracy
 from ..compress.quantize import quantize
+from ..core.arguments import checked
 from ..core.classes import match_classes
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
@@ -125,6 +126,7 @@ class ExportResult:
         return "\n".join(lines)
 
 
+@checked
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,
@@ -268,9 +270,22 @@ class _Samples:
         return open_loader(self.needed(name), [self.modality], batch_size=batch_size, train=False, device="cpu")
 
 
+def _ranged(batches: Iterable[Tensor], values: set[float]) -> Iterator[Tensor]:
+    """The batches, and in ``values`` the least and the largest value of each."""
+    for batch in batches:
+        values |= {float(batch.min()), float(batch.max())}
+        yield batch
+
+
 def _quantized(export: Export, samples: _Samples) -> Int8Result:
     """Quantise, and measure both."""
     path = export.path.with_suffix(f".int8{export.path.suffix}")
-    size = quantize(export, path, samples.spread())
+    values: set[float] = set()
+    size = quantize(export, path, _ranged(samples.spread(), values))
+    if len(values) == 1:
+        print_message(
+            f"the training images of {samples.name} have the value {min(values):g} throughout, by which no range of "
+            "the 8 bits can be set: the int8 file is right for such images alone; name others with --data"
+        )
     fp32, int8 = (accuracy(file, export.format, export.takes, samples.labelled()) for file in (export.path, path))
     return Int8Result(path, size, int8, fp32, samples.name, samples.needed("test").num_samples)

@@ -23,6 +23,7 @@ from ..probe.logme import logme
 from ..probe.neighbours import knn
 from ..training.assemble import check_other_data
 from ..training.data import check_modality, open_loader
+from .messages import print_message
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, OpenData
 from .probe_report import CkaResult, CorrelationResult, FewShotScore, ProbeAccuracy, ProbeRow, ProbeSpec
@@ -74,6 +75,11 @@ class DataSetProbe:
         Raises:
             UsageError: A network lacks a layer, gives no logits where they are compared, or has other classes.
         """
+        count = self.data.count(self.data.train)
+        if self.spec.knn is not None and self.spec.knn > count:
+            print_message(
+                f"{self.source}: knn={self.spec.knn} is more than its {count} training samples: all of them vote"
+            )
         for text in dict.fromkeys([*self.networks, *self._compared]):
             self.layers[text] = self._layers_of(text)
         for text in self.networks:
@@ -145,9 +151,10 @@ class DataSetProbe:
         ]
         first, single = results[0], len(results) == 1
         top5 = [result.top5 for result in results if result.top5 is not None]
-        nearest_neighbours = None
+        nearest_neighbours, neighbours = None, spec.knn
         if spec.knn is not None:
-            nearest_neighbours = _accuracy([knn(part, tested, k=spec.knn) for part in parts])
+            votes = [knn(part, tested, k=spec.knn) for part in parts]
+            nearest_neighbours, neighbours = _accuracy(votes), min(vote.k for vote in votes)
         complete = data.picked(train)
         shots: list[FewShotScore] = []
         estimate = None
@@ -168,7 +175,7 @@ class DataSetProbe:
             fmean(result.loss for result in results),
             first.weight_decay if single else None,
             first.learning_rate if single else None,
-            spec.knn,
+            neighbours,
             nearest_neighbours,
             estimate,
             tuple(shots),

@@ -88,6 +88,8 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
             f"{type(network).__name__} does not say how it reads images: wrap it in contrastill.Network(module, "
             "taps=…, preprocess=…)"
         )
+    if not isinstance(network, (str, os.PathLike)):
+        raise UsageError(f"networks holds {network!r}: pass runs, names of networks, or contrastill.Network objects")
     text = os.fspath(network)
     if Run(text).config.is_file():
         return NetworkName(text, Path(text))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import checked
 from ..core.representation import Network
 from ..core.table import Table, TabularResult
 from ..probe.class_correlation import CorrelationDifference
@@ -17,6 +18,7 @@ NetworkLike = str | os.PathLike | Network
 """A run, ``RUN:teacher``, the name of a network (``resnet20``, ``timm/resnet18@pretrained``), or a network itself."""
 
 
+@checked
 @dataclass(frozen=True)
 class ProbeSpec:
     """What is measured.

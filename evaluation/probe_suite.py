@@ -7,9 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
+from ..core.arguments import checked, listed
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
 from ..core.run import writable_folder
@@ -35,9 +37,10 @@ DataLike = str | os.PathLike | DataName
 """``NAME:PATH[,key=value…]``, a path that is recognised, or a NAME that needs none, such as ``rooms``."""
 
 
+@checked
 def probe_networks(
-    networks: Sequence[NetworkLike | NetworkName],
-    data: Sequence[DataLike],
+    networks: NetworkLike | NetworkName | Sequence[Any],
+    data: DataLike | Sequence[DataLike],
     spec: ProbeSpec | None = None,
     *,
     out: str | os.PathLike | None = None,
@@ -64,6 +67,7 @@ def probe_networks(
     spec = spec or ProbeSpec()
     if spec.protocol not in PROTOCOLS:
         raise unknown_name("protocol", spec.protocol, PROTOCOLS)
+    networks, data = listed(networks, "networks", "runs/crd"), listed(data, "data", "data.h5")
     names = _unique(networks)
     networks = [
         network_named(network) for network in networks

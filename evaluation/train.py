@@ -96,7 +96,10 @@ def resolve_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
     """
     if not isinstance(config, RunConfig):
         if not isinstance(config, (str, os.PathLike)):
-            raise UsageError(f"config is {config!r}: pass a file, a shipped name such as compression/cifar100_crd")
+            raise UsageError(
+                f"config is {config!r}: pass a file, a RunConfig, or the name of a shipped config, "
+                "such as compression/cifar100_crd"
+            )
         return load_config(os.fspath(config), overrides_as_text(overrides))
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
     return make_config(config.model_dump(mode="json"), values) if values else config

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError
 from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
@@ -286,6 +287,7 @@ def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.Pat
     save_state_dict(module.state_dict(), path, metadata={METADATA: json.dumps(recipe)})
 
 
+@checked
 def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 

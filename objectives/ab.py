@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.arguments import Positive
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -56,9 +59,9 @@ class AB(Objective):
 
     takes_mixed = True
 
-    def __init__(self, dims: list[tuple[int, int]], pairs: Pairs, margin: float = 1.0) -> None:
+    def __init__(self, dims: Sequence[tuple[Positive, Positive]], pairs: Pairs, margin: float = 1.0) -> None:
         super().__init__()
-        self.pairs, self.margin = pairs, margin
+        self.pairs, self.channels, self.margin = pairs, [*dims], margin
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)) for ours, theirs in dims
         )

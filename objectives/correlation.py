@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.arguments import Positive
 from ..core.crd.criterion import normalise
 from ..core.errors import unknown_name
 from ..core.objective import Objective, Options, Setting, check_pass
@@ -59,12 +60,16 @@ class Correlation(Objective):
     default_weight = 0.02
 
     takes_mixed = True
+    least_samples = 2
 
-    def __init__(self, student_dim: int, teacher_dim: int, kernel: str = "adjacent", embed_dim: int = 128) -> None:
+    def __init__(
+        self, student_dim: Positive, teacher_dim: Positive, kernel: str = "adjacent", embed_dim: Positive = 128
+    ) -> None:
         super().__init__()
         if kernel not in KERNELS:
             raise unknown_name("kernel of the objective correlation,", kernel, KERNELS)
         self.kernel = kernel
+        self.channels = [(student_dim, teacher_dim)] if kernel == "adjacent" else []
         self.embed = nn.ModuleList(
             nn.Linear(size, embed_dim) for size in (student_dim, teacher_dim) if kernel == "adjacent"
         )

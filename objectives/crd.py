@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.crd.loss import CRDLoss
 from ..core.crd.shared import SharedCRDLoss
+from ..core.loss_inputs import batch_index
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -107,7 +108,8 @@ class CRD(Objective):
         _prepare(self.loss, teachers)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), batch["index"])
+        index = batch_index(batch, "crd", len(student.require_embedding()))
+        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), index)
         self.logs = self.loss.logs
         return value
 
@@ -135,7 +137,8 @@ class SharedCRD(Objective):
         _prepare(self.loss, teachers)
 
     def forward(self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss(student.require_embedding(), [each.require_embedding() for each in teacher], batch["index"])
+        index = batch_index(batch, "crd", len(student.require_embedding()))
+        value = self.loss(student.require_embedding(), [each.require_embedding() for each in teacher], index)
         self.logs = self.loss.logs
         return value
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.loss_inputs import check_targets
-from ..core.objective import Objective, Options, Setting, batch_targets, check_labels
+from ..core.loss_inputs import batch_targets, check_targets
+from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 

@@ -52,6 +52,7 @@ class DIST(Objective):
     def __init__(self, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
         super().__init__()
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
+        self.least_samples = 2 if gamma else 1
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DIST:

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.objective import Objective, Options, Setting, batch_targets, check_labels
+from ..core.loss_inputs import batch_targets
+from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .logits import check_classes, divergence, log_probabilities

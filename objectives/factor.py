@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.arguments import Positive
 from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
@@ -54,9 +55,11 @@ class Factor(Objective):
 
     takes_mixed = True
 
-    def __init__(self, student_dim: int, teacher_dim: int, rate: float = 0.5, pair: tuple[int, int] = (-1, -1)) -> None:
+    def __init__(
+        self, student_dim: Positive, teacher_dim: Positive, rate: float = 0.5, pair: tuple[int, int] = (-1, -1)
+    ) -> None:
         super().__init__()
-        self.pair = pair
+        self.pair, self.channels = pair, [(student_dim, teacher_dim)]
         dim = max(1, round(rate * teacher_dim))
         self.paraphraser = _convolutions(teacher_dim, teacher_dim, dim, dim)
         self.decoder = _convolutions(dim, dim, teacher_dim, teacher_dim)

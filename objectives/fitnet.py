@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.arguments import Positive
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -57,10 +58,15 @@ class FitNet(Objective):
     takes_mixed = True
 
     def __init__(
-        self, student_dim: int, teacher_dim: int, pair: tuple[int, int] | None = None, standardize: bool = False
+        self,
+        student_dim: Positive,
+        teacher_dim: Positive,
+        pair: tuple[int, int] | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
-        self.pair = pair
+        self.pair, self.channels = pair, [(student_dim, teacher_dim)]
+        self.least_samples = 2 if standardize and pair is None else 1
         self.needs = frozenset({"embedding"} if pair is None else {"maps"})
         self.regressor: nn.Module = (
             nn.Linear(student_dim, teacher_dim) if pair is None else nn.Conv2d(student_dim, teacher_dim, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.crd.fresh import FreshCRDLoss
 from ..core.errors import UsageError
+from ..core.loss_inputs import batch_index
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -103,7 +104,8 @@ class FreshCRD(Objective):
             self.loss.prepare(number, outputs.sample({"embedding"}).require_embedding(), batches)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), batch["index"])
+        index = batch_index(batch, "fresh_crd", len(student.require_embedding()))
+        value = self.loss.per_sample(student.require_embedding(), teacher.require_embedding(), index)
         self.logs = self.loss.logs
         return value
 
@@ -121,9 +123,8 @@ class JointFreshCRD(FreshCRD):
     def per_sample(  # type: ignore[override]  # a joint objective is given all teachers
         self, student: Representation, teacher: Sequence[Representation], batch: dict[str, Tensor]
     ) -> Tensor:
-        value = self.loss.per_sample(
-            student.require_embedding(), [each.require_embedding() for each in teacher], batch["index"]
-        )
+        index = batch_index(batch, "fresh_crd", len(student.require_embedding()))
+        value = self.loss.per_sample(student.require_embedding(), [each.require_embedding() for each in teacher], index)
         self.logs = self.loss.logs
         return value
 

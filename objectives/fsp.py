@@ -73,7 +73,14 @@ class FSP(Objective):
         return cls(count)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        flows = zip(flow(student.maps[-self.count :]), flow(teacher.maps[-self.count :]), strict=True)
+        ours, theirs = (side.maps[-self.count :] for side in (student, teacher))
+        channels = [[each.shape[1] for each in maps] for maps in (ours, theirs)]
+        if min(map(len, channels)) < self.count or channels[0] != channels[1]:
+            raise UsageError(
+                f"objective fsp compares the last {self.count} maps, of the same channels: the student's have "
+                f"{channels[0]}, the teacher's {channels[1]}"
+            )
+        flows = zip(flow(ours), flow(theirs), strict=True)
         return torch.stack([(ours - theirs).square().mean((1, 2)) for ours, theirs in flows]).sum(0)
 
 

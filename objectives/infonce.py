@@ -12,10 +12,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import Positive
 from ..core.crd.embedding import Embedding
 from ..core.deferred import DeferredUpdates
 from ..core.errors import UsageError
-from ..core.objective import Objective, Options, Setting, batch_targets, check_classes_differ, check_pass
+from ..core.loss_inputs import batch_index, batch_targets
+from ..core.objective import Objective, Options, Setting, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .embeddings import embedding_dims
@@ -87,17 +89,18 @@ class InfoNCE(Objective):
 
     def __init__(
         self,
-        student_dim: int,
-        teacher_dim: int,
+        student_dim: Positive,
+        teacher_dim: Positive,
         *,
-        embed_dim: int = 128,
+        embed_dim: Positive = 128,
         temperature: float = 0.07,
         negatives: Literal["batch", "queue"] = "batch",
-        queue_size: int = 4096,
+        queue_size: Positive = 4096,
         negatives_from: Literal["other_class", "other_sample"] = "other_sample",
     ) -> None:
         super().__init__()
         self.temperature, self.negatives_from = temperature, negatives_from
+        self.channels = [(student_dim, teacher_dim)]
         self.embed_student, self.embed_teacher = Embedding(student_dim, embed_dim), Embedding(teacher_dim, embed_dim)
         self.queue = Queue(queue_size, embed_dim) if negatives == "queue" else None
 
@@ -118,10 +121,11 @@ class InfoNCE(Objective):
         """The loss of each sample (B,), half from either direction; in training the teacher's embeddings then enter the
         queue.
         """
+        samples = len(student.require_embedding())
         kind = (
-            batch_targets(batch, "infonce")
+            batch_targets(batch, "infonce", samples=samples)
             if self.negatives_from == "other_class"
-            else _samples(batch, len(student.require_embedding()))
+            else _samples(batch, samples)
         )
         if self.queue is None and len(kind) < 2:
             raise UsageError(
@@ -161,7 +165,7 @@ class InfoNCE(Objective):
 def _samples(batch: dict[str, Tensor], count: int) -> Tensor:
     """(B,) which sample each is, from the batch's ``index`` if it has one."""
     if "index" in batch:
-        return batch["index"]
+        return batch_index(batch, "infonce", count)
     return torch.full((count,), UNKNOWN, device=next(iter(batch.values())).device if batch else None)
 
 

@@ -41,6 +41,7 @@ class PKT(Objective):
     default_weight = 30000.0
 
     takes_mixed = True
+    least_samples = 2
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> PKT:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.arguments import Positive
 from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
@@ -66,9 +67,14 @@ class Review(Objective):
 
     takes_mixed = True
 
-    def __init__(self, student_dims: Sequence[int], teacher_dims: Sequence[int], pairs: Pairs) -> None:
+    def __init__(self, student_dims: Sequence[Positive], teacher_dims: Sequence[Positive], pairs: Pairs) -> None:
         super().__init__()
-        self.pairs = pairs
+        if not len(student_dims) == len(teacher_dims) == len(pairs) + 1:
+            raise UsageError(
+                f"student_dims has {len(student_dims)} numbers, teacher_dims {len(teacher_dims)}, pairs {len(pairs)}: "
+                "give the channels of each pair's maps, then the length of the embedding"
+            )
+        self.pairs, self.channels = pairs, [*zip(student_dims, teacher_dims, strict=True)]
         mid_dim = min(MOST_MID_DIM, student_dims[-1])
         deepest = len(pairs)
         self.fusions = nn.ModuleList(

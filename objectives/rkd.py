@@ -48,6 +48,7 @@ class RKD(Objective):
     default_weight = 1.0
 
     takes_mixed = True
+    least_samples = 3
 
     def __init__(self, distance_factor: float = 25.0, angle_factor: float = 50.0) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class RKD(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> RKD:
-        check_pass("rkd", setting, 3)
+        check_pass("rkd", setting, cls.least_samples)
         embedding_dims("rkd", setting)
         return cls(**dict(options))
 

@@ -46,6 +46,7 @@ class Similarity(Objective):
     default_weight = 3000.0
 
     takes_mixed = True
+    least_samples = 2
 
     def __init__(self, pairs: Pairs = ((-1, -1),)) -> None:
         super().__init__()

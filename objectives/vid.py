@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.arguments import Positive
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -57,9 +58,9 @@ class VID(Objective):
 
     takes_mixed = True
 
-    def __init__(self, dims: Sequence[tuple[int, int]], pairs: Pairs) -> None:
+    def __init__(self, dims: Sequence[tuple[Positive, Positive]], pairs: Pairs) -> None:
         super().__init__()
-        self.pairs = pairs
+        self.pairs, self.channels = pairs, [*dims]
         self.predictions = nn.ModuleList(Prediction(*each) for each in dims)
 
     @classmethod

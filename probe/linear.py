@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
@@ -64,6 +65,7 @@ class ProbeResult:
     learning_rate: float | None = None
 
 
+@checked
 def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embedding", **options: Any) -> ProbeResult:
     """Fit a linear classifier on one layer of a network that is left exactly as it is, and test it once.
 
@@ -179,6 +181,11 @@ def fit_probe(
         )
     train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
     rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)
+    if len(rows) < len(train_targets) and len(train_targets[rows].unique()) == 1:
+        raise UsageError(
+            f"label_fraction={label_fraction:g} leaves {len(rows)} of {len(train_targets)} training samples, all of "
+            "one class: take a larger share"
+        )
     classes = int(train_targets.max()) + 1
     x, y = train.values[rows].to(device), train_targets[rows].to(device)
     rate = None

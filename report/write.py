@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core.arguments import path_list
+from ..core.arguments import Paths, checked, path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError
 from ..evaluation.messages import Say, printer
@@ -47,8 +46,9 @@ class ReportResult:
         return "\n".join([*self.incomplete, f"report: {self.path}"])
 
 
+@checked
 def write_report(
-    runs: Sequence[str | os.PathLike],
+    runs: Paths,
     out: str | os.PathLike | None = None,
     *,
     latency: bool = False,

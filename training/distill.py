@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.arguments import checked
 from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.errors import UsageError, unknown_name
@@ -60,6 +61,7 @@ class Distilled:
         )
 
 
+@checked
 def distill(
     teacher: Any,
     student: Any,

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..core.arguments import checked
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
 from ..core.errors import UsageError
@@ -60,6 +61,7 @@ class FitResult:
     student: Network
 
 
+@checked
 def fit(
     transfer: Transfer,
     train: Loader,

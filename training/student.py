@@ -10,6 +10,7 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
+from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
 from ..core.run import Run
@@ -22,6 +23,7 @@ from ..models.recipe import read_recipe, recipe_preprocess, tuples
 _WEIGHTS = "model.safetensors"
 
 
+@checked
 class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=["knowledge-distillation"]):
     """A student with its normalisation inside: it takes images as they are, and goes to and from a folder or the Hub.
 
@@ -61,6 +63,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
 
     def __init__(self, recipe: dict, trained: dict | None = None, module: nn.Module | None = None) -> None:
         super().__init__()
+        if not {"model", "preprocess"} <= set(recipe):
+            raise UsageError(f"recipe has {sorted(recipe)}: it needs model and preprocess; load with Student.from_run")
         # What config.json holds; a module is no part of it.
         self._hub_mixin_config = {"recipe": recipe, "trained": trained, **_labels(recipe.get("classes"))}
         self.recipe, self.trained = tuples(recipe), trained

@@ -9,12 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.arguments import Positive
 from ..core.crd.criterion import Critic, normalise, pair_loss
 from ..core.crd.embedding import Embedding
 from ..core.crd.options import check_choices, critic_bias
 from ..core.crd.teacher_map import all_finite
 from ..core.errors import UsageError
-from ..core.objective import Objective, Setting, TeacherOutputs, batch_targets, check_classes_differ, check_pass
+from ..core.loss_inputs import batch_index, batch_targets
+from ..core.objective import Objective, Setting, TeacherOutputs, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from ..objectives.crd import CriticOptions
@@ -140,8 +142,8 @@ class DenseCRD(Objective):
 
     def __init__(
         self,
-        local_dims: Sequence[tuple[int, int]],
-        pooled_dims: tuple[int, int] | None = None,
+        local_dims: Sequence[tuple[Positive, Positive]],
+        pooled_dims: tuple[Positive, Positive] | None = None,
         pairs: Pairs = ((-1, -1),),
         pairing: str = "local_local",
         *,
@@ -177,6 +179,7 @@ class DenseCRD(Objective):
                     "targets, or 'other_sample'"
                 )
         self.positions = positions
+        self.channels = [*local_dims, *([pooled_dims] if pooled_dims and pairing != "local_local" else [])]
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from
         self.num_negatives, self.temperature, self.bias, self.embed_dim = num_negatives, temperature, bias, embed_dim
         self.criterion, self.num_rows, self.anchor_weight, self.grids = criterion, num_rows, anchor_weight, grids
@@ -255,7 +258,7 @@ class DenseCRD(Objective):
                 rows.fill(rows.choose(index, resize_map(each, grid)) for index, each in maps)
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        if len(batch["index"]) < 2:
+        if len(batch_index(batch, "dense_crd", len(student.maps[self.pairs[0][0]]))) < 2:
             raise UsageError(
                 "objective dense_crd takes its negatives from the batch, and this one has one sample: use "
                 "another train.batch_size"
@@ -309,7 +312,8 @@ class DenseCRD(Objective):
 
     def _same_group(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, B) bool: pairs of samples of one class or sample, which are no negatives of each other."""
-        label = batch_targets(batch, "dense_crd") if self.negatives_from == "other_class" else batch["index"]
+        of_class, samples = self.negatives_from == "other_class", len(batch["index"])
+        label = batch_targets(batch, "dense_crd", samples=samples) if of_class else batch["index"]
         return label[:, None] == label
 
     def _local_local(self, ours: Tensor, theirs: Tensor, same_group: Tensor, extra: ExtraRows | None) -> Tensor:

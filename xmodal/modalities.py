@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import checked
 from ..core.errors import UsageError
 from ..core.registry import MODALITIES
 
@@ -45,6 +46,7 @@ class Modality:
     function: Callable[..., Tensor]
 
 
+@checked
 def modality(
     name: str, *, of: str, channels: int, metres: bool = False, intrinsics: bool = False
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..arguments import Positive, checked
 from ..deferred import DeferredState
 from ..distributed import AllGather, Capacity, all_gather, rank, world_size
 from ..errors import UsageError
@@ -25,7 +26,6 @@ from .options import (
     as_index,
     as_targets,
     check_choices,
-    check_counts,
     count_samples,
     critic_bias,
     negatives_origin,
@@ -41,6 +41,7 @@ STUDENT_ROWS = ("batch", "none")
 _FAR_BELOW = -1e30
 
 
+@checked
 class FreshCRDLoss(DeferredState):
     """Contrast of a student with its teachers in which no row is stale: −log of the share that the own pair has among K
     rows of the teacher, and the reverse in the batch.
@@ -116,13 +117,13 @@ class FreshCRDLoss(DeferredState):
 
     def __init__(
         self,
-        student_dim: int,
-        teacher_dim: int | Sequence[int],
+        student_dim: Positive,
+        teacher_dim: Positive | Sequence[Positive],
         *,
-        targets: Tensor | None = None,
+        targets: Tensor | Sequence[Any] | None = None,
         num_samples: int | None = None,
-        embed_dim: int = 128,
-        num_negatives: int = 4096,
+        embed_dim: Positive = 128,
+        num_negatives: Positive = 4096,
         negatives_from: Literal["other_class", "other_sample"] | None = None,
         temperature: float = 0.07,
         criterion: Literal["softmax", "sigmoid", "nce"] = "softmax",
@@ -148,7 +149,6 @@ class FreshCRDLoss(DeferredState):
         )
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
-        check_counts(num_negatives=num_negatives, embed_dim=embed_dim)
         if row_variance is not None and not 0 < row_variance <= 1:
             raise UsageError(f"row_variance is a share of the variance, in (0, 1], not {row_variance}")
         targets = as_targets(targets)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..arguments import Positive, checked
 from ..deferred import DeferredUpdates
 from ..distributed import rank, world_size
 from ..errors import UsageError
@@ -29,7 +30,6 @@ from .options import (
     as_index,
     as_targets,
     check_choices,
-    check_counts,
     choose_negatives,
     count_samples,
     critic_bias,
@@ -41,6 +41,7 @@ from .teacher_map import TeacherMap, all_finite
 log = logging.getLogger(__name__)
 
 
+@checked
 class CRDLoss(DeferredUpdates):
     """Contrastive representation distillation (Tian et al., ICLR 2020, eq. 17–18).
 
@@ -115,13 +116,13 @@ class CRDLoss(DeferredUpdates):
 
     def __init__(
         self,
-        student_dim: int,
-        teacher_dim: int,
+        student_dim: Positive,
+        teacher_dim: Positive,
         *,
-        targets: Tensor | None = None,
+        targets: Tensor | Sequence[Any] | None = None,
         num_samples: int | None = None,
-        embed_dim: int = 128,
-        num_negatives: int | None = None,
+        embed_dim: Positive = 128,
+        num_negatives: Positive | None = None,
         negatives: Literal["auto", "all", "shared", "sampled"] = "auto",
         negatives_from: Literal["other_class", "other_sample"] | None = None,
         temperature: float = 0.07,
@@ -151,7 +152,6 @@ class CRDLoss(DeferredUpdates):
             )
         if not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}")
-        check_counts(embed_dim=embed_dim, **({} if num_negatives is None else {"num_negatives": num_negatives}))
         self.num_samples, self.embed_dim = num_samples, embed_dim
         self.temperature, self.bank_momentum, self.seed = (
             float(temperature),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -45,13 +44,6 @@ def check_choices(**choices: tuple[Any, Collection[Any]]) -> None:
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise unknown_name(name, value, allowed)
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse what is no whole number from 1 on: name=value."""
-    for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise UsageError(f"{name} must be a whole number, 1 or more, not {value}")
 
 
 def negatives_origin(negatives_from: str | None, targets: Tensor | None) -> str:

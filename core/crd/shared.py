@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import Positive
 from ..errors import UsageError
 from .criterion import Criterion, Critic
 from .embedding import Embedding
@@ -51,7 +52,7 @@ class SharedCRDLoss(CRDLoss):
 
     embed_teacher: Sequence[Embedding | TeacherMap]  # type: ignore[assignment]  # one for each teacher
 
-    def __init__(self, student_dim: int, teacher_dims: Sequence[int], **options: Any) -> None:
+    def __init__(self, student_dim: Positive, teacher_dims: Sequence[int], **options: Any) -> None:
         if not teacher_dims:
             raise UsageError("teacher_dims is empty: give the length of each teacher's embedding")
         super().__init__(student_dim, teacher_dims[0], **options)

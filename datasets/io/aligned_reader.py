@@ -24,6 +24,7 @@ class AlignedReader(ABC):
     Args:
         names: The modalities.
         labels: Which labels are void.
+        channel: Of EXR files, the one that is read; None: by the modality's name.
 
     Attributes:
         modalities: Modality -> shape (C, H, W) of a frame; H and W None where they may differ. Known after
@@ -31,8 +32,8 @@ class AlignedReader(ABC):
         kinds: Modality -> the kind of numbers that its files hold. Known after :meth:`read_samples`.
     """
 
-    def __init__(self, names: Sequence[str], labels: LabelRule) -> None:
-        self.names, self.labels = tuple(names), labels
+    def __init__(self, names: Sequence[str], labels: LabelRule, channel: str | None = None) -> None:
+        self.names, self.labels, self.channel = tuple(names), labels, channel
         self.kinds: dict[str, str] = {}
         self.modalities: dict[str, tuple[int, int | None, int | None]] = {}
         self._sizes: str | None = None
@@ -60,6 +61,7 @@ class AlignedReader(ABC):
             skip_corrupted: Whether those that cannot be read are passed over, as long as there are others.
         """
         samples: list[dict[str, np.ndarray]] = []
+        self._sizes = sizes
         for row in rows:
             try:
                 sample = self._stored(row)
@@ -69,16 +71,24 @@ class AlignedReader(ABC):
                 continue
             if not samples:
                 size = next(iter(sample.values())).shape[:2] if sizes else (None, None)
-                self.modalities, self._sizes = (
-                    {name: (_channels(values), *size) for name, values in sample.items()},
-                    sizes,
-                )
+                self.modalities = {name: (_channels(values), *size) for name, values in sample.items()}
+                self._note_sizes(sample)
                 self.kinds = {name: number_kind(values.dtype) for name, values in sample.items()}
             if LABELS in sample:
                 self.labels.warn_of_void([sample[LABELS]], self._paths(row)[LABELS].parent)
             samples.append(self._checked(row, sample))
             self._sampled_rows.append(row)
         return samples
+
+    def _note_sizes(self, sample: Mapping[str, np.ndarray]) -> None:
+        """Log that the modalities of a sample differ in size, and what becomes of it."""
+        shapes = {name: values.shape[:2] for name, values in sample.items()}
+        if len(set(shapes.values())) > 1:
+            log.warning(
+                "the modalities of a sample differ in size (%s): they are taken for the same picture, edge on edge, "
+                "and brought to data.size",
+                ", ".join(f"{name} {height}×{width}" for name, (height, width) in shapes.items()),
+            )
 
     def warn(self) -> None:
         """Log what the files that were read lose: bits of rgb, values of others that a lossy compression
@@ -110,7 +120,9 @@ class AlignedReader(ABC):
 
     def _stored(self, row: int) -> dict[str, np.ndarray]:
         try:
-            return read_pair(self._paths(row), self._contents(row))
+            return read_pair(
+                self._paths(row), self._contents(row), other_sizes=self._sizes is None, channel=self.channel
+            )
         except DamagedImage as error:
             raise DamagedImage(
                 error.path, error.reason, f"{error.remedy}, or set data.skip_corrupted=true", error.kind

@@ -24,18 +24,28 @@ Content = bytes | np.ndarray
 _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "TIFF", "WEBP")
 
 
-def read_pair(files: Mapping[str, Path], contents: Mapping[str, Content] | None = None) -> dict[str, np.ndarray]:
+def read_pair(
+    files: Mapping[str, Path],
+    contents: Mapping[str, Content] | None = None,
+    *,
+    other_sizes: bool = False,
+    channel: str | None = None,
+) -> dict[str, np.ndarray]:
     """One sample: the files of all its modalities.
 
     Args:
         files: Modality -> its file, or where its content is from, for messages.
         contents: Modality -> what has been read already: the bytes of an image file, or an array.
+        other_sizes: Whether they may differ in size, as long as all are of one ratio of sides: all show one picture.
+        channel: Of EXR files, the one that is read; None: by the modality's name, see :func:`_channel`.
 
     Raises:
         DamagedImage: One of them cannot be read.
         ContrastillError: One holds what its modality cannot be, or they differ in size or in EXIF's orientation.
     """
-    read = {name: _read(path, name, None if contents is None else contents[name]) for name, path in files.items()}
+    read = {
+        name: _read(path, name, channel, None if contents is None else contents[name]) for name, path in files.items()
+    }
     sample, turned = (
         {name: values for name, (values, _) in read.items()},
         {name: number for name, (_, number) in read.items()},
@@ -51,12 +61,26 @@ def read_pair(files: Mapping[str, Path], contents: Mapping[str, Content] | None 
                 "turn the pixels and leave the tag out of both, or tag both alike"
             )
         (height, width), size = sample[first].shape[:2], sample[name].shape[:2]
-        if size != (height, width):
+        if size != (height, width) and not (other_sizes and of_one_ratio(size, (height, width))):
+            way = "bring the files of a pair to one size"
+            if of_one_ratio(size, (height, width)):
+                way += ", or, where both show the same picture and data.intrinsics are not given, set data.size"
             raise ContrastillError(
                 f"{files[name]} is {size[0]}×{size[1]} (height × width), its partner {files[first]} "
-                f"{height}×{width}: bring the files of a pair to one size"
+                f"{height}×{width}: {way}"
             )
     return sample
+
+
+def of_one_ratio(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (height, width) are of one ratio, but for a pixel of the smaller one.
+
+    Example:
+        >>> of_one_ratio((240, 320), (480, 640)), of_one_ratio((240, 320), (360, 640))
+        (True, False)
+    """
+    (height, width), (h, w) = sorted((size, other))
+    return abs(w * height - width * h) <= max(h, w)
 
 
 def read_array(path: Path, modality: str) -> np.ndarray:
@@ -84,7 +108,9 @@ def blends(path: Path, content: Content | None = None) -> bool:
         return lossy(image, encoded)
 
 
-def _read(path: Path, modality: str, content: Content | None = None) -> tuple[np.ndarray, int]:
+def _read(
+    path: Path, modality: str, channel: str | None = None, content: Content | None = None
+) -> tuple[np.ndarray, int]:
     """The values, and the EXIF orientation by which they were turned; 1: by none."""
     suffix = path.suffix.lower()
     if content is None and suffix not in SUFFIXES:
@@ -101,7 +127,7 @@ def _read(path: Path, modality: str, content: Content | None = None) -> tuple[np
     elif isinstance(content, np.ndarray):
         values = content
     else:
-        values = {".npy": _numpy, ".exr": _exr}[suffix](path, modality)
+        values = _numpy(path, modality) if suffix == ".npy" else _exr(path, modality, channel)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or not values.size or values.dtype.kind not in "buif":
@@ -184,8 +210,8 @@ def _numpy(path: Path, _: str) -> np.ndarray:
     return values
 
 
-def _exr(path: Path, modality: str) -> np.ndarray:
-    """Its one channel or group of channels (R, G, B), or Z among several."""
+def _exr(path: Path, modality: str, channel: str | None = None) -> np.ndarray:
+    """A channel or group of channels (R, G, B), see :func:`_channel`."""
     try:
         import OpenEXR
     except ImportError as error:
@@ -203,12 +229,29 @@ def _exr(path: Path, modality: str) -> np.ndarray:
         raise DamagedImage(path, reason_of(error)) from error
     if parts > 1:
         raise ContrastillError(f"{path} has {parts} parts: save the one that is meant in a file of its own")
-    name = "Z" if "Z" in pixels and modality == "depth" else next(iter(pixels), None)
-    if name is None or (len(pixels) > 1 and name != "Z"):
+    return _in_display_window(path, pixels[_channel(path, list(pixels), modality, channel)], *windows)
+
+
+def _channel(path: Path, names: Sequence[str], modality: str, asked: str | None) -> str:
+    """The channel that is asked for; else the only one, or the only one of a layer that is called as the modality is
+    (``depth.V``), of depth also ``Z``.
+
+    Raises:
+        ContrastillError: There is no such channel, or several could be meant.
+    """
+    if asked is not None:
+        own = [asked] if asked in names else []
+    elif modality == "depth" and "Z" in names:
+        own = ["Z"]
+    else:
+        own = [name for name in names if name.lower() == modality or name.lower().startswith(f"{modality}.")]
+        own = own or list(names)
+    if len(own) != 1:
         raise ContrastillError(
-            f"{path} has the channels {', '.join(pixels) or 'none'}: keep one, or R, G and B; of depth, Z"
+            f"{path} has the channels {', '.join(names) or 'none'}, and "
+            f"{f'not {asked}' if asked else f'which of them is {modality} is not clear'}: name it as data.channel=NAME"
         )
-    return _in_display_window(path, pixels[name], *windows)
+    return own[0]
 
 
 def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: Sequence) -> np.ndarray:

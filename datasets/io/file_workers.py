@@ -187,7 +187,7 @@ class Pairs(Dataset):
             stored = self.samples.read(row)
             sample = {name: stored[name] for name in out}
             if drawn is None or view is None:
-                return self.views.plain(sample), self.views.full_frame(*sample[self.views.modalities[0]].shape[:2])
+                return self.views.plain(sample), self.views.full_frame(*self.views.extent(sample))
             return self.views.view(sample, drawn, transform_seed(self.seed, view, row))
 
         def store(place: int, output: tuple[dict, Any]) -> None:

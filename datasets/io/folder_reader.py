@@ -19,10 +19,11 @@ class FolderReader(AlignedReader):
         root: The folder that ``files`` are in.
         files: For each modality the paths below ``root``; sample i is the i-th of each.
         labels: Which labels are void.
+        channel: Of EXR files, the one that is read; None: by the modality's name.
     """
 
-    def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule) -> None:
-        super().__init__([*files], labels)
+    def __init__(self, root: Path, files: dict[str, list[str]], labels: LabelRule, channel: str | None = None) -> None:
+        super().__init__([*files], labels, channel)
         # One block of bytes a modality, so that a million names are neither pickled nor counted one by one in every
         # worker.
         self.files = {name: np.array([os.fsencode(path) for path in paths]) for name, paths in files.items()}

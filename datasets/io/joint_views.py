@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ContrastillError
+from .array_files import of_one_ratio
 from .file_views import LABELS, composed, draw_numbers, draw_part, moved, resized, shift
 from .values import vectors_of_array
 
@@ -19,7 +20,9 @@ _ZERO_OUTSIDE = ("rgb", "depth", LABELS)
 _INSIDE = "inside"  # what a further transform takes in from outside has 0 there
 
 Sample = Mapping[str, np.ndarray]
-"""Modality -> (H, W) or (H, W, C), all of one height and width; ``rgb`` is uint8 (H, W, 3)."""
+"""Modality -> (H, W) or (H, W, C), all of one ratio of sides, and of one size where views have none of their own;
+``rgb`` is uint8 (H, W, 3).
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,21 @@ class JointViews:
         """The whole frame, its ends cut off where it is longer than ``size`` asks: what a network is tested on; (H, W,
         C) each.
         """
-        return self._cut(sample, self.full_frame(*_extent(sample)))
+        return self._cut(sample, self.full_frame(*self.extent(sample)))
+
+    def extent(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of a sample: of the modality with the most pixels where they differ.
+
+        Raises:
+            ContrastillError: They differ, and views have no size of their own to bring them to, or their ratios of
+                sides differ: their pixels could not belong together.
+        """
+        sizes = {name: values.shape[:2] for name, values in sample.items()}
+        largest = max(sizes.values())
+        if any(size != largest and (self.size is None or not of_one_ratio(size, largest)) for size in sizes.values()):
+            shown = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
+            raise ContrastillError(f"modalities of one sample differ in size ({shown}): bring them to one size first")
+        return largest
 
     def full_frame(self, height: int, width: int) -> Placing:
         """Where the views of :meth:`plain` lie in a frame of this height and width."""
@@ -93,7 +110,7 @@ class JointViews:
             (H, W, C) each, rgb and semantics of the sample's own dtype, float32 of the rest. The further transforms are
             not in the placing: where :attr:`moves` is true, it does not hold.
         """
-        height, width = _extent(sample)
+        height, width = self.extent(sample)
         down, across = self.size or (height, width)
         if self.crop == "random_resized":
             place = Placing(*draw_part(height, width, self.scale, draws[1:], across / down))
@@ -145,7 +162,8 @@ class JointViews:
     def _cut(self, sample: Sample, place: Placing) -> dict[str, Tensor]:
         """A rectangle of whole pixels, resized: (H, W, C) each."""
         top, left, height, width = int(place.top), int(place.left), int(place.height), int(place.width)
-        size = self.size or _extent(sample)
+        extent = self.extent(sample)
+        size = self.size or extent
         # The nearest pixel to the centre of each of the view's.
         y, x = (
             ((np.arange(n) + 0.5) * (of / n)).astype(np.int64) + first
@@ -153,12 +171,21 @@ class JointViews:
         )
         cut = {}
         for name, values in sample.items():
+            # Of a frame with fewer pixels, the same part of the picture.
+            down, across = values.shape[0] / extent[0], values.shape[1] / extent[1]
             if name == "rgb":
-                cut[name] = resized(
-                    torch.from_numpy(np.ascontiguousarray(values[top : top + height, left : left + width])), *size
+                first, left_one = round(top * down), round(left * across)
+                last, right_one = (
+                    max(round((top + height) * down), first + 1),
+                    max(round((left + width) * across), left_one + 1),
                 )
+                part = values[first:last, left_one:right_one]
+                cut[name] = resized(torch.from_numpy(np.ascontiguousarray(part)), *size)
             else:
-                picked = values[y[:, None], x]
+                rows, columns = y, x
+                if values.shape[:2] != extent:
+                    rows, columns = (((places + 0.5) * by).astype(np.int64) for places, by in ((y, down), (x, across)))
+                picked = values[rows[:, None], columns]
                 picked = picked if picked.ndim == 3 else picked[:, :, None]
                 if name != LABELS:
                     picked = vectors_of_array(picked) if name in self.vectors else picked.astype(np.float32, copy=False)
@@ -189,16 +216,3 @@ class JointViews:
             for name in result.keys() - set(_ZERO_OUTSIDE):
                 result[name][outside] = torch.nan
         return result
-
-
-def _extent(sample: Sample) -> tuple[int, int]:
-    """Height and width of a sample.
-
-    Raises:
-        ContrastillError: Its modalities differ in them: their pixels could not belong together.
-    """
-    sizes = {name: values.shape[:2] for name, values in sample.items()}
-    if len(set(sizes.values())) > 1:
-        shown = ", ".join(f"{name} {height}×{width}" for name, (height, width) in sizes.items())
-        raise ContrastillError(f"modalities of one sample differ in size ({shown}): bring them to one size first")
-    return next(iter(sizes.values()))

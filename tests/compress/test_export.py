@@ -142,6 +142,14 @@ def test_eight_bits_on_data_of_other_classes_leave_nothing(run, tmp_path, capsys
     assert "has 3 classes, the student 12" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
 
 
+def test_eight_bits_of_constant_images_are_named(run, tmp_path, capsys):
+    with h5py.File(tmp_path / "black.h5", "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/rgb"], file[f"{split}/target"] = np.zeros((12, 16, 16, 3), np.uint8), np.arange(12)
+    contrastill.export_run(run, tmp_path / "a.onnx", int8=True, check=False, data=str(tmp_path / "black.h5"))
+    assert "black.h5 have the value 0 throughout, by which no range of the 8 bits" in capsys.readouterr().err
+
+
 def test_torch_answers_as_pytorch_with_the_preprocessing_inside(run, rooms, tmp_path, capsys):
     assert main(["export", str(run), "--format", "torch", "--with-preprocess", "--out", str(tmp_path / "a.pt2")]) == 0
     output = " ".join(capsys.readouterr().out.split())

@@ -131,6 +131,48 @@ def test_workers_can_be_spawned(root, monkeypatch):
     assert _same(_loader(root, workers=1, **options).epoch(1), here)
 
 
+def test_modalities_of_other_sizes_are_brought_to_one_and_stay_on_each_other(tmp_path, caplog):
+    for k in range(4):
+        y, x = np.mgrid[:48, :64]
+        _write(tmp_path / "rgb" / f"{k}.png", np.stack([5 * y, 3 * x, 0 * x + k], -1).astype(np.uint8))
+        y, x = np.mgrid[:24, :32]
+        _write(tmp_path / "thermal" / f"{k}.npy", np.stack([10 * y + 2.5, 6 * x + 1.5], -1).astype(np.float32))
+    for options in ({"crop": "random_resized", "scale": (0.1, 1.0)}, {"crop": "padded"}, {"crop": "none"}):
+        for batch in _loader(tmp_path, size=[12, 16], **options).epoch(1):
+            there = batch["thermal"].isfinite().all(1)
+            # Rows and columns that each pixel says it is from, in pixels of the larger frame.
+            for channel, factor in ((0, 5), (1, 3)):
+                places = [batch[name][:, channel].float()[there] / factor for name in ("rgb", "thermal")]
+                assert (places[0] - places[1]).abs().mean() < 1.2 and (places[0] - places[1]).abs().max() < 4, options
+    assert "differ in size (rgb 48×64, thermal 24×32)" in caplog.text
+    with pytest.raises(ContrastillError, match="to one size, or, where both show the same picture"):
+        _data(tmp_path).open("train")
+    for k in range(4):
+        np.save(tmp_path / "thermal" / f"{k}.npy", np.ones((24, 24), np.float32))
+    with pytest.raises(ContrastillError, match="bring the files of a pair to one size$"):
+        _data(tmp_path, size=12).open("train")
+
+
+def test_layers_of_exr_by_their_names(tmp_path):
+    exr = pytest.importorskip("OpenEXR")
+    header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
+    plane = np.arange(12, dtype=np.float32).reshape(3, 4)
+    path = tmp_path / "frame.exr"
+    exr.File(header, {"R": plane, "G": plane, "B": plane, "depth.V": plane + 20}).write(str(path))
+    assert np.array_equal(read_array(path, "depth"), plane + 20)
+    exr.File(header, {"Y": plane, "depth.V": plane + 20, "depth.W": plane + 30}).write(str(path))
+    with pytest.raises(ContrastillError, match="which of them is depth is not clear: name it as data.channel=NAME"):
+        read_array(path, "depth")
+    for k in range(3):
+        _write(tmp_path / "scene" / "rgb" / f"{k}.png", np.zeros((3, 4, 3), np.uint8))
+        (tmp_path / "scene" / "depth").mkdir(exist_ok=True)
+        (tmp_path / "scene" / "depth" / f"{k}.exr").write_bytes(path.read_bytes())
+    loader = _data(tmp_path / "scene", channel="depth.W").open("train").loader(batch_size=1, device="cpu", train=False)
+    assert torch.equal(next(loader.epoch(0))["depth"][0, 0], torch.from_numpy(plane + 30))
+    with pytest.raises(ContrastillError, match="and not depth.X"):
+        _data(tmp_path / "scene", channel="depth.X").open("train")
+
+
 def test_any_two_folders_without_labels(tmp_path):
     for k in range(3):
         _write(tmp_path / "left" / f"{k}.jpg", _frame(k)["rgb"])
@@ -228,7 +270,7 @@ def test_exr(tmp_path, monkeypatch):
     depth = np.arange(12, dtype=np.float32).reshape(3, 4)
     exr.File(header, {"Z": depth, "A": depth}).write(str(tmp_path / "z.exr"))
     assert np.array_equal(read_array(tmp_path / "z.exr", "depth"), depth)
-    with pytest.raises(ContrastillError, match="z.exr has the channels A, Z: keep one"):
+    with pytest.raises(ContrastillError, match="z.exr has the channels A, Z, and which of them is thermal"):
         read_array(tmp_path / "z.exr", "thermal")
     exr.File(header, {"RGB": np.ones((3, 4, 3), np.float16)}).write(str(tmp_path / "c.exr"))
     assert read_array(tmp_path / "c.exr", "normals").shape == (3, 4, 3)

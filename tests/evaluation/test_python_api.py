@@ -115,6 +115,13 @@ def test_probes(runs, four_classes, tmp_path, capsys):
     assert "linear probe" in tables[0].title and "LogME" in str(report) and "written: " in tables[-1].notes[0]
 
 
+def test_more_neighbours_than_samples_are_all_of_them(runs, four_classes, capsys):
+    spec = contrastill.ProbeSpec(knn=500)
+    report = contrastill.probe_networks(runs[2].out, four_classes, spec, progress=False)
+    assert report.rows[0].knn_k == 48
+    assert "knn=500 is more than its 48 training samples: all of them vote" in capsys.readouterr().err
+
+
 def test_probes_of_networks_in_memory(runs, four_classes):
     from contrastill.models.build import build_network
 

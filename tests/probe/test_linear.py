@@ -162,6 +162,11 @@ def test_a_part_is_stratified_and_lies_in_the_larger_one():
             labelled_part(200, targets, fraction)
 
 
+def test_a_part_of_one_class_is_refused():
+    with pytest.raises(UsageError, match="label_fraction=0.01 leaves 1 of 140 training samples, all of one class"):
+        fit_probe(clusters(140, 0), clusters(70, 1), "embedding", label_fraction=0.01)
+
+
 def test_a_probe_of_a_part_uses_only_its_labels():
     train = clusters(140, 0)
     part = labelled_part(140, train.targets, 0.2)

@@ -570,7 +570,7 @@ def test_two_processes_with_rows_dealt_out_or_not_are_one(ranks, tmp_path):
 def test_wrong_options_are_refused_in_one_sentence():
     for options, sentence in (
         ({"bank_init": "teacher_output"}, "did you mean teacher_outputs"),
-        ({"bank_momentum": "visit"}, r"in \[0, 1\), or 'visits', not 'visit'"),
+        ({"bank_momentum": "visit"}, "bank_momentum 'visit' does not exist: did you mean visits"),
         ({"bank_momentum": 1.0}, "bank_momentum"),
         ({"teacher_map": "none"}, "learned"),
     ):

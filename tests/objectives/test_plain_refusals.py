@@ -1,0 +1,149 @@
+"""What plain losses refuse: batches, maps, channels, labels and places that they cannot compare; and no gradient
+reaches the teacher.
+"""
+
+import pytest
+import torch
+
+from contrastill import (
+    AB,
+    DIST,
+    DKD,
+    FSP,
+    KD,
+    MLKD,
+    NST,
+    OBJECTIVES,
+    PKT,
+    RKD,
+    VID,
+    WTTM,
+    Attention,
+    Correlation,
+    CRDLoss,
+    DenseCRD,
+    Factor,
+    FitNet,
+    FreshCRDLoss,
+    InfoNCE,
+    Representation,
+    Review,
+    Similarity,
+    UsageError,
+)
+from contrastill.core.crd.shared import SharedCRDLoss
+from contrastill.ensemble.adaptors import Adaptor
+from contrastill.ensemble.agglomerate import Agglomerate
+from contrastill.objectives.crd import CRD, SharedCRD
+from contrastill.objectives.fresh_crd import FreshCRD
+
+SAMPLES, PAIR = 6, ((0, 0),)
+BATCH = {"index": torch.arange(SAMPLES), "target": torch.arange(SAMPLES) % 5}
+
+
+def outputs(samples=SAMPLES, channels=3, dim=4, **kwargs):
+    maps = tuple(torch.rand(samples, channels, size, size, **kwargs) for size in (8, 4))
+    return Representation(torch.randn(samples, 5, **kwargs), torch.randn(samples, dim, **kwargs), maps)
+
+
+def losses():
+    """Each objective that reads a teacher of 5 classes, embeddings of 4 and maps of 3 channels, but for joint ones."""
+    return {
+        "kd": KD(),
+        "dkd": DKD(),
+        "dist": DIST(),
+        "mlkd": MLKD(),
+        "wttm": WTTM(),
+        "rkd": RKD(),
+        "pkt": PKT(),
+        "correlation": Correlation(4, 4, embed_dim=4),
+        "infonce": InfoNCE(4, 4, embed_dim=4, negatives_from="other_class"),
+        "similarity": Similarity(PAIR),
+        "attention": Attention(PAIR),
+        "nst": NST(PAIR),
+        "fitnet": FitNet(3, 3, pair=(0, 0)),
+        "factor": Factor(3, 3),
+        "vid": VID([(3, 3)], PAIR),
+        "ab": AB([(3, 3)], PAIR),
+        "fsp": FSP(2),
+        "review": Review((3, 4), (3, 4), PAIR),
+        "dense_crd": DenseCRD([(3, 3)], pairs=PAIR, embed_dim=4, negatives_from="other_class"),
+        "crd": CRD(CRDLoss(4, 4, num_samples=SAMPLES, num_negatives=2, embed_dim=4)),
+        "fresh_crd": FreshCRD(FreshCRDLoss(4, 4, num_samples=SAMPLES, num_negatives=2, embed_dim=4)),
+        "agglomerate": Agglomerate(Adaptor(summary=(4, 4))),
+    }
+
+
+def test_every_objective_with_a_teacher_is_here():
+    assert {name for name, entry in OBJECTIVES.items() if entry.needs_teacher} == set(losses())
+
+
+@pytest.mark.parametrize("name", losses())
+@pytest.mark.parametrize("by_name", [True, False])
+def test_no_gradient_reaches_the_teacher(name, by_name):
+    loss, student, teacher = losses()[name], outputs(requires_grad=True), outputs(requires_grad=True)
+    value = loss(student, teacher, **BATCH) if by_name else loss(student, teacher, BATCH)
+    if any(parameter.requires_grad for parameter in loss.parameters()) or value.requires_grad:
+        value.backward()
+    assert all(each.grad is None for each in teacher.tensors())
+    assert any(each.grad is not None and each.grad.any() for each in student.tensors())
+    own = {key for key, parameter in loss.named_parameters() if parameter.grad is None}
+    assert {key.partition(".")[0] for key in own} <= {"decoder"}  # of Factor, which learns in the initial stage
+
+
+def test_joint_objectives_send_the_teachers_nothing():
+    student, teacher = (torch.randn(SAMPLES, 4, requires_grad=True) for _ in range(2))
+    options = {"num_samples": SAMPLES, "num_negatives": 2, "embed_dim": 4}
+    shared = SharedCRD(SharedCRDLoss(4, [4, 4], **options))
+    shared(Representation(embedding=student), [Representation(embedding=teacher)] * 2, BATCH).backward()
+    assert teacher.grad is None and student.grad.any()
+    assert all(parameter.grad is not None for parameter in shared.parameters())
+
+
+@pytest.mark.parametrize("name", ["rkd", "pkt", "similarity", "correlation", "dist"])
+def test_one_sample_has_no_relations(name):
+    least = 3 if name == "rkd" else 2
+    with pytest.raises(UsageError, match=rf"compares the samples of a batch .* needs {least} or more, and this one"):
+        losses()[name](outputs(1), outputs(1))
+    assert losses()[name](outputs(least), outputs(least)) > 0
+    assert DIST(gamma=0)(outputs(1), outputs(1)) > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["similarity", "attention", "nst", "fitnet", "factor", "vid", "ab", "review", "dense_crd"]
+)
+def test_maps_that_are_not_there(name):
+    loss = losses()[name]
+    if hasattr(loss, "pair"):
+        loss.pair = (0, 2)
+    else:
+        loss.pairs = ((0, 2),)
+    with pytest.raises(UsageError, match="compares map 2 of the teacher, which has 2, counted from 0"):
+        loss(outputs(), outputs(), **BATCH)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["correlation", "infonce", "fitnet", "factor", "vid", "ab", "review", "dense_crd", "fsp", "crd", "fresh_crd"],
+)
+def test_channels_that_it_was_not_built_for(name):
+    for student, teacher in ((outputs(), outputs(channels=2, dim=3)), (outputs(channels=2, dim=3), outputs())):
+        with pytest.raises(UsageError, match="was built for|of the same channels|embedding"):
+            losses()[name](student, teacher, **BATCH)
+
+
+@pytest.mark.parametrize(("name", "field"), [("infonce", "target"), ("dense_crd", "target"), ("dense_crd", "index"),
+                                             ("crd", "index"), ("fresh_crd", "index")])  # fmt: skip
+def test_labels_and_places_that_are_not_of_the_samples(name, field):
+    wrong = [BATCH[field][:1], BATCH[field].float(), BATCH[field][:, None], BATCH[field].tolist(), BATCH[field] > 2]
+    for value in wrong:
+        with pytest.raises(UsageError, match=f"{name}: {field} "):
+            losses()[name](outputs(), outputs(), **{**BATCH, field: value})
+    with pytest.raises(UsageError, match=f"needs labels|pass {field}="):
+        losses()[name](outputs(), outputs(), **{key: value for key, value in BATCH.items() if key != field})
+
+
+@pytest.mark.parametrize("name", ["crd", "fresh_crd"])
+def test_places_outside_the_training_set(name):
+    with pytest.raises(UsageError, match="index 6 is out of range"):
+        losses()[name](outputs(), outputs(), index=BATCH["index"] + 1)

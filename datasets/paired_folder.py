@@ -8,11 +8,8 @@ import logging
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from ..core.config.fields import RESUMABLE
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .image_folder import (
@@ -27,19 +24,14 @@ from .image_folder import (
     walk,
 )
 from .io.array_files import SUFFIXES
-from .io.camera import UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
-from .io.file_loader import default_workers
 from .io.file_splits import PairSplit
 from .io.file_views import LABELS
 from .io.folder_reader import FolderReader
-from .io.joint_views import JointViews
-from .io.values import NO_LABEL, VECTORS_HELP, VOID, VOID_HELP, LabelRule, check_vectors, number_kind, vectors_among
-from .io.view_options import ViewOptions
+from .io.pairs import PairOptions, open_pairs
+from .io.values import NO_LABEL, LabelRule
 
 log = logging.getLogger(__name__)
 
-# Frames that are read when a split is opened, evenly spaced over it.
-_FRAMES_READ = 16
 _LAYOUT = "the layout is rgb/0001.png, depth/0001.png, …, or train/rgb/…, train/depth/… with test or val beside train"
 _RESERVED = ("index", "target", "camera")
 
@@ -60,28 +52,17 @@ class PairedFolder:
         ContrastillError: A file is damaged, or not as large as its partners, or holds what its modality cannot be.
     """
 
-    class Options(ViewOptions):
+    class Options(PairOptions):
         path: str = Field(description="the folder")
         folders: dict[str, str] | None = Field(
             None,
             description="modality -> its folder; null: every folder with images or arrays, called as the folder is",
-        )
-        size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-            None, description="height and width in pixels of the views, or one number for both; null: as stored"
-        )
-        depth_unit: Unit | None = Field(
-            None, description=f"of the stored depth: {UNIT_HELP} mm for 16 bits, m for floats, relative for 8 bits"
-        )
-        intrinsics: tuple[float, float, float, float] | None = Field(
-            None, description="fx, fy, cx, cy of the camera in pixels of a stored frame; null: not known"
         )
         channel: str | None = Field(
             None,
             description="of EXR files with several, the one that is read, such as depth.V; null: the only one, that "
             "of a layer called as the modality is, or of depth Z",
         )
-        void: int | None = Field(VOID, ge=0, description=VOID_HELP, json_schema_extra=RESUMABLE)
-        vectors: list[str] | None = Field(None, description=VECTORS_HELP)
         test_fraction: float = Field(
             0.1,
             gt=0,
@@ -120,60 +101,14 @@ class PairedFolder:
                 f"{'is a file, not a folder of modalities' if self.root.exists() else 'does not exist'}: set "
                 "data.path"
             )
-        options, training = self.options, split == "train"
+        options = self.options
         where, files = self._list(split)
-        if options.intrinsics is not None and "depth" not in files:
-            raise UsageError(
-                f"data.intrinsics are of a camera of depth, and {where} has no modality depth: leave them out, or "
-                "name it in data.folders"
-            )
-        count = len(next(iter(files.values())))
         names = self._class_names() if LABELS in files else None
         reader = FolderReader(
             where, files, LabelRule.of(options.void, "void" in options.model_fields_set, names), options.channel
         )
-        samples = reader.read_samples(
-            [place * count // min(count, _FRAMES_READ) for place in range(min(count, _FRAMES_READ))],
-            sizes=self._sizes_matter(),
-            skip_corrupted=options.skip_corrupted,
-        )
-        channels = {name: shape[0] for name, shape in reader.modalities.items()}
-        for name in vectors_among(options.vectors, channels):
-            check_vectors(
-                name, np.concatenate([sample[name].reshape(-1, channels[name])[:10_000] for sample in samples]), where
-            )
-        if training:
-            reader.warn()
-        size = (options.size, options.size) if isinstance(options.size, int) else options.size
-        return PairSplit(
-            reader,
-            count,
-            JointViews(size, options.crop, options.scale, options.flip, options.transforms if training else []),
-            camera=self._camera(where, [sample["depth"] for sample in samples]) if "depth" in files else None,
-            semantic_classes=names,
-            augmented=training,
-            color_jitter=options.color_jitter,
-            workers=default_workers() if options.workers is None else options.workers,
-            skip_corrupted=options.skip_corrupted,
-            vectors=options.vectors,
-        )
-
-    def _sizes_matter(self) -> str | None:
-        """Why the files of all samples have to be of one size."""
-        if self.options.intrinsics is not None:
-            return "data.intrinsics are of frames of one size: leave them out, or bring the files to it"
-        return "set data.size=[HEIGHT,WIDTH]" if self.options.size is None else None
-
-    def _camera(self, where: Path, frames: list[np.ndarray]) -> Camera:
-        unit = self.options.depth_unit or unit_of(number_kind(frames[0].dtype))
-        warn_of_unit(
-            torch.from_numpy(
-                np.concatenate([frame.ravel()[:: max(1, frame.size // 10_000)].astype(np.float32) for frame in frames])
-            ),
-            unit,
-            where,
-        )
-        return Camera(unit, self.options.intrinsics)
+        count = len(next(iter(files.values())))
+        return open_pairs(reader, count, options, where, training=split == "train", semantic_classes=names)
 
     def _class_names(self) -> list[str] | None:
         path = self.root / "classes.txt"

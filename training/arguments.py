@@ -31,6 +31,7 @@ from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
 from ..core.representation import Network, Preprocess, Taps
 from ..core.seeds import members
 from ..core.weights import find_weights
+from ..datasets.huggingface import LoadedHuggingFace, has_stored_pictures, is_dataset_dict, is_streamed, usual_pair
 from ..datasets.io.scale import check_same_scale, scale_of
 from ..datasets.user_dataset import UserDataset
 from ..models.recipe import read_recipe
@@ -58,13 +59,17 @@ class ArgumentResolver:
     _names: list[str] = field(default_factory=list)
 
     def data(self, argument: Any) -> dict[str, Any]:
-        """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, or a
-        pair of either for training and testing.
+        """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, a
+        ``DatasetDict`` of Hugging Face, or a pair of datasets or DataLoaders for training and testing.
 
         Raises:
             UsageError: It is none of these.
         """
-        if isinstance(argument, Mapping):
+        if is_dataset_dict(argument):
+            if all(map(has_stored_pictures, argument.values())):
+                return self._loaded(argument, holds_out=True)
+            argument = usual_pair(argument)
+        if isinstance(argument, Mapping) and not is_streamed(argument):
             return dict(argument)
         if isinstance(argument, (str, os.PathLike)):
             is_name = not os.path.exists(argument) and str(argument) in DATASETS
@@ -88,9 +93,18 @@ class ArgumentResolver:
             options = {"workers": pair[0].num_workers}
             self.train = {"batch_size": pair[0].batch_size} | ({"drop_last": True} if pair[0].drop_last else {})
         train, test = (_dataset(one, training=place == 0) for place, one in enumerate(pair))
+        if has_stored_pictures(train) and (test is None or has_stored_pictures(test)):
+            splits = {"train": train} if test is None else {"train": train, "test": test}
+            return self._loaded(splits, holds_out=False) | options
         name = object_name(train)
         self.stack.enter_context(DATASETS.temporarily(name, UserDataset(train, test)))
         return {"name": name, **options}
+
+    def _loaded(self, datasets: Mapping[str, Any], *, holds_out: bool) -> dict[str, Any]:
+        """The section of datasets of Hugging Face, whose pictures are read as those of files."""
+        name = object_name(next(iter(datasets.values())))
+        self.stack.enter_context(DATASETS.temporarily(name, LoadedHuggingFace(datasets, holds_out=holds_out)))
+        return {"name": name}
 
     def network(self, argument: Any, role: str, modality: str | None, batch: Any) -> dict[str, Any]:
         """The entry of a teacher or the student: of a name, the folder or file of a run, a module, or a dict of an
@@ -209,6 +223,12 @@ def _dataset(argument: Any, *, training: bool) -> Any:
     memory of the device (``pin_memory``, ``prefetch_factor``, ``persistent_workers``, …) and the generator change no
     value. What would is refused.
     """
+    dataset = argument.dataset if isinstance(argument, DataLoader) else argument
+    if is_streamed(dataset):
+        raise UsageError(
+            "an IterableDataset streams its rows, and a row of a bank and an order of one's own need rows that are "
+            "read by place: load it with streaming=False, or write WebDataset shards and name their folder"
+        )
     if not isinstance(argument, DataLoader):
         return argument
     if not isinstance(argument.dataset, IterableDataset):

@@ -93,7 +93,8 @@ def distill(
         student: The same for the network to train; by its name it is untrained.
         data: A folder or a packed file, the name of a data set that needs neither, a dict of a config's section
             ``data``; or a map-style ``Dataset`` of ``(image, label)`` or of dicts of modalities, a ``DataLoader`` of
-            one (for its batch size, ``drop_last`` and workers), or ``(train, test)``.
+            one (for its batch size, ``drop_last`` and workers), or ``(train, test)``; or a ``Dataset`` or
+            ``DatasetDict`` of Hugging Face, whose pictures are read, resized and augmented as files are.
         out: The run's folder.
         objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the
             paper's rate and schedule. None is what was best or level at the lengths that were measured

@@ -19,8 +19,10 @@ from ..errors import UsageError, names_beside, nearest
 from ..plugins import requested_plugins
 from ..registry import DATASETS, PYTHON_PREFIX
 from .schema import DataConfig, RunConfig
-from .validation import checked, validate, validate_data
+from .validation import checked, recognised, validate, validate_data
 from .yaml_values import joined, override_value, read_written, texts_of, values_of
+
+_NAMING = ("data", "data.name", "data.path")
 
 
 def configs_folder() -> Path:
@@ -99,13 +101,20 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def _without_python_data(written: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The config of a run whose data set was made in Python, without that section where an override names other
-    data.
+    """The config of a run whose data set was made in Python, where an override names other data: without that section,
+    but for what the test view is, as far as those data have such options.
     """
     data = written.get("data")
     name = data.get("name") if isinstance(data, dict) else None
-    named = any(override.partition("=")[0] in ("data", "data.name", "data.path") for override in overrides)
-    return {**written, "data": {}} if named and str(values_of(name)).startswith(PYTHON_PREFIX) else written
+    named = {key: value for key, _, value in (override.partition("=") for override in overrides) if key in _NAMING}
+    if not isinstance(data, dict) or not named or not str(values_of(name)).startswith(PYTHON_PREFIX):
+        return written
+    if "data" in named:
+        return {**written, "data": {}}
+    kinds = [named["data.name"]] if "data.name" in named else recognised(os.path.expanduser(named["data.path"]))
+    fields = DATASETS[kinds[0]].Options.model_fields if len(kinds) == 1 and kinds[0] in DATASETS else {}
+    view = {key: data[key] for key in ("size", "crop") if key in fields and data.get(key) is not None}
+    return {**written, "data": view}
 
 
 def _yaml_problem(error: Exception) -> str:

@@ -129,7 +129,7 @@ def of_another_kind(data: DataConfig) -> UsageError | None:
     """The error for a path of another kind of data than ``data.name`` says; None where it is not known to be one."""
     if data.path is None or not os.path.exists(data.path) or data.name not in DATASETS:
         return None
-    names = _recognised(data.path)
+    names = recognised(data.path)
     if not names or data.name in names:
         return None
     return UsageError(
@@ -138,7 +138,7 @@ def of_another_kind(data: DataConfig) -> UsageError | None:
     )
 
 
-def _recognised(path: str) -> list[str]:
+def recognised(path: str) -> list[str]:
     """The data sets that say a path is their own."""
     return [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
 
@@ -158,7 +158,7 @@ def _recognise(path: str | None) -> str:
             f"data.path={path} does not exist{looked_in(path)}: "
             f"{nearest(path, names_beside(path), 'name a file or a folder that is there')}"
         )
-    names = _recognised(path)
+    names = recognised(path)
     if len(names) != 1:
         kind = f"could be {' or '.join(names)}" if names else "is of no known layout"
         raise UsageError(f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}")

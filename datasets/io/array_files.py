@@ -18,17 +18,24 @@ from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
 from .values import NEGATIVE_MARKS
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
+Content = bytes | np.ndarray
+"""Of a file that has been read already: the bytes of an image file, or an array."""
 # What Pillow may take the contents of a file for, whatever its name.
 _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "PPM", "TIFF", "WEBP")
 
 
 def read_pair(
-    files: Mapping[str, Path], *, other_sizes: bool = False, channel: str | None = None
+    files: Mapping[str, Path],
+    contents: Mapping[str, Content] | None = None,
+    *,
+    other_sizes: bool = False,
+    channel: str | None = None,
 ) -> dict[str, np.ndarray]:
     """One sample: the files of all its modalities.
 
     Args:
-        files: By modality.
+        files: Modality -> its file, or where its content is from, for messages.
+        contents: Modality -> what has been read already: the bytes of an image file, or an array.
         other_sizes: Whether they may differ in size, as long as all are of one ratio of sides: all show one picture.
         channel: Of EXR files, the one that is read; None: by the modality's name, see :func:`_channel`.
 
@@ -36,7 +43,9 @@ def read_pair(
         DamagedImage: One of them cannot be read.
         ContrastillError: One holds what its modality cannot be, or they differ in size or in EXIF's orientation.
     """
-    read = {name: _read(path, name, channel) for name, path in files.items()}
+    read = {
+        name: _read(path, name, channel, None if contents is None else contents[name]) for name, path in files.items()
+    }
     sample, turned = (
         {name: values for name, (values, _) in read.items()},
         {name: number for name, (_, number) in read.items()},
@@ -86,27 +95,37 @@ def read_array(path: Path, modality: str) -> np.ndarray:
     return _read(path, modality)[0]
 
 
-def blends(path: Path) -> bool:
+def is_image(path: Path, content: Content | None = None) -> bool:
+    """Whether it is an image file by its ending, or by its content if that has been read."""
+    return path.suffix.lower() in IMAGE_SUFFIXES if content is None else isinstance(content, bytes)
+
+
+def blends(path: Path, content: Content | None = None) -> bool:
     """Whether it is an image whose compression blends the values of neighbours."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    if not is_image(path, content):
         return False
-    with _opened(path) as (image, encoded):
+    with _opened(path, content) as (image, encoded):
         return lossy(image, encoded)
 
 
-def _read(path: Path, modality: str, channel: str | None = None) -> tuple[np.ndarray, int]:
+def _read(
+    path: Path, modality: str, channel: str | None = None, content: Content | None = None
+) -> tuple[np.ndarray, int]:
     """The values, and the EXIF orientation by which they were turned; 1: by none."""
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if content is None and suffix not in SUFFIXES:
         raise UsageError(
             f"{path} is of a kind that is not read: convert it to one of {', '.join(SUFFIXES)}, or move it away"
         )
-    if suffix in IMAGE_SUFFIXES and modality == "rgb":
-        picture = Picture(path)
+    image = is_image(path, content)
+    if image and modality == "rgb":
+        picture = Picture(path, content if isinstance(content, bytes) else None)
         return picture.pixels().numpy(), picture.orientation
     turned = 1
-    if suffix in IMAGE_SUFFIXES:
-        values, turned = _image(path, modality)
+    if image:
+        values, turned = _image(path, modality, content)
+    elif isinstance(content, np.ndarray):
+        values = content
     else:
         values = _numpy(path, modality) if suffix == ".npy" else _exr(path, modality, channel)
     if values.ndim == 3 and values.shape[2] == 1:
@@ -145,11 +164,11 @@ def _labels(path: Path, values: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+def _opened(path: Path, content: Content | None = None) -> Iterator[tuple[Image.Image, bytes]]:
     """An image whose header has been read, and the bytes of its file; what goes wrong with it names the file."""
     encoded = b""
     try:
-        encoded = path.read_bytes()
+        encoded = content if isinstance(content, bytes) else path.read_bytes()
         image = Image.open(io.BytesIO(encoded))
         if image.format not in _FORMATS:
             raise UnreadKind(f"is a {image.format}, whatever its name says: save it as PNG, TIFF or .npy")
@@ -160,8 +179,8 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
         raise DamagedImage(path, reason_of(error, encoded)) from error
 
 
-def _image(path: Path, modality: str) -> tuple[np.ndarray, int]:
-    with _opened(path) as (image, encoded):
+def _image(path: Path, modality: str, content: Content | None) -> tuple[np.ndarray, int]:
+    with _opened(path, content) as (image, encoded):
         if modality == LABELS and lossy(image, encoded):
             kind = "JPEG" if image.format in ("JPEG", "MPO") else f"{image.format} with lossy compression"
             raise UnreadKind(f"is a {kind}, which blends the labels of neighbours: save label maps as 8-bit PNG")

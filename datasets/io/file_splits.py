@@ -75,8 +75,8 @@ class FileSplit(ReadSplit):
 
     Args:
         pictures: Opens the picture of a sample by its index.
-        targets: int64 (N,), classes in 0..C-1.
-        classes: Names of the classes; or C, where they have none.
+        targets: int64 (N,), classes in 0..C-1; None for an unlabelled set.
+        classes: Names of the classes; or C, where they have none; None: unlabelled.
         views: How a picture becomes a square.
         augmented: Whether training views are drawn; otherwise a loader with ``train`` only shuffles.
         color_jitter: Strength of the jitter of training views; 0 leaves it uint8.
@@ -91,8 +91,8 @@ class FileSplit(ReadSplit):
     def __init__(
         self,
         pictures: PictureSource,
-        targets: Tensor,
-        classes: list[str] | int,
+        targets: Tensor | None,
+        classes: list[str] | int | None,
         *,
         views: FileViews,
         augmented: bool,
@@ -101,10 +101,11 @@ class FileSplit(ReadSplit):
         skip_corrupted: bool = False,
     ) -> None:
         self.pictures, self.targets = pictures, targets
-        self.classes: list[str] | None = None if isinstance(classes, int) else classes
-        self.num_classes = classes if isinstance(classes, int) else len(classes)
+        self.classes: list[str] | None = classes if isinstance(classes, list) else None
+        self.num_classes = len(classes) if isinstance(classes, list) else classes
         self.views, self.augmented, self.color_jitter, self.workers = views, augmented, color_jitter, workers
-        self.num_samples, self.skip_corrupted = len(targets), skip_corrupted
+        self.skip_corrupted = skip_corrupted
+        self.num_samples = len(pictures.files) if targets is None else len(targets)
         self.modalities = {"rgb": (3, views.size, views.size)}
         self.camera: Camera | None = None
         self.semantic_classes: list[str] | None = None
@@ -113,8 +114,8 @@ class FileSplit(ReadSplit):
     def from_options(
         cls,
         pictures: PictureSource,
-        targets: Tensor,
-        classes: list[str] | int,
+        targets: Tensor | None,
+        classes: list[str] | int | None,
         options: ViewOptions,
         size: int,
         *,
@@ -130,7 +131,7 @@ class FileSplit(ReadSplit):
         workers = default_workers() if options.workers is None else options.workers
         skip = options.skip_corrupted
         if training:
-            warn_of_scaling(_sample_pictures(pictures, len(targets)))
+            warn_of_scaling(_sample_pictures(pictures, len(pictures.files) if targets is None else len(targets)))
         return cls(
             pictures,
             targets,

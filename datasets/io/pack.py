@@ -109,6 +109,8 @@ def source_of(
         raise UsageError(
             f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}"
         )
+    if DATASETS["huggingface"].recognises(source):
+        raise UsageError(f"{source} is a data set of Hugging Face: name it as huggingface:{source}")
     return _image_folder(folder, size, splits)
 
 

@@ -1,0 +1,161 @@
+"""Pictures and arrays in the columns of a Hugging Face ``datasets.Dataset``, read by their rows as they are stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .aligned_reader import AlignedReader
+from .array_files import Content
+from .fingerprint import file_sizes, listing_hash
+from .images import DamagedImage, Picture, reason_of
+from .values import LabelRule
+
+
+class ArrowRows:
+    """Contents of some columns by row: pictures as the bytes of their files, which the library's own decoders read, and
+    arrays. The dataset's Arrow files are memory-mapped, and opened again in a worker that is spawned.
+
+    Args:
+        dataset: A ``datasets.Dataset``; its indices (of ``select``, ``shuffle``, ``filter``) are respected.
+        columns: Modality -> column.
+        rows: int64 (N,), the dataset's row of each sample.
+        where: The data set and split, for messages.
+    """
+
+    def __init__(self, dataset: Any, columns: Mapping[str, str], rows: np.ndarray, where: str) -> None:
+        self.columns, self.rows, self.where = dict(columns), rows, where
+        self._dataset = dataset.select_columns([*dict.fromkeys(columns.values())]).with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def names(self, index: int) -> dict[str, Path]:
+        """What a sample's contents are called in messages."""
+        return {name: Path(self.where, column, f"row {self.rows[index]}") for name, column in self.columns.items()}
+
+    def contents(self, index: int) -> dict[str, Content]:
+        """Modality -> the bytes of an image file, or an array (H, W) or (H, W, C).
+
+        Raises:
+            DamagedImage: A cell is empty, or its file cannot be read.
+        """
+        table = self._dataset[int(self.rows[index])]
+        names = self.names(index)
+        return {name: _content(table.column(column), names[name]) for name, column in self.columns.items()}
+
+    def listing(self) -> str:
+        """Stands for the sizes of all contents, and for the names of files that are not in the dataset itself.
+
+        The dataset's own fingerprint is of how it came to be (times of change, random for functions that cannot be
+        hashed), and not the same in the next process.
+        """
+        rows, indices = self.rows, self._dataset._indices
+        if indices is not None:
+            rows = indices.column(0).to_numpy()[rows]
+        return "-".join(_listing(self._dataset.data.column(column), rows) for column in self.columns.values())
+
+
+class ArrowPictures:
+    """Opens the pictures of one column, the source of a :class:`~.file_splits.FileSplit`."""
+
+    def __init__(self, rows: ArrowRows) -> None:
+        self.rows = rows
+        (self._name,) = rows.columns
+
+    @property
+    def files(self) -> np.ndarray:
+        """``row N`` of each sample, bytes (N,)."""
+        return np.char.add(b"row ", self.rows.rows.astype(bytes))
+
+    def open(self, row: int) -> Picture:
+        """The sample's picture, its header read.
+
+        Raises:
+            DamagedImage: It cannot be read.
+        """
+        content = self.rows.contents(row)[self._name]
+        assert isinstance(content, bytes)
+        return Picture(self.rows.names(row)[self._name], content)
+
+    def listing(self) -> str:
+        return self.rows.listing()
+
+
+class ArrowReader(AlignedReader):
+    """Reads aligned modalities, each from its column."""
+
+    def __init__(self, rows: ArrowRows, labels: LabelRule) -> None:
+        super().__init__([*rows.columns], labels)
+        self.rows = rows
+
+    def listing(self) -> str:
+        return self.rows.listing()
+
+    def _paths(self, row: int) -> dict[str, Path]:
+        return self.rows.names(row)
+
+    def _contents(self, row: int) -> dict[str, Content]:
+        return self.rows.contents(row)
+
+
+def _content(cells: Any, name: Path) -> Content:
+    """The only cell of a column (1,): a picture's bytes or path, alone or in a struct, or an array."""
+    if not _is_picture(cells.type):
+        if cells.null_count:
+            raise DamagedImage(name, "the cell is empty", "filter the row out", "an array")
+        return np.array(cells.chunk(0).to_numpy(zero_copy_only=False)[0])
+    cell = cells[0].as_py()
+    encoded, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
+    if isinstance(encoded, bytes):
+        return encoded
+    if path is None:
+        raise DamagedImage(name, "the cell is empty", "filter the row out")
+    if "://" in path:
+        raise DamagedImage(name, f"it is at {path}", "load the data set with its files")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DamagedImage(name, f"{path}: {reason_of(error)}") from error
+
+
+def _is_picture(kind: Any) -> bool:
+    """Whether cells of an Arrow type are bytes or paths, and no arrays."""
+    import pyarrow.types as types
+
+    is_bytes, is_text = types.is_binary(kind) or types.is_large_binary(kind), types.is_string(kind)
+    return types.is_struct(kind) or is_bytes or is_text or types.is_large_string(kind)
+
+
+def _listing(cells: Any, rows: np.ndarray) -> str:
+    """Stands for the contents of a column's ``rows``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = cells.type
+    if not _is_picture(kind):
+        return listing_hash(np.array([str(kind)], np.bytes_), [len(rows)])
+    encoded = paths = None
+    if pa.types.is_struct(kind):
+        fields = {kind.field(place).name for place in range(kind.num_fields)}
+        encoded = pc.struct_field(cells, "bytes") if "bytes" in fields else None
+        paths = pc.struct_field(cells, "path") if "path" in fields else None
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        paths = cells
+    else:
+        encoded = cells
+    sizes = np.full(len(cells), -1, np.int64)
+    if encoded is not None:
+        sizes = pc.fill_null(pc.binary_length(encoded), -1).to_numpy().astype(np.int64)
+    sizes = sizes[rows]
+    places = np.flatnonzero(sizes < 0)
+    files: list[bytes] = []
+    if paths is not None and len(places):
+        files = [os.fsencode(path or "") for path in paths.take(pa.array(rows[places])).to_pylist()]
+        sizes[places] = file_sizes(b"", np.array(files))
+    # Of a file the name alone, as a copy elsewhere is the same data.
+    return listing_hash(np.array([os.path.basename(path) for path in files] or [b""]), sizes)

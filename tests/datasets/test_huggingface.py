@@ -1,0 +1,384 @@
+"""Hugging Face datasets: the batches of the same bytes in folders, columns of each format with their values as stored,
+splits, labels, and what is refused.
+"""
+
+import io
+import logging
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import contrastill
+from contrastill.core.config.loading import load_config
+from contrastill.core.config.validation import validate
+from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.core.registry import DATASETS
+from contrastill.datasets.huggingface import LoadedHuggingFace
+from contrastill.datasets.io.fingerprint import fingerprint
+from contrastill.datasets.io.pack import source_of
+
+hf = pytest.importorskip("datasets", reason="pip install 'contrastill[datasets]'")
+hf.disable_progress_bars()
+
+
+def _encoded(values, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image = values if isinstance(values, Image.Image) else Image.fromarray(values)
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _picture(seed, height=20, width=24):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _dataset(columns, **features):
+    return hf.Dataset.from_dict(columns, features=hf.Features(features))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """2 classes × 7 training and 2 test pictures of two heights, as a folder of classes and saved to disk."""
+    folder, saved = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("hf") / "saved"
+    splits = {}
+    for split, count in (("train", 7), ("test", 2)):
+        pictures = []
+        for name in ("cat", "dog"):
+            for k in range(count):
+                content = _encoded(_picture(len(pictures) + 50 * (split == "test"), 20 + k % 2), "JPEG")
+                path = folder / split / name / f"{k:02}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                pictures.append({"path": None, "bytes": content})
+        labels = [0] * count + [1] * count
+        splits[split] = _dataset(
+            {"image": pictures, "label": labels}, image=hf.Image(), label=hf.ClassLabel(names=["cat", "dog"])
+        )
+    dataset = hf.DatasetDict(splits)
+    dataset.save_to_disk(saved)
+    return folder, saved, dataset
+
+
+def _open(data, split="train", name="huggingface", **options):
+    """The split of a path, or of a dataset or dict as a call takes it."""
+    options = {"workers": 0, **options}
+    if isinstance(data, hf.Dataset):
+        data = {"train": data}
+    if isinstance(data, dict):
+        return LoadedHuggingFace(data, holds_out=len(data) > 1)(LoadedHuggingFace.Options(**options)).open(split)
+    kind = DATASETS[name]
+    return kind(kind.Options(path=str(data), **options)).open(split)
+
+
+def _batches(split, epoch=0, start=0, train=True):
+    loader = split.loader(batch_size=4, device="cpu", seed=3, train=train)
+    return list(loader.epoch(epoch, start))
+
+
+def _same(batches, others):
+    return len(batches) == len(others) and all(
+        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        for first, second in zip(batches, others, strict=True)
+    )
+
+
+def _values(split, name="rgb"):
+    """The plain frame of each sample, (N, C, H, W)."""
+    return torch.cat([batch[name] for batch in _batches(split, train=False)])
+
+
+def test_batches_are_those_of_the_same_files_in_folders(both):
+    folder, saved, dataset = both
+    for options in ({"size": 16}, {"size": 16, "limit": 5, "color_jitter": 0.5, "crop": "padded"}):
+        files, test = (_open(folder, name, "image_folder", **options) for name in ("train", "test"))
+        for data in (saved, dataset):
+            split = _open(data, **options)
+            assert split.classes == files.classes == ["cat", "dog"] and torch.equal(split.targets, files.targets)
+            assert _same(_batches(split, 2), _batches(files, 2))
+            assert _same(_batches(_open(data, "test", **options)), _batches(test))
+
+
+def test_workers_resuming_and_spawn_change_no_byte(both):
+    split = _open(both[1], size=16)
+    expected = _batches(split, 1)
+    assert _same(_batches(_open(both[1], size=16, workers=2), 1), expected)
+    assert _same(_batches(split, 1, start=2), expected[2:])
+    reader = pickle.loads(pickle.dumps(split.reader(3)))
+    rows = expected[0]["index"].numpy()
+    assert torch.equal(reader[1, rows]["rgb"], split.reader(3)[1, rows]["rgb"])
+
+
+def test_parquet_and_the_default_test_split_and_size(both, tmp_path, monkeypatch):
+    dataset = both[2]
+    monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    dataset["train"].to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    with pytest.raises(UsageError, match=r"test_fraction=0.001 no row is held out"):
+        _open(tmp_path, test_fraction=0.001)
+    split, test = (_open(tmp_path, name, test_fraction=0.3) for name in ("train", "test"))
+    assert split.num_samples + test.num_samples == 14 and test.num_samples
+    assert _open(tmp_path, test_fraction=0.3).modalities == {"rgb": (3, 224, 224)}
+    assert _open({"train": dataset["train"].select([0, 2])}).modalities == {"rgb": (3, 224, 224)}
+    square = _dataset({"image": [_encoded(_picture(k, 9, 9)) for k in range(3)]}, image=hf.Image())
+    assert _open(square).modalities == {"rgb": (3, 9, 9)}
+    assert _open(square, "test") is None and _open(square).targets is None
+
+
+def test_recognises_its_own_and_no_other(both, tmp_path):
+    folder, saved, dataset = both
+    recognised = [name for name, kind in DATASETS.items() if getattr(kind, "recognises", lambda _: False)(str(saved))]
+    assert recognised == ["huggingface"]
+    recognises = DATASETS["huggingface"].recognises
+    assert not recognises(str(folder)) and recognises(str(saved / "train")) and not recognises(str(tmp_path))
+    (tmp_path / "train.parquet").touch()
+    assert recognises(str(tmp_path))
+
+
+def test_it_is_packed_by_its_name(both):
+    saved = both[1]
+    with pytest.raises(UsageError, match=f"name it as huggingface:{saved}"):
+        source_of(str(saved))
+    source = source_of(f"huggingface:{saved}", options=["size=8"])
+    assert source.classes == ["cat", "dog"]
+    assert {name: split.num_samples for name, split in source.splits.items()} == {"train": 14, "test": 4}
+
+
+def test_indices_are_respected_and_in_the_fingerprint(both):
+    train = both[2]["train"]
+    plain, size = _values(_open(train, size=16)), {"size": 16}
+    order = train.shuffle(seed=1)._indices.column(0).to_pylist()
+    assert torch.equal(_values(_open(train.shuffle(seed=1), **size)), plain[order])
+    assert torch.equal(_values(_open(train.select([5, 2, 9]), **size)), plain[[5, 2, 9]])
+    dogs = train.filter(lambda row: row["label"] == 1)
+    assert torch.equal(_values(_open(dogs, **size)), plain[7:]) and _open(dogs, **size).classes == ["cat", "dog"]
+    prints = [fingerprint(_open(data, **size)) for data in (train, train.select(range(14)), train.shuffle(seed=1))]
+    assert prints[0] == prints[1] == fingerprint(_open(both[1], **size))
+    assert prints[0]["names or sizes of files"] != prints[2]["names or sizes of files"]
+
+
+def test_each_kind_of_column_gives_the_same_pictures(tmp_path):
+    contents = [_encoded(_picture(k)) for k in range(3)]
+    paths = [str(tmp_path / f"{k}.png") for k in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+    text, binary = hf.Value("string"), hf.Value("binary")
+    columns = {
+        "bytes": _dataset({"image": contents}, image=hf.Image()),
+        "paths": _dataset({"image": paths}, image=hf.Image()),
+        "struct": _dataset(
+            {"image": [{"bytes": content, "path": None} for content in contents]}, image={"bytes": binary, "path": text}
+        ),
+        "encoded": _dataset({"image": contents}, image=binary),
+        "text": _dataset({"image": paths}, image=text),
+    }
+    expected = torch.stack([torch.from_numpy(_picture(k)).permute(2, 0, 1) for k in range(3)])[:, :, :20, 2:22]
+    for name, dataset in columns.items():
+        split = _open(dataset, image="image", size=20, crop="none")
+        assert torch.equal(_values(split), expected), name
+        assert len(split.listing()) == 16
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ContrastillError, match=r"row 1 cannot be read as an image \(.*1\.png.*skip_corrupted"):
+        _values(_open(columns["paths"], size=20))
+
+
+def test_values_of_several_columns_are_as_stored(caplog):
+    depth = np.arange(20 * 24, dtype=np.uint16).reshape(20, 24) + 40_000
+    labels = Image.fromarray((np.arange(20 * 24).reshape(20, 24) % 5).astype(np.uint8), "P")
+    labels.putpalette([250, 0, 0, 0, 250, 0] * 128)
+    turned = Image.Exif()
+    turned[274] = 3
+    metres = np.random.default_rng(0).random((2, 20, 24)).astype(np.float32) + 1
+    dataset = _dataset(
+        {
+            "image": [_encoded(_picture(k), "PNG") for k in range(2)],
+            "depth_map": [_encoded(depth)] * 2,
+            "semantics": [_encoded(labels)] * 2,
+            "thermal": [_encoded((depth // 300).astype(np.uint8))] * 2,
+            "near": list(metres),
+            "caption": ["a", "b"],
+        },
+        image=hf.Image(),
+        depth_map=hf.Image(),
+        semantics=hf.Image(),
+        thermal=hf.Image(),
+        near=hf.Array2D((20, 24), "float32"),
+        caption=hf.Value("string"),
+    )
+    split = _open(dataset)
+    assert "the columns image, depth_map, semantics, thermal are read as the modalities rgb, depth" in caplog.text
+    assert {name: shape[0] for name, shape in split.modalities.items()} == {
+        "rgb": 3, "depth": 1, "semantics": 1, "thermal": 1,
+    }  # fmt: skip
+    assert split.camera.unit == "mm" and split.targets is None
+    assert torch.equal(_values(split, "depth")[1, 0], torch.from_numpy(depth.astype(np.float32)))
+    assert torch.equal(_values(split, "semantics")[0, 0], torch.from_numpy(np.array(labels)))
+    assert torch.equal(_values(split)[1], torch.from_numpy(_picture(1)).permute(2, 0, 1))
+    floats = _open(dataset, modalities={"depth": "near"})
+    assert list(floats.modalities) == ["rgb", "depth"] and floats.camera.unit == "m"
+    assert torch.equal(_values(floats, "depth")[:, 0], torch.from_numpy(metres))
+    assert list(_open(dataset, image="image").modalities) == ["rgb"]
+    mirrored = _dataset({"image": [_encoded(_picture(0), "JPEG", quality=95, exif=turned)]}, image=hf.Image())
+    upright = _dataset({"image": [_encoded(_picture(0), "JPEG", quality=95)]}, image=hf.Image())
+    turned_values, values = (_values(_open(data, size=20, crop="none")) for data in (mirrored, upright))
+    assert torch.equal(turned_values, values.flip(2, 3))
+
+
+def _labelled(labels, feature, name="label", **further):
+    columns = {"image": [_encoded(_picture(k, 8, 8)) for k in range(len(labels))], name: labels, **further}
+    return (
+        hf.Dataset.from_dict(columns)
+        .cast(hf.Features({"image": hf.Value("binary"), name: feature, **{key: feature for key in further}}))
+        .cast_column("image", hf.Image())
+    )
+
+
+def test_labels_of_each_kind():
+    names, text = hf.ClassLabel(names=["wolf", "ape"]), hf.Value("string")
+    train = _labelled([1, 0, 1], names)
+    split = _open({"train": train, "test": _labelled([1, 0], hf.ClassLabel(names=["ape", "wolf"]))}, "test")
+    assert split.classes == ["wolf", "ape"] and split.targets.tolist() == [0, 1]
+    words = _open(_labelled(["b", "c", "a"], text, "target"))
+    assert words.classes == ["a", "b", "c"] and words.targets.tolist() == [1, 2, 0]
+    numbers = _open({"train": _labelled([0, 2, 1], hf.Value("int8")), "test": _labelled([3], hf.Value("int64"))})
+    assert numbers.classes is None and numbers.num_classes == 4 and numbers.targets.tolist() == [0, 2, 1]
+    for labels, feature, message in (
+        ([0, -1], hf.Value("int32"), r"1 of 2 rows have no label.*column label, the first is row 1"),
+        ([0, -3], hf.Value("int32"), "label -3 in the column label"),
+        (["a", None], text, "1 of 2 rows have no label"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _open(_labelled(labels, feature))
+    with pytest.raises(UsageError, match="row 0 is of the class 'd', and the training split has"):
+        _open({"train": _labelled(["a", "b"], text), "test": _labelled(["d"], text)}, "test")
+    with pytest.raises(UsageError, match="labels fine, coarse: say which with data.label="):
+        _open(_labelled([0, 1], names, "fine", coarse=[1, 0]))
+    assert _open(_labelled([0, 1], names, "fine", coarse=[1, 0]), label="coarse").targets.tolist() == [1, 0]
+
+
+def test_unlabelled_test_split_gives_way_to_validation(caplog):
+    feature = hf.ClassLabel(names=["a", "b"])
+    hidden = {"train": _labelled([0, 1], feature), "test": _labelled([-1, -1, -1], feature)}
+    full = {**hidden, "validation": _labelled([1], feature)}
+    with caplog.at_level(logging.WARNING):
+        assert _open(full, "test").targets.tolist() == [1]
+    assert "the split test has no labels, so validation is tested on" in caplog.text
+    for data, options in ((hidden, {}), (full, {"test": "test"})):
+        with pytest.raises(UsageError, match="3 of 3 rows have no label"):
+            _open(data, "test", **options)
+
+
+def test_what_is_not_clear_is_refused(both, tmp_path):
+    dataset = both[2]
+    train = dataset["train"]
+    for data, options, message in (
+        ({"a": train, "b": train}, {}, "splits a, b: say which to train on with data.train="),
+        ({"train": train, "extra": train}, {}, "train, extra: say which to test on with data.test="),
+        (dataset, {"test": "tset"}, "'tset' does not exist: did you mean test"),
+        (train, {"image": "pixels"}, "'pixels' does not exist"),
+        (train, {"label": "image"}, "the column image is Image"),
+        (train, {"modalities": {"target": "image"}}, "cannot be called target"),
+        (train, {"size": (16, 8)}, "become squares"),
+        (train.remove_columns("image"), {}, "no column of pictures among label"),
+        (train.cast_column("image", hf.Image(mode="L")), {}, r"Image\(mode='L'\), which converts values"),
+        (_dataset({"a": [], "b": []}, a=hf.Image(), b=hf.Image()), {}, "pictures a, b: say which is rgb"),
+        (tmp_path, {}, "cannot be loaded by the library datasets"),
+        (__file__, {}, "test_huggingface.py is a file: name a folder"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _open(data, **options)
+
+
+def test_the_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(hf.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match=r"data.path=nobody/nothing cannot be loaded.*: name a folder"):
+        _open("nobody/nothing")
+
+
+def test_without_the_library_the_extra_is_named(both, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ContrastillError, match=r"pip install 'contrastill\[datasets\]'"):
+        _open(both[1])
+
+
+class _Tiny(torch.nn.Module):
+    def __init__(self, channels=3, classes=2):
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(channels, 8, 3), torch.nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+_CALL = {"epochs": 1, "quiet": True, "batch_size": 8}
+
+
+def test_one_call_takes_a_dict_of_splits_and_its_folder_alike(both, tmp_path):
+    settings = {"objectives": "cross_entropy", "data.size": 16, "data.workers": 0, **_CALL}
+    loaded = contrastill.distill(None, "resnet8", both[2], out=tmp_path / "loaded", **settings)
+    read = contrastill.distill(None, "resnet8", both[1], out=tmp_path / "read", **settings)
+    assert read.config.data.name == "huggingface" and "top1" in read.metrics
+    pairs = zip(loaded.student.state_dict().values(), read.student.state_dict().values(), strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
+    assert (loaded.metrics["loss"], loaded.metrics["top1"]) == (read.metrics["loss"], read.metrics["top1"])
+    # Of other data the test view is that of the training, where nothing else is asked for.
+    for overrides, size in (
+        ([f"data.path={both[0]}"], 16),
+        ([f"data.path={both[0]}", "data.size=20"], 20),
+        ([f"data={{path: {both[0]}}}"], 224),
+        (["data.name=packed", "data.path=other.h5"], None),
+    ):
+        assert load_config(str(tmp_path / "loaded" / "config.yaml"), overrides).data.options().get("size") == size
+
+
+def test_one_call_from_rgb_to_depth(tmp_path):
+    images, depth = [_picture(k) for k in range(12)], np.random.default_rng(0).integers(500, 4000, (12, 20, 24))
+    dataset = _dataset(
+        {"image": [_encoded(image) for image in images], "depth": [_encoded(each.astype(np.uint16)) for each in depth]},
+        image=hf.Image(),
+        depth=hf.Image(),
+    )
+    result = contrastill.distill(
+        _Tiny(), _Tiny(1), dataset, out=tmp_path / "run", student_modality="depth", objectives="crd", **_CALL,
+        **{"data.workers": 0},
+    )  # fmt: skip
+    assert result.config.student.modality == "depth" and np.isfinite(result.metrics["loss"])
+
+
+def test_one_call_leaves_rows_that_the_user_shapes_alone(both, tmp_path):
+    def shaped(rows):
+        return {
+            "image": [torch.full((3, 8, 8), 7, dtype=torch.uint8) for _ in rows["image"]], "label": rows["label"],
+        }  # fmt: skip
+
+    dataset = hf.DatasetDict({name: split.with_transform(shaped) for name, split in both[2].items()})
+    result = contrastill.distill(_Tiny(), _Tiny(), dataset, out=tmp_path / "run", objectives="kd", **_CALL)
+    assert "top1" in result.metrics
+    with pytest.raises(UsageError, match="data.size"):
+        contrastill.distill(
+            _Tiny(), _Tiny(), dataset, out=tmp_path / "other", objectives="kd", **_CALL, **{"data.size": 8}
+        )
+
+
+def test_streams_are_refused(both, tmp_path):
+    stream = both[2]["train"].to_iterable_dataset()
+    for data in (stream, (stream, stream), hf.IterableDatasetDict({"train": stream})):
+        with pytest.raises(UsageError, match="IterableDataset streams its rows.*streaming=False, or write WebDataset"):
+            contrastill.distill(_Tiny(), _Tiny(), data, out=tmp_path / "run", **_CALL)
+
+
+def test_a_config_names_it_by_the_folder_alone(both):
+    config = validate(
+        {
+            "data": {"path": str(both[1])},
+            "student": {"model": "resnet8"},
+            "objectives": {"cross_entropy": {}},
+            "out": "x",
+        }
+    )
+    assert config.data.name == "huggingface" and config.data.options()["test_fraction"] is None

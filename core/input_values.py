@@ -83,7 +83,10 @@ def stored_depth(images: Tensor, scale: ValueScale | None) -> Tensor:
     if scale is None or scale.unit is None:
         return images
     if images.is_floating_point():
-        return images.where(images > 0, torch.nan)
+        measured = images > 0
+        if scale.unit == "mm":  # the mark of 16 bits, in metres
+            measured &= (images - _SATURATED / 1000).abs() > 1e-4
+        return images.where(measured, torch.nan)
     values, metres = images.float(), scale.metres
     marks = (values <= 0) | (values == _SATURATED) if metres is not None else values <= 0
     # A division by 1000 gives the float nearest to the metres.
@@ -181,6 +184,11 @@ def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], 
         low, high = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
     span = f"to {high:.3g}" if low >= -MARGIN else f"from {low:.3g} to {high:.3g}"
     if scale is not None and scale.low is not None and scale.high is not None and not scale.in_unit_range:
+        if scale.low < -0.5 and 0 <= low and 0 < high <= 1 + MARGIN:
+            raise UsageError(
+                f"this network was trained on floats from {scale.low:.3g} to {scale.high:.3g}, and these are in "
+                "[0, 1]: normalise them as those of its training"
+            )
         margin = max(scale.high - scale.low, 1.0)
         if low < scale.low - margin or high > scale.high + margin:
             raise UsageError(

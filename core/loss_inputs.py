@@ -170,6 +170,17 @@ def check_numbers(name: str, field: str, value: Any, samples: int) -> Tensor:
     return value
 
 
+def check_probabilities(name: str, target: Tensor) -> None:
+    """Refuse rows (B, C) that are no probabilities of classes; values are read on the CPU alone."""
+    if target.device.type == "cpu" and target.numel():
+        values = target.detach().float().numpy()
+        if values.min() < -1e-4 or abs(values.sum(1) - 1).max() > 1e-2:
+            raise UsageError(
+                f"{name}: rows of target are not negative and sum to 1, as probabilities do, or are classes as int64; "
+                f"these sum to {values.sum(1).min():.3g} … {values.sum(1).max():.3g}"
+            )
+
+
 def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = None) -> None:
     """Refuse labels that are no class of each sample; values are read on the CPU alone.
 

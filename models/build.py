@@ -137,7 +137,7 @@ def build_network(
             tuple(own_mean or own.mean),
             tuple(own_std or own.std),
             own.resolution if resolution is None else resolution,
-            scale=own.scale if same and mean is None else None,
+            scale=own.scale if same and (mean is None or tuple(mean) == tuple(own.mean)) else None,
         ),
         modality=modality,
     )

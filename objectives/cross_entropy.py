@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.loss_inputs import batch_targets, check_targets
+from ..core.loss_inputs import batch_targets, check_probabilities, check_targets
 from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -52,7 +52,9 @@ class CrossEntropy(Objective):
         logits, targets = student.require_logits(), batch_targets(batch, "cross_entropy")
         # Probabilities of all classes are labels too, those of mixed images for one.
         probabilities = isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape == logits.shape
-        if not probabilities:
+        if probabilities:
+            check_probabilities("cross_entropy", targets)
+        else:
             check_targets("cross_entropy", targets, logits, ignored=-100)
         if "mixed_share" not in batch:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.arguments import checked
@@ -66,7 +66,9 @@ class ProbeResult:
 
 
 @checked
-def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embedding", **options: Any) -> ProbeResult:
+def linear_probe(
+    network: Network | nn.Module, train: Any, test: Any, *, layer: str = "embedding", **options: Any
+) -> ProbeResult:
     """Fit a linear classifier on one layer of a network that is left exactly as it is, and test it once.
 
     ``protocol`` is how the classifier is fitted:
@@ -103,6 +105,17 @@ def linear_probe(network: Network, train: Any, test: Any, *, layer: str = "embed
     return linear_probes(network, train, test, layers=(layer,), **options)[layer]
 
 
+def _check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
+    """Refuse splits that number classes of the same or other names in different ways."""
+    if train is not None and test is not None:
+        for number, (name, other) in enumerate(zip(train, test, strict=False)):
+            if name != other:
+                raise UsageError(
+                    f"class {number} is {name} in the training split and {other} in the test split: number the classes "
+                    "of both in one way"
+                )
+
+
 def linear_probes(
     network: Network,
     train: Any,
@@ -133,6 +146,7 @@ def linear_probes(
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     network, (train, test) = as_network(network), as_splits(train, test)
+    _check_same_names(train.classes, test.classes)
     for split in (train, test):
         if hasattr(split, "modalities") and network.modality in split.modalities:
             check_same_scale(network, type(network.module).__name__, split)

@@ -281,6 +281,7 @@ def measures_of(confusion: Tensor) -> dict[str, Any]:
         [87.5, 87.5, 77.5]
     """
     counts = confusion.double()
+    counts = counts.reshape(1, 1) if counts.numel() == 1 else counts
     right, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     if not labelled.sum():
         raise UsageError("no pixel of the test frames is labelled: nothing can be measured")

@@ -35,7 +35,7 @@ from .compiled import compiled
 from .epoch_sums import EpochSums
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
-from .optimizer import LR_SCALE, Clipping, new_optimizer
+from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
 from .preemption import StopRequest
 from .progress import Progress, announcement
 from .schedule import default_epochs, learning_rate
@@ -320,6 +320,7 @@ class _Training:
         if self.average is not None:
             self.average.load(snapshot.model)
         self.optimizer.load_state_dict(snapshot.optimizer)
+        match_memory(self.optimizer)
         if self.accelerator.scaler and snapshot.scaler:
             self.accelerator.scaler.load_state_dict(snapshot.scaler)
         set_random_state(snapshot.random)

@@ -31,14 +31,15 @@ class MovingAverage:
     def __init__(self, student: Network, decay: float) -> None:
         self.network = deepcopy(student).freeze()
         self._student, self._decay = student, decay
-        self._own = self.network.state_dict()
+        # Each tensor once, whatever it is called: a shared module has two names for one.
+        self._own = _tensors(self.network)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the student's weights after optimiser step ``step``, from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         # Read anew at each step: to share a model out over processes gives its parameters other memory.
-        weights = self._student.state_dict()
+        weights = _tensors(self._student)
         floats = [name for name, value in self._own.items() if value.is_floating_point()]
         torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in self._own.keys() - set(floats):
@@ -60,6 +61,13 @@ class MovingAverage:
                 "this checkpoint is of a training without train.ema: begin with another out=…, or leave train.ema out"
             )
         self.network.load_state_dict(own)
+
+
+def _tensors(network: Network) -> dict[str, Tensor]:
+    """Parameters and saved buffers, each under one name."""
+    saved = network.state_dict().keys()
+    named = [*network.named_parameters(), *network.named_buffers()]
+    return {name: value.detach() for name, value in named if name in saved}
 
 
 def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

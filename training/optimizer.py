@@ -19,6 +19,14 @@ LR_SCALE = "lr_scale"
 """Key of a parameter group: its factor of the learning rate; 1 where it is missing."""
 
 
+_KEYS = {
+    **{name: f"train.{name}" for name in ("lr", "weight_decay", "momentum", "nesterov", "layer_decay")},
+    "filter_bias_and_bn": "train.decay_biases=false",
+    "param_group_fn": "train.layer_decay or train.backbone_lr",
+}
+"""Arguments of optimisers that a config has keys for, or that would be passed over."""
+
+
 def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of student and heads.
 
@@ -30,6 +38,9 @@ def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimi
         UsageError: The optimiser does not take its options, or needs what the training loop does not give.
     """
     groups, options = parameter_groups(transfer, config), dict(config.optimizer_options)
+    for name in options:
+        if name in _KEYS:
+            raise UsageError(f"train.optimizer_options has {name}, which is a key of its own: set {_KEYS[name]}")
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
     try:
         if config.optimizer == "adamw":
@@ -42,7 +53,7 @@ def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimi
 
             name = config.optimizer.removeprefix("timm/")
             optimizer = create_optimizer_v2(groups, opt=name, momentum=config.momentum, **{**shared, **options})
-    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, AssertionError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
             f"train.optimizer={config.optimizer} does not take these settings ({reason}): change "
@@ -71,7 +82,7 @@ def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, 
             name: scales.get(name, 1.0) * (1.0 if _inside(name, classifiers) else config.backbone_lr)
             for name, _ in student.module.named_parameters()
         }
-    undecayed: set[str] = getattr(student.module, "no_weight_decay", set)() if not config.decay_biases else set()
+    undecayed = set() if config.decay_biases else _without_decay(student.module)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in _trained(transfer):
         decays = config.decay_biases or (parameter.ndim > 1 and name not in undecayed)
@@ -81,6 +92,22 @@ def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, 
         {"params": parameters, "weight_decay": decay} | ({} if scale == 1.0 else {LR_SCALE: scale})
         for (decay, scale), parameters in groups.items()
     ]
+
+
+def match_memory(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser's state, as a checkpoint holds it, the layout in memory of its weights: sums over it, as norms
+    are, then have the same bits as without a stop.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.ndim == 4 and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _without_decay(module: nn.Module) -> set[str]:
+    """The weights that a network itself lists in ``no_weight_decay``, a method or a list."""
+    names: Any = getattr(module, "no_weight_decay", ())
+    return set(names() if callable(names) else names)
 
 
 def _trained(transfer: Transfer) -> Iterator[tuple[str, nn.Parameter]]:

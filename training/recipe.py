@@ -26,6 +26,10 @@ KEPT_SAMPLES = 500_000
 FULL_DOUBT = 0.02
 
 
+# Optimisers whose steps are as long as the gradient.
+_SGD = ("sgd", "sgdc", "sgdw", "momentum", "nesterov", "nesterovw")
+
+
 def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
     """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits
     where every teacher answers with the data's classes.
@@ -86,7 +90,11 @@ def default_training(
         {'epochs': 10, 'schedule': 'cosine', 'warmup_epochs': 0.5, 'lr': 0.2}
     """
     epochs = epochs or default_epochs(num_samples)
-    rate = (0.1 if optimizer == "sgd" else 1e-3) * math.sqrt(batch_size / 64) * (0.1 if pretrained else 1)
+    rate = (
+        (0.1 if optimizer.removeprefix("timm/") in _SGD else 1e-3)
+        * math.sqrt(batch_size / 64)
+        * (0.1 if pretrained else 1)
+    )
     chosen: dict[str, Any] = {
         "epochs": epochs,
         "schedule": "cosine",

@@ -70,7 +70,9 @@ class TrainConfig(Section):
         "gradient's sake, with a line in skipped_batches.jsonl (waits for the device once a step)",
     )
     optimizer: str = Field(
-        "sgd", description="optimiser of student and heads: sgd, adamw, or one of timm's, such as timm/lamb"
+        "sgd",
+        description="optimiser of student and heads: sgd, adamw, or one of timm's, such as timm/lamb; "
+        "timm/sgd has Nesterov's momentum, timm/momentum has not",
     )
     optimizer_options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the optimiser, such as {betas: [0.9, 0.95]}"

@@ -73,14 +73,15 @@ def read_pair(
 
 
 def of_one_ratio(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (height, width) are of one ratio, but for a pixel of the smaller one.
+    """Whether two sizes (height, width) are resolutions of one picture: of one ratio of sides but for a pixel of the
+    smaller one, which is smaller by more than the rows that a damaged file lacks.
 
     Example:
         >>> of_one_ratio((240, 320), (480, 640)), of_one_ratio((240, 320), (360, 640))
         (True, False)
     """
     (height, width), (h, w) = sorted((size, other))
-    return abs(w * height - width * h) <= max(h, w)
+    return height <= 0.9 * h and width <= 0.9 * w and abs(w * height - width * h) <= max(h, w)
 
 
 def read_array(path: Path, modality: str) -> np.ndarray:

@@ -51,6 +51,7 @@ class UserSamples:
         self.dataset, self.name = dataset, type(dataset).__name__
         self.key = object()  # others may be of the same class
         self.listed: str | None = None  # the list that labels are known from
+        self._relabelled = False  # labels are not those of the list, as after a target_transform
         self.rgb_range: ValueRange | None = None  # of floats, once it is known what networks expect
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise UsageError(
@@ -81,6 +82,13 @@ class UserSamples:
         self.targets = None if label is None else self._labels()
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
         self.classes = None if self.targets is None else self._names_of(self.targets)
+        if self.classes is not None and self._relabelled:
+            log.warning(
+                "%s lists other labels than its samples have, so its names of classes are not used: give "
+                "the names of the labels as they are handed out",
+                self.name,
+            )
+            self.classes = None
 
     def _names_of(self, targets: Tensor) -> list[str] | None:
         """Names of the classes; None where the dataset has none, or fewer than there are classes."""
@@ -221,6 +229,8 @@ class UserSamples:
             if values is not None and all(self._label(place) == int(values[place]) for place in places):
                 self.listed = name
                 return values.to(torch.int64)
+            # A dataset whose labels a function of its own changes: its names are of the labels before.
+            self._relabelled = values is not None and getattr(self.dataset, "target_transform", None) is not None
         return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
 
     def _label(self, row: int) -> int:
@@ -258,7 +268,9 @@ def _class_names(dataset: Any) -> list[str] | None:
     if names is None:
         names = getattr(dataset, "class_to_idx", None)
     if isinstance(names, Mapping):
-        # From a name to its number; another mapping says nothing that is known.
+        # From a name to its number, or from a number to its name; another mapping says nothing that is known.
+        if names and all(isinstance(number, int) for number in names):
+            names = {name: number for number, name in names.items()}
         named = {str(number): name for name, number in names.items()}
         names = [named.get(str(number)) for number in range(len(names))]
         names = None if None in names else names

@@ -120,5 +120,5 @@ def test_an_absent_student_is_no_repository(name):
 
 
 def test_nothing_is_no_file_of_weights():
-    with pytest.raises(UsageError, match="weights are a NoneType: name a run folder or a file of weights"):
+    with pytest.raises(UsageError, match="run is None: pass text or a path"):
         contrastill.load_student(None)

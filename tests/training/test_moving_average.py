@@ -49,3 +49,15 @@ def test_state_goes_through_a_checkpoint():
     assert torch.equal(other.network.module[4].weight, average.network.module[4].weight)
     assert averaged(state).keys() == network.state_dict().keys()
     assert without_average(state).keys() == {f"student.{name}" for name in network.state_dict()}
+
+
+def test_a_module_under_two_names_is_averaged_once():
+    network = student()
+    network.module.again = network.module[4]
+    average = MovingAverage(network, 0.9)
+    before = network.module[4].weight.detach().clone()
+    with torch.no_grad():
+        network.module[4].weight.add_(1.0)
+    average.update(8)
+    assert torch.allclose(average.network.module[4].weight, before + 0.5, atol=1e-6)
+    assert average.state().keys() == {f"ema.{name}" for name in network.state_dict()}

@@ -14,7 +14,7 @@ from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.training.checkpoint import _join_tensors, _split_tensors
 from contrastill.training.freezing import freeze_modules
-from contrastill.training.optimizer import Clipping, new_optimizer, parameter_groups
+from contrastill.training.optimizer import Clipping, match_memory, new_optimizer, parameter_groups
 
 
 def transfer(name="resnet8"):
@@ -145,3 +145,30 @@ def test_options_that_an_optimiser_does_not_take_are_named():
         new_optimizer(transfer(), TrainConfig(optimizer_options={"betas": [0.9, 0.99]}))
     optimizer = new_optimizer(transfer(), TrainConfig(optimizer="adamw", optimizer_options={"betas": [0.9, 0.95]}))
     assert math.isclose(optimizer.param_groups[0]["betas"][1], 0.95)
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "momentum", "layer_decay", "filter_bias_and_bn"])
+def test_options_that_have_keys_of_their_own_are_refused(name):
+    with pytest.raises(UsageError, match=f"train.optimizer_options has {name}, which is a key of its own"):
+        new_optimizer(transfer(), TrainConfig(optimizer_options={name: 0.5}))
+
+
+def test_a_restored_state_lies_in_memory_as_its_weights_do():
+    network = transfer()
+    network.to(memory_format=torch.channels_last)
+    optimizer = new_optimizer(network, TrainConfig())
+    step(network, optimizer, 0)
+    tensors, rest = _split_tensors(optimizer.state_dict())
+    optimizer.load_state_dict(_join_tensors(rest, {key: value.contiguous() for key, value in tensors.items()}))
+    match_memory(optimizer)
+    for parameter, state in optimizer.state.items():
+        assert state["momentum_buffer"].stride() == parameter.stride()
+        assert state["momentum_buffer"].abs().sum() > 0
+
+
+def test_a_list_of_weights_without_decay_will_do():
+    network = transfer()
+    network.student.module.no_weight_decay = ["conv1.weight"]
+    groups = parameter_groups(network, TrainConfig(decay_biases=False))
+    undecayed = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    assert id(network.student.module.conv1.weight) in undecayed

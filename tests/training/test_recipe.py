@@ -257,7 +257,7 @@ def test_a_student_that_starts_from_weights_has_a_tenth_of_the_rate(four_classes
     ("words", "message"),
     [
         ({"epochs": 0}, "train.epochs=0 is not allowed"),
-        ({"epochs": "ten"}, "train.epochs='ten' is not allowed"),
+        ({"epochs": "ten"}, "epochs is 'ten': pass a whole number"),
         ({"batch_size": -1}, "train.batch_size=-1 is not allowed"),
         ({"batch_size": "large"}, "train.batch_size='large' is not allowed"),
         ({"optimizer": "adam"}, "train.optimizer='adam' is not allowed"),

@@ -269,7 +269,7 @@ def test_a_temperature_with_a_low_ceiling_warns():
         ({"num_samples": 9, "bias": "papers"}, "did you mean paper"),
         ({"num_samples": 9, "num_negatives": 9, "negatives": "sampled"}, "8 eligible"),
         ({"num_samples": 9, "num_negatives": 9, "negatives": "shared"}, "8 eligible"),
-        ({"num_samples": 9, "num_negatives": 0}, "1 or more"),
+        ({"num_samples": 9, "num_negatives": 0}, "from 1 on"),
         ({"num_samples": 9, "temperature": 0.0}, "temperature"),
         ({"num_samples": 9, "bank_momentum": 1.0}, "bank_momentum"),
     ],

@@ -184,7 +184,7 @@ def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], 
         low, high = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
     span = f"to {high:.3g}" if low >= -MARGIN else f"from {low:.3g} to {high:.3g}"
     if scale is not None and scale.low is not None and scale.high is not None and not scale.in_unit_range:
-        if scale.low < -0.5 and 0 <= low and 0 < high <= 1 + MARGIN:
+        if scale.low < -0.5 and scale.high > 1 + MARGIN and 0 <= low and 0 < high <= 1 + MARGIN:
             raise UsageError(
                 f"this network was trained on floats from {scale.low:.3g} to {scale.high:.3g}, and these are in "
                 "[0, 1]: normalise them as those of its training"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from ..core.run import Run
 from ..datasets.io.fingerprint import fingerprint
 
 _OF_THE_FILES = ("depth_unit", "intrinsics", "void", "vectors")
-
-log = logging.getLogger(__name__)
 
 
 def location(config: RunConfig) -> str:
@@ -77,12 +74,11 @@ def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any) -> str:
         now: The data that it is evaluated on.
         test: Their opened test split.
     """
-    recorded = run.data_facts().get("test")
-    same = recorded is not None and recorded == json.loads(json.dumps(fingerprint(test)))
-    if same or ((now.name, now.path) == (own.name, own.path) and (recorded is None or now != own)):
+    if (now.name, now.path) == (own.name, own.path):
         return ""
-    if now == own:
-        log.warning("%s changed since %s was trained: this is measured on other data than its rows", now.path, run.path)
+    recorded = run.data_facts().get("test")
+    if recorded is not None and recorded == json.loads(json.dumps(fingerprint(test))):
+        return ""
     name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
     return f"-{name}-{text_hash(str(now.model_dump(mode='json')))[:6]}"
 

@@ -117,7 +117,7 @@ def _check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -
 
 
 def linear_probes(
-    network: Network,
+    network: Network | nn.Module,
     train: Any,
     test: Any,
     *,

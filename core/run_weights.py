@@ -107,5 +107,6 @@ class WeightsRecord:
         if before is not None and before.hash != weights_hash(module):
             raise UsageError(
                 f"the weights of {key} ({before.source}) changed since {self.folder} was trained, so this is not its "
-                f"teacher any more: put the former ones back, name them with {key}.weights=…, or leave the teachers out"
+                f"teacher any more: put the former ones back, name them with {key}.weights=…, or leave the teachers "
+                "out"
             )

@@ -20,8 +20,8 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
     y)).
 
     It is 1 where one layer is the other one rotated, scaled and shifted. The usual estimate of HSIC is biased: with
-    more channels than samples all layers seem alike. Debiased linear CKA takes HSIC₁, the unbiased estimate of Song et
-    al. (JMLR 2012, eq. 5), as Nguyen et al. (ICLR 2021) do, and may come out a little below 0.
+    more channels than samples all layers seem alike. Debiased linear CKA takes HSIC₁, the unbiased estimate of Song
+    et al. (JMLR 2012, eq. 5), as Nguyen et al. (ICLR 2021) do, and may come out a little below 0.
 
     Args:
         x: One layer.
@@ -46,8 +46,8 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
 
 
 class MinibatchCKA:
-    """Debiased linear CKA from minibatches (Nguyen et al., ICLR 2021, eq. 3): each of the three HSIC₁ is averaged over
-    them.
+    """Debiased linear CKA from minibatches (Nguyen et al., ICLR 2021, eq. 3): each of the three HSIC₁ is averaged
+    over them.
 
     For layers that are too long to be kept for all samples; the expected value of an average does not depend on the
     size of the batches.

@@ -223,8 +223,8 @@ def check_same_start(folder: Path, position: Position, device: torch.device) -> 
     if len({*steps}) > 1:
         starts = ", ".join(f"{number}: step {step}" if step else f"{number}: none" for number, step in enumerate(steps))
         raise ContrastillError(
-            f"the processes find different checkpoints in {folder} (process {starts}): put out=… on a disk that all of "
-            "them share"
+            f"the processes find different checkpoints in {folder} (process {starts}): put out=… on a disk that all "
+            "of them share"
         )
 
 

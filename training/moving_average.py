@@ -17,8 +17,8 @@ _PREFIX = "ema."
 class MovingAverage:
     """An exponential moving average of a student's weights and of its BatchNorm statistics.
 
-    After step t, from 0, it is d · average + (1 − d) · student with d = min(decay, (1 + t) / (10 + t)): what training
-    begins with is forgotten within the first steps, also of a short one.
+    After step t, from 0, it is d · average + (1 − d) · student with d = min(decay, (1 + t) / (10 + t)): what
+    training begins with is forgotten within the first steps, also of a short one.
 
     Args:
         student: Whose weights are averaged; it stays as it is.

@@ -127,15 +127,15 @@ class TrainConfig(Section):
         None,
         gt=0,
         le=100,
-        description="α of mixup: training samples are means of two, λ ~ Beta(α, α), alike for teachers and student; "
-        "default: none",
+        description="α of mixup: training samples are means of two, λ ~ Beta(α, α), alike for teachers and "
+        "student; default: none",
     )
     cutmix: float | None = Field(
         None,
         gt=0,
         le=100,
-        description="α of CutMix: a rectangle of a second sample is put into each; with mixup each of the two for half "
-        "of the samples; default: none",
+        description="α of CutMix: a rectangle of a second sample is put into each; with mixup each of the two for "
+        "half of the samples; default: none",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
     teacher_precision: Literal["fp32", "bf16", "fp16"] | None = Field(

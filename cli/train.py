@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,17 +84,20 @@ def train(
         print_message(
             f"done: {result.summary()}"
             if isinstance(result, SeedsResult)
-            else f"done: {result}\n{_next_steps(str(result.out))}"
+            else f"done: {result}\n{_next_steps(result.out)}"
         )
 
 
-def _next_steps(out: str) -> str:
+def _next_steps(out: Path) -> str:
     """What a run's folder holds, and the commands that use it."""
     from shlex import quote
 
-    run = quote(out)
+    from ..core.run import Run
+
+    run, best = quote(str(out)), Run(out).best_student
+    named = f"{best.name} (of the best validated epoch), " if best.is_file() else ""
     return (
-        "in it: student.safetensors (contrastill.load_student), metrics.jsonl and curves.png (each epoch), "
+        f"in it: student.safetensors (contrastill.load_student), {named}metrics.jsonl and curves.png (each epoch), "
         "config.yaml (all settings)\n"
         f"next: contrastill evaluate {run} · contrastill probe {run} --data … · contrastill export {run} · "
         f"contrastill report {run}"

@@ -9,7 +9,11 @@ from typing import Any
 from .chart import Chart, Series
 from .png import draw_charts
 
-_NOT_TERMS = ("stage", "epoch", "step", "lr", "loss", "top1", "top5", "seconds", "samples_per_second", "skipped")
+_ACCURACIES = (("top1", "top-1"), ("top5", "top-5"), ("validation_top1", "top-1 on the validation samples"))
+_NOT_TERMS = (
+    "stage", "epoch", "step", "lr", "loss", "seconds", "samples_per_second", "skipped", "gradient_norm",
+    *(key for key, _ in _ACCURACIES),
+)  # fmt: skip
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
@@ -27,13 +31,14 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
     loss += [Series(name, epoch_points(history, name), (), style, "dashed") for style, name in enumerate(terms, 1)]
     accuracy = [
         Series(f"{label}: {points[-1][1]:.1f} % at the last epoch", points, style=style)
-        for style, (key, label) in enumerate((("top1", "top-1"), ("top5", "top-5")))
+        for style, (key, label) in enumerate(_ACCURACIES)
         if (points := epoch_points(history, key))
     ]
     title = "training loss" + (", terms before their weights" if terms else "")
+    measured = "accuracy on the test split" if "top1" in keys else "accuracy"
     charts = [
         Chart(title, "epoch", "", loss, log=all(y > 0 for _, y in loss[0].points)),
-        Chart("accuracy on the test split", "epoch", "%", accuracy, limits=(0, 100), log=False),
+        Chart(measured, "epoch", "%", accuracy, limits=(0, 100), log=False),
         Chart("learning rate", "epoch", "", [Series("learning rate", epoch_points(history, "lr"))], log=True),
     ]
     draw_charts([chart for chart in charts if chart.series], path)

@@ -20,8 +20,11 @@ _NOT_TERMS = ("stage", "epoch", "step", "seconds", "samples_per_second")
 _LABELS = {
     "top1": "top-1 on the test split, %",
     "top5": "top-5 on the test split, %",
+    "validation_top1": "top-1 on the validation samples, %",
     "loss": "training loss",
     "lr": "learning rate",
+    "gradient_norm": "norm of the gradient before it was clipped",
+    "skipped": "optimiser steps that were skipped",
 }
 _AT_ONCE = 7  # lines in a chart; with more, runs of one folder share one
 _TRAINING = (
@@ -243,7 +246,7 @@ def _chart(key: str, groups: Sequence[RunSeries], styles: dict[str, int]) -> Cha
     series = [line for group in groups if (line := _series(key, group, styles[group.name])).points]
     label = _LABELS.get(key, key)
     title = label[0].upper() + label[1:] if key in _LABELS else f"{key}, before its weight" if "/" not in key else key
-    return Chart(title, "epoch", label, series, limits=(0, 100) if key.startswith("top") else (-inf, inf))
+    return Chart(title, "epoch", label, series, limits=(0, 100) if label.endswith("%") else (-inf, inf))
 
 
 def _series(key: str, group: RunSeries, style: int) -> Series:

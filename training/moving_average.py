@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -31,15 +32,14 @@ class MovingAverage:
     def __init__(self, student: Network, decay: float) -> None:
         self.network = deepcopy(student).freeze()
         self._student, self._decay = student, decay
-        # Each tensor once, whatever it is called: a shared module has two names for one.
-        self._own = _tensors(self.network)
+        self._own = dict(_tensors(self.network, self.network.state_dict()))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the student's weights after optimiser step ``step``, from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         # Read anew at each step: to share a model out over processes gives its parameters other memory.
-        weights = _tensors(self._student)
+        weights = dict(_tensors(self._student, self._own))
         floats = [name for name, value in self._own.items() if value.is_floating_point()]
         torch._foreach_lerp_([self._own[name] for name in floats], [weights[name] for name in floats], 1 - decay)
         for name in self._own.keys() - set(floats):
@@ -63,11 +63,11 @@ class MovingAverage:
         self.network.load_state_dict(own)
 
 
-def _tensors(network: Network) -> dict[str, Tensor]:
-    """Parameters and saved buffers, each under one name."""
-    saved = network.state_dict().keys()
-    named = [*network.named_parameters(), *network.named_buffers()]
-    return {name: value.detach() for name, value in named if name in saved}
+def _tensors(network: Network, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Of the parameters and buffers with these names each once: a shared module has two names for one."""
+    for name, value in chain(network.named_parameters(), network.named_buffers()):
+        if name in names:
+            yield name, value.detach()
 
 
 def averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

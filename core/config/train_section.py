@@ -193,6 +193,11 @@ class TrainConfig(Section):
         check_optimizer(name)
         return name
 
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _one_module(cls, names: Any) -> Any:
+        return (names,) if isinstance(names, str) else names
+
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         if self.teacher_cache is not None and self.views is None:

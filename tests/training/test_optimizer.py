@@ -140,6 +140,10 @@ def test_settings_that_do_not_fit_are_named(values, message):
         TrainConfig(**values)
 
 
+def test_a_single_module_is_frozen_by_its_name():
+    assert TrainConfig(freeze="layer1") == TrainConfig(freeze=["layer1"])
+
+
 def test_options_that_an_optimiser_does_not_take_are_named():
     with pytest.raises(UsageError, match="train.optimizer_options"):
         new_optimizer(transfer(), TrainConfig(optimizer_options={"betas": [0.9, 0.99]}))

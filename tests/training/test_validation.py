@@ -12,7 +12,9 @@ from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io.subset import split_off
-from contrastill.models.build import load_student, read_recipe
+from contrastill.models.build import load_student
+from contrastill.models.recipe import read_recipe
+from contrastill.plots import curves
 from contrastill.training.data import open_split
 
 KEYS = ["train.validation=0.25", "train.ema=0.5", "train.evaluate_every=1"]
@@ -90,6 +92,20 @@ def test_the_best_epoch_is_saved_beside_the_last_and_a_stopped_run_ends_in_the_s
         max(row["validation_top1"] for row in rows[0])
     )
     assert read_recipe(outs[0] / "student_best.safetensors") == read_recipe(outs[0] / "student.safetensors")
+
+
+def test_validation_and_norms_are_no_terms_of_the_loss(short_training, tmp_path, capsys, monkeypatch):
+    charts, out = [], tmp_path / "run"
+    monkeypatch.setattr(curves, "draw_charts", lambda drawn, path: charts.extend(drawn))
+    assert main([*short_training[:-1], *KEYS, "train.clip_norm=1", "train.epochs=1", f"out={out}"]) == 0
+    assert "student_best.safetensors (of the best validated epoch)" in capsys.readouterr().err
+    loss, accuracy = charts[:2]
+    assert [series.name for series in loss.series] == ["loss"]
+    assert any(series.name.startswith("top-1 on the validation samples") for series in accuracy.series)
+    assert main(["report", str(out), "-q"]) == 0
+    page = (out / "report.html").read_text()
+    assert "Top-1 on the validation samples, %" in page and "Norm of the gradient before it was clipped" in page
+    assert "validation_top1, before its weight" not in page
 
 
 def test_an_unlabelled_or_untrained_answer_is_refused(four_classes, tmp_path, capsys):

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from torch import Tensor, nn
 
+_PREFIXES = 6  # class, distillation and register tokens are at most five
+
 
 @lru_cache(maxsize=64)
 def token_grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | None) -> list[tuple[int, int]]:
@@ -26,7 +28,7 @@ def token_grids(tokens: int, size: tuple[int, int], prefixes: tuple[int, ...] | 
     ]
     cropped = [(height // patch, width // patch) for patch in range(1, min(size) + 1)]
     padded = [(-(-height // patch), -(-width // patch)) for patch in range(1, max(size) + 1)]
-    for numbers in [range(6)] if prefixes is None else [[number] for number in prefixes]:
+    for numbers in [range(_PREFIXES)] if prefixes is None else [[number] for number in prefixes]:
         for grids in (exact, cropped + padded):
             fitting = {(rows, columns) for rows, columns in grids if tokens - rows * columns in numbers}
             if fitting:
@@ -57,17 +59,30 @@ def token_map(value: Tensor, size: tuple[int, int], module: nn.Module) -> Tensor
         module: See :func:`token_layout`.
     """
     prefix, patch = token_layout(module)
-    if prefix is not None and patch is not None:
-        grids = [(size[0] // patch[0], size[1] // patch[1])]
-        if value.shape[1] != prefix + grids[0][0] * grids[0][1]:
-            return None
-    else:
+    known = patch if patch is not None and prefix is not None else None
+    patch = known or _first_stride(module)
+    grid = None if patch is None else (size[0] // patch[0], size[1] // patch[1])
+    before = -1 if grid is None else value.shape[1] - grid[0] * grid[1]
+    if grid is not None and (before == prefix if prefix is not None else 0 <= before < _PREFIXES):
+        grids = [grid]
+    elif known is not None:
+        return None
+    else:  # a later stage of several, or patches that are padded
         grids = token_grids(value.shape[1], size, None if prefix is None else (prefix, 0))
     # Hiera computes on its patches in the order of its pooling windows.
     if len(grids) != 1 or hasattr(module, "unroll"):
         return None
     height, width = grids[0]
     return value[:, value.shape[1] - height * width :].transpose(1, 2).unflatten(2, (height, width))
+
+
+def _first_stride(module: nn.Module) -> tuple[int, int] | None:
+    """The kernel of a module's first convolution where it is the stride too."""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is None or first.kernel_size != first.stride or first.kernel_size == (1, 1) or first.padding != (0, 0):
+        return None
+    height, width = first.stride
+    return height, width
 
 
 def _pair(config: object, name: str) -> tuple[int, int] | None:

@@ -290,3 +290,34 @@ def test_missing_values_do_not_change_what_is_far_from_them():
 def test_images_of_another_shape_are_refused_with_what_to_do(shape, remedy):
     with pytest.raises(UsageError, match=rf"do not fit a mean of 3 channels: {remedy}"):
         Preprocess((0.5,) * 3, (0.25,) * 3)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "prefix"),
+    [
+        ((21, 21), 8, 1),
+        ((45, 45), 20, 1),
+        ((17, 17), 8, 0),
+        ((63, 84), 16, 1),
+        ((68, 102), 14, 1),
+        ((65, 65), 32, 1),
+    ],
+)
+def test_tokens_lie_on_the_grid_of_the_convolution_that_cuts_the_patches(size, patch, prefix):
+    class OwnViT(nn.Module):
+        """Says neither its patches' size nor its prefix, and drops what is left at the border."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.block, self.fc = nn.Conv2d(3, 4, patch, patch), nn.Identity(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            tokens = self.embed(x).flatten(2).transpose(1, 2)
+            tokens = self.block(torch.cat([tokens.new_full((len(tokens), prefix, 4), 9.0), tokens], 1))
+            return self.fc(tokens[:, 0])
+
+    module = OwnViT()
+    network = Network(module, taps=Taps(maps=("block",)), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+    images = torch.rand(2, 3, *size)
+    (tokens,) = network(images, {"maps"}).maps
+    assert torch.allclose(tokens, module.embed(images), atol=1e-6)

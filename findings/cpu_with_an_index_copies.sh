@@ -2,9 +2,9 @@
 # torch 2.14.1: a tensor on the CPU sent to "cpu:0" (or "cpu:1") is copied, every time, also when it comes from there:
 # .device is "cpu" before and after, and compares equal, so nothing says that it is another tensor. "cpu" copies nothing.
 # accelerate 1.15.0: in a launch of CPU processes, also of one, accelerator.device is such a device with the rank's
-# index, so prepare(model) gives every parameter other memory. The Parameter objects stay; tensors taken from state_dict() before,
-# as a moving average of weights may hold them, keep the old values for ever. DistributedDataParallel alone, or prepare()
-# without a launcher, leaves the memory as it is.
+# index, so prepare(model) gives every parameter other memory. The Parameter objects stay; tensors taken from
+# state_dict() before, as a moving average of weights may hold them, keep the old values for ever.
+# DistributedDataParallel alone, or prepare() without a launcher, leaves the memory as it is.
 # Seen: started plainly, the captured tensor follows an optimiser step; launched, with 1 or 2 processes, it does not.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -42,6 +42,6 @@ PY
 export ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=lo
 "$folder/env/bin/python" "$folder/rank.py" plain
 for processes in 1 2; do
-    "$folder/env/bin/python" -m torch.distributed.run --standalone --nproc-per-node "$processes" "$folder/rank.py" launched \
-        2>"$folder/log" || { cat "$folder/log"; exit 1; }
+    "$folder/env/bin/python" -m torch.distributed.run --standalone --nproc-per-node "$processes" \
+        "$folder/rank.py" launched 2>"$folder/log" || { cat "$folder/log"; exit 1; }
 done

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_text
-from .config.marks import resumable
+from .config.marks import is_off, resumable
 from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
 
@@ -287,11 +287,12 @@ def _changed_lines(old: str, new: str) -> str:
     from omegaconf import OmegaConf
 
     before, after = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+    data = after.get("data.name")
     for key in [*before, *after]:
         # A run that was begun before a key existed did what its being off means.
-        added = key not in before and after[key] in (None, False, [])
+        added = key not in before and is_off(key, after[key], data)
         differs = not added and before.get(key) != after.get(key)
-        if differs and not resumable(key, after.get("data.name")):
+        if differs and not resumable(key, data):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return ""
 

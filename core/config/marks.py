@@ -4,10 +4,11 @@ fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from ..errors import ContrastillError
 from ..registry import DATASETS
@@ -44,20 +45,40 @@ def decisive(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if changes_results(key, data)}
 
 
+def is_off(key: str, value: Any, data: str | None = None) -> bool:
+    """Whether a value is what a run did before its key existed: the default; of a key that no schema here knows, as an
+    objective's own, none, false or nothing.
+
+    Example:
+        >>> is_off("train.decay_biases", True), is_off("train.decay_biases", False), is_off("train.ema", None)
+        (True, False, True)
+    """
+    *_, fields = _fields(key, data)
+    if not fields:
+        return value in (None, False, [])
+    return any(not field.is_required() and value == field.get_default(call_default_factory=True) for field in fields)
+
+
 def _mark(key: str, mark: str, data: str | None, default: bool) -> Any:
     """The mark of the first field on the way down to a key that bears it."""
-    schemas: list[type[BaseModel]] = [RunConfig]
-    for part in key.split("."):
-        fields = [schema.model_fields[part] for schema in schemas if part in schema.model_fields]
+    for fields in _fields(key, data):
         for field in fields:
             extra = field.json_schema_extra
             if isinstance(extra, dict) and mark in extra:
                 return extra[mark]
+    return default
+
+
+def _fields(key: str, data: str | None) -> Iterator[list[FieldInfo]]:
+    """The fields that each part of a key can be of, on the way down; none for a part that no schema has."""
+    schemas: list[type[BaseModel]] = [RunConfig]
+    for part in key.split("."):
+        fields = [schema.model_fields[part] for schema in schemas if part in schema.model_fields]
+        yield fields
         kinds = [field.annotation for field in fields]
         schemas = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if part == "data":
             schemas += _options(data)
-    return default
 
 
 def _options(data: str | None) -> list[type[BaseModel]]:

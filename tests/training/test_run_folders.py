@@ -49,6 +49,22 @@ def train_command(packed, out, *overrides):
             f"out={out}", *overrides]  # fmt: skip
 
 
+def test_a_run_of_before_a_key_existed_goes_on_unless_the_key_is_set_now(packed, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(train_command(packed, out)) == 0
+    config = out / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    later = ("decay_biases", "optimizer_options", "ema", "mixup", "freeze", "validation")
+    config.write_text("".join(line for line in lines if not line.strip().startswith(later)))
+    assert len(config.read_text().splitlines()) < len(lines) - 4
+    assert main(train_command(packed, out)) == 0
+    assert main(["evaluate", str(out), "--json"]) == 0
+    capsys.readouterr()
+    config.write_text("".join(line for line in lines if not line.strip().startswith(later)))
+    assert main(train_command(packed, out, "train.decay_biases=false")) == 2
+    assert "train.decay_biases: None, now False" in capsys.readouterr().err
+
+
 def test_a_teacher_replaced_under_its_path_is_refused(packed, tmp_path, capsys):
     out, file = tmp_path / "run", tmp_path / "teacher.safetensors"
     save_teacher(file, 0)

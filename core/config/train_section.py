@@ -28,7 +28,7 @@ def check_optimizer(name: str) -> None:
     from timm.optim import list_optimizers
 
     # Those of apex and bitsandbytes need a GPU; kron compiles a function for each shape of a weight, for minutes.
-    names = [str(one) for one in list_optimizers(exclude_filters=["fused*", "bnb*", "kron*"])]
+    names = [str(known) for known in list_optimizers(exclude_filters=["fused*", "bnb*", "kron*"])]
     if name.removeprefix("timm/") not in names:
         hint = nearest(name.removeprefix("timm/"), names, f"choose one of {', '.join(names)}", prefix="timm/")
         raise ValueError(f"timm has no such optimiser here: {hint}")

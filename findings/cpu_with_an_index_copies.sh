@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # torch 2.14.1: a tensor on the CPU sent to "cpu:0" (or "cpu:1") is copied, every time, also when it comes from there:
-# .device is "cpu" before and after, and compares equal, so nothing says that it is another tensor. "cpu" copies nothing.
+# .device is "cpu" before and after, and compares equal, so nothing says that it is another tensor. "cpu" alone copies
+# nothing.
 # accelerate 1.15.0: in a launch of CPU processes, also of one, accelerator.device is such a device with the rank's
 # index, so prepare(model) gives every parameter other memory. The Parameter objects stay; tensors taken from
 # state_dict() before, as a moving average of weights may hold them, keep the old values for ever.

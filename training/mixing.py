@@ -25,8 +25,8 @@ class MixedLoader:
     """The batches of a loader, each sample mixed with a second one of the training split.
 
     mixup (Zhang et al., ICLR 2018) takes the mean λ · first + (1 − λ) · second of all values; CutMix (Yun et al.,
-    ICCV 2019) puts a rectangle of the second into the first, of a share 1 − λ of its area. λ ~ Beta(α, α), drawn for
-    each sample. All modalities of a sample are mixed alike.
+    ICCV 2019) puts a rectangle of the second into the first, of a share 1 − λ of its area. λ ~ Beta(α, α), drawn
+    for each sample. All modalities of a sample are mixed alike.
 
     What is drawn is a function of (seed, view, index), and of nothing else where views repeat, so that teacher outputs
     of mixed views may be cached; where they do not, of (seed, epoch, place in the epoch).

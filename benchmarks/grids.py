@@ -182,6 +182,16 @@ GRIDS = {
     },
 }
 
+# Students whose representations are probed elsewhere: transferability.py --grid contrast_probe.
+_TEN = contrasts(4, *EPOCHS_10)
+GRIDS["contrast_probe"] = {
+    "schedule": COSINE,
+    "cells": {
+        "teacher": ("teachers/cifar100", ["student.model=resnet20", *EPOCHS_15], 1),
+        **{cell: _TEN[cell] for cell in ("baseline", "kd", "whitened", "whitened_wttm")},
+    },
+}
+
 # Unlike families: a residual teacher, a student of inverted residuals.
 GRIDS["contrast_unlike"] = {
     "schedule": COSINE,

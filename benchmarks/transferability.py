@@ -1,11 +1,12 @@
-"""What the students of `grid.py cifar100_subset_cosine` and their teacher are worth on other data: linear probes, of
-the first seed of every layer; a resumable grid.
+"""What the students of `grid.py cifar100_subset_cosine` (or `contrast_probe`) and their teacher are worth on other
+data: linear probes, of the first seed of every layer; a resumable grid.
 
     python benchmarks/transferability.py --runs runs/grid --data tiny-imagenet-100
+    python benchmarks/transferability.py --grid contrast_probe --runs runs/grid --data tiny-imagenet-100
     python benchmarks/transferability.py --table
     python benchmarks/transferability.py --anchor --data cifar100_subset.h5
 
-A row of benchmarks/results/transferability.jsonl is one layer of one network under one protocol; for the embedding it
+A row of benchmarks/results/transferability.jsonl (transferability_contrast_probe.jsonl) is one layer of one network under one protocol; for the embedding it
 holds which test images were told right, so that two cells can be compared image by image. --anchor probes
 EfficientNet-Lite0 with its ImageNet weights on CIFAR-100 instead.
 """
@@ -24,9 +25,16 @@ from contrastill.compress.results import pack_bits
 from contrastill.core.statistics import mean_std
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "transferability.jsonl"
 ANCHOR = HERE / "results" / "anchor.jsonl"
-CELLS = {"teacher": 1, "untaught": 3, "kd": 3, "crd": 3, "crd_kd": 3}
+# The results' file of each grid, and its cells with their seeds.
+GRIDS = {
+    "cifar100_subset_cosine": ("transferability", {"teacher": 1, "untaught": 3, "kd": 3, "crd": 3, "crd_kd": 3}),
+    "contrast_probe": (
+        "transferability_contrast_probe",
+        {"teacher": 1, "baseline": 3, "kd": 3, "whitened": 3, "whitened_wttm": 3},
+    ),
+}
+BASELINES = ("untaught", "baseline", "kd", "teacher")
 LAYERS = ("maps.0", "maps.1", "maps.2", "maps.3", "embedding")
 
 
@@ -60,17 +68,17 @@ def measure(
     return [row | {"seconds_of_all_layers": round(time.perf_counter() - began, 1)} for row in rows]
 
 
-def probe_runs(runs: Path, data: str, size: int) -> None:
+def probe_runs(runs: Path, data: str, size: int, results: Path, cells: dict[str, int]) -> None:
     """Probe every run that is there and not measured yet: the protocol of CRD on the embedding, the exact one too, of
     the first seed on every layer.
     """
     from contrastill.core.registry import DATASETS
     from contrastill.models.build import build_network
 
-    done = {(row["cell"], row["seed"], row["protocol"]) for row in rows_of(RESULTS)}
+    done = {(row["cell"], row["seed"], row["protocol"]) for row in rows_of(results)}
     images = DATASETS["tiny_imagenet"](DATASETS["tiny_imagenet"].Options(path=data, size=size))
     train, test = images.open("train"), images.open("test")
-    for cell, seeds in CELLS.items():
+    for cell, seeds in cells.items():
         for seed in range(seeds):
             run = runs / f"{cell}-{seed}"
             if not (run / "student.safetensors").exists():
@@ -79,7 +87,7 @@ def probe_runs(runs: Path, data: str, size: int) -> None:
             for protocol, layers in (("crd", ("embedding",)), ("exact", ("embedding",) if seed else LAYERS)):
                 if (cell, seed, protocol) not in done:
                     for row in measure(network, train, test, protocol, layers, seed):
-                        _append(RESULTS, {"cell": cell, "seed": seed, "data": Path(data).name, **row})
+                        _append(results, {"cell": cell, "seed": seed, "data": Path(data).name, **row})
 
 
 def probe_anchor(data: str) -> None:
@@ -117,11 +125,11 @@ def _append(path: Path, row: dict[str, Any]) -> None:
     print({key: value for key, value in row.items() if key != "correct"}, flush=True)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], cells: dict[str, int]) -> str:
     """Accuracy of each cell's embedding, its difference to teacher and KD over the same images, and the accuracies by
     layer.
     """
-    lines = []
+    lines, baselines = [], [cell for cell in BASELINES if cell in cells]
     for protocol in ("crd", "exact"):
         here = {
             (row["cell"], row["seed"]): row
@@ -132,15 +140,15 @@ def table(rows: list[dict[str, Any]]) -> str:
         here |= {("teacher", seed): here["teacher", 0] for seed in range(3) if ("teacher", 0) in here}
         lines += [
             f"\nprotocol {protocol}, embedding\n",
-            "| cell | n | top-1 | − untaught | − kd | − teacher |",
-            "|---|---|---|---|---|---|",
+            f"| cell | n | top-1 | {' | '.join(f'− {cell}' for cell in baselines)} |",
+            "|---|---|---|" + "---|" * len(baselines),
         ]
-        for cell in CELLS:
-            values = [row["top1"] for (name, seed), row in here.items() if name == cell and seed < CELLS[cell]]
+        for cell in cells:
+            values = [row["top1"] for (name, seed), row in here.items() if name == cell and seed < cells[cell]]
             if values:
                 pairs = [
                     paired(here, cell, against) if cell not in (against, "teacher") else None
-                    for against in ("untaught", "kd", "teacher")
+                    for against in baselines
                 ]
                 shown = " | ".join(f"{pair.mean:+.2f} (SE {pair.error:.2f})" if pair else "" for pair in pairs)
                 lines.append(f"| {cell} | {len(values)} | {mean_std(values)} | {shown} |")
@@ -149,7 +157,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"| cell | n | {' | '.join(LAYERS)} |",
         "|---|---|" + "---|" * len(LAYERS),
     ]
-    for cell in CELLS:
+    for cell in cells:
         by_layer = [
             [row["top1"] for row in rows if (row["cell"], row["protocol"], row["layer"]) == (cell, "exact", layer)]
             for layer in LAYERS
@@ -160,13 +168,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def draw(rows: list[dict[str, Any]], cells: dict[str, int], path: Path) -> None:
     """The accuracies by layer of each cell's first seed, with their intervals over test images."""
     from contrastill.plots.chart import Chart, series_at_places
     from contrastill.plots.png import draw_charts
 
     lines = []
-    for cell in CELLS:
+    for cell in cells:
         here = {row["layer"]: row for row in rows if (row["cell"], row["seed"], row["protocol"]) == (cell, 0, "exact")}
         if set(LAYERS) <= set(here):
             ends = ([here[layer][key] for layer in LAYERS] for key in ("top1", "low", "high"))
@@ -177,6 +185,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", choices=GRIDS, default="cifar100_subset_cosine")
     parser.add_argument("--runs", type=Path, default=Path("runs/grid"))
     parser.add_argument("--data", default="../shared/data/tiny-imagenet-100")
     parser.add_argument("--size", type=int, default=32, help="side in pixels of the images that are probed")
@@ -186,11 +195,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.anchor:
         return probe_anchor(arguments.data)
+    name, cells = GRIDS[arguments.grid]
+    results = HERE / "results" / f"{name}.jsonl"
     if not arguments.table:
-        probe_runs(arguments.runs, arguments.data, arguments.size)
-    print(table(rows_of(RESULTS)))
+        probe_runs(arguments.runs, arguments.data, arguments.size, results, cells)
+    print(table(rows_of(results), cells))
     if arguments.picture:
-        draw(rows_of(RESULTS), arguments.picture)
+        draw(rows_of(results), cells, arguments.picture)
 
 
 if __name__ == "__main__":

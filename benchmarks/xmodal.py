@@ -54,6 +54,7 @@ GRIDS = {
             "dense_softmax": ([f"objectives.dense_crd={{{SOFTMAX}}}"], 3, ()),
             "dense_fresh": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096}}"], 3, ()),
             "dense_fresh_anchor": ([f"objectives.dense_crd={{{SOFTMAX}, num_rows: 4096, anchor_weight: 1}}"], 3, ()),
+            "fresh pooled": (["objectives.fresh_crd={weight: 1}"], 3, ()),
             "hint (pooled), 40 epochs": (
                 ["objectives.fitnet={weight: 1, features: embedding, standardize: true}", *LONG],
                 3,
@@ -80,6 +81,7 @@ GRIDS = {
             "KD": (["objectives.kd={weight: 1}"], 1, ()),
             "CRD pooled": (["objectives.crd={weight: 1}"], 1, ()),
             "CRD dense": (["objectives.dense_crd={weight: 1, pairing: both, positions: 1024}"], 1, ()),
+            "fresh pooled": (["objectives.fresh_crd={weight: 1}"], 3, (("random", "teacher"),)),
         },
     },
 }

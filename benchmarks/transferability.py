@@ -6,9 +6,9 @@ data: linear probes, of the first seed of every layer; a resumable grid.
     python benchmarks/transferability.py --table
     python benchmarks/transferability.py --anchor --data cifar100_subset.h5
 
-A row of benchmarks/results/transferability.jsonl (transferability_contrast_probe.jsonl) is one layer of one network under one protocol; for the embedding it
-holds which test images were told right, so that two cells can be compared image by image. --anchor probes
-EfficientNet-Lite0 with its ImageNet weights on CIFAR-100 instead.
+A row of benchmarks/results/transferability.jsonl (transferability_contrast_probe.jsonl) is one layer of one network
+under one protocol; for the embedding it holds which test images were classified correctly, so that two cells can be
+compared image by image. --anchor probes EfficientNet-Lite0 with its ImageNet weights on CIFAR-100 instead.
 """
 
 from __future__ import annotations

@@ -147,8 +147,7 @@ def table(rows: list[dict[str, Any]], cells: dict[str, int]) -> str:
             values = [row["top1"] for (name, seed), row in here.items() if name == cell and seed < cells[cell]]
             if values:
                 pairs = [
-                    paired(here, cell, against) if cell not in (against, "teacher") else None
-                    for against in baselines
+                    paired(here, cell, against) if cell not in (against, "teacher") else None for against in baselines
                 ]
                 shown = " | ".join(f"{pair.mean:+.2f} (SE {pair.error:.2f})" if pair else "" for pair in pairs)
                 lines.append(f"| {cell} | {len(values)} | {mean_std(values)} | {shown} |")

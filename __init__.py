@@ -15,6 +15,8 @@ from .core.registry import TEACHER_AGGREGATIONS as _TEACHER_AGGREGATIONS
 _OFFERS = {
     "AB": ("objectives.ab", "AB"),
     "Attention": ("objectives.attention", "Attention"),
+    "BinaryCrossEntropy": ("objectives.binary_cross_entropy", "BinaryCrossEntropy"),
+    "BinaryKD": ("objectives.binary_kd", "BinaryKD"),
     "CRDLoss": ("core.crd.loss", "CRDLoss"),
     "ContrastillError": ("core.errors", "ContrastillError"),
     "Correlation": ("objectives.correlation", "Correlation"),

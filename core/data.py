@@ -61,7 +61,9 @@ class Split(Protocol):
     Attributes:
         num_samples: N.
         modalities: Modality -> shape (C, H, W) of one sample.
-        targets: (N,) int64 classes, or None for an unlabelled split.
+        targets: (N,) int64 classes, or None for an unlabelled split. A split whose labels hold a number for each class
+            has ``label_vectors`` too, (N, C) float32: probabilities, and ``targets`` are the most probable classes; or
+            0 and 1 for any number of classes, and ``targets`` is None.
         num_classes: Of the data set, not of this split; None where there are none.
         classes: Their names, or None.
         semantic_classes: Names of the values of the label maps ``semantics``, or None.

@@ -221,6 +221,36 @@ def unlabelled(objective: str) -> UsageError:
     )
 
 
+def several_classes_refused(objective: str) -> UsageError:
+    """The error of an objective that reads one class for each sample where the labels mark any number of them."""
+    return UsageError(
+        f"objective {objective} reads one class for each sample, and the labels of this data mark any number of "
+        "classes: use binary_cross_entropy, and binary_kd towards a teacher, or an objective without labels"
+    )
+
+
+def check_label_vectors(objective: str, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+    """The batch's numbers for each class (B, C) in [0, 1], in the dtype of the logits (B, C).
+
+    Raises:
+        UsageError: There are none, or of another shape or range.
+    """
+    labels = batch.get("label_vector", batch.get("target"))
+    if labels is None:
+        raise unlabelled(objective)
+    if not isinstance(labels, Tensor) or labels.shape != logits.shape:
+        shown = (
+            f"have the shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"are {type(labels).__name__}"
+        )
+        raise UsageError(
+            f"objective {objective} compares logits {tuple(logits.shape)} with a number for each class, and the "
+            f"labels {shown}: pass a tensor of the same shape"
+        )
+    if "label_vector" not in batch and bool(((labels < 0) | (labels > 1)).any()):
+        raise UsageError(f"objective {objective}: labels are numbers from 0 to 1, and some are not")
+    return labels.to(logits.dtype)
+
+
 def batch_index(batch: dict[str, Tensor], objective: str, samples: int) -> Tensor:
     """The batch's places (B,) in the training set; a UsageError where there are none, or not one of each sample."""
     if "index" not in batch:
@@ -243,7 +273,7 @@ def batch_targets(
         UsageError: The data has no labels, or labels that the logits cannot be compared with.
     """
     if "target" not in batch:
-        raise unlabelled(objective)
+        raise several_classes_refused(objective) if "label_vector" in batch else unlabelled(objective)
     if logits is not None:
         check_targets(objective, batch["target"], logits)
     if samples is not None:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from .arguments import check_arguments
 from .errors import UsageError, required
-from .loss_inputs import check_built_for, check_options, check_samples, check_tensors, unlabelled
+from .loss_inputs import (
+    check_built_for,
+    check_options,
+    check_samples,
+    check_tensors,
+    several_classes_refused,
+    unlabelled,
+)
 from .representation import Representation, RepresentationSpec
 
 
@@ -32,9 +39,10 @@ class Setting:
         student: Shapes of the student's outputs.
         teacher: Shapes of the outputs of this objective's teacher; None where there is no teacher.
         num_samples: M, samples in the training split.
-        targets: (M,) int64 classes of the training samples, or None if they have no labels.
+        targets: (M,) int64 classes of the training samples, or None if they have no labels of one class each.
         seed: The run's seed.
         pass_samples: The most samples that a process sees in a forward pass; None where that is not known.
+        label_classes: C, where the labels hold a number for each class; else None.
     """
 
     student: RepresentationSpec
@@ -43,6 +51,7 @@ class Setting:
     targets: Tensor | None
     seed: int
     pass_samples: int | None = None
+    label_classes: int | None = None
 
     def require_teacher(self) -> RepresentationSpec:
         """Shapes of the teacher's outputs, for objectives with ``needs_teacher``; a UsageError without a teacher."""
@@ -293,6 +302,8 @@ def check_labels(objective: str, setting: Setting) -> None:
     Raises:
         UsageError: The data has no labels, or more classes than the student, or the student has a single logit.
     """
+    if setting.targets is None and setting.label_classes is not None:
+        raise several_classes_refused(objective)
     if setting.targets is None:
         raise unlabelled(objective)
     check_two_outputs(objective, "student", setting.student.num_classes)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ..core.config.fields import RESUMABLE
 from ..core.errors import UsageError
+from ..core.label_vectors import Labels
 from ..core.registry import DATASETS
 from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
 from .io.file_views import LABELS
@@ -54,7 +55,8 @@ class Packed:
     """A packed HDF5 file, all of it in memory.
 
     The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
-    depth or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
+    depth or (N, H, W, C), and ``target`` integers or names of classes (N,), or a
+    number for each class (N, C). Values stay as stored, of any dtype:
     millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
     whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
 
@@ -133,19 +135,20 @@ class Packed:
                 )
                 check_coding(group[name], location(group, name), [value for value in void if value is not None])
             kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
-            targets, num_classes, classes = None, None, None
+            labels, num_classes, classes = Labels(None, None), None, None
             if self.options.target is not None and self._labelled(group):
                 groups = [name for name in self.options.splits.values() if name]
-                targets, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
+                labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
             camera = self._camera(file, group)
         flip = options.flip and augmented
-        labels: dict[str, Any] = {
-            "targets": targets,
+        labelled: dict[str, Any] = {
+            "targets": labels.targets,
+            "label_vectors": labels.vectors,
             "num_classes": num_classes,
             "classes": classes,
             "semantic_classes": names,
         }
-        opened = TensorSplit(images, **labels, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
+        opened = TensorSplit(images, **labelled, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
         if camera is not None:
             warn_of_unit(
                 opened.images["depth"].interior[:: max(1, opened.num_samples // 16)], camera.unit, options.path

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..core.classes import check_numbers, match_classes
+from ..core.classes import check_numbers, listed, match_classes
 from ..core.config.fields import PLACE, RESUMABLE
-from ..core.errors import ContrastillError
+from ..core.errors import ContrastillError, UsageError
+from ..core.label_vectors import Labels, read_label_vectors
 from .io.camera import UNIT_HELP, Camera, Unit, warn_of_unit
 from .io.file_splits import ReadSplit
 from .io.file_views import LABELS
@@ -42,7 +43,8 @@ class UserDataset:
     """A training and a test dataset of the user's own, in the place of a registered class.
 
     A sample is ``(image, label)``, an image alone, or a dict of modalities with or without ``target`` (``image`` and
-    ``label`` will do for ``rgb`` and ``target``). An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
+    ``label`` will do for ``rgb`` and ``target``). A label is the number of a class, or a number for each class, (C,).
+    An image is a picture of Pillow, an array (H, W, C) or (H, W), or a
     tensor (C, H, W) or (H, W), all of one size; ``rgb`` of uint8, of uint16, which is scaled to 8 bits, or of floats,
     in [0, 1] or normalised already. Its ``index`` is its place in the dataset. What a dataset draws from the generators
     of torch, NumPy and Python is a function of (seed, view, index). Values stay as they are, rgb and labels
@@ -83,6 +85,27 @@ class _OpenedDataset:
     def __init__(self, train: UserSamples, test: UserSamples | None, options: UserDataset.Options) -> None:
         self._train, self._test, self._options = train, test, options
         self._parts = [train] if test is None else [train, test]
+        self._vectors = self._label_vectors()
+
+    def _label_vectors(self) -> dict[str, Labels]:
+        """Labels that hold a number for each class, by the name of the split; none where labels are classes."""
+        parts = {"train": self._train} | ({} if self._test is None else {"test": self._test})
+        rows = {split: part.label_rows for split, part in parts.items() if part.label_rows is not None}
+        others = [part.name for part in parts.values() if part.targets is not None]
+        if rows and others:
+            raise UsageError(
+                f"the labels of {others[0]} are classes, and those of the other split hold a number for each class: "
+                "give both the same form"
+            )
+        if not rows:
+            return {}
+        names = [part.classes for part in parts.values() if part.classes is not None]
+        if any(each != names[0] for each in names):
+            raise UsageError(
+                f"the training dataset has the classes {listed(names[0])}, and the test dataset {listed(names[-1])}: "
+                "give both the same classes in the same order, as their labels hold a number for each"
+            )
+        return read_label_vectors(rows, self._train.name)
 
     def open(self, split: str) -> UserSplit | None:
         train = self._train
@@ -90,7 +113,15 @@ class _OpenedDataset:
         samples = {"train": train, "test": self._test}[split]
         if samples is None:
             return None
-        classes, targets = samples.classes, samples.targets
+        classes, targets = samples.classes or (train.classes if self._vectors else None), samples.targets
+        if self._vectors:
+            labels = self._vectors.get(split, Labels(None, None))
+            count = None if samples.label_rows is None else samples.label_rows.shape[1]
+            opened = UserSplit(
+                samples, labels.targets, count, classes, self._options, self._labels(), augmented=split == "train"
+            )
+            opened.label_vectors = labels.vectors
+            return opened
         if split == "test" and targets is not None and classes is not None and train.classes not in (None, classes):
             classes, targets = train.classes, _renumbered(classes, targets, samples.name, train)
         names = classes or train.classes

@@ -275,6 +275,14 @@ def _fields(split: Any) -> dict[str, FieldDescription]:
         fields["target"] = FieldDescription(
             (split.num_samples,), "int64", classes=len(counts), per_class=(int(counts.min()), int(counts.max()))
         )
+    if (vectors := getattr(split, "label_vectors", None)) is not None:
+        counts = vectors.sum(0).round().long()
+        fields["label_vector"] = FieldDescription(
+            tuple(vectors.shape),
+            "float32",
+            classes=vectors.shape[1],
+            per_class=(int(counts.min()), int(counts.max())),
+        )
     return fields
 
 

@@ -19,6 +19,7 @@ _COLUMNS = (
     "mean %",
     "mIoU %",
     "top-1 %",
+    "mAP %",
     "top-5 %",
     "images",
     "weights",
@@ -28,11 +29,12 @@ _COLUMNS = (
 @dataclass(frozen=True)
 class Accuracy:
     """Accuracy of a network's own logits, per cent; ``top1`` is None where its classes are not the data's, ``top5``
-    also for fewer than six.
+    also for fewer than six. Of labels that mark any number of classes ``mAP``, the mean average precision.
     """
 
     top1: float | None = None
     top5: float | None = None
+    mAP: float | None = None  # noqa: N815 - as it is written
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what was not measured is left out."""
@@ -40,6 +42,8 @@ class Accuracy:
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """The lines of the table, by column."""
+        if self.mAP is not None:
+            return [{**common, "mAP %": f"{self.mAP:.2f}"}]
         top1 = "other classes" if self.top1 is None else f"{self.top1:.2f}"
         return [{**common, "top-1 %": top1, "top-5 %": _percent(self.top5)}]
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.classes import apply_class_map
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
+from ..core.label_vectors import several_classes
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, no_run
 from ..datasets.io.values import check_splits
@@ -286,10 +287,12 @@ class RunEvaluation:
                         f"the {name} split of {self._where()} has no label maps: segmentation needs the modality "
                         f"{LABELS}, and it has {stored}"
                     )
-                if task != "segmentation" and split.targets is None and (task, name) != ("accuracy", "train"):
+                if task == "accuracy" and (name == "train" or several_classes(split)):
+                    continue
+                if task != "segmentation" and split.targets is None:
                     raise UsageError(
-                        f"the {name} split of {self._where()} has no classes to compare with: {task} needs them; "
-                        "choose others with evaluation.tasks"
+                        f"the {name} split of {self._where()} has no classes to compare with, one for each sample: "
+                        f"{task} needs them; choose others with evaluation.tasks"
                     )
         check_splits(self.train, self.test)
         if "segmentation" in self.options.tasks:

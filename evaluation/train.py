@@ -15,6 +15,7 @@ from ..core.config.schema import RunConfig
 from ..core.config.yaml_values import override_value, values_of
 from ..core.errors import UsageError
 from ..training.checkpoint import random_state, set_random_state
+from ..training.progress import accuracy_text
 from ..training.run import train_run
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class TrainResult:
         return {"out": str(self.out), **self.metrics}
 
     def __str__(self) -> str:
-        return f"{self.out}" + ("" if self.top1 is None else f", top-1 of the last epoch {self.top1:.2f} %")
+        measured = accuracy_text(self.metrics)
+        return f"{self.out}, of the last epoch {measured}" if measured else f"{self.out}"
 
 
 def train(config: ConfigLike, overrides: Overrides = (), *, progress: bool = True) -> TrainResult | SeedsResult | None:

@@ -21,7 +21,8 @@ class CrossEntropy(Objective):
         label_smoothing: Probability mass spread over all classes, in [0, 1).
 
     Shape:
-        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C), or probabilities (B, C) - returns a scalar.
+        - student.logits: (B, C) - batch["target"]: (B,) int64 in [0, C), or probabilities (B, C), which data has as
+          batch["label_vector"] - returns a scalar.
 
     Raises:
         UsageError: The batch has no ``target``; (``build``) the data has no labels, or more classes than the student.
@@ -50,6 +51,8 @@ class CrossEntropy(Objective):
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         logits, targets = student.require_logits(), batch_targets(batch, "cross_entropy")
+        kind = "label_vector" if "label_vector" in batch else "target"
+        targets = batch.get("label_vector", targets)
         # Probabilities of all classes are labels too, those of mixed images for one.
         probabilities = isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape == logits.shape
         if probabilities:
@@ -60,6 +63,6 @@ class CrossEntropy(Objective):
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         first, second = (
             F.cross_entropy(logits, each, reduction="none", label_smoothing=self.label_smoothing)
-            for each in (targets, batch["partner_target"])
+            for each in (targets, batch[f"partner_{kind}"])
         )
         return torch.lerp(second, first, batch["mixed_share"].to(first.dtype)).mean()

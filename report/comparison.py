@@ -38,7 +38,7 @@ class Compared:
 
     def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
-        values = {"top1": group.last("top1"), "top5": group.last("top5")}
+        values = {name: group.last(name) for name in ("top1", "top5", "mAP")}
         for rows in self.evaluated[group.name]:
             for key, value in _measures(rows, "student").items():
                 values.setdefault(key, []).append(value)
@@ -46,7 +46,7 @@ class Compared:
 
     def metric(self, group: RunSeries) -> str | None:
         """The metric that a student is judged by."""
-        return next((key for key in ("top1", "miou", "probe") if key in self.scores[group.name]), None)
+        return next((key for key in ("top1", "mAP", "miou", "probe") if key in self.scores[group.name]), None)
 
     def baseline(self, group: RunSeries, metric: str) -> MeanStd | None:
         """The same student without a teacher, on the same data for as long."""
@@ -98,7 +98,7 @@ class Compared:
         return mean_std(values[:1]) if values else None
 
 
-_COLUMNS = {"top1": "top-1, %", "miou": "mIoU, %", "probe": "linear probe, %"}
+_COLUMNS = {"top1": "top-1, %", "mAP": "mAP, %", "miou": "mIoU, %", "probe": "linear probe, %"}
 
 
 def comparison(runs: RunFolders, compared: Compared) -> tuple[Section, list[dict[str, Any]]]:
@@ -223,8 +223,8 @@ def _measures(rows: Sequence[dict[str, Any]], role: str) -> dict[str, float]:
     )
     for row in rows:
         measures |= {key: row[key] for key in ("miou", "pixel_accuracy") if is_number(row.get(key))}
-        if role == "teacher" and row.get("task") == "accuracy" and is_number(row.get("top1")):
-            measures["top1"] = row["top1"]
+        if role == "teacher" and row.get("task") == "accuracy":
+            measures |= {key: row[key] for key in ("top1", "mAP") if is_number(row.get(key))}
         layers = row.get("layers")
         if (
             isinstance(layers, dict)

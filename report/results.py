@@ -22,6 +22,7 @@ from .runs import RunFolders
 _COMPARED = {
     "parameters": ("parameters", ",d", 1),
     "top1": ("top-1, %", ".2f", 1),
+    "mAP": ("mAP, %", ".2f", 1),
     "miou": ("mIoU, %", ".1f", 1),
     "pixel_accuracy": ("pixels right, %", ".1f", 1),
     "nll": ("NLL, nats", ".3f", 1),
@@ -239,6 +240,8 @@ def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
             yield [network, f"linear probe, {layer}", labels, None, None, measured(result["top1"]), images]
     elif is_number(row.get("top1")):
         yield [network, "accuracy", labels, None, None, measured(row["top1"]), images]
+    elif is_number(row.get("mAP")):
+        yield [network, "mean average precision", labels, None, None, measured(row["mAP"]), images]
 
 
 def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:

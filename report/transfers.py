@@ -21,6 +21,8 @@ _LABELS = {
     "top1": "top-1 on the test split, %",
     "top5": "top-5 on the test split, %",
     "validation_top1": "top-1 on the validation samples, %",
+    "mAP": "mean average precision on the test split, %",
+    "validation_mAP": "mean average precision on the validation samples, %",
     "loss": "training loss",
     "lr": "learning rate",
     "gradient_norm": "norm of the gradient before it was clipped",

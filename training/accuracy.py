@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 import torch.distributed as distributed
 from accelerate import Accelerator
-from torchmetrics.classification import MulticlassAccuracy
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 
 from ..core.data import Loader
 from ..core.distributed import world_size
@@ -23,28 +27,25 @@ def share_buffers(network: Network) -> None:
 
 @torch.no_grad()
 def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back.
+    """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back. Of labels that
+    mark any number of classes the mean average precision ``mAP`` over the classes that occur, in per cent.
 
     Raises:
         ContrastillError: A logit is NaN, so that no class is the largest.
     """
     training, damaged = network.training, torch.zeros((), device=accelerator.device)
-    metrics: dict[str, MulticlassAccuracy] = {}
+    metrics: dict[str, Metric] = {}
     network.eval()
     for batch in loader.epoch(0):
         with accelerator.autocast():
             logits = network(batch, frozenset({"logits"})).require_logits()
-        if not metrics:
-            metrics = {
-                f"top{k}": MulticlassAccuracy(logits.shape[1], top_k=k, average="micro", validate_args=False).to(
-                    logits.device
-                )
-                for k in (1, 5)
-                if k < logits.shape[1]
-            }
+        labels = batch["target"] if "target" in batch else batch["label_vector"].long()
+        # Each class of several is a question of its own: logits of classes that the data has not are left out.
+        logits = logits if "target" in batch else logits[:, : labels.shape[1]]
+        metrics = metrics or {name: metric.to(logits.device) for name, metric in _metrics(batch, logits.shape[1])}
         # A rank's share of the last batch may be empty, which torchmetrics cannot take.
         for metric in metrics.values() if len(logits) else ():
-            metric.update(logits, batch["target"])
+            metric.update(logits, labels)
         damaged += logits.isnan().any()
     network.train(training)
     if float(accelerator.reduce(damaged, "sum")):
@@ -53,3 +54,13 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
             "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
     return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
+
+
+def _metrics(batch: Mapping[str, Tensor], classes: int) -> Iterator[tuple[str, Metric]]:
+    """What is measured with the labels that a batch has."""
+    if "target" not in batch:
+        yield "mAP", MultilabelAveragePrecision(classes, average="macro", validate_args=False)
+        return
+    for k in (1, 5):
+        if k < classes:
+            yield f"top{k}", MulticlassAccuracy(classes, top_k=k, average="micro", validate_args=False)

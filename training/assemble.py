@@ -15,6 +15,7 @@ from ..core.classes import apply_class_map
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.data import Loader, Split
 from ..core.errors import UsageError
+from ..core.label_vectors import several_classes
 from ..core.objective import Setting
 from ..core.preprocess import Preprocess
 from ..core.registry import PRETRAINED, PYTHON_PREFIX
@@ -136,6 +137,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
             fold_batchnorm(teacher, batch)
         teacher.compute_in(config.train.teacher_precision)
 
+    vectors = getattr(splits["train"], "label_vectors", None)
+
     def setting(teacher: RepresentationSpec | None) -> Setting:
         passes = accelerator.num_processes * config.train.accumulation_steps
         return Setting(
@@ -145,6 +148,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
             splits["train"].targets,
             config.seed,
             -(-min(config.train.batch_size, splits["train"].num_samples) // passes),
+            None if vectors is None else vectors.shape[1],
         )
 
     settings = [setting(spec) for spec in teacher_specs]
@@ -163,16 +167,17 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         "logits" not in transfer.student_needs or student.recipe["num_classes"] != splits["train"].num_classes
     ):
         raise UsageError(
-            "train.validation measures top-1, and no objective trains logits of the student for the data's classes: "
+            "train.validation measures accuracy, and no objective trains logits of the student for the data's classes: "
             "leave it out"
         )
     test = None
     # Logits that no objective reads are of a classifier that never learns.
-    if "logits" in transfer.student_needs and splits["test"] is not None and splits["test"].targets is not None:
+    labelled = splits["test"] is not None and (splits["test"].targets is not None or several_classes(splits["test"]))
+    if "logits" in transfer.student_needs and labelled:
         outputs, known = student.recipe["num_classes"], splits["test"].num_classes
         if outputs != known:
             log.warning(
-                "the student has %s outputs and the data %s classes, so no top-1 is measured: give the student "
+                "the student has %s outputs and the data %s classes, so no accuracy is measured: give the student "
                 "as many outputs",
                 outputs,
                 known,

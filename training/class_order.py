@@ -9,6 +9,7 @@ from typing import Any
 from ..core.classes import answer_as, check_numbers, gives_places, listed
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
+from ..core.label_vectors import several_classes
 from ..core.registry import OBJECTIVES, TEACHER_AGGREGATIONS, short_name
 from ..core.representation import Network
 
@@ -61,7 +62,7 @@ def order_classes(
     whose = "the data"
     if data.classes is not None:
         order.names = tuple(data.classes)
-    elif data.targets is None and named:
+    elif not _labelled(data) and named:
         first = min(named)
         order.names, whose = named[first], f"teacher {first}"
     elif len({*named.values()}) > 1:
@@ -85,7 +86,7 @@ def order_classes(
                 order.refusal = order.refusal or error
             else:
                 order.names = teacher.recipe["classes"] if full else order.names
-        elif count == length and (data.targets is not None or len(teachers) > 1):
+        elif count == length and (_labelled(data) or len(teachers) > 1):
             nameless, named_ones = (who, "the data") if order.names else ("the data", who)
             try:
                 check_numbers(
@@ -100,6 +101,10 @@ def order_classes(
                 f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
             )
     return order
+
+
+def _labelled(split: Any) -> bool:
+    return split.targets is not None or several_classes(split)
 
 
 def check_same_classes(splits: Mapping[str, Any]) -> None:

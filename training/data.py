@@ -14,20 +14,28 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from ..datasets.io.values import check_splits
 from ..xmodal.derive import DerivedLoader, check
+from .balancing import BalancedLoader, check_balanced
 from .mixing import MixedLoader, mixing_seed
 
 
 def training_loader(
     split: Split, modalities: Collection[str], config: TrainConfig, shares: Mapping[str, Any]
 ) -> ViewLoader:
-    """Batches of the training samples, mixed where the config asks for it."""
+    """Batches of the training samples, with classes balanced and samples mixed where the config asks for it."""
     options = {"batch_size": config.batch_size, "train": True, "views": config.views}
-    loader = open_loader(split, modalities, **{**shares, **options})
+
+    def opened(seed: int) -> ViewLoader:
+        loader = open_loader(split, modalities, **{**shares, **options, "seed": seed})
+        if not config.class_balanced:
+            return loader
+        targets = check_balanced(split.targets)
+        return BalancedLoader(loader, targets, seed=seed, rank=shares["rank"], world=shares["world"])
+
+    seed = shares["seed"]
+    loader = opened(seed)
     if config.mixup is None and config.cutmix is None:
         return loader
-    seed = shares["seed"]
-    partners = open_loader(split, modalities, **{**shares, **options, "seed": mixing_seed(seed)})
-    return MixedLoader(loader, partners, seed=seed, mixup=config.mixup, cutmix=config.cutmix)
+    return MixedLoader(loader, opened(mixing_seed(seed)), seed=seed, mixup=config.mixup, cutmix=config.cutmix)
 
 
 def open_split(config: RunConfig, name: str) -> Any:

@@ -27,6 +27,7 @@ from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .checkpoint import random_state, set_random_state
 from .data import check_modality, open_loader, open_splits
+from .progress import accuracy_text
 from .recipe import default_objectives, default_training
 from .run import train_run
 from .schedule import default_epochs
@@ -52,11 +53,11 @@ class Distilled:
 
     def __str__(self) -> str:
         teachers = " and ".join(short_name(teacher.model) for teacher in self.config.teachers) or "the labels"
-        top1 = f"top-1 {self.metrics['top1']:.2f} %" if "top1" in self.metrics else f"loss {self.metrics['loss']:.4g}"
+        measured = accuracy_text(self.metrics) or f"loss {self.metrics['loss']:.4g}"
         epochs = self.metrics["epoch"] + 1
         objectives = ", ".join(f"{name} {entry.weight:g}" for name, entry in self.config.objectives.items())
         return (
-            f"{short_name(self.config.student.model)} distilled from {teachers} ({objectives}): {top1} after "
+            f"{short_name(self.config.student.model)} distilled from {teachers} ({objectives}): {measured} after "
             f"{epochs} epoch{'s' * (epochs > 1)}, in {self.out}"
         )
 

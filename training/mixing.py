@@ -40,7 +40,8 @@ class MixedLoader:
 
     Yields (``epoch``, ``in_order``):
         The loader's batches with mixed images of their dtypes; ``mixed_share`` float32 (B,), λ; where there are labels
-        ``partner_target`` int64 (B,), the second sample's class. ``camera`` is left out, and with mixup the label maps
+        ``partner_target`` int64 (B,), the second sample's class, and
+        ``partner_label_vector`` (B, C). ``camera`` is left out, and with mixup the label maps
         ``semantics``.
     """
 
@@ -98,7 +99,7 @@ class MixedLoader:
         share = shares if boxes is None else torch.where(boxes.isnan().any(1), shares, _kept(boxes, images))
         others = {name: value for name, value in batch.items() if value.ndim != 4 and name != "camera"}
         result = {**others, **mixed, "mixed_share": share.float().to(self.device)}
-        return result | ({"partner_target": partner["target"]} if "target" in batch else {})
+        return result | {f"partner_{name}": partner[name] for name in ("target", "label_vector") if name in batch}
 
     def _draw(self, index: Tensor, view: int) -> tuple[Tensor, Tensor | None]:
         """λ of each sample, float64 (B,), and with CutMix its rectangle as shares of the sides (top, bottom, left,

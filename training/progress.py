@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -78,13 +79,20 @@ class Progress:
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
         if self._enabled:
-            top1 = f"  top-1 {row['top1']:.2f} %" if "top1" in row else ""
+            measured = accuracy_text(row)
+            accuracy = f"  {measured}" if measured else ""
             self._console.print(
-                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{top1}  lr {row['lr']:.3g}  "
+                f"epoch {row['epoch'] + 1}/{self._epochs}  loss {row['loss']:.4f}{accuracy}  lr {row['lr']:.3g}  "
                 f"{row['samples_per_second']:,.0f} samples/s",
                 highlight=False,
             )
         self._bar.update(self._task, description=f"epoch {min(row['epoch'] + 2, self._epochs)}/{self._epochs}")
+
+
+def accuracy_text(row: Mapping[str, Any]) -> str:
+    """The accuracy on the test split in a row of metrics.jsonl: ``top-1 71.20 %``; empty where there is none."""
+    names = {"top1": "top-1", "mAP": "mAP"}
+    return next((f"{label} {row[key]:.2f} %" for key, label in names.items() if key in row), "")
 
 
 def announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.classes import gives_places
 from ..core.errors import UsageError
+from ..core.label_vectors import several_classes
 from ..core.seeds import members
 from ..models.build import class_names
 from .schedule import default_epochs
@@ -32,7 +33,8 @@ _SGD = ("sgd", "sgdc", "sgdw", "momentum", "nesterov", "nesterovw")
 
 def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dict[str, Any]:
     """Objectives and weights: cross-entropy where there are labels; contrast with fresh rows; matching of the logits
-    where every teacher answers with the data's classes.
+    where every teacher answers with the data's classes. Where labels mark any number of classes, binary cross-entropy
+    and matching class by class.
 
     Weights were decided by the grids of docs/results.md. The term on logits counts less where the teacher has memorised
     its training images (``full_doubt``).
@@ -45,13 +47,15 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
         UsageError: There is neither a teacher nor a label.
     """
     # A folder of pictures that are all of one class says nothing by its labels.
-    labelled = split.targets is not None and split.num_classes > 1
+    several = several_classes(split)
+    labelled = several or (split.targets is not None and split.num_classes > 1)
     if not teachers and not labelled:
         raise UsageError(
             "there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two "
             "classes at least"
         )
-    chosen: dict[str, Any] = {"cross_entropy": {"weight": 1.0}} if labelled else {}
+    chosen: dict[str, Any] = {"binary_cross_entropy" if several else "cross_entropy": {"weight": 1.0}}
+    chosen = chosen if labelled else {}
     if teachers:
         # The losses towards several teachers are added: together they weigh what one does.
         chosen["fresh_crd"] = {"weight": round(0.8 / len(teachers), 4)}
@@ -59,7 +63,8 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
             # None is of another class.
             chosen["fresh_crd"]["negatives_from"] = "other_sample"
         if labelled and all(_answers(teacher, split) for teacher in teachers):
-            chosen["wttm"] = {"weight": round(1.0 / len(teachers), 4), "full_doubt": FULL_DOUBT}
+            matching: dict[str, Any] = {"weight": round(1.0 / len(teachers), 4)}
+            chosen |= {"binary_kd": matching} if several else {"wttm": {**matching, "full_doubt": FULL_DOUBT}}
     return chosen
 
 

@@ -172,7 +172,7 @@ def _trained(run: Run) -> dict[str, Any] | None:
         "data": short_name(config["data"]["name"]),
         "epochs": history[-1]["epoch"] + 1,
         "seed": config["seed"],
-        "measured": {name: history[-1][name] for name in ("top1", "top5") if name in history[-1]},
+        "measured": {name: history[-1][name] for name in ("top1", "top5", "mAP") if name in history[-1]},
         "versions": run.latest_versions(),
     }
 

@@ -14,8 +14,8 @@ from ..core.run import Run
 from ..models.build import save_student
 from .accuracy import evaluate
 
-TOP1 = "validation_top1"
-"""Column of metrics.jsonl, in per cent."""
+PREFIX = "validation_"
+"""Of the column of metrics.jsonl: ``validation_top1``, or ``validation_mAP``, in per cent."""
 
 
 class BestEpoch:
@@ -33,18 +33,20 @@ class BestEpoch:
 
     def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Go on after these rows of metrics.jsonl: what came after them is done again, to the same bits."""
-        self._best = max((row[TOP1] for row in rows if TOP1 in row), default=-math.inf)
+        measured = [value for row in rows for name, value in row.items() if name.startswith(PREFIX)]
+        self._best = max(measured, default=-math.inf)
 
     def measure(self, network: Network) -> dict[str, float]:
         """The columns of an epoch's row; called on all ranks."""
         if self._loader is None:
             return {}
-        top1 = evaluate(network, self._loader, self._accelerator)["top1"]
-        if top1 > self._best:
-            self._best = top1
+        # The first one is what the best is chosen by: top-1 before top-5.
+        name, value = next(iter(evaluate(network, self._loader, self._accelerator).items()))
+        if value > self._best:
+            self._best = value
             # A bare module of one's own has no file that could be read again.
             if self._run is not None and network.recipe and self._accelerator.is_main_process:
                 path = self._run.best_student
                 with self._run.room_for(path.name, sum(value.nbytes for value in network.state_dict().values())):
                     save_student(network, path)
-        return {TOP1: top1}
+        return {f"{PREFIX}{name}": value}

@@ -123,6 +123,11 @@ class TrainConfig(Section):
     )
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the rate rises linearly from 0")
+    class_balanced: bool = Field(
+        False,
+        description="every class comes equally often in an epoch: samples of rare classes several times, some of "
+        "frequent ones not at all",
+    )
     mixup: float | None = Field(
         None,
         gt=0,

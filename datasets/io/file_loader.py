@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...core.errors import ContrastillError
+from ...core.label_vectors import label_fields
 from .corrupted import CorruptedLog, PatchedBatch
 from .file_views import jitter
 from .file_workers import Damaged, prepare_worker, sigterm_blocked, unwarned
@@ -78,7 +79,10 @@ class FileLoader:
         self.num_samples = split.num_samples
         self._augmented = train and split.augmented
         self._jitter = split.color_jitter if self._augmented else 0.0
-        self._targets = None if split.targets is None else split.targets.to(device)
+        self._targets, self._label_vectors = (
+            None if labels is None else labels.to(device)
+            for labels in (split.targets, getattr(split, "label_vectors", None))
+        )
         self._reader, self._rows = split.reader(seed), split.rows
         self._workers = split.workers
         self._corrupted = CorruptedLog(split.num_samples)
@@ -100,7 +104,8 @@ class FileLoader:
 
         Yields:
             A dict of each modality (B, C, H, W) in channels_last: ``rgb`` uint8, or with jitter float in [0, 1];
-            ``semantics`` uint8, others float32 as stored. ``index`` int64 (B,); if labelled, ``target`` int64 (B,);
+            ``semantics`` uint8, others float32 as stored. ``index`` int64 (B,); if labelled,
+            ``target`` int64 (B,) or ``label_vector`` float32 (B, C) or both;
             where the split knows its intrinsics and no transform of albumentations moved the view, ``camera`` float32
             (B, 4); ``view`` int64 (B,) if views repeat; ``is_padding``, all true, on the padding of an empty training
             slice.
@@ -148,7 +153,7 @@ class FileLoader:
         if self._jitter:
             batch["rgb"] = jitter(batch["rgb"], index, seed=self.seed, view=k, strength=self._jitter)
         index = index.to(self.device, non_blocking=True)
-        return {**batch, "index": index, **({} if self._targets is None else {"target": self._targets[index]})}
+        return {**batch, "index": index, **label_fields(self._targets, self._label_vectors, index)}
 
     def _read(self, batches: list[Tensor], view: int | None) -> Iterator[Batch]:
         """The samples as the workers read them, in order."""

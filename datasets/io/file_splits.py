@@ -37,6 +37,7 @@ class ReadSplit(ABC):
     rows: np.ndarray | None = None
     num_samples: int
     targets: Tensor | None
+    label_vectors: Tensor | None = None
     camera: Camera | None
     augmented: bool
     color_jitter: float

@@ -37,6 +37,8 @@ def fingerprint(split: Split) -> dict[str, Any]:
         facts["names of classes"] = hashlib.blake2b("\n".join(split.classes).encode(), digest_size=8).hexdigest()
     if split.targets is not None:
         facts["labels"] = tensors_hash("", [split.targets])
+    if (vectors := getattr(split, "label_vectors", None)) is not None:
+        facts["label vectors"] = tensors_hash("", [vectors])
     if hasattr(split, "listing"):
         facts["names or sizes of files"] = split.listing()
     in_process: Any = copy(split)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ...core.errors import UsageError
+from ...core.label_vectors import label_fields
 from .camera import Camera, view_camera
 from .file_views import LABELS
 from .values import RGB, batch_values, mirror_vectors, number_kind, vectors_among
@@ -66,8 +67,9 @@ class TensorSplit:
         semantic_classes: list[str] | None = None,
         vectors: Sequence[str] | None = None,
         kinds: Mapping[str, str] | None = None,
+        label_vectors: Tensor | None = None,
     ) -> None:
-        self.images = dict(images)
+        self.images, self.label_vectors = dict(images), label_vectors
         self.camera, self.semantic_classes = camera, semantic_classes
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
         self.modalities = {
@@ -79,7 +81,8 @@ class TensorSplit:
         )
         self.padding = next(iter(self.images.values())).padding
         counts = {name: len(stored.storage) for name, stored in self.images.items()}
-        counts |= {} if targets is None else {"target": len(targets)}
+        labels = targets if label_vectors is None else label_vectors
+        counts |= {} if labels is None else {"target": len(labels)}
         if len(set(counts.values())) > 1:
             raise UsageError(
                 "the fields differ in their number of samples: "
@@ -89,7 +92,7 @@ class TensorSplit:
             sizes = ", ".join(f"{name} {height}×{width}" for name, (_, height, width) in self.modalities.items())
             raise UsageError(f"modalities of different sizes ({sizes}) cannot be cropped jointly: set crop_padding=0")
         self.num_samples = next(iter(counts.values()))
-        self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None]] = {}
+        self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None, Tensor | None]] = {}
 
     def loader(
         self,
@@ -114,11 +117,14 @@ class TensorSplit:
             views=views,
         )
 
-    def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None]:
-        """Images and targets on ``device``; moved the first time, shared by all loaders."""
+    def on(self, device: torch.device) -> tuple[dict[str, PaddedImages], Tensor | None, Tensor | None]:
+        """Images, targets and label vectors on ``device``; moved the first time, shared by all loaders."""
         if device not in self._on:
             images = {name: stored.to(device) for name, stored in self.images.items()}
-            self._on[device] = images, None if self.targets is None else self.targets.to(device)
+            targets, vectors = (
+                None if labels is None else labels.to(device) for labels in (self.targets, self.label_vectors)
+            )
+            self._on[device] = images, targets, vectors
         return self._on[device]
 
 
@@ -156,7 +162,7 @@ class TensorLoader:
             world,
         )
         self.num_samples = split.num_samples
-        self._images, self._targets = split.on(device)
+        self._images, self._targets, self._label_vectors = split.on(device)
         self._padding, self._flip, self._vectors = split.padding, split.flip, split.vectors
         self._intrinsics = split.camera.intrinsics if split.camera else None
 
@@ -175,7 +181,8 @@ class TensorLoader:
         Yields:
             A dict of each modality (B, C, H, W): ``rgb`` and ``semantics`` of the stored dtype, all else float32 in the
             stored unit, with NaN where a crop takes in border (of depth, 0); ``index`` int64 (B,) and, if labelled,
-            ``target`` int64 (B,); ``camera`` float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are
+            ``target`` int64 (B,) or ``label_vector`` float32 (B, C) or both;
+            ``camera`` float32 (B, 4), fx, fy, cx, cy of each view, if the frames' intrinsics are
             known; ``view`` int64 (B,) if views repeat; ``is_padding``, all true, on the padding of an empty slice.
         """
         if not self.train:
@@ -246,7 +253,7 @@ class TensorLoader:
             **images,
             **camera,
             "index": index,
-            **({} if self._targets is None else {"target": self._targets[rows]}),
+            **label_fields(self._targets, self._label_vectors, rows),
         }
 
 

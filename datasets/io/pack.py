@@ -237,7 +237,9 @@ def _pieces(split: Split) -> Iterator[dict[str, np.ndarray]]:
     for batch in split.loader(batch_size=rows, device="cpu", train=False).epoch(0):
         piece = {name: batch[name].permute(0, 2, 3, 1).numpy() for name in split.modalities}
         piece = {name: values[..., 0] if values.shape[3] == 1 else values for name, values in piece.items()}
-        yield {**piece, **{name: batch[name].numpy() for name in ("target", "camera") if name in batch}}
+        # Labels with a number for each class say more than the class.
+        others = {"target": batch.get("label_vector", batch.get("target")), "camera": batch.get("camera")}
+        yield {**piece, **{name: values.numpy() for name, values in others.items() if values is not None}}
 
 
 def _image_folder(folder: Path, size: int | None, names: list[str]) -> PackSource:

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...core.errors import UsageError
+from ...core.label_vectors import Labels, is_vectors, read_label_vectors
 from .hdf5 import class_names, location
 from .values import warn_of_gaps
 
 
 def read_classes(
     file: h5py.File, group: h5py.Group, name: str, groups: Iterable[str], rows: slice | np.ndarray
-) -> tuple[Tensor, int, list[str] | None]:
-    """Classes of the samples, the number of classes of the data set, and their names.
+) -> tuple[Labels, int, list[str] | None]:
+    """Labels of the samples, the number of classes of the data set, and their names.
 
     Args:
         file: The packed file.
@@ -27,14 +27,17 @@ def read_classes(
         rows: Samples of the split.
 
     Raises:
-        UsageError: The field is no list of integers or names, or has more classes than the file names.
+        UsageError: The field is no list of integers or names and no numbers (N, C), or has more classes than the file
+            names.
     """
     read = {key: file[key][name] for key in groups if isinstance(file.get(key), h5py.Group) and name in file[key]}
+    if read and all(is_vectors(field) for field in read.values()):
+        return _vectors({key: field[()] for key, field in read.items()}, file, group, rows)
     for key, field in read.items():
         if field.ndim != 1 or not (field.dtype.kind in "iu" or h5py.check_string_dtype(field.dtype)):
             raise UsageError(
                 f"{location(file[key], name)} is {field.dtype} {field.shape}: classes are integers or names, "
-                "(N,); data.target=null leaves them out"
+                "(N,), or numbers (N, C) of C classes; data.target=null leaves them out"
             )
     classes: list[str] | None
     if any(h5py.check_string_dtype(field.dtype) for field in read.values()):
@@ -50,10 +53,23 @@ def read_classes(
     if classes is None:
         warn_of_gaps(next(iter(values.values())), file.filename)
     return (
-        torch.from_numpy(values[split][rows].copy()),
+        Labels(torch.from_numpy(values[split][rows].copy()), None),
         len(classes) if classes is not None else highest + 1,
         classes,
     )
+
+
+def _vectors(
+    values: dict[str, np.ndarray], file: h5py.File, group: h5py.Group, rows: slice | np.ndarray
+) -> tuple[Labels, int, list[str] | None]:
+    """Labels that hold a number for each class."""
+    labels, count = read_label_vectors(values, file.filename), next(iter(values.values())).shape[1]
+    classes = class_names(file)
+    if classes is not None and len(classes) != count:
+        raise UsageError(f"{file.filename} names {len(classes)} classes, and its labels are of {count}")
+    own = labels[group.name.strip("/")]
+    targets, vectors = (part if part is None else part[rows].clone() for part in (own.targets, own.vectors))
+    return Labels(targets, vectors), count, classes
 
 
 def _numbered(names: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:

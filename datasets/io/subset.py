@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.data import Split
 from ...core.errors import UsageError
 from ...core.hashing import hash64
+from ...core.label_vectors import several_classes
 from .file_splits import ReadSplit
 from .in_memory import TensorSplit
 from .views import PaddedImages
@@ -30,9 +31,13 @@ def split_off(split: Split, share: float, seed: int) -> tuple[Any, Any]:
         UsageError: It has no labels, or so few samples that one of the two is empty; a split of another kind than the
             library's; ``skip_corrupted``.
     """
-    if split.targets is None:
+    if several_classes(split):
+        # A sample is of many classes: drawn as if all were of one.
+        targets = torch.zeros(split.num_samples, dtype=torch.int64)
+    elif split.targets is None:
         raise UsageError("train.validation measures top-1 on samples of the training split, and they have no labels")
-    targets = split.targets.cpu()
+    else:
+        targets = split.targets.cpu()
     order = hash64(torch.arange(split.num_samples), _VALIDATION, seed).argsort(stable=True)
     taken = torch.zeros(split.num_samples, dtype=torch.bool)
     for label in targets.unique():
@@ -75,4 +80,6 @@ def subset(split: Split, rows: Tensor) -> Any:
         )
     part.num_samples = len(rows)
     part.targets = None if split.targets is None else split.targets[rows.to(split.targets.device)]
+    if (vectors := getattr(split, "label_vectors", None)) is not None:
+        part.label_vectors = vectors[rows.to(vectors.device)]
     return part

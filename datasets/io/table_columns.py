@@ -96,7 +96,7 @@ def label_column(features: Mapping[str, Any], label: str | None, where: str) -> 
         if not _is_label(features[label]):
             raise UsageError(
                 f"{where}: the column {label} is {features[label]}, and a label is a ClassLabel, a whole number or a "
-                "text for each row"
+                "text for each row, or a list of classes or of numbers"
             )
         return label
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
@@ -124,9 +124,21 @@ def _is_readable(feature: Any) -> bool:
 
 def _is_label(feature: Any) -> bool:
     dtype = str(getattr(feature, "dtype", ""))
+    if is_list(feature):
+        element = feature.feature
+        return type(element).__name__ == "ClassLabel" or type(element).__name__ == "Value" and _is_number(element)
     return type(feature).__name__ == "ClassLabel" or (
         type(feature).__name__ == "Value" and ("int" in dtype or "string" in dtype or dtype == "bool")
     )
+
+
+def is_list(feature: Any) -> bool:
+    """Whether each row holds a list: of classes, or of a number for each class."""
+    return type(feature).__name__ in ("List", "LargeList", "Sequence")
+
+
+def _is_number(feature: Any) -> bool:
+    return any(kind in str(feature.dtype) for kind in ("int", "float", "bool"))
 
 
 def _check_column(features: Mapping[str, Any], column: str, option: str, where: str) -> None:

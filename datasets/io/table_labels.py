@@ -9,6 +9,7 @@ import numpy as np
 
 from ...core.classes import listed
 from ...core.errors import UsageError
+from .table_columns import is_list
 
 UNLABELLED = -1
 
@@ -20,10 +21,13 @@ class TableLabels:
     Attributes:
         numbers: int64 (N,), -1 where there is no label.
         names: Of the classes; None: they have none.
+        rows: float32 (N, C), where a row holds a list: of classes, or of a number for each class; ``numbers`` say then
+            which have one, with 0.
     """
 
     numbers: np.ndarray
     names: list[str] | None
+    rows: np.ndarray | None = None
 
     @classmethod
     def read(cls, dataset: Any, column: str, where: str) -> TableLabels:
@@ -34,6 +38,8 @@ class TableLabels:
         """
         feature = dataset.features[column]
         cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+        if is_list(feature):
+            return _of_lists(cells.to_pylist(), getattr(feature.feature, "names", None), f"{where}, column {column}")
         if "string" in str(feature.dtype):
             texts = cells.to_pylist()
             names = sorted({text for text in texts if text is not None})
@@ -60,6 +66,11 @@ class TableLabels:
         """
         if self.names is None or train.names is None or self.names == train.names:
             return self
+        if self.rows is not None:
+            raise UsageError(
+                f"{where} has the classes {listed(self.names)}, and the training split {listed(train.names)}: give "
+                "both the same in the same order, as labels hold a number for each class"
+            )
         numbers_by_name = {name: number for number, name in enumerate(train.names)}
         places = np.array([*(numbers_by_name.get(name, -2) for name in self.names), UNLABELLED])
         numbers = places[self.numbers]
@@ -70,6 +81,26 @@ class TableLabels:
                 f"split has {listed(train.names)}: filter such rows out, or correct the class"
             )
         return TableLabels(numbers, train.names)
+
+
+def _of_lists(cells: list[Any], names: list[str] | None, where: str) -> TableLabels:
+    """Labels of lists: of classes that have names, else of a number for each class."""
+    numbers = np.array([UNLABELLED if cell is None else 0 for cell in cells], np.int64)
+    if names is not None:
+        rows = np.zeros((len(cells), len(names)), np.float32)
+        for row, cell in enumerate(cells):
+            if cell and (min(cell) < 0 or None in cell):
+                raise UsageError(f"{where}: row {row} lists the class {min(cell)}: leave it out of the list")
+            rows[row, cell or []] = 1
+        return TableLabels(numbers, names, rows)
+    lengths = {len(cell) for cell in cells if cell is not None}
+    if len(lengths) != 1:
+        raise UsageError(
+            f"{where} has lists of {min(lengths, default=0)} to {max(lengths, default=0)} numbers: give each row a "
+            "number for each class, or cast the column to lists of ClassLabel, which name the classes of a row"
+        )
+    blank = [0.0] * lengths.pop()
+    return TableLabels(numbers, None, np.array([cell or blank for cell in cells], np.float32))
 
 
 def check_labelled(labels: TableLabels, column: str, where: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
+from ...core.label_vectors import Labels, read_label_vectors
 from ..image_folder import SPLITS, hash_fraction
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
@@ -93,9 +94,28 @@ class TableSplits:
         if self.options.limit is not None and self.options.limit < len(rows):
             rows = rows[np.arange(self.options.limit) * len(rows) // self.options.limit]
         contents = ArrowRows(self.datasets[name], self.columns, rows, f"{self.where}/{name}")
-        targets = classes = None
-        if labels is not None:
-            targets, classes = torch.from_numpy(labels.numbers[rows]), labels.names or self._num_classes()
+        own, classes = Labels(None, None), None
+        if labels is not None and labels.rows is not None:
+            every = self._vectors()[name]
+            own = Labels(*(None if part is None else part[rows] for part in (every.targets, every.vectors)))
+            classes = labels.names or labels.rows.shape[1]
+        elif labels is not None:
+            own, classes = Labels(torch.from_numpy(labels.numbers[rows]), None), labels.names or self._num_classes()
+        opened = self._opened(split, contents, rows, own.targets, classes)
+        opened.label_vectors = own.vectors
+        return opened
+
+    def _vectors(self) -> dict[str, Labels]:
+        """Labels that hold a number for each class, of the datasets of both splits."""
+        names = [self.train] if self.test is None else [self.train, self._test_split()]
+        rows = {name: self._labels_of(name).rows for name in names}
+        return read_label_vectors(rows, self.where)
+
+    def _opened(
+        self, split: str, contents: ArrowRows, rows: np.ndarray, targets: Any, classes: Any
+    ) -> FileSplit | PairSplit:
+        """The split of these rows."""
+        name = self._name(split)
         if self._is_square():
             return FileSplit.from_options(
                 ArrowPictures(contents), targets, classes, self.options, self._size(), training=split == "train"

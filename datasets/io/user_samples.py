@@ -43,7 +43,8 @@ class UserSamples:
     Attributes:
         shapes: Modality -> shape (C, H, W).
         kinds: Modality -> the kind of numbers that it comes in.
-        targets: int64 (N,), or None where there are no labels.
+        targets: int64 (N,), or None where there are no labels of one class each.
+        label_rows: (N, C) as the samples have them, where a label is a number for each class; else None.
         classes: Their names, where the dataset has ``classes``.
     """
 
@@ -79,9 +80,10 @@ class UserSamples:
         self.dtypes = {name: values.dtype for name, values in images.items()}
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
-        self.targets = None if label is None else self._labels()
+        self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
+        self.targets = None if label is None or self.label_rows is not None else self._labels()
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
-        self.classes = None if self.targets is None else self._names_of(self.targets)
+        self.classes = None if label is None else self._names_of(self._num_classes())
         if self.classes is not None and self._relabelled:
             log.warning(
                 "%s lists other labels than its samples have, so its names of classes are not used: give "
@@ -90,15 +92,21 @@ class UserSamples:
             )
             self.classes = None
 
-    def _names_of(self, targets: Tensor) -> list[str] | None:
+    def _num_classes(self) -> int:
+        """As many classes as there are numbers in a label, or as the highest label needs."""
+        if self.label_rows is not None:
+            return self.label_rows.shape[1]
+        assert self.targets is not None
+        return int(self.targets.max()) + 1
+
+    def _names_of(self, count: int) -> list[str] | None:
         """Names of the classes; None where the dataset has none, or fewer than there are classes."""
-        names, highest = _class_names(self.dataset), int(targets.max())
-        if names is not None and len(names) <= highest:
+        names = _class_names(self.dataset)
+        exactly = self.label_rows is not None
+        if names is not None and (len(names) < count or (exactly and len(names) > count)):
+            labels = f"labels are of {count} classes" if exactly else f"labels go to {count - 1}"
             log.warning(
-                "%s.classes has %d names, and labels go to %d: its classes have no names here",
-                self.name,
-                len(names),
-                highest,
+                "%s.classes has %d names, and %s: its classes have no names here", self.name, len(names), labels
             )
             return None
         return names
@@ -106,7 +114,7 @@ class UserSamples:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def read(self, row: int) -> tuple[dict[str, Tensor], int | None]:
+    def read(self, row: int) -> tuple[dict[str, Tensor], int | Tensor | None]:
         """One sample: its modalities (H, W, C), uint8 and label maps as they are and everything else as float32, and
         its label.
 
@@ -150,9 +158,17 @@ class UserSamples:
                 samples.append(self.read(row)[0][RGB])
         return samples
 
-    def _check_label(self, row: int, label: int | None) -> None:
+    def _check_label(self, row: int, label: int | Tensor | None) -> None:
         """Refuse a sample whose label is not the listed one, by which negatives are chosen before it is read."""
-        listed = None if self.targets is None else int(self.targets[row])
+        rows = self.targets if self.label_rows is None else self.label_rows
+        if self.label_rows is not None and isinstance(label, Tensor):
+            if torch.equal(label, self.label_rows[row]):
+                return
+            raise ContrastillError(
+                f"the label of sample {row} of {self.name} is another than when the labels were read: return one "
+                "label for a sample, always the same"
+            )
+        listed = None if rows is None else rows[row].tolist()
         if label == listed:
             return
         list_of = (
@@ -183,7 +199,7 @@ class UserSamples:
                 samples.append(self.read(row)[0])
         return samples
 
-    def _read_row(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+    def _read_row(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | Tensor | None]:
         return self._converted(row, self._sample(row))
 
     def _sample(self, row: int) -> dict[str, Any]:
@@ -195,7 +211,9 @@ class UserSamples:
             ) from error
         return _fields(sample)
 
-    def _converted(self, row: int, fields: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
+    def _converted(
+        self, row: int, fields: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, str], int | Tensor | None]:
         label = fields.get("target")
         images = {
             name: values
@@ -205,7 +223,12 @@ class UserSamples:
         kinds = {name: kind_of(fields[name]) for name in images}
         return images, kinds, None if label is None else self._class(row, label)
 
-    def _class(self, row: int, label: Any) -> int:
+    def _class(self, row: int, label: Any) -> int | Tensor:
+        if isinstance(label, (Tensor, np.ndarray, list, tuple)) and np.ndim(label) == 1 and len(label) > 1:
+            # A number for each class.
+            values = np.asarray(label)
+            if values.dtype.kind in "biuf":
+                return torch.from_numpy(values.astype(np.float32))
         value = (
             label.item()
             if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.asarray(label).size == 1
@@ -233,7 +256,19 @@ class UserSamples:
             self._relabelled = values is not None and getattr(self.dataset, "target_transform", None) is not None
         return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
 
-    def _label(self, row: int) -> int:
+    def _label_rows(self, first: Tensor) -> Tensor:
+        """The labels (N, C) of all samples, read one by one."""
+        rows = [self._label(row) for row in range(len(self))]
+        for row, label in enumerate(rows):
+            if not isinstance(label, Tensor) or len(label) != len(first):
+                shown = f"{len(label)} numbers" if isinstance(label, Tensor) else f"the class {label}"
+                raise UsageError(
+                    f"the label of sample {row} of {self.name} is {shown}, and that of the first {len(first)} "
+                    "numbers: give each sample a number for each class"
+                )
+        return torch.stack([label for label in rows if isinstance(label, Tensor)])
+
+    def _label(self, row: int) -> int | Tensor:
         with drawing_from(row):
             _, _, label = self._read_row(row)
         if label is None:

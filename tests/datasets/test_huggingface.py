@@ -382,3 +382,38 @@ def test_a_config_names_it_by_the_folder_alone(both):
         }
     )
     assert config.data.name == "huggingface" and config.data.options()["test_fraction"] is None
+
+
+def _listed(lists, feature, seed=0):
+    pictures = [{"path": None, "bytes": _encoded(_picture(seed + row))} for row in range(len(lists))]
+    return _dataset({"image": pictures, "labels": lists}, image=hf.Image(), labels=feature)
+
+
+def test_lists_of_classes_and_of_numbers_are_labels_of_several_classes():
+    named = hf.List(hf.ClassLabel(names=["cat", "dog", "fox"]))
+    split = _open(_listed([[0, 2], [], [1], [2, 1]], named), size=16)
+    assert split.targets is None
+    assert (split.num_classes, split.classes) == (3, ["cat", "dog", "fox"])
+    expected = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 1]])
+    assert torch.equal(split.label_vectors, expected)
+    batch = next(iter(split.loader(batch_size=4, device="cpu", train=True, seed=1).epoch(0)))
+    assert torch.equal(batch["label_vector"], expected[batch["index"]])
+    assert "target" not in batch
+    soft = _open(_listed([[0.2, 0.8], [0.7, 0.3]], hf.List(hf.Value("float32"))), size=16)
+    assert soft.targets.tolist() == [1, 0]
+    assert torch.allclose(soft.label_vectors, torch.tensor([[0.2, 0.8], [0.7, 0.3]]))
+
+
+@pytest.mark.parametrize(
+    ("lists", "feature", "message"),
+    [
+        ([[1, 2], [1]], "int64", "lists of 1 to 2 numbers.*lists of ClassLabel"),
+        ([[0.5, 0.1], [0.2, 0.2]], "float32", "neither hold 0 and 1 alone nor sum to 1"),
+        ([[0, -1], [1]], None, "row 0 lists the class -1"),
+        ([[0], None], None, "1 of 2 rows have no label"),
+    ],
+)
+def test_lists_that_are_no_labels_are_refused(lists, feature, message):
+    inner = hf.ClassLabel(names=["cat", "dog"]) if feature is None else hf.Value(feature)
+    with pytest.raises(UsageError, match=message):
+        _open(_listed(lists, hf.List(inner)), size=16)

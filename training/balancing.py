@@ -1,0 +1,106 @@
+"""Class-balanced sampling: every class comes as often as any other in an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.data import ViewLoader
+from ..core.errors import UsageError
+from ..core.hashing import hash64
+from ..datasets.io.in_memory import padded_slice, rank_slices
+
+Batch = dict[str, Tensor]
+
+_WITHIN, _CLASSES, _SHUFFLED = 21, 22, 23
+
+
+class BalancedLoader:
+    """The batches of a loader in an order in which all classes come equally often.
+
+    An epoch has as many samples as before. Of a rare class each sample comes several times, in the epoch's view each
+    time; of a frequent one some are left out, others in the next epoch. The order is a function of (seed, epoch).
+
+    Args:
+        loader: Of the training samples.
+        targets: (N,) int64, their classes.
+        seed: Of the run.
+        rank, world: This process's rank and the number of ranks.
+    """
+
+    def __init__(self, loader: ViewLoader, targets: Tensor, *, seed: int, rank: int, world: int) -> None:
+        self._loader, self._targets, self._seed, self._rank, self._world = loader, targets.cpu(), seed, rank, world
+        self.num_samples, self.batch_size, self.device = loader.num_samples, loader.batch_size, loader.device
+
+    @property
+    def views(self) -> int | Any:
+        """Of the loader."""
+        return self._loader.views
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
+        """The batches ``start``, ``start + 1``, … of epoch ``k``."""
+        order = balanced_order(self._targets, self._seed, k)
+        slices = [*rank_slices(len(order), self.batch_size, self._rank, self._world, start)]
+        rows = [order[padded_slice(each)] for each in slices]
+        done = 0
+        # Batches of one length are asked for together, so that workers can read ahead.
+        while done < len(rows):
+            length = len(rows[done])
+            alike = next((n for n in range(done, len(rows)) if len(rows[n]) != length), len(rows))
+            batches = self._loader.in_order(k, torch.cat(rows[done:alike]), length)
+            for each, batch in zip(slices[done:alike], batches, strict=True):
+                padding = each.start == each.stop
+                yield batch | ({"is_padding": torch.ones_like(batch["index"], dtype=torch.bool)} if padding else {})
+            done = alike
+
+    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
+        """All samples of a view, or some, see :class:`~contrastill.core.data.ViewLoader`."""
+        yield from self._loader.in_order(view, rows, batch_size)
+
+
+def balanced_order(targets: Tensor, seed: int, epoch: int) -> Tensor:
+    """N rows in which each class comes ⌊N / C⌋ or ⌈N / C⌉ times, and each sample of a class as often as any other of
+    it, give or take one.
+
+    Args:
+        targets: (N,) int64 on the CPU.
+        seed: Of the run.
+        epoch: Its number.
+
+    Example:
+        >>> targets = torch.tensor([0, 0, 0, 0, 0, 1])
+        >>> targets[balanced_order(targets, 0, 0)].bincount().tolist()
+        [3, 3]
+    """
+    count = len(targets)
+    present = targets.unique()
+    shuffled = hash64(torch.arange(count), _WITHIN, seed, epoch).argsort(stable=True)
+    # Which classes have one more, where they do not divide the epoch: others in each.
+    present = present[hash64(present, _CLASSES, seed, epoch).argsort(stable=True)]
+    each, more = divmod(count, len(present))
+    chosen = []
+    for place, label in enumerate(present.tolist()):
+        rows = shuffled[targets[shuffled] == label]
+        number = each + (place < more)
+        chosen.append(rows.repeat(-(-number // len(rows)))[:number])
+    order = torch.cat(chosen)
+    return order[hash64(torch.arange(count), _SHUFFLED, seed, epoch).argsort(stable=True)]
+
+
+def check_balanced(targets: Tensor | None) -> Tensor:
+    """The classes of the training samples.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if targets is None:
+        raise UsageError(
+            "train.class_balanced needs one class for each training sample, and this data has none: leave it out"
+        )
+    return targets

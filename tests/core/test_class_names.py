@@ -690,7 +690,7 @@ def test_a_student_that_is_not_tested_says_why(tmp_path, caplog):
     )
     assert (
         "top1" not in result.metrics
-        and "the student has 3 outputs and the data 5 classes, so no top-1 is measured" in caplog.text
+        and "the student has 3 outputs and the data 5 classes, so no accuracy is measured" in caplog.text
     )
 
 

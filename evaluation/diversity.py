@@ -29,7 +29,7 @@ from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data, location, named_objectives
+from .evaluation_data import evaluation_data, location, named_objectives, replaced_data
 from .messages import print_message
 from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
@@ -83,13 +83,16 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
     if not accelerator.is_main_process:
         return None
     test = _labelled(data)
+    own = load_config(str(Run(runs[0]).config))
+    if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
+        print_message(replaced)
     if runs == [folder]:
         student, networks = _of_run(folder, config, test, location(data))
     else:
         student, networks = None, _of_seeds(runs, texts)
     targets, probabilities = _probabilities(networks, test, accelerator)
-    own = _probabilities([student], test, accelerator)[1][0] if student else None
-    measures = diversity(probabilities, targets, own)
+    beside = _probabilities([student], test, accelerator)[1][0] if student else None
+    measures = diversity(probabilities, targets, beside)
     picture = folder / "diversity.png"
     result = _result(measures, networks, student, data.data.model_dump(mode="json"), len(targets), picture)
     write_text(folder / FILE, json.dumps(result.to_dict(), indent=1) + "\n")

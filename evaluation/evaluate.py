@@ -32,7 +32,8 @@ def evaluate_runs(
     ``evaluation``.
 
     Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
-    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers.
+    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's own
+    path that are no longer those of its training are other data too.
 
     Args:
         runs: The runs' folders.
@@ -54,6 +55,7 @@ def evaluate_runs(
             raise unknown_name("baseline", name, BASELINES)
     gallery, measured = Gallery(), set[str]()
     rows: list[EvaluationRow] = []
+    notes: list[str] = []
     suffix = ""
     common = os.path.commonpath([os.path.abspath(path) for path in runs])
     for path in runs:
@@ -62,6 +64,7 @@ def evaluate_runs(
         own = list(evaluation.rows(teachers, baselines, measured))
         if not own:
             continue
+        notes += [evaluation.replaced] if evaluation.replaced else []
         if evaluation.accelerator.is_main_process:
             contents = {
                 "data": evaluation.data.data.model_dump(mode="json"),
@@ -70,7 +73,9 @@ def evaluate_runs(
             }
             file = evaluation.run.path / f"evaluation{evaluation.suffix}.json"
             write_text(file, json.dumps(contents, indent=1) + "\n")
-            if evaluation.suffix:
+            if evaluation.suffix and evaluation.replaced:
+                evaluation.say(f"the rows are in {file}")
+            elif evaluation.suffix:
                 evaluation.say(f"these are other data than the run's own: the rows are in {file}")
         suffix = suffix if rows else evaluation.suffix
         rows += own
@@ -78,4 +83,4 @@ def evaluate_runs(
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
     main = evaluation.accelerator.is_main_process
     drawn = gallery.draw(picture or Path(runs[0]) / f"predictions{suffix}.png") if main else None
-    return EvaluationResult(tuple(rows), drawn)
+    return EvaluationResult(tuple(rows), drawn, tuple(notes))

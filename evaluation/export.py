@@ -24,6 +24,7 @@ from ..core.run import Run, no_run
 from ..training.assemble import check_other_data
 from ..training.data import open_loader, open_split
 from .cost import data_size
+from .evaluation_data import replaced_data
 from .messages import print_message
 from .probe_inputs import data_named, network_named
 
@@ -177,6 +178,9 @@ def export_run(
         )
     if int8:
         samples.check_classes(run)
+        splits = {name: samples.needed(name) for name in ("test", "train")}
+        if data is None and (replaced := replaced_data(folder, config, config.data, splits)):
+            print_message(replaced)
     export = export_student(
         run,
         out or folder.path / f"student{FORMATS[format]}",

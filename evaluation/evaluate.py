@@ -10,7 +10,7 @@ from pathlib import Path
 from ..core.arguments import Paths, checked, path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
-from ..core.run import Run
+from ..core.run import Run, writable_folder
 from .evaluation_result import EvaluationResult, EvaluationRow
 from .gallery import Gallery
 from .networks import BASELINES
@@ -25,15 +25,15 @@ def evaluate_runs(
     *,
     teachers: bool = False,
     baselines: Collection[str] = (),
-    picture: Path | None = None,
+    picture: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> EvaluationResult:
     """Measure the students of runs, and other networks beside them, at the tasks that the configs name under
     ``evaluation``.
 
     Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
-    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's own
-    path that are no longer those of its training are other data too.
+    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's
+    own path that are no longer those of its training are other data too.
 
     Args:
         runs: The runs' folders.
@@ -45,11 +45,16 @@ def evaluate_runs(
         progress: Whether to show progress on standard error.
 
     Raises:
-        UsageError: A folder is no run, an unknown baseline, or data that do not fit the networks or the tasks.
+        UsageError: A folder is no run, an unknown baseline, a picture that is no PNG, or data that do not fit the
+            networks or the tasks.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
     runs = path_list(runs, "runs", "run folder", "runs/crd")
     texts = overrides_as_text(overrides)
+    if picture is not None:
+        if Path(picture).suffix.lower() != ".png":
+            raise UsageError(f"picture is {str(picture)!r}: give the name of a file that ends in .png")
+        writable_folder(Path(picture).parent)
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
@@ -82,5 +87,5 @@ def evaluate_runs(
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
     main = evaluation.accelerator.is_main_process
-    drawn = gallery.draw(picture or Path(runs[0]) / f"predictions{suffix}.png") if main else None
+    drawn = gallery.draw(Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
     return EvaluationResult(tuple(rows), drawn, tuple(notes))

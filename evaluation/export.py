@@ -14,7 +14,7 @@ from torch import Tensor
 from ..compress.export import FORMATS, Export, export_student
 from ..compress.exported import accuracy
 from ..compress.quantize import quantize
-from ..core.arguments import checked
+from ..core.arguments import Positive, checked
 from ..core.classes import match_classes
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
@@ -138,14 +138,14 @@ def export_run(
     with_preprocess: bool = False,
     int8: bool = False,
     data: str | None = None,
-    size: int | None = None,
+    size: Positive | None = None,
     check: bool = True,
 ) -> ExportResult:
     """Write a run's student as a file that runs without contrastill; see :func:`~contrastill.export_student`.
 
     Args:
         run: The run's folder.
-        out: The file; None: ``student.onnx`` or ``student.pt2`` in the run's folder.
+        out: The file, or a folder for ``student.onnx`` or ``student.pt2``; None: the run's folder.
         format: ``onnx``, or ``torch`` for an ``ExportedProgram``.
         opset: Version of ONNX's operators; None: the exporter's choice.
         dynamic: Whether batches may have any length; else one image at a time.
@@ -185,7 +185,7 @@ def export_run(
         run,
         out or folder.path / f"student{FORMATS[format]}",
         images=images,
-        size=size or (data_size(config, modality) if images is None else None),
+        size=data_size(config, modality) if size is None and images is None else size,
         format=format,
         opset=opset,
         dynamic=dynamic,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.arguments import checked
+from ..core.arguments import Positive, checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
@@ -91,8 +91,8 @@ def linear_probe(
         **options: Those of :func:`linear_probes`.
 
     Raises:
-        UsageError: No such layer or protocol, samples without classes, a class without training samples, features that
-            are not finite, a share of labels that is none; values of another range or unit than the network's training.
+        UsageError: No such layer or protocol, a weight decay that is none, samples without classes, a class without
+            training samples, features that are not finite, a share of labels that is none; values of another range or unit than the network's training.
 
     Example:
         >>> from contrastill.datasets.rendered_rooms import Rooms
@@ -116,16 +116,17 @@ def _check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -
                 )
 
 
+@checked
 def linear_probes(
     network: Network | nn.Module,
     train: Any,
     test: Any,
     *,
     layers: Sequence[str] = ("embedding",),
-    spatial: int = 1,
+    spatial: Positive = 1,
     label_fraction: float = 1.0,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: Positive = 256,
     weight_decays: Sequence[float] = WEIGHT_DECAYS,
     protocol: str = "exact",
     cache: str | os.PathLike | None = None,
@@ -192,6 +193,11 @@ def fit_probe(
     if protocol != "exact" and tuple(weight_decays) != WEIGHT_DECAYS:
         raise UsageError(
             f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
+        )
+    if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
+        raise UsageError(
+            f"weight_decays is {list(weight_decays)}: give one or more finite numbers from 0 on, such as "
+            f"{WEIGHT_DECAYS}"
         )
     train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
     rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)

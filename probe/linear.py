@@ -92,7 +92,8 @@ def linear_probe(
 
     Raises:
         UsageError: No such layer or protocol, a weight decay that is none, samples without classes, a class without
-            training samples, features that are not finite, a share of labels that is none; values of another range or unit than the network's training.
+            training samples, features that are not finite, a share of labels that is none; values of another
+            range or unit than the network's training.
 
     Example:
         >>> from contrastill.datasets.rendered_rooms import Rooms

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from .arguments import check_arguments
 from .errors import UsageError, required
-from .loss_inputs import check_built_for, check_options, check_samples, check_tensors, unlabelled
+from .loss_inputs import (
+    check_built_for,
+    check_options,
+    check_samples,
+    check_teachers_finite,
+    check_tensors,
+    unlabelled,
+)
 from .representation import Representation, RepresentationSpec
 
 
@@ -140,7 +147,8 @@ class Objective(nn.Module):
 
         Raises:
             UsageError: Tensors of an objective that reads more than one part, no teacher where it reads one, or outputs
-                that are not of the same samples, classes and device.
+                that are not of the same samples, classes and device; on the CPU also a teacher's that are not finite,
+                where the loss is not.
         """
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
         name = type(self).__name__
@@ -159,7 +167,9 @@ class Objective(nn.Module):
         check_tensors(name, self.needs, self.same_classes, student, each)
         check_samples(name, student, self.least_samples)
         each = check_built_for(self, student, each)
-        return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
+        loss = super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
+        check_teachers_finite(name, loss, each)
+        return loss
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
         """Outputs as a representation: tensors are the one part that the objective reads."""

@@ -19,6 +19,7 @@ from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
+from ..core.loss_inputs import MASKED
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run
@@ -214,7 +215,10 @@ def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelera
                     "say with its class_map=[…] which of its classes are the data's, or name data of its classes "
                     "with data.path=…"
                 )
-            parts.append(logits.double().softmax(1).float().cpu())
+            probabilities = logits.double().softmax(1).float().cpu()
+            if not bool(probabilities.isfinite().all()):
+                raise UsageError(f"the logits of {who} hold infinite or NaN values: {MASKED}")
+            parts.append(probabilities)
             targets.append(batch["target"].cpu())
         member.network.cpu()
         outputs.append(torch.cat(parts))

@@ -19,6 +19,7 @@ from ..core.arguments import Positive, checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.tapping import answer, is_part
+from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
 from ..models.build import load_student
 from ..models.recipe import read_recipe
@@ -63,6 +64,7 @@ class Export:
 
 
 @checked
+@own_settings()
 def export_student(
     run: str | os.PathLike,
     path: str | os.PathLike,

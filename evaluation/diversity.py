@@ -24,6 +24,7 @@ from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.seeds import members
+from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_other_data, prepare_accelerator
@@ -60,6 +61,7 @@ class _Member:
 
 
 @checked
+@own_settings()
 def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> DiversityResult | None:
     """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
     split of their data.

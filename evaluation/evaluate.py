@@ -11,6 +11,7 @@ from ..core.arguments import Paths, checked, path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
 from ..core.run import Run, writable_folder
+from ..core.torch_settings import own_settings
 from .evaluation_result import EvaluationResult, EvaluationRow
 from .gallery import Gallery
 from .networks import BASELINES
@@ -19,6 +20,7 @@ from .train import Overrides, overrides_as_text
 
 
 @checked
+@own_settings()
 def evaluate_runs(
     runs: Paths,
     overrides: Overrides = (),

@@ -21,6 +21,7 @@ from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.registry import DATASETS
 from ..core.run import Run, no_run
+from ..core.torch_settings import own_settings
 from ..training.assemble import check_other_data
 from ..training.data import open_loader, open_split
 from .cost import data_size
@@ -128,6 +129,7 @@ class ExportResult:
 
 
 @checked
+@own_settings()
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,

@@ -16,6 +16,7 @@ from ..core.arguments import Positive, checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
+from ..core.torch_settings import own_settings
 from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
@@ -118,6 +119,7 @@ def _check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -
 
 
 @checked
+@own_settings()
 def linear_probes(
     network: Network | nn.Module,
     train: Any,

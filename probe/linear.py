@@ -20,7 +20,7 @@ from ..core.torch_settings import own_settings
 from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
-from .labels import labelled_part
+from .labels import check_same_names, labelled_part
 from .sgd_heads import train_heads
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -107,17 +107,6 @@ def linear_probe(
     return linear_probes(network, train, test, layers=(layer,), **options)[layer]
 
 
-def _check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
-    """Refuse splits that number classes of the same or other names in different ways."""
-    if train is not None and test is not None:
-        for number, (name, other) in enumerate(zip(train, test, strict=False)):
-            if name != other:
-                raise UsageError(
-                    f"class {number} is {name} in the training split and {other} in the test split: number the classes "
-                    "of both in one way"
-                )
-
-
 @checked
 @own_settings()
 def linear_probes(
@@ -150,7 +139,7 @@ def linear_probes(
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     network, (train, test) = as_network(network), as_splits(train, test)
-    _check_same_names(train.classes, test.classes)
+    check_same_names(train.classes, test.classes)
     for split in (train, test):
         if hasattr(split, "modalities") and network.modality in split.modalities:
             check_same_scale(network, type(network.module).__name__, split)

@@ -269,7 +269,7 @@ def _advice(
     """What to do about terms that are not finite of a batch, naming the network whose outputs are not, on any process.
     Called on all ranks together.
     """
-    outputs: list[Representation | None] = []
+    outputs: list[Representation] = []
     numbers = [*range(len(transfer.teacher_names))]
     with accelerator.autocast():
         if any(name in transfer.terms and transfer.terms[name].needs_teacher for name in terms):

@@ -259,13 +259,14 @@ GRIDS["tiny_imagenet_100"] = {
 # The same pair under settings of train that are off by default.
 AVERAGED = ["train.ema=0.99", "train.decay_biases=false"]
 LAMB = ["train.optimizer=timm/lamb", "train.lr=0.01", "train.weight_decay=0.02"]
-ALONE = ["student.model=timm/test_resnet", "data.name=packed"]
+SGD = ["train.lr=0.1"]
+ALONE = ["student.model=timm/test_resnet", "data.name=packed", *SGD]
 GRIDS["tiny_recipe"] = {
-    "schedule": [*COSINE, "train.epochs=10", "train.evaluate_every=5"],
+    "schedule": ["train.schedule=cosine", "train.epochs=10", "train.evaluate_every=5"],
     "cells": {
         "baseline": ("teachers/cifar100", ALONE, 3),
-        "distilled": (CRD, [*LITE0, f"objectives.{WHITENED}"], 3),
-        "averaged": (CRD, [*LITE0, f"objectives.{WHITENED}", *AVERAGED], 1),
+        "distilled": (CRD, [*LITE0, f"objectives.{WHITENED}", *SGD], 3),
+        "averaged": (CRD, [*LITE0, f"objectives.{WHITENED}", *SGD, *AVERAGED], 1),
         "lamb": (CRD, [*LITE0, f"objectives.{WHITENED}", *LAMB, "train.warmup_epochs=0.5"], 1),
         "lamb_averaged": (
             CRD,
@@ -274,7 +275,7 @@ GRIDS["tiny_recipe"] = {
         ),
         "clipped": (
             CRD,
-            [*LITE0, f"objectives.{WHITENED}", "train.clip_norm=2", "train.warmup_epochs=0.5"],
+            [*LITE0, f"objectives.{WHITENED}", *SGD, "train.clip_norm=2", "train.warmup_epochs=0.5"],
             1,
         ),
     },

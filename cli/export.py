@@ -32,7 +32,7 @@ Examples:
     contrastill export runs/crd --with-preprocess --int8 --data stl10:FOLDER
 """
 
-_OUT = "The file; default: student.onnx or student.pt2 in the run's folder."
+_OUT = "The file, or a folder for student.onnx or student.pt2; default: the run's folder."
 _DATA = "NAME:PATH[,key=value…] for check and calibration; default: the run's own."
 _SIZE = (
     "Side in pixels of the images that the file takes; default: the student's own resolution, else that of the data."

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.arguments import checked
+from ..core.arguments import Positive, checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.tapping import answer, is_part
+from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
 from ..models.build import load_student
 from ..models.recipe import read_recipe
@@ -63,6 +64,7 @@ class Export:
 
 
 @checked
+@own_settings()
 def export_student(
     run: str | os.PathLike,
     path: str | os.PathLike,
@@ -71,7 +73,7 @@ def export_student(
     opset: int | None = None,
     dynamic: bool = True,
     with_preprocess: bool = False,
-    size: int | tuple[int, int] | None = None,
+    size: Positive | tuple[Positive, Positive] | None = None,
     images: Tensor | None = None,
     check: bool = True,
 ) -> Export:
@@ -83,7 +85,8 @@ def export_student(
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
-        path: The file; one that is there already stays until the new one has been checked.
+        path: The file; one that is there already stays until the new one has been checked. In a folder it is
+            ``student.onnx`` or ``student.pt2``.
         format: ``onnx``, or ``torch`` for an ``ExportedProgram``, which ``torch.export.load`` reads.
         opset: Version of ONNX's operators; None is the exporter's choice.
         dynamic: Whether batches may have any length; else an image at a time.
@@ -94,7 +97,8 @@ def export_student(
         check: Whether to load the file again and compare its logits with PyTorch's, in batches of 1 and 7.
 
     Raises:
-        UsageError: No such run, format, folder or opset; an unknown size; a package that is missing.
+        UsageError: No such run, format, folder or opset; a name that does not end as the format's files do; an unknown
+            size, or one that the student does not take; a package that is missing.
         ContrastillError: The student cannot be exported, or the file's answers are not PyTorch's.
 
     Example:
@@ -110,21 +114,32 @@ def export_student(
         raise unknown_name("format", format, FORMATS)
     if opset is not None and format != "onnx":
         raise UsageError(f"opset={opset} is of ONNX: leave it out, or export with format=onnx")
-    path = Path(path)
+    path = _file(path, format)
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path.parent} is no folder: make it, or choose another for {path.name}")
     if format == "onnx":
         require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
         _check_opset(opset)
+    if images is not None and (images.ndim != 4 or not len(images)):
+        raise UsageError(f"images has shape {tuple(images.shape)}: pass one image or more, (N, C, H, W)")
     student = load_student(run)
     takes = _takes(student, images, size, with_preprocess, dynamic)
     taps: Any = student.taps
     answering_module = _Answer(student) if is_part(taps.logits or taps.embedding) else student
     module = nn.Sequential(_Preprocessing(takes), answering_module) if with_preprocess else answering_module
     module = module.eval().requires_grad_(False)
-    inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
-    with torch.no_grad():
-        num_classes = module(inputs[:1]).shape[1]
+    try:
+        inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
+        with torch.no_grad():
+            num_classes = module(inputs[:1]).shape[1]
+    except ContrastillError:
+        raise
+    except Exception as error:  # of any network, for images that are too small, too large or of no shape of its own
+        side = "×".join(map(str, takes.shape[1:]))
+        raise UsageError(
+            f"{type(student).__name__} does not take images of {side} pixels ({reason(error)}): choose another size "
+            "(--size)"
+        ) from error
     with atomic_write(path) as temporary:
         try:
             temporary.touch()
@@ -158,6 +173,18 @@ def export_student(
         classes and list(classes),
         modality,
     )
+
+
+def _file(path: str | os.PathLike, format: str) -> Path:
+    """The file to write: in a folder that is there by the format's own name."""
+    file, suffix = Path(path), FORMATS[format]
+    if file.is_dir():
+        return file / f"student{suffix}"
+    if file.suffix in ("", *FORMATS.values()) and file.suffix != suffix:
+        raise UsageError(
+            f"{file} is neither a folder nor the name of a file of format {format}: end it in {suffix} (--out)"
+        )
+    return file
 
 
 class _Answer(nn.Module):

@@ -126,7 +126,10 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in inner
     if hint in (int, float):
-        return isinstance(plain_number(value), Integral if hint is int else Real)
+        # True is a 1 for Python, and never meant as one.
+        return not isinstance(plain_number(value), bool) and isinstance(
+            plain_number(value), Integral if hint is int else Real
+        )
     if hint is Any or hint is object:
         return True
     if isinstance(origin, type) and issubclass(origin, Mapping):

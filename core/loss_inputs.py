@@ -96,6 +96,43 @@ def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: boo
         )
 
 
+MASKED = "give finite ones, such as -1e4 as the logit of a class that is masked"
+"""What to do about outputs that are not finite."""
+
+
+def not_finite(outputs: Any) -> list[str]:
+    """The parts of a network's outputs that hold infinite or NaN values; none of outputs that are not there."""
+    if not isinstance(outputs, Representation):
+        return []
+    parts = {"logits": (outputs.logits,), "embedding": (outputs.embedding,), "maps": outputs.maps}
+    return [
+        part
+        for part, values in parts.items()
+        if any(value is not None and not bool(value.isfinite().all()) for value in values)
+    ]
+
+
+def check_teachers_finite(name: str, loss: Tensor, teachers: Sequence[Any]) -> None:
+    """Refuse teacher outputs that make a loss NaN or infinite; values are read on the CPU alone.
+
+    Args:
+        name: The objective's class, for the message.
+        loss: Its scalar.
+        teachers: Each teacher's outputs, None for none.
+
+    Raises:
+        UsageError: The loss is no finite number, and a teacher's outputs are not finite.
+    """
+    if torch.compiler.is_compiling() or loss.device.type != "cpu" or bool(loss.isfinite().all()):
+        return
+    for teacher in teachers:
+        if parts := not_finite(teacher):
+            raise UsageError(
+                f"{name} is no finite number, as the teacher's {' and '.join(parts)} hold infinite or NaN values: "
+                f"{MASKED}"
+            )
+
+
 def check_samples(name: str, student: Any, least: int) -> None:
     """Refuse a batch of fewer than ``least`` samples in a loop of one's own; in a training the passes are checked."""
     tensors = student.tensors() if isinstance(student, Representation) else ()

@@ -18,6 +18,7 @@ from .loss_inputs import (
     check_built_for,
     check_options,
     check_samples,
+    check_teachers_finite,
     check_tensors,
     several_classes_refused,
     unlabelled,
@@ -149,7 +150,8 @@ class Objective(nn.Module):
 
         Raises:
             UsageError: Tensors of an objective that reads more than one part, no teacher where it reads one, or outputs
-                that are not of the same samples, classes and device.
+                that are not of the same samples, classes and device; on the CPU also a teacher's that are not finite,
+                where the loss is not.
         """
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
         name = type(self).__name__
@@ -168,7 +170,9 @@ class Objective(nn.Module):
         check_tensors(name, self.needs, self.same_classes, student, each)
         check_samples(name, student, self.least_samples)
         each = check_built_for(self, student, each)
-        return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
+        loss = super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
+        check_teachers_finite(name, loss, each)
+        return loss
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
         """Outputs as a representation: tensors are the one part that the objective reads."""

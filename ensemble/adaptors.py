@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Representation
+from ..core.torch_settings import own_settings
 from ..core.transfer import Transfer
 from ..core.weights import load_state_dict, read_metadata, save_state_dict
 from .balance import Balance
@@ -131,6 +132,7 @@ def save_adaptors(transfer: Transfer, path: str | os.PathLike) -> bool:
 
 
 @checked
+@own_settings(device=False)
 def load_adaptors(run: str | os.PathLike) -> list[Adaptor]:
     """The adaptors that a run trained beside its student, one for each teacher, in eval mode on the CPU.
 

@@ -127,9 +127,9 @@ class Entropy(Weighted):
     name = "entropy"
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
-        entropies = torch.stack(
-            [-(log.exp() * log).sum(1) for log in (F.log_softmax(_precise(values), dim=1) for values in logits)]
-        )
+        logs = [F.log_softmax(_precise(values), dim=1) for values in logits]
+        # A class of probability 0, whose logit is −∞, adds nothing.
+        entropies = torch.stack([-(log.exp() * log).masked_fill(log == -torch.inf, 0.0).sum(1) for log in logs])
         return F.softmax(-entropies, dim=0)
 
 
@@ -170,7 +170,9 @@ class Confidence(Weighted):
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "of ensemble.rule=confidence", logits[0])
         wrong = torch.stack([F.cross_entropy(_precise(values), target, reduction="none") for values in logits])
-        return (1 - F.softmax(wrong, dim=0)) / (len(logits) - 1)
+        # Infinite where a teacher's logit of the label is −∞: it is as wrong as can be, and counts nothing.
+        finite = wrong.clamp(max=torch.finfo(wrong.dtype).max)
+        return (1 - F.softmax(finite, dim=0)) / (len(logits) - 1)
 
 
 @TEACHER_AGGREGATIONS.register("gradient")

@@ -26,6 +26,7 @@ from ..core.arguments import checked
 from ..core.errors import UsageError, unknown_name
 from ..core.run import writable_folder
 from ..core.table import Table, TabularResult
+from ..core.torch_settings import own_settings
 from .benchmark_figures import write_table
 from .messages import Say, printer
 from .train import Overrides, overrides_as_text, train
@@ -72,6 +73,7 @@ class BenchmarkResult(TabularResult):
 
 
 @checked
+@own_settings()
 def run_benchmark(
     benchmark: str = "cifar100",
     *,

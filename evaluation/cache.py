@@ -15,6 +15,7 @@ from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import CacheStore
+from ..core.torch_settings import own_settings
 from ..training.assemble import assemble
 from .messages import printer, progress_bar
 from .train import ConfigLike, Overrides, overrides_as_text, resolve_config
@@ -68,6 +69,7 @@ class CacheResult:
 
 
 @checked
+@own_settings()
 def cache_teachers(
     config: ConfigLike,
     overrides: Overrides = (),

@@ -17,6 +17,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.table import Table, TabularResult
+from ..core.torch_settings import own_settings
 from ..training.data import open_loader, open_split
 from .messages import print_message
 from .networks import EvaluatedNetwork
@@ -72,6 +73,7 @@ class CostResult(TabularResult):
 
 
 @checked
+@own_settings()
 def measure_cost(
     networks: str | os.PathLike | Network | Sequence[Any],
     *,

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.arguments import checked
 from ..core.table import Table, TabularResult
+from ..core.torch_settings import own_settings
 from .messages import progress_bar
 
 
@@ -175,6 +176,7 @@ class PackResult:
 
 
 @checked
+@own_settings()
 def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDescription:
     """What data hold: splits, fields, shapes, samples per class.
 
@@ -223,6 +225,7 @@ def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDes
 
 
 @checked
+@own_settings()
 def pack_data(
     data: str | os.PathLike,
     out: str | os.PathLike,

@@ -15,6 +15,7 @@ from ..core.atomic import write_text
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import RunConfig
 from ..core.run import Run, writable_folder
+from ..core.torch_settings import own_settings
 from ..plots.comparison import ComparedRun, draw_comparison
 from ..training.data import open_split
 from ..training.run import train_unfinished
@@ -107,6 +108,7 @@ _ACROSS = {
 
 
 @checked
+@own_settings()
 def run_demo(
     out: str | os.PathLike = "runs/demo", seed: int = 0, overrides: Overrides = (), *, progress: bool = True
 ) -> DemoResult:

@@ -19,17 +19,19 @@ from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
+from ..core.loss_inputs import MASKED
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.seeds import members
+from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
 from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data, location, named_objectives
+from .evaluation_data import evaluation_data, location, named_objectives, replaced_data
 from .messages import print_message
 from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
@@ -59,6 +61,7 @@ class _Member:
 
 
 @checked
+@own_settings()
 def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> DiversityResult | None:
     """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
     split of their data.
@@ -83,13 +86,16 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
     if not accelerator.is_main_process:
         return None
     test = _labelled(data)
+    own = load_config(str(Run(runs[0]).config))
+    if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
+        print_message(replaced)
     if runs == [folder]:
         student, networks = _of_run(folder, config, test, location(data))
     else:
         student, networks = None, _of_seeds(runs, texts)
     targets, probabilities = _probabilities(networks, test, accelerator)
-    own = _probabilities([student], test, accelerator)[1][0] if student else None
-    measures = diversity(probabilities, targets, own)
+    beside = _probabilities([student], test, accelerator)[1][0] if student else None
+    measures = diversity(probabilities, targets, beside)
     picture = folder / "diversity.png"
     result = _result(measures, networks, student, data.data.model_dump(mode="json"), len(targets), picture)
     write_text(folder / FILE, json.dumps(result.to_dict(), indent=1) + "\n")
@@ -211,7 +217,10 @@ def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelera
                     "say with its class_map=[…] which of its classes are the data's, or name data of its classes "
                     "with data.path=…"
                 )
-            parts.append(logits.double().softmax(1).float().cpu())
+            probabilities = logits.double().softmax(1).float().cpu()
+            if not bool(probabilities.isfinite().all()):
+                raise UsageError(f"the logits of {who} hold infinite or NaN values: {MASKED}")
+            parts.append(probabilities)
             targets.append(batch["target"].cpu())
         member.network.cpu()
         outputs.append(torch.cat(parts))

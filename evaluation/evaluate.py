@@ -10,7 +10,8 @@ from pathlib import Path
 from ..core.arguments import Paths, checked, path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
-from ..core.run import Run
+from ..core.run import Run, writable_folder
+from ..core.torch_settings import own_settings
 from .evaluation_result import EvaluationResult, EvaluationRow
 from .gallery import Gallery
 from .networks import BASELINES
@@ -19,20 +20,22 @@ from .train import Overrides, overrides_as_text
 
 
 @checked
+@own_settings()
 def evaluate_runs(
     runs: Paths,
     overrides: Overrides = (),
     *,
     teachers: bool = False,
     baselines: Collection[str] = (),
-    picture: Path | None = None,
+    picture: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> EvaluationResult:
     """Measure the students of runs, and other networks beside them, at the tasks that the configs name under
     ``evaluation``.
 
     Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
-    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers.
+    ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's
+    own path that are no longer those of its training are other data too.
 
     Args:
         runs: The runs' folders.
@@ -44,16 +47,22 @@ def evaluate_runs(
         progress: Whether to show progress on standard error.
 
     Raises:
-        UsageError: A folder is no run, an unknown baseline, or data that do not fit the networks or the tasks.
+        UsageError: A folder is no run, an unknown baseline, a picture that is no PNG, or data that do not fit the
+            networks or the tasks.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
     runs = path_list(runs, "runs", "run folder", "runs/crd")
     texts = overrides_as_text(overrides)
+    if picture is not None:
+        if Path(picture).suffix.lower() != ".png":
+            raise UsageError(f"picture is {str(picture)!r}: give the name of a file that ends in .png")
+        writable_folder(Path(picture).parent)
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
     gallery, measured = Gallery(), set[str]()
     rows: list[EvaluationRow] = []
+    notes: list[str] = []
     suffix = ""
     common = os.path.commonpath([os.path.abspath(path) for path in runs])
     for path in runs:
@@ -62,6 +71,7 @@ def evaluate_runs(
         own = list(evaluation.rows(teachers, baselines, measured))
         if not own:
             continue
+        notes += [evaluation.replaced] if evaluation.replaced else []
         if evaluation.accelerator.is_main_process:
             contents = {
                 "data": evaluation.data.data.model_dump(mode="json"),
@@ -70,12 +80,14 @@ def evaluate_runs(
             }
             file = evaluation.run.path / f"evaluation{evaluation.suffix}.json"
             write_text(file, json.dumps(contents, indent=1) + "\n")
-            if evaluation.suffix:
+            if evaluation.suffix and evaluation.replaced:
+                evaluation.say(f"the rows are in {file}")
+            elif evaluation.suffix:
                 evaluation.say(f"these are other data than the run's own: the rows are in {file}")
         suffix = suffix if rows else evaluation.suffix
         rows += own
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")
     main = evaluation.accelerator.is_main_process
-    drawn = gallery.draw(picture or Path(runs[0]) / f"predictions{suffix}.png") if main else None
-    return EvaluationResult(tuple(rows), drawn)
+    drawn = gallery.draw(Path(picture or Path(runs[0]) / f"predictions{suffix}.png")) if main else None
+    return EvaluationResult(tuple(rows), drawn, tuple(notes))

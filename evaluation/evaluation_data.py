@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from ..core.config.validation import validate
+from ..core.errors import ContrastillError
 from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS, short_name
 from ..core.run import Run
 from ..datasets.io.fingerprint import fingerprint
+from ..training.data import open_split
 
 _OF_THE_FILES = ("depth_unit", "intrinsics", "void", "vectors")
 
@@ -64,7 +66,40 @@ def data_keys(overrides: Sequence[str]) -> set[str]:
     return {key.removeprefix("data.") for key in keys if key.startswith("data.")}
 
 
-def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any) -> str:
+def replaced_data(run: Run, own: RunConfig, now: DataConfig, splits: Mapping[str, Any]) -> str:
+    """A sentence about data at the run's own path that are no longer those of its training; empty where they are, where
+    the training recorded nothing of them, or where others were named.
+
+    Args:
+        run: The run.
+        own: Its own config.
+        now: The data that were opened.
+        splits: Them, by name.
+    """
+    recorded = run.data_facts()
+    if (now.name, now.path) != (own.data.name, own.data.path):
+        return ""
+    # Other fields, splits or targets of the same files differ from what was recorded, and are meant to.
+    same = now.model_dump(mode="json") == own.data.model_dump(mode="json")
+    for name, opened in splits.items():
+        if opened is None or not isinstance(before := recorded.get(name), dict):
+            continue
+        try:
+            split = opened if same else open_split(own, name)
+        except ContrastillError as error:
+            return f"{location(own)} is not as it was when {run.path} was trained: {error}"
+        facts = {} if split is None else _facts(split)
+        # A fact that only one of them has is of another version.
+        differ = [fact for fact in before if fact in facts and facts[fact] != before[fact]]
+        if differ:
+            return (
+                f"the data of {location(own)} are no longer those that {run.path} was trained with ({differ[0]} of "
+                f"{name} differ): what is measured on them is no number of the run's own data"
+            )
+    return ""
+
+
+def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any, *, replaced: bool = False) -> str:
     """What stands in the names of an evaluation's files for other data than the run's own; of these, or a copy of
     them, nothing.
 
@@ -73,14 +108,22 @@ def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any) -> str:
         own: The data of its own config.
         now: The data that it is evaluated on.
         test: Their opened test split.
+        replaced: Whether there are others at the run's own path, see :func:`replaced_data`.
     """
-    if (now.name, now.path) == (own.name, own.path):
+    facts = ""
+    if replaced:
+        facts = json.dumps(_facts(test))
+    elif (now.name, now.path) == (own.name, own.path):
         return ""
-    recorded = run.data_facts().get("test")
-    if recorded is not None and recorded == json.loads(json.dumps(fingerprint(test))):
+    elif (recorded := run.data_facts().get("test")) is not None and recorded == _facts(test):
         return ""
     name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
-    return f"-{name}-{text_hash(str(now.model_dump(mode='json')))[:6]}"
+    return f"-{name}-{text_hash(str(now.model_dump(mode='json')) + facts)[:6]}"
+
+
+def _facts(split: Any) -> dict[str, Any]:
+    """The fingerprint of a split as a file holds it."""
+    return json.loads(json.dumps(fingerprint(split)))
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

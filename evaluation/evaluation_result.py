@@ -194,10 +194,12 @@ class EvaluationResult(TabularResult):
     Attributes:
         rows: In the order of the runs.
         picture: Segmentations of some test frames; None without.
+        notes: What the numbers depend on: data that were replaced since a training.
     """
 
     rows: tuple[EvaluationRow, ...]
     picture: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> list[dict[str, Any]]:
         """The rows as plain values, as ``contrastill evaluate --json`` prints them."""
@@ -211,7 +213,9 @@ class EvaluationResult(TabularResult):
         hidden = ("parameters", "images") if narrow else ()
         columns = [name for name in _COLUMNS if name not in hidden and any(line.get(name) for line in lines)]
         rows = [[line.get(name, "") for name in columns] for line in lines]
-        return [Table("", columns, rows, [] if self.picture is None else [f"picture: {self.picture}"])]
+        return [
+            Table("", columns, rows, [*self.notes, *([] if self.picture is None else [f"picture: {self.picture}"])])
+        ]
 
 
 def _percent(value: float | None) -> str:

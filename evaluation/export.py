@@ -14,16 +14,18 @@ from torch import Tensor
 from ..compress.export import FORMATS, Export, export_student
 from ..compress.exported import accuracy
 from ..compress.quantize import quantize
-from ..core.arguments import checked
+from ..core.arguments import Positive, checked
 from ..core.classes import match_classes
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.registry import DATASETS
 from ..core.run import Run, no_run
+from ..core.torch_settings import own_settings
 from ..training.assemble import check_other_data
 from ..training.data import open_loader, open_split
 from .cost import data_size
+from .evaluation_data import replaced_data
 from .messages import print_message
 from .probe_inputs import data_named, network_named
 
@@ -127,6 +129,7 @@ class ExportResult:
 
 
 @checked
+@own_settings()
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,
@@ -137,14 +140,14 @@ def export_run(
     with_preprocess: bool = False,
     int8: bool = False,
     data: str | None = None,
-    size: int | None = None,
+    size: Positive | None = None,
     check: bool = True,
 ) -> ExportResult:
     """Write a run's student as a file that runs without contrastill; see :func:`~contrastill.export_student`.
 
     Args:
         run: The run's folder.
-        out: The file; None: ``student.onnx`` or ``student.pt2`` in the run's folder.
+        out: The file, or a folder for ``student.onnx`` or ``student.pt2``; None: the run's folder.
         format: ``onnx``, or ``torch`` for an ``ExportedProgram``.
         opset: Version of ONNX's operators; None: the exporter's choice.
         dynamic: Whether batches may have any length; else one image at a time.
@@ -177,11 +180,14 @@ def export_run(
         )
     if int8:
         samples.check_classes(run)
+        splits = {name: samples.needed(name) for name in ("test", "train")}
+        if data is None and (replaced := replaced_data(folder, config, config.data, splits)):
+            print_message(replaced)
     export = export_student(
         run,
         out or folder.path / f"student{FORMATS[format]}",
         images=images,
-        size=size or (data_size(config, modality) if images is None else None),
+        size=data_size(config, modality) if size is None and images is None else size,
         format=format,
         opset=opset,
         dynamic=dynamic,

@@ -15,6 +15,7 @@ from ..core.arguments import checked, listed
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
 from ..core.run import writable_folder
+from ..core.torch_settings import own_settings
 from ..probe.linear import PROTOCOLS
 from .messages import printer
 from .networks import EvaluatedNetwork
@@ -38,6 +39,7 @@ DataLike = str | os.PathLike | DataName
 
 
 @checked
+@own_settings()
 def probe_networks(
     networks: NetworkLike | NetworkName | Sequence[Any],
     data: DataLike | Sequence[DataLike],

@@ -24,7 +24,7 @@ from ..training.accuracy import evaluate
 from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for, check_same_classes
 from ..training.data import check_modality, open_loader, open_split
-from .evaluation_data import carried_settings, data_keys, evaluation_data, location, suffix_of
+from .evaluation_data import carried_settings, data_keys, evaluation_data, location, replaced_data, suffix_of
 from .evaluation_result import (
     Accuracy,
     ClassificationScores,
@@ -74,6 +74,7 @@ class RunEvaluation:
 
     Attributes:
         suffix: In the names of the files that it writes, for other data than the run's own; else empty.
+        replaced: A sentence, where the data at the run's own path are others than in its training; else empty.
 
     Raises:
         UsageError: The folder is no run, or the data do not fit the tasks.
@@ -96,7 +97,10 @@ class RunEvaluation:
         self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None
         self._check()
         before = evaluation_data(own).data
-        self.suffix = suffix_of(run, before, self.data.data, self.test)
+        self.replaced = replaced_data(run, own, self.data.data, {"test": self.test, "train": self.train})
+        self.suffix = suffix_of(run, before, self.data.data, self.test, replaced=bool(self.replaced))
+        if self.replaced:
+            self.warn(self.replaced)
         if carried := carried_settings(before, self.data.data, {*data_keys(overrides), *self.options.data}):
             self.warn(f"{self._where()} is read with {run.path}'s {', '.join(carried)}: set it where it differs")
 

@@ -14,6 +14,7 @@ from ..core.config.loading import load_config, make_config
 from ..core.config.schema import RunConfig
 from ..core.config.yaml_values import override_value, values_of
 from ..core.errors import UsageError
+from ..core.torch_settings import own_settings
 from ..training.checkpoint import random_state, set_random_state
 from ..training.progress import accuracy_text
 from ..training.run import train_run
@@ -56,6 +57,7 @@ class TrainResult:
         return f"{self.out}, of the last epoch {measured}" if measured else f"{self.out}"
 
 
+@own_settings()
 def train(config: ConfigLike, overrides: Overrides = (), *, progress: bool = True) -> TrainResult | SeedsResult | None:
     """Train what a config describes, going on where an earlier call was stopped; the same as ``contrastill train``.
 

@@ -19,6 +19,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
+from ..core.torch_settings import own_settings
 from ..core.weights import (
     classes_in,
     find_weights,
@@ -288,6 +289,7 @@ def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.Pat
 
 
 @checked
+@own_settings(device=False)
 def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.errors import UsageError
 
 
-def class_correlation(logits: Tensor) -> Tensor:
+def class_correlation(logits: Tensor, who: str = "the network") -> Tensor:
     """Pearson correlation of the logits of each two classes over samples.
 
     With z_i the logit of class i and z̄_i its mean over samples,
@@ -18,6 +18,7 @@ def class_correlation(logits: Tensor) -> Tensor:
 
     Args:
         logits: A network's logits of N samples.
+        who: The network, for messages.
 
     Shape:
         - logits: (N, C)
@@ -36,14 +37,17 @@ def class_correlation(logits: Tensor) -> Tensor:
             f"logits of shape {tuple(logits.shape)} have no correlations: give (N, C) of at least two samples"
         )
     if not bool(logits.isfinite().all()):
-        raise UsageError("logits that are not finite have no correlations: the network gave NaN or infinity")
+        raise UsageError(
+            f"logits that are not finite have no correlations ({who} gave NaN or infinity): look at its "
+            "weights, or leave out a class that it masks, with class_map"
+        )
     values = logits.detach().double()
     centred = values - values.mean(0)
     norms = centred.square().sum(0).sqrt()
     constant = (norms <= 1e-12 * values.abs().amax(0) * len(values) ** 0.5).nonzero().flatten().tolist()
     if constant:
         raise UsageError(
-            f"the logit of class {constant[0]} is the same for every sample, so it has no correlation with "
+            f"the logit of class {constant[0]} is the same for every sample of {who}, so it has no correlation with "
             "others: look at more samples"
         )
     unit = centred / norms
@@ -82,6 +86,6 @@ def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDiffe
             f"logits of {teacher.shape[1]} and of {student.shape[1]} classes cannot be compared: take two "
             "networks that tell the same classes apart, two at least"
         )
-    difference = class_correlation(teacher) - class_correlation(student)
+    difference = class_correlation(teacher, "the teacher") - class_correlation(student, "the student")
     off_diagonal = ~torch.eye(len(difference), dtype=torch.bool, device=difference.device)
     return CorrelationDifference(difference, difference[off_diagonal].abs().mean().item())

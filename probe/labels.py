@@ -1,6 +1,8 @@
-"""Which training samples keep their labels when only a part of them is to be used."""
+"""Labels of training samples: which are kept when only a part of them is to be used, and how classes are numbered."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -50,3 +52,14 @@ def labelled_part(num_samples: int, targets: Tensor | None, fraction: float, see
     turn[by_class] = (place.double() + 0.5) / sizes
     count = max(1, round(fraction * num_samples))
     return chance[turn.argsort(stable=True)[:count]].sort().values
+
+
+def check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
+    """Refuse splits that number classes of the same or other names in different ways."""
+    if train is not None and test is not None:
+        for number, (name, other) in enumerate(zip(train, test, strict=False)):
+            if name != other:
+                raise UsageError(
+                    f"class {number} is {name} in the training split and {other} in the test split: number the classes "
+                    "of both in one way"
+                )

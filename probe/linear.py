@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.arguments import checked
+from ..core.arguments import Positive, checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
+from ..core.torch_settings import own_settings
 from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
-from .labels import labelled_part
+from .labels import check_same_names, labelled_part
 from .sgd_heads import train_heads
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -91,8 +92,9 @@ def linear_probe(
         **options: Those of :func:`linear_probes`.
 
     Raises:
-        UsageError: No such layer or protocol, samples without classes, a class without training samples, features that
-            are not finite, a share of labels that is none; values of another range or unit than the network's training.
+        UsageError: No such layer or protocol, a weight decay that is none, samples without classes, a class without
+            training samples, features that are not finite, a share of labels that is none; values of another
+            range or unit than the network's training.
 
     Example:
         >>> from contrastill.datasets.rendered_rooms import Rooms
@@ -105,27 +107,18 @@ def linear_probe(
     return linear_probes(network, train, test, layers=(layer,), **options)[layer]
 
 
-def _check_same_names(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
-    """Refuse splits that number classes of the same or other names in different ways."""
-    if train is not None and test is not None:
-        for number, (name, other) in enumerate(zip(train, test, strict=False)):
-            if name != other:
-                raise UsageError(
-                    f"class {number} is {name} in the training split and {other} in the test split: number the classes "
-                    "of both in one way"
-                )
-
-
+@checked
+@own_settings()
 def linear_probes(
     network: Network | nn.Module,
     train: Any,
     test: Any,
     *,
     layers: Sequence[str] = ("embedding",),
-    spatial: int = 1,
+    spatial: Positive = 1,
     label_fraction: float = 1.0,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: Positive = 256,
     weight_decays: Sequence[float] = WEIGHT_DECAYS,
     protocol: str = "exact",
     cache: str | os.PathLike | None = None,
@@ -146,7 +139,7 @@ def linear_probes(
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     network, (train, test) = as_network(network), as_splits(train, test)
-    _check_same_names(train.classes, test.classes)
+    check_same_names(train.classes, test.classes)
     for split in (train, test):
         if hasattr(split, "modalities") and network.modality in split.modalities:
             check_same_scale(network, type(network.module).__name__, split)
@@ -192,6 +185,11 @@ def fit_probe(
     if protocol != "exact" and tuple(weight_decays) != WEIGHT_DECAYS:
         raise UsageError(
             f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
+        )
+    if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
+        raise UsageError(
+            f"weight_decays is {list(weight_decays)}: give one or more finite numbers from 0 on, such as "
+            f"{WEIGHT_DECAYS}"
         )
     train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
     rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)

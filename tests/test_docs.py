@@ -2,6 +2,7 @@
 nor a network is needed.
 """
 
+import inspect
 import re
 import shlex
 import unicodedata
@@ -142,6 +143,16 @@ def test_what_is_public_is_documented():
         for name, command in commands(get_command(app))
         if len(command.help or "") < 40 or f"contrastill {name}" not in command.help
     ] == []
+
+
+def test_the_functions_that_have_progress_are_named():
+    (sentence,) = re.findall(
+        r"With `progress=False`, (.+?) print nothing", text("docs/reference/functions.md"), re.DOTALL
+    )
+    offers = {name: getattr(contrastill, name) for name in contrastill.__all__}
+    commands = {name for name, value in offers.items() if inspect.isfunction(value) and name != "fit"}
+    with_progress = {name for name in commands if "progress" in inspect.signature(offers[name]).parameters}
+    assert set(re.findall(r"`(\w+)`", sentence)) == with_progress
 
 
 def test_all_shipped_configs_are_shown():

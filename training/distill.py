@@ -21,6 +21,7 @@ from ..core.plugins import import_plugins
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
+from ..core.torch_settings import own_settings
 from ..datasets.io.value_range import UNIT
 from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
@@ -63,6 +64,7 @@ class Distilled:
 
 
 @checked
+@own_settings()
 def distill(
     teacher: Any,
     student: Any,

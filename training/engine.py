@@ -18,6 +18,7 @@ from ..core.data import Loader
 from ..core.errors import UsageError
 from ..core.representation import Network, Representation
 from ..core.run import Run
+from ..core.torch_settings import own_settings
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
 from .accuracy import evaluate, share_buffers
@@ -62,6 +63,7 @@ class FitResult:
 
 
 @checked
+@own_settings()
 def fit(
     transfer: Transfer,
     train: Loader,

@@ -16,6 +16,9 @@ from ..core.config.schema import TrainConfig
 from ..core.deferred import DeferredUpdates
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError
+from ..core.loss_inputs import MASKED, not_finite
+from ..core.registry import short_name
+from ..core.representation import PARTS, Representation
 from ..core.run import Run
 from ..core.transfer import Transfer
 from .accumulation import own_samples
@@ -92,7 +95,9 @@ class StopOnNonFinite:
             if bad and name != "loss"
         ]
         epoch, number = divmod(step - 1, len(self._loader))
-        indices = _indices(next(iter(self._loader.epoch(epoch, number))), self._accelerator)
+        batch = next(iter(self._loader.epoch(epoch, number)))
+        indices = _indices(batch, self._accelerator)
+        advice = _advice(self._transfer, batch, terms, self._config, self._accelerator)
         where = f"the batch's sample indices are {', '.join(map(str, indices))}"
         if self._run is not None:
             file = self._run.path / "bad_batch.json"
@@ -106,9 +111,8 @@ class StopOnNonFinite:
                 )
         raise ContrastillError(
             f"the loss is not a finite number since step {step} (epoch {epoch}, objective "
-            f"{' and '.join(terms) or 'weights'}): lower train.lr={self._config.lr} "
-            f"or the objective's weight, or leave such batches out with train.on_nan=skip; {where}; "
-            f"{_newest(self._run)}"
+            f"{' and '.join(terms) or 'weights'}): {advice}, or leave such batches out with train.on_nan=skip; "
+            f"{where}; {_newest(self._run)}"
         )
 
     def row(self) -> dict[str, int]:
@@ -187,10 +191,10 @@ class SkipNonFinite:
             _indices(batch, self._accelerator),
         )
         if 2 * self._skipped > self._batches:
+            advice = _advice(self._transfer, batch, [*self._transfer.terms], self._config, self._accelerator)
             raise ContrastillError(
                 f"{self._skipped} of the {self._batches} steps of epoch {position.epoch} were left out, as their "
-                "loss or gradient was not a finite number: "
-                f"lower train.lr={self._config.lr} or the objectives' weights"
+                f"loss or gradient was not a finite number: {advice}"
                 + (f", or look at the samples that {self._file} names" if self._file else "")
             )
         return False
@@ -251,16 +255,49 @@ def _check_weights(transfer: Transfer, config: TrainConfig, run: Run | None) -> 
     """The last step's update shows in no loss that was looked at: without this a student of NaN would be saved, and
     evaluated.
     """
+    if not _finite_weights(transfer):
+        raise ContrastillError(
+            "the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower "
+            f"train.lr={config.lr} or the objectives' weights; {_newest(run)}"
+        )
+
+
+@torch.no_grad()
+def _advice(
+    transfer: Transfer, batch: Mapping[str, Tensor], terms: Sequence[str], config: TrainConfig, accelerator: Accelerator
+) -> str:
+    """What to do about terms that are not finite of a batch, naming the network whose outputs are not, on any process.
+    Called on all ranks together.
+    """
+    outputs: list[Representation] = []
+    numbers = [*range(len(transfer.teacher_names))]
+    with accelerator.autocast():
+        if any(name in transfer.terms and transfer.terms[name].needs_teacher for name in terms):
+            outputs = transfer.source.outputs(batch, numbers, transfer.teacher_needs)
+        # With weights that are not finite its outputs say nothing.
+        student = transfer.student(batch, transfer.student_needs) if _finite_weights(transfer) else None
+    found = [[float(part in not_finite(network)) for part in PARTS] for network in (*outputs, student)]
+    flags = accelerator.reduce(torch.tensor(found, device=accelerator.device), "sum").tolist()
+    for number, row in enumerate(flags):
+        if parts := " and ".join(part for part, flag in zip(PARTS, row, strict=True) if flag):
+            if number < len(outputs):
+                who = f"teacher {number} ({short_name(transfer.teacher_names[number])})"
+                return f"the {parts} of {who} hold infinite or NaN values: {MASKED}"
+            return (
+                f"the student's {parts} hold infinite or NaN values: lower train.lr={config.lr}, or, where it masks "
+                "classes, give them a large negative logit, such as -1e4"
+            )
+    return f"lower train.lr={config.lr} or the objective's weight"
+
+
+def _finite_weights(transfer: Transfer) -> bool:
+    """Whether all that is trained is finite."""
     weights = [
         *transfer.student.parameters(),
         *transfer.student.buffers(),
         *(weight for term in transfer.terms.values() for weight in term.parameters()),
     ]
-    if not bool(torch.stack([weight.isfinite().all() for weight in weights]).all()):
-        raise ContrastillError(
-            "the weights became NaN or infinite in the last steps, as the loss grew beyond all bounds: lower "
-            f"train.lr={config.lr} or the objectives' weights; {_newest(run)}"
-        )
+    return bool(torch.stack([weight.isfinite().all() for weight in weights]).all())
 
 
 def _newest(run: Run | None) -> str:

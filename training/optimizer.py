@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..core.config.schema import TrainConfig
-from ..core.errors import UsageError
+from ..core.errors import UsageError, nearest
 from ..core.representation import Network
 from ..core.transfer import Transfer
 from ..models.build import classifier_names
@@ -43,6 +44,7 @@ def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimi
             raise UsageError(f"train.optimizer_options has {name}, which is a key of its own: set {_KEYS[name]}")
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
     try:
+        _check_options(config.optimizer, options)
         if config.optimizer == "adamw":
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, **{**shared, **options})
         elif config.optimizer == "sgd":
@@ -53,6 +55,8 @@ def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimi
 
             name = config.optimizer.removeprefix("timm/")
             optimizer = create_optimizer_v2(groups, opt=name, momentum=config.momentum, **{**shared, **options})
+    except UsageError:
+        raise
     except (TypeError, ValueError, LookupError, AssertionError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -65,6 +69,23 @@ def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimi
             "choose another"
         )
     return optimizer
+
+
+def _check_options(optimizer: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that an optimiser does not have: timm passes over some of them."""
+    kind: Any = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(optimizer)
+    if kind is None:
+        from timm.optim import get_optimizer_class
+
+        kind = get_optimizer_class(optimizer.removeprefix("timm/"), bind_defaults=False)
+    parameters = signature(kind).parameters
+    known = {*parameters} - {"params", *_KEYS}
+    unknown = [name for name in options if name not in known]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        hint = nearest(unknown[0], known, f"there are {', '.join(sorted(known))}")
+        raise UsageError(
+            f"train.optimizer_options has {unknown[0]}, which train.optimizer={optimizer} does not take: {hint}"
+        )
 
 
 def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.registry import short_name
 from ..core.run import Run
 from ..core.tapping import answer
+from ..core.torch_settings import own_settings
 from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module
@@ -74,6 +75,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         self.eval()
 
     @classmethod
+    @own_settings(device=False)
     def from_run(cls, run: str | os.PathLike, *, module: nn.Module | None = None) -> Student:
         """The student that a run trained, in eval mode on the CPU.
 

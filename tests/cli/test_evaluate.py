@@ -248,3 +248,10 @@ def test_the_student_can_be_fine_tuned_and_the_same_command_gives_the_same_numbe
 def test_evaluate_of_what_cannot_be_measured(rooms, arguments, message, capsys):
     assert main(["evaluate", str(rooms / "one"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_picture_is_a_png_in_a_folder_that_is_made(run, tmp_path):
+    for picture in (tmp_path, tmp_path / "p.jpg", "p"):
+        with pytest.raises(contrastill.UsageError, match=r"picture is '.*': give the name of a file that ends in .png"):
+            evaluate_runs([run], picture=picture, progress=False)
+    assert evaluate_runs([run], picture=str(tmp_path / "new" / "p.png"), progress=False).picture is None

@@ -276,6 +276,36 @@ def test_what_is_refused(run, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_gets_a_file_of_the_formats_name(run, tmp_path):
+    result = contrastill.export_run(run, tmp_path, format="torch", check=False)
+    assert result.path == tmp_path / "student.pt2" and torch.export.load(result.path)
+    for path in (tmp_path / "new", f"{tmp_path}/new/", tmp_path / "student.onnx"):
+        for export in (contrastill.export_run, export_student):
+            with pytest.raises(UsageError, match=r"the name of a file of format torch: end it in \.pt2"):
+                export(run, path, format="torch", check=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["student.pt2"]
+
+
+@pytest.mark.parametrize("size", ["15", 0, (32,), -1, float("nan"), True, (0, 5), (5, -1)])
+def test_a_size_that_is_none(run, tmp_path, size):
+    for export in (contrastill.export_run, export_student):
+        with pytest.raises(UsageError, match=r"size is .*: pass a whole number from 1 on"):
+            export(run, tmp_path / "h.pt2", format="torch", size=size, check=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 16, 16), (3, 16, 16)])
+def test_images_that_are_none(run, tmp_path, shape):
+    with pytest.raises(UsageError, match=r"images has shape .*: pass one image or more, \(N, C, H, W\)"):
+        export_student(run, tmp_path / "i.pt2", format="torch", images=torch.zeros(shape))
+
+
+def test_a_size_that_a_student_does_not_take(tmp_path):
+    save_student(build_network("torchvision/squeezenet1_1", num_classes=2), tmp_path / "student.safetensors")
+    with pytest.raises(UsageError, match=r"SqueezeNet does not take images of 1×1 pixels \(.+\): choose another size"):
+        export_student(tmp_path, tmp_path / "j.pt2", format="torch", size=1)
+
+
 def test_without_its_data_images_are_random_and_eight_bits_are_refused(run, tmp_path, capsys):
     out = tmp_path / "gone"
     out.mkdir()

@@ -116,6 +116,20 @@ def test_rules_that_weigh_samples_are_the_naive_ones(rule, objective):
     assert ours.weights.sum().item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("rule", ["average", "entropy", "confidence"])
+def test_classes_that_teachers_mask_have_probability_0(rule):
+    masks = [torch.zeros(B, C, dtype=torch.bool) for _ in range(3)]
+    masks[0][:, 1] = masks[1][2, 3] = True
+    masks[2][0, batch()["target"][0]] = True
+    losses = []
+    for value in (-torch.inf, -1e6):
+        teachers = [outputs_of(number) for number in (1, 2, 3)]
+        for teacher, mask in zip(teachers, masks, strict=True):
+            teacher.logits = teacher.logits.masked_fill(mask, value)
+        losses.append(of(rule)([KD()] * 3, outputs_of(0), teachers, batch()))
+    torch.testing.assert_close(*losses)
+
+
 @pytest.mark.parametrize(
     "objective", [KD(), FitNet(D, D), Attention(((0, 0), (1, 1))), crds(1)[0]], ids=lambda one: type(one).__name__
 )

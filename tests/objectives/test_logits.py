@@ -320,3 +320,27 @@ def test_weights_and_warmup_are_the_published_ones():
         "mlkd": 0,
         "wttm": 0,
     }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_that_the_teacher_masks_has_probability_0(name):
+    """A logit of −∞ is the limit of lower and lower ones, in loss and gradient; the student may mask it too."""
+    student, teacher = pair()
+    masked = torch.zeros(5, 6, dtype=torch.bool)
+    masked[:, 1] = masked[3, 4] = True
+    both = [teacher.masked_fill(masked, value) for value in (-torch.inf, -1e6)]
+    objective, batch = built(name), {"target": torch.tensor([1, 5, 2, 2, 4])}
+    assert_same(*(objective(outputs(student), outputs(values), batch) for values in both), student)
+    ours = [student.masked_fill(masked, value) for value in (-torch.inf, -1e6)]
+    losses = [objective(outputs(s), outputs(t), batch) for s, t in zip(ours, both, strict=True)]
+    assert_same(*losses, student)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_teachers_logits_that_are_no_numbers_are_named(name, value):
+    student, teacher = pair()
+    teacher[2, 3] = value
+    with pytest.raises(UsageError, match=r"is no finite number, as the teacher's logits hold infinite or NaN values"):
+        built(name)(student, teacher, target=TARGETS)
+    assert not built(name)(teacher, logits(), target=TARGETS).isfinite()  # the student's are the loop's own affair

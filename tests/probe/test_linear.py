@@ -212,3 +212,28 @@ def test_probes_of_features_that_are_kept_look_at_nothing_again(protocol, tmp_pa
             and result.loss == again[layer].loss
         )
         assert result.low <= result.top1 <= result.high and result.top1 > 60 and 0 < result.loss < 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("weight_decays", [], r"weight_decays is \[\]: give one or more finite numbers from 0 on"),
+        ("weight_decays", [-1], r"weight_decays is \[-1\]"),
+        ("weight_decays", [0.1, float("nan")], r"weight_decays is \[0.1, nan\]"),
+        ("weight_decays", [float("inf")], r"weight_decays is \[inf\]"),
+        ("weight_decays", 0.1, r"weight_decays is 0.1: pass a list \[a number, …\]"),
+        ("weight_decays", ["a"], r"weight_decays is \['a'\]: pass a list"),
+        *(
+            ("spatial", value, "spatial is .*: pass a whole number from 1 on")
+            for value in (2.5, 0, -1, "2", True, None)
+        ),
+        *(("batch_size", value, "batch_size is .*: pass a whole number from 1 on") for value in (0, 2.5, None)),
+        ("label_fraction", "a", "label_fraction is 'a': pass a number"),
+        ("seed", 1.5, "seed is 1.5: pass a whole number"),
+        ("protocol", None, "protocol is None: pass text"),
+        ("cache", 3, "cache is 3: pass text or a path or None"),
+    ],
+)
+def test_options_that_are_none(option, value, message):
+    with pytest.raises(UsageError, match=message):
+        contrastill.linear_probe(network(), split(12, 0), split(12, 1), **{option: value})

@@ -130,6 +130,10 @@ def test_correlations_that_are_none():
         class_correlation(torch.randn(1, 3))
     with pytest.raises(UsageError, match="not finite"):
         class_correlation(torch.full((3, 3), float("inf")))
+    masked = torch.randn(9, 3).masked_fill(torch.arange(3) == 1, -torch.inf)
+    for pair_, who in (((masked, torch.randn(9, 3)), "the teacher"), ((torch.randn(9, 3), masked), "the student")):
+        with pytest.raises(UsageError, match=rf"not finite have no correlations \({who} gave NaN or infinity\)"):
+            correlation_difference(*pair_)
 
 
 # LogME

@@ -18,6 +18,7 @@ from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.objectives.kd import KD
 from contrastill.training.accuracy import evaluate
 from contrastill.training.checkpoint import checkpoints
 from contrastill.training.engine import fit
@@ -219,3 +220,44 @@ def test_an_epoch_of_which_most_is_skipped_stops(tmp_path):
     with pytest.raises(ContrastillError, match="3 of the 5 steps of epoch 1 were left out.*skipped_batches.jsonl"):
         train(build(), Batches(where), Run(tmp_path / "run"), on_nan="skip")
     assert [row["skipped"] for row in Run(tmp_path / "run").history()] == [2]
+
+
+class Offset(nn.Module):
+    """Logits of four classes, the last one of a fixed value."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.last, self.linear = last, nn.Linear(3 * 6 * 6, 4)
+
+    def forward(self, images):
+        logits = self.linear(images.flatten(1))
+        return torch.cat((logits[:, :3], torch.full_like(logits[:, 3:], self.last)), 1)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("teacher", "student", "message"),
+    [
+        (torch.inf, 0.0, r"the logits of teacher 0 \(Offset\) hold infinite or NaN values: give finite ones"),
+        (0.0, -torch.inf, r"the student's logits hold infinite or NaN values: lower train.lr=0.05, or, where it masks"),
+    ],
+)
+def test_the_network_whose_outputs_are_not_finite_is_named(policy, teacher, student, message):
+    torch.manual_seed(0)
+    networks = [
+        Network(Offset(value), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
+        for value in (teacher, student)
+    ]
+    with pytest.raises(ContrastillError, match=rf"not a finite number.*{message}"):
+        train(Transfer(networks[:1], networks[1], {"kd": KD()}), on_nan=policy)
+
+
+def test_classes_that_a_teacher_masks_are_learnt_as_probability_0():
+    losses = []
+    for value in (-torch.inf, -1e6):
+        torch.manual_seed(0)
+        networks = [
+            Network(Offset(last), taps=Taps(), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3)) for last in (value, 0.0)
+        ]
+        losses.append(train(Transfer(networks[:1], networks[1], {"kd": KD()})).last["loss"])
+    assert losses[0] == losses[1] > 0

@@ -151,6 +151,24 @@ def test_options_that_an_optimiser_does_not_take_are_named():
     assert math.isclose(optimizer.param_groups[0]["betas"][1], 0.95)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "option", "hint"),
+    [
+        ("sgd", "betas", "there are dampening, "),
+        ("adamw", "Betas", r"did you mean betas"),
+        ("adamw", "params", "there are amsgrad, betas"),
+        ("timm/momentum", "betas", "there are dampening, "),  # timm passes over it
+        ("timm/lamb", "max_norm", r"did you mean max_grad_norm"),
+        ("timm/adamw", "opt", "there are amsgrad, betas"),
+    ],
+)
+def test_options_of_unknown_names_are_named_with_the_optimiser(optimizer, option, hint):
+    with pytest.raises(
+        UsageError, match=rf"optimizer_options has {option}, which train.optimizer={optimizer} does not take: {hint}"
+    ):
+        new_optimizer(transfer(), TrainConfig(optimizer=optimizer, optimizer_options={option: [0.9, 0.99]}))
+
+
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "momentum", "layer_decay", "filter_bias_and_bn"])
 def test_options_that_have_keys_of_their_own_are_refused(name):
     with pytest.raises(UsageError, match=f"train.optimizer_options has {name}, which is a key of its own"):

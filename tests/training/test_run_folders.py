@@ -192,6 +192,42 @@ def test_an_evaluation_on_other_data_is_kept_apart(packed, tmp_path, capsys):
     assert len([*out.glob("evaluation*.json")]) == 2
 
 
+def _replaced(source, path, **fields):
+    """A copy of a packed file, some fields of its test split changed by a function."""
+    shutil.copy(source, path)
+    with h5py.File(path, "r+") as file:
+        for name, change in fields.items():
+            file[f"test/{name}"][:] = change(file[f"test/{name}"][()])
+
+
+def test_data_that_were_replaced_since_the_training_are_kept_apart(packed, tmp_path, capsys, caplog):
+    out, data = tmp_path / "run", tmp_path / "own.h5"
+    _replaced(packed, data)
+    assert main(train_command(data, out)) == 0 and main(["evaluate", str(out), "-q"]) == 0
+    own = (out / "evaluation.json").read_text()
+    for number, (fact, fields) in enumerate(
+        (("contents", {"rgb": lambda values: 255 - values}), ("labels", {"target": lambda values: values[::-1]})), 1
+    ):
+        _replaced(packed, data, **fields)
+        capsys.readouterr()
+        assert main(["evaluate", str(out)]) == 0
+        said = f"the data of {data} are no longer those that {out} was trained with ({fact} of test differ)"
+        captured = capsys.readouterr()
+        assert said in captured.err and len([*out.glob("evaluation-own-*.json")]) == number
+        assert (out / "evaluation.json").read_text() == own
+    caplog.clear()
+    result = contrastill.evaluate_runs([out], progress=False)
+    assert said in result.notes[0] and said in caplog.text and said in str(result)
+    # What the evaluation changes on purpose is no replacement, and does not hide one.
+    fields = "evaluation.data.fields={rgb: rgb}"
+    assert said in contrastill.evaluate_runs([out], [fields], progress=False).notes[0]
+    _replaced(packed, data)
+    before = [*out.glob("evaluation*.json")]
+    for overrides in ([], [fields], ["evaluation.data.splits={train: test, test: train}"]):
+        assert contrastill.evaluate_runs([out], overrides, progress=False).notes == ()
+    assert [*out.glob("evaluation*.json")] == before
+
+
 def test_settings_of_the_files_of_one_data_set_are_named_where_others_are_read_with_them(tmp_path):
     own = make_data_config({"name": "packed", "path": "a.h5", "fields": {"depth": "depth"}, "depth_unit": "mm"}, {})
     other = own.model_copy(update={"path": "b.h5"})

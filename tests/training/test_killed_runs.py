@@ -109,3 +109,16 @@ def test_sigterm_saves_and_exits(command, tmp_path):
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert run(None, arguments, out)[0] == 0
     assert_same_run(whole, out)
+
+
+def test_a_killed_run_with_averaging_clipping_mixing_and_balancing(command, tmp_path):
+    """What is off by default: the moving average, limits of the gradient, mixed samples, balanced classes."""
+    arguments = [argument for argument in command[0] if not argument.startswith("objectives.crd.")]
+    arguments += ["objectives.crd=null", "objectives.kd.weight=1", "train.ema=0.9", "train.clip_norm=0.5"]
+    arguments += ["train.mixup=0.4", "train.cutmix=1", "train.class_balanced=true", "train.validation=0.25"]
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    assert run(None, arguments, whole)[0] == 0
+    assert run("step:3", arguments, out)[0] == -signal.SIGKILL
+    assert run(None, arguments, out)[0] == 0
+    assert_same_run(whole, out)
+    assert (out / "student_best.safetensors").is_file()

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from .arguments import check_arguments
 from .errors import UsageError, required
-from .loss_inputs import check_built_for, check_options, check_samples, check_tensors, unlabelled
+from .loss_inputs import (
+    check_built_for,
+    check_options,
+    check_samples,
+    check_tensors,
+    in_own_precision,
+    unlabelled,
+)
 from .representation import Representation, RepresentationSpec
 
 
@@ -146,8 +153,7 @@ class Objective(nn.Module):
         name = type(self).__name__
         if isinstance(student, Representation) and not fields and batch is not None:
             check_tensors(name, self.needs, self.same_classes, student, teachers)
-            each = check_built_for(self, student, teachers)
-            return super().__call__(student, each if self.joint else each[0], batch)
+            return self._compare(student, teachers, batch)
         if not isinstance(batch, (Mapping, NoneType)):
             raise UsageError(f"{name}: batch is of type {type(batch).__name__}: pass labels by name, target=labels")
         if student is None or (self.needs_teacher and teacher is None):
@@ -158,8 +164,13 @@ class Objective(nn.Module):
         each = [self._representation(outputs, "teacher") for outputs in teachers]
         check_tensors(name, self.needs, self.same_classes, student, each)
         check_samples(name, student, self.least_samples)
-        each = check_built_for(self, student, each)
-        return super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
+        return self._compare(student, each, {**(batch or {}), **fields})
+
+    def _compare(self, student: Any, teachers: Sequence[Any], batch: dict[str, Tensor]) -> Any:
+        """The loss of outputs that are of the same samples, in the precision of this objective's weights."""
+        each = check_built_for(self, student, teachers)
+        student, *each = (in_own_precision(self, outputs) for outputs in (student, *each))
+        return super().__call__(student, each if self.joint else each[0], batch)
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
         """Outputs as a representation: tensors are the one part that the objective reads."""

@@ -94,6 +94,8 @@ class Agglomerate(Objective):
     ) -> None:
         super().__init__()
         self.adaptor, self.needs = adaptor, adaptor.needs
+        self.pair = adaptor.pair if adaptor.dense is not None else None
+        self.channels = [dims for dims in (adaptor.recipe["dense"], adaptor.recipe["summary"]) if dims]
         self.summary_weight, self.dense_weight, self.cosine_share = summary_weight, dense_weight, cosine_share
 
     @classmethod

@@ -27,6 +27,8 @@ from .projectors import PROJECTORS
 from .softmax_loss import ExtraRows, softmax_pair_loss
 
 CRITERIA = ("nce", "softmax")
+PAIRINGS = ("local_local", "local_global", "both")
+NEGATIVES_FROM = ("other_sample", "other_position", "other_class")
 
 
 @OBJECTIVES.register("dense_crd")
@@ -165,7 +167,12 @@ class DenseCRD(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_choices(criterion=(criterion, CRITERIA), projector=(projector, PROJECTORS))
+        check_choices(
+            criterion=(criterion, CRITERIA),
+            projector=(projector, PROJECTORS),
+            pairing=(pairing, PAIRINGS),
+            negatives_from=(negatives_from, NEGATIVES_FROM),
+        )
         if criterion == "softmax" and num_negatives is not None:
             raise UsageError(
                 "num_negatives of dense_crd weighs the negatives of criterion=nce, and softmax has no such "

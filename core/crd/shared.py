@@ -69,7 +69,7 @@ class SharedCRDLoss(CRDLoss):
         self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None
     ) -> Tensor:
         count = len(self.embed_teacher)
-        index = as_index(index, (student, *teachers))
+        index = as_index(index, (student, *teachers), next(self.embed_student.parameters()))
         self._check_all(student, teachers, index)
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         ours = self.embed_student.project(student).expand(count, -1, -1)

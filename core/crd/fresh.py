@@ -98,7 +98,8 @@ class FreshCRDLoss(DeferredState):
     Shape:
         - student: (B, student_dim) - teacher: (B, teacher_dim), or one for each of several teachers - index: (B,) int64
           in [0, M)
-        - returns a scalar.
+        - returns a scalar, whose gradient reaches both embeddings, as either may train: hand over a teacher's by
+          ``detach()`` where its network is not frozen. Objectives do that themselves.
 
     Raises:
         UsageError: (a ValueError) As :class:`~contrastill.CRDLoss`; ``student_rows="batch"`` and a batch without two

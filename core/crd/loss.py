@@ -99,7 +99,8 @@ class CRDLoss(DeferredUpdates):
         - student: (B, student_dim) - teacher: (B, teacher_dim) - index: (B,) int64 in [0, M)
         - rows: (B, K) int64 in [0, M), negatives given by hand; as many as K, own class or not, and each counts as
           often as named.
-        - returns a scalar.
+        - returns a scalar, whose gradient reaches both embeddings, as either may train: hand over a teacher's by
+          ``detach()`` where its network is not frozen. Objectives do that themselves.
 
     Raises:
         UsageError: (a ValueError) ``targets`` is None and ``negatives_from="other_class"``; a class without eligible

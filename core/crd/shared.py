@@ -39,7 +39,7 @@ class SharedCRDLoss(CRDLoss):
 
     Shape:
         - student: (B, student_dim) - teachers: n times (B, teacher_dims[i]) - index: (B,) int64 in [0, M)
-        - returns a scalar.
+        - returns a scalar, whose gradient reaches all embeddings, as that of a CRDLoss.
 
     Raises:
         UsageError: (a ValueError) As a CRDLoss; another number of teachers.

@@ -5,7 +5,7 @@ reaches the teacher.
 import pytest
 import torch
 
-from contrastill import DIST, OBJECTIVES, Representation, UsageError
+from contrastill import DIST, OBJECTIVES, CRDLoss, FreshCRDLoss, Representation, UsageError
 from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.objectives.crd import SharedCRD
 from helpers.plain_losses import BATCH, SAMPLES, losses, outputs
@@ -84,3 +84,20 @@ def test_labels_and_places_that_are_not_of_the_samples(name, field):
 def test_places_outside_the_training_set(name):
     with pytest.raises(UsageError, match="index 6 is out of range"):
         losses()[name](outputs(), outputs(), index=BATCH["index"] + 1)
+
+
+def test_no_gradient_reaches_the_teacher_in_the_initial_stage():
+    for name in ("factor", "ab"):
+        loss, student, teacher = losses()[name], outputs(requires_grad=True), outputs(requires_grad=True)
+        loss.initial(student, teacher, BATCH).backward()
+        assert all(each.grad is None for each in teacher.tensors()), name
+
+
+@pytest.mark.parametrize("build", [CRDLoss, FreshCRDLoss, SharedCRDLoss])
+def test_losses_of_any_two_embeddings_say_that_both_get_a_gradient(build):
+    student, teacher = (torch.randn(SAMPLES, 4, requires_grad=True) for _ in range(2))
+    dims, teachers = ([4, 4], [teacher] * 2) if build is SharedCRDLoss else (4, teacher)
+    loss = build(4, dims, num_samples=SAMPLES, num_negatives=2, embed_dim=4)
+    loss(student, teachers, BATCH["index"]).backward()
+    assert student.grad.any() and teacher.grad.any()
+    assert "whose gradient reaches" in " ".join(build.__doc__.split())

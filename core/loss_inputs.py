@@ -206,6 +206,21 @@ def in_own_precision(objective: nn.Module, outputs: Any) -> Any:
     return outputs.map(lambda value: value.to(own.dtype))
 
 
+def check_loss(function: str, loss: Any, what: str = "the loss of the batch, a scalar") -> Tensor:
+    """What an objective's ``function`` returned, if it is a tensor of floating-point numbers.
+
+    Raises:
+        UsageError: It is not; ``what`` says what is returned by right.
+    """
+    if isinstance(loss, Tensor) and loss.is_floating_point():
+        return loss
+    kind = f"a tensor of {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise UsageError(
+        f"{function} returns {kind}: it returns {what}, as a tensor; "
+        "other values for metrics.jsonl are kept in self.logs"
+    )
+
+
 def whole_numbers(value: Any) -> bool:
     """Whether it is a tensor of integers."""
     return isinstance(value, Tensor) and not (

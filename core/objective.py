@@ -16,6 +16,7 @@ from .arguments import check_arguments
 from .errors import UsageError, required
 from .loss_inputs import (
     check_built_for,
+    check_loss,
     check_options,
     check_samples,
     check_tensors,
@@ -170,7 +171,8 @@ class Objective(nn.Module):
         """The loss of outputs that are of the same samples, in the precision of this objective's weights."""
         each = check_built_for(self, student, teachers)
         student, *each = (in_own_precision(self, outputs) for outputs in (student, *each))
-        return super().__call__(student, each if self.joint else each[0], batch)
+        loss = super().__call__(student, each if self.joint else each[0], batch)
+        return check_loss(f"{type(self).__name__}.forward", loss)
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
         """Outputs as a representation: tensors are the one part that the objective reads."""
@@ -198,6 +200,7 @@ class Objective(nn.Module):
             batch: The batch they are outputs for.
         """
         losses = self.per_sample(student, teacher, batch)
+        check_loss(f"{type(self).__name__}.per_sample", losses, "the loss of each sample, (B,)")
         if losses.ndim != 1:
             raise UsageError(
                 f"{type(self).__name__}.per_sample returns a tensor of shape {tuple(losses.shape)}: it returns "

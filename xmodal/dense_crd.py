@@ -27,8 +27,6 @@ from .projectors import PROJECTORS
 from .softmax_loss import ExtraRows, softmax_pair_loss
 
 CRITERIA = ("nce", "softmax")
-PAIRINGS = ("local_local", "local_global", "both")
-NEGATIVES_FROM = ("other_sample", "other_position", "other_class")
 
 
 @OBJECTIVES.register("dense_crd")
@@ -147,11 +145,11 @@ class DenseCRD(Objective):
         local_dims: Sequence[tuple[Positive, Positive]],
         pooled_dims: tuple[Positive, Positive] | None = None,
         pairs: Pairs = ((-1, -1),),
-        pairing: str = "local_local",
+        pairing: Literal["local_local", "local_global", "both"] = "local_local",
         *,
         embed_dim: int = 128,
         num_negatives: int | None = None,
-        negatives_from: str = "other_position",
+        negatives_from: Literal["other_sample", "other_position", "other_class"] = "other_position",
         temperature: float = 0.1,
         bias: str | float = "released",
         positions: int = 2560,
@@ -167,12 +165,7 @@ class DenseCRD(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_choices(
-            criterion=(criterion, CRITERIA),
-            projector=(projector, PROJECTORS),
-            pairing=(pairing, PAIRINGS),
-            negatives_from=(negatives_from, NEGATIVES_FROM),
-        )
+        check_choices(criterion=(criterion, CRITERIA), projector=(projector, PROJECTORS))
         if criterion == "softmax" and num_negatives is not None:
             raise UsageError(
                 "num_negatives of dense_crd weighs the negatives of criterion=nce, and softmax has no such "

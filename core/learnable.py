@@ -55,9 +55,8 @@ def check_learning(student: Network, outputs: Representation, reads: Mapping[str
         UsageError: No parameter trains, or none that such a part depends on.
     """
     if not any(parameter.requires_grad for parameter in student.module.parameters()):
-        raise UsageError(
-            "the student has no parameter that trains (requires_grad is False for all): unfreeze what is to learn"
-        )
+        frozen = f"train.freeze={list(student.frozen_modules)}" if student.frozen_modules else "requires_grad is False"
+        raise UsageError(f"the student has no parameter that trains ({frozen} for all): unfreeze what is to learn")
     for name, parts in reads.items():
         if parts and not any(value.requires_grad for part in parts for value in outputs.only(part).tensors()):
             raise UsageError(

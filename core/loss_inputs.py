@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
+from .arguments import plain_number
 from .errors import UsageError
 from .representation import Representation
 
@@ -19,14 +20,13 @@ def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any]
     Args:
         name: The objective's class, for the message.
         options: The schema; numbers without a field in it are not checked.
-        values: Arguments by name; those that are no numbers are not checked.
+        values: Arguments by name; those that are no numbers and no lists of numbers are not checked.
 
     Raises:
         UsageError: A number is out of range, infinite or not a number.
     """
-    numbers = {
-        key: value for key, value in values.items() if key in options.model_fields and isinstance(value, (int, float))
-    }
+    known = {key: _plain(value) for key, value in values.items() if key in options.model_fields}
+    numbers = {key: value for key, value in known.items() if isinstance(value, (int, float, tuple))}
     try:
         options.model_validate(numbers)
     except ValidationError as error:
@@ -34,6 +34,14 @@ def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any]
             key = problem["loc"][0] if problem["loc"] else None
             if key in numbers:
                 raise UsageError(f"{name}({key}={numbers[key]!r}): {problem['msg'].lower()}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or of a tensor as Python's own, a list of numbers as a tuple; None for anything else."""
+    if isinstance(value, (list, tuple)):
+        numbers = tuple(map(plain_number, value))
+        return numbers if all(isinstance(number, (int, float)) for number in numbers) else None
+    return plain_number(value)
 
 
 def check_tensors(name: str, needs: Collection[str], same_classes: bool, student: Any, teachers: Sequence[Any]) -> None:
@@ -81,15 +89,34 @@ def check_tensors(name: str, needs: Collection[str], same_classes: bool, student
 def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: bool) -> None:
     if not isinstance(value, Tensor):
         raise UsageError(f"{name}: the {role}'s {part} are of type {type(value).__name__}: pass tensors")
-    if not value.is_floating_point():
-        raise UsageError(f"{name}: the {role}'s {part} are {value.dtype}: pass floating-point numbers")
+    check_floats(f"{name}: the {role}'s {part} are", value)
     rank = {"embedding": 2, "maps": 4, "logits": 2 if same_classes else None}[part]
     if rank is not None and value.ndim != rank:
         shape = {"embedding": "(B, D)", "maps": "(B, C, H, W)", "logits": "(B, C)"}[part]
         raise UsageError(f"{name}: the {role}'s {part} have shape {tuple(value.shape)}: pass {shape}")
     if value.ndim == 0 or len(value) == 0:
         raise UsageError(f"{name}: the {role}'s {part} are of no samples: skip empty batches")
-    if same_classes and part == "logits" and value.shape[1] < 2:
+    if not value.numel():
+        raise UsageError(
+            f"{name}: the {role}'s {part} have shape {tuple(value.shape)}, without a value: check its sides"
+        )
+    if same_classes and part == "logits":
+        check_softmax(name, role, value)
+
+
+def check_floats(what: str, value: Tensor) -> None:
+    """Refuse tensors that are no dense floating-point numbers; ``what`` begins the message, as "the logits are"."""
+    if not value.is_floating_point():
+        raise UsageError(f"{what} {value.dtype}: pass floating-point numbers")
+    if value.layout != torch.strided:
+        raise UsageError(f"{what} {value.layout}: pass dense ones, as to_dense() gives")
+
+
+def check_softmax(name: str, role: str, logits: Tensor) -> None:
+    """Refuse logits without a side for classes, and a single one, whose softmax is 1 whatever it is."""
+    if logits.ndim < 2:
+        raise UsageError(f"{name}: the {role}'s logits have shape {tuple(logits.shape)}: pass (B, C)")
+    if logits.shape[1] < 2:
         raise UsageError(
             f"{name} takes the softmax of the {role}'s logits, and it has one, which is always sure: give the network "
             "2 outputs, one for each class"
@@ -158,7 +185,10 @@ def check_built_for(objective: Any, student: Any, teachers: Sequence[Any]) -> li
         UsageError: A side has no such map, or other channels.
     """
     name, pair = type(objective).__name__, getattr(objective, "pair", None)
-    pairs = getattr(objective, "pairs", ()) if pair is None else (pair,)
+    pairs = getattr(objective, "pairs", None) if pair is None else (pair,)
+    if pairs is not None and not len(pairs):
+        raise UsageError(f"{name} compares no maps: name (student's map, teacher's map) in pairs")
+    pairs = pairs or ()
     for teacher in teachers:
         if not isinstance(student, Representation) or not isinstance(teacher, Representation):
             continue
@@ -191,35 +221,81 @@ def _frozen(outputs: Any) -> Any:
     return outputs
 
 
+def in_own_precision(objective: nn.Module, outputs: Any) -> Any:
+    """Outputs in the precision of what an objective's own weights are, where no autocast brings both together.
+
+    Raises:
+        UsageError: They are on another device than the weights.
+    """
+    own = next((weight for weight in objective.parameters() if weight.is_floating_point()), None)
+    if own is None or not isinstance(outputs, Representation):
+        return outputs
+    for value in outputs.tensors():
+        if value.device != own.device:
+            raise UsageError(
+                f"{type(objective).__name__} has weights on {own.device}, and outputs are on {value.device}: "
+                "move it there, as loss.to(device) does, before the optimiser is made"
+            )
+    # Autocast takes halves and float32 alike, and leaves float64 alone.
+    mixed = torch.is_autocast_enabled(own.device.type) and own.dtype != torch.float64
+    if all(value.dtype == own.dtype or (mixed and value.dtype != torch.float64) for value in outputs.tensors()):
+        return outputs
+    return outputs.map(lambda value: value.to(own.dtype))
+
+
+def check_loss(function: str, loss: Any, what: str = "the loss of the batch, a scalar") -> Tensor:
+    """What an objective's ``function`` returned, if it is a tensor of floating-point numbers.
+
+    Raises:
+        UsageError: It is not; ``what`` says what is returned by right.
+    """
+    if isinstance(loss, Tensor) and loss.is_floating_point():
+        return loss
+    kind = f"a tensor of {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise UsageError(
+        f"{function} returns {kind}: it returns {what}, as a tensor; "
+        "other values for metrics.jsonl are kept in self.logs"
+    )
+
+
+def whole_numbers(value: Any) -> bool:
+    """Whether it is a tensor of integers."""
+    return isinstance(value, Tensor) and not (
+        value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+    )
+
+
 def check_numbers(name: str, field: str, value: Any, samples: int) -> Tensor:
-    """``value`` if it is one whole number for each sample, (B,).
+    """``value`` as int64 if it is one whole number from 0 on for each sample, (B,); values are read on the CPU alone.
 
     Raises:
         UsageError: It is not.
     """
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype == torch.bool:
+    if not whole_numbers(value):
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise UsageError(f"{name}: {field} is {kind}: pass whole numbers (B,) as int64")
     if tuple(value.shape) != (samples,):
         raise UsageError(
             f"{name}: {field} has shape {tuple(value.shape)}: pass one number of each sample, ({samples},)"
         )
-    return value
+    if value.device.type == "cpu" and (low := int(value.min())) < 0:
+        raise UsageError(f"{name}: {field} has {low}: samples and classes are counted from 0; leave such samples out")
+    return value.long()
 
 
 def check_probabilities(name: str, target: Tensor) -> None:
     """Refuse rows (B, C) that are no probabilities of classes; values are read on the CPU alone."""
     if target.device.type == "cpu" and target.numel():
         values = target.detach().float().numpy()
-        if values.min() < -1e-4 or abs(values.sum(1) - 1).max() > 1e-2:
+        if not (values.min() >= -1e-4 and abs(values.sum(1) - 1).max() <= 1e-2):  # nor is NaN a probability
             raise UsageError(
                 f"{name}: rows of target are not negative and sum to 1, as probabilities do, or are classes as int64; "
                 f"these sum to {values.sum(1).min():.3g} … {values.sum(1).max():.3g}"
             )
 
 
-def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = None) -> None:
-    """Refuse labels that are no class of each sample; values are read on the CPU alone.
+def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = None) -> Tensor:
+    """Labels as int64 if each is a class of its sample; values are read on the CPU alone.
 
     Args:
         name: The objective, for the message.
@@ -228,9 +304,9 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
         ignored: A label that stands for none.
 
     Raises:
-        UsageError: Another shape, no integers, a class that the logits do not have.
+        UsageError: Another shape or device, no integers, a class that the logits do not have, or no label at all.
     """
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype.itemsize == 1:
+    if not whole_numbers(target) or target.dtype.itemsize == 1:
         kind = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise UsageError(f"{name}: target is {kind}: pass the number of each sample's class as int64")
     expected = (logits.shape[0], *logits.shape[2:])
@@ -238,6 +314,10 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
         raise UsageError(
             f"{name}: target has shape {tuple(target.shape)}, and the student's logits {tuple(logits.shape)}: "
             f"pass the number of each sample's class, {expected}"
+        )
+    if target.device != logits.device:
+        raise UsageError(
+            f"{name}: target is on {target.device} and the student's logits are on {logits.device}: move it there"
         )
     if target.device.type == "cpu" and target.numel():
         values = target.detach().numpy()
@@ -248,6 +328,9 @@ def check_targets(name: str, target: Any, logits: Tensor, ignored: int | None = 
                 f"{name}: target has class {int(wrong.flat[0])}, and the student's logits are of the classes 0 to "
                 f"{logits.shape[1] - 1}: give the student as many outputs as there are classes"
             )
+        if ignored is not None and (values == ignored).all():
+            raise UsageError(f"{name}: no sample of the batch has a label, all are {ignored}: skip such batches")
+    return target.long()
 
 
 def unlabelled(objective: str) -> UsageError:
@@ -312,7 +395,7 @@ def batch_targets(
     if "target" not in batch:
         raise several_classes_refused(objective) if "label_vector" in batch else unlabelled(objective)
     if logits is not None:
-        check_targets(objective, batch["target"], logits)
+        return check_targets(objective, batch["target"], logits)
     if samples is not None:
-        check_numbers(f"objective {objective}", "target", batch["target"], samples)
+        return check_numbers(f"objective {objective}", "target", batch["target"], samples)
     return batch["target"]

@@ -16,10 +16,12 @@ from .arguments import check_arguments
 from .errors import UsageError, required
 from .loss_inputs import (
     check_built_for,
+    check_loss,
     check_options,
     check_samples,
     check_teachers_finite,
     check_tensors,
+    in_own_precision,
     several_classes_refused,
     unlabelled,
 )
@@ -157,8 +159,7 @@ class Objective(nn.Module):
         name = type(self).__name__
         if isinstance(student, Representation) and not fields and batch is not None:
             check_tensors(name, self.needs, self.same_classes, student, teachers)
-            each = check_built_for(self, student, teachers)
-            return super().__call__(student, each if self.joint else each[0], batch)
+            return self._compare(student, teachers, batch)
         if not isinstance(batch, (Mapping, NoneType)):
             raise UsageError(f"{name}: batch is of type {type(batch).__name__}: pass labels by name, target=labels")
         if student is None or (self.needs_teacher and teacher is None):
@@ -169,9 +170,15 @@ class Objective(nn.Module):
         each = [self._representation(outputs, "teacher") for outputs in teachers]
         check_tensors(name, self.needs, self.same_classes, student, each)
         check_samples(name, student, self.least_samples)
-        each = check_built_for(self, student, each)
-        loss = super().__call__(student, each if self.joint else each[0], {**(batch or {}), **fields})
-        check_teachers_finite(name, loss, each)
+        return self._compare(student, each, {**(batch or {}), **fields})
+
+    def _compare(self, student: Any, teachers: Sequence[Any], batch: dict[str, Tensor]) -> Any:
+        """The loss of outputs that are of the same samples, in the precision of this objective's weights."""
+        each = check_built_for(self, student, teachers)
+        student, *each = (in_own_precision(self, outputs) for outputs in (student, *each))
+        loss = super().__call__(student, each if self.joint else each[0], batch)
+        loss = check_loss(f"{type(self).__name__}.forward", loss)
+        check_teachers_finite(type(self).__name__, loss, each)
         return loss
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
@@ -200,6 +207,7 @@ class Objective(nn.Module):
             batch: The batch they are outputs for.
         """
         losses = self.per_sample(student, teacher, batch)
+        check_loss(f"{type(self).__name__}.per_sample", losses, "the loss of each sample, (B,)")
         if losses.ndim != 1:
             raise UsageError(
                 f"{type(self).__name__}.per_sample returns a tensor of shape {tuple(losses.shape)}: it returns "

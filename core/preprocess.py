@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .arguments import checked
@@ -37,12 +37,13 @@ class Preprocess:
     Args of a call:
         images: See below.
         once: Whether the first batch that it is given stands for all, as that of a training.
+        like: A module that takes what is returned: it is in the precision of its weights, as after ``module.half()``.
 
     Shape:
         - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality in the unit of the
           training (depth in metres, or integers as the training's were stored), where NaN stands for what was not
           measured. It becomes 0, the mean; where the size changes it has no part in its neighbours.
-        - returns (B, C, H', W') float32.
+        - returns (B, C, H', W') float32, or as ``like``.
 
     Raises:
         UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; what is no tensor of images,
@@ -78,7 +79,11 @@ class Preprocess:
         check_values(images, self.mean, self.std, self.scale, colours=self.colours, notes=not once)
         self._checked.add(True)
 
-    def __call__(self, images: Tensor, *, once: bool = False) -> Tensor:
+    def __call__(self, images: Tensor, *, once: bool = False, like: nn.Module | None = None) -> Tensor:
+        values = self._normalised(images, once)
+        return values if like is None else values.to(_precision(like))
+
+    def _normalised(self, images: Tensor, once: bool) -> Tensor:
         check_images(images, len(self.mean), colours=self.colours)
         if not images.is_floating_point():
             check_integers(images.dtype, self.scale, colours=self.colours, mean=self.mean)
@@ -106,6 +111,13 @@ class Preprocess:
             return values
         measured = _interpolated(images.isfinite().float(), size)
         return torch.where(measured > 1e-3, _interpolated(values, size) / measured.clamp_min(1e-3), 0.0)
+
+
+def _precision(module: nn.Module) -> torch.dtype:
+    """That of its first weight; float32 where it has none that images can be in."""
+    kinds = (weight.dtype for weight in module.parameters() if weight.is_floating_point())
+    kind = next(kinds, torch.float32)
+    return kind if kind in (torch.float16, torch.bfloat16, torch.float64) else torch.float32
 
 
 def _interpolated(images: Tensor, size: tuple[int, int]) -> Tensor:

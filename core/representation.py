@@ -166,7 +166,8 @@ class Network(nn.Module):
         asked = self.parts(needs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             with Tapping(self.module, self.taps.names(asked), self._name) as tapped:
-                images = self.preprocess(batch[self.modality], once=self.training or self._frozen)
+                once = self.training or self._frozen
+                images = self.preprocess(batch[self.modality], once=once, like=self.module)
                 output = tapped.run(images)
             tapped.check()
             return self.read(asked, output, tapped, images, required=needs is not None)

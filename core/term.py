@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .aggregation import Sum, TeacherAggregation
 from .errors import ContrastillError, UsageError
+from .loss_inputs import check_loss
 from .objective import Objective
 from .representation import Representation
 
@@ -72,13 +73,23 @@ class Term(nn.Module):
                 loss = self.objectives[0](student, teachers, batch)
             else:
                 loss = self.rule(self.objectives, student, teachers, batch)
+        self._check(loss, "forward", student)
+        return loss
+
+    def _check(self, loss: Tensor, function: str, student: Representation) -> None:
+        """Refuse a loss that is no scalar, or that nothing would learn from."""
         if loss.ndim:
             raise UsageError(
-                f"{self._name}.forward returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the "
+                f"{self._name}.{function} returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the "
                 "batch, "
                 "a scalar; define per_sample for the loss of each sample"
             )
-        return loss
+        learns = any(value.requires_grad for value in (*student.tensors(), *self.parameters()))
+        if torch.is_grad_enabled() and learns and not loss.requires_grad:
+            raise UsageError(
+                f"{self._name}.{function} returns a loss without a gradient, so nothing learns from it: compute it "
+                "from the student's outputs, without detach(), item() or numpy()"
+            )
 
     @property
     def _name(self) -> str:
@@ -106,13 +117,13 @@ class Term(nn.Module):
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
         """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
-        return reduce(
-            add,
-            (
-                objective.initial(student, teacher, batch)
-                for objective, teacher in zip(self.objectives, teachers or [None], strict=True)
-            ),
-        )
+        losses = []
+        for objective, teacher in zip(self.objectives, teachers or [None], strict=True):
+            with self._explained():
+                loss = check_loss(f"{self._name}.initial", objective.initial(student, teacher, batch))
+            self._check(loss, "initial", student)
+            losses.append(loss)
+        return reduce(add, losses)
 
     def weight_at(self, share: float) -> float:
         """Its weight when ``share`` of the training proper is done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -94,6 +94,9 @@ class Agglomerate(Objective):
     ) -> None:
         super().__init__()
         self.adaptor, self.needs = adaptor, adaptor.needs
+        self.pair = adaptor.pair if adaptor.dense is not None else None
+        recipe: dict[str, Any] = adaptor.recipe
+        self.channels = [dims for dims in (recipe["dense"], recipe["summary"]) if dims]
         self.summary_weight, self.dense_weight, self.cosine_share = summary_weight, dense_weight, cosine_share
 
     @classmethod

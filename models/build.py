@@ -293,7 +293,8 @@ def save_module(module: nn.Module, recipe: Mapping[str, Any], path: str | os.Pat
 def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> nn.Module:
     """The student that a run trained, in eval mode on the CPU, as a plain module.
 
-    Its input is normalised images; ``module.preprocess`` does that as in the training, ``module.taps`` says where its
+    Its input is normalised images; ``module.preprocess`` does that as in the training (after ``module.half()`` call
+    ``module.preprocess(images, like=module)``), ``module.taps`` says where its
     embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are the names of its logits (None
     where the data had no names).
 

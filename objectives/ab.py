@@ -79,7 +79,8 @@ class AB(Objective):
         losses = []
         for depth, ((ours, theirs), connector) in enumerate(zip(self.pairs, self.connectors, strict=True), 1):
             student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])
-            sign = torch.where(teacher_map > 0, 1.0, -1.0)
+            # NaN is on neither side: the loss is NaN too, and does not pass for that of a silent neuron.
+            sign = torch.where(teacher_map > 0, 1.0, torch.where(teacher_map <= 0, -1.0, torch.nan))
             missed = F.relu(self.margin - sign * connector(student_map)).square().flatten(1).sum(1)
             losses.append(missed * 2.0 ** (depth - len(self.pairs)))
         return _SCALE * torch.stack(losses).sum(0)

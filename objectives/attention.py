@@ -7,11 +7,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, common_size, last_pairs, map_pairs, match_spatial_size
+from .maps import Pairs, check_positions, last_pairs, map_pairs, match_spatial_size, shapes
 
 
 @OBJECTIVES.register("attention")
@@ -28,7 +27,7 @@ class Attention(Objective):
         - student.maps, teacher.maps: (B, C_i, H_i, W_i), any channels - returns a scalar.
 
     Raises:
-        UsageError: A side has no maps, or not those named; (``build``) all pairs meet at one position.
+        UsageError: A side has no maps, or not those named; all pairs meet at one position.
 
     Example:
         >>> import torch
@@ -56,18 +55,11 @@ class Attention(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> Attention:
         pairs = map_pairs("attention", options.pairs, setting, default=last_pairs(setting, 3))
-        sizes = [
-            common_size(setting.student.map_shapes[ours][1:], setting.require_teacher().map_shapes[theirs][1:])
-            for ours, theirs in pairs
-        ]
-        if all(size == (1, 1) for size in sizes):
-            raise UsageError(
-                "objective attention compares where maps are active, and all of these meet at a single position: "
-                "name earlier ones with objectives.attention.pairs, or take larger images"
-            )
+        check_positions("attention", pairs, setting.student.map_shapes, setting.require_teacher().map_shapes)
         return cls(pairs)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        check_positions("attention", self.pairs, shapes(student), shapes(teacher))
         losses = []
         for ours, theirs in self.pairs:
             student_map, teacher_map = match_spatial_size(student.maps[ours], teacher.maps[theirs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,6 +54,7 @@ class BinaryCrossEntropy(Objective):
 
     def per_sample(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         logits = student.require_logits()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         labels = check_label_vectors("binary_cross_entropy", batch, logits)
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         if "mixed_share" in batch:

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.loss_inputs import batch_targets, check_probabilities, check_targets
+from ..core.errors import UsageError
+from ..core.loss_inputs import batch_targets, check_probabilities, check_softmax, check_targets
 from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -51,6 +52,8 @@ class CrossEntropy(Objective):
 
     def forward(self, student: Representation, teacher: Representation | None, batch: dict[str, Tensor]) -> Tensor:
         logits, targets = student.require_logits(), batch_targets(batch, "cross_entropy")
+        check_softmax("cross_entropy", "student", logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         kind = "label_vector" if "label_vector" in batch else "target"
         targets = batch.get("label_vector", targets)
         # Probabilities of all classes are labels too, those of mixed images for one.
@@ -58,11 +61,17 @@ class CrossEntropy(Objective):
         if probabilities:
             check_probabilities("cross_entropy", targets)
         else:
-            check_targets("cross_entropy", targets, logits, ignored=-100)
+            targets = check_targets("cross_entropy", targets, logits, ignored=-100)
         if "mixed_share" not in batch:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        share = batch["mixed_share"]
+        if tuple(share.shape) != (len(logits),):
+            raise UsageError(
+                f"cross_entropy: mixed_share has shape {tuple(share.shape)}: pass one share of each sample, "
+                f"({len(logits)},)"
+            )
         first, second = (
             F.cross_entropy(logits, each, reduction="none", label_smoothing=self.label_smoothing)
             for each in (targets, batch[f"partner_{kind}"])
         )
-        return torch.lerp(second, first, batch["mixed_share"].to(first.dtype)).mean()
+        return torch.lerp(second, first, share.to(first.dtype)).mean()

@@ -81,7 +81,7 @@ class Factor(Objective):
         self.translator.requires_grad_(stage == "main")
 
     def initial(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
-        features = teacher.maps[self.pair[1]]
+        features = teacher.maps[self.pair[1]].detach()
         return F.mse_loss(self.decoder(self.paraphraser(features)), features)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:

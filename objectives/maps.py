@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UsageError
 from ..core.objective import Setting
+from ..core.representation import Representation
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -65,6 +66,32 @@ def common_size(student: Sequence[int], teacher: Sequence[int], most: int | None
         share = math.sqrt(most / (height * width))
         height, width = max(1, int(height * share)), max(1, int(width * share))
     return height, width
+
+
+def check_positions(
+    objective: str, pairs: Pairs, student: Sequence[Sequence[int]], teacher: Sequence[Sequence[int]]
+) -> None:
+    """Refuse pairs of maps that all meet at a single position, of an objective that compares positions: its loss would
+    be 0.
+
+    Args:
+        objective: Its name, for the message.
+        pairs: (student's map, teacher's map) places.
+        student, teacher: (C, H, W) of each map.
+
+    Raises:
+        UsageError: All do.
+    """
+    if all(common_size(student[ours][1:], teacher[theirs][1:]) == (1, 1) for ours, theirs in pairs):
+        raise UsageError(
+            f"objective {objective} compares where maps are active, and all of these meet at a single position: name "
+            f"earlier ones with objectives.{objective}.pairs, or take larger images"
+        )
+
+
+def shapes(side: Representation) -> list[Sequence[int]]:
+    """(C, H, W) of each map."""
+    return [each.shape[1:] for each in side.maps]
 
 
 def resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:

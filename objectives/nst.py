@@ -10,7 +10,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .maps import Pairs, last_pairs, map_pairs, match_spatial_size
+from .maps import Pairs, check_positions, last_pairs, map_pairs, match_spatial_size, shapes
 from .precision import full_precision
 
 
@@ -55,9 +55,12 @@ class NST(Objective):
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> NST:
-        return cls(map_pairs("nst", options.pairs, setting, default=last_pairs(setting, 3)))
+        pairs = map_pairs("nst", options.pairs, setting, default=last_pairs(setting, 3))
+        check_positions("nst", pairs, setting.student.map_shapes, setting.require_teacher().map_shapes)
+        return cls(pairs)
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        check_positions("nst", self.pairs, shapes(student), shapes(teacher))
         losses = []
         for own, other in self.pairs:
             with full_precision(student.maps[own], teacher.maps[other]) as (ours, theirs):

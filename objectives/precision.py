@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors in float32 at least, within a block that autocast does not reach.
+    """The tensors in the widest of their precisions, float32 at least, within a block that autocast does not reach.
 
     Args:
         tensors: One or more of any shape, all on one device.
@@ -22,5 +23,6 @@ def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         ...     (single @ single).dtype
         torch.float32
     """
+    dtypes = [tensor.dtype for tensor in tensors]
     with torch.autocast(tensors[0].device.type, enabled=False):
-        yield tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
+        yield tuple(tensor.to(reduce(torch.promote_types, dtypes, torch.float32)) for tensor in tensors)

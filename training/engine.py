@@ -18,6 +18,7 @@ from ..core.data import Loader
 from ..core.errors import UsageError
 from ..core.representation import Network, Representation
 from ..core.run import Run
+from ..core.teachers.repeatable import unrepeatable_notes
 from ..core.torch_settings import own_settings
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
@@ -165,7 +166,11 @@ class _Training:
         self.transfer.train()
         self.transfer.source.start_epoch(0)
         first = next(iter(self.train.epoch(0)))
-        self.transfer.enter(self.stage, {name: value[:2] for name, value in first.items()})
+        few = {name: value[:2] for name, value in first.items()}
+        self.transfer.enter(self.stage, few)
+        if self.model is None and self.accelerator.is_main_process:
+            for note in unrepeatable_notes(self.transfer.source, few, self.transfer.teacher_needs):
+                log.warning("%s", note)
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
         passes = self.config.accumulation_steps
         self.transfer.defer(max(share, passes), passes)

@@ -16,6 +16,9 @@ from ..core.representation import Network
 from ..core.transfer import Transfer
 from ..models.build import classifier_names
 
+_PARAMETERS_PER_LAYER = 12
+"""Of a student that does not name its layers; timm's default."""
+
 LR_SCALE = "lr_scale"
 """Key of a parameter group: its factor of the learning rate; 1 where it is missing."""
 
@@ -93,12 +96,24 @@ def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, 
     for.
 
     Raises:
-        UsageError: ``layer_decay`` or ``backbone_lr`` for a student whose layers or classifier are not known.
+        UsageError: ``layer_decay`` or ``backbone_lr`` for a student whose layers or classifier are not known, or where
+            nothing of it that trains has another rate by that.
     """
     student = transfer.student
     scales = _layer_scales(student, config.layer_decay)
+    names = [name for name, parameter in student.module.named_parameters() if parameter.requires_grad]
+    if scales and names and all(scales[name] == 1.0 for name in names):
+        raise UsageError(
+            f"train.layer_decay={config.layer_decay:g} changes no rate: all of {type(student.module).__name__} that "
+            "trains is of its last layer; leave it out"
+        )
     if config.backbone_lr is not None:
         classifiers = require_classifiers(student, "train.backbone_lr")
+        if names and all(_inside(name, classifiers) for name in names):
+            raise UsageError(
+                f"train.backbone_lr={config.backbone_lr:g} changes no rate: nothing of {type(student.module).__name__} "
+                f"trains but its classifier {', '.join(classifiers)}; leave it out"
+            )
         scales = {
             name: scales.get(name, 1.0) * (1.0 if _inside(name, classifiers) else config.backbone_lr)
             for name, _ in student.module.named_parameters()
@@ -143,16 +158,70 @@ def _layer_scales(student: Network, decay: float | None) -> Mapping[str, float]:
     """The factor of the rate of each of the student's parameters, by timm's grouping of its layers."""
     if decay is None:
         return {}
+    layers = _layers(student)
+    last = max(layers.values())
+    return {name: decay ** (last - layers.get(name, last)) for name, _ in student.module.named_parameters()}
+
+
+def _layers(student: Network) -> dict[str, int]:
+    """The number of each parameter's layer, from the input on: as the module's ``group_matcher`` says, or so many
+    parameters at a time.
+    """
     from timm.models import group_parameters
     from timm.optim import auto_group_layers
 
     module: Any = student.module
     if hasattr(module, "group_matcher"):
-        layers = group_parameters(module, module.group_matcher(coarse=False), reverse=True)
-    else:
-        layers = auto_group_layers(_Named(module, require_classifiers(student, "train.layer_decay")))
-    last = max(layers.values())
-    return {name: decay ** (last - layers.get(name, last)) for name, _ in module.named_parameters()}
+        return group_parameters(module, module.group_matcher(coarse=False), reverse=True)
+    named: Any = _Named(module, require_classifiers(student, "train.layer_decay"))
+    return auto_group_layers(named, layers_per_group=_PARAMETERS_PER_LAYER)
+
+
+def rate_notes(transfer: Transfer, config: TrainConfig) -> list[str]:
+    """What ``layer_decay``, ``backbone_lr`` and ``freeze`` mean for this student where the config does not say it."""
+    student, notes = transfer.student, []
+    module, who = student.module, type(student.module).__name__
+    if config.layer_decay is not None and not hasattr(module, "group_matcher"):
+        notes.append(
+            f"train.layer_decay: {who} has no group_matcher, so {_PARAMETERS_PER_LAYER} parameters in a row are a "
+            f"layer: {_layers_in_words(_layers(student))}; the last has the whole rate"
+        )
+    if config.backbone_lr is not None:
+        classifiers = classifier_names(student)
+        trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        if trained and not any(_inside(name, classifiers) for name in trained):
+            notes.append(
+                f"train.backbone_lr: all of {who} that trains has the factor {config.backbone_lr:g}, as nothing trains "
+                f"its classifier {', '.join(classifiers)}"
+            )
+    modules = dict(module.named_modules())
+    notes += [
+        f"train.freeze: {name} of {who} has no weights, and is kept in eval mode alone"
+        for name in config.freeze
+        if name in modules and not any(True for _ in modules[name].parameters())
+    ]
+    return notes
+
+
+def _layers_in_words(layers: Mapping[str, int]) -> str:
+    """The layers of each child of a module, those of equal ones together.
+
+    Example:
+        >>> _layers_in_words({"stem.weight": 0, "norm.weight": 0, "body.0.weight": 0, "body.1.weight": 1, "fc.bias": 2})
+        'stem … norm 0, body 0–1, fc 2'
+    """
+    children: dict[str, list[int]] = {}
+    for name, layer in layers.items():
+        children.setdefault(name.partition(".")[0], []).append(layer)
+    parts: list[tuple[list[str], str]] = []
+    for child, numbers in children.items():
+        first, last = min(numbers), max(numbers)
+        span = f"{first}" if first == last else f"{first}–{last}"
+        if parts and parts[-1][1] == span:
+            parts[-1][0].append(child)
+        else:
+            parts.append(([child], span))
+    return ", ".join(f"{names[0]}{f' … {names[-1]}' if len(names) > 1 else ''} {span}" for names, span in parts)
 
 
 class _Named:

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
 from ..core.transfer import Transfer
+from .optimizer import rate_notes
 
 
 class _SamplesPerSecond(ProgressColumn):
@@ -99,5 +100,5 @@ def announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs:
     """What is trained, for how long, at which rate, in one line; below it what was matched or chosen for the user."""
     rate = f"{config.optimizer}, learning rate {config.lr:g}, {config.schedule}"
     rate += "" if config.ema is None else f", weights averaged with decay {config.ema:g}"
-    remarks = "".join(f"\n{remark}" for remark in (*transfer.remarks, *transfer.details))
+    remarks = "".join(f"\n{remark}" for remark in (*transfer.remarks, *transfer.details, *rate_notes(transfer, config)))
     return f"{transfer}: {epochs} epoch{'s' * (epochs > 1)} of {train.num_samples:,} samples; {rate}{remarks}"

@@ -105,7 +105,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         Raises:
             UsageError: Something else, such as colours that are normalised already, or millimetres as floats.
         """
-        return answer(self.module, self.preprocess(images))
+        return answer(self.module, self.preprocess(images, like=self.module))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""

@@ -98,7 +98,8 @@ class FreshCRDLoss(DeferredState):
     Shape:
         - student: (B, student_dim) - teacher: (B, teacher_dim), or one for each of several teachers - index: (B,) int64
           in [0, M)
-        - returns a scalar.
+        - returns a scalar, whose gradient reaches both embeddings, as either may train: hand over a teacher's by
+          ``detach()`` where its network is not frozen. Objectives do that themselves.
 
     Raises:
         UsageError: (a ValueError) As :class:`~contrastill.CRDLoss`; ``student_rows="batch"`` and a batch without two
@@ -147,8 +148,8 @@ class FreshCRDLoss(DeferredState):
             row_dtype=(row_dtype, DTYPES),
             row_memory=(row_memory, MEMORIES),
         )
-        if not temperature > 0:
-            raise UsageError(f"temperature must be above 0, not {temperature}")
+        if not 0 < temperature < math.inf:
+            raise UsageError(f"temperature must be above 0 and finite, not {temperature}")
         if row_variance is not None and not 0 < row_variance <= 1:
             raise UsageError(f"row_variance is a share of the variance, in (0, 1], not {row_variance}")
         targets = as_targets(targets)
@@ -228,7 +229,7 @@ class FreshCRDLoss(DeferredState):
     def per_sample(self, student: Tensor, teacher: Tensor | Sequence[Tensor], index: Tensor) -> Tensor:
         """The loss of each sample, of all teachers together: (B,)."""
         teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
-        index = as_index(index, (student, *teachers))
+        index = as_index(index, (student, *teachers), next(self.embed_student.parameters()))
         self._check(student, teachers, index)
         index = index.long()
         group = index if self.label is None else self.label[index]

@@ -99,7 +99,8 @@ class CRDLoss(DeferredUpdates):
         - student: (B, student_dim) - teacher: (B, teacher_dim) - index: (B,) int64 in [0, M)
         - rows: (B, K) int64 in [0, M), negatives given by hand; as many as K, own class or not, and each counts as
           often as named.
-        - returns a scalar.
+        - returns a scalar, whose gradient reaches both embeddings, as either may train: hand over a teacher's by
+          ``detach()`` where its network is not frozen. Objectives do that themselves.
 
     Raises:
         UsageError: (a ValueError) ``targets`` is None and ``negatives_from="other_class"``; a class without eligible
@@ -150,8 +151,8 @@ class CRDLoss(DeferredUpdates):
             raise UsageError(
                 f"bank_momentum is the share of its value a row keeps, in [0, 1), or 'visits', not {bank_momentum!r}"
             )
-        if not temperature > 0:
-            raise UsageError(f"temperature must be above 0, not {temperature}")
+        if not 0 < temperature < math.inf:
+            raise UsageError(f"temperature must be above 0 and finite, not {temperature}")
         self.num_samples, self.embed_dim = num_samples, embed_dim
         self.temperature, self.bank_momentum, self.seed = (
             float(temperature),
@@ -232,7 +233,7 @@ class CRDLoss(DeferredUpdates):
         """The loss of each sample, both sides added: (B,); the banks are updated as by ``forward``, which returns the
         mean.
         """
-        index = as_index(index, (student, teacher))
+        index = as_index(index, (student, teacher), next(self.embed_student.parameters()))
         self._check(student, teacher, index, rows)
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))

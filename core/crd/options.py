@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, unknown_name
+from ..loss_inputs import check_floats, whole_numbers
 from .negatives import ORIGINS
 
 PLACEMENTS, MEMORIES = ("replicated", "sharded"), ("device", "host")
@@ -77,21 +78,28 @@ def as_targets(targets: Any) -> Tensor | None:
         ) from error
 
 
-def as_index(index: Any, embeddings: Any) -> Tensor:
+def as_index(index: Any, embeddings: Any, like: Tensor) -> Tensor:
     """Places of the samples as a tensor, of a list or an array too.
 
     Args:
         index: (B,) whole numbers.
         embeddings: What the loss compares, the student's and the teachers'.
+        like: A weight of the loss.
 
     Raises:
-        UsageError: An embedding is no tensor, or the index has no numbers.
+        UsageError: An embedding is no tensor of floating-point numbers on the loss's device, or the index has no
+            numbers.
     """
     for features in embeddings:
         if not isinstance(features, Tensor):
             raise UsageError(f"embeddings are tensors (B, D), and one is a {type(features).__name__}")
+        check_floats("an embedding is", features)
+        if features.device != like.device:
+            raise UsageError(
+                f"embeddings are on {features.device} and the loss on {like.device}: move both to one device"
+            )
     if isinstance(index, Tensor):
-        return index
+        return index.long() if whole_numbers(index) else index
     try:
         return torch.as_tensor(index, dtype=torch.int64, device=embeddings[0].device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -110,7 +118,7 @@ def count_samples(targets: Tensor | None, num_samples: int | None) -> int:
                 "the loss needs the number of training samples: pass targets (M,), or num_samples for an unlabelled set"
             )
         return int(num_samples)
-    if targets.ndim != 1 or targets.dtype.is_floating_point:
+    if targets.ndim != 1 or not (targets.dtype == torch.bool or whole_numbers(targets)):
         raise UsageError(
             "targets must be the (M,) whole-numbered classes of all training samples, not "
             f"{tuple(targets.shape)} {targets.dtype}"
@@ -136,4 +144,6 @@ def critic_bias(bias: str | float, negatives: float, samples: int, dim: int, tem
         return math.log(negatives / samples)
     if isinstance(bias, str):
         raise unknown_name("bias", bias, ("released", "paper"))
+    if not math.isfinite(bias):
+        raise UsageError(f"bias must be a finite number, 'released' or 'paper', not {bias}")
     return float(bias)

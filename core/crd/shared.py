@@ -39,7 +39,7 @@ class SharedCRDLoss(CRDLoss):
 
     Shape:
         - student: (B, student_dim) - teachers: n times (B, teacher_dims[i]) - index: (B,) int64 in [0, M)
-        - returns a scalar.
+        - returns a scalar, whose gradient reaches all embeddings, as that of a CRDLoss.
 
     Raises:
         UsageError: (a ValueError) As a CRDLoss; another number of teachers.
@@ -69,7 +69,7 @@ class SharedCRDLoss(CRDLoss):
         self, student: Tensor, teachers: Sequence[Tensor], index: Tensor, rows: None = None
     ) -> Tensor:
         count = len(self.embed_teacher)
-        index = as_index(index, (student, *teachers))
+        index = as_index(index, (student, *teachers), next(self.embed_student.parameters()))
         self._check_all(student, teachers, index)
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         ours = self.embed_student.project(student).expand(count, -1, -1)

@@ -14,7 +14,7 @@ from ..data import ViewLoader
 from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..representation import Representation
-from .same_outputs import same_outputs
+from .repeatable import REMEDY, differ
 from .source import OutputKey, TeacherSource
 
 # Samples in a teacher's batch, at most; without gradients more gain nothing.
@@ -80,16 +80,24 @@ class TeacherViews:
 
     def unrepeatable(self, view: int, rows: range, keys: Collection[OutputKey]) -> UsageError | None:
         """Why outputs cannot be cached: a teacher whose second forward pass gives others; None where there is none."""
-        (_, first), (_, second) = (self.sample_parts(view, rows, keys) for _ in range(2))
-        for key in keys:
-            if not same_outputs(first[key], second[key], self.precision(key)):
-                return UsageError(
-                    f"teacher {key.teacher} gives other {key.part} of the same samples each time it is asked, so its "
-                    "outputs cannot be cached: "
-                    "turn off what is random in it (dropout that is active in eval mode, say), or set "
-                    "train.views=null, by which it is asked at each step"
-                )
-        return None
+        asked = list(keys)
+
+        def ask() -> list[Representation]:
+            _, outputs = self.sample_parts(view, rows, asked)
+            return [outputs[key] for key in asked]
+
+        numbers = differ(
+            [self.source.teachers[number] for number in sorted({key.teacher for key in asked})],
+            ask,
+            [self.precision(key) for key in asked],
+        )
+        if not numbers:
+            return None
+        key = asked[numbers[0]]
+        return UsageError(
+            f"teacher {key.teacher} gives other {key.part} of the same samples each time it is asked, so its outputs "
+            f"cannot be cached: {REMEDY}, or set train.views=null, by which it is asked at each step"
+        )
 
     def precision(self, key: OutputKey) -> torch.dtype:
         """The one a teacher computes in outside of autocast."""

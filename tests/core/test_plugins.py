@@ -223,12 +223,34 @@ class Mistaken(Objective):
          "objective Mistaken of my_sensors fails: TypeError: .*; it is called as .student, teacher, batch."),
         ("def forward(self, s, t, b): return s.logits.mean(1)",
          "Mistaken.forward returns a tensor of shape .16,.: it returns the loss of the batch, a scalar"),
+        ("def forward(self, s, t, b): return s.logits.mean(), {}",
+         "Mistaken.forward returns a tuple: it returns the loss of the batch, a scalar, as a tensor; other values"),
+        ("def forward(self, s, t, b): return s.logits.mean().item()", "Mistaken.forward returns a float: it returns"),
+        ("def forward(self, s, t, b): return (s.logits > 0).sum()",
+         "Mistaken.forward returns a tensor of torch.int64: it returns"),
+        ("def forward(self, s, t, b): return s.logits.mean().detach()",
+         "Mistaken.forward returns a loss without a gradient, so nothing learns from it: compute it from the student"),
+        ("def per_sample(self, s, t, b): return [0.0]",
+         "Mistaken.per_sample returns a list: it returns the loss of each sample, .B,., as a tensor"),
+        ("joint = True\n    def forward(self, s, t, b): return {'loss': s.logits.mean()}",
+         "Mistaken.forward returns a dict: it returns"),
+        ("initial_epochs = 1\n    def initial(self, s, t, b): return s.logits.mean(1)\n"
+         "    def forward(self, s, t, b): return s.logits.mean()",
+         "Mistaken.initial returns a tensor of shape .16,.: it returns the loss of the batch"),
+        ("initial_epochs = 1\n    def initial(self, s, t, b): return 0.0\n"
+         "    def forward(self, s, t, b): return s.logits.mean()",
+         "Mistaken.initial returns a float: it returns the loss of the batch"),
+        ("def forward(self, s, t, b): return s.logits.mean() / 0",
+         "not a finite number since step 1 .epoch 0, objective mistaken."),
         ("def per_sample(self, s, t, b): return s.logits.mean()",
          "Mistaken.per_sample returns a tensor of shape ..: it returns the loss of each sample, .B,."),
         ("def __init__(self, dim): super().__init__()",
          "objective mistaken cannot be built from its options .*'dim'.*define the classmethod build"),
     ],
-    ids=["needs", "arguments", "scalar", "samples", "build"],
+    ids=[
+        "needs", "arguments", "scalar", "tuple", "float", "integers", "gradient", "list", "joint", "initial",
+        "initial_float", "nan", "samples", "build",
+    ],
 )  # fmt: skip
 def test_mistakes_in_an_objective_of_ones_own_are_explained(
     registries, four_classes, tmp_path, monkeypatch, body, message

@@ -5,73 +5,10 @@ reaches the teacher.
 import pytest
 import torch
 
-from contrastill import (
-    AB,
-    DIST,
-    DKD,
-    FSP,
-    KD,
-    MLKD,
-    NST,
-    OBJECTIVES,
-    PKT,
-    RKD,
-    VID,
-    WTTM,
-    Attention,
-    Correlation,
-    CRDLoss,
-    DenseCRD,
-    Factor,
-    FitNet,
-    FreshCRDLoss,
-    InfoNCE,
-    Representation,
-    Review,
-    Similarity,
-    UsageError,
-)
+from contrastill import DIST, OBJECTIVES, CRDLoss, FreshCRDLoss, Representation, UsageError
 from contrastill.core.crd.shared import SharedCRDLoss
-from contrastill.ensemble.adaptors import Adaptor
-from contrastill.ensemble.agglomerate import Agglomerate
-from contrastill.objectives.crd import CRD, SharedCRD
-from contrastill.objectives.fresh_crd import FreshCRD
-
-SAMPLES, PAIR = 6, ((0, 0),)
-BATCH = {"index": torch.arange(SAMPLES), "target": torch.arange(SAMPLES) % 5}
-
-
-def outputs(samples=SAMPLES, channels=3, dim=4, **kwargs):
-    maps = tuple(torch.rand(samples, channels, size, size, **kwargs) for size in (8, 4))
-    return Representation(torch.randn(samples, 5, **kwargs), torch.randn(samples, dim, **kwargs), maps)
-
-
-def losses():
-    """Each objective that reads a teacher of 5 classes, embeddings of 4 and maps of 3 channels, but for joint ones."""
-    return {
-        "kd": KD(),
-        "dkd": DKD(),
-        "dist": DIST(),
-        "mlkd": MLKD(),
-        "wttm": WTTM(),
-        "rkd": RKD(),
-        "pkt": PKT(),
-        "correlation": Correlation(4, 4, embed_dim=4),
-        "infonce": InfoNCE(4, 4, embed_dim=4, negatives_from="other_class"),
-        "similarity": Similarity(PAIR),
-        "attention": Attention(PAIR),
-        "nst": NST(PAIR),
-        "fitnet": FitNet(3, 3, pair=(0, 0)),
-        "factor": Factor(3, 3),
-        "vid": VID([(3, 3)], PAIR),
-        "ab": AB([(3, 3)], PAIR),
-        "fsp": FSP(2),
-        "review": Review((3, 4), (3, 4), PAIR),
-        "dense_crd": DenseCRD([(3, 3)], pairs=PAIR, embed_dim=4, negatives_from="other_class"),
-        "crd": CRD(CRDLoss(4, 4, num_samples=SAMPLES, num_negatives=2, embed_dim=4)),
-        "fresh_crd": FreshCRD(FreshCRDLoss(4, 4, num_samples=SAMPLES, num_negatives=2, embed_dim=4)),
-        "agglomerate": Agglomerate(Adaptor(summary=(4, 4))),
-    }
+from contrastill.objectives.crd import SharedCRD
+from helpers.plain_losses import BATCH, SAMPLES, losses, outputs
 
 
 def test_every_objective_with_a_teacher_is_here():
@@ -147,3 +84,20 @@ def test_labels_and_places_that_are_not_of_the_samples(name, field):
 def test_places_outside_the_training_set(name):
     with pytest.raises(UsageError, match="index 6 is out of range"):
         losses()[name](outputs(), outputs(), index=BATCH["index"] + 1)
+
+
+def test_no_gradient_reaches_the_teacher_in_the_initial_stage():
+    for name in ("factor", "ab"):
+        loss, student, teacher = losses()[name], outputs(requires_grad=True), outputs(requires_grad=True)
+        loss.initial(student, teacher, BATCH).backward()
+        assert all(each.grad is None for each in teacher.tensors()), name
+
+
+@pytest.mark.parametrize("build", [CRDLoss, FreshCRDLoss, SharedCRDLoss])
+def test_losses_of_any_two_embeddings_say_that_both_get_a_gradient(build):
+    student, teacher = (torch.randn(SAMPLES, 4, requires_grad=True) for _ in range(2))
+    dims, teachers = ([4, 4], [teacher] * 2) if build is SharedCRDLoss else (4, teacher)
+    loss = build(4, dims, num_samples=SAMPLES, num_negatives=2, embed_dim=4)
+    loss(student, teachers, BATCH["index"]).backward()
+    assert student.grad.any() and teacher.grad.any()
+    assert "whose gradient reaches" in " ".join(build.__doc__.split())

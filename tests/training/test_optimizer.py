@@ -6,7 +6,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from timm.optim import list_optimizers, param_groups_layer_decay
+from torch import nn
 
+import contrastill
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.transfer import Transfer
@@ -14,7 +16,7 @@ from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.training.checkpoint import _join_tensors, _split_tensors
 from contrastill.training.freezing import freeze_modules
-from contrastill.training.optimizer import Clipping, match_memory, new_optimizer, parameter_groups
+from contrastill.training.optimizer import Clipping, match_memory, new_optimizer, parameter_groups, rate_notes
 
 
 def transfer(name="resnet8"):
@@ -194,3 +196,89 @@ def test_a_list_of_weights_without_decay_will_do():
     groups = parameter_groups(network, TrainConfig(decay_biases=False))
     undecayed = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     assert id(network.student.module.conv1.weight) in undecayed
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.pool = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, images):
+        return self.fc(self.pool(self.norm(self.stem(images)).relu()).flatten(1))
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, images):
+        return self.fc(images.mean((2, 3)))
+
+
+def announced(student, tmp_path, capsys, objectives=("cross_entropy",), teacher=None, **settings):
+    images = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(images, torch.arange(16) % 4)
+    result = contrastill.distill(
+        teacher,
+        student,
+        (data, data),
+        out=tmp_path / "run",
+        epochs=1,
+        batch_size=8,
+        objectives=list(objectives),
+        **settings,
+    )
+    assert result.metrics["loss"] > 0
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_the_layers_of_a_module_without_groups_are_told(tmp_path, capsys):
+    line = announced(Small(), tmp_path, capsys, layer_decay=0.5)
+    assert (
+        "train.layer_decay: Small has no group_matcher, so 12 parameters in a row are a layer: stem … norm 0, fc 1; "
+        "the last has the whole rate" in line
+    )
+    network = transfer("resnet14")
+    (note,) = rate_notes(network, TrainConfig(layer_decay=0.5))
+    assert "conv1 … bn1 0, layer1 0–1, layer2 1–2, layer3 2–3, fc 4;" in note
+    assert rate_notes(transfer("timm/vit_tiny_patch16_224"), TrainConfig(layer_decay=0.5)) == []
+
+
+def test_frozen_modules_without_weights_are_told(tmp_path, capsys):
+    line = announced(Small(), tmp_path, capsys, freeze=["pool", "norm"])
+    assert "train.freeze: pool of Small has no weights, and is kept in eval mode alone" in line
+    assert "norm of Small" not in line
+
+
+def test_a_rate_of_the_backbone_that_all_has_is_told(tmp_path, capsys):
+    line = announced(Small(), tmp_path, capsys, ["fresh_crd"], Small(), backbone_lr=0.1)
+    assert "all of Small that trains has the factor 0.1, as nothing trains its classifier fc" in line
+
+
+@pytest.mark.parametrize(
+    ("student", "settings", "message"),
+    [
+        (
+            Linear,
+            {"layer_decay": 0.5},
+            "train.layer_decay=0.5 changes no rate: all of Linear that trains is of its last",
+        ),
+        (Linear, {"backbone_lr": 0.1}, "train.backbone_lr=0.1 changes no rate: nothing of Linear trains but its .* fc"),
+        (
+            Small,
+            {"backbone_lr": 0.1, "freeze": ["backbone"]},
+            "nothing of Small trains but its classifier fc; leave it",
+        ),
+        (Small, {"layer_decay": 0.1, "freeze": ["stem", "norm"]}, "all of Small that trains is of its last layer"),
+        (
+            Small,
+            {"freeze": ["stem", "norm", "fc"]},
+            r"no parameter that trains \(train.freeze=\['stem', 'norm', 'fc'\]",
+        ),
+    ],
+)
+def test_rates_that_change_nothing_are_refused(student, settings, message, tmp_path, capsys):
+    with pytest.raises(UsageError, match=message):
+        announced(student(), tmp_path, capsys, **settings)

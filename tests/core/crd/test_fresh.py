@@ -413,7 +413,7 @@ def test_an_index_of_32_bits_is_taken_too():
         ({"num_negatives": 0}, "num_negatives is 0: pass a whole number from 1 on"),
         ({"num_negatives": 2.5}, "num_negatives is 2.5: pass a whole number from 1 on"),
         ({"embed_dim": 0}, "embed_dim is 0: pass a whole number from 1 on"),
-        ({"temperature": 0}, "temperature must be above 0, not 0"),
+        ({"temperature": 0}, "temperature must be above 0 and finite, not 0"),
         ({"row_variance": 2}, r"row_variance is a share of the variance, in \(0, 1\], not 2"),
         ({"row_variance": 0}, "row_variance"),
         ({"bias": "printed"}, "bias"),

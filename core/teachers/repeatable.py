@@ -1,0 +1,94 @@
+"""Whether a teacher is a function of its input: the same outputs of the same samples each time it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..representation import Representation
+from .same_outputs import precision_of, same_outputs
+from .source import TeacherSource
+
+REMEDY = (
+    "turn off what is random in it (dropout that is active in eval mode, say) and what its forward changes (a running "
+    "mean, a counter)"
+)
+
+
+def differ(
+    modules: Iterable[nn.Module],
+    ask: Callable[[], Sequence[Representation]],
+    precisions: Sequence[torch.dtype],
+) -> list[int]:
+    """Which of several outputs are others when they are asked for again.
+
+    Rounding alone is no difference, but where a forward pass changes something in the networks the least one is.
+    Buffers and torch's generators are as before afterwards.
+
+    Args:
+        modules: The networks that are asked.
+        ask: Gives the outputs.
+        precisions: In which each is computed.
+    """
+    modules = list(modules)
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    with torch.random.fork_rng():
+        first, before = ask(), _state(modules)
+        second = ask()
+        moved = not _equal(before, _state(modules))
+    with torch.no_grad():
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+    return [
+        number
+        for number, (one, other, precision) in enumerate(zip(first, second, precisions, strict=True))
+        if not same_outputs(one, other, precision) or (moved and not _equal(one.tensors(), other.tensors()))
+    ]
+
+
+def unrepeatable_notes(source: TeacherSource, batch: Mapping[str, Tensor], needs: frozenset[str]) -> list[str]:
+    """A line about each teacher that gives other outputs of a batch when it is asked again.
+
+    Args:
+        source: Of the outputs.
+        batch: Any of its batches.
+        needs: Parts of the representation that are read.
+    """
+    teachers = list(source.teachers)
+    if not teachers or not needs:
+        return []
+    numbers = differ(
+        teachers,
+        lambda: source.outputs(batch, range(len(teachers)), needs),
+        [precision_of(teacher, next(iter(batch.values())).device) for teacher in teachers],
+    )
+    return [
+        f"teacher {number} ({type(teachers[number].module).__name__}) gives other outputs of the same samples each "
+        f"time it is asked, so the student learns from answers that change: {REMEDY}"
+        for number in numbers
+    ]
+
+
+def _state(modules: Iterable[nn.Module]) -> list[object]:
+    """Buffers, and the numbers and tensors among the attributes, of all modules."""
+    values: list[object] = []
+    for module in (inner for outer in modules for inner in outer.modules()):
+        own = (*vars(module).values(), *module.buffers(recurse=False))
+        values += [
+            value.detach().clone() if isinstance(value, Tensor) else value
+            for value in own
+            if isinstance(value, (int, float, Tensor))
+        ]
+    return values
+
+
+def _equal(ours: Sequence[object], theirs: Sequence[object]) -> bool:
+    return len(ours) == len(theirs) and all(
+        torch.equal(one, other)
+        if isinstance(one, Tensor) and isinstance(other, Tensor)
+        else one is other or one == other
+        for one, other in zip(ours, theirs, strict=True)
+    )

@@ -1,0 +1,113 @@
+"""Teachers that are no functions of their input: refused by a cache, told where they are asked at each step."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+import contrastill
+from contrastill import KD, Network, Preprocess, Taps, Transfer, UsageError
+from contrastill.core.teachers.repeatable import unrepeatable_notes
+
+IMAGES = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+DATA = torch.utils.data.TensorDataset(IMAGES, torch.arange(16) % 4)
+
+
+class Steady(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, images):
+        return self.fc(images.mean((2, 3)))
+
+
+class Counter(Steady):
+    """Its answers drift by less than what rounding may do elsewhere."""
+
+    calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return super().forward(images) * (1 + 1e-3 * self.calls)
+
+
+class RunningMean(Steady):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, images):
+        outputs = super().forward(images)
+        self.mean.lerp_(outputs.mean(0), 0.01)
+        return outputs - self.mean
+
+
+class Recurrent(Steady):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.state = nn.GRUCell(3, 4), None
+
+    def forward(self, images):
+        before = None if self.state is None else self.state.expand(len(images), -1)
+        answer = self.cell(images.mean((2, 3)), before)
+        self.state = answer.mean(0, keepdim=True)
+        return answer
+
+
+class Dropping(Steady):
+    def forward(self, images):
+        return nn.functional.dropout(super().forward(images), training=True)
+
+
+class Counted(Steady):
+    """Counts how often it is asked, and answers the same."""
+
+    calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return super().forward(images)
+
+
+CHANGING = [Counter, RunningMean, Recurrent, Dropping]
+
+
+def distill(teacher, out, **options):
+    return contrastill.distill(
+        teacher, Steady(), (DATA, DATA), out=out, objectives=["kd"], epochs=1, batch_size=8, quiet=True, **options
+    )
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_a_cache_refuses_them(kind, tmp_path):
+    with pytest.raises(
+        UsageError, match="teacher 0 gives other logits .* cannot be cached: .* what its forward changes"
+    ):
+        distill(kind(), tmp_path / "run", views=1)
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_a_training_that_asks_them_at_each_step_says_so(kind, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        distill(kind(), tmp_path / "run")
+    (line,) = [record.message for record in caplog.records if "each time it is asked" in record.message]
+    assert line.startswith(f"teacher 0 ({kind.__name__}) gives other outputs of the same samples")
+
+
+@pytest.mark.parametrize("kind", [Steady, Counted])
+@pytest.mark.parametrize("options", [{}, {"views": 1}])
+def test_others_pass_without_a_word(kind, options, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        distill(kind(), tmp_path / "run", **options)
+    assert not [record for record in caplog.records if "asked" in record.message]
+
+
+def test_to_look_leaves_no_trace():
+    teacher = Network(RunningMean(), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+    student = Network(Steady(), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
+    transfer = Transfer([teacher], student, {"kd": KD()})
+    state = torch.get_rng_state()
+    assert len(unrepeatable_notes(transfer.source, {"rgb": IMAGES[:2]}, frozenset({"logits"}))) == 1
+    assert torch.equal(state, torch.get_rng_state()) and not teacher.module.mean.any()

@@ -13,6 +13,23 @@ ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
 its own, by name or place, what the data calls them."""
 
 _SHOWN = 3
+MOST_CLASSES = 2**24
+"""More are identifiers, and no classifier has room for them."""
+_WRAPPED = {2**31 - 1: "the highest of 31 bits", 2**32 - 1: "−1 in 32 unsigned bits", 2**63 - 1: "the highest of 63"}
+
+
+def check_highest_class(highest: int) -> None:
+    """Refuse labels that can hardly number classes, before anything is as long as the highest of them.
+
+    Raises:
+        UsageError: There would be more than ``MOST_CLASSES``.
+    """
+    if highest >= MOST_CLASSES:
+        mark = f" ({_WRAPPED[highest]}, a mark for none?)" if highest in _WRAPPED else ""
+        raise UsageError(
+            f"labels go to {highest}{mark}, as if there were as many classes: number the classes from 0 on, without "
+            "gaps, and leave out samples without a class"
+        )
 
 
 def match_classes(

@@ -38,6 +38,7 @@ from .networks import EvaluatedNetwork, EvaluatedNetworks
 
 log = logging.getLogger(__name__)
 
+_MOST_PIXEL_CLASSES = 2**16 - 1  # the highest of 16 bits is a mark for none
 LABELS = "semantics"
 """The modality of the label maps."""
 
@@ -334,6 +335,11 @@ class RunEvaluation:
                 f"no pixel of the label maps of {self._where()} is labelled: 0 stands for no label, and classes "
                 "are 1, 2, "
                 "… (if 0 is a class of yours, add 1 to all)"
+            )
+        if highest >= _MOST_PIXEL_CLASSES:
+            raise UsageError(
+                f"the label maps of {self._where()} go to {highest}, as if there were as many classes: set "
+                f"data.void={highest} if it stands for no label, or number the classes from 1 on, without gaps"
             )
         return highest
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.classes import check_highest_class
 from ...core.errors import UsageError
 from .hdf5 import class_names, location
 from .values import warn_of_gaps
@@ -47,6 +48,7 @@ def read_classes(
         known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
         raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
     split = group.name.strip("/")
+    check_highest_class(highest)
     if classes is None:
         warn_of_gaps(next(iter(values.values())), file.filename)
     return (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .arguments import checked
+from .arguments import checked, plain_number
 from .errors import UsageError
 from .input_values import (
     check_images,
@@ -45,8 +47,9 @@ class Preprocess:
         - returns (B, C, H', W') float32.
 
     Raises:
-        UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; what is no tensor of images,
-            images of another dtype or another number of channels, values of another range or unit than the training's.
+        UsageError: ``mean`` and ``std`` are empty, differ in length or are not finite, a ``std`` is not positive, a
+            side of the resolution is below 1; what is no tensor of images, images of another dtype or another number of
+            channels, values of another range or unit than the training's.
             On a device the first batch stands for all; under torch.compile, tracing and export no values are compared.
     """
 
@@ -63,8 +66,25 @@ class Preprocess:
                 f"mean has {len(self.mean)} channels and std has {len(self.std)}: give a mean and a std for each "
                 "channel"
             )
-        if min(self.std, default=1.0) <= 0:
-            raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
+        for name in ("mean", "std"):
+            values = tuple(map(plain_number, getattr(self, name)))
+            object.__setattr__(self, name, values)  # of an array or a tensor too
+            if not values:
+                raise UsageError(f"{name} is empty: give a value for each channel")
+            if not all(map(math.isfinite, values)):
+                raise UsageError(f"{name} {values} has a value that is NaN or infinite")
+        if min(self.std) <= 0:
+            raise UsageError(f"std {self.std} has a value that is not positive")
+        size = self.resolution
+        if size is not None:
+            size = plain_number(size) if isinstance(size, Integral) else tuple(map(plain_number, size))
+            sides = size if isinstance(size, tuple) else (size,)
+            if min(sides) < 1 or any(isinstance(side, bool) for side in sides):
+                raise UsageError(
+                    f"resolution is {size}: give a side in pixels, from 1 on, or (height, width), or None for images "
+                    "as they are"
+                )
+            object.__setattr__(self, "resolution", size)
 
     def _check(self, images: Tensor, once: bool) -> None:
         """Compare floats with the values of the training, without a word where none can be read."""

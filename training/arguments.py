@@ -187,11 +187,11 @@ class ArgumentResolver:
         images = batch(entry["modality"], type(module).__name__)
         preprocess = preprocess or _preprocess_of(module, images)
         preprocess = Preprocess(
-            tuple(entry.get("mean") or preprocess.mean),
-            tuple(entry.get("std") or preprocess.std),
-            entry.get("resolution") or preprocess.resolution,
+            preprocess.mean if entry.get("mean") is None else entry["mean"],
+            preprocess.std if entry.get("std") is None else entry["std"],
+            preprocess.resolution if entry.get("resolution") is None else entry["resolution"],
             colours=entry["modality"] == "rgb",
-            scale=scale_of(batch.split, entry["modality"]) if entry.get("mean") else preprocess.scale,
+            scale=scale_of(batch.split, entry["modality"]) if entry.get("mean") is not None else preprocess.scale,
         )
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         # Complains of names that are not there.

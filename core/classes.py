@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from .errors import UsageError, unknown_name
@@ -29,6 +29,19 @@ def check_highest_class(highest: int) -> None:
         raise UsageError(
             f"labels go to {highest}{mark}, as if there were as many classes: number the classes from 0 on, without "
             "gaps, and leave out samples without a class"
+        )
+
+
+def check_ordered(names: Any, what: str) -> None:
+    """Refuse names of classes in a set: which number is whose would change from process to process.
+
+    Raises:
+        UsageError: They are.
+    """
+    if isinstance(names, Set):
+        raise UsageError(
+            f"{what} is a {type(names).__name__}, which has no order, and a class's number is its place: give a list, "
+            "or a dict {number: name}"
         )
 
 

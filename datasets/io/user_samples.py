@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from ...core.classes import listed
+from ...core.arguments import plain_number
+from ...core.classes import check_ordered, listed
 from ...core.errors import ContrastillError, UsageError
 from ...core.hashing import mix
 from .camera import Unit, unit_of
@@ -64,6 +66,13 @@ class UserSamples:
         with drawing_from(0):
             fields = self._sample(0)
             images, kinds, label = self._converted(0, fields)
+        numbers = [name for name, value in fields.items() if name not in _NO_MODALITY and _is_whole(value)]
+        if label is None and numbers:
+            log.warning(
+                "samples of %s have no target or label, so they are unlabelled: what is called %s is not read",
+                self.name,
+                " and ".join(numbers),
+            )
         if is_deep(fields.get(RGB)):
             log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
@@ -193,7 +202,7 @@ class UserSamples:
             raise ContrastillError(
                 f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
-        return _fields(sample)
+        return _fields(sample, f"sample {row} of {self.name}")
 
     def _converted(self, row: int, fields: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str], int | None]:
         label = fields.get("target")
@@ -250,7 +259,7 @@ def _class_names(dataset: Any) -> list[str] | None:
     ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
 
     Raises:
-        UsageError: Datasets that number their classes in different ways are put together.
+        UsageError: Datasets that number their classes in different ways are put together; the names are a set.
     """
     while type(dataset) is Subset:
         dataset = dataset.dataset
@@ -267,6 +276,7 @@ def _class_names(dataset: Any) -> list[str] | None:
     names: Any = getattr(dataset, "classes", None)
     if names is None:
         names = getattr(dataset, "class_to_idx", None)
+    check_ordered(names, f"{type(dataset).__name__}.classes")
     if isinstance(names, Mapping):
         # From a name to its number, or from a number to its name; another mapping says nothing that is known.
         if names and all(isinstance(number, int) for number in names):
@@ -300,13 +310,28 @@ def drawing_from(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _fields(sample: Any) -> dict[str, Any]:
-    """A sample as a dict of its modalities and its ``target``."""
+def _fields(sample: Any, where: str) -> dict[str, Any]:
+    """A sample as a dict of its modalities and its ``target``.
+
+    Raises:
+        UsageError: One of them is there under two names.
+    """
     if isinstance(sample, Mapping):
+        for name, modality in _RENAMED.items():
+            if name in sample and modality in sample:
+                raise UsageError(
+                    f"{where} holds both {modality!r} and {name!r}, and either would be its "
+                    f"{'class' if modality == 'target' else 'picture'}: return one of them, or give the other another "
+                    "name"
+                )
         return {_RENAMED[name] if name in _RENAMED else name: value for name, value in sample.items()}
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(plain_number(value), Integral) and not isinstance(value, bool)
 
 
 def _shown(images: Mapping[str, Any], dtypes: Mapping[str, torch.dtype] | None = None) -> str:

@@ -17,6 +17,7 @@ from .input_values import (
     check_images,
     check_integers,
     check_values,
+    note_dark,
     stored_depth,
     values_can_be_read,
 )
@@ -91,9 +92,13 @@ class Preprocess:
         # On a device whoever reads a value waits for it.
         if self._checked and (once or images.device.type != "cpu"):
             return
-        if not images.is_floating_point() and self.colours:
+        whole = not images.is_floating_point() and self.colours
+        if (whole and self._checked) or not values_can_be_read(images):
             return
-        if not values_can_be_read(images):
+        if self.colours and not self._checked:
+            note_dark(images)
+        if whole:
+            self._checked.add(True)
             return
         check_values(images, self.mean, self.std, self.scale, colours=self.colours, notes=not once)
         self._checked.add(True)

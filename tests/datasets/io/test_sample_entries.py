@@ -1,4 +1,4 @@
-"""What a sample's entries and a dataset's names are: nothing that two could be, and no order that a set does not have."""
+"""A sample's entries and a dataset's names: nothing that could be two things, and no order that a set lacks."""
 
 import logging
 

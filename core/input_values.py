@@ -69,6 +69,12 @@ def _remedy(images: Tensor, channels: int, colours: bool) -> str:
         return "channels come first, as in images.permute(0, 3, 1, 2)"
     if images.ndim == 4 and colours and channels == 3 and images.shape[1] in (1, 4):
         return "store three channels (grey: the same three times), or set mean and std to a value for each channel"
+    if images.ndim == 4 and colours and channels == 3 and images.shape[1] > 4:
+        return (
+            "rgb has three channels; give images of more a name of their own, in samples {'multispectral': image, "
+            "'target': label}, and read it with student_modality='multispectral' (student.modality=multispectral), or "
+            "set mean and std to a value for each channel"
+        )
     if images.ndim == 4 and channels == 1:
         return (
             "name the modality that this network reads, as teachers.0.modality=depth (student.modality, or modality "

@@ -28,6 +28,7 @@ from .io.values import (
     VOID,
     VOID_HELP,
     LabelRule,
+    check_channel_order,
     check_vectors,
     number_kind,
     vectors_among,
@@ -53,10 +54,11 @@ _ROWS_AT_ONCE = 4096
 class Packed:
     """A packed HDF5 file, all of it in memory.
 
-    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
-    depth or (N, H, W, C), and ``target`` integers or names of classes (N,). Values stay as stored, of any dtype:
-    millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
-    whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
+    The layout: group ``train`` (and ``test``) with ``rgb`` (N, H, W, C) of uint8 or of floats in [0, 1], further
+    modalities (N, H, W) such as depth or (N, H, W, C) of any C, and ``target`` integers or names of classes (N,).
+    Values stay as stored, of any dtype: millimetres stay millimetres, and 8-bit values of other modalities than rgb
+    0 … 255. Label maps ``semantics`` are whole numbers (N, H, W). A sample's ``index`` is its place in the split,
+    whatever positions the file may store.
 
     Raises:
         UsageError: A split or field that the file lacks; fields of differing lengths; a dtype or shape that is no image
@@ -309,10 +311,14 @@ class Packed:
     ) -> PaddedImages:
         field = group[name]
         count, *shape = field.shape
-        if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or (rgb and field.dtype != np.uint8))):
+        where = f"{location(group, name)} is {field.dtype} {field.shape}"
+        if len(shape) == 3 and not rgb:
+            way = "store channels last, as values.transpose(0, 2, 3, 1)"
+            check_channel_order(name, shape, f"{where}, and images are (N, H, W, channels)", way, first=False)
+        if len(shape) not in (2, 3) or (rgb and max(shape[2:], default=1) > 4):
             raise UsageError(
-                f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), "
-                "maps such as depth (N, H, W)"
+                f"{where}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W); more channels, last, are "
+                f"read under another name, as data.fields={{multispectral: {name}}}"
             )
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
         if dtype is None or (rgb and field.dtype.kind != "f" and field.dtype != np.uint8):
@@ -329,11 +335,16 @@ class Packed:
             values = field[part if isinstance(rows, slice) else rows[part]]
             if vectors:
                 check_vectors(name, values, location(group))
-            if rgb and dtype is not torch.uint8 and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
-                raise UsageError(
-                    f"{location(group, name)} goes from {values.min():g} to {values.max():g}: rgb is uint8, or "
-                    "floats in [0, 1]"
-                )
+            if rgb and dtype is not torch.uint8:
+                if not np.isfinite(values).all():
+                    raise UsageError(
+                        f"{location(group, name)} holds NaN or infinite values: repair the images, or leave them out"
+                    )
+                if values.min(initial=0) < 0 or values.max(initial=0) > 1:
+                    raise UsageError(
+                        f"{location(group, name)} goes from {values.min():g} to {values.max():g}: rgb is uint8, or "
+                        "floats in [0, 1]"
+                    )
             if dtype is not torch.uint8:
                 values = vectors_of_array(values) if vectors else values.astype(np.float32)
             images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))

@@ -177,3 +177,38 @@ def test_colours_that_are_nearly_black_have_one_line(images, line, train, caplog
         if line
         else not caplog.records
     )
+
+
+def directions(seed, scenes=4):
+    """Normals of surfaces that face the camera, of all slants."""
+    values = torch.randn(scenes, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    values[:, 2] = values[:, 2].abs() + 0.5
+    return values / values.norm(dim=1, keepdim=True)
+
+
+RANGES = {"−1 … 1": lambda v: v, "0 … 1": lambda v: (v + 1) / 2, "0 … 255": lambda v: (v + 1) * 127.5}
+
+
+@pytest.mark.parametrize("trained", [*RANGES])
+def test_directions_in_another_range_than_that_of_the_training_are_refused(trained):
+    known = RANGES[trained](directions(0, 64))
+    mean, std = (tuple(values.tolist()) for values in (known.mean((0, 2, 3)), known.std((0, 2, 3))))
+    preprocess = Preprocess(mean, std, colours=False, scale=ValueScale("floats", None, mean, std))
+    for name, written in RANGES.items():
+        images = written(directions(1))
+        images[:, :, 3:5] = math.nan  # not measured
+        if name == trained:
+            assert preprocess(images).isfinite().all()
+            continue
+        with pytest.raises(UsageError, match=f"normals. in {trained} there and in {name} here, so bring them to"):
+            preprocess(images)
+    if trained == "0 … 255":
+        assert preprocess(RANGES[trained](directions(1)).to(torch.uint8)).isfinite().all()
+
+
+def test_what_are_no_directions_is_not_taken_for_such():
+    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))  # of length 1 in two of the ranges
+    for known, other in ((noise, noise - 0.5), (directions(1), noise * 0.9), (directions(1), directions(2) / 2)):
+        mean, std = (tuple(values.tolist()) for values in (known.mean((0, 2, 3)), known.std((0, 2, 3))))
+        preprocess = Preprocess(mean, std, colours=False, scale=ValueScale("floats", None, mean, std))
+        assert preprocess(other).isfinite().all()

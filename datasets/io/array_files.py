@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from ...core.errors import ContrastillError, UsageError
+from .channel_order import check_channel_order
 from .file_views import LABELS
 from .image_values import UnreadKind, beyond_float32, lossy, orientation, stored_values
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
-from .values import NEGATIVE_MARKS, check_channel_order
+from .values import NEGATIVE_MARKS
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
 Content = bytes | np.ndarray

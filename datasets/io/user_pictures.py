@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from ...core.errors import UsageError
+from .channel_order import check_channel_order
 from .file_views import LABELS
 from .image_values import beyond_float32, to_8_bits
-from .values import check_channel_order, dtype_name, number_kind
+from .values import dtype_name, number_kind
 
 
 def pixels(name: str, value: Any) -> Tensor | None:

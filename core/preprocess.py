@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -76,9 +75,9 @@ class Preprocess:
                 raise UsageError(f"{name} {values} has a value that is NaN or infinite")
         if min(self.std) <= 0:
             raise UsageError(f"std {self.std} has a value that is not positive")
-        size = self.resolution
+        size = plain_number(self.resolution)
         if size is not None:
-            size = plain_number(size) if isinstance(size, Integral) else tuple(map(plain_number, size))
+            size = size if isinstance(size, int) else tuple(map(plain_number, size))
             sides = size if isinstance(size, tuple) else (size,)
             if min(sides) < 1 or any(isinstance(side, bool) for side in sides):
                 raise UsageError(

@@ -258,7 +258,8 @@ def check_classes(
     """
     if train.targets is None or test.targets is None:
         raise UsageError("a probe needs classes, and the samples have none: give labelled splits")
-    check_highest_class(max(int(part.targets.max()) if len(part.targets) else 0 for part in (train, test)))
+    for targets in (train.targets, test.targets):
+        check_highest_class(int(targets.max()) if len(targets) else 0)
     known = set(train.targets.unique().tolist())
     empty = [number for number in range(num_classes or 0) if number not in known]
     if empty:

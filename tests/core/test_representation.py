@@ -281,6 +281,13 @@ def test_preprocessing_of_arrays_is_that_of_their_numbers():
     of_arrays = Preprocess(torch.full((3,), 0.5), np.full(3, 0.25), [np.int64(8), 8])
     assert of_arrays == Preprocess((0.5,) * 3, (0.25,) * 3, (8, 8)) and hash(of_arrays) is not None
     assert all(isinstance(value, float) for value in (*of_arrays.mean, *of_arrays.std))
+    for size, side in (
+        (np.array([4, 6]), (4, 6)),
+        (torch.tensor([4, 6]), (4, 6)),
+        (np.int64(8), 8),
+        (torch.tensor(8), 8),
+    ):
+        assert Preprocess((0.5,), (0.5,), size).resolution == side
 
 
 def test_what_was_not_measured_is_the_mean_and_has_no_part_in_its_neighbours():

@@ -319,7 +319,7 @@ def test_missing_values_do_not_change_what_is_far_from_them():
         ((3, 8, 8), r"a batch has a first side, as images\[None\] has"),
         ((2, 8, 8, 3), "channels come first, as in images.permute"),
         ((2, 4, 8, 8), "store three channels"),
-        ((2, 5, 8, 8), "set mean and std to a value for each channel"),
+        ((2, 5, 8, 8), "rgb has three channels; give images of more a name"),
     ],
 )
 def test_images_of_another_shape_are_refused_with_what_to_do(shape, remedy):

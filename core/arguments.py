@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -85,7 +85,8 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
 def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments of another kind than the annotations name; a kind that cannot be read off them is not checked.
 
-    Numbers of numpy are numbers, and anything that can be iterated is a list, but for text and dicts.
+    Numbers of numpy are numbers, and anything that can be iterated is a list, but for text and dicts; a set is
+    none where the order counts.
 
     Args:
         function: With annotations.
@@ -145,6 +146,8 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _fits_list(value: Any, origin: type, inner: tuple[Any, ...]) -> bool:
     if not _several(value) or isinstance(value, str) or getattr(value, "ndim", None) == 0:
+        return False
+    if isinstance(value, Set) and issubclass(origin, Sequence):  # in another order in each process
         return False
     if not hasattr(value, "__len__"):  # read once
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from .errors import UsageError, unknown_name
@@ -13,6 +13,36 @@ ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
 its own, by name or place, what the data calls them."""
 
 _SHOWN = 3
+MOST_CLASSES = 2**24
+"""More are identifiers, and no classifier has room for them."""
+_WRAPPED = {2**31 - 1: "the highest of 31 bits", 2**32 - 1: "−1 in 32 unsigned bits", 2**63 - 1: "the highest of 63"}
+
+
+def check_highest_class(highest: int) -> None:
+    """Refuse labels that can hardly number classes, before anything is as long as the highest of them.
+
+    Raises:
+        UsageError: There would be more than ``MOST_CLASSES``.
+    """
+    if highest >= MOST_CLASSES:
+        mark = f" ({_WRAPPED[highest]}, a mark for none?)" if highest in _WRAPPED else ""
+        raise UsageError(
+            f"labels go to {highest}{mark}, as if there were as many classes: number the classes from 0 on, without "
+            "gaps, and leave out samples without a class"
+        )
+
+
+def check_ordered(names: Any, what: str) -> None:
+    """Refuse names of classes in a set: which number is whose would change from process to process.
+
+    Raises:
+        UsageError: They are.
+    """
+    if isinstance(names, Set):
+        raise UsageError(
+            f"{what} is a {type(names).__name__}, which has no order, and a class's number is its place: give a list, "
+            "or a dict {number: name}"
+        )
 
 
 def match_classes(

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .errors import UsageError
-from .value_scale import BYTES, FLOATS, MARGIN, ValueScale, compare_statistics, in_unit_range
+from .value_scale import BYTES, FLOATS, MARGIN, ValueScale, compare_statistics, in_unit_range, note_once
 
 _MEAN_OF_BYTES = 5.0  # a mean that is higher is of colours in 0 … 255
+_TWICE = 1.01 / 255  # the highest colour in [0, 1] that is divided by 255 once more
 _SATURATED = 65535  # the highest of 16 bits, which depth sensors store where nothing was measured
 _TO_TENSOR = "torchvision.transforms.functional.pil_to_tensor(picture)[None] is one of a picture of Pillow"
 
@@ -68,6 +69,12 @@ def _remedy(images: Tensor, channels: int, colours: bool) -> str:
         return "channels come first, as in images.permute(0, 3, 1, 2)"
     if images.ndim == 4 and colours and channels == 3 and images.shape[1] in (1, 4):
         return "store three channels (grey: the same three times), or set mean and std to a value for each channel"
+    if images.ndim == 4 and colours and channels == 3 and images.shape[1] > 4:
+        return (
+            "rgb has three channels; give images of more a name of their own, in samples {'multispectral': image, "
+            "'target': label}, and read it with student_modality='multispectral' (student.modality=multispectral), or "
+            "set mean and std to a value for each channel"
+        )
     if images.ndim == 4 and channels == 1:
         return (
             "name the modality that this network reads, as teachers.0.modality=depth (student.modality, or modality "
@@ -141,6 +148,23 @@ def values_can_be_read(images: Tensor) -> bool:
         or images.device.type == "meta"
         or (images.is_cuda and torch.cuda.is_current_stream_capturing())
     )
+
+
+def note_dark(images: Tensor) -> None:
+    """Log a line where colours are nearly black, as masks of 0 and 1 in bytes are, and floats that somebody divided by
+    255 twice; on a device, whoever reads a value waits.
+    """
+    high = float(images.max()) if images.numel() else 0.0
+    if images.dtype == torch.uint8 and high == 1:
+        note_once(
+            "images of uint8 have no value above 1, and bytes are read as 0 … 255, so that they are nearly black: "
+            "multiply them by 255, or give floats in [0, 1]"
+        )
+    if images.is_floating_point() and 0 < high <= _TWICE:
+        note_once(
+            f"images of floats go to {high:.3g}, and 1 is white, so that they are nearly black: they may have been "
+            "divided by 255 twice"
+        )
 
 
 def check_values(

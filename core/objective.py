@@ -22,9 +22,8 @@ from .loss_inputs import (
     check_teachers_finite,
     check_tensors,
     in_own_precision,
-    several_classes_refused,
-    unlabelled,
 )
+from .loss_labels import several_classes_refused, unlabelled
 from .representation import Representation, RepresentationSpec
 
 

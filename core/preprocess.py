@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arguments import checked
+from .arguments import checked, plain_number
 from .errors import UsageError
 from .input_values import (
     check_images,
     check_integers,
     check_values,
+    note_dark,
     stored_depth,
     values_can_be_read,
 )
@@ -46,8 +48,9 @@ class Preprocess:
         - returns (B, C, H', W') float32, or as ``like``.
 
     Raises:
-        UsageError: ``mean`` and ``std`` differ in length or a ``std`` is not positive; what is no tensor of images,
-            images of another dtype or another number of channels, values of another range or unit than the training's.
+        UsageError: ``mean`` and ``std`` are empty, differ in length or are not finite, a ``std`` is not positive, a
+            side of the resolution is below 1; what is no tensor of images, images of another dtype or another number of
+            channels, values of another range or unit than the training's.
             On a device the first batch stands for all; under torch.compile, tracing and export no values are compared.
     """
 
@@ -64,17 +67,38 @@ class Preprocess:
                 f"mean has {len(self.mean)} channels and std has {len(self.std)}: give a mean and a std for each "
                 "channel"
             )
-        if min(self.std, default=1.0) <= 0:
-            raise UsageError(f"std {tuple(self.std)} has a value that is not positive")
+        for name in ("mean", "std"):
+            values = tuple(map(plain_number, getattr(self, name)))
+            object.__setattr__(self, name, values)  # of an array or a tensor too
+            if not values:
+                raise UsageError(f"{name} is empty: give a value for each channel")
+            if not all(map(math.isfinite, values)):
+                raise UsageError(f"{name} {values} has a value that is NaN or infinite")
+        if min(self.std) <= 0:
+            raise UsageError(f"std {self.std} has a value that is not positive")
+        size = plain_number(self.resolution)
+        if size is not None:
+            size = size if isinstance(size, int) else tuple(map(plain_number, size))
+            sides = size if isinstance(size, tuple) else (size,)
+            if min(sides) < 1 or any(isinstance(side, bool) for side in sides):
+                raise UsageError(
+                    f"resolution is {size}: give a side in pixels, from 1 on, or (height, width), or None for images "
+                    "as they are"
+                )
+            object.__setattr__(self, "resolution", size)
 
     def _check(self, images: Tensor, once: bool) -> None:
         """Compare floats with the values of the training, without a word where none can be read."""
         # On a device whoever reads a value waits for it.
         if self._checked and (once or images.device.type != "cpu"):
             return
-        if not images.is_floating_point() and self.colours:
+        whole = not images.is_floating_point() and self.colours
+        if (whole and self._checked) or not values_can_be_read(images):
             return
-        if not values_can_be_read(images):
+        if self.colours and not self._checked:
+            note_dark(images)
+        if whole:
+            self._checked.add(True)
             return
         check_values(images, self.mean, self.std, self.scale, colours=self.colours, notes=not once)
         self._checked.add(True)

@@ -93,6 +93,8 @@ def compare_statistics(
     notes: bool,
     narrow: bool = False,
     refuse: bool = True,
+    takes: str = "was trained on",
+    close: bool = False,
 ) -> None:
     """Refuse a modality in another unit than that of a network's training.
 
@@ -103,15 +105,24 @@ def compare_statistics(
         notes: Whether to log a line where they are far apart and may be right all the same.
         narrow: Whether values that vary by less than a thirtieth are refused too: of many samples, not of one batch.
         refuse: Whether ``expected`` are known to be of its training; else a line is logged in place of the error.
+        takes: What ``expected`` are to the network, for the message.
+        close: Whether what may be right elsewhere is refused, as of a network that was trained in another unit.
 
     Raises:
         UsageError: All channels are further off, or wider, than other scenes of one sensor make them.
     """
     channels = [*zip(*expected, *measured, strict=True)]
     text = (
-        f"{who} was trained on {modality} of {shown_statistics(*expected)} (mean ± deviation), and that of this data "
+        f"{who} {takes} {modality} of {shown_statistics(*expected)} (mean ± deviation), and that of this data "
         f"is {shown_statistics(*measured)}"
     )
+    ours, theirs = (_range_of_directions(*statistics) for statistics in (expected, measured))
+    if None not in (ours, theirs) and ours != theirs:
+        message = f"{text}: directions (normals) in {ours} there and in {theirs} here, so bring them to {ours}"
+        if refuse:
+            raise UsageError(message)
+        note_once(message)
+        return
     if all(
         abs(mean - its_mean) > OTHER_UNIT * its_std
         or std > OTHER_UNIT * its_std
@@ -122,7 +133,8 @@ def compare_statistics(
         if refuse:
             raise UsageError(message)
         note_once(message)
-    if notes and all(
+        return
+    if (notes or close) and all(
         0 < std
         and (
             abs(mean - its_mean) > _FAR * its_std
@@ -131,7 +143,27 @@ def compare_statistics(
         )
         for its_mean, its_std, mean, std in channels
     ):
+        if close:
+            raise UsageError(
+                f"{text}, of another unit than that of its training: set mean and std to those of the data"
+            )
         note_once(f"{text}: it is right only if both are in one unit")
+
+
+def _range_of_directions(mean: Sequence[float], std: Sequence[float]) -> str | None:
+    """The range in which vectors of length 1, such as normals, are written, by their second moments; None where they
+    are no such vectors, or it is not clear.
+    """
+    if len(mean) != 3:
+        return None
+    channels = [*zip(mean, std, strict=True)]
+    for name, zero, unit in (("−1 … 1", 0.0, 1.0), ("0 … 1", 0.5, 0.5), ("0 … 255", 127.5, 127.5)):
+        square = sum(((value - zero) ** 2 + deviation**2) / unit**2 for value, deviation in channels)
+        # Those with a sign have values below 0, the others none: uniform noise in 0 … 1 is of length 1 in either.
+        signed = any(value < deviation for value, deviation in channels)
+        if abs(square - 1) < 0.1 and signed == (zero == 0):
+            return name
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -17,10 +17,12 @@ from ..core.errors import UsageError
 from ..core.label_vectors import Labels
 from ..core.registry import DATASETS
 from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
+from .io.channel_order import check_channel_order
 from .io.file_views import LABELS
 from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.packed_classes import read_classes
+from .io.value_range import check_unit_range
 from .io.values import (
     NEGATIVE_MARKS,
     NO_LABEL,
@@ -54,11 +56,11 @@ _ROWS_AT_ONCE = 4096
 class Packed:
     """A packed HDF5 file, all of it in memory.
 
-    The layout: group ``train`` (and ``test``) with ``rgb`` uint8 (N, H, W, C), further modalities (N, H, W) such as
-    depth or (N, H, W, C), and ``target`` integers or names of classes (N,), or a
-    number for each class (N, C). Values stay as stored, of any dtype:
-    millimetres stay millimetres, and 8-bit values of other modalities than rgb 0 … 255. Label maps ``semantics`` are
-    whole numbers (N, H, W). A sample's ``index`` is its place in the split, whatever positions the file may store.
+    The layout: group ``train`` (and ``test``) with ``rgb`` (N, H, W, C) of uint8 or of floats in [0, 1], further
+    modalities (N, H, W) such as depth or (N, H, W, C) of any C, and ``target`` integers or names of classes (N,), or a
+    number for each class (N, C). Values stay as stored, of any dtype: millimetres stay millimetres, and 8-bit values
+    of other modalities than rgb 0 … 255. Label maps ``semantics`` are whole numbers (N, H, W). A sample's ``index`` is
+    its place in the split.
 
     Raises:
         UsageError: A split or field that the file lacks; fields of differing lengths; a dtype or shape that is no image
@@ -141,13 +143,8 @@ class Packed:
                 labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
             camera = self._camera(file, group)
         flip = options.flip and augmented
-        labelled: dict[str, Any] = {
-            "targets": labels.targets,
-            "label_vectors": labels.vectors,
-            "num_classes": num_classes,
-            "classes": classes,
-            "semantic_classes": names,
-        }
+        labelled: dict[str, Any] = {"num_classes": num_classes, "classes": classes, "semantic_classes": names}
+        labelled |= {"targets": labels.targets, "label_vectors": labels.vectors}
         opened = TensorSplit(images, **labelled, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
         if camera is not None:
             warn_of_unit(
@@ -312,18 +309,20 @@ class Packed:
     ) -> PaddedImages:
         field = group[name]
         count, *shape = field.shape
-        if len(shape) not in (2, 3) or (len(shape) == 3 and (shape[2] > 4 or (rgb and field.dtype != np.uint8))):
+        where = f"{location(group, name)} is {field.dtype} {field.shape}"
+        if len(shape) == 3 and not rgb:
+            order, way = "images are (N, H, W, channels)", "store channels last, as values.transpose(0, 2, 3, 1)"
+            check_channel_order(name, shape, f"{where}, and {order}", way, first=False)
+        if len(shape) not in (2, 3) or (rgb and max(shape[2:], default=1) > 4):
             raise UsageError(
-                f"{location(group, name)} is {field.dtype} {field.shape}: images are uint8 (N, H, W, 1 to 4), "
-                "maps such as depth (N, H, W)"
+                f"{where}: images are uint8 (N, H, W, 1 to 4), maps such as depth (N, H, W); more channels, last, are "
+                f"read under another name, as data.fields={{multispectral: {name}}}"
             )
         dtype = _IMAGE_DTYPES.get(field.dtype.name)
         if dtype is None or (rgb and field.dtype.kind != "f" and field.dtype != np.uint8):
-            allowed = (
-                "rgb is uint8, or floats in [0, 1]" if rgb else f"images are uint8, maps {', '.join(_IMAGE_DTYPES)}"
-            )
+            allowed = "rgb is uint8, or floats in [0, 1]" if rgb else f"maps are {', '.join(_IMAGE_DTYPES)}"
             raise UsageError(f"{location(group, name)} is {field.dtype}: {allowed}")
-        height, width, channels = shape if len(shape) == 3 else (*shape, 1)
+        height, width, channels = (*shape, 1)[:3]
         num_rows = count if isinstance(rows, slice) else len(rows)
         images = PaddedImages.zeros(num_rows, height, width, channels, dtype=dtype, padding=padding)
         # In pieces, so that no second copy of the whole split is ever in memory.
@@ -332,11 +331,8 @@ class Packed:
             values = field[part if isinstance(rows, slice) else rows[part]]
             if vectors:
                 check_vectors(name, values, location(group))
-            if rgb and dtype is not torch.uint8 and not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
-                raise UsageError(
-                    f"{location(group, name)} goes from {values.min():g} to {values.max():g}: rgb is uint8, or "
-                    "floats in [0, 1]"
-                )
+            if rgb and dtype is not torch.uint8:
+                check_unit_range(values, location(group, name))
             if dtype is not torch.uint8:
                 values = vectors_of_array(values) if vectors else values.astype(np.float32)
             images.interior[part] = torch.from_numpy(values.reshape(-1, height, width, channels))

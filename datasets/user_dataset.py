@@ -32,6 +32,7 @@ from .io.values import (
     check_vectors,
     vectors_among,
     vectors_of_array,
+    warn_of_gaps,
 )
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,8 @@ class _OpenedDataset:
             if part.targets is not None and (part.classes is None or classes is None)
         ]
         num_classes = max([*counts, len(classes or ())], default=0)
+        if split == "train" and targets is not None and names is None:
+            warn_of_gaps(targets, samples.name, key=samples.key)
         return UserSplit(
             samples, targets, num_classes or None, classes, self._options, self._labels(), augmented=split == "train"
         )

@@ -20,7 +20,7 @@ from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError, required
 from ..core.hashing import mix
-from ..core.loss_inputs import batch_targets
+from ..core.loss_labels import batch_targets
 from ..core.objective import Objective, Options, Setting, check_two_outputs
 from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation

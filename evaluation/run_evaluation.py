@@ -24,7 +24,14 @@ from ..training.accuracy import evaluate
 from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for, check_same_classes
 from ..training.data import check_modality, open_loader, open_split
-from .evaluation_data import carried_settings, data_keys, evaluation_data, location, replaced_data, suffix_of
+from .evaluation_data import (
+    carried_settings,
+    data_keys,
+    evaluation_data,
+    location,
+    replaced_data,
+    suffix_of,
+)
 from .evaluation_result import (
     Accuracy,
     ClassificationScores,
@@ -36,11 +43,9 @@ from .evaluation_result import (
 from .gallery import Gallery
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
+from .pixel_classes import LABELS, pixel_classes
 
 log = logging.getLogger(__name__)
-
-LABELS = "semantics"
-"""The modality of the label maps."""
 
 
 @dataclass(frozen=True)
@@ -323,26 +328,7 @@ class RunEvaluation:
 
     @cached_property
     def _pixel_classes(self) -> int:
-        """Number of classes of the label maps: by their names, else the highest that occurs."""
-        splits = (self._labelled_train(), self.test)
-        names = [split.semantic_classes for split in splits]
-        if names[0] != names[1]:
-            counts = [0 if part is None else len(part) - 1 for part in names]
-            raise UsageError(
-                f"the label maps of {self._where()} have {counts[0]} named classes in the train split and "
-                f"{counts[1]} in the test split"
-            )
-        if names[0] is not None:
-            return len(names[0]) - 1
-        loaders = [split.loader(batch_size=64, device="cpu", seed=0, train=False) for split in splits]
-        highest = max(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0))
-        if highest < 1:
-            raise UsageError(
-                f"no pixel of the label maps of {self._where()} is labelled: 0 stands for no label, and classes "
-                "are 1, 2, "
-                "… (if 0 is a class of yours, add 1 to all)"
-            )
-        return highest
+        return pixel_classes(self._labelled_train(), self.test, self._where())
 
     def _where(self) -> str:
         return location(self.data)

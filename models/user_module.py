@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from enum import Enum
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..core.classes import check_ordered
 from ..core.errors import UsageError
 from ..core.outputs import part_of
 from ..core.representation import Network, Preprocess, Taps
@@ -263,6 +264,8 @@ def module_classes(module: nn.Module) -> list[str] | None:
     :class:`~contrastill.Network` do.
     """
     names = module.recipe.get("classes") if isinstance(module, Network) else getattr(module, "classes", None)
+    if isinstance(names, Set) and any(isinstance(name, str) for name in names):
+        check_ordered(names, f"the attribute classes of {type(module).__name__}")
     return (
         [*names]
         if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UsageError
-from ..core.loss_inputs import check_label_vectors
+from ..core.loss_labels import check_label_vectors
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

@@ -55,7 +55,7 @@ class BinaryKD(Objective):
             for logits in (student.require_logits(), teacher.require_logits())
         )
         share = theirs.sigmoid()
-        # log σ(x) and log(1 − σ(x)) = log σ(−x), of either side.
-        yes = F.logsigmoid(theirs) - F.logsigmoid(ours)
-        no = F.logsigmoid(-theirs) - F.logsigmoid(-ours)
-        return (share * yes + (1 - share) * no).sum(1) * self.temperature**2
+        # Cross-entropy less the teacher's entropy, which is 0 where a class is masked by a logit of −∞.
+        entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+        crossed = F.binary_cross_entropy_with_logits(ours, share, reduction="none")
+        return (crossed - entropy).sum(1) * self.temperature**2

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UsageError
-from ..core.loss_inputs import batch_targets, check_probabilities, check_softmax, check_targets
+from ..core.loss_inputs import check_softmax
+from ..core.loss_labels import batch_targets, check_probabilities, check_targets
 from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

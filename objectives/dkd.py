@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.loss_inputs import batch_targets
+from ..core.loss_labels import batch_targets
 from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

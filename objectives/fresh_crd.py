@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.crd.fresh import FreshCRDLoss
 from ..core.errors import UsageError
-from ..core.loss_inputs import batch_index
+from ..core.loss_labels import batch_index
 from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

@@ -16,7 +16,7 @@ from ..core.arguments import Positive
 from ..core.crd.embedding import Embedding
 from ..core.deferred import DeferredUpdates
 from ..core.errors import UsageError
-from ..core.loss_inputs import batch_index, batch_targets
+from ..core.loss_labels import batch_index, batch_targets
 from ..core.objective import Objective, Options, Setting, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

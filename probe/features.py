@@ -15,6 +15,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from ..core.atomic import read_tensors, write_tensors
+from ..core.classes import check_highest_class
 from ..core.distributed import all_gather_ragged, world_size
 from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
 from ..core.fingerprint import network_fingerprint, tensors_hash
@@ -252,10 +253,13 @@ def check_classes(
 
     Raises:
         UsageError: Samples without classes, a class without training samples, test samples of classes that no training
-            sample has, features of different lengths, or that are not finite.
+            sample has, features of different lengths, or that are not finite, labels that
+            can hardly number classes.
     """
     if train.targets is None or test.targets is None:
         raise UsageError("a probe needs classes, and the samples have none: give labelled splits")
+    for targets in (train.targets, test.targets):
+        check_highest_class(int(targets.max()) if len(targets) else 0)
     known = set(train.targets.unique().tolist())
     empty = [number for number in range(num_classes or 0) if number not in known]
     if empty:

@@ -35,9 +35,9 @@ from ..datasets.huggingface import LoadedHuggingFace, has_stored_pictures, is_da
 from ..datasets.io.scale import check_same_scale, scale_of
 from ..datasets.user_dataset import UserDataset
 from ..models.recipe import read_recipe
-from ..models.transformers_adapter import published_of
 from ..models.transformers_taps import class_names
 from ..models.user_module import UserModule, module_classes, module_parts, unwrapped
+from .module_preprocess import module_preprocess
 from .student import Student
 
 log = logging.getLogger(__name__)
@@ -185,13 +185,18 @@ class ArgumentResolver:
                 f"{role}.float(){half_precision}"
             )
         images = batch(entry["modality"], type(module).__name__)
-        preprocess = preprocess or _preprocess_of(module, images)
+        chosen = entry.get("mean") is not None
+        if chosen != (entry.get("std") is not None):
+            raise UsageError(f"{role} was given {'mean' if chosen else 'std'} alone: give mean and std together")
+        preprocess = preprocess or module_preprocess(
+            module, images, entry["modality"], None if chosen else role, batch.split
+        )
         preprocess = Preprocess(
-            tuple(entry.get("mean") or preprocess.mean),
-            tuple(entry.get("std") or preprocess.std),
-            entry.get("resolution") or preprocess.resolution,
+            preprocess.mean if entry.get("mean") is None else entry["mean"],
+            preprocess.std if entry.get("std") is None else entry["std"],
+            preprocess.resolution if entry.get("resolution") is None else entry["resolution"],
             colours=entry["modality"] == "rgb",
-            scale=scale_of(batch.split, entry["modality"]) if entry.get("mean") else preprocess.scale,
+            scale=scale_of(batch.split, entry["modality"]) if entry.get("mean") is not None else preprocess.scale,
         )
         taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
         # Complains of names that are not there.
@@ -308,18 +313,6 @@ def _check_name(name: str, role: str) -> None:
         raise UsageError(
             f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}"
         ) from error
-
-
-def _preprocess_of(module: nn.Module, images: Tensor) -> Preprocess:
-    """Of a module that says nothing of its own: values as the data has them, images of whole numbers in [0, 1]."""
-    config = getattr(module, "pretrained_cfg", None)  # what timm's modules say of themselves
-    channels = images.shape[1]
-    if isinstance(config, Mapping) and len(config.get("mean") or ()) == channels and not images.is_floating_point():
-        return Preprocess(tuple(config["mean"]), tuple(config["std"]))
-    published = published_of(module)
-    if published is not None and len(published.mean) == channels and not images.is_floating_point():
-        return published
-    return Preprocess((0.0,) * channels, (1.0,) * channels)
 
 
 def networks(argument: Any) -> Sequence[Any]:

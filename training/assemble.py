@@ -24,7 +24,8 @@ from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
 from ..core.transfer import Transfer
-from ..datasets.io.scale import Statistics, check_same_scale, check_scale, scale_of
+from ..core.value_scale import ValueScale
+from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
 from ..datasets.io.subset import split_off
 from ..ensemble.batched import BatchedTeachers
 from ..models.build import build_network
@@ -34,7 +35,7 @@ from .data import check_modality, measure_statistics, open_loader, open_splits, 
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
 from .mixing import check_mixing
-from .modality_scale import check_trained_modality
+from .modality_scale import check_trained_modality, trained_scale
 from .output_checks import check_logits, embedding_notes
 from .smallest_pass import FullBatches
 from .terms import build_term
@@ -124,8 +125,11 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         ).items()
     }
     for entry, built in zip(networks, [*teachers, student], strict=True):
+        measured = statistics.get(entry.modality)
         if entry.mean is None:
             check_same_scale(built, entry.model, splits["train"])
+        elif measured is not None:
+            check_other_data(built, entry.model, splits["train"], measured, chosen=True, trained=trained_scale(entry))
         if built is student or entry.mean is not None:
             built.preprocess = _of_data(built, splits["train"], statistics, {} if entry.mean is None else batch)
     student_spec = describe(student, batch)
@@ -234,18 +238,32 @@ def _of_data(
     return replace(network.preprocess, scale=scale)
 
 
-def check_other_data(network: Network, name: str, split: Split, *, chosen: bool = False) -> None:
+def check_other_data(
+    network: Network,
+    name: str,
+    split: Split,
+    measured: Statistics | None = None,
+    *,
+    chosen: bool = False,
+    trained: ValueScale | None = None,
+) -> None:
     """Complain where data have a network's modality in another scale than those of its training, see
-    :func:`~contrastill.datasets.io.scale.check_same_scale`.
+    :func:`~contrastill.datasets.io.scale.check_same_scale`, or than the mean and std that were set for it.
 
     Args:
         network: What it reads is in the data.
         name: What it is called.
         split: Of the data.
-        chosen: Whether its mean and std were set for these data, so that they are not compared with theirs.
+        measured: Mean and std of its modality there; None: they are measured.
+        chosen: Whether its mean and std were set, so that it may have been for these data.
+        trained: The scale of the training of its weights, where other mean and std were set.
     """
-    compared = network.modality != "rgb" and not chosen
-    check_same_scale(network, name, split, measure_statistics(split, network.modality) if compared else None)
+    if measured is None and network.modality != "rgb":
+        measured = measure_statistics(split, network.modality)
+    if chosen and network.preprocess.scale is None and measured is not None:
+        check_chosen_scale(network, name, split, measured, trained)
+    else:
+        check_same_scale(network, name, split, measured)
 
 
 def build(

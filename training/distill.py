@@ -120,7 +120,8 @@ def distill(
             (``**{"objectives.crd.num_negatives": 4096}``).
 
     A module of your own sees the values that your dataset hands out, or rgb of whole numbers as values in [0, 1] (one
-    of timm's: normalised as it says itself), unless ``mean`` and ``std`` say otherwise; a label that a sample has and
+    of timm's or transformers': bytes and floats in [0, 1] are normalised as it says itself, other floats are taken as
+    normalised already, and a line says which), unless ``mean`` and ``std`` say otherwise; a label that a sample has and
     the dataset's list of labels has otherwise ends the training where it is read; networks known by name normalise on
     their own. How large the bank is, which negatives are eligible and all dimensions are inferred.
 

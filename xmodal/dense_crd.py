@@ -15,7 +15,7 @@ from ..core.crd.embedding import Embedding
 from ..core.crd.options import check_choices, critic_bias
 from ..core.crd.teacher_map import all_finite
 from ..core.errors import UsageError
-from ..core.loss_inputs import batch_index, batch_targets
+from ..core.loss_labels import batch_index, batch_targets
 from ..core.objective import Objective, Setting, TeacherOutputs, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, unknown_name
-from ..loss_inputs import check_floats, whole_numbers
+from ..loss_inputs import check_floats
+from ..loss_labels import whole_numbers
 from .negatives import ORIGINS
 
 PLACEMENTS, MEMORIES = ("replicated", "sharded"), ("device", "host")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ...core.errors import ContrastillError, UsageError
+from .channel_order import check_channel_order
 from .file_views import LABELS
 from .image_values import UnreadKind, beyond_float32, lossy, orientation, stored_values
 from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
@@ -138,6 +139,10 @@ def _read(
         )
     if modality == "rgb" and (values.dtype != np.uint8 or values.shape[2:] != (3,)):
         raise ContrastillError(f"{path} is {values.dtype} {values.shape}: rgb is uint8 (height, width, 3)")
+    if values.ndim == 3 and modality not in ("depth", LABELS) and not image:
+        where = f"{path} is {values.dtype} {values.shape}, and arrays are (height, width, channels)"
+        way = f"save {modality}.transpose(1, 2, 0)"
+        check_channel_order(modality, values.shape, where, way, first=False)
     if modality in ("depth", LABELS) and values.ndim == 3:
         raise ContrastillError(
             f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one"

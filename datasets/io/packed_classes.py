@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import torch
 
+from ...core.classes import check_highest_class
 from ...core.errors import UsageError
 from ...core.label_vectors import Labels, is_vectors, read_label_vectors
 from .hdf5 import class_names, location
@@ -50,6 +51,7 @@ def read_classes(
         known = f"0 to {len(classes) - 1}" if classes is not None else "0 upwards"
         raise UsageError(f"{file.filename}: {name} goes from {lowest} to {highest}, classes are {known}")
     split = group.name.strip("/")
+    check_highest_class(highest)
     if classes is None:
         warn_of_gaps(next(iter(values.values())), file.filename)
     return (

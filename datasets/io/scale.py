@@ -49,6 +49,40 @@ def check_scale(network: Network, name: str, measured: Statistics, *, notes: boo
     compare_statistics(expected, measured, name, network.modality, notes=notes, narrow=True)
 
 
+def check_chosen_scale(
+    network: Network, name: str, split: Any, measured: Statistics, trained: ValueScale | None = None
+) -> None:
+    """Complain where mean and std that were set for a network are not in the unit of the data, or log one line where
+    they may be right; none, 0 and 1, leave values as they are and are right of all.
+
+    Args:
+        network: Whose mean and std were set.
+        name: What it is called.
+        split: Of the data.
+        measured: Mean and std of its modality there.
+        trained: The scale of the training of its weights, where that is known.
+
+    Raises:
+        UsageError: They are of another unit, or the weights are of depth in metres and the data has none, or the
+            reverse, and mean and std are not those of the data.
+    """
+    own = network.preprocess
+    if len(own.mean) != len(measured[0]) or (not any(own.mean) and all(value == 1 for value in own.std)):
+        return
+    unit, data = None if trained is None else trained.unit, scale_of(split, network.modality)
+    other = trained is not None and None not in (unit, data.unit) and (trained.metres is None) != (data.metres is None)
+    compare_statistics(
+        (own.mean, own.std),
+        measured,
+        name,
+        network.modality,
+        notes=True,
+        narrow=True,
+        takes="is set to take",
+        close=other,
+    )
+
+
 def check_same_scale(network: Network, name: str, split: Any, measured: Statistics | None = None) -> None:
     """Complain where other data than those of a network's training have its modality in another scale, or log one line
     where they may be right.

@@ -103,10 +103,10 @@ def label_column(features: Mapping[str, Any], label: str | None, where: str) -> 
     candidates = classes or [name for name, feature in features.items() if _is_label(feature)]
     if len(classes) == 1:
         return classes[0]
-    named = next((name for usual in _LABEL_NAMES for name in candidates if name.lower() == usual), None)
-    if named is None and classes:
-        raise UsageError(f"{where} has the labels {', '.join(classes)}: say which with data.label=")
-    return named
+    named = [name for name in candidates if name.lower() in _LABEL_NAMES]
+    if len(named) > 1 or (not named and classes):
+        raise UsageError(f"{where} has the labels {', '.join(named or classes)}: say which with data.label=")
+    return named[0] if named else None
 
 
 def is_picture(feature: Any) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...core.errors import UsageError
+from .channel_order import check_channel_order
 from .file_views import LABELS
 from .image_values import beyond_float32, to_8_bits
 from .values import dtype_name, number_kind
@@ -69,22 +70,21 @@ def _unmasked(name: str, value: np.ma.MaskedArray) -> np.ndarray:
 
 
 def _check_order(name: str, value: np.ndarray | Tensor) -> None:
-    """Refuse channels that come first in an array or last in a tensor: rows of pixels would be taken for
-    channels.
-    """
+    """Refuse channels that come first in an array or last in a tensor."""
     if value.ndim != 3:
         return
-    shape = tuple(value.shape)
-    if isinstance(value, Tensor) and shape[2] <= 4 < min(shape[:2]):
-        raise UsageError(
-            f"{name} is a tensor of shape {shape}, and tensors are (channels, height, width): return "
-            f"{name}.permute(2, 0, 1), or an array (height, width, channels)"
+    shape, first = tuple(value.shape), isinstance(value, Tensor)
+    kind, sides, way = (
+        ("a tensor", "tensors are (channels, height, width)", "permute(2, 0, 1), or an array (height, width, channels)")
+        if first
+        else (
+            "an array",
+            "arrays are (height, width, channels)",
+            "transpose(1, 2, 0), or a tensor (channels, height, width)",
         )
-    if isinstance(value, np.ndarray) and shape[0] <= 4 < min(shape[1:]):
-        raise UsageError(
-            f"{name} is an array of shape {shape}, and arrays are (height, width, channels): return "
-            f"{name}.transpose(1, 2, 0), or a tensor (channels, height, width)"
-        )
+    )
+    where = f"{name} is {kind} of shape {shape}, and {sides}"
+    check_channel_order(name, shape, where, f"return {name}.{way}", first=first)
 
 
 def kind_of(value: Any) -> str:

@@ -9,18 +9,19 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
 
-from ...core.classes import listed
+from ...core.arguments import plain_number
 from ...core.errors import ContrastillError, UsageError
 from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
+from .user_classes import class_names_of
 from .user_pictures import is_deep, kind_of, pixels
 from .value_range import ValueRange
 from .values import RGB
@@ -65,6 +66,13 @@ class UserSamples:
         with drawing_from(0):
             fields = self._sample(0)
             images, kinds, label = self._converted(0, fields)
+        numbers = [name for name, value in fields.items() if name not in _NO_MODALITY and _is_whole(value)]
+        if label is None and numbers:
+            log.warning(
+                "samples of %s have no target or label, so they are unlabelled: what is called %s is not read",
+                self.name,
+                " and ".join(numbers),
+            )
         if is_deep(fields.get(RGB)):
             log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
@@ -101,7 +109,7 @@ class UserSamples:
 
     def _names_of(self, count: int) -> list[str] | None:
         """Names of the classes; None where the dataset has none, or fewer than there are classes."""
-        names = _class_names(self.dataset)
+        names = class_names_of(self.dataset)
         exactly = self.label_rows is not None
         if names is not None and (len(names) < count or (exactly and len(names) > count)):
             labels = f"labels are of {count} classes" if exactly else f"labels go to {count - 1}"
@@ -209,7 +217,7 @@ class UserSamples:
             raise ContrastillError(
                 f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
-        return _fields(sample)
+        return _fields(sample, f"sample {row} of {self.name}")
 
     def _converted(
         self, row: int, fields: dict[str, Any]
@@ -278,45 +286,6 @@ class UserSamples:
         return label
 
 
-def _class_names(dataset: Any) -> list[str] | None:
-    """A dataset's ``classes``, those of which it is a Subset, or those of all of which it is put together; numbers from
-    0 on are no names.
-
-    ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
-
-    Raises:
-        UsageError: Datasets that number their classes in different ways are put together.
-    """
-    while type(dataset) is Subset:
-        dataset = dataset.dataset
-    if type(dataset) is ConcatDataset:
-        parts = [_class_names(part) for part in dataset.datasets]
-        known = [names for names in parts if names is not None]
-        if any(names != known[0] for names in known):
-            other = next(names for names in known if names != known[0])
-            raise UsageError(
-                f"ConcatDataset puts together datasets whose classes are {listed(known[0])}, and {listed(other)}: "
-                "number all by one list of classes"
-            )
-        return known[0] if known and len(known) == len(parts) else None
-    names: Any = getattr(dataset, "classes", None)
-    if names is None:
-        names = getattr(dataset, "class_to_idx", None)
-    if isinstance(names, Mapping):
-        # From a name to its number, or from a number to its name; another mapping says nothing that is known.
-        if names and all(isinstance(number, int) for number in names):
-            names = {name: number for number, name in names.items()}
-        named = {str(number): name for name, number in names.items()}
-        names = [named.get(str(number)) for number in range(len(names))]
-        names = None if None in names else names
-    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__") or not hasattr(names, "__len__"):
-        return None
-    listed_names = [*names]
-    if not listed_names or listed_names == [*range(len(listed_names))]:
-        return None
-    return [str(name) for name in listed_names]
-
-
 @contextmanager
 def drawing_from(*key: int) -> Iterator[None]:
     """Within it, the global generators of Python, NumPy and torch begin at a state that the key names; afterwards they
@@ -335,13 +304,28 @@ def drawing_from(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _fields(sample: Any) -> dict[str, Any]:
-    """A sample as a dict of its modalities and its ``target``."""
+def _fields(sample: Any, where: str) -> dict[str, Any]:
+    """A sample as a dict of its modalities and its ``target``.
+
+    Raises:
+        UsageError: One of them is there under two names.
+    """
     if isinstance(sample, Mapping):
+        for name, modality in _RENAMED.items():
+            if name in sample and modality in sample:
+                raise UsageError(
+                    f"{where} holds both {modality!r} and {name!r}, and either would be its "
+                    f"{'class' if modality == 'target' else 'picture'}: return one of them, or give the other another "
+                    "name"
+                )
         return {_RENAMED[name] if name in _RENAMED else name: value for name, value in sample.items()}
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(plain_number(value), Integral) and not isinstance(value, bool)
 
 
 def _shown(images: Mapping[str, Any], dtypes: Mapping[str, torch.dtype] | None = None) -> str:

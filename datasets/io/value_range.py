@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from ...core.errors import ContrastillError, UsageError
@@ -88,6 +89,18 @@ class ValueRange:
 
 UNIT = ValueRange(0.0, 1.0, 0.25)
 """Of colours in [0, 1], which resizing and augmentation may take a little beyond."""
+
+
+def check_unit_range(colours: np.ndarray, where: str) -> None:
+    """Refuse stored colours in floats that are not in [0, 1].
+
+    Raises:
+        UsageError: They are bytes as floats, normalised, or not finite.
+    """
+    if not np.isfinite(colours).all():
+        raise UsageError(f"{where} holds NaN or infinite values: repair the images, or leave them out")
+    if colours.min(initial=0) < 0 or colours.max(initial=0) > 1:
+        raise UsageError(f"{where} goes from {colours.min():g} to {colours.max():g}: rgb is uint8, or floats in [0, 1]")
 
 
 def share_range(train: UserSamples, test: UserSamples | None) -> None:

@@ -8,12 +8,14 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.classes import check_highest_class
 from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError
 from .file_views import LABELS
@@ -27,7 +29,6 @@ VOID = 255
 """The void label in VOC, Cityscapes and many others, used by default."""
 NO_LABEL = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
 """Names of the value 0 of label maps, in lower case."""
-_MOST_CLASSES = 2**24  # more are identifiers, and no classifier has room for them
 NEGATIVE_MARKS = (-1, -100)
 """Void labels below 0: of many tools, and of torch's cross_entropy."""
 UNSIGNED_16 = "unsigned 16-bit integers"
@@ -229,7 +230,10 @@ class LabelRule:
                 "data.void=255 if it stands for no label"
             )
         if most > np.iinfo(np.int32).max:
-            raise ContrastillError(f"{where} holds the label {most}, which is beyond 31 bits")
+            raise ContrastillError(
+                f"{where} holds the label {most}, which is beyond 31 bits: set data.void={most} if it stands for no "
+                "label"
+            )
         return labels.astype(np.uint8 if labels.dtype.itemsize == 1 else np.int32, copy=False)
 
     def warn_of_void(self, labels: Iterable[np.ndarray], where: object, key: object = None) -> None:
@@ -250,15 +254,25 @@ class LabelRule:
             )
 
 
-def warn_of_gaps(targets: np.ndarray | Tensor, where: object) -> None:
-    """Log once where numbers of classes (M,) of the training split have gaps: outputs of the network for no class."""
+def warn_of_gaps(targets: np.ndarray | Tensor, where: object, key: object = None) -> None:
+    """Log once where numbers of classes (M,) of the training split have gaps: outputs of the network for no class.
+
+    Raises:
+        UsageError: They can hardly number classes.
+    """
     numbers = np.unique(np.asarray(targets))
-    missing = sorted({*range(int(numbers.max(initial=-1)) + 1)} - {*numbers.tolist()})
+    count = int(numbers.max(initial=-1)) + 1
+    check_highest_class(count - 1)
+    missing = count - len(numbers)
     if missing:
-        shown = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        # The highest label may be far beyond the number of samples: the first gaps are looked for, and no more.
+        known = {*numbers.tolist()}
+        first = islice((number for number in range(count) if number not in known), 3)
+        shown = ", ".join(map(str, first)) + (f" and {missing - 3} more" if missing > 3 else "")
         warn_once(
             f"{where}: no training sample is of class {shown}, so the network has outputs for no class: number classes "
-            "from 0 without gaps"
+            "from 0 without gaps",
+            key,
         )
 
 
@@ -276,12 +290,7 @@ def check_splits(train: Split | None, test: Split | None) -> None:
             or number of channels, other classes or another number of them.
     """
     for split in (train, test):
-        count = getattr(split, "num_classes", None) or 0
-        if count > _MOST_CLASSES:
-            raise UsageError(
-                f"labels go to {count - 1}, as if there were as many classes: number the classes from "
-                "0 on, without gaps"
-            )
+        check_highest_class((getattr(split, "num_classes", None) or 0) - 1)
         if split is not None and split.modalities.get("depth", (1,))[0] != 1:
             raise UsageError(
                 f"depth has {split.modalities['depth'][0]} channels, and should have one: keep one, or give it "

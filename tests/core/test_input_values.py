@@ -4,6 +4,7 @@ to bring it there.
 
 import logging
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Network, Preprocess, Taps
-from contrastill.core.value_scale import ValueScale
+from contrastill.core.value_scale import ValueScale, note_once
 
 COLOURS = Preprocess((0.5,) * 3, (0.25,) * 3)
 BYTES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -153,3 +154,61 @@ def test_counts_are_taken_as_stored_and_a_narrower_scale_is_noted(caplog):
 def test_arrays_of_another_library_are_no_batch():
     with pytest.raises(UsageError, match="takes a batch of images as one tensor .* this is a ndarray"):
         network()(np.zeros((2, 3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        (BYTES // 128, "images of uint8 have no value above 1, and bytes are read as 0 … 255, so that they are nearly"),
+        (UNIT / 255, "images of floats go to 0.00392, and 1 is white, .* may have been divided by 255 twice"),
+        (BYTES * 0, None),
+        (BYTES // 64, None),
+        (UNIT / 100, None),
+    ],
+)
+@pytest.mark.parametrize("train", [False, True])
+def test_colours_that_are_nearly_black_have_one_line(images, line, train, caplog):
+    note_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            network().train(train)(images)
+    assert (
+        [bool(re.search(line, record.getMessage())) for record in caplog.records] == [True]
+        if line
+        else not caplog.records
+    )
+
+
+def directions(seed, scenes=4):
+    """Normals of surfaces that face the camera, of all slants."""
+    values = torch.randn(scenes, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    values[:, 2] = values[:, 2].abs() + 0.5
+    return values / values.norm(dim=1, keepdim=True)
+
+
+RANGES = {"−1 … 1": lambda v: v, "0 … 1": lambda v: (v + 1) / 2, "0 … 255": lambda v: (v + 1) * 127.5}
+
+
+@pytest.mark.parametrize("trained", [*RANGES])
+def test_directions_in_another_range_than_that_of_the_training_are_refused(trained):
+    known = RANGES[trained](directions(0, 64))
+    mean, std = (tuple(values.tolist()) for values in (known.mean((0, 2, 3)), known.std((0, 2, 3))))
+    preprocess = Preprocess(mean, std, colours=False, scale=ValueScale("floats", None, mean, std))
+    for name, written in RANGES.items():
+        images = written(directions(1))
+        images[:, :, 3:5] = math.nan  # not measured
+        if name == trained:
+            assert preprocess(images).isfinite().all()
+            continue
+        with pytest.raises(UsageError, match=f"normals. in {trained} there and in {name} here, so bring them to"):
+            preprocess(images)
+    if trained == "0 … 255":
+        assert preprocess(RANGES[trained](directions(1)).to(torch.uint8)).isfinite().all()
+
+
+def test_what_are_no_directions_is_not_taken_for_such():
+    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))  # of length 1 in two of the ranges
+    for known, other in ((noise, noise - 0.5), (directions(1), noise * 0.9), (directions(1), directions(2) / 2)):
+        mean, std = (tuple(values.tolist()) for values in (known.mean((0, 2, 3)), known.std((0, 2, 3))))
+        preprocess = Preprocess(mean, std, colours=False, scale=ValueScale("floats", None, mean, std))
+        assert preprocess(other).isfinite().all()

@@ -2,7 +2,9 @@
 
 import copy
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -255,6 +257,39 @@ def test_preprocess_refuses_what_it_cannot_scale():
         HALF(torch.zeros(2, 3, 8, 8, dtype=torch.int16))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (((math.nan, 0.5), (0.5, 0.5)), "mean (nan, 0.5) has a value that is NaN or infinite"),
+        (((0.5, 0.5), (0.5, math.nan)), "std (0.5, nan) has a value that is NaN or infinite"),
+        (((0.5, 0.5), (0.5, math.inf)), "std (0.5, inf) has a value that is NaN or infinite"),
+        (((), ()), "mean is empty: give a value for each channel"),
+        (((0.5,), (0.5,), 0), "resolution is 0: give a side in pixels, from 1 on, or (height, width)"),
+        (((0.5,), (0.5,), -3), "resolution is -3: give a side in pixels"),
+        (((0.5,), (0.5,), (0, 12)), "resolution is (0, 12): give a side in pixels"),
+        (((0.5,), (0.5,), True), "resolution is True: give a side in pixels"),
+        (((0.5,), (0.5,), (12,)), "resolution is (12,): pass a whole number"),
+        ((0.5, 0.5), "mean is 0.5: pass a list"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused_when_it_is_made(values, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Preprocess(*values)
+
+
+def test_preprocessing_of_arrays_is_that_of_their_numbers():
+    of_arrays = Preprocess(torch.full((3,), 0.5), np.full(3, 0.25), [np.int64(8), 8])
+    assert of_arrays == Preprocess((0.5,) * 3, (0.25,) * 3, (8, 8)) and hash(of_arrays) is not None
+    assert all(isinstance(value, float) for value in (*of_arrays.mean, *of_arrays.std))
+    for size, side in (
+        (np.array([4, 6]), (4, 6)),
+        (torch.tensor([4, 6]), (4, 6)),
+        (np.int64(8), 8),
+        (torch.tensor(8), 8),
+    ):
+        assert Preprocess((0.5,), (0.5,), size).resolution == side
+
+
 def test_what_was_not_measured_is_the_mean_and_has_no_part_in_its_neighbours():
     preprocess = Preprocess(mean=(2.0,), std=(0.5,))
     metres = torch.tensor([[1.0, math.nan, 3.0, 3.0], [1.0, 1.0, math.inf, 3.0]])[None, None]
@@ -284,7 +319,7 @@ def test_missing_values_do_not_change_what_is_far_from_them():
         ((3, 8, 8), r"a batch has a first side, as images\[None\] has"),
         ((2, 8, 8, 3), "channels come first, as in images.permute"),
         ((2, 4, 8, 8), "store three channels"),
-        ((2, 5, 8, 8), "set mean and std to a value for each channel"),
+        ((2, 5, 8, 8), "rgb has three channels; give images of more a name"),
     ],
 )
 def test_images_of_another_shape_are_refused_with_what_to_do(shape, remedy):

@@ -52,6 +52,27 @@ def path(tmp_path):
     return _write(tmp_path / "set.h5")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rgb_of_floats_is_that_of_bytes_but_for_the_scale(tmp_path, dtype):
+    with h5py.File(_write(tmp_path / "bytes.h5")) as file:
+        colours = file["train/rgb"][()]
+    floats = _packed(_write(tmp_path / "floats.h5", rgb=(colours / 255).astype(dtype))).open("train")
+    whole = _packed(tmp_path / "bytes.h5").open("train")
+    assert floats.images["rgb"].storage.dtype == torch.float32 and floats.modalities == whole.modalities
+    values = [split.images["rgb"].interior for split in (whole, floats)]
+    torch.testing.assert_close(values[0] / 255, values[1], atol=1e-3 if dtype == "float16" else 1e-6, rtol=0)
+
+
+def test_a_modality_of_many_channels_is_read_as_it_is(tmp_path, caplog):
+    bands = np.random.default_rng(0).uniform(size=(70, 8, 10, 7)).astype(np.float32)
+    split = _packed(_write(tmp_path / "set.h5", bands=bands), fields={"bands": "bands"}).open("train")
+    assert split.modalities == {"bands": (7, 8, 10)} and not caplog.text
+    assert np.array_equal(split.images["bands"].interior.numpy(), bands)
+    path = _write(tmp_path / "turned.h5", bands=bands.transpose(0, 3, 1, 2))  # which side is which, nothing says
+    assert _packed(path, fields={"bands": "bands"}).open("train").modalities == {"bands": (10, 7, 8)}
+    assert "bands is read as 10 channels of 7×8 pixels (height × width)" in caplog.text
+
+
 def test_reads_what_was_written(path):
     data = _packed(path)
     with h5py.File(path) as file:
@@ -216,7 +237,19 @@ def test_limit_is_spread_over_the_classes(path):
             {},
             "train/target is uint8 (70, 8, 10): classes are integers or names, (N,)",
         ),
-        ({"rgb": np.zeros((70, 8, 10, 3), np.float32)}, {}, "train/rgb is float32 (70, 8, 10, 3): images are uint8"),
+        (
+            {"rgb": np.full((70, 8, 10, 3), 255.0)},
+            {},
+            "train/rgb goes from 255 to 255: rgb is uint8, or floats in [0, 1]",
+        ),
+        ({"rgb": np.full((70, 8, 10, 3), -0.5)}, {}, "train/rgb goes from -0.5 to -0.5: rgb is uint8, or floats in"),
+        ({"rgb": np.full((70, 8, 10, 3), np.nan)}, {}, "train/rgb holds NaN or infinite values: repair the images"),
+        ({"rgb": np.zeros((70, 8, 10, 13), np.uint8)}, {}, "as data.fields={multispectral: rgb}"),
+        (
+            {"bands": np.zeros((70, 13, 20, 20), np.float32)},
+            {"fields": {"bands": "bands"}},
+            "train/bands is float32 (70, 13, 20, 20), and images are (N, H, W, channels): store channels last",
+        ),
         (
             {"rgb": np.zeros((70, 3, 8, 10), np.uint8)},
             {},

@@ -257,6 +257,8 @@ def test_labels_of_each_kind():
         _open({"train": _labelled(["a", "b"], text), "test": _labelled(["d"], text)}, "test")
     with pytest.raises(UsageError, match="labels fine, coarse: say which with data.label="):
         _open(_labelled([0, 1], names, "fine", coarse=[1, 0]))
+    with pytest.raises(UsageError, match="labels label, target: say which with data.label="):
+        _open(_labelled([0, 1], hf.Value("int8"), "label", target=[1, 0]))
     assert _open(_labelled([0, 1], names, "fine", coarse=[1, 0]), label="coarse").targets.tolist() == [1, 0]
 
 

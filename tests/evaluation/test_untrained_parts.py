@@ -111,3 +111,9 @@ def test_label_maps_without_a_label_are_no_task(tmp_path, capsys):
     contrastill.distill(None, "conv5", data, out=str(tmp_path / "run"), epochs=1, batch_size=8, quiet=True)
     assert main(["evaluate", str(tmp_path / "run"), "evaluation.tasks=[segmentation]"]) == 2
     assert "no pixel of the label maps of" in capsys.readouterr().err
+    with h5py.File(tmp_path / "data.h5", "a") as file:
+        for split in ("train", "test"):
+            del file[f"{split}/semantics"]
+            file[f"{split}/semantics"] = draw.choice([1, 2, 65535], (8, 16, 16)).astype(np.uint16)
+    assert main(["evaluate", str(tmp_path / "run"), "evaluation.tasks=[segmentation]"]) == 2
+    assert "go to 65535, as if there were as many classes: set data.void=65535 if it" in capsys.readouterr().err

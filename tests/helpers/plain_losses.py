@@ -15,6 +15,7 @@ from contrastill import (
     VID,
     WTTM,
     Attention,
+    BinaryKD,
     Correlation,
     CRDLoss,
     DenseCRD,
@@ -44,6 +45,7 @@ def losses():
     """Each objective that reads a teacher of 5 classes, embeddings of 4 and maps of 3 channels, but for joint ones."""
     return {
         "kd": KD(),
+        "binary_kd": BinaryKD(),
         "dkd": DKD(),
         "dist": DIST(),
         "mlkd": MLKD(),

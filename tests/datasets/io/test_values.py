@@ -20,6 +20,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io import pack
+from contrastill.datasets.io.array_files import read_array
 from contrastill.datasets.io.camera import Camera, clean_depth
 from contrastill.datasets.io.scale import check_scale
 from contrastill.datasets.user_dataset import UserDataset
@@ -468,6 +469,59 @@ def test_rows_of_pixels_are_not_taken_for_channels(values, message):
     assert UserDataset(Samples({"rgb": rgb(2), "depth": [right] * 2}))(UserDataset.Options()).open("train").modalities[
         "depth"
     ] == (1, 10, 12)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.ones((13, 16, 16), np.uint16),
+            r"an array of shape \(13, 16, 16\), and arrays are .*: return bands.transpose",
+        ),
+        (torch.ones(16, 16, 13), r"a tensor of shape \(16, 16, 13\), and tensors are .*: return bands.permute"),
+    ],
+)
+def test_many_channels_at_the_other_end_of_a_square_are_refused(values, message):
+    with pytest.raises(UsageError, match=message):
+        UserDataset(Samples({"bands": [values] * 2}))
+    right = values.transpose(1, 2, 0) if isinstance(values, np.ndarray) else values.permute(2, 0, 1)
+    assert UserDataset(Samples({"bands": [right] * 2}))._train.shapes == {"bands": (13, 16, 16)}
+
+
+def test_many_channels_of_oblong_pictures_have_a_line(caplog):
+    for values, line in (
+        (np.ones((13, 24, 32), np.float32), "bands is read as 32 channels of 13×24 pixels"),
+        (np.ones((24, 32, 13), np.float32), None),
+        (torch.ones(24, 32, 13), "bands is read as 24 channels of 32×13 pixels"),
+        (torch.ones(13, 24, 32), None),
+    ):
+        caplog.clear()
+        UserDataset(Samples({"bands": [values] * 2}))
+        assert line in caplog.text if line else not caplog.text
+
+
+def test_rgb_of_many_channels_names_the_way_out(tmp_path):
+    bands = torch.randint(0, 256, (8, 13, 16, 16), dtype=torch.uint8)
+    options = {"out": tmp_path / "out", "epochs": 1, "batch_size": 4, "quiet": True}
+    data = torch.utils.data.TensorDataset(bands, torch.arange(8) % 2)
+    with pytest.raises(
+        UsageError, match="shape .2, 13, 16, 16. .* a name of their own, in samples {'multispectral': im"
+    ):
+        contrastill.distill(None, "resnet8", data, **options)
+    entry = {"model": "resnet8", "mean": (0.5,) * 13, "std": (0.25,) * 13}
+    assert contrastill.distill(None, entry, data, **options).metrics["epoch"] == 0
+    named = Samples({"multispectral": [*bands], "target": [row % 2 for row in range(8)]})
+    options["out"] = tmp_path / "named"
+    result = contrastill.distill(None, "resnet8", named, student_modality="multispectral", **options)
+    assert len(result.student.preprocess.mean) == 13
+
+
+def test_a_files_channels_are_last(tmp_path):
+    np.save(tmp_path / "bands.npy", np.ones((13, 16, 16), np.float32))
+    with pytest.raises(
+        UsageError, match=r"bands.npy is float32 \(13, 16, 16\), and arrays are .*: save bands.transpose"
+    ):
+        read_array(tmp_path / "bands.npy", "bands")
 
 
 def test_maps_of_many_channels_and_few_pixels_are_as_they_come():

@@ -1,0 +1,76 @@
+"""A sample's entries and a dataset's names: nothing that could be two things, and no order that a set lacks."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+import contrastill
+from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.datasets.io.user_samples import UserSamples
+from contrastill.models.user_module import module_classes
+
+RGB = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+
+
+class Samples(Dataset):
+    """Dicts: the image under ``image``, and what is given."""
+
+    def __init__(self, **entries):
+        self.entries = entries
+
+    def __len__(self):
+        return len(RGB)
+
+    def __getitem__(self, row):
+        return {name: values[row] for name, values in {"image": RGB, **self.entries}.items()}
+
+
+def test_two_entries_for_one_thing_are_refused():
+    labels = np.arange(8) % 2
+    with pytest.raises(
+        UsageError, match="sample 0 of Samples holds both 'target' and 'label', and either .* its class"
+    ):
+        UserSamples(Samples(label=labels, target=1 - labels))
+    with pytest.raises(UsageError, match="sample 0 of Samples holds both 'rgb' and 'image', and either .* its picture"):
+        UserSamples(Samples(rgb=RGB // 2, label=labels))
+
+
+def test_whole_numbers_of_unlabelled_samples_are_named(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert UserSamples(Samples(labels=np.arange(8) % 2)).targets is None
+    assert "samples of Samples have no target or label, so they are unlabelled: what is called labels is" in caplog.text
+    caplog.clear()
+    UserSamples(Samples(label=np.arange(8) % 2, patient=np.arange(8)))
+    UserSamples(Samples())
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+@pytest.mark.parametrize("attribute", ["classes", "class_to_idx"])
+def test_names_in_a_set_are_refused(kind, attribute):
+    data = TensorDataset(torch.from_numpy(RGB).permute(0, 3, 1, 2), torch.arange(8) % 2)
+    setattr(data, attribute, kind(["cat", "dog"]))
+    with pytest.raises(
+        UsageError, match=f"TensorDataset.classes is a {kind.__name__}, which has no order, and a class"
+    ):
+        UserSamples(data)
+
+
+def test_a_modules_names_in_a_set_are_refused():
+    module = nn.Linear(2, 2)
+    module.classes = {"cat", "dog"}
+    with pytest.raises(UsageError, match="the attribute classes of Linear is a set, which has no order"):
+        module_classes(module)
+    module.classes = {3, 4}  # an affair of its own
+    assert module_classes(module) is None
+
+
+def test_a_set_is_no_list_where_the_order_counts():
+    with pytest.raises(UsageError, match="mean is {0.5}: pass a list"):
+        contrastill.Preprocess({0.5}, (1.0,))
+    with pytest.raises(ContrastillError, match="maps is {'layer1'}: pass a list"):
+        contrastill.Taps(maps={"layer1"})

@@ -36,8 +36,8 @@ def pixel_classes(train: Any, test: Any, where: str) -> int:
     highest = max(int(batch[LABELS].max()) for loader in loaders for batch in loader.epoch(0))
     if highest < 1:
         raise UsageError(
-            f"no pixel of the label maps of {where} is labelled: 0 stands for no label, and classes are 1, 2, … (if 0 "
-            "is a class of yours, add 1 to all)"
+            f"no pixel of the label maps of {where} is labelled: 0 stands for no label, and classes are 1, 2, … (if "
+            "0 is a class of yours, add 1 to all)"
         )
     if highest >= _MOST_PIXEL_CLASSES:
         raise UsageError(

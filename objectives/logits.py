@@ -50,8 +50,9 @@ def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def divergence(log_teacher: Tensor, log_student: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of each row: two (B, C) log-probabilities give (B,). A class of probability 0, whose logit
-    is −∞, adds nothing, as p log p → 0.
+    """KL(teacher ‖ student) of each row: two (B, C) log-probabilities give (B,).
+
+    A class of probability 0, whose logit is −∞, adds nothing, as p log p → 0.
     """
     terms = F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
     return terms.masked_fill(log_teacher == -torch.inf, 0.0).sum(1)

@@ -65,8 +65,8 @@ class BalancedLoader:
 
 
 def balanced_order(targets: Tensor, seed: int, epoch: int) -> Tensor:
-    """N rows in which each class comes ⌊N / C⌋ or ⌈N / C⌉ times, and each sample of a class as often as any other of
-    it, give or take one.
+    """N rows in which each class comes N / C times, rounded, and each sample of a class as often as any other of it,
+    give or take one.
 
     Args:
         targets: (N,) int64 on the CPU.

@@ -60,7 +60,7 @@ class StopOnNonFinite:
         self._first: Tensor | None = None
 
     def resume(self, position: Position) -> None:
-        """Nothing is kept: what a checkpoint holds was found to be finite."""
+        """Nothing is kept: what a checkpoint holds is known to be finite."""
 
     def begin(self) -> None:
         """Nothing has to be put back."""
@@ -276,8 +276,8 @@ def _advice(
             outputs = transfer.source.outputs(batch, numbers, transfer.teacher_needs)
         # With weights that are not finite its outputs say nothing.
         student = transfer.student(batch, transfer.student_needs) if _finite_weights(transfer) else None
-    found = [[float(part in not_finite(network)) for part in PARTS] for network in (*outputs, student)]
-    flags = accelerator.reduce(torch.tensor(found, device=accelerator.device), "sum").tolist()
+    damaged = [[float(part in not_finite(network)) for part in PARTS] for network in (*outputs, student)]
+    flags = accelerator.reduce(torch.tensor(damaged, device=accelerator.device), "sum").tolist()
     for number, row in enumerate(flags):
         if parts := " and ".join(part for part, flag in zip(PARTS, row, strict=True) if flag):
             if number < len(outputs):

@@ -211,16 +211,16 @@ def test_data_that_were_replaced_since_the_training_are_kept_apart(packed, tmp_p
         _replaced(packed, data, **fields)
         capsys.readouterr()
         assert main(["evaluate", str(out)]) == 0
-        said = f"the data of {data} are no longer those that {out} was trained with ({fact} of test differ)"
+        message = f"the data of {data} are no longer those that {out} was trained with ({fact} of test differ)"
         captured = capsys.readouterr()
-        assert said in captured.err and len([*out.glob("evaluation-own-*.json")]) == number
+        assert message in captured.err and len([*out.glob("evaluation-own-*.json")]) == number
         assert (out / "evaluation.json").read_text() == own
     caplog.clear()
     result = contrastill.evaluate_runs([out], progress=False)
-    assert said in result.notes[0] and said in caplog.text and said in str(result)
+    assert message in result.notes[0] and message in caplog.text and message in str(result)
     # What the evaluation changes on purpose is no replacement, and does not hide one.
     fields = "evaluation.data.fields={rgb: rgb}"
-    assert said in contrastill.evaluate_runs([out], [fields], progress=False).notes[0]
+    assert message in contrastill.evaluate_runs([out], [fields], progress=False).notes[0]
     _replaced(packed, data)
     before = [*out.glob("evaluation*.json")]
     for overrides in ([], [fields], ["evaluation.data.splits={train: test, test: train}"]):

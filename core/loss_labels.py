@@ -105,7 +105,7 @@ def check_label_vectors(objective: str, batch: dict[str, Tensor], logits: Tensor
     """The batch's numbers for each class (B, C) in [0, 1], in the dtype of the logits (B, C).
 
     Raises:
-        UsageError: There are none, or of another shape or range.
+        UsageError: There are none, or of another shape or range; values are read on the CPU alone.
     """
     labels = batch.get("label_vector", batch.get("target"))
     if labels is None:
@@ -118,7 +118,8 @@ def check_label_vectors(objective: str, batch: dict[str, Tensor], logits: Tensor
             f"objective {objective} compares logits {tuple(logits.shape)} with a number for each class, and the "
             f"labels {shown}: pass a tensor of the same shape"
         )
-    if "label_vector" not in batch and bool(((labels < 0) | (labels > 1)).any()):
+    loop_of_ones_own = "label_vector" not in batch and labels.device.type == "cpu"
+    if loop_of_ones_own and bool(((labels < 0) | (labels > 1)).any()):
         raise UsageError(f"objective {objective}: labels are numbers from 0 to 1, and some are not")
     return labels.to(logits.dtype)
 

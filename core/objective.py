@@ -169,16 +169,16 @@ class Objective(nn.Module):
         each = [self._representation(outputs, "teacher") for outputs in teachers]
         check_tensors(name, self.needs, self.same_classes, student, each)
         check_samples(name, student, self.least_samples)
-        return self._compare(student, each, {**(batch or {}), **fields})
+        loss = self._compare(student, each, {**(batch or {}), **fields})
+        check_teachers_finite(name, loss, each)
+        return loss
 
     def _compare(self, student: Any, teachers: Sequence[Any], batch: dict[str, Tensor]) -> Any:
         """The loss of outputs that are of the same samples, in the precision of this objective's weights."""
         each = check_built_for(self, student, teachers)
         student, *each = (in_own_precision(self, outputs) for outputs in (student, *each))
         loss = super().__call__(student, each if self.joint else each[0], batch)
-        loss = check_loss(f"{type(self).__name__}.forward", loss)
-        check_teachers_finite(type(self).__name__, loss, each)
-        return loss
+        return check_loss(f"{type(self).__name__}.forward", loss)
 
     def _representation(self, outputs: Any, role: str) -> Representation | None:
         """Outputs as a representation: tensors are the one part that the objective reads."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
-
 
 @contextmanager
 def own_settings(*, device: bool = True) -> Iterator[None]:
@@ -19,10 +17,13 @@ def own_settings(*, device: bool = True) -> Iterator[None]:
         device: Whether any default device is put aside; else only ``meta``, on which nothing has values.
 
     Example:
+        >>> import torch
         >>> with torch.no_grad(), own_settings():
         ...     torch.is_grad_enabled()
         True
     """
+    import torch  # here, so that what only describes and checks works where torch cannot be imported
+
     dtype, default = torch.get_default_dtype(), torch.get_default_device().type
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

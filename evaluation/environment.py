@@ -9,7 +9,6 @@ from typing import Any
 from ..core.arguments import Paths, checked, path_list
 from ..core.errors import ContrastillError, UsageError
 from ..core.table import Table, TabularResult
-from ..core.torch_settings import own_settings
 from . import environment_checks
 from .data import describe_data
 from .environment_checks import Finding
@@ -64,7 +63,6 @@ class EnvironmentReport(TabularResult):
 
 
 @checked
-@own_settings()
 def check_environment(data: Paths = ()) -> EnvironmentReport:
     """Check packages, devices, variables, disk and memory, configs, cached weights, and data; nothing is raised.
 

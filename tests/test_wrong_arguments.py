@@ -16,6 +16,7 @@ WRONG = [None, [], "", 3, -1, "no/where", Path("no/where"), np.zeros(3), {"a": 1
 MODULE = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 LOSSES = {
     "AB": {"dims": [(3, 5)], "pairs": ((0, 0),), "margin": 1.0},
+    "BinaryKD": {"temperature": 2.0},
     "Attention": {"pairs": ((0, 0),)},
     "CRDLoss": {
         "student_dim": 4,
@@ -27,6 +28,7 @@ LOSSES = {
         "teacher_map": "learned",
     },
     "Correlation": {"student_dim": 4, "teacher_dim": 4, "kernel": "adjacent", "embed_dim": 4},
+    "BinaryCrossEntropy": {},
     "CrossEntropy": {"label_smoothing": 0.0},
     "DIST": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0},
     "DKD": {"alpha": 1.0, "beta": 1.0, "temperature": 1.0},

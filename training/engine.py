@@ -169,7 +169,9 @@ class _Training:
         few = {name: value[:2] for name, value in first.items()}
         self.transfer.enter(self.stage, few)
         if self.model is None and self.accelerator.is_main_process:
-            for note in unrepeatable_notes(self.transfer.source, few, self.transfer.teacher_needs):
+            with self.accelerator.autocast():
+                notes = unrepeatable_notes(self.transfer.source, few, self.transfer.teacher_needs)
+            for note in notes:
                 log.warning("%s", note)
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())
         passes = self.config.accumulation_steps

@@ -267,7 +267,7 @@ def test_preprocess_refuses_what_it_cannot_scale():
         (((0.5,), (0.5,), 0), "resolution is 0: give a side in pixels, from 1 on, or (height, width)"),
         (((0.5,), (0.5,), -3), "resolution is -3: give a side in pixels"),
         (((0.5,), (0.5,), (0, 12)), "resolution is (0, 12): give a side in pixels"),
-        (((0.5,), (0.5,), True), "resolution is True: give a side in pixels"),
+        (((0.5,), (0.5,), True), "resolution is True: pass a whole number"),
         (((0.5,), (0.5,), (12,)), "resolution is (12,): pass a whole number"),
         ((0.5, 0.5), "mean is 0.5: pass a list"),
     ],

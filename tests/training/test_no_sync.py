@@ -41,8 +41,9 @@ ON_A_CPU_ONLY = {
     "compared on the device",
     "core/crd/negatives.py zero_slices": "writes through NumPy's view of the scores",
     "core/crd/negatives.py _copy_strips": "copies strips of memory; elsewhere places are scattered on the device",
-    "core/loss_inputs.py check_probabilities": "looks at the sums of soft labels, on the CPU alone",
-    "core/loss_inputs.py check_targets": "compares labels with the number of classes; elsewhere the device asserts it",
+    "core/loss_labels.py check_numbers": "looks at the least class or index, on the CPU alone",
+    "core/loss_labels.py check_probabilities": "looks at the sums of soft labels, on the CPU alone",
+    "core/loss_labels.py check_targets": "compares labels with the number of classes; elsewhere the device asserts it",
     "torch.optim": "AdamW counts its steps in host memory, on a GPU too",
     "datasets/io/views.py _cut_by_rows": "cuts views out by rows; elsewhere pixels are gathered on the device",
 }

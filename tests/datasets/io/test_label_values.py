@@ -313,7 +313,7 @@ def test_classes_numbered_otherwise_for_testing_are_matched_and_other_kinds_of_l
         train.classes == test.classes == ["cat", "dog"]
         and train.targets.tolist() == (1 - test.targets).tolist() == labels.tolist()
     )
-    for wrong in (1.5, np.eye(3)[0], True, -1):
+    for wrong in (1.5, ["cat", "dog"], True, -1):
         with pytest.raises(UsageError, match=r"the label of sample \d of Listed is .*classes are whole numbers from 0"):
             UserDataset(
                 type(

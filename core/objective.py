@@ -87,6 +87,8 @@ class Objective(nn.Module):
         needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
         needs_teacher: Whether it compares with a teacher at all.
         same_classes: Whether it compares logits (B, C) of both sides class by class.
+        per_class: Whether each logit is a question of its own, as where a sample may have several classes; else the
+            softmax over all of them is read.
         default_weight: The published weight of this term in the loss.
         default_warmup: The published share of the training over which that weight rises linearly from 0.
         initial_epochs: The published length of the initial stage before the training proper; 0 for an objective that
@@ -107,6 +109,7 @@ class Objective(nn.Module):
     needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = True
     same_classes: ClassVar[bool] = False
+    per_class: ClassVar[bool] = False
     default_weight: ClassVar[float] = 1.0
     default_warmup: ClassVar[float] = 0.0
     initial_epochs: ClassVar[int] = 0

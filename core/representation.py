@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .arguments import checked
 from .errors import UsageError, required, unknown_name
 from .input_values import as_batch
+from .logit_kind import are_probabilities, ends_in_sigmoid
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 from .token_grids import token_map
@@ -299,12 +300,14 @@ class RepresentationSpec:
 
     Attributes:
         probabilities: Whether the logits are probabilities: a softmax has been applied to them already.
+        sigmoid: Whether a sigmoid has been applied to them already.
     """
 
     num_classes: int | None
     embedding_dim: int | None
     map_shapes: tuple[tuple[int, ...], ...]
     probabilities: bool = field(default=False, compare=False)
+    sigmoid: bool = field(default=False, compare=False)
 
 
 @contextmanager
@@ -331,17 +334,11 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
     """
     with evaluating(network):
         outputs = network(batch)
+        sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
     return RepresentationSpec(
         num_classes=None if outputs.logits is None else outputs.logits.shape[1],
         embedding_dim=None if outputs.embedding is None else outputs.embedding.shape[1],
         map_shapes=tuple(tuple(value.shape[1:]) for value in outputs.maps),
-        probabilities=outputs.logits is not None and _are_probabilities(outputs.logits),
+        probabilities=outputs.logits is not None and are_probabilities(outputs.logits),
+        sigmoid=sigmoid,
     )
-
-
-def _are_probabilities(logits: Tensor) -> bool:
-    """Whether each row (C,) of two classes or more is non-negative and sums to 1."""
-    if logits.shape[1] < 2 or not len(logits):
-        return False
-    ones = (logits.float().sum(1) - 1).abs().max() < 1e-3
-    return bool(ones and logits.min() >= 0)

@@ -33,6 +33,8 @@ TEACHER_AGGREGATIONS.register("sum")(Sum)
 class Average(TeacherAggregation):
     """One teacher whose probabilities are the mean of all teachers': L(mean_i softmax(z_i / T), S).
 
+    Where the objective reads each class on its own, they are sigmoids.
+
     T is the temperature at which the objective reads its teacher, so that its softened probabilities are exactly the
     mean of theirs.
 
@@ -62,8 +64,12 @@ class Average(TeacherAggregation):
         if len(teachers) == 1:
             return first(student, teachers[0], batch)
         temperature = float(getattr(first, "temperature", 1.0))
-        logs = torch.stack([F.log_softmax(_precise(logits) / temperature, dim=1) for logits in _logits(teachers)])
-        mean = torch.logsumexp(logs, dim=0) - math.log(len(teachers))
+        softened = torch.stack([_precise(logits) / temperature for logits in _logits(teachers)])
+        if first.per_class:
+            # The logit of the mean of the sigmoids.
+            mean = torch.logsumexp(F.logsigmoid(softened), 0) - torch.logsumexp(F.logsigmoid(-softened), 0)
+        else:
+            mean = torch.logsumexp(F.log_softmax(softened, dim=2), 0) - math.log(len(teachers))
         self.weights = torch.full((len(teachers),), 1 / len(teachers), device=mean.device)
         return first(student, Representation(logits=temperature * mean), batch)
 
@@ -125,6 +131,15 @@ class Entropy(Weighted):
     """
 
     name = "entropy"
+
+    @classmethod
+    def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
+        if objective.per_class and len(settings) > 1:
+            raise UsageError(
+                f"ensemble.rule=entropy reads one class for each sample, and objective {label} each class on its own: "
+                f"add objectives.{label}.rule=average, or sum"
+            )
+        return super().build(options, label, objective, settings)
 
     def weigh(self, logits: Sequence[Tensor], batch: dict[str, Tensor]) -> Tensor:
         logs = [F.log_softmax(_precise(values), dim=1) for values in logits]

@@ -48,14 +48,25 @@ class SeedsResult(TabularResult):
 
     def tables(self) -> list[Table]:
         """One row per seed."""
-        rows = [[str(run.seed), str(run.out), None if run.top1 is None else f"{run.top1:.2f}"] for run in self.runs]
-        return [Table("", ("seed", "run", "top-1 %"), rows, [self.summary()])]
+        key, label = self._measure
+        values = [run.metrics.get(key) for run in self.runs]
+        rows = [
+            [str(run.seed), str(run.out), None if value is None else f"{value:.2f}"]
+            for run, value in zip(self.runs, values, strict=True)
+        ]
+        return [Table("", ("seed", "run", f"{label} %"), rows, [self.summary()])]
+
+    @property
+    def _measure(self) -> tuple[str, str]:
+        """The accuracy that was measured: its key, and how it is written."""
+        return ("mAP", "mAP") if any("mAP" in run.metrics for run in self.runs) else ("top1", "top-1")
 
     def summary(self) -> str:
         """The mean over seeds, in one line."""
-        top1 = [run.top1 for run in self.runs if run.top1 is not None]
+        key, label = self._measure
+        measured = [run.metrics[key] for run in self.runs if key in run.metrics]
         line = f"{self.out}, {len(self.runs)} run{'s' * (len(self.runs) > 1)}"
-        line += f", top-1 of the last epoch {mean_std(top1)} %" if top1 else ""
+        line += f", {label} of the last epoch {mean_std(measured)} %" if measured else ""
         if self.diversity is None or len(self.diversity.networks) == 1:
             return line
         return f"{line}, of their ensemble {self.diversity.ensemble.top1:.2f} %"

@@ -151,6 +151,8 @@ def build_network(
         **options,
         "num_classes": count,
         "classes": tuple(names) if names and len(names) == count else None,
+        # What a run trained for says how its logits are read; of other weights it is not known.
+        **({"several_classes": bool(recipe.get("several_classes"))} if recipe else {}),
     }
     return network
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.preprocess import Preprocess
+from ..core.registry import PRETRAINED
 from ..core.value_scale import ValueScale
-from ..core.weights import read_metadata
+from ..core.weights import find_weights, read_metadata
 
 METADATA = "contrastill"
 """The key of the header."""
@@ -37,6 +38,14 @@ def recipe_of(file: Path | None, name: str) -> dict[str, Any]:
     """The recipe where the file is a student of this network, else nothing."""
     recipe = read_recipe(file) if file is not None and file.suffix == ".safetensors" else None
     return recipe if recipe is not None and recipe["model"] == name else {}
+
+
+def several_classes_of(model: str, weights: str | os.PathLike | None) -> bool | None:
+    """Whether the logits of a network with its weights were trained for any number of classes of a sample; None where
+    no run trained them.
+    """
+    recipe = {} if weights in (None, PRETRAINED) else recipe_of(find_weights(weights), model)
+    return bool(recipe.get("several_classes")) if recipe else None
 
 
 def tuples(value: Any) -> Any:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .logits import check_classes
+from .logits import MOST_TEMPERATURE, check_classes
 
 
 @OBJECTIVES.register("binary_kd")
@@ -35,9 +35,12 @@ class BinaryKD(Objective):
     """
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
-        temperature: float = Field(1.0, gt=0, description="softens both sides' probabilities (no unit)")
+        temperature: float = Field(
+            1.0, gt=0, le=MOST_TEMPERATURE, description="softens both sides' probabilities (no unit)"
+        )
 
     same_classes = True
+    per_class = True
     default_weight = 1.0
     takes_mixed = True
 

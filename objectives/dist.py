@@ -9,7 +9,7 @@ from ..core.crd.criterion import normalise
 from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .logits import check_classes, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, log_probabilities
 
 
 @OBJECTIVES.register("dist")
@@ -42,7 +42,9 @@ class DIST(Objective):
     class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         beta: float = Field(2.0, ge=0, description="factor of the correlation between classes, of each sample")
         gamma: float = Field(2.0, ge=0, description="factor of the correlation between samples, of each class")
-        temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
+        temperature: float = Field(
+            4.0, gt=0, le=MOST_TEMPERATURE, description="softens both sides' probabilities (no unit)"
+        )
 
     same_classes = True
     default_weight = 1.0

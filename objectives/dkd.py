@@ -10,7 +10,7 @@ from ..core.loss_labels import batch_targets
 from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .logits import check_classes, divergence, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, divergence, log_probabilities
 
 
 @OBJECTIVES.register("dkd")
@@ -42,7 +42,9 @@ class DKD(Objective):
     class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
         alpha: float = Field(1.0, ge=0, description="factor of the target's part")
         beta: float = Field(8.0, ge=0, description="factor of the other classes' part")
-        temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
+        temperature: float = Field(
+            4.0, gt=0, le=MOST_TEMPERATURE, description="softens both sides' probabilities (no unit)"
+        )
 
     same_classes = True
     default_weight = 1.0

@@ -12,7 +12,7 @@ from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .doubt import FULL_DOUBT, doubt_scale
-from .logits import check_classes, divergence, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, divergence, log_probabilities
 
 
 @OBJECTIVES.register("kd")
@@ -42,7 +42,9 @@ class KD(Objective):
     """
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
-        temperature: float = Field(4.0, gt=0, description="softens both sides' probabilities (no unit)")
+        temperature: float = Field(
+            4.0, gt=0, le=MOST_TEMPERATURE, description="softens both sides' probabilities (no unit)"
+        )
         standardize: bool = Field(
             False, description="bring each sample's logits to mean 0 and deviation 1 first, on either side"
         )

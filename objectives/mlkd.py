@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .logits import check_classes, divergence, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, divergence, log_probabilities
 from .precision import full_precision
 
 
@@ -48,7 +48,7 @@ class MLKD(Objective):
     """
 
     class Options(Options):  # type: ignore[misc, unused-ignore]  # of a cold mypy cache
-        temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        temperatures: tuple[Annotated[float, Field(gt=0, le=MOST_TEMPERATURE)], ...] = Field(
             (2.0, 3.0, 4.0, 5.0, 6.0),
             min_length=1,
             description="soften both sides' probabilities, one after the other (no unit)",

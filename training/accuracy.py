@@ -9,12 +9,13 @@ import torch.distributed as distributed
 from accelerate import Accelerator
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
+from torchmetrics.classification import MulticlassAccuracy
 
 from ..core.data import Loader
 from ..core.distributed import world_size
 from ..core.errors import ContrastillError
 from ..core.representation import Network
+from .mean_average_precision import MeanAveragePrecision
 
 
 @torch.no_grad()
@@ -59,7 +60,7 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
 def _metrics(batch: Mapping[str, Tensor], classes: int) -> Iterator[tuple[str, Metric]]:
     """What is measured with the labels that a batch has."""
     if "target" not in batch:
-        yield "mAP", MultilabelAveragePrecision(classes, average="macro", validate_args=False)
+        yield "mAP", MeanAveragePrecision()
         return
     for k in (1, 5):
         if k < classes:

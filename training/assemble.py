@@ -167,6 +167,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     if "logits" in transfer.student_needs:
         known = order.names is not None and len(order.names) == student.recipe["num_classes"]
         student.recipe = {**student.recipe, "classes": order.names if known else None}
+        student.recipe.pop("several_classes", None)
+        student.recipe |= {"several_classes": True} if several_classes(splits["train"]) else {}
     if validation is not None and (
         "logits" not in transfer.student_needs or student.recipe["num_classes"] != splits["train"].num_classes
     ):
@@ -176,7 +178,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         )
     test = None
     # Logits that no objective reads are of a classifier that never learns.
-    labelled = splits["test"] is not None and (splits["test"].targets is not None or several_classes(splits["test"]))
+    labelled = splits["test"] is not None and (splits["test"].targets is not None or _marked(splits["test"]))
     if "logits" in transfer.student_needs and labelled:
         outputs, known = student.recipe["num_classes"], splits["test"].num_classes
         if outputs != known:
@@ -207,6 +209,16 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         if cache.complete and not filling:
             transfer.drop_teachers()
     return Assembly(transfer, train, test, accelerator, splits, weights, validation)
+
+
+def _marked(split: Split) -> bool:
+    """Whether labels that mark any number of classes mark any."""
+    if not several_classes(split):
+        return False
+    marked = bool(split.label_vectors.any())  # type: ignore[attr-defined]
+    if not marked:
+        log.warning("no sample of the test split is marked with a class, so no mAP is measured")
+    return marked
 
 
 def _initial_weights(config: RunConfig, networks: Sequence[Network]) -> dict[str, InitialWeights]:

@@ -160,8 +160,7 @@ def answer_for(network: Network, split: Any, who: str, data: str, otherwise: str
         return f"the {count} classes of {who} are matched by number alone, as {nameless} has no names for them"
     answer_as(network, split.classes, who, data, otherwise, length=count)
     if len(split.classes) < len(own):
-        return (
-            f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name: to answer "
-            "with another one counts as wrong"
+        return f"{data} has {len(split.classes)} of the {len(own)} classes of {who}, matched by name" + (
+            "" if several_classes(split) else ": to answer with another one counts as wrong"
         )
     return ""

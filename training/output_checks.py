@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
-from ..core.registry import PYTHON_PREFIX
+from ..core.registry import PYTHON_PREFIX, short_name
 from ..core.representation import RepresentationSpec
 from ..core.transfer import Transfer
 
@@ -51,4 +51,27 @@ def check_logits(
             raise UsageError(
                 f"{who} returns probabilities (each row sums to 1), and objectives take the softmax of logits: leave "
                 "the softmax at its end out"
+            )
+        if spec.sigmoid and "logits" in needs:
+            raise UsageError(f"{who} ends in a sigmoid, and objectives read logits: leave the sigmoid at its end out")
+    _check_kinds(transfer, config)
+
+
+def _check_kinds(transfer: Transfer, config: RunConfig) -> None:
+    """Complain of an objective that reads a teacher's logits in another way than they were trained.
+
+    Raises:
+        UsageError: There is one, of a teacher that a run trained.
+    """
+    for number, teacher in enumerate(transfer.teachers):
+        several = teacher.recipe.get("several_classes")
+        for label, term in transfer.terms.items():
+            objective = term.objectives[0]
+            if several is None or not objective.same_classes or objective.per_class == several:
+                continue
+            trained, read = ("each class on its own", "their softmax") if several else ("one class", "each on its own")
+            raise UsageError(
+                f"the logits of teacher {number} ({short_name(config.teachers[number].model)}) were trained for "
+                f"{trained} of a sample, and objective {label} reads {read}: use "
+                f"{'binary_kd' if several else 'kd'}, or an objective that reads embeddings, such as crd"
             )

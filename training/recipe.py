@@ -13,6 +13,7 @@ from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.seeds import members
 from ..models.build import class_names
+from ..models.recipe import several_classes_of
 from .schedule import default_epochs
 
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the
@@ -118,6 +119,9 @@ def _answers(entry: Mapping[str, Any], split: Any) -> bool:
     names.
     """
     class_map, weights = entry.get("class_map"), entry.get("weights")
+    several = several_classes_of(entry["model"], next(iter(members(weights)), weights) if weights else None)
+    if several is not None and several != several_classes(split):
+        return False
     own = class_names(entry["model"], next(iter(members(weights)), weights) if weights else None)
     if class_map is not None:
         # It says which is which, and is checked when the teacher is built.

@@ -35,7 +35,8 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, initial_
     total = config.epochs * steps_per_epoch
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (step + 1) / warmup
+        # The last step of a warm-up that is no whole number of steps would be above the rate.
+        return config.lr * min(1.0, (step + 1) / warmup)
     if config.schedule == "step":
         return config.lr * config.gamma ** sum(step >= round(milestone * total) for milestone in config.milestones)
     if config.schedule == "cosine":

@@ -209,3 +209,14 @@ def test_evaluation_is_that_of_the_whole_split_and_leaves_the_student_in_trainin
 )
 def test_learning_rates(options, step, rate):
     assert math.isclose(learning_rate(TrainConfig(epochs=240, **options), step, 1), rate, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0.05, 0.3, 0.5, 1, 1.55, 3])
+@pytest.mark.parametrize("steps", [1, 3, 5, 7, 10, 21])
+def test_a_warm_up_never_goes_above_the_rate(warmup, steps):
+    config = TrainConfig(epochs=4, lr=0.1, schedule="cosine", warmup_epochs=warmup)
+    rates = [learning_rate(config, step, steps) for step in range(4 * steps)]
+    assert max(rates) <= 0.1 + 1e-12
+    rising = rates[: math.ceil(warmup * steps)]
+    assert rising == sorted(rising)
+    assert rising[0] == pytest.approx(0.1 * min(1, 1 / (warmup * steps)))

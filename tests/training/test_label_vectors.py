@@ -13,6 +13,7 @@ from contrastill.core.label_vectors import read_label_vectors
 from contrastill.core.run import Run
 from contrastill.datasets.packed import Packed
 from contrastill.models.build import load_student
+from contrastill.training.mean_average_precision import MeanAveragePrecision
 
 CLASSES = ["cat", "dog", "fox"]
 TINY = {"epochs": 1, "quiet": True, "train.batch_size": 16}
@@ -223,3 +224,93 @@ def test_packing_keeps_every_number(tmp_path, labels):
     contrastill.pack_data(f"packed:{path}", again, splits=["train"])
     with h5py.File(again) as file:
         assert np.allclose(file["train/target"][()], rows, atol=1e-6)
+
+
+def test_average_precision_is_of_the_order_of_logits_and_of_classes_that_occur():
+    """Logits of sure networks, whose sigmoids are equal in float32; one batch within [0, 1]; a class of none."""
+    generator = torch.Generator().manual_seed(3)
+    for scale, classes in ((1.0, (0, 1, 2)), (25.0, (0, 1, 2)), (1.0, (0, 2))):
+        logits = scale * (1 + 0.2 * torch.randn(257, 3, generator=generator))
+        logits[-1] = torch.tensor([0.2, 0.9, 0.4])
+        labels = several(257, 9).long()
+        labels[:, [number for number in range(3) if number not in classes]] = 0
+        metric = MeanAveragePrecision()
+        for part in (slice(0, 256), slice(256, 257)):
+            metric.update(logits[part], labels[part])
+        expected = average_precision_score(labels[:, classes].numpy(), logits[:, classes].numpy(), average="macro")
+        assert metric.compute().item() == pytest.approx(expected, abs=1e-6)
+    nothing = MeanAveragePrecision()
+    nothing.update(logits, torch.zeros_like(labels))
+    assert nothing.compute().isnan()
+
+
+def test_a_test_split_without_any_mark_is_not_measured(tmp_path, caplog):
+    train, test = pair(several)
+    unmarked = TensorDataset(test.tensors[0], torch.zeros_like(test.tensors[1]))
+    run = contrastill.distill(None, "resnet8", (train, unmarked), out=tmp_path / "run", **TINY)
+    assert "mAP" not in run.metrics
+    assert "no sample of the test split is marked with a class" in caplog.text
+
+
+def test_the_same_teacher_twice_is_one_teacher_for_an_average_of_sigmoids(distilled, tmp_path):
+    teacher, _, data = distilled
+    keys = TINY | {"objectives": {"binary_kd": {}}, "train.batch_size": 48}
+    losses = []
+    for number, (teachers, more) in enumerate(
+        [(teacher.out, {}), ([teacher.out, teacher.out], {"ensemble.rule": "average"})]
+    ):
+        run = contrastill.distill(teachers, "resnet8", data, out=tmp_path / str(number), **keys, **more)
+        losses.append(run.metrics["binary_kd"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    with pytest.raises(UsageError, match="entropy reads one class for each sample.*rule=average"):
+        contrastill.distill(
+            [teacher.out, teacher.out], "resnet8", data, out=tmp_path / "e", **keys, **{"ensemble.rule": "entropy"}
+        )
+
+
+def test_a_teacher_of_one_class_a_sample_is_not_read_class_by_class(distilled, tmp_path):
+    teacher, _, data = distilled
+    classes = TensorDataset(pictures(torch.eye(3).repeat(8, 1), 0), torch.arange(24) % 3)
+    softmax = contrastill.distill(None, "resnet8", classes, out=tmp_path / "classes", **TINY)
+    default = contrastill.distill(softmax.out, "resnet8", data, out=tmp_path / "default", **TINY)
+    assert [*default.config.objectives] == ["binary_cross_entropy", "fresh_crd"]
+    for role, data_of, objective, message in (
+        (
+            softmax,
+            data,
+            "binary_kd",
+            "trained for one class of a sample, and objective binary_kd reads each on its own",
+        ),
+        (teacher, classes, "kd", "trained for each class on its own of a sample, and objective kd reads their softmax"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            contrastill.distill(
+                role.out, "resnet8", data_of, out=tmp_path / objective, objectives={objective: {}}, **TINY
+            )
+
+
+class Squashed(torch.nn.Sequential):
+    def forward(self, images):
+        return super().forward(images).sigmoid()
+
+
+def test_a_sigmoid_at_the_end_is_refused(tmp_path):
+    layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    with pytest.raises(UsageError, match="the student ends in a sigmoid.*leave the sigmoid at its end out"):
+        contrastill.distill(None, Squashed(*layers), pair(several), out=tmp_path / "run", **TINY)
+    # Within the network one is a layer like any other.
+    inside = torch.nn.Sequential(layers[0], torch.nn.Sigmoid(), *layers[1:])
+    contrastill.distill(None, inside, pair(several), out=tmp_path / "inside", **TINY)
+
+
+def test_seeds_show_the_measure(tmp_path):
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        for name, part in zip(("train", "test"), pair(several), strict=True):
+            file[f"{name}/rgb"] = part.tensors[0].permute(0, 2, 3, 1).numpy()
+            file[f"{name}/target"] = part.tensors[1].numpy().astype(np.uint8)
+    keys = {"data.path": str(path), "student.model": "resnet8", "train.epochs": 1, "seeds": 2, "out": tmp_path / "runs"}
+    keys |= {"objectives": {"binary_cross_entropy": {}}, "train.batch_size": 16}
+    result = contrastill.train("teachers/cifar100", keys, progress=False)
+    assert "mAP of the last epoch" in str(result)
+    assert f"{result.runs[0].metrics['mAP']:.2f}" in str(result)

@@ -266,7 +266,7 @@ GRIDS["tiny_recipe"] = {
     "cells": {
         "baseline": ("teachers/cifar100", ALONE, 3),
         "distilled": (CRD, [*LITE0, f"objectives.{WHITENED}", *SGD], 3),
-        "averaged": (CRD, [*LITE0, f"objectives.{WHITENED}", *SGD, *AVERAGED], 1),
+        "averaged": (CRD, [*LITE0, f"objectives.{WHITENED}", *SGD, *AVERAGED], 3),
         "lamb": (CRD, [*LITE0, f"objectives.{WHITENED}", *LAMB, "train.warmup_epochs=0.5"], 1),
         "lamb_averaged": (
             CRD,

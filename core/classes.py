@@ -207,7 +207,8 @@ def _check_names(own: Sequence[str | None] | None, class_map: ClassMap, names: S
     if own is None:
         return
     if isinstance(class_map, Mapping):
-        pairs = [(_own_name(own, key), name) for key, name in class_map.items()]
+        places = [(_own_place(own, key, who), name) for key, name in class_map.items()]
+        pairs = [(None if place is None else own[place], name) for place, name in places]
         names = names or [name for _, name in pairs]
     elif isinstance(class_map[0], int) and names is not None:
         pairs = [
@@ -225,11 +226,21 @@ def _check_names(own: Sequence[str | None] | None, class_map: ClassMap, names: S
             )
 
 
-def _own_name(own: Sequence[str | None], key: str | int) -> str | None:
-    """The name of the class that a key of a mapping stands for."""
-    if key in own:
-        return str(key)
-    return own[int(key)] if str(key).isdecimal() and int(key) < len(own) else None
+def _own_place(own: Sequence[str | None], key: str | int, who: str) -> int | None:
+    """The place of the class that a key of a mapping stands for: a number is a place, text a name, or the place where
+    no class is called so; None: there is no such class.
+
+    Raises:
+        UsageError: A number is the name of another class than that of its place.
+    """
+    named = own.index(str(key)) if str(key) in own else None
+    place = int(key) if str(key).isdecimal() and int(key) < len(own) else None
+    if isinstance(key, int) and named not in (None, place):
+        raise UsageError(
+            f"class_map of {who} has the number {key}, a place, and its class called {key} is at the place {named}: "
+            f"write '{key}' in quotes for the class of that name, or a list of places"
+        )
+    return place if named is None else named
 
 
 def _renamed(
@@ -242,13 +253,15 @@ def _renamed(
         )
     # What the data call so is another class of the network now.
     renamed: list[Any] = [None if name in class_map.values() else name for name in own]
+    keys: dict[int, str | int] = {}
     for key, name in class_map.items():
         if names is not None and name not in names:
             raise unknown_name(f"in class_map of {who}, the data's class", name, names)
-        if key in own:
-            renamed[own.index(key)] = name
-        elif str(key).isdecimal() and int(key) < len(own):
-            renamed[int(key)] = name
+        place = _own_place(own, key, who)
+        if place in keys:
+            raise UsageError(f"class_map of {who} names one of its classes twice, by {keys[place]!r} and {key!r}")
+        if place is not None:
+            keys[place], renamed[place] = key, name
         else:
             known = listed(own) if any(own) else f"0 … {len(own) - 1}"
             raise UsageError(

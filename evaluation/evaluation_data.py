@@ -36,7 +36,7 @@ def evaluation_data(config: RunConfig) -> RunConfig:
         return config
     own = config.data.model_dump(mode="json")
     merged = dict(changes) if changes.get("name", own["name"]) != own["name"] else _merged(own, changes)
-    return validate({**config.model_dump(mode="json"), "data": merged})
+    return validate({**config.model_dump(), "data": merged})
 
 
 def carried_settings(run: DataConfig, now: DataConfig, given: Collection[str]) -> list[str]:

@@ -106,7 +106,7 @@ def resolve_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
             )
         return load_config(os.fspath(config), overrides_as_text(overrides))
     values = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
-    return make_config(config.model_dump(mode="json"), values) if values else config
+    return make_config(config.model_dump(), values) if values else config
 
 
 def overrides_as_text(overrides: Overrides) -> list[str]:
@@ -120,7 +120,18 @@ def overrides_as_text(overrides: Overrides) -> list[str]:
         if isinstance(overrides, str) or not isinstance(overrides, Iterable):
             raise UsageError(f'overrides is {overrides!r}: pass a list such as ["train.epochs=10"], or a dict')
         return list(overrides)
-    return [f"{key}={json.dumps(value, default=_written, ensure_ascii=False)}" for key, value in overrides.items()]
+    return [f"{key}={_flow(value)}" for key, value in overrides.items()]
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML in one line: JSON, but for the keys that are whole numbers, which JSON would make text."""
+    if isinstance(value, Mapping):
+        keys = [plain_number(key) for key in value]
+        written = [str(key) if type(key) is int else json.dumps(str(key), ensure_ascii=False) for key in keys]
+        return f"{{{', '.join(f'{key}: {_flow(one)}' for key, one in zip(written, value.values(), strict=True))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_flow, value))}]"
+    return json.dumps(value, default=_written, ensure_ascii=False)
 
 
 def _written(value: Any) -> Any:

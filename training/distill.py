@@ -99,8 +99,8 @@ def distill(
             one (for its batch size, ``drop_last`` and workers), or ``(train, test)``; or a ``Dataset`` or
             ``DatasetDict`` of Hugging Face, whose pictures are read, resized and augmented as files are.
         out: The run's folder.
-        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these, at the
-            paper's rate and schedule. None is what was best or level at the lengths that were measured
+        objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these (but for
+            those that are None), at the paper's rate and schedule. None is what was best or level at the lengths that were measured
             (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also
             cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's
             or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its
@@ -215,7 +215,11 @@ def _objectives(objectives: str | Sequence[str] | Mapping[str, Any]) -> dict[str
     entries = dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in names}
     for name, entry in entries.items():
         _ = OBJECTIVES[entry.get("name", name) if isinstance(entry, Mapping) else name]
-    return {name: entry if isinstance(entry, Mapping) else {"weight": entry} for name, entry in entries.items()}
+    return {
+        name: entry if isinstance(entry, Mapping) else {"weight": entry}
+        for name, entry in entries.items()
+        if entry is not None  # as null in a file
+    }
 
 
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any
 def _plain(value: Any) -> Any:
     """Mappings, sequences and paths as a file of YAML has them."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {plain_number(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else plain_number(value)
@@ -257,4 +257,4 @@ def to_yaml(config: RunConfig) -> str:
     """The resolved config as YAML: what --dry-run prints and a run keeps as config.yaml."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(config.model_dump())))

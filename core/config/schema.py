@@ -40,7 +40,7 @@ class DataConfig(OpenSection):
 def _class_map(value: Any) -> Any:
     """A class_map in one of its three forms; a union of types would complain of each."""
     if isinstance(value, dict):
-        fits = all(isinstance(key, (str, int)) and isinstance(name, str) for key, name in value.items())
+        fits = all(type(key) in (str, int) and isinstance(name, str) for key, name in value.items())
     else:
         fits = isinstance(value, (list, tuple)) and any(all(type(one) is kind for one in value) for kind in (int, str))
     if not fits or not value:

@@ -37,7 +37,7 @@ class Written:
 
 
 def read_written(text: str) -> Any:
-    """A YAML document of mappings (their keys as text), lists, texts, None and :class:`Written`.
+    """A YAML document of mappings (keys as text, whole numbers without quotes as such), lists, texts, None and :class:`Written`.
 
     Raises:
         YAMLError: It is no YAML, has a key twice or more than one document.
@@ -122,7 +122,15 @@ def _mapping(loader: SafeLoader, node: MappingNode, above: tuple[Node, ...]) -> 
     if twice:
         raise YAMLError(f"found duplicate key {twice[0]}")
     loader.flatten_mapping(node)
-    return {key.value: _construct(loader, value, above) for key, value in node.value}
+    return {_key(key): _construct(loader, value, above) for key, value in node.value}
+
+
+def _key(node: ScalarNode) -> str | int:
+    """A key as text, but for a whole number without quotes; :func:`for_schema` makes it text where it can be no
+    number.
+    """
+    number = node.style is None and _INT.fullmatch(node.value) and str(int(node.value.replace("_", ""))) == node.value
+    return int(node.value) if number else node.value
 
 
 def values_of(tree: Any) -> Any:
@@ -165,12 +173,17 @@ def for_schema(annotation: Any, value: Any) -> Any:
     annotations = _alternatives(annotation)
     if isinstance(value, Written):
         return _leaf(annotations, value)
+    if isinstance(value, bool) and {int, float} & {*annotations} and not {bool, Any, object} & {*annotations}:
+        return str(value)  # pydantic would count it as 0 or 1
     if isinstance(value, Mapping):
         model = next((one for one in annotations if isinstance(one, type) and issubclass(one, BaseModel)), None)
-        inner = next(
-            (get_args(one)[1] for one in annotations if get_origin(one) in (dict, Mapping) and get_args(one)), Any
+        keys, inner = next(
+            (get_args(one) for one in annotations if get_origin(one) in (dict, Mapping) and get_args(one)), (Any, Any)
         )
-        return _for_model(model, value) if model else {key: for_schema(inner, one) for key, one in value.items()}
+        if model:
+            return _for_model(model, value)
+        as_text = keys is Any or int not in _alternatives(keys)
+        return {str(key) if as_text else key: for_schema(inner, one) for key, one in value.items()}
     if isinstance(value, list):
         sequence = next(
             (one for one in annotations if get_origin(one) in (list, tuple, set, frozenset, Sequence)), None
@@ -183,6 +196,7 @@ def for_schema(annotation: Any, value: Any) -> Any:
 def _for_model(model: type[BaseModel], value: Any) -> Any:
     if not isinstance(value, Mapping):
         return values_of(value)
+    value = {str(key): one for key, one in value.items()}
     open_section = model.model_config.get("extra") == "allow"
     return {
         key: for_schema(model.model_fields[key].annotation, one)

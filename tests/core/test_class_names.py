@@ -13,11 +13,13 @@ from torch import nn
 import contrastill
 from contrastill.cli.main import main
 from contrastill.core.classes import apply_class_map, match_classes
-from contrastill.core.config.loading import load_config, to_yaml
+from contrastill.core.config.loading import load_config, make_config, to_yaml
+from contrastill.core.config.yaml_values import override_value, values_of
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import OBJECTIVES
 from contrastill.core.run import Run
 from contrastill.evaluation.diversity import measure_diversity
+from contrastill.evaluation.train import overrides_as_text, resolve_config
 from contrastill.models.build import build_network, save_student
 from contrastill.models.recipe import read_recipe
 from contrastill.training.assemble import assemble
@@ -122,6 +124,51 @@ def test_a_class_map_that_fits_nothing_is_refused(given, message):
     network.recipe["classes"] = ("cat", "dog", "elk")
     with pytest.raises(UsageError, match=message):
         apply_class_map(network, given, 2, ("x", "y"), "it")
+
+
+@pytest.mark.parametrize("given", [{2: "x", 0: "y", 1: "z"}, {0: "x"}, {np.int64(2): "x"}])
+def test_a_number_that_is_the_name_of_another_class_is_refused(given, tmp_path):
+    """In quotes it is the name, from the call to config.yaml and back."""
+    own = ("2", "0", "1")
+
+    def written(class_map):
+        config = make_config(
+            {
+                "out": "x",
+                "data": {"name": "cifar100", "path": "x"},
+                "student": {"model": "resnet8"},
+                "teachers": [{"model": "resnet8", "class_map": class_map}],
+                "objectives": {"kd": {}},
+            },
+            {},
+        )
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
+        read = load_config(str(tmp_path / "config.yaml")).teachers[0].class_map
+        assert read == config.teachers[0].class_map == resolve_config(config, {"seed": 1}).teachers[0].class_map
+        network = build_network("resnet8", num_classes=3)
+        network.recipe["classes"] = own
+        apply_class_map(network, read, 3, ("x", "y", "z"), "it")
+        return network.recipe["classes"]
+
+    with pytest.raises(UsageError, match="has the number ., a place, and its class called . is at the place .: write"):
+        written(given)
+    overrides = overrides_as_text({"teachers.0.class_map": given})
+    with pytest.raises(UsageError, match="has the number ., a place"):
+        written(yaml_of(overrides[0]))
+    quoted = {str(key): name for key, name in given.items()}
+    assert written(quoted)[own.index(next(iter(quoted)))] == "x"
+
+
+def yaml_of(override):
+    """The value of an override, as a config has it."""
+    return values_of(override_value(override.partition("=")[2]))
+
+
+def test_a_class_that_is_named_twice_is_refused():
+    network = build_network("resnet8", num_classes=3)
+    network.recipe["classes"] = ("cat", "dog", "elk")
+    with pytest.raises(UsageError, match="class_map of it names one of its classes twice, by 'cat' and 0"):
+        apply_class_map(network, {"cat": "x", 0: "y"}, 2, ("x", "y"), "it")
 
 
 @pytest.mark.parametrize("given", [{"cat": "dog", "dog": "cat"}, {"cat": "dog"}, {0: "dog"}, (1, 0, 2), (1, 0)])

@@ -5,6 +5,7 @@ they refuse.
 import pytest
 import torch
 
+import contrastill
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
@@ -344,3 +345,9 @@ def test_teachers_logits_that_are_no_numbers_are_named(name, value):
     with pytest.raises(UsageError, match=r"is no finite number, as the teacher's logits hold infinite or NaN values"):
         built(name)(student, teacher, target=TARGETS)
     assert not built(name)(teacher, logits(), target=TARGETS).isfinite()  # the student's are the loop's own affair
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 1.5, float("inf")])
+def test_labels_for_each_class_are_numbers_from_0_to_1(value):
+    with pytest.raises(UsageError, match="binary_cross_entropy: labels are numbers from 0 to 1, and some are not"):
+        contrastill.BinaryCrossEntropy()(torch.zeros(2, 3), target=torch.full((2, 3), value))

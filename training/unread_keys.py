@@ -20,7 +20,8 @@ def unread_keys(config: TrainConfig, epochs: int) -> list[str]:
         ['train.gamma=0.5 changes nothing, as train.schedule=cosine does not read it: leave one out']
     """
     lines = [
-        f"train.{key}={getattr(config, key)} changes nothing, as train.{by}={getattr(config, by)} does not read it: leave one out"
+        f"train.{key}={getattr(config, key)} changes nothing, as train.{by}={getattr(config, by)} does not read it: "
+        "leave one out"
         for key, by in _unread(config)
         if getattr(config, key) != TrainConfig.model_fields[key].default
     ]

@@ -228,6 +228,12 @@ def _takes(
 ) -> Takes:
     """The input of the exported file."""
     own, there = pair(student.preprocess.resolution), None if images is None else tuple(images.shape[2:])
+    if not inside and own is not None and size is not None and pair(size) != own:
+        height, width = own
+        raise UsageError(
+            f"{type(student).__name__} takes images of {height}×{width} pixels alone, its resolution: leave out size "
+            "(--size), or put the resizing into the file with with_preprocess (--with-preprocess)"
+        )
     side = pair(size) or there or own if inside else own or pair(size) or there
     if side is None:
         raise UsageError(

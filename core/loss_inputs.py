@@ -243,6 +243,23 @@ def in_own_precision(objective: nn.Module, outputs: Any) -> Any:
     return outputs.map(lambda value: value.to(own.dtype))
 
 
+def check_losses(objective: str, losses: Any, student: Any) -> Tensor:
+    """What an objective's ``per_sample`` returned, if it is a loss of each sample of the student's outputs, (B,).
+
+    Raises:
+        UsageError: It is not.
+    """
+    losses = check_loss(f"{objective}.per_sample", losses, "the loss of each sample, (B,)")
+    tensors = student.tensors() if isinstance(student, Representation) else ()
+    if losses.ndim != 1 or (tensors and len(losses) != len(tensors[0])):
+        here = f" here ({len(tensors[0])},);" if tensors else ""
+        raise UsageError(
+            f"{objective}.per_sample returns a tensor of shape {tuple(losses.shape)}: it returns the loss of each "
+            f"sample, (B,);{here} define forward for a loss that is no mean over samples"
+        )
+    return losses
+
+
 def check_loss(function: str, loss: Any, what: str = "the loss of the batch, a scalar") -> Tensor:
     """What an objective's ``function`` returned, if it is a tensor of floating-point numbers.
 

@@ -119,7 +119,8 @@ def check_label_vectors(objective: str, batch: dict[str, Tensor], logits: Tensor
             f"labels {shown}: pass a tensor of the same shape"
         )
     loop_of_ones_own = "label_vector" not in batch and labels.device.type == "cpu"
-    if loop_of_ones_own and bool(((labels < 0) | (labels > 1)).any()):
+    # Asked this way round, NaN is refused too.
+    if loop_of_ones_own and not bool(((labels >= 0) & (labels <= 1)).all()):
         raise UsageError(f"objective {objective}: labels are numbers from 0 to 1, and some are not")
     return labels.to(logits.dtype)
 

@@ -17,6 +17,7 @@ from .errors import UsageError, required
 from .loss_inputs import (
     check_built_for,
     check_loss,
+    check_losses,
     check_options,
     check_samples,
     check_teachers_finite,
@@ -208,15 +209,7 @@ class Objective(nn.Module):
                 ``needs_teacher`` is False.
             batch: The batch they are outputs for.
         """
-        losses = self.per_sample(student, teacher, batch)
-        check_loss(f"{type(self).__name__}.per_sample", losses, "the loss of each sample, (B,)")
-        if losses.ndim != 1:
-            raise UsageError(
-                f"{type(self).__name__}.per_sample returns a tensor of shape {tuple(losses.shape)}: it returns "
-                "the loss of "
-                "each sample, (B,); define forward for a loss that is no mean over samples"
-            )
-        return losses.mean()
+        return check_losses(type(self).__name__, self.per_sample(student, teacher, batch), student).mean()
 
     def prepare(self, teachers: Sequence[TeacherOutputs]) -> None:
         """Read teacher outputs on the training samples before the first step; called at every start of a run, also of

@@ -202,6 +202,11 @@ class Network(nn.Module):
             outputs.embedding = self._embedding(tapped[self.taps.embedding])
         if "maps" in asked:
             outputs.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
+        if any(value.is_complex() for value in outputs.tensors()):
+            raise UsageError(
+                f"{self._name} returns complex numbers, and objectives compare real ones: let it return their .abs() "
+                "or .real"
+            )
         return outputs
 
     def map_classes(self, classes: Sequence[int]) -> Network:

@@ -20,6 +20,7 @@ from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError, required
 from ..core.hashing import mix
+from ..core.loss_inputs import check_losses
 from ..core.loss_labels import batch_targets
 from ..core.objective import Objective, Options, Setting, check_two_outputs
 from ..core.registry import TEACHER_AGGREGATIONS
@@ -113,7 +114,7 @@ class Weighted(TeacherAggregation):
             return objectives[0](student, teachers[0], batch)
         losses = torch.stack(
             [
-                objective.per_sample(student, teacher, batch)
+                check_losses(type(objective).__name__, objective.per_sample(student, teacher, batch), student)
                 for objective, teacher in zip(objectives, teachers, strict=True)
             ]
         )

@@ -24,6 +24,7 @@ from ..compress.run_grid import Grid, check, teacher_row
 from ..compress.trainings import trainings
 from ..core.arguments import checked
 from ..core.errors import UsageError, unknown_name
+from ..core.generators import own_generators
 from ..core.run import writable_folder
 from ..core.table import Table, TabularResult
 from ..core.torch_settings import own_settings
@@ -74,6 +75,7 @@ class BenchmarkResult(TabularResult):
 
 @checked
 @own_settings()
+@own_generators()
 def run_benchmark(
     benchmark: str = "cifar100",
     *,

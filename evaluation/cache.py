@@ -13,6 +13,7 @@ import torch
 from ..core.arguments import checked
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
+from ..core.generators import own_generators
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.cache_store import CacheStore
 from ..core.torch_settings import own_settings
@@ -70,6 +71,7 @@ class CacheResult:
 
 @checked
 @own_settings()
+@own_generators()
 def cache_teachers(
     config: ConfigLike,
     overrides: Overrides = (),

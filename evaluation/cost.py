@@ -14,6 +14,7 @@ from ..core.arguments import Positive, checked, listed
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError
+from ..core.generators import own_generators
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.table import Table, TabularResult
@@ -74,6 +75,7 @@ class CostResult(TabularResult):
 
 @checked
 @own_settings()
+@own_generators()
 def measure_cost(
     networks: str | os.PathLike | Network | Sequence[Any],
     *,

@@ -14,6 +14,7 @@ from ..core.arguments import checked
 from ..core.atomic import write_text
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import RunConfig
+from ..core.generators import own_generators
 from ..core.run import Run, writable_folder
 from ..core.torch_settings import own_settings
 from ..plots.comparison import ComparedRun, draw_comparison
@@ -109,6 +110,7 @@ _ACROSS = {
 
 @checked
 @own_settings()
+@own_generators()
 def run_demo(
     out: str | os.PathLike = "runs/demo", seed: int = 0, overrides: Overrides = (), *, progress: bool = True
 ) -> DemoResult:

@@ -19,6 +19,7 @@ from ..core.classes import answer_as
 from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
+from ..core.generators import own_generators
 from ..core.loss_inputs import MASKED
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
@@ -62,6 +63,7 @@ class _Member:
 
 @checked
 @own_settings()
+@own_generators()
 def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> DiversityResult | None:
     """Measure a run's teachers with its student beside them, or the finished runs of a folder of seeds, on the test
     split of their data.

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..core.arguments import Paths, checked, path_list
 from ..core.atomic import write_text
 from ..core.errors import UsageError, unknown_name
+from ..core.generators import own_generators
 from ..core.run import Run, writable_folder
 from ..core.torch_settings import own_settings
 from .evaluation_result import EvaluationResult, EvaluationRow
@@ -21,6 +22,7 @@ from .train import Overrides, overrides_as_text
 
 @checked
 @own_settings()
+@own_generators()
 def evaluate_runs(
     runs: Paths,
     overrides: Overrides = (),

@@ -19,9 +19,11 @@ from ..core.classes import match_classes
 from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.generators import own_generators
 from ..core.registry import DATASETS
 from ..core.run import Run, no_run
 from ..core.torch_settings import own_settings
+from ..models.build import load_student
 from ..training.assemble import check_other_data
 from ..training.data import open_loader, open_split
 from .cost import data_size
@@ -130,6 +132,7 @@ class ExportResult:
 
 @checked
 @own_settings()
+@own_generators()
 def export_run(
     run: str | os.PathLike,
     out: str | os.PathLike | None = None,
@@ -183,11 +186,13 @@ def export_run(
         splits = {name: samples.needed(name) for name in ("test", "train")}
         if data is None and (replaced := replaced_data(folder, config, config.data, splits)):
             print_message(replaced)
+    if size is None and images is None and (with_preprocess or load_student(folder.path).preprocess.resolution is None):
+        size = data_size(config, modality)
     export = export_student(
         run,
         out or folder.path / f"student{FORMATS[format]}",
         images=images,
-        size=data_size(config, modality) if size is None and images is None else size,
+        size=size,
         format=format,
         opset=opset,
         dynamic=dynamic,

@@ -13,7 +13,9 @@ from accelerate import Accelerator
 
 from ..core.arguments import checked, listed
 from ..core.atomic import write_text
+from ..core.config.fields import LARGEST_SEED
 from ..core.errors import UsageError, unknown_name
+from ..core.generators import own_generators
 from ..core.run import writable_folder
 from ..core.torch_settings import own_settings
 from ..probe.linear import PROTOCOLS
@@ -40,6 +42,7 @@ DataLike = str | os.PathLike | DataName
 
 @checked
 @own_settings()
+@own_generators()
 def probe_networks(
     networks: NetworkLike | NetworkName | Sequence[Any],
     data: DataLike | Sequence[DataLike],
@@ -67,6 +70,8 @@ def probe_networks(
         ContrastillError: A run has neither a student nor a checkpoint yet, or a file is damaged.
     """
     spec = spec or ProbeSpec()
+    if not 0 <= spec.seed <= LARGEST_SEED:
+        raise UsageError(f"seed is {spec.seed}: give a whole number from 0 to {LARGEST_SEED}")
     if spec.protocol not in PROTOCOLS:
         raise unknown_name("protocol", spec.protocol, PROTOCOLS)
     networks, data = listed(networks, "networks", "runs/crd"), listed(data, "data", "data.h5")

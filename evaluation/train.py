@@ -14,8 +14,8 @@ from ..core.config.loading import load_config, make_config
 from ..core.config.schema import RunConfig
 from ..core.config.yaml_values import override_value, values_of
 from ..core.errors import UsageError
+from ..core.generators import own_generators
 from ..core.torch_settings import own_settings
-from ..training.checkpoint import random_state, set_random_state
 from ..training.progress import accuracy_text
 from ..training.run import train_run
 
@@ -58,6 +58,7 @@ class TrainResult:
 
 
 @own_settings()
+@own_generators()
 def train(config: ConfigLike, overrides: Overrides = (), *, progress: bool = True) -> TrainResult | SeedsResult | None:
     """Train what a config describes, going on where an earlier call was stopped; the same as ``contrastill train``.
 
@@ -75,15 +76,11 @@ def train(config: ConfigLike, overrides: Overrides = (), *, progress: bool = Tru
         ContrastillError: The training failed or was stopped; what was written before stays.
     """
     resolved = resolve_config(config, overrides)
-    before = random_state()
-    try:
-        if resolved.seeds:
-            from .seeds import train_seeds
+    if resolved.seeds:
+        from .seeds import train_seeds
 
-            return train_seeds(resolved, progress=progress)
-        metrics = train_run(resolved, progress=progress)
-    finally:
-        set_random_state(before)
+        return train_seeds(resolved, progress=progress)
+    metrics = train_run(resolved, progress=progress)
     return None if metrics is None else TrainResult(Path(resolved.out), resolved.seed, metrics)
 
 

@@ -172,6 +172,14 @@ def _role(module: nn.Module, name: str, trace: Trace, part: str | None) -> _Role
         _output(module, shape, part, layer, change)
         for change in (None, lambda out: out[:1].expand_as(out), lambda out: out + 1)
     )
+    if bool(plain.isnan().any()):
+        raise UsageError(
+            f"{type(module).__name__} returns NaN for images {shape} (channels, height, width): look at its weights, "
+            "and at what its forward divides by"
+        )
+    # A class that is masked by −∞ says nothing of the layer.
+    finite = plain.isfinite()
+    plain, same, shifted = (torch.where(finite, values, 0.0) for values in (plain, same, shifted))
     if torch.allclose(same[0], same[1], rtol=1e-4, atol=1e-6) and not torch.allclose(
         plain[0], plain[1], rtol=1e-4, atol=1e-6
     ):

@@ -36,9 +36,11 @@ from .folding import fold_batchnorm
 from .freezing import freeze_modules
 from .mixing import check_mixing
 from .modality_scale import check_trained_modality, trained_scale
-from .output_checks import check_logits, embedding_notes
+from .output_checks import check_logits, check_output_lengths, embedding_notes
+from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
+from .unread_keys import unread_keys
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +138,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     teacher_specs = [
         sealed_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
     ]
+    check_output_lengths(config, [*teachers, student], [*teacher_specs, student_spec])
     for teacher in teachers:
         if config.train.fold_teachers:
             fold_batchnorm(teacher, batch)
@@ -160,7 +163,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
     if config.train.mixup or config.train.cutmix:
         check_mixing(transfer)
-    transfer.remarks = order.notes if compares_classes(config) else []
+    epochs = config.train.epochs or default_epochs(splits["train"].num_samples)
+    transfer.remarks = unread_keys(config.train, epochs) + (order.notes if compares_classes(config) else [])
     transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
     check_logits(transfer, config, student_spec, teacher_specs)
     # A classifier that nothing trains keeps the classes of its weights.

@@ -17,6 +17,7 @@ from ..core.arguments import checked
 from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
 from ..core.errors import UsageError, unknown_name
+from ..core.generators import own_generators
 from ..core.plugins import import_plugins
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
@@ -26,7 +27,6 @@ from ..datasets.io.value_range import UNIT
 from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
-from .checkpoint import random_state, set_random_state
 from .data import check_modality, open_loader, open_splits
 from .progress import accuracy_text
 from .recipe import default_objectives, default_training
@@ -65,6 +65,7 @@ class Distilled:
 
 @checked
 @own_settings()
+@own_generators()
 def distill(
     teacher: Any,
     student: Any,
@@ -85,7 +86,7 @@ def distill(
 
     Called again after it was stopped or killed, it goes on from the last checkpoint in ``out``. Under
     ``accelerate launch`` all processes call it.
-    What is given stays as it is: modules are copied, and torch's global generators are put back.
+    What is given stays as it is: modules are copied, and the global generators of Python, NumPy and torch are put back.
 
     Args:
         teacher: A network's name (``"timm/resnet50"``, with its published weights), the folder or file of a run, any
@@ -140,40 +141,36 @@ def distill(
         (['cross_entropy', 'fresh_crd', 'wttm'], torch.Size([2, 4]))
     """
     settings = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
-    before = random_state()
     import_plugins(settings.get("imports", ()))
-    try:
-        with ExitStack() as stack:
-            resolver = ArgumentResolver(stack)
-            options = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
-            section = make_data_config(resolver.data(data), options)
-            splits = open_splits(section)
-            read = _Batches(splits["train"])
-            teachers = [resolver.network(network, "teacher", teacher_modality, read) for network in networks(teacher)]
-            learner = resolver.network(student, "student", student_modality, read) | (
-                {} if embedding is None else {"embedding": embedding}
+    with ExitStack() as stack:
+        resolver = ArgumentResolver(stack)
+        options = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
+        section = make_data_config(resolver.data(data), options)
+        splits = open_splits(section)
+        read = _Batches(splits["train"])
+        teachers = [resolver.network(network, "teacher", teacher_modality, read) for network in networks(teacher)]
+        learner = resolver.network(student, "student", student_modality, read) | (
+            {} if embedding is None else {"embedding": embedding}
+        )
+        _check_scale([*teachers, learner], read, splits["test"])
+        each = _each_teacher(teachers)
+        train = _training(objectives is None, each, learner, splits["train"].num_samples, resolver.train, settings)
+        chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
+        tree = {
+            "out": str(out),
+            "seed": seed,
+            "data": section.model_dump(mode="json"),
+            "teachers": teachers,
+            "student": learner,
+            "objectives": chosen,
+        }
+        config = make_config({**tree, "train": {**train, **resolver.train}}, settings, "contrastill.distill(…)")
+        if config.seeds:
+            raise UsageError(
+                "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"
             )
-            _check_scale([*teachers, learner], read, splits["test"])
-            each = _each_teacher(teachers)
-            train = _training(objectives is None, each, learner, splits["train"].num_samples, resolver.train, settings)
-            chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
-            tree = {
-                "out": str(out),
-                "seed": seed,
-                "data": section.model_dump(mode="json"),
-                "teachers": teachers,
-                "student": learner,
-                "objectives": chosen,
-            }
-            config = make_config({**tree, "train": {**train, **resolver.train}}, settings, "contrastill.distill(…)")
-            if config.seeds:
-                raise UsageError(
-                    "seeds is of the command contrastill train: call distill once for each seed, with an out of its own"
-                )
-            train_run(config, splits=splits, progress=not quiet)
-            return _result(config)
-    finally:
-        set_random_state(before)
+        train_run(config, splits=splits, progress=not quiet)
+        return _result(config)
 
 
 def _training(

@@ -255,8 +255,11 @@ class _Training:
         rate = learning_rate(self.config, self.position.step, len(self.train), self.initial_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get(LR_SCALE, 1.0)
-        self.transfer.progress = (self.position.step / len(self.train) - self.initial_epochs) / (
-            self.epochs - self.initial_epochs
+        epochs = self.epochs - self.initial_epochs
+        # A single step has no time for a weight that rises from 0, and would train nothing.
+        single = epochs * len(self.train) == 1
+        self.transfer.progress = (
+            1.0 if single else (self.position.step / len(self.train) - self.initial_epochs) / epochs
         )
         self.bad.begin()
         passes = self._backward(batch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.registry import PYTHON_PREFIX, short_name
-from ..core.representation import RepresentationSpec
+from ..core.representation import Network, RepresentationSpec
 from ..core.transfer import Transfer
 
 
@@ -34,6 +34,32 @@ def _place(tap: str) -> str:
     """A tap in words: ``input:fc`` is the input of fc."""
     end, _, name = tap.rpartition(":")
     return f"{'input' if end == 'input' else 'output'} of {name or 'the module'}"
+
+
+def check_output_lengths(config: RunConfig, networks: Sequence[Network], specs: Sequence[RepresentationSpec]) -> None:
+    """Complain of networks whose logits are of another length than their config says.
+
+    Args:
+        config: Of the run.
+        networks: The teachers, then the student.
+        specs: Of what each of them returns.
+
+    Raises:
+        UsageError: One's are.
+    """
+    keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
+    for key, entry, network, spec in zip(keys, [*config.teachers, config.student], networks, specs, strict=True):
+        said, there = network.recipe.get("num_classes"), spec.num_classes
+        if None not in (said, there) and said != there:
+            what = f"{key}.num_classes={said}" if entry.num_classes == said else f"{said} classes are asked of {key}"
+            raise UsageError(
+                f"{what}, and {short_name(entry.model)} returns {there} logits for each sample: "
+                + (
+                    "leave it out, or give the module as many outputs"
+                    if entry.model.startswith(PYTHON_PREFIX)
+                    else "let its builder take num_classes"
+                )
+            )
 
 
 def check_logits(

@@ -22,6 +22,10 @@ RESUMABLE: dict[str, Any] = {"resumable": True}
 """Mark of a field with which a run may be resumed though results may depend on it: errors ask for such a change."""
 
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy's generator takes no larger one."""
+
+
 def _expanded(value: str | None) -> str | None:
     """A path with its ``~``, which a shell leaves as it is behind ``key=``."""
     return os.path.expanduser(value) if value is not None and value.startswith("~") else value

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from .fields import PLACE, RECORD, FilePath, Section, run_folder
+from .fields import LARGEST_SEED, PLACE, RECORD, FilePath, Section, run_folder
 from .train_section import TrainConfig
 
 
@@ -187,7 +187,12 @@ class RunConfig(Section):
     out: Annotated[FilePath, AfterValidator(run_folder)] = Field(
         description="the run's folder", json_schema_extra=PLACE
     )
-    seed: int = Field(0, ge=0, description="of the initial weights, the order of samples, the views and the negatives")
+    seed: int = Field(
+        0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="of the initial weights, the order of samples, the views and the negatives",
+    )
     seeds: int | None = Field(
         None,
         gt=0,
@@ -209,6 +214,14 @@ class RunConfig(Section):
     cache: CacheConfig = Field(default_factory=CacheConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, json_schema_extra=RECORD)
     _command: str | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _every_seed_is_allowed(self) -> RunConfig:
+        if self.seeds and self.seed + self.seeds - 1 > LARGEST_SEED:
+            raise ValueError(
+                f"seeds={self.seeds} from seed={self.seed} on go beyond {LARGEST_SEED}: take a smaller seed"
+            )
+        return self
 
     @property
     def command(self) -> str | None:

@@ -210,6 +210,10 @@ class TrainConfig(Section):
                 "teacher_cache keeps the teacher outputs of views that come again: set train.views, such as "
                 "train.views=4"
             )
+        if self.nesterov and self.momentum == 0 and self.optimizer == "sgd":
+            raise ValueError(
+                "train.nesterov is a kind of momentum, and train.momentum=0: give one, or leave nesterov out"
+            )
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("clip_norm and clip_value are two ways to clip a gradient: take one")
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):

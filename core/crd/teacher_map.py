@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ContrastillError, UsageError
-from .criterion import NORM_EPS
+from .criterion import NORM_EPS, widened
 from .embedding import Embedding
 
 MAPS = ("learned", "whitened", "none")
@@ -123,7 +123,7 @@ class TeacherMap(nn.Module):
             return self._map(self.reduce(values))
 
     def forward(self, reduced: Tensor) -> Tensor:
-        mapped = self._map(reduced)
+        mapped = widened(self._map(reduced))
         return _Normalised.apply(mapped.clone() if mapped is reduced else mapped)
 
     def _map(self, reduced: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,9 +87,14 @@ def _state(modules: Iterable[nn.Module]) -> list[object]:
 
 
 def _equal(ours: Sequence[object], theirs: Sequence[object]) -> bool:
-    return len(ours) == len(theirs) and all(
-        torch.equal(one, other)
-        if isinstance(one, Tensor) and isinstance(other, Tensor)
-        else one is other or one == other
-        for one, other in zip(ours, theirs, strict=True)
-    )
+    return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; NaN is equal to NaN."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return one is other or bool(one == other) or (one != one and other != other)
+    if torch.equal(one, other):
+        return True
+    floats = one.is_floating_point() and one.shape == other.shape and one.dtype == other.dtype
+    return floats and bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core.arguments import plain_number
 from ...core.errors import ContrastillError, UsageError
+from ...core.generators import own_generators
 from ...core.hashing import mix
 from .camera import Unit, unit_of
 from .file_views import LABELS
@@ -291,17 +292,12 @@ def drawing_from(*key: int) -> Iterator[None]:
     """Within it, the global generators of Python, NumPy and torch begin at a state that the key names; afterwards they
     are as they were.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     number = mix(*key)
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    torch.default_generator.manual_seed(number)
-    try:
+    with own_generators(device=False):
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        torch.default_generator.manual_seed(number)
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def _fields(sample: Any, where: str) -> dict[str, Any]:

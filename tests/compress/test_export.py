@@ -306,6 +306,26 @@ def test_a_size_that_a_student_does_not_take(tmp_path):
         export_student(tmp_path, tmp_path / "j.pt2", format="torch", size=1)
 
 
+def test_a_resolution_of_the_students_own_and_another_size(tmp_path):
+    weights = tmp_path / "student.safetensors"
+    save_student(build_network("resnet8", num_classes=2, resolution=24), weights)
+    with pytest.raises(UsageError, match=r"takes images of 24×24 pixels alone.*leave out size.*with_preprocess"):
+        export_student(tmp_path, tmp_path / "k.pt2", format="torch", size=40)
+    assert not (tmp_path / "k.pt2").exists()
+    for options in ({}, {"size": 24}):
+        made = export_student(tmp_path, tmp_path / "k.pt2", format="torch", **options)
+        assert made.takes.shape == (3, 24, 24)
+    made = export_student(tmp_path, tmp_path / "k.pt2", format="torch", size=40, with_preprocess=True)
+    assert made.takes.shape == (3, 40, 40)
+
+
+def test_the_size_of_the_data_is_no_size_that_was_asked_for(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["student.model=resnet8", "train.epochs=1", "train.batch_size=16", "-q", f"out={out}"]
+    assert main(["train", "teachers/rooms", *ROOMS, *arguments, "student.resolution=24"]) == 0
+    assert contrastill.export_run(out, format="torch", check=False).export.takes.shape == (3, 24, 24)
+
+
 def test_without_its_data_images_are_random_and_eight_bits_are_refused(run, tmp_path, capsys):
     out = tmp_path / "gone"
     out.mkdir()

@@ -244,12 +244,14 @@ class Mistaken(Objective):
          "not a finite number since step 1 .epoch 0, objective mistaken."),
         ("def per_sample(self, s, t, b): return s.logits.mean()",
          "Mistaken.per_sample returns a tensor of shape ..: it returns the loss of each sample, .B,."),
+        ("def per_sample(self, s, t, b): return s.logits.flatten()",
+         r"Mistaken.per_sample returns a tensor of shape .64,.: it returns the loss of each sample, .B,.; here .16,."),
         ("def __init__(self, dim): super().__init__()",
          "objective mistaken cannot be built from its options .*'dim'.*define the classmethod build"),
     ],
     ids=[
         "needs", "arguments", "scalar", "tuple", "float", "integers", "gradient", "list", "joint", "initial",
-        "initial_float", "nan", "samples", "build",
+        "initial_float", "nan", "samples", "classes", "build",
     ],
 )  # fmt: skip
 def test_mistakes_in_an_objective_of_ones_own_are_explained(

@@ -224,3 +224,34 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path):
     other.claim("train: {epochs: 2}\n")
     with pytest.raises(UsageError, match="train.drop_last: None, now True"):
         other.claim("train: {epochs: 2, drop_last: true}\n")
+
+
+class NotANumber(Body):
+    def forward(self, x):
+        return self.fc(self.features(x)) * float("nan")
+
+
+class Complex(Body):
+    def forward(self, x):
+        return self.fc(self.features(x)) + 0j
+
+
+class Masked(Body):
+    def forward(self, x):
+        return self.fc(self.features(x)) + torch.tensor([0.0, 0.0, 0.0, -torch.inf])
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(NotANumber, r"NotANumber returns NaN for images \(3, 16, 16\)"), (Complex, "Complex returns complex numbers")],
+)
+def test_outputs_that_no_objective_compares(tmp_path, role, kind, message):
+    data = torch.utils.data.TensorDataset(torch.rand(16, 3, 16, 16), torch.arange(16) % 4)
+    teacher, student = (kind(), Cosine()) if role == "teacher" else (Cosine(), kind())
+    with pytest.raises(UsageError, match=message):
+        contrastill.distill(teacher, student, (data, data), out=tmp_path, objectives=["kd"], epochs=1, quiet=True)
+
+
+def test_a_masked_class_hides_no_classifier():
+    assert UserModule(Masked(), Taps(), PLAIN, (3, 16, 16)).classifiers == ("fc",)

@@ -5,6 +5,7 @@ they refuse.
 import pytest
 import torch
 
+import contrastill
 from contrastill import DIST, DKD, KD
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
@@ -355,3 +356,9 @@ def test_temperatures_at_which_the_loss_is_rounding_are_refused():
     for loss in (KD, DKD, DIST):
         with pytest.raises(UsageError, match="temperature"):
             loss(temperature=1000.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 1.5, float("inf")])
+def test_labels_for_each_class_are_numbers_from_0_to_1(value):
+    with pytest.raises(UsageError, match="binary_cross_entropy: labels are numbers from 0 to 1, and some are not"):
+        contrastill.BinaryCrossEntropy()(torch.zeros(2, 3), target=torch.full((2, 3), value))

@@ -9,13 +9,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import contrastill
 from contrastill.cli.main import main
+from contrastill.core.config.loading import find_config, shipped_configs
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError, Stopped, UsageError
 from contrastill.training import engine
+from contrastill.training.unread_keys import unread_keys
 
 SHORT = {"epochs": 2, "batch_size": 16, "lr": 0.02, "quiet": True}
 
@@ -72,6 +76,71 @@ class Pairs(Dataset):
             "label": row % 4,
             "name": str(row),
         }
+
+
+def small_net(width=8, outputs=4):
+    head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, outputs)]
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=2), *head)
+
+
+def small_data(count=48):
+    images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return (TensorDataset(images, torch.arange(count) % 4),) * 2
+
+
+@pytest.mark.parametrize("role", ["student", "teachers.0"])
+def test_a_module_has_the_outputs_that_it_has(tmp_path, role):
+    teacher = None if role == "student" else small_net()
+    message = f"{role}.num_classes=9, and Sequential returns 4 logits for each sample: leave it out, or give the module"
+    with pytest.raises(UsageError, match=message):
+        contrastill.distill(teacher, small_net(), small_data(), out=tmp_path, **SHORT, **{f"{role}.num_classes": 9})
+    assert not (tmp_path / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({"optimizer": "adamw", "momentum": 0.3}, ["train.momentum=0.3 changes nothing, as train.optimizer=adamw"]),
+        ({"optimizer": "timm/lamb", "nesterov": True}, ["train.nesterov=True changes nothing, as train.optimizer="]),
+        ({"optimizer": "timm/momentum", "momentum": 0.3}, []),
+        (
+            {"schedule": "cosine", "milestones": [0.1], "gamma": 0.5},
+            ["train.milestones=(0.1,) changes nothing, as train.schedule=cosine", "train.gamma=0.5 changes nothing"],
+        ),
+        ({"schedule": "constant", "gamma": 0.5}, ["train.gamma=0.5 changes nothing, as train.schedule=constant"]),
+        (
+            {"warmup_epochs": 4},
+            ["train.warmup_epochs=4 is longer than the training of 2 epochs, so the rate"],
+        ),
+        ({"optimizer": "adamw", "momentum": 0.9, "schedule": "cosine", "gamma": 0.1, "warmup_epochs": 2}, []),
+        ({"momentum": 0.3, "milestones": [0.1], "gamma": 0.5, "schedule": "step"}, []),
+    ],
+    ids=str,
+)
+def test_keys_that_change_nothing_are_named(tmp_path, caplog, settings, lines):
+    contrastill.distill(None, small_net(), small_data(), out=tmp_path, **SHORT, **settings)
+    there = [record.getMessage() for record in caplog.records if "train." in record.getMessage()]
+    assert len(there) == len(lines) and all(map(str.startswith, there, lines)), there
+
+
+def test_every_key_of_a_shipped_config_is_read():
+    for name in shipped_configs():
+        written = yaml.safe_load(find_config(name).read_text(encoding="utf-8")).get("train", {})
+        config = TrainConfig(**{key: value for key, value in written.items() if value != "???"})
+        assert unread_keys(config, config.epochs or 20) == [], name
+
+
+def test_nesterov_without_momentum(tmp_path):
+    with pytest.raises(UsageError, match="train.nesterov is a kind of momentum, and train.momentum=0: give one, or"):
+        contrastill.distill(None, small_net(), small_data(), out=tmp_path, **SHORT, nesterov=True, momentum=0)
+
+
+@pytest.mark.parametrize("objective", ["dkd", "review"])
+def test_a_training_of_one_step_learns_from_an_objective_that_warms_up(tmp_path, objective):
+    settings = {**SHORT, "epochs": 1}
+    data = small_data(16)
+    result = contrastill.distill(small_net(), small_net(), data, out=tmp_path, objectives=[objective], **settings)
+    assert result.metrics["step"] == 1 and result.metrics["loss"] > 0
 
 
 def seeded(kind, *arguments, seed=0, **options):

@@ -500,3 +500,25 @@ def test_features_of_another_precision_than_the_maps_are_taken(dtype):
     student, teachers, index = batch_of(BATCHES[0], 0, dtype=dtype)
     exact = build(dtype=torch.float32)(student.detach().float(), teachers[0].float(), index)
     assert build(dtype=torch.float32)(student, teachers[0], index).equal(exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"criterion": "sigmoid"}, {"teacher_map": "none"}], ids=str)
+def test_half_precision_is_near_float32(dtype, options):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(8, width, generator=generator) for width in (6, 12))
+    losses = []
+    for kind in (torch.float32, dtype):
+        loss = FreshCRDLoss(6, 12, num_samples=40, seed=1, **options)
+        with torch.no_grad():
+            for parameter in loss.parameters():
+                if parameter.ndim:
+                    values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+                    parameter.copy_(values)
+        loss, ours = loss.to(kind), student.to(kind, copy=True).requires_grad_()
+        loss(ours, teacher.to(kind), torch.arange(8))
+        value = loss(ours, teacher.to(kind), torch.arange(8))
+        value.backward()
+        assert ours.grad.isfinite().all()
+        losses.append(value.item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)

@@ -104,6 +104,14 @@ def test_others_pass_without_a_word(kind, options, tmp_path, caplog):
     assert not [record for record in caplog.records if "asked" in record.message]
 
 
+def test_values_that_are_no_numbers_do_not_change(tmp_path, caplog):
+    teacher = nn.Sequential(nn.BatchNorm2d(3), Steady())
+    teacher[0].running_mean.fill_(torch.nan)
+    with pytest.raises(contrastill.ContrastillError, match="the logits of teacher 0 .* hold infinite or NaN values"):
+        distill(teacher, tmp_path / "run")
+    assert not [record for record in caplog.records if "asked" in record.message]
+
+
 def test_to_look_leaves_no_trace():
     teacher = Network(RunningMean(), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))
     student = Network(Steady(), taps=Taps(), preprocess=Preprocess((0.0,) * 3, (1.0,) * 3))

@@ -15,7 +15,7 @@ from .logits import MOST_TEMPERATURE, check_classes
 
 @OBJECTIVES.register("binary_kd")
 class BinaryKD(Objective):
-    """T² · Σ_c KL(σ(teacher_c / T) ‖ σ(student_c / T)), mean over the batch: each class is a question of its own.
+    """T² · Σ_c KL(σ(teacher_c / T) ‖ σ(student_c / T)), mean over the batch: each class on its own.
 
     As in multi-label logits distillation (Yang et al., ICCV 2023, eq. 3), with T as in :class:`KD`.
 

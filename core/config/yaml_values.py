@@ -37,7 +37,9 @@ class Written:
 
 
 def read_written(text: str) -> Any:
-    """A YAML document of mappings (keys as text, whole numbers without quotes as such), lists, texts, None and :class:`Written`.
+    """A YAML document of mappings, lists, texts, None and :class:`Written`.
+
+    Keys are text, and whole numbers without quotes are numbers.
 
     Raises:
         YAMLError: It is no YAML, has a key twice or more than one document.

@@ -102,7 +102,7 @@ def distill(
         out: The run's folder.
         objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these (but for
             those that are None), at the paper's rate and schedule. None is what was best or level at the lengths that
-            were measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also
+            were measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); with labels also
             cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's
             or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its
             training images; with a cosine and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A

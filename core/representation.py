@@ -203,10 +203,7 @@ class Network(nn.Module):
         if "maps" in asked:
             outputs.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
         if any(value.is_complex() for value in outputs.tensors()):
-            raise UsageError(
-                f"{self._name} returns complex numbers, and objectives compare real ones: let it return their .abs() "
-                "or .real"
-            )
+            raise UsageError(f"{self._name} returns complex numbers: let it return real ones, as .abs() or .real does")
         return outputs
 
     def map_classes(self, classes: Sequence[int]) -> Network:

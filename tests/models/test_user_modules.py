@@ -238,7 +238,8 @@ class Complex(Body):
 
 class Masked(Body):
     def forward(self, x):
-        return self.fc(self.features(x)) + torch.tensor([0.0, 0.0, 0.0, -torch.inf])
+        features = self.features(x)
+        return self.fc(features) + self.other(features) + torch.tensor([0.0, 0.0, 0.0, -torch.inf])
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
@@ -253,5 +254,6 @@ def test_outputs_that_no_objective_compares(tmp_path, role, kind, message):
         contrastill.distill(teacher, student, (data, data), out=tmp_path, objectives=["kd"], epochs=1, quiet=True)
 
 
-def test_a_masked_class_hides_no_classifier():
-    assert UserModule(Masked(), Taps(), PLAIN, (3, 16, 16)).classifiers == ("fc",)
+def test_a_class_masked_by_infinity_beside_several_classifiers():
+    own = UserModule(Masked(), Taps(), PLAIN, (3, 16, 16))
+    assert own.classifiers == () and own.taps.embedding is None

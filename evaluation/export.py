@@ -186,13 +186,15 @@ def export_run(
         splits = {name: samples.needed(name) for name in ("test", "train")}
         if data is None and (replaced := replaced_data(folder, config, config.data, splits)):
             print_message(replaced)
-    if size is None and images is None and (with_preprocess or load_student(folder.path).preprocess.resolution is None):
-        size = data_size(config, modality)
+    preprocess: Any = load_student(folder.path).preprocess
+    sides: int | tuple[int, int] | None = size
+    if size is None and images is None and (with_preprocess or preprocess.resolution is None):
+        sides = data_size(config, modality)
     export = export_student(
         run,
         out or folder.path / f"student{FORMATS[format]}",
         images=images,
-        size=size,
+        size=sides,
         format=format,
         opset=opset,
         dynamic=dynamic,

@@ -23,6 +23,8 @@ class MeanAveragePrecision(Metric):
     """
 
     full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()

@@ -116,7 +116,7 @@ def _construct(loader: SafeLoader, node: Node, above: tuple[Node, ...]) -> Any:
     return Written(value, node.value) if isinstance(value, (bool, int, float)) else value
 
 
-def _mapping(loader: SafeLoader, node: MappingNode, above: tuple[Node, ...]) -> dict[str, Any]:
+def _mapping(loader: SafeLoader, node: MappingNode, above: tuple[Node, ...]) -> dict[Any, Any]:
     names = [key.value for key, _ in node.value if isinstance(key, ScalarNode)]
     if len(names) < len(node.value):
         raise YAMLError("a key is a list or a mapping")

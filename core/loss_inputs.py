@@ -44,13 +44,22 @@ def _plain(value: Any) -> Any:
     return plain_number(value)
 
 
-def check_tensors(name: str, needs: Collection[str], same_classes: bool, student: Any, teachers: Sequence[Any]) -> None:
+def check_tensors(
+    name: str,
+    needs: Collection[str],
+    same_classes: bool,
+    student: Any,
+    teachers: Sequence[Any],
+    *,
+    per_class: bool = False,
+) -> None:
     """Refuse outputs that cannot be compared sample by sample; reads shapes and types alone.
 
     Args:
         name: The objective's class, for the message.
         needs: The parts that it reads, of ``logits``, ``embedding``, ``maps``.
         same_classes: Whether it compares logits (B, C) class by class.
+        per_class: Whether it takes no softmax of them, so that a single one says something.
         student: The student's outputs.
         teachers: Each teacher's, None for none.
 
@@ -68,6 +77,8 @@ def check_tensors(name: str, needs: Collection[str], same_classes: bool, student
                 if value is None:
                     continue
                 _check_tensor(name, role, part, value, same_classes)
+                if same_classes and part == "logits" and not per_class:
+                    check_softmax(name, role, value)
                 first = value if first is None else first
                 if len(value) != len(first):
                     raise UsageError(
@@ -100,8 +111,6 @@ def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: boo
         raise UsageError(
             f"{name}: the {role}'s {part} have shape {tuple(value.shape)}, without a value: check its sides"
         )
-    if same_classes and part == "logits":
-        check_softmax(name, role, value)
 
 
 def check_floats(what: str, value: Tensor) -> None:

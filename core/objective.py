@@ -161,7 +161,7 @@ class Objective(nn.Module):
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
         name = type(self).__name__
         if isinstance(student, Representation) and not fields and batch is not None:
-            check_tensors(name, self.needs, self.same_classes, student, teachers)
+            check_tensors(name, self.needs, self.same_classes, student, teachers, per_class=self.per_class)
             return self._compare(student, teachers, batch)
         if not isinstance(batch, (Mapping, NoneType)):
             raise UsageError(f"{name}: batch is of type {type(batch).__name__}: pass labels by name, target=labels")
@@ -171,7 +171,7 @@ class Objective(nn.Module):
             raise UsageError(f"{name} reads no teacher: pass labels by name, {name}()(logits, target=labels)")
         student = self._representation(student, "student")
         each = [self._representation(outputs, "teacher") for outputs in teachers]
-        check_tensors(name, self.needs, self.same_classes, student, each)
+        check_tensors(name, self.needs, self.same_classes, student, each, per_class=self.per_class)
         check_samples(name, student, self.least_samples)
         loss = self._compare(student, each, {**(batch or {}), **fields})
         check_teachers_finite(name, loss, each)

@@ -230,7 +230,8 @@ class Transfer(nn.Module):
             self.load_state_dict({**own, **state}, strict=True)
         except RuntimeError as error:
             raise ContrastillError(
-                f"this state is of another transfer: {str(error).splitlines()[1].strip()}"
+                f"this state is of another transfer: {str(error).splitlines()[1].strip()}; give the networks and "
+                "objectives that it was saved with, or another folder (out) to begin anew"
             ) from error
 
     def freeze_unread(self, batch: Mapping[str, Tensor]) -> list[str]:

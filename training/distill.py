@@ -141,6 +141,8 @@ def distill(
         (['cross_entropy', 'fresh_crd', 'wttm'], torch.Size([2, 4]))
     """
     settings = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
+    if isinstance(settings.get("imports"), str):
+        settings["imports"] = [settings["imports"]]
     import_plugins(settings.get("imports", ()))
     with ExitStack() as stack:
         resolver = ArgumentResolver(stack)

@@ -362,3 +362,11 @@ def test_temperatures_at_which_the_loss_is_rounding_are_refused():
 def test_labels_for_each_class_are_numbers_from_0_to_1(value):
     with pytest.raises(UsageError, match="binary_cross_entropy: labels are numbers from 0 to 1, and some are not"):
         contrastill.BinaryCrossEntropy()(torch.zeros(2, 3), target=torch.full((2, 3), value))
+
+
+def test_a_single_question_is_one_for_binary_kd():
+    """One tag: it takes no softmax, whose one value would always be 1."""
+    ours, theirs = torch.tensor([[0.5], [-1.0]]), torch.tensor([[2.0], [0.0]])
+    share, yes = theirs.sigmoid(), ours.sigmoid()
+    expected = (share * (share / yes).log() + (1 - share) * ((1 - share) / (1 - yes)).log()).mean()
+    assert torch.isclose(contrastill.BinaryKD()(ours, theirs), expected, rtol=1e-5)

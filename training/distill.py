@@ -100,12 +100,12 @@ def distill(
             ``DatasetDict`` of Hugging Face, whose pictures are read, resized and augmented as files are.
         out: The run's folder.
         objectives: One name, several, or ``{name: weight}`` or ``{name: {option: value}}``, exactly these (but for
-            those that are None), at the paper's rate and schedule. None is what was best or level at the lengths that were measured
-            (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are labels also
-            cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's
-            or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its
-            training images; with a cosine and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A
-            line at the start says what was chosen.
+            those that are None), at the paper's rate and schedule. None is what was best or level at the lengths that
+            were measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); where there are
+            labels also cross-entropy of weight 1; where besides every teacher is known to answer with the data's
+            classes (a run's or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has
+            memorised its training images; with a cosine and a rate by the size of a batch
+            (:mod:`contrastill.training.recipe`). A line at the start says what was chosen.
         epochs: Passes over the training samples; None is as many as suit their number: 240 for 12 500 or fewer, 60 for
             50 000, 20 for a million.
         seed: Of weights, order, views and negatives.

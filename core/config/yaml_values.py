@@ -37,7 +37,8 @@ class Written:
 
 
 def read_written(text: str) -> Any:
-    """A YAML document of mappings (keys as text, whole numbers without quotes as such), lists, texts, None and :class:`Written`.
+    """A YAML document of mappings, lists, texts, None and :class:`Written`; keys are text, or a whole number without
+    quotes.
 
     Raises:
         YAMLError: It is no YAML, has a key twice or more than one document.
@@ -114,7 +115,7 @@ def _construct(loader: SafeLoader, node: Node, above: tuple[Node, ...]) -> Any:
     return Written(value, node.value) if isinstance(value, (bool, int, float)) else value
 
 
-def _mapping(loader: SafeLoader, node: MappingNode, above: tuple[Node, ...]) -> dict[str, Any]:
+def _mapping(loader: SafeLoader, node: MappingNode, above: tuple[Node, ...]) -> dict[str | int, Any]:
     names = [key.value for key, _ in node.value if isinstance(key, ScalarNode)]
     if len(names) < len(node.value):
         raise YAMLError("a key is a list or a mapping")

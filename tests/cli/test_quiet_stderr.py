@@ -96,7 +96,8 @@ def test_training_measuring_and_writing_print_our_lines_alone(folder):
 
 
 def test_images_that_libraries_warn_of(folder):
-    options = "data.path=pets data.size=32 student.model=resnet8 train.epochs=1 'data.transforms=[{name: GaussNoise}]'"
+    options = "data.path=pets data.size=32 student.model=resnet8 train.epochs=1 train.warmup_epochs=0"
+    options += " 'data.transforms=[{name: GaussNoise}]'"
     output = lines_of(
         folder,
         f"train teachers/image_folder {options} data.workers=3 out=pets_3 -q",  # more than the cores of many a machine

@@ -59,8 +59,8 @@ class Packed:
     The layout: group ``train`` (and ``test``) with ``rgb`` (N, H, W, C) of uint8 or of floats in [0, 1], further
     modalities (N, H, W) such as depth or (N, H, W, C) of any C, and ``target`` integers or names of classes (N,), or a
     number for each class (N, C). Values stay as stored, of any dtype: millimetres stay millimetres, and 8-bit values
-    of other modalities than rgb 0 … 255. Label maps ``semantics`` are whole numbers (N, H, W). A sample's ``index`` is
-    its place in the split.
+    of other modalities than rgb 0 … 255. Label maps ``semantics`` are whole numbers (N, H, W). A sample's ``index``
+    is its place in the split.
 
     Raises:
         UsageError: A split or field that the file lacks; fields of differing lengths; a dtype or shape that is no image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +11,14 @@ from ..core.data import ViewLoader
 from ..core.errors import UsageError
 from ..core.hashing import hash64
 from ..datasets.io.in_memory import padded_slice, rank_slices
+from .wrapped_loader import WrappedLoader
 
 Batch = dict[str, Tensor]
 
 _WITHIN, _CLASSES, _SHUFFLED = 21, 22, 23
 
 
-class BalancedLoader:
+class BalancedLoader(WrappedLoader):
     """The batches of a loader in an order in which all classes come equally often.
 
     An epoch has as many samples as before. Of a rare class each sample comes several times, in the epoch's view each
@@ -32,16 +32,8 @@ class BalancedLoader:
     """
 
     def __init__(self, loader: ViewLoader, targets: Tensor, *, seed: int, rank: int, world: int) -> None:
-        self._loader, self._targets, self._seed, self._rank, self._world = loader, targets.cpu(), seed, rank, world
-        self.num_samples, self.batch_size, self.device = loader.num_samples, loader.batch_size, loader.device
-
-    @property
-    def views(self) -> int | Any:
-        """Of the loader."""
-        return self._loader.views
-
-    def __len__(self) -> int:
-        return len(self._loader)
+        super().__init__(loader)
+        self._targets, self._seed, self._rank, self._world = targets.cpu(), seed, rank, world
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start``, ``start + 1``, … of epoch ``k``."""
@@ -52,16 +44,12 @@ class BalancedLoader:
         # Batches of one length are asked for together, so that workers can read ahead.
         while done < len(rows):
             length = len(rows[done])
-            alike = next((n for n in range(done, len(rows)) if len(rows[n]) != length), len(rows))
-            batches = self._loader.in_order(k, torch.cat(rows[done:alike]), length)
-            for each, batch in zip(slices[done:alike], batches, strict=True):
+            end = next((n for n in range(done, len(rows)) if len(rows[n]) != length), len(rows))
+            batches = self._loader.in_order(k, torch.cat(rows[done:end]), length)
+            for each, batch in zip(slices[done:end], batches, strict=True):
                 padding = each.start == each.stop
                 yield batch | ({"is_padding": torch.ones_like(batch["index"], dtype=torch.bool)} if padding else {})
-            done = alike
-
-    def in_order(self, view: int, rows: Tensor | None = None, batch_size: int | None = None) -> Iterator[Batch]:
-        """All samples of a view, or some, see :class:`~contrastill.core.data.ViewLoader`."""
-        yield from self._loader.in_order(view, rows, batch_size)
+            done = end
 
 
 def balanced_order(targets: Tensor, seed: int, epoch: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from ..core.data import ViewLoader
 from ..core.errors import UsageError
 from ..core.hashing import hash64, mix, shifted
 from ..core.transfer import Transfer
+from .wrapped_loader import WrappedLoader
 
 Batch = dict[str, Tensor]
 
@@ -21,7 +21,7 @@ _PARTNERS, _SHARES, _KINDS, _CENTRES = 1, 2, 3, 4
 _LABEL_MAPS = "semantics"
 
 
-class MixedLoader:
+class MixedLoader(WrappedLoader):
     """The batches of a loader, each sample mixed with a second one of the training split.
 
     mixup (Zhang et al., ICLR 2018) takes the mean λ · first + (1 − λ) · second of all values; CutMix (Yun et al.,
@@ -56,16 +56,8 @@ class MixedLoader:
     ) -> None:
         if loader.num_samples < 2:
             raise UsageError("train.mixup and train.cutmix mix two samples, and the training split has one")
-        self._loader, self._partners, self._seed, self._mixup, self._cutmix = loader, partners, seed, mixup, cutmix
-        self.num_samples, self.batch_size, self.device = loader.num_samples, loader.batch_size, loader.device
-
-    @property
-    def views(self) -> int | Any:
-        """Of the loader."""
-        return self._loader.views
-
-    def __len__(self) -> int:
-        return len(self._loader)
+        super().__init__(loader)
+        self._partners, self._seed, self._mixup, self._cutmix = partners, seed, mixup, cutmix
 
     def epoch(self, k: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start``, ``start + 1``, … of epoch ``k``."""

@@ -60,7 +60,7 @@ class StopOnNonFinite:
         self._first: Tensor | None = None
 
     def resume(self, position: Position) -> None:
-        """Nothing is kept: what a checkpoint holds is known to be finite."""
+        """Nothing to restore, as a checkpoint holds finite values alone."""
 
     def begin(self) -> None:
         """Nothing has to be put back."""

@@ -49,9 +49,10 @@ def check_output_lengths(config: RunConfig, networks: Sequence[Network], specs: 
     """
     keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
     for key, entry, network, spec in zip(keys, [*config.teachers, config.student], networks, specs, strict=True):
-        said, there = network.recipe.get("num_classes"), spec.num_classes
-        if None not in (said, there) and said != there:
-            what = f"{key}.num_classes={said}" if entry.num_classes == said else f"{said} classes are asked of {key}"
+        stated, there = network.recipe.get("num_classes"), spec.num_classes
+        if None not in (stated, there) and stated != there:
+            own = entry.num_classes == stated
+            what = f"{key}.num_classes={stated}" if own else f"{stated} classes are asked of {key}"
             raise UsageError(
                 f"{what}, and {short_name(entry.model)} returns {there} logits for each sample: "
                 + (

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ..core.data import ViewLoader
 from ..core.errors import UsageError
 from ..core.transfer import Transfer
+from .wrapped_loader import WrappedLoader
 
 
-class FullBatches:
+class FullBatches(WrappedLoader):
     """The batches of a loader without the last one of an epoch where that has fewer than ``batch_size`` samples;
     everything else is the loader's own.
 
@@ -29,35 +30,12 @@ class FullBatches:
     """
 
     def __init__(self, loader: ViewLoader) -> None:
-        self._loader = loader
+        super().__init__(loader)
         if not len(self):
             raise UsageError(
                 f"train.drop_last leaves nothing of {loader.num_samples} samples in batches of "
                 f"{loader.batch_size}: lower train.batch_size, or set train.drop_last=false"
             )
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in an epoch of the loader, those of the last batch among them."""
-        return self._loader.num_samples
-
-    @property
-    def batch_size(self) -> int:
-        return self._loader.batch_size
-
-    @property
-    def views(self) -> int | Any:
-        return self._loader.views
-
-    @property
-    def device(self) -> torch.device:
-        return self._loader.device
-
-    def in_order(
-        self, view: int, rows: Tensor | None = None, batch_size: int | None = None
-    ) -> Iterator[dict[str, Tensor]]:
-        """All samples of a view, see :class:`~contrastill.core.data.ViewLoader`."""
-        return self._loader.in_order(view, rows, batch_size)
 
     def __len__(self) -> int:
         return self._loader.num_samples // self._loader.batch_size

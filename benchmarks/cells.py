@@ -37,23 +37,33 @@ def rows_of(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def called(command: list[str], threads: int, log: Path | None = None) -> str:
-    """What a command of the package prints; it ends the grid where it fails. What it says on standard error goes to
-    ``log``, if given.
+    """What a command of the package prints, see :func:`timed`."""
+    return timed(command, threads, log)[0]
+
+
+def timed(command: list[str], threads: int, log: Path | None = None) -> tuple[str, float]:
+    """What a command of the package prints, and the user and system seconds of its processes, which other work on the
+    machine changes little. It ends the grid where it fails; its standard error goes to ``log``, if given.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     with open(log or os.devnull, "a", encoding="utf-8") as errors:
-        answer = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", *command],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=errors if log else None,
             text=True,
             cwd=ROOT,
-            check=False,
         )
-    if answer.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {answer.returncode}{f', see {log}' if log else ''}")
-    return answer.stdout
+        assert process.stdout is not None
+        with process.stdout as output:
+            answer = output.read()
+        # Its own usage and that of the processes it waited for, which communicate() does not give.
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}{f', see {log}' if log else ''}")
+    return answer, usage.ru_utime + usage.ru_stime
 
 
 def fill(

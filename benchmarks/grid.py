@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cells import called, fill, parser, rows_of
+from cells import fill, parser, rows_of, timed
 from grids import GRIDS
 
 from contrastill.compress.results import bits_of, pack_bits
@@ -64,14 +64,15 @@ def train_cell(name: str, cell: str, seed: int, data: str, runs: Path, threads: 
         f"out={run}",
     ]
     began = time.perf_counter()
-    last = json.loads(called([*command, "--json"], threads).splitlines()[-1])
+    answer, cpu_seconds = timed([*command, "--json"], threads)
+    last = json.loads(answer.splitlines()[-1])
     bits = correct_bits(run, data)
     shown = " ".join(command).replace(f"{runs}/", "runs/").replace(data, Path(data).name)
     return {
         "cell": cell, "seed": seed, "command": shown, "top1": round(100 * float(bits.mean()), 4),
         "logged_top1": last["top1"], "images": len(bits),
         "epochs": last["epoch"] + 1, "loss": last["loss"], "samples_per_second": last["samples_per_second"],
-        "wall_seconds": round(time.perf_counter() - began, 1),
+        "wall_seconds": round(time.perf_counter() - began, 1), "cpu_seconds": round(cpu_seconds, 1),
         "threads": threads, "correct": pack_bits(bits),
     }  # fmt: skip
 

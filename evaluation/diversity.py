@@ -28,9 +28,10 @@ from ..core.seeds import members
 from ..core.torch_settings import own_settings
 from ..ensemble.diversity import Diversity, Quality, Reliability, diversity
 from ..plots.diversity import Bar, Curve, draw_diversity
-from ..training.assemble import check_other_data, prepare_accelerator
+from ..training.accelerator import prepare_accelerator
 from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
+from ..training.networks import check_other_data
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
 from .evaluation_data import evaluation_data, location, named_objectives, replaced_data
 from .messages import print_message

@@ -24,8 +24,8 @@ from ..core.registry import DATASETS
 from ..core.run import Run, no_run
 from ..core.torch_settings import own_settings
 from ..models.build import load_student
-from ..training.assemble import check_other_data
 from ..training.data import open_loader, open_split
+from ..training.networks import check_other_data
 from .cost import data_size
 from .evaluation_data import replaced_data
 from .messages import print_message

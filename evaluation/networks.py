@@ -15,10 +15,10 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.run_weights import WeightsRecord
-from ..training.assemble import build
 from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
 from ..training.moving_average import averaged
+from ..training.networks import build
 
 BASELINES = ("random", "scratch", "teacher")
 """The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""

@@ -21,8 +21,8 @@ from ..probe.few_shot import few_shot
 from ..probe.linear import fit_probe
 from ..probe.logme import logme
 from ..probe.neighbours import knn
-from ..training.assemble import check_other_data
 from ..training.data import check_modality, open_loader
+from ..training.networks import check_other_data
 from .messages import print_message
 from .networks import EvaluatedNetwork
 from .probe_inputs import NetworkName, OpenData

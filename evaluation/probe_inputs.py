@@ -23,7 +23,7 @@ from ..core.run import Run, runs_beside
 from ..core.seeds import members
 from ..core.weights import find_weights
 from ..probe.features import Features
-from ..training.assemble import build
+from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
 _TEACHER = re.compile(r"(?P<run>.+):(?:teacher|teachers\.(?P<number>\d+))")

@@ -20,10 +20,11 @@ from ..datasets.io.values import check_splits
 from ..probe.features import features_of
 from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
+from ..training.accelerator import prepare_accelerator
 from ..training.accuracy import evaluate
-from ..training.assemble import check_other_data, prepare_accelerator
 from ..training.class_order import answer_for, check_same_classes
 from ..training.data import check_modality, open_loader, open_split
+from ..training.networks import check_other_data
 from .evaluation_data import (
     carried_settings,
     data_keys,

@@ -15,7 +15,7 @@ from ..core.run_lock import run_lock
 from ..core.seeds import member
 from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
-from ..training.assemble import prepare_accelerator
+from ..training.accelerator import prepare_accelerator
 from ..training.run import train_run
 from .diversity import measure_diversity
 from .diversity_result import DiversityResult

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor
 
-from ..core.classes import apply_class_map
-from ..core.config.schema import NetworkConfig, RunConfig
-from ..core.data import Loader, Split
+from ..core.config.schema import RunConfig
+from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
-from ..core.preprocess import Preprocess
-from ..core.registry import PRETRAINED, PYTHON_PREFIX
-from ..core.representation import Network, RepresentationSpec, describe
+from ..core.representation import RepresentationSpec, describe
 from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec
 from ..core.transfer import Transfer
-from ..core.value_scale import ValueScale
-from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
+from ..datasets.io.scale import Statistics
 from ..datasets.io.subset import split_off
 from ..ensemble.batched import BatchedTeachers
-from ..models.build import build_network
 from .accelerator import prepare_accelerator
-from .class_order import compares_classes, order_classes
+from .class_order import compares_classes
 from .data import check_modality, measure_statistics, open_loader, open_splits, training_loader
 from .folding import fold_batchnorm
 from .freezing import freeze_modules
 from .mixing import check_mixing
-from .modality_scale import check_trained_modality, trained_scale
+from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
@@ -77,142 +71,186 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         ContrastillError: A file is missing or damaged.
     """
     accelerator = prepare_accelerator(config)
-    networks = [*config.teachers, config.student]
-    splits = splits or open_splits(config.data)
-    for network in networks:
-        check_modality(network, splits["train"])
-    shares = {
-        "device": accelerator.device,
-        "seed": config.seed,
-        "rank": accelerator.process_index,
-        "world": accelerator.num_processes,
-    }
-    modalities = [network.modality for network in networks]
-    validation = None
-    if config.train.validation is not None:
-        rest, part = split_off(splits["train"], config.train.validation, config.seed)
-        splits = {**splits, "train": rest}
-        validation = open_loader(
-            part,
-            [config.student.modality],
-            batch_size=max(256, config.train.batch_size),
-            train=False,
-            **shares,
-        )
-    train = training_loader(splits["train"], modalities, config.train, shares)
-    train = FullBatches(train) if config.train.drop_last else train
-    statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
-    classes, names = splits["train"].num_classes, splits["train"].classes
-    set_seed(config.seed)
-    teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
-    order = order_classes(teachers, config, splits, config.student.num_classes or classes)
-    if order.refusal is not None and compares_classes(config):
-        raise order.refusal
-    # Seeded again, so that one seed gives every objective and every teacher the same untrained student.
-    set_seed(config.seed)
-    student = build(
-        config.student,
-        classes or next((teacher.recipe["num_classes"] for teacher in teachers), None),
-        statistics,
-        names=names,
-        student=True,
-    )
+    data = _RunData.open(config, splits or open_splits(config.data), accelerator)
+    networks = build_networks(config, data.splits, data.statistics)
     # Before BatchNorm is folded, and on the process that records them.
-    weights = _initial_weights(config, [*teachers, student]) if accelerator.is_main_process else {}
-    freeze_modules(student, config.train.freeze)
-    batch = {
-        name: value[:2].cpu()
-        for name, value in next(
-            iter(open_loader(splits["train"], modalities, batch_size=2, train=False, device="cpu").epoch(0))
-        ).items()
-    }
-    for entry, built in zip(networks, [*teachers, student], strict=True):
-        measured = statistics.get(entry.modality)
-        if entry.mean is None:
-            check_same_scale(built, entry.model, splits["train"])
-        elif measured is not None:
-            check_other_data(built, entry.model, splits["train"], measured, chosen=True, trained=trained_scale(entry))
-        if built is student or entry.mean is not None:
-            built.preprocess = _of_data(built, splits["train"], statistics, {} if entry.mean is None else batch)
-    student_spec = describe(student, batch)
-    teacher_specs = [
-        sealed_spec(config.train.teacher_cache, teacher, batch) or describe(teacher, batch) for teacher in teachers
-    ]
-    check_output_lengths(config, [*teachers, student], [*teacher_specs, student_spec])
-    for teacher in teachers:
+    weights = initial_weights(config, networks) if accelerator.is_main_process else {}
+    student_spec, teacher_specs = _describe(config, data, networks)
+    settings = _settings(config, data, student_spec, teacher_specs, accelerator.num_processes)
+    terms = {label: build_term(config, label, settings) for label in config.objectives}
+    source = BatchedTeachers(networks.teachers) if config.ensemble.batched else None
+    transfer = Transfer(networks.teachers, networks.student, terms, source=source)
+    if config.train.mixup or config.train.cutmix:
+        check_mixing(transfer)
+    epochs = config.train.epochs or default_epochs(data.split.num_samples)
+    transfer.remarks = unread_keys(config.train, epochs)
+    transfer.remarks += networks.order.notes if compares_classes(config) else []
+    transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
+    check_logits(transfer, config, student_spec, teacher_specs)
+    _name_classes(transfer, networks, data.split)
+    test = _test_loader(transfer, data)
+    if config.train.views and transfer.teacher_needs:
+        _cache_outputs(config, transfer, data.train, filling)
+    return Assembly(transfer, data.train, test, accelerator, data.splits, weights, data.validation)
+
+
+@dataclass
+class _RunData:
+    """The data of a run: its splits without the samples of ``train.validation``, and the loaders of them.
+
+    ``modalities`` are those that its networks read, ``statistics`` the mean and standard deviation of each but rgb;
+    ``evaluating`` opens a loader of a split by which the student is tested.
+    """
+
+    splits: dict[str, Any]
+    modalities: list[str]
+    statistics: dict[str, Statistics]
+    train: ViewLoader
+    validation: Loader | None
+    evaluating: Callable[[Split], Loader]
+
+    @property
+    def split(self) -> Any:
+        """The training split."""
+        return self.splits["train"]
+
+    @classmethod
+    def open(cls, config: RunConfig, splits: Mapping[str, Any], accelerator: Accelerator) -> _RunData:
+        networks = [*config.teachers, config.student]
+        for network in networks:
+            check_modality(network, splits["train"])
+        shares = {
+            "device": accelerator.device,
+            "seed": config.seed,
+            "rank": accelerator.process_index,
+            "world": accelerator.num_processes,
+        }
+
+        def evaluating(split: Split) -> Loader:
+            batch_size = max(256, config.train.batch_size)
+            return open_loader(split, [config.student.modality], batch_size=batch_size, train=False, **shares)
+
+        validation = None
+        if config.train.validation is not None:
+            rest, part = split_off(splits["train"], config.train.validation, config.seed)
+            splits = {**splits, "train": rest}
+            validation = evaluating(part)
+        modalities = [network.modality for network in networks]
+        train = training_loader(splits["train"], modalities, config.train, shares)
+        train = FullBatches(train) if config.train.drop_last else train
+        statistics = {name: measure_statistics(splits["train"], name) for name in sorted({*modalities} - {"rgb"})}
+        return cls(dict(splits), modalities, statistics, train, validation, evaluating)
+
+    def samples(self, count: int) -> dict[str, Tensor]:
+        """The first samples of the training split as networks read them."""
+        loader = open_loader(self.split, self.modalities, batch_size=count, train=False, device="cpu")
+        return {name: value[:count].cpu() for name, value in next(iter(loader.epoch(0))).items()}
+
+
+def _describe(
+    config: RunConfig, data: _RunData, networks: Networks
+) -> tuple[RepresentationSpec, list[RepresentationSpec]]:
+    """What student and teachers put out, after their scales were compared and teachers made ready to be asked."""
+    freeze_modules(networks.student, config.train.freeze)
+    batch = data.samples(2)
+    compare_scales(config, networks, data.split, data.statistics, batch)
+    student = describe(networks.student, batch)
+    folder = config.train.teacher_cache
+    teachers = [sealed_spec(folder, teacher, batch) or describe(teacher, batch) for teacher in networks.teachers]
+    check_output_lengths(config, [*networks], [*teachers, student])
+    for teacher in networks.teachers:
         if config.train.fold_teachers:
             fold_batchnorm(teacher, batch)
         teacher.compute_in(config.train.teacher_precision)
+    return student, teachers
 
-    vectors = getattr(splits["train"], "label_vectors", None)
 
-    def setting(teacher: RepresentationSpec | None) -> Setting:
-        passes = accelerator.num_processes * config.train.accumulation_steps
-        return Setting(
-            student_spec,
+def _settings(
+    config: RunConfig,
+    data: _RunData,
+    student: RepresentationSpec,
+    teachers: Sequence[RepresentationSpec],
+    num_processes: int,
+) -> list[Setting]:
+    """What an objective is built for, for each teacher; one without a teacher where there is none."""
+    split = data.split
+    vectors = getattr(split, "label_vectors", None)
+    passes = num_processes * config.train.accumulation_steps
+    return [
+        Setting(
+            student,
             teacher,
-            splits["train"].num_samples,
-            splits["train"].targets,
+            split.num_samples,
+            split.targets,
             config.seed,
-            -(-min(config.train.batch_size, splits["train"].num_samples) // passes),
+            -(-min(config.train.batch_size, split.num_samples) // passes),
             None if vectors is None else vectors.shape[1],
         )
+        for teacher in teachers or [None]
+    ]
 
-    settings = [setting(spec) for spec in teacher_specs]
-    terms = {label: build_term(config, label, settings or [setting(None)]) for label in config.objectives}
-    transfer = Transfer(teachers, student, terms, source=BatchedTeachers(teachers) if config.ensemble.batched else None)
-    if config.train.mixup or config.train.cutmix:
-        check_mixing(transfer)
-    epochs = config.train.epochs or default_epochs(splits["train"].num_samples)
-    transfer.remarks = unread_keys(config.train, epochs) + (order.notes if compares_classes(config) else [])
-    transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
-    check_logits(transfer, config, student_spec, teacher_specs)
-    # A classifier that nothing trains keeps the classes of its weights.
-    if "logits" in transfer.student_needs:
-        known = order.names is not None and len(order.names) == student.recipe["num_classes"]
-        student.recipe = {**student.recipe, "classes": order.names if known else None}
-        student.recipe.pop("several_classes", None)
-        student.recipe |= {"several_classes": True} if several_classes(splits["train"]) else {}
-    if validation is not None and (
-        "logits" not in transfer.student_needs or student.recipe["num_classes"] != splits["train"].num_classes
-    ):
+
+def _name_classes(transfer: Transfer, networks: Networks, split: Split) -> None:
+    """Let the student know what its logits stand for; a classifier that nothing trains keeps the classes of its
+    weights.
+    """
+    if "logits" not in transfer.student_needs:
+        return
+    student, names = networks.student, networks.order.names
+    known = names is not None and len(names) == student.recipe["num_classes"]
+    student.recipe = {**student.recipe, "classes": names if known else None}
+    student.recipe.pop("several_classes", None)
+    student.recipe |= {"several_classes": True} if several_classes(split) else {}
+
+
+def _test_loader(transfer: Transfer, data: _RunData) -> Loader | None:
+    """Of the samples by which the student's logits are tested; None where they cannot be.
+
+    Raises:
+        UsageError: ``train.validation`` is to measure an accuracy that nobody can.
+    """
+    student, split = transfer.student, data.splits["test"]
+    # Logits that no objective reads are of a classifier that never learns.
+    learns = "logits" in transfer.student_needs
+    outputs = student.recipe["num_classes"]
+    if data.validation is not None and (not learns or outputs != data.split.num_classes):
         raise UsageError(
             "train.validation measures accuracy, and no objective trains logits of the student for the data's classes: "
             "leave it out"
         )
-    test = None
-    # Logits that no objective reads are of a classifier that never learns.
-    labelled = splits["test"] is not None and (splits["test"].targets is not None or _marked(splits["test"]))
-    if "logits" in transfer.student_needs and labelled:
-        outputs, known = student.recipe["num_classes"], splits["test"].num_classes
-        if outputs != known:
-            log.warning(
-                "the student has %s outputs and the data %s classes, so no accuracy is measured: give the student "
-                "as many outputs",
-                outputs,
-                known,
-            )
-        else:
-            test = open_loader(
-                splits["test"],
-                [config.student.modality],
-                batch_size=max(256, config.train.batch_size),
-                train=False,
-                **shares,
-            )
-    if config.train.views and transfer.teacher_needs:
-        origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
-        # Of samples that are not mixed they are not among the facts, as in caches of releases that could not mix.
-        origin |= {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config.train, name))}
-        origin |= {f"data.{name}": value for name, value in config.data.options().items()}
-        folder = config.train.teacher_cache
-        cache = CachedTeachers(
-            train, transfer.source, transfer.teacher_needs, folder, config.cache, origin, filling=filling
+    if not learns or split is None or (split.targets is None and not _marked(split)):
+        return None
+    if outputs != split.num_classes:
+        log.warning(
+            "the student has %s outputs and the data %s classes, so no accuracy is measured: give the student "
+            "as many outputs",
+            outputs,
+            split.num_classes,
         )
-        transfer.source = cache
-        if cache.complete and not filling:
-            transfer.drop_teachers()
-    return Assembly(transfer, train, test, accelerator, splits, weights, validation)
+        return None
+    return data.evaluating(split)
+
+
+def _cache_outputs(config: RunConfig, transfer: Transfer, train: ViewLoader, filling: bool) -> None:
+    """Let the transfer read its teachers' outputs of the views from memory or a folder, see
+    :class:`~contrastill.core.teachers.cache.CachedTeachers`.
+    """
+    origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
+    # Of samples that are not mixed they are not among the facts, as in caches of releases that could not mix.
+    origin |= {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config.train, name))}
+    origin |= {f"data.{name}": value for name, value in config.data.options().items()}
+    cache = CachedTeachers(
+        train,
+        transfer.source,
+        transfer.teacher_needs,
+        config.train.teacher_cache,
+        config.cache,
+        origin,
+        filling=filling,
+    )
+    transfer.source = cache
+    if cache.complete and not filling:
+        transfer.drop_teachers()
 
 
 def _marked(split: Split) -> bool:
@@ -223,106 +261,3 @@ def _marked(split: Split) -> bool:
     if not marked:
         log.warning("no sample of the test split is marked with a class, so no mAP is measured")
     return marked
-
-
-def _initial_weights(config: RunConfig, networks: Sequence[Network]) -> dict[str, InitialWeights]:
-    """Those of the teachers and then the student that are from a file, published or a module's."""
-    keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
-    return {
-        key: InitialWeights.of(network.module, entry.weights)
-        for key, entry, network in zip(keys, [*config.teachers, config.student], networks, strict=True)
-        if entry.weights is not None or entry.model.startswith(PYTHON_PREFIX)
-    }
-
-
-def _of_data(
-    network: Network, split: Split, statistics: Mapping[str, Statistics], batch: Mapping[str, Tensor]
-) -> Preprocess:
-    """A network's preprocessing, with what is known of the values that it is trained on.
-
-    Args:
-        network: Of this training.
-        split: The training split.
-        statistics: Mean and std of each modality but rgb.
-        batch: Of the split, where mean and std were set for its values: normalised colours are right then.
-    """
-    scale = scale_of(split, network.modality, statistics.get(network.modality))
-    images = batch.get(network.modality)
-    if network.modality == "rgb" and scale.low is None and images is not None and images.is_floating_point():
-        low, high = (float(value) for value in images.aminmax())
-        scale = replace(scale, low=low, high=high)
-    return replace(network.preprocess, scale=scale)
-
-
-def check_other_data(
-    network: Network,
-    name: str,
-    split: Split,
-    measured: Statistics | None = None,
-    *,
-    chosen: bool = False,
-    trained: ValueScale | None = None,
-) -> None:
-    """Complain where data have a network's modality in another scale than those of its training, see
-    :func:`~contrastill.datasets.io.scale.check_same_scale`, or than the mean and std that were set for it.
-
-    Args:
-        network: What it reads is in the data.
-        name: What it is called.
-        split: Of the data.
-        measured: Mean and std of its modality there; None: they are measured.
-        chosen: Whether its mean and std were set, so that it may have been for these data.
-        trained: The scale of the training of its weights, where other mean and std were set.
-    """
-    if measured is None and network.modality != "rgb":
-        measured = measure_statistics(split, network.modality)
-    if chosen and network.preprocess.scale is None and measured is not None:
-        check_chosen_scale(network, name, split, measured, trained)
-    else:
-        check_same_scale(network, name, split, measured)
-
-
-def build(
-    config: NetworkConfig,
-    classes: int | None,
-    statistics: Mapping[str, tuple] | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    student: bool = False,
-) -> Network:
-    """One network of the config; a teacher with weights keeps the classifier they came with.
-
-    Args:
-        config: The network.
-        classes: Of the data.
-        statistics: Mean and standard deviation of modalities for which no network has its own.
-        names: Names of the data's classes, for a class_map.
-        student: Whether it is the student.
-
-    Raises:
-        UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
-            modality than rgb, which it is to read.
-    """
-    if student and config.class_map is not None:
-        raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
-    if not student and config.mean is None and config.weights not in (None, PRETRAINED):
-        check_trained_modality(config)
-    options = config.model_dump(exclude={"model", "num_classes", "class_map"})
-    num_classes = config.num_classes or (classes if student or config.weights is None else None)
-    if num_classes is None and (student or config.weights is None):
-        where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
-        raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with {where}")
-    measured = (statistics or {}).get(config.modality)
-    network = build_network(
-        config.model,
-        num_classes=num_classes,
-        new_classifier=student,
-        classes=names if student else None,
-        statistics=measured,
-        **options,
-    )
-    if config.mean is None and measured is not None:
-        check_scale(network, config.model, measured)
-    if config.class_map is not None:
-        apply_class_map(network, config.class_map, classes, names, config.model)
-    return network

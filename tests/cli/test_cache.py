@@ -88,9 +88,9 @@ def forbid_teachers(monkeypatch):
     """From now on whoever asks a teacher fails, but for the few samples by which outputs are compared: of the networks
     built for a run all but the last, the student.
     """
-    from contrastill.training import assemble
+    from contrastill.training import networks
 
-    build = assemble.build
+    build = networks.build
 
     def silenced(config, *rest, student=False, **options):
         network = build(config, *rest, student=student, **options)
@@ -101,7 +101,7 @@ def forbid_teachers(monkeypatch):
             )
         return network
 
-    monkeypatch.setattr(assemble, "build", silenced)
+    monkeypatch.setattr(networks, "build", silenced)
 
 
 def test_a_training_from_it_is_that_from_memory_and_never_asks_a_teacher(packed, tmp_path, capsys, monkeypatch):
@@ -280,7 +280,7 @@ def test_a_stale_folder_is_refused_with_what_differs(packed, folder_written, tmp
 def test_other_weights_and_other_data_are_refused(packed, folder_written, tmp_path, capsys):
     from contrastill.core.config.loading import load_config
     from contrastill.models.build import save_student
-    from contrastill.training.assemble import build
+    from contrastill.training.networks import build
 
     torch.manual_seed(9)
     save_student(

@@ -16,7 +16,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.representation import Preprocess, describe
 from contrastill.core.weights import save_state_dict
 from contrastill.models.build import build_network, load_student, save_student
-from contrastill.training.assemble import build
+from contrastill.training.networks import build
 
 IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -25,8 +25,8 @@ from contrastill.datasets.io.camera import Camera, clean_depth
 from contrastill.datasets.io.scale import check_scale
 from contrastill.datasets.user_dataset import UserDataset
 from contrastill.models.build import build_network, save_student
-from contrastill.training.assemble import build
 from contrastill.training.data import measure_statistics, open_loader, open_splits
+from contrastill.training.networks import build
 from contrastill.training.student import Student
 from contrastill.xmodal.modalities import normals
 

@@ -1,0 +1,199 @@
+"""The networks of a run: built as its config says, with their classes in one order and their scales compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from ..core.classes import apply_class_map
+from ..core.config.schema import NetworkConfig, RunConfig
+from ..core.data import Split
+from ..core.errors import UsageError
+from ..core.preprocess import Preprocess
+from ..core.registry import PRETRAINED, PYTHON_PREFIX
+from ..core.representation import Network
+from ..core.run_weights import InitialWeights
+from ..core.value_scale import ValueScale
+from ..datasets.io.scale import Statistics, check_chosen_scale, check_same_scale, check_scale, scale_of
+from ..models.build import build_network
+from .class_order import ClassOrder, compares_classes, order_classes
+from .data import measure_statistics
+from .modality_scale import check_trained_modality, trained_scale
+
+
+@dataclass
+class Networks:
+    """The networks of a run; ``order`` is that of the classes of their logits."""
+
+    teachers: list[Network]
+    student: Network
+    order: ClassOrder
+
+    def __iter__(self):
+        """The teachers and then the student, as their entries are in the config."""
+        return iter([*self.teachers, self.student])
+
+
+def build_networks(config: RunConfig, splits: Mapping[str, Split], statistics: Mapping[str, Statistics]) -> Networks:
+    """Build the networks of a config, each from the run's seed.
+
+    Args:
+        config: Of the run.
+        splits: Of its data.
+        statistics: Mean and standard deviation of each modality but rgb.
+
+    Raises:
+        UsageError: Their weights, classes or lengths do not fit the data or each other.
+    """
+    classes, names = splits["train"].num_classes, splits["train"].classes
+    set_seed(config.seed)
+    teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
+    order = order_classes(teachers, config, splits, config.student.num_classes or classes)
+    if order.refusal is not None and compares_classes(config):
+        raise order.refusal
+    # Seeded again, so that one seed gives every objective and every teacher the same untrained student.
+    set_seed(config.seed)
+    student = build(
+        config.student,
+        classes or next((teacher.recipe["num_classes"] for teacher in teachers), None),
+        statistics,
+        names=names,
+        student=True,
+    )
+    return Networks(teachers, student, order)
+
+
+def compare_scales(
+    config: RunConfig,
+    networks: Networks,
+    split: Split,
+    statistics: Mapping[str, Statistics],
+    batch: Mapping[str, Tensor],
+) -> None:
+    """Complain where a network was trained on other values than the data's, and give the student, and whoever has mean
+    and std from the config, the data's scale.
+
+    Args:
+        config: Of the run.
+        networks: Their preprocessing is set.
+        split: The training split.
+        statistics: As :func:`build_networks` takes them.
+        batch: A few samples of the split.
+
+    Raises:
+        UsageError: Values of another range, unit or kind.
+    """
+    for entry, network in zip([*config.teachers, config.student], networks, strict=True):
+        measured = statistics.get(entry.modality)
+        if entry.mean is None:
+            check_same_scale(network, entry.model, split)
+        elif measured is not None:
+            check_other_data(network, entry.model, split, measured, chosen=True, trained=trained_scale(entry))
+        if network is networks.student or entry.mean is not None:
+            network.preprocess = _of_data(network, split, statistics, {} if entry.mean is None else batch)
+
+
+def initial_weights(config: RunConfig, networks: Networks) -> dict[str, InitialWeights]:
+    """Those of the teachers and then the student that are from a file, published or a module's."""
+    keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
+    return {
+        key: InitialWeights.of(network.module, entry.weights)
+        for key, entry, network in zip(keys, [*config.teachers, config.student], networks, strict=True)
+        if entry.weights is not None or entry.model.startswith(PYTHON_PREFIX)
+    }
+
+
+def _of_data(
+    network: Network, split: Split, statistics: Mapping[str, Statistics], batch: Mapping[str, Tensor]
+) -> Preprocess:
+    """A network's preprocessing, with what is known of the values that it is trained on.
+
+    Args:
+        network: Of this training.
+        split: The training split.
+        statistics: Mean and std of each modality but rgb.
+        batch: Of the split, where mean and std were set for its values: normalised colours are right then.
+    """
+    scale = scale_of(split, network.modality, statistics.get(network.modality))
+    images = batch.get(network.modality)
+    if network.modality == "rgb" and scale.low is None and images is not None and images.is_floating_point():
+        low, high = (float(value) for value in images.aminmax())
+        scale = replace(scale, low=low, high=high)
+    return replace(network.preprocess, scale=scale)
+
+
+def check_other_data(
+    network: Network,
+    name: str,
+    split: Split,
+    measured: Statistics | None = None,
+    *,
+    chosen: bool = False,
+    trained: ValueScale | None = None,
+) -> None:
+    """Complain where data have a network's modality in another scale than those of its training, see
+    :func:`~contrastill.datasets.io.scale.check_same_scale`, or than the mean and std that were set for it.
+
+    Args:
+        network: What it reads is in the data.
+        name: What it is called.
+        split: Of the data.
+        measured: Mean and std of its modality there; None: they are measured.
+        chosen: Whether its mean and std were set, so that it may have been for these data.
+        trained: The scale of the training of its weights, where other mean and std were set.
+    """
+    if measured is None and network.modality != "rgb":
+        measured = measure_statistics(split, network.modality)
+    if chosen and network.preprocess.scale is None and measured is not None:
+        check_chosen_scale(network, name, split, measured, trained)
+    else:
+        check_same_scale(network, name, split, measured)
+
+
+def build(
+    config: NetworkConfig,
+    classes: int | None,
+    statistics: Mapping[str, tuple] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    student: bool = False,
+) -> Network:
+    """One network of the config; a teacher with weights keeps the classifier they came with.
+
+    Args:
+        config: The network.
+        classes: Of the data.
+        statistics: Mean and standard deviation of modalities for which no network has its own.
+        names: Names of the data's classes, for a class_map.
+        student: Whether it is the student.
+
+    Raises:
+        UsageError: Its length is not known, or its class_map does not fit, or a teacher was trained on another
+            modality than rgb, which it is to read.
+    """
+    if student and config.class_map is not None:
+        raise UsageError("class_map is for teachers: a student has the data's classes, or those of student.num_classes")
+    if not student and config.mean is None and config.weights not in (None, PRETRAINED):
+        check_trained_modality(config)
+    options = config.model_dump(exclude={"model", "num_classes", "class_map"})
+    num_classes = config.num_classes or (classes if student or config.weights is None else None)
+    if num_classes is None and (student or config.weights is None):
+        where = "student.num_classes" if student else "teachers.NUMBER.num_classes (NUMBER from 0)"
+        raise UsageError(f"the data has no classes: say how long the logits of {config.model} are with {where}")
+    measured = (statistics or {}).get(config.modality)
+    network = build_network(
+        config.model,
+        num_classes=num_classes,
+        new_classifier=student,
+        classes=names if student else None,
+        statistics=measured,
+        **options,
+    )
+    if config.mean is None and measured is not None:
+        check_scale(network, config.model, measured)
+    if config.class_map is not None:
+        apply_class_map(network, config.class_map, classes, names, config.model)
+    return network

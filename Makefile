@@ -2,6 +2,9 @@
 #   make demo                                       the main job on rendered data, no download
 #   make test ARGS="-k crd"                         some of the tests
 #   make docs                                       the documentation site, into site/
+#   make gpu                                        measurements and tests that need a GPU, in at most eight minutes
+#   make gpu WHEELS=folder                          the same with a bare PyTorch and a folder of wheels
+#   make gpu ARGS=--cpu-rehearsal                   all of that, small, on a CPU
 #   make setup TORCH="torch==2.14.1 torchvision==0.29.1"   another torch than the newest
 #   make setup PYTHON=python3.12                    another interpreter than python3
 
@@ -24,7 +27,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Bytecode is kept: without it every process of a test would compile torch and its friends again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test lint types format docs clean
+.PHONY: setup demo test gpu lint types format docs clean
 
 setup: $(STAMP)
 
@@ -40,6 +43,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# With the interpreter whose PyTorch knows the GPU: that of .venv, or else PYTHON.
+gpu: PYTHON_GPU = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu:
+	$(if $(WHEELS),$(PYTHON_GPU) -m pip install --no-index --find-links $(WHEELS) -r benchmarks/gpu_requirements.txt)
+	$(PYTHON_GPU) benchmarks/gpu.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

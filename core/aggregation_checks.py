@@ -9,7 +9,7 @@ from torch import nn
 
 from .arguments import fits
 from .config.schema import EnsembleConfig
-from .entry_checks import check_initialised, check_methods, check_options_class, kind_of
+from .entry_checks import check_initialised, check_methods, check_options_class, is_module_with, kind_of
 from .errors import UsageError
 from .objective_checks import check_needs
 from .user_code import explained, is_own, origin
@@ -29,7 +29,7 @@ def check_entry(name: str, entry: Any) -> None:
         UsageError: It is no class, has no ``forward``, or an attribute or a method is of another kind.
     """
     what = f"rule {name} ({origin(entry)})"
-    if not (isinstance(entry, type) and issubclass(entry, nn.Module) and all(hasattr(entry, one) for one in _INTERFACE)):
+    if not is_module_with(entry, _INTERFACE):
         raise UsageError(
             f"{what} is {kind_of(entry)}: register a class, class NAME(contrastill.TeacherAggregation), with forward"
         )
@@ -46,9 +46,7 @@ def check_entry(name: str, entry: Any) -> None:
             raise UsageError(f"{what} has {flag}={getattr(entry, flag)!r}: give True or False")
 
 
-def build_rule(
-    name: str, rule: Any, options: Any, label: str, objective: type, settings: Sequence[Any]
-) -> Any:
+def build_rule(name: str, rule: Any, options: Any, label: str, objective: type, settings: Sequence[Any]) -> Any:
     """The rule of one term, as its class builds it.
 
     Args:
@@ -64,7 +62,8 @@ def build_rule(
         ContrastillError: The class fails as it is built.
     """
     what = f"rule {name} ({origin(rule)})"
-    with explained(f"{what}, built from its options,", rule):
+    way_out = "define __init__ with its options, or the classmethod build(options, label, objective, settings)"
+    with explained(f"{what}, built from its options,", rule, way_out):
         built = rule.build(options, label, objective, settings)
     if is_own(rule):
         return built

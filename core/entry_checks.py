@@ -25,6 +25,11 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
+def is_module_with(entry: Any, interface: Collection[str]) -> bool:
+    """Whether it is a class of modules that has all of these attributes, whatever it is derived from."""
+    return isinstance(entry, type) and issubclass(entry, nn.Module) and all(hasattr(entry, name) for name in interface)
+
+
 def check_call(what: str, function: Callable, arguments: Sequence[str], *, keywords: bool = False) -> None:
     """Refuse a function that cannot be called with these arguments; one whose signature is not known passes.
 

@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .arguments import fits, plain_number
 from .config.schema import ObjectiveConfig
-from .entry_checks import check_initialised, check_methods, check_options_class, kind_of
+from .entry_checks import check_initialised, check_methods, check_options_class, is_module_with, kind_of
 from .errors import UsageError
 from .objective import Objective, Setting
 from .representation import PARTS
@@ -45,7 +45,7 @@ def check_entry(name: str, entry: Any) -> None:
         UsageError: It is no class, lacks a loss, or an attribute or a method is of another kind.
     """
     what = f"objective {name} ({origin(entry)})"
-    if not (isinstance(entry, type) and issubclass(entry, nn.Module) and all(hasattr(entry, one) for one in _INTERFACE)):
+    if not is_module_with(entry, _INTERFACE):
         raise UsageError(
             f"{what} is {kind_of(entry)}: register a class, class NAME(contrastill.Objective), with per_sample or "
             "forward"
@@ -136,9 +136,7 @@ def build_objectives(
     if not isinstance(built, (list, tuple)):
         raise UsageError(f"{what}: {method} returns {kind_of(built)}: return a list with an objective for each teacher")
     for each in built:
-        if not isinstance(each, Objective) and not (
-            isinstance(each, nn.Module) and all(hasattr(each, name) for name in _INTERFACE)
-        ):
+        if not is_module_with(type(each), _INTERFACE):
             raise UsageError(f"{what}: build returns {kind_of(each)}: return an objective, as cls(…) makes it")
         check_initialised(what, each, "logs")
         check_attributes(what, each)

@@ -82,7 +82,8 @@ def imports_of(run: str | os.PathLike) -> list[str]:
 def _import(name: str, reason: str) -> None:
     first = name.partition(".")[0]
     if name.endswith(".py") or not all(part.isidentifier() and not iskeyword(part) for part in name.split(".")):
-        plain = Path(name).stem if Path(name).stem.isidentifier() else "my_package"
+        stem = Path(name).stem
+        plain = stem if stem.isidentifier() and not iskeyword(stem) else "my_package"
         raise UsageError(f"{reason}, which is no name of a module: write it as Python imports it, such as {plain}")
     if first in sys.stdlib_module_names:
         raise UsageError(f"{reason}, which is a module of Python itself: give yours another name, such as my_{first}")

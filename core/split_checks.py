@@ -12,6 +12,7 @@ from .arguments import fits
 from .config.schema import DataConfig
 from .entry_checks import check_call, check_methods, check_options_class, kind_of
 from .errors import UsageError
+from .registry import DATASETS
 from .user_code import explained, is_own, origin
 
 _ATTRIBUTES = ("num_samples", "modalities", "targets", "num_classes", "classes", "camera", "loader")
@@ -34,28 +35,41 @@ def check_entry(name: str, entry: Any) -> None:
         check_methods(what, entry, {"open": ("split",)})
 
 
-def opened(name: str, dataset: Any, options: Mapping[str, Any], split: str) -> Any:
-    """A split as a data set opens it; None where the data says that it has no such split.
+class _UserData:
+    """A data set of a user's own: what goes wrong as it opens a split is one sentence, and so is what the split lacks.
+
+    All else is the data set's own.
+    """
+
+    def __init__(self, what: str, dataset: Any) -> None:
+        self.what, self.dataset = what, dataset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dataset, name)
+
+    def open(self, split: str) -> Any:
+        with explained(f"{self.what}, opened as {split},", type(self.dataset)):
+            result = self.dataset.open(split)
+            if result is not None or split == "train":
+                check_split(f"{self.what}: the split {split}", result)
+            return result
+
+
+def dataset_of(name: str, options: Any) -> Any:
+    """The data set of that name with these options, whose ``open`` gives a split, or None where there is no such split.
 
     Args:
         name: Of the data set.
-        dataset: As it is registered.
-        options: Of its own.
-        split: ``"train"`` or ``"test"``.
+        options: Of its ``Options``.
 
     Raises:
-        UsageError: A split of the user's own that is no :class:`~contrastill.Split`.
-        ContrastillError: A data set of the user's own fails.
+        ContrastillError: A data set of the user's own fails; its splits are checked as they are opened.
     """
-    if is_own(dataset):
-        return dataset(dataset.Options(**options)).open(split)
+    dataset = DATASETS[name]
     what = f"dataset {name} ({origin(dataset)})"
-    with explained(f"{what}, opened as {split},", dataset):
-        result = dataset(dataset.Options(**options)).open(split)
-        if result is None and split != "train":
-            return None
-        check_split(f"{what}: the split {split}", result)
-    return result
+    with explained(f"{what}, called with its options,", dataset):
+        result = dataset(options)
+    return result if is_own(dataset) else _UserData(what, result)
 
 
 def check_split(what: str, split: Any) -> None:
@@ -72,16 +86,19 @@ def check_split(what: str, split: Any) -> None:
     if missing:
         lack = "" if split is None else f", which has no {' and no '.join(missing)}"
         raise UsageError(
-            f"{what} is {kind_of(split)}{lack}: let open return a contrastill.Split, such as a TensorSplit; what the data "
-            "does not have is None"
+            f"{what} is {kind_of(split)}{lack}: let open return a contrastill.Split, such as a TensorSplit; what the "
+            "data does not have is None"
         )
     if not fits(split.num_samples, int) or split.num_samples < 1:
-        raise UsageError(f"{what} has num_samples={_shown(split.num_samples)}: give the number of its samples, from 1 on")
+        raise UsageError(
+            f"{what} has num_samples={_shown(split.num_samples)}: give the number of its samples, from 1 on"
+        )
     shapes = split.modalities
     if not isinstance(shapes, Mapping) or not shapes or not all(_is_shape(shape) for shape in shapes.values()):
         raise UsageError(f'{what} has modalities {shapes!r}: give shapes (C, H, W), as {{"rgb": (3, 32, 32)}}')
     _check_labels(what, split)
-    check_call(f"{what}: loader", split.loader, _LOADER, keywords=True)
+    for arguments in (_LOADER, ("batch_size", "device", "train")):  # the others have defaults
+        check_call(f"{what}: loader", split.loader, arguments, keywords=True)
     loader = split.loader(batch_size=2, device="cpu", seed=0, train=False, rank=0, world=1, views=None)
     missing = [name for name in ("epoch", "__len__", "num_samples") if not hasattr(loader, name)]
     if missing:
@@ -101,7 +118,9 @@ def _check_labels(what: str, split: Any) -> None:
     targets, count, names = split.targets, split.num_classes, split.classes
     if targets is not None:
         if not isinstance(targets, Tensor):
-            raise UsageError(f"{what} has targets that are {kind_of(targets)}: give a tensor, as torch.tensor(…) makes it")
+            raise UsageError(
+                f"{what} has targets that are {kind_of(targets)}: give a tensor, as torch.tensor(…) makes it"
+            )
         if targets.ndim != 1 or len(targets) != split.num_samples or targets.is_floating_point():
             raise UsageError(
                 f"{what} has targets of shape {tuple(targets.shape)} and {targets.dtype}: give the number of each "
@@ -128,7 +147,11 @@ def _check_batch(what: str, batch: Any, split: Any) -> None:
         if not isinstance(batch[name], Tensor):
             raise UsageError(f"{what} has {name} that is {kind_of(batch[name])}: yield tensors")
     index = batch["index"]
-    if index.ndim != 1 or index.is_floating_point() or not 0 <= int(index.min()) <= int(index.max()) < split.num_samples:
+    if (
+        index.ndim != 1
+        or index.is_floating_point()
+        or not 0 <= int(index.min()) <= int(index.max()) < split.num_samples
+    ):
         raise UsageError(
             f"{what} has index {_shown(index.tolist())}: give each sample's place in the split, (B,) int64 from 0 to "
             f"{split.num_samples - 1}"
@@ -140,11 +163,14 @@ def _check_batch(what: str, batch: Any, split: Any) -> None:
                 f"{what} has {name} of shape {tuple(value.shape)}, and modalities says {tuple(shape)}: give "
                 f"({len(index)}, {shape[0]}, H, W), channels first"
             )
-    if labelled and (batch["target"].shape != index.shape or not torch.equal(batch["target"], split.targets[index])):
-        raise UsageError(
-            f"{what} has target {_shown(batch['target'].tolist())} and the split's targets of these index are "
-            f"{_shown(split.targets[index].tolist())}: give both the same classes"
-        )
+    # Of labels with a number for each class the targets are the most probable classes.
+    if labelled and getattr(split, "label_vectors", None) is None:
+        own, targets = batch["target"], split.targets.cpu()[index]
+        if own.shape != targets.shape or not torch.equal(own, targets):
+            raise UsageError(
+                f"{what} has target {_shown(own.tolist())} and the split's targets of these index are "
+                f"{_shown(targets.tolist())}: give both the same classes"
+            )
 
 
 def _is_shape(shape: Any) -> bool:

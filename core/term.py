@@ -117,10 +117,12 @@ class Term(nn.Module):
     def _check(self, loss: Tensor, function: str, student: Representation) -> None:
         """Refuse a loss that is no scalar, or that nothing would learn from."""
         if loss.ndim:
+            way_out = (
+                "add it up" if function != f"{self._name}.forward" else "define per_sample for the loss of each sample"
+            )
             raise UsageError(
-                f"{function} returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the "
-                "batch, "
-                "a scalar; define per_sample for the loss of each sample"
+                f"{function} returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the batch, "
+                f"a scalar; {way_out}"
             )
         learns = any(value.requires_grad for value in (*student.tensors(), *self.parameters()))
         if torch.is_grad_enabled() and learns and not loss.requires_grad:
@@ -151,8 +153,7 @@ class Term(nn.Module):
         return explained(
             self._rule_name,
             type(self.rule),
-            "it is called as (objectives, student, teachers, batch), where None stands for a teacher that chosen leaves "
-            "out",
+            "it is called as (objectives, student, teachers, batch), with None for a teacher that chosen leaves out",
         )
 
     def initial(

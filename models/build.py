@@ -20,6 +20,7 @@ from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.torch_settings import own_settings
+from ..core.user_code import origin
 from ..core.weights import (
     classes_in,
     find_weights,
@@ -173,7 +174,7 @@ def _source(module: nn.Module, builder: Any) -> Any:
     for name, kind in (("taps", Taps), ("preprocess", Preprocess)):
         if not isinstance(getattr(source, name, None), kind):
             raise UsageError(
-                f"a {type(module).__name__} was built that has no {name}: let its builder return contrastill.Network("
+                f"{origin(type(module))} was built, and has no {name}: let its builder return contrastill.Network("
                 "module, taps=…, preprocess=…), or give its class the attributes taps and preprocess"
             )
     return source

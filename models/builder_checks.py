@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from ..core.errors import UsageError
 from ..core.representation import Network
 from ..core.user_code import explained, is_own, origin
 
+_built: WeakSet[nn.Module] = WeakSet()
 _WAY_OUT = "define a function NAME(num_classes, in_chans) that returns a network"
 
 
@@ -47,6 +49,10 @@ def built_by(name: str, builder: Callable[..., Any], options: Mapping[str, Any])
         module = builder(**options)
     if not isinstance(module, nn.Module):
         raise UsageError(f"model {name} ({origin(builder)}) returns {kind_of(module)}: let it return a network")
+    if not is_own(builder):
+        if module in _built:
+            raise UsageError(f"model {name} ({origin(builder)}) returns one network twice: make a new one in each call")
+        _built.add(module)
     check_initialised(f"model {name} ({origin(type(module))})", module, "_parameters")
     if not isinstance(module, Network):
         return module

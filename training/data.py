@@ -12,7 +12,7 @@ from ..core.config.validation import of_another_kind
 from ..core.data import Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
-from ..core.split_checks import opened
+from ..core.split_checks import dataset_of
 from ..datasets.io.values import check_splits
 from ..xmodal.derive import DerivedLoader, check
 from .balancing import BalancedLoader, check_balanced
@@ -25,7 +25,7 @@ def training_loader(
     """Batches of the training samples, with classes balanced and samples mixed where the config asks for it."""
     options = {"batch_size": config.batch_size, "train": True, "views": config.views}
 
-    def seeded(seed: int) -> ViewLoader:
+    def opened(seed: int) -> ViewLoader:
         loader = open_loader(split, modalities, **{**shares, **options, "seed": seed})
         if not config.class_balanced:
             return loader
@@ -33,10 +33,10 @@ def training_loader(
         return BalancedLoader(loader, targets, seed=seed, rank=shares["rank"], world=shares["world"])
 
     seed = shares["seed"]
-    loader = seeded(seed)
+    loader = opened(seed)
     if config.mixup is None and config.cutmix is None:
         return loader
-    return MixedLoader(loader, seeded(mixing_seed(seed)), seed=seed, mixup=config.mixup, cutmix=config.cutmix)
+    return MixedLoader(loader, opened(mixing_seed(seed)), seed=seed, mixup=config.mixup, cutmix=config.cutmix)
 
 
 def open_split(config: RunConfig, name: str) -> Any:
@@ -62,7 +62,7 @@ def _open_data(data: DataConfig, split: str) -> Any:
     if "path" in dataset.Options.model_fields:
         options["path"] = data.path
     try:
-        return opened(data.name, dataset, options, split)
+        return dataset_of(data.name, dataset.Options(**options)).open(split)
     except ContrastillError as error:
         raise of_another_kind(data) or error from error
 

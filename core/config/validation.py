@@ -176,7 +176,9 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
     """
     if section is not None and "extra" not in schema.model_config:
         # pydantic's own models drop keys that they do not know.
-        schema = type(schema.__name__, (schema,), {"model_config": {"extra": "forbid"}, "__module__": schema.__module__})
+        schema = type(
+            schema.__name__, (schema,), {"model_config": {"extra": "forbid"}, "__module__": schema.__module__}
+        )
     try:
         return schema.model_validate(for_schema(schema, values))
     except ValidationError as error:

@@ -61,7 +61,7 @@ def weighing(weights):
         (rule(forward=lambda self, *parts: 1.0), "Mine.forward returns a float"),
         (
             rule(forward=lambda self, *parts: torch.ones(2)),
-            r"Mine.forward returns a tensor of shape \(2,\).* add it up",
+            r"forward returns a tensor of shape \(2,\).* add it up",
         ),
         (rule(forward=lambda self, objectives, *parts: objectives.nothing), "rule Mine of .* fails: AttributeError"),
         (rule(chosen=lambda self, count: None), "chosen returns None: return the numbers of the teachers"),

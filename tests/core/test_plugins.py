@@ -249,7 +249,7 @@ class Mistaken(Objective):
          "Mistaken.per_sample returns a tensor of shape ..: it returns the loss of each sample, .B,."),
         ("def per_sample(self, s, t, b): return s.logits.flatten()",
          r"Mistaken.per_sample returns a tensor of shape .64,.: it returns the loss of each sample, .B,.; here .16,."),
-        ("def __init__(self, dim): super().__init__()",
+        ("def __init__(self, dim): super().__init__()\n    def forward(self, s, t, b): return s.logits.mean()",
          "objective mistaken .my_sensors.Mistaken. cannot be built from .*'dim'.*define the classmethod build"),
     ],
     ids=[

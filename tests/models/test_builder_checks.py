@@ -39,7 +39,7 @@ ONE = nn.Linear(2, 2)
         (lambda num_classes, in_chans: nn.Linear, "returns the class Linear: let it return a network"),
         (
             lambda num_classes, in_chans: {}[num_classes],
-            r"called with \(num_classes=4, in_chans=3\), fails: KeyError: 4",
+            r"\(num_classes=4, in_chans=3\), fails: KeyError: 4",
         ),
         (Unfinished, r"Unfinished\): its __init__ does not call super\(\).__init__\(\)"),
         (lambda num_classes, in_chans: ONE, "returns one network twice: make a new one"),

@@ -80,14 +80,15 @@ _OFFERS = {
 }
 """Public name -> module inside this package, and its attribute there."""
 
-for _registry, _packages in (
-    (_OBJECTIVES, ("objectives", "xmodal", "ensemble")),
-    (_TEACHER_AGGREGATIONS, ("ensemble",)),
-    (_DATASETS, ("datasets",)),
-    (_MODELS, ("models",)),
-    (_MODALITIES, ("xmodal",)),
+for _registry, _checks, _packages in (
+    (_OBJECTIVES, "core.objective_checks", ("objectives", "xmodal", "ensemble")),
+    (_TEACHER_AGGREGATIONS, "core.aggregation_checks", ("ensemble",)),
+    (_DATASETS, "core.split_checks", ("datasets",)),
+    (_MODELS, "models.builder_checks", ("models",)),
+    (_MODALITIES, "xmodal.modality_checks", ("xmodal",)),
 ):
     _registry.packages[:] = [f"{__name__}.{_package}" for _package in _packages]
+    _registry.checks = f"{__name__}.{_checks}"
 
 __all__ = ["__version__", *_OFFERS]
 

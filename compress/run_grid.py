@@ -22,6 +22,7 @@ from ..core.config.schema import DataConfig
 from ..core.errors import ContrastillError, Stopped, UsageError
 from ..core.registry import DATASETS
 from ..core.run import Run
+from ..core.split_checks import dataset_of
 from ..models.build import build_network
 from .benchmark import TEACHER, Training
 from .results import append_row, key_of, pack_bits, read_rows
@@ -289,9 +290,10 @@ def _key(data: DataConfig) -> str:
 def _open(key: str, name: str) -> Any:
     """A split of the data that a :class:`DataConfig`, as JSON, describes."""
     values = json.loads(key)
-    dataset = DATASETS[values.pop("name")]
-    return dataset(
-        dataset.Options(**{name: value for name, value in values.items() if name in dataset.Options.model_fields})
+    dataset = values.pop("name")
+    options = DATASETS[dataset].Options
+    return dataset_of(
+        dataset, options(**{key: value for key, value in values.items() if key in options.model_fields})
     ).open(name)
 
 

@@ -98,7 +98,11 @@ def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: M
         TypeError: An argument is missing, or there is no such argument.
     """
     signature, hints = _kinds(function)
-    for argument, value in signature.bind(*args, **kwargs).arguments.items():
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{function.__qualname__.removesuffix('.__init__')}(): {error}") from None
+    for argument, value in bound.arguments.items():
         parameter = signature.parameters[argument]
         if argument not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue

@@ -44,9 +44,13 @@ def required(value: T | None, part: str) -> T:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], others: str = "") -> UsageError:
-    """The error for a name that does not exist: suggests the nearest ones, else lists them all, and ``others``."""
+    """The error for a name that does not exist: suggests the nearest ones, else lists them all; and ``others``, unless
+    a name is so near that it is meant.
+    """
     known = sorted(known)
     hint = nearest(name, known, f"there are {', '.join(known) or 'none'}{others and f', {others}'}.")
+    if others and others not in hint and not get_close_matches(name, known, n=1, cutoff=0.8):
+        hint = f"{hint.removesuffix('?')}, {others.replace('and', 'or', 1)}?"
     return UsageError(f"{kind} {name!r} does not exist: {hint}")
 
 

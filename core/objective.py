@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .arguments import check_arguments
+from .entry_checks import check_initialised
 from .errors import UsageError, required
 from .loss_inputs import (
     check_built_for,
@@ -26,6 +27,7 @@ from .loss_inputs import (
 )
 from .loss_labels import several_classes_refused, unlabelled
 from .representation import Representation, RepresentationSpec
+from .user_code import origin
 
 
 class Options(BaseModel):
@@ -122,6 +124,8 @@ class Objective(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if isinstance(cls.needs, (list, tuple)):
+            cls.needs = frozenset(cls.needs)
         if "__init__" in vars(cls):
             cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
 
@@ -261,7 +265,12 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
             check_arguments(build, (self, *args), kwargs)
         values = signature.bind(self, *args, **kwargs).arguments
         check_options(type(self).__name__, type(self).Options, values)
-        build(self, *args, **kwargs)
+        try:
+            build(self, *args, **kwargs)
+        except AttributeError:  # torch's, of a parameter or a module that is set
+            check_initialised(origin(type(self)), self, "logs")
+            raise
+        check_initialised(origin(type(self)), self, "logs")
 
     return checked
 

@@ -11,9 +11,11 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
+from keyword import iskeyword
 from pathlib import Path
 
 from .errors import ContrastillError, UsageError
+from .user_code import error_text
 
 GROUP = "contrastill.plugins"
 """The group of entry points; the value of each is a module to import."""
@@ -32,7 +34,7 @@ def import_plugins(modules: Iterable[str]) -> None:
         UsageError: There is no such module, or it fails as it is imported.
     """
     for name in modules:
-        _import(name, f"imports names {name}")
+        _import(name, f"imports names {name or repr(name)}")
 
 
 def request_plugins(modules: Iterable[str]) -> None:
@@ -78,8 +80,13 @@ def imports_of(run: str | os.PathLike) -> list[str]:
 
 
 def _import(name: str, reason: str) -> None:
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise UsageError(f"{reason}, which is no name of a module: write it as Python imports it, such as my_package")
+    first = name.partition(".")[0]
+    if name.endswith(".py") or not all(part.isidentifier() and not iskeyword(part) for part in name.split(".")):
+        stem = Path(name).stem
+        plain = stem if stem.isidentifier() and not iskeyword(stem) else "my_package"
+        raise UsageError(f"{reason}, which is no name of a module: write it as Python imports it, such as {plain}")
+    if first in sys.stdlib_module_names:
+        raise UsageError(f"{reason}, which is a module of Python itself: give yours another name, such as my_{first}")
     try:
         importlib.import_module(name)
     except ContrastillError as error:
@@ -87,7 +94,6 @@ def _import(name: str, reason: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(f"{reason}, which cannot be imported: {error}; install what it needs") from error
-        first = name.partition(".")[0]
         here = (Path(first).is_dir() or Path(f"{first}.py").is_file()) and str(Path.cwd()) not in sys.path
         way_out = (
             "it is in this folder, which Python does not search: set PYTHONPATH=., or call python -m contrastill"
@@ -95,6 +101,5 @@ def _import(name: str, reason: str) -> None:
             else "install it (pip install -e FOLDER), or set PYTHONPATH to the folder that holds it"
         )
         raise UsageError(f"{reason}, and there is no such module: {way_out}") from error
-    except Exception as error:
-        message = " ".join(str(error).split())
-        raise UsageError(f"{reason}, which fails as it is imported: {type(error).__name__}: {message}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{reason}, which fails as it is imported: {error_text(error, name)}") from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UsageError, unknown_name
 from .plugins import import_entry_points
+from .user_code import is_own, origin
 
 if TYPE_CHECKING:
     from .aggregation import TeacherAggregation
@@ -32,11 +33,14 @@ class Registry(Mapping[str, T]):
     Attributes:
         packages: Full names of packages whose modules register themselves when imported. They are imported the first
             time a name is looked up, so a new entry is one new file; the package's root fills the list.
+        checks: Full name of the module whose ``check_entry(name, entry)`` refuses what cannot be such an entry; called
+            for a user's own alone. The package's root sets it.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.packages: list[str] = []
+        self.checks: str | None = None
         self._entries: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
         self._temporary: dict[str, T] = {}
@@ -47,17 +51,34 @@ class Registry(Mapping[str, T]):
         """Decorator: enter the decorated class or function under ``name``.
 
         Raises:
-            UsageError: Another entry has that name.
+            UsageError: Another entry has that name, or it cannot be such an entry, see ``checks``.
         """
 
+        self._check_name(name)
+
         def enter(entry: T) -> T:
-            if name in self._entries and self._entries[name] is not entry:
-                both = sorted(_origin(each) for each in (self._entries[name], entry))
-                raise UsageError(f"two {self.kind}s are called {name!r}: {' and '.join(both)}; rename one of them")
+            if not is_own(entry) and self.checks is not None:
+                importlib.import_module(self.checks).check_entry(name, entry)
+            other = self._entries.get(name)
+            # The same definition again, as of a notebook's cell that is run twice, takes the place of the first.
+            if other is not None and other is not entry and (is_own(entry) or origin(other) != origin(entry)):
+                both = sorted(origin(each) for each in (other, entry))
+                raise UsageError(f"{self.kind} {name!r} is defined twice, by {' and '.join(both)}: rename one of them")
             self._entries[name] = entry
             return entry
 
         return enter
+
+    def _check_name(self, name: object) -> None:
+        """Refuse what no config can call an entry by."""
+        if callable(name):
+            raise UsageError(f'{origin(name)} is registered without a name: write .register("NAME") above it')
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"{name!r} is no name of a {self.kind}: register it under a text")
+        prefix, slash, _ = name.partition("/")
+        if name.startswith(PYTHON_PREFIX) or (slash and prefix in self._families):
+            reserved = f"{prefix}/" if slash else PYTHON_PREFIX
+            raise UsageError(f"{self.kind} {name!r} has a name that begins with {reserved}, which is taken: rename it")
 
     def register_family(self, prefix: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
         """Decorator: the decorated function answers for every name ``prefix/NAME``.
@@ -140,14 +161,11 @@ class Registry(Mapping[str, T]):
                     for module in pkgutil.iter_modules(package.__path__):
                         importlib.import_module(f"{name}.{module.name}")
                 import_entry_points()
+                for entered in self._entries:  # before the families were known
+                    self._check_name(entered)
                 self._discovered = True
             finally:
                 self._discovering = False
-
-
-def _origin(entry: object) -> str:
-    """Where a registered class or function comes from."""
-    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
 
 def object_name(thing: object, *, mark: str = "") -> str:

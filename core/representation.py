@@ -17,6 +17,7 @@ from .logit_kind import are_probabilities, ends_in_sigmoid
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 from .token_grids import token_map
+from .user_code import explained, origin
 
 PARTS = ("logits", "embedding", "maps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -334,7 +335,9 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         network: The network to measure.
         batch: A batch of any size, as ``network`` takes it.
     """
-    with evaluating(network):
+    module, images = type(network.module), batch.get(network.modality)
+    shape = "" if images is None else f" of shape {tuple(images.shape)}"
+    with evaluating(network), explained(f"network {origin(module)}, called with images{shape},", module):
         outputs = network(batch)
         sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
     return RepresentationSpec(

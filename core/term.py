@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .aggregation import Sum, TeacherAggregation
-from .errors import ContrastillError, UsageError
+from .aggregation_checks import check_chosen, check_rule_weights
+from .arguments import fits
+from .errors import UsageError
 from .loss_inputs import check_loss
 from .objective import Objective
+from .objective_checks import check_logs, check_needs
 from .representation import Representation
+from .user_code import explained, is_own
 
 
 class Term(nn.Module):
@@ -45,14 +50,19 @@ class Term(nn.Module):
         self.objectives = nn.ModuleList(each)  # type: ignore[assignment]
         first = self.objectives[0]
         self.weight = first.default_weight if weight is None else weight
-        if not 0 < self.weight < math.inf:
+        if not (fits(self.weight, float) and 0 < self.weight < math.inf):
             raise UsageError(
-                f"the weight of {type(first).__name__} is {self.weight}: give a positive number, or leave the "
+                f"the weight of {type(first).__name__} is {self.weight!r}: give a positive number, or leave the "
                 "objective out"
             )
         self.warmup = first.default_warmup if warmup is None else warmup
+        if not (fits(self.warmup, float) and 0 <= self.warmup < 1):
+            raise UsageError(
+                f"the warmup of {type(first).__name__} is {self.warmup!r}: give a share of the training, from 0 to 1"
+            )
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
+        self._logs_checked = False
         self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
         self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
@@ -61,33 +71,63 @@ class Term(nn.Module):
         """Which of ``count`` teachers this step reads."""
         if not self.needs_teacher:
             return ()
-        return range(count) if self.joint else self.rule.chosen(count)
+        if self.joint:
+            return range(count)
+        with self._rule_explained():
+            numbers = self.rule.chosen(count)
+        return numbers if is_own(type(self.rule)) else check_chosen(self._rule_name, numbers, count)
+
+    def student_needs(self, stage: str) -> frozenset[str]:
+        """What it reads of the student in a stage."""
+        needs: list[frozenset[str]] = []
+        for objective in self.objectives:
+            with self._explained("stage"):
+                each = objective.student_needs(stage)
+            check_needs(f"objective {self._name}", "student_needs", each)
+            needs.append(frozenset(each))
+        return frozenset().union(*needs)
+
+    def prepare(self, teachers: Sequence[Any]) -> None:
+        """Show each objective its teacher's outputs of the training samples."""
+        for number, objective in enumerate(self.objectives if self.needs_teacher else ()):
+            with self._explained("teachers"):
+                objective.prepare(teachers if self.joint else teachers[number : number + 1])
+
+    def enter(self, stage: str) -> None:
+        """Get the objectives ready for a stage."""
+        for objective in self.objectives:
+            with self._explained("stage"):
+                objective.enter(stage)
 
     def forward(
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
-        with self._explained():
+        own_rule = self.joint or not self.needs_teacher or is_own(type(self.rule))
+        with self._explained() if own_rule else self._rule_explained():
             if not self.needs_teacher:
                 loss = self.objectives[0](student, None, batch)
             elif self.joint:
                 loss = self.objectives[0](student, teachers, batch)
             else:
                 loss = self.rule(self.objectives, student, teachers, batch)
-        self._check(loss, "forward", student)
+        function = f"{self._name}.forward" if own_rule else f"{type(self.rule).__name__}.forward"
+        self._check(check_loss(function, loss), function, student)
         return loss
 
     def _check(self, loss: Tensor, function: str, student: Representation) -> None:
         """Refuse a loss that is no scalar, or that nothing would learn from."""
         if loss.ndim:
+            way_out = (
+                "add it up" if function != f"{self._name}.forward" else "define per_sample for the loss of each sample"
+            )
             raise UsageError(
-                f"{self._name}.{function} returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the "
-                "batch, "
-                "a scalar; define per_sample for the loss of each sample"
+                f"{function} returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the batch, "
+                f"a scalar; {way_out}"
             )
         learns = any(value.requires_grad for value in (*student.tensors(), *self.parameters()))
         if torch.is_grad_enabled() and learns and not loss.requires_grad:
             raise UsageError(
-                f"{self._name}.{function} returns a loss without a gradient, so nothing learns from it: compute it "
+                f"{function} returns a loss without a gradient, so nothing learns from it: compute it "
                 "from the student's outputs, without detach(), item() or numpy()"
             )
 
@@ -95,23 +135,26 @@ class Term(nn.Module):
     def _name(self) -> str:
         return type(self.objectives[0]).__name__
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    @property
+    def _rule_name(self) -> str:
+        return f"rule {type(self.rule).__name__} of {type(self.rule).__module__}"
+
+    def _explained(self, arguments: str = "student, teacher, batch") -> AbstractContextManager[None]:
         """Errors of an objective of the user's own say whose they are, and what it may read."""
-        try:
-            yield
-        except ContrastillError:
-            raise
-        except Exception as error:
-            module = type(self.objectives[0]).__module__
-            if module.partition(".")[0] == __name__.partition(".")[0] or isinstance(error, torch.OutOfMemoryError):
-                raise
-            needs = ", ".join(sorted(self.objectives[0].needs)) or "nothing"
-            raise ContrastillError(
-                f"objective {self._name} of {module} fails: {type(error).__name__}: "
-                f"{' '.join(str(error).split())}; it is "
-                f"called as (student, teacher, batch), and only what its needs name is computed: {needs}"
-            ) from error
+        needs = ", ".join(sorted(self.objectives[0].needs)) or "nothing"
+        return explained(
+            f"objective {self._name} of {type(self.objectives[0]).__module__}",
+            type(self.objectives[0]),
+            f"it is called as ({arguments}), and only what its needs name is computed: {needs}",
+        )
+
+    def _rule_explained(self) -> AbstractContextManager[None]:
+        """Errors of a rule of the user's own say whose they are."""
+        return explained(
+            self._rule_name,
+            type(self.rule),
+            "it is called as (objectives, student, teachers, batch), with None for a teacher that chosen leaves out",
+        )
 
     def initial(
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
@@ -121,7 +164,7 @@ class Term(nn.Module):
         for objective, teacher in zip(self.objectives, teachers or [None], strict=True):
             with self._explained():
                 loss = check_loss(f"{self._name}.initial", objective.initial(student, teacher, batch))
-            self._check(loss, "initial", student)
+            self._check(loss, f"{self._name}.initial", student)
             losses.append(loss)
         return reduce(add, losses)
 
@@ -137,7 +180,7 @@ class Term(nn.Module):
         """What its objectives decided before the training, with the teacher's number where there are several."""
         several = len(self.objectives) > 1
         return "; ".join(
-            f"teacher {number}: {one.note}" if several else one.note
+            f"teacher {number}: {one.note}" if several else str(one.note)
             for number, one in enumerate(self.objectives)
             if one.note
         )
@@ -145,6 +188,12 @@ class Term(nn.Module):
     def logs(self) -> dict[str, Tensor]:
         """What objectives and rule report, the teacher's number in the name where there are several."""
         several = len(self.objectives) > 1
+        if not self._logs_checked:  # once, as those of later steps are of the same kind
+            self._logs_checked = True
+            for objective in self.objectives:
+                check_logs(f"objective {self._name}", objective.logs)
+            if several and self.rule.weights is not None:
+                check_rule_weights(self._rule_name, self.rule.weights, len(self.objectives))
         logs = {
             f"{name}.{number}" if several else name: value
             for number, objective in enumerate(self.objectives)

@@ -81,6 +81,12 @@ class Transfer(nn.Module):
         super().__init__()
         if not objectives:
             raise UsageError("a transfer needs at least one objective, such as cross_entropy or crd")
+        for name in objectives:
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise UsageError(
+                    f"a term of the loss cannot be called {name!r}: give it another key, and in a config the "
+                    f"objective's name beside it, as objectives.my_term.name={name or 'kd'}"
+                )
         check_weights(teachers, student)
         self.teachers = nn.ModuleList(teacher.freeze() for teacher in teachers)  # type: ignore[assignment]
         self.teacher_names = [teacher.recipe.get("model", type(teacher.module).__name__) for teacher in teachers]
@@ -143,16 +149,13 @@ class Transfer(nn.Module):
             parameter.requires_grad_(True)
         self._set_stage(stage)
         for term in self.terms.values():
-            for objective in term.objectives:
-                objective.enter(stage)
+            term.enter(stage)
         self.freeze_unread(batch)
 
     def _set_stage(self, stage: str) -> None:
         self.stage = stage
         active = [term for term in self.terms.values() if term.in_stage(stage)]
-        self.student_needs: frozenset[str] = frozenset().union(
-            *(objective.student_needs(stage) for term in active for objective in term.objectives)
-        )
+        self.student_needs: frozenset[str] = frozenset().union(*(term.student_needs(stage) for term in active))
 
     def teacher_outputs(self, batch: Mapping[str, Tensor]) -> list[Representation | None]:
         """Each teacher's outputs for a batch, the parts that the objectives read; None for teachers that no term reads
@@ -179,9 +182,7 @@ class Transfer(nn.Module):
         """
         teachers = [self.source.training_outputs(number, loader) for number in range(len(self.teacher_names))]
         for term in self.terms.values():
-            for number, objective in enumerate(term.objectives):
-                if term.needs_teacher:
-                    objective.prepare(teachers if term.joint else teachers[number : number + 1])
+            term.prepare(teachers)
 
     def defer(self, samples: int, passes: int = 1) -> None:
         """From now on banks, queues and draws are updated by :meth:`commit` alone, not at the end of each forward pass.
@@ -257,9 +258,7 @@ class Transfer(nn.Module):
                 outputs = self.student.eval()(batch, self.student_needs)
             self.student.train(training)
             reads = {
-                name: frozenset().union(*(objective.student_needs(self.stage) for objective in term.objectives))
-                for name, term in self.terms.items()
-                if term.in_stage(self.stage)
+                name: term.student_needs(self.stage) for name, term in self.terms.items() if term.in_stage(self.stage)
             }
             check_learning(self.student, outputs, reads)
             read = [value for value in outputs.tensors() if value.requires_grad]

@@ -205,11 +205,11 @@ def describe_data(data: str | os.PathLike, *, target: str = "target") -> DataDes
             for name, split in packed.pop("splits").items()
         }
         return DataDescription(**packed, splits=splits)
-    from ..core.registry import DATASETS
+    from ..core.split_checks import dataset_of
     from .probe_inputs import data_named
 
     named = data_named(source)
-    dataset = DATASETS[named.name](named.options)
+    dataset = dataset_of(named.name, named.options)
     opened = {name: split for name in ("train", "test") if (split := dataset.open(name)) is not None}
     first = next(iter(opened.values()))
     camera = getattr(first, "camera", None)

@@ -20,8 +20,8 @@ from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.generators import own_generators
-from ..core.registry import DATASETS
 from ..core.run import Run, no_run
+from ..core.split_checks import dataset_of
 from ..core.torch_settings import own_settings
 from ..models.build import load_student
 from ..training.data import open_loader, open_split
@@ -216,7 +216,7 @@ class _Samples:
             self._open: Callable[[str], Any] = lambda name: open_split(config, name)
         else:
             source = data_named(data)
-            self._open = DATASETS[source.name](source.options).open
+            self._open = dataset_of(source.name, source.options).open
         self.name, self.modality = data or "the run's data", config.student.modality
         self._int8, self._required = int8, int8 or data is not None
         self._splits: dict[str, Any] = {}

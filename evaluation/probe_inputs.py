@@ -21,6 +21,7 @@ from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network
 from ..core.run import Run, runs_beside
 from ..core.seeds import members
+from ..core.split_checks import dataset_of
 from ..core.weights import find_weights
 from ..probe.features import Features
 from ..training.networks import build
@@ -152,7 +153,7 @@ class DataName:
             UsageError: A split is missing, has no classes, or has others than the other one; files of another layout.
             ContrastillError: A file is damaged.
         """
-        dataset = DATASETS[self.name](self.options)
+        dataset = dataset_of(self.name, self.options)
         splits = {name: dataset.open(name) for name in ("train", "test")}
         for name, split in splits.items():
             if split is None:

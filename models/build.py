@@ -20,6 +20,7 @@ from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.torch_settings import own_settings
+from ..core.user_code import origin
 from ..core.weights import (
     classes_in,
     find_weights,
@@ -29,6 +30,7 @@ from ..core.weights import (
     save_state_dict,
     without_prefix,
 )
+from .builder_checks import built_by
 from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
 from .reused_weights import classifier_order, reordered, with_channels
 from .user_module import unwrapped
@@ -109,9 +111,9 @@ def build_network(
     if hasattr(builder, "config_of") and recipe.get("config"):
         options["config"] = recipe["config"]
     if weights == PRETRAINED:
-        module = _plain(builder(**options, pretrained=True))
+        module = built_by(name, builder, {**options, "pretrained": True})
     else:
-        module = _plain(builder(**options))
+        module = built_by(name, builder, options)
     if file is not None:
         order = classifier_order(recipe.get("classes"), classes) if new_classifier else None
         recipe = recipe if order is None else {**recipe, "classes": classes}
@@ -157,15 +159,6 @@ def build_network(
     return network
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """The module itself, with ``taps`` and ``preprocess``, where a builder returns a :class:`~contrastill.Network`."""
-    if not isinstance(module, Network):
-        return module
-    inner: Any = module.module
-    inner.taps, inner.preprocess = module.taps, module.preprocess
-    return inner
-
-
 def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...] | None:
     """Names of the classes of a network with its weights, where they name them; nothing is built."""
     if weights not in (None, PRETRAINED):
@@ -181,7 +174,7 @@ def _source(module: nn.Module, builder: Any) -> Any:
     for name, kind in (("taps", Taps), ("preprocess", Preprocess)):
         if not isinstance(getattr(source, name, None), kind):
             raise UsageError(
-                f"a {type(module).__name__} was built that has no {name}: let its builder return contrastill.Network("
+                f"{origin(type(module))} was built, and has no {name}: let its builder return contrastill.Network("
                 "module, taps=…, preprocess=…), or give its class the attributes taps and preprocess"
             )
     return source
@@ -208,7 +201,7 @@ def _loaded(
     classes = classes_in(state, classifiers)
     if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
         options["num_classes"] = classes
-        module = _plain(builder(**options))
+        module = built_by(name, builder, options)
     if new_stem:
         state = {key: with_channels(value, own[key]) if key in own else value for key, value in state.items()}
     if order is not None:
@@ -323,7 +316,8 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
 
 def build_module(recipe: Mapping[str, Any]) -> nn.Module:
     """The untrained module that a recipe describes."""
-    return _plain(MODELS[recipe["model"]](**{key: recipe[key] for key in _OPTIONS if key in recipe}))
+    name = recipe["model"]
+    return built_by(name, MODELS[name], {key: recipe[key] for key in _OPTIONS if key in recipe})
 
 
 def load_module(module: nn.Module, recipe: Mapping[str, Any], path: os.PathLike) -> nn.Module:

@@ -12,6 +12,7 @@ from ..core.config.validation import of_another_kind
 from ..core.data import Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
+from ..core.split_checks import dataset_of
 from ..datasets.io.values import check_splits
 from ..xmodal.derive import DerivedLoader, check
 from .balancing import BalancedLoader, check_balanced
@@ -61,7 +62,7 @@ def _open_data(data: DataConfig, split: str) -> Any:
     if "path" in dataset.Options.model_fields:
         options["path"] = data.path
     try:
-        return dataset(dataset.Options(**options)).open(split)
+        return dataset_of(data.name, dataset.Options(**options)).open(split)
     except ContrastillError as error:
         raise of_another_kind(data) or error from error
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.aggregation_checks import build_rule
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.objective import Setting
+from ..core.objective_checks import build_objectives
 from ..core.registry import OBJECTIVES, TEACHER_AGGREGATIONS
 from ..core.term import Term
 
@@ -25,17 +27,9 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
     entry = config.objectives[label]
     objective = OBJECTIVES[entry.name or label]
     options = objective.Options(**entry.options())
+    objectives = build_objectives(label, objective, options, settings)
     if not objective.needs_teacher:
-        return Term(objective.build(options, settings[0]), entry.weight, warmup=entry.warmup)
-    try:
-        objectives = objective.build_each(options, settings)
-    except TypeError as error:
-        if objective.__module__.partition(".")[0] == __name__.partition(".")[0]:
-            raise
-        raise UsageError(
-            f"objective {label} cannot be built from its options ({error}): define the classmethod "
-            "build(options, setting), which knows dimensions and the number of samples"
-        ) from error
+        return Term(objectives, entry.weight, warmup=entry.warmup)
     name = entry.rule or config.ensemble.rule
     rule = TEACHER_AGGREGATIONS[name]
     if objectives[0].joint and name != "sum":
@@ -46,4 +40,5 @@ def build_term(config: RunConfig, label: str, settings: Sequence[Setting]) -> Te
         )
     # Options beside ensemble.rule are that rule's; another one that an objective names has its defaults.
     chosen = config.ensemble.options() if name == config.ensemble.rule else {}
-    return Term(objectives, entry.weight, rule.build(rule.Options(**chosen), label, objective, settings), entry.warmup)
+    combined = build_rule(name, rule, rule.Options(**chosen), label, objective, settings)
+    return Term(objectives, entry.weight, combined, entry.warmup)

@@ -136,6 +136,11 @@ class DerivedLoader:
 
 def _obstacle(entry: Modality, modalities: Shapes, camera: Camera | None) -> str | None:
     """Why this modality cannot be made from these, as the rest of a sentence; None if it can."""
+    if entry.of not in modalities and entry.of in MODALITIES:
+        return (
+            f"is made from {entry.of}, which is derived itself and not in this data: make it from a stored one, "
+            f"{', '.join(modalities)}"
+        )
     if entry.of not in modalities:
         return (
             f"is made from {entry.of}, and this data has only {', '.join(modalities)}: read one of "

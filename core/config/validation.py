@@ -174,6 +174,11 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
         prefix: Where in the config they stand, with a dot behind.
         section: Of options, the open section that they stand in, whose keys are known there too.
     """
+    if section is not None and "extra" not in schema.model_config:
+        # pydantic's own models drop keys that they do not know.
+        schema = type(
+            schema.__name__, (schema,), {"model_config": {"extra": "forbid"}, "__module__": schema.__module__}
+        )
     try:
         return schema.model_validate(for_schema(schema, values))
     except ValidationError as error:

@@ -69,6 +69,9 @@ class TensorSplit:
         kinds: Mapping[str, str] | None = None,
         label_vectors: Tensor | None = None,
     ) -> None:
+        if not images or not all(isinstance(stored, PaddedImages) for stored in images.values()):
+            raise UsageError("images are no dict {modality: PaddedImages}: fill the interior of PaddedImages.zeros(…)")
+        targets = None if targets is None else torch.as_tensor(targets)
         self.images, self.label_vectors = dict(images), label_vectors
         self.camera, self.semantic_classes = camera, semantic_classes
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip

@@ -21,6 +21,7 @@ from ...core.config.loading import dataset_options
 from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ...core.registry import DATASETS
+from ...core.split_checks import dataset_of
 from ..image_folder import split_folder
 from .file_views import LABELS
 from .hdf5 import SUFFIXES
@@ -206,7 +207,7 @@ def _registered(
         key: value for key, value in {"crop_padding": 0, "flip": False, "download": download}.items() if key in known
     }
     values = {**plain, **({"path": path} if path else {})}
-    data = dataset(dataset_options(name, values, [option.removeprefix("data.") for option in options]))
+    data = dataset_of(name, dataset_options(name, values, [option.removeprefix("data.") for option in options]))
     opened = {key: split for key in names if (split := _opened(data, key, names)) is not None}
     if not opened:
         raise UsageError(f"{name} has no split {' or '.join(names)} with these options")

@@ -149,8 +149,11 @@ def test_an_entry_point_needs_to_be_named_nowhere(package, tmp_path, monkeypatch
         ("my package", None, "no name of a module: write it as Python imports it"),
         ("my_sensors", "import no_such_library", "cannot be imported: No module named 'no_such_library'; install what"),
         ("my_sensors", "1 / 0", "my_sensors, which fails as it is imported: ZeroDivisionError: division by zero"),
-        ("my_sensors", "from contrastill import MODELS\n@MODELS.register('resnet8')\ndef mine(): ...", "two models are "
-         "called 'resnet8': contrastill.models.resnet.* and my_sensors.mine; rename one of them"),
+        ("my_sensors", "from contrastill import MODELS\n@MODELS.register('resnet8')\ndef mine(**options): ...",
+         "model 'resnet8' is defined twice, by contrastill.models.resnet.* and my_sensors.mine: rename one of them"),
+        ("my_sensors", "raise SystemExit", "which fails as it is imported: SystemExit .my_sensors.py, line 1"),
+        ("my_sensors.py", None, "no name of a module: write it as Python imports it, such as my_sensors"),
+        ("statistics", None, "statistics, which is a module of Python itself: give yours another name, such as my_"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_imported_is_said(registries, tmp_path, monkeypatch, module, source, message):
@@ -220,7 +223,7 @@ class Mistaken(Objective):
         ("def per_sample(self, s, t, b): return s.embedding.sum(1)",
          "objective Mistaken of my_sensors fails: AttributeError: .*only what its needs name is computed: logits"),
         ("def forward(self, s, t): return s.logits.mean()",
-         "objective Mistaken of my_sensors fails: TypeError: .*; it is called as .student, teacher, batch."),
+         "objective mistaken .my_sensors.Mistaken.: forward takes .s, t., and is called with .student, teacher, batch"),
         ("def forward(self, s, t, b): return s.logits.mean(1)",
          "Mistaken.forward returns a tensor of shape .16,.: it returns the loss of the batch, a scalar"),
         ("def forward(self, s, t, b): return s.logits.mean(), {}",
@@ -246,8 +249,8 @@ class Mistaken(Objective):
          "Mistaken.per_sample returns a tensor of shape ..: it returns the loss of each sample, .B,."),
         ("def per_sample(self, s, t, b): return s.logits.flatten()",
          r"Mistaken.per_sample returns a tensor of shape .64,.: it returns the loss of each sample, .B,.; here .16,."),
-        ("def __init__(self, dim): super().__init__()",
-         "objective mistaken cannot be built from its options .*'dim'.*define the classmethod build"),
+        ("def __init__(self, dim): super().__init__()\n    def forward(self, s, t, b): return s.logits.mean()",
+         "objective mistaken .my_sensors.Mistaken. cannot be built from .*'dim'.*define the classmethod build"),
     ],
     ids=[
         "needs", "arguments", "scalar", "tuple", "float", "integers", "gradient", "list", "joint", "initial",

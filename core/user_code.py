@@ -1,0 +1,71 @@
+"""Classes and functions of a user's own: where they are defined, and their errors in one sentence."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import ContrastillError
+
+
+def definition(entry: Any) -> Any:
+    """The class or function behind a registered entry, as behind a derived modality its function."""
+    if hasattr(entry, "__qualname__"):
+        return entry
+    function = getattr(entry, "function", None)
+    return function if hasattr(function, "__qualname__") else type(entry)
+
+
+def origin(entry: Any) -> str:
+    """Where a registered class or function is defined, as ``my_package.losses.Cosine``."""
+    defined = definition(entry)
+    return f"{getattr(defined, '__module__', '?')}.{defined.__qualname__}"
+
+
+def is_own(entry: Any) -> bool:
+    """Whether contrastill itself defines it."""
+    return origin(entry).partition(".")[0] == __name__.partition(".")[0]
+
+
+def error_text(error: BaseException, module: str) -> str:
+    """An exception in one line: its class, its message, and the last line of the user's package that it came from.
+
+    Args:
+        error: Raised by code of a user's own.
+        module: A module of the package whose lines count.
+    """
+    root = module.partition(".")[0]
+    lines = [
+        f" ({Path(frame.f_code.co_filename).name}, line {number})"
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == root
+    ]
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}{message and f': {message}'}{lines[-1] if lines else ''}"
+
+
+@contextmanager
+def explained(what: str, entry: Any, way_out: str = "") -> Iterator[None]:
+    """Within it, an exception of a class or function of the user's own becomes one sentence.
+
+    Args:
+        what: Begins the sentence, as "objective cosine of my_package".
+        entry: The class or function; errors of contrastill's own stay as they are.
+        way_out: The sentence's end: how it is called, say.
+
+    Raises:
+        ContrastillError: The code raised something else.
+    """
+    try:
+        yield
+    except ContrastillError:
+        raise
+    except Exception as error:
+        # By name, as torch need not be loaded here.
+        if is_own(entry) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = error_text(error, definition(entry).__module__)
+        raise ContrastillError(f"{what} fails: {reason}{way_out and f'; {way_out}'}") from error

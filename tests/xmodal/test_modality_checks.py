@@ -1,0 +1,69 @@
+"""Derived modalities of a user's own with a mistake."""
+
+import pytest
+import torch
+
+from contrastill.core.errors import ContrastillError
+from contrastill.core.registry import MODALITIES
+from contrastill.xmodal.derive import derive
+from contrastill.xmodal.modalities import modality
+
+
+@pytest.fixture
+def derived():
+    """What a function makes of two images, registered for the length of a test."""
+    names = []
+
+    def call(function, name="mine", channels=3, **options):
+        names.append(name)
+        modality(name, **{"of": "rgb", "channels": channels, **options})(function)
+        return derive({"rgb": torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)}, [name], None)[name]
+
+    before = dict(MODALITIES)
+    yield call
+    for name in names:
+        if name not in before:
+            MODALITIES._entries.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "rgb"}, "has the name of what a batch stores: give it another, such as my_rgb"),
+        ({"name": "target"}, "has the name of what a batch stores"),
+        ({"name": "grey"}, "modality 'grey' is defined twice, by contrastill.xmodal.modalities.grey and "),
+        ({"of": "mine"}, "is made from mine, which is no stored modality"),
+        ({"of": "grey"}, "is made from grey, which is derived itself and not in this data: make it from a stored one"),
+        ({"channels": 0}, "has channels=0"),
+        ({"intrinsics": True}, "takes .rgb., and is called with .values, camera."),
+    ],
+)
+def test_what_cannot_be_a_modality_is_refused(derived, options, message):
+    with pytest.raises(ContrastillError, match=message):
+        derived(lambda rgb: rgb.float(), **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (3, "modality mine is an int: write the decorator above a function"),
+        (lambda: 0, "takes .., and is called with .values."),
+        (lambda rgb: None, "returns None: return a tensor .B, 3, H, W."),
+        (lambda rgb: rgb.numpy(), "returns a ndarray"),
+        (lambda rgb: rgb.float()[:, 0], r"returns a tensor of shape \(2, 8, 8\) .* return \(2, 3, H, W\)"),
+        (lambda rgb: rgb.float()[:, :1], "or set channels to what it returns"),
+        (lambda rgb: rgb.float()[:1], r"return \(2, 3, H, W\)"),
+        (lambda rgb: rgb.long(), "returns torch.int64: return floating-point numbers"),
+        (lambda rgb: rgb.sub_(1).float(), "changes what it is given, .* work on values.clone()"),
+        (lambda rgb: rgb.nothing, "fails: AttributeError: .* .test_modality_checks.py, line"),
+    ],
+)
+def test_what_a_modality_returns_wrongly_is_refused(derived, function, message):
+    with pytest.raises(ContrastillError, match=message):
+        derived(function)
+
+
+@pytest.mark.parametrize("function", [lambda rgb: 255 - rgb, lambda rgb: rgb.double(), lambda *rgb: rgb[0].float()])
+def test_what_makes_a_modality_passes_also_when_it_is_defined_again(derived, function):
+    for _ in range(2):
+        assert derived(function).shape == (2, 3, 8, 8)

@@ -76,13 +76,15 @@ def checked(entry: Entry) -> Entry:
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        check_arguments(function, args, kwargs)
-        return function(*args, **kwargs)
+        bound = check_arguments(function, args, kwargs)
+        return function(*bound.args, **bound.kwargs)
 
     return call
 
 
-def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+def check_arguments(
+    function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
     """Refuse arguments of another kind than the annotations name; a kind that cannot be read off them is not checked.
 
     Numbers of numpy are numbers, and anything that can be iterated is a list, but for text and dicts; a set is
@@ -93,23 +95,61 @@ def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: M
         args: Of the call.
         kwargs: Of the call.
 
+    Returns:
+        The arguments, numbers among them as Python's own.
+
     Raises:
         UsageError: An argument is of another kind.
         TypeError: An argument is missing, or there is no such argument.
     """
     signature, hints = _kinds(function)
-    for argument, value in signature.bind(*args, **kwargs).arguments.items():
+    bound = signature.bind(*args, **kwargs)
+    for argument, value in bound.arguments.items():
         parameter = signature.parameters[argument]
         if argument not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         hint = hints[argument]
         if value is parameter.default or fits(value, hint):
+            bound.arguments[argument] = plain(value, hint)
             continue
         kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         if isinstance(value, str) and choices:
             raise unknown_name(argument, value, choices)
         raise UsageError(f"{argument} is {_short(value)}: pass {described(hint)}")
+    return bound
+
+
+def plain(value: Any, hint: Any) -> Any:
+    """A value that fits a kind, with numbers of numpy and of tensors as Python's own where the kind has numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> plain((np.int64(1), 2), tuple[int, ...]), plain(np.array([0.5]), list[float] | None)
+        ((1, 2), [0.5])
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        # A tensor where both a tensor and a list are taken stays one.
+        return plain(
+            value, min((kind for kind in inner if fits(value, kind)), key=lambda kind: get_origin(kind) is not None)
+        )
+    if origin is Annotated:
+        return plain(value, inner[0])
+    if hint in (int, float, bool):
+        return plain_number(value)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and type(value) is dict:
+        return {key: plain(each, inner[1]) for key, each in value.items()}
+    if isinstance(origin, type) and issubclass(origin, Iterable) and inner[0] is not Any and _holds_numbers(value):
+        each_kind = inner if origin is tuple and inner[-1] is not ... else [inner[0]] * len(value)
+        values = [plain(each, kind) for each, kind in zip(value, each_kind, strict=True)]
+        return tuple(values) if origin is tuple or isinstance(value, tuple) else values
+    return value
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether it is a list, a tuple, an array or a tensor, rather than a class of its own or what is read once."""
+    return type(value) in (list, tuple) or (hasattr(value, "ndim") and hasattr(value, "tolist"))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -131,6 +171,8 @@ def fits(value: Any, hint: Any) -> bool:
         return not isinstance(plain_number(value), bool) and isinstance(
             plain_number(value), Integral if hint is int else Real
         )
+    if hint is bool:
+        return isinstance(plain_number(value), bool)
     if hint is Any or hint is object:
         return True
     if isinstance(origin, type) and issubclass(origin, Mapping):

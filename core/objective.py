@@ -257,11 +257,11 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
     @wraps(build)
     def checked(self: Objective, *args: Any, **kwargs: Any) -> None:
         # A user's own objective may be annotated loosely.
+        bound = signature.bind(self, *args, **kwargs)
         if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
-            check_arguments(build, (self, *args), kwargs)
-        values = signature.bind(self, *args, **kwargs).arguments
-        check_options(type(self).__name__, type(self).Options, values)
-        build(self, *args, **kwargs)
+            bound = check_arguments(build, bound.args, bound.kwargs)
+        check_options(type(self).__name__, type(self).Options, bound.arguments)
+        build(*bound.args, **bound.kwargs)
 
     return checked
 

@@ -87,8 +87,8 @@ def check_arguments(
 ) -> inspect.BoundArguments:
     """Refuse arguments of another kind than the annotations name; a kind that cannot be read off them is not checked.
 
-    Numbers of numpy are numbers, and anything that can be iterated is a list, but for text and dicts; a set is
-    none where the order counts.
+    Numbers of numpy are numbers, its arrays are tensors, and anything that can be iterated is a list, but for text and
+    dicts; a set is none where the order counts.
 
     Args:
         function: With annotations.
@@ -96,7 +96,7 @@ def check_arguments(
         kwargs: Of the call.
 
     Returns:
-        The arguments, numbers among them as Python's own.
+        The arguments, numbers among them as Python's own, and arrays as tensors where a tensor is named.
 
     Raises:
         UsageError: An argument is of another kind.
@@ -138,6 +138,8 @@ def plain(value: Any, hint: Any) -> Any:
         return plain(value, inner[0])
     if hint in (int, float, bool):
         return plain_number(value)
+    if _is_tensor(hint) and _is_array(value):
+        return sys.modules["torch"].from_numpy(value.astype(value.dtype.newbyteorder("=")).copy())  # of any strides
     if isinstance(origin, type) and issubclass(origin, Mapping) and type(value) is dict:
         return {key: plain(each, inner[1]) for key, each in value.items()}
     if isinstance(origin, type) and issubclass(origin, Iterable) and inner[0] is not Any and _holds_numbers(value):
@@ -145,6 +147,15 @@ def plain(value: Any, hint: Any) -> Any:
         values = [plain(each, kind) for each, kind in zip(value, each_kind, strict=True)]
         return tuple(values) if origin is tuple or isinstance(value, tuple) else values
     return value
+
+
+def _is_tensor(hint: Any) -> bool:
+    """Whether a kind is torch's tensors; torch is not loaded for it."""
+    return getattr(hint, "__module__", None) == "torch" and getattr(hint, "__name__", None) == "Tensor"
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
 
 
 def _holds_numbers(value: Any) -> bool:
@@ -173,6 +184,8 @@ def fits(value: Any, hint: Any) -> bool:
         )
     if hint is bool:
         return isinstance(plain_number(value), bool)
+    if _is_tensor(hint) and _is_array(value):
+        return value.dtype.kind in "biuf"
     if hint is Any or hint is object:
         return True
     if isinstance(origin, type) and issubclass(origin, Mapping):

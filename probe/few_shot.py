@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.arguments import checked
 from ..core.errors import UsageError
 from ..core.hashing import hash64
 from ..core.statistics import mean_std
@@ -35,6 +36,7 @@ class FewShot:
     draws: int
 
 
+@checked
 def few_shot(
     train: Features, test: Features, shots: Sequence[int] = (1, 5, 20), draws: int = 5, seed: int = 0
 ) -> list[FewShot]:

@@ -54,7 +54,7 @@ def listed(value: Any, argument: str, example: str) -> list[Any]:
     Raises:
         UsageError: The list is empty.
     """
-    values = list(value) if _several(value) and not isinstance(value, str) else [value]
+    values = list(value) if _several(value) and not isinstance(value, str) and not _is_network(value) else [value]
     if not values:
         raise UsageError(f"{argument} is empty: name one at least, such as {example}")
     return values
@@ -147,6 +147,12 @@ def plain(value: Any, hint: Any) -> Any:
         values = [plain(each, kind) for each, kind in zip(value, each_kind, strict=True)]
         return tuple(values) if origin is tuple or isinstance(value, tuple) else values
     return value
+
+
+def _is_network(value: Any) -> bool:
+    """Whether it is a module that can be called, as ``nn.Sequential`` is, which can be iterated too."""
+    forward = getattr(type(value), "forward", None)
+    return forward is not None and forward.__name__ != "_forward_unimplemented"
 
 
 def _is_tensor(hint: Any) -> bool:

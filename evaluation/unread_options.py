@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.config.loading import load_config
-from ..core.config.schema import RunConfig
+from ..core.config.schema import TrainConfig
 from ..core.errors import UsageError
 from ..core.run import Run, no_run
 
@@ -64,7 +64,7 @@ def _unread(override: str, tasks: set[str]) -> str | None:
     if readers and not tasks & {*readers}:
         needed = " or ".join(f"[{task}]" for task in readers)
         return f"{override} changes nothing, as it is of evaluation.tasks={needed}: leave it out, or add one"
-    known = section == "train" and name in RunConfig.model_fields["train"].annotation.model_fields  # type: ignore[union-attr]
+    known = section == "train" and name in TrainConfig.model_fields
     if known and name not in _OF_TRAIN:
         return f"{override} changes nothing, as an evaluation does not train the student: leave it out"
     return None

@@ -45,7 +45,7 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
         >>> unread_teacher_keys(config)
         ['ensemble.rule=entropy changes nothing, as teachers is empty: leave it out, or add teachers.0.model=…']
     """
-    train, lines = config.train, []
+    train, lines = config.train, list[tuple[str, Any, str]]()
     of_cache = _set(config.cache, CacheConfig, "cache.", ("logits", "precision", "parts"))
     if not config.teachers:
         keys = _set(config.ensemble, EnsembleConfig, "ensemble.", ("rule", "batched")) | of_cache

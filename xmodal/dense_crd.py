@@ -175,8 +175,7 @@ class DenseCRD(Objective):
             check_rows(criterion, pairing, grids, num_samples)
             if negatives_from == "other_class" and targets is None:
                 raise UsageError(
-                    "negatives_from='other_class' with num_rows needs the classes of all training samples: pass "
-                    "targets, or 'other_sample'"
+                    "negatives_from='other_class' with num_rows needs all classes: pass targets, or 'other_sample'"
                 )
             check_counted_from_0(targets if negatives_from == "other_class" else None)
         self.positions = positions

@@ -4,6 +4,7 @@ compare.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from ..core.tapping import call
 
 _WARM_UP = 3
 """Forwards before the first that counts: caches fill, and a GPU's libraries choose their kernels."""
+
+_THREADS_PER_CORE = 8
 
 Size = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
@@ -108,7 +111,8 @@ def network_costs(
         threads: Threads of the CPU within an operation; None leaves torch's own number.
 
     Raises:
-        UsageError: No such device, a number that is not positive, or images of a size that a network cannot take.
+        UsageError: No such device, a number that is not positive or more than the machine can do, or images of a size
+            that a network cannot take.
 
     Example:
         >>> from contrastill.models.build import build_network
@@ -120,6 +124,7 @@ def network_costs(
     for name, value in (("batch_size", batch_size), ("rounds", rounds), ("threads", 1 if threads is None else threads)):
         if value < 1:
             raise UsageError(f"{name}={value} is not positive: give 1 or more")
+    check_threads(threads)
     device = _device(device)
     with _threads(threads):
         # On the device one after the other, so that a copy is made of nothing that does not fit there.
@@ -160,6 +165,20 @@ def network_costs(
     ]
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuse threads that the system would not start: torch ends the process then.
+
+    Raises:
+        UsageError: There are more than eight for each core.
+    """
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > _THREADS_PER_CORE * cores:
+        raise UsageError(
+            f"threads={threads} is more than {_THREADS_PER_CORE} for each of the {cores} cores of this machine: give "
+            f"1 to {cores}"
+        )
+
+
 def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
@@ -186,7 +205,17 @@ def _threads(number: int | None) -> Iterator[None]:
 def _images(module: nn.Module, batch_size: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """Images of zeros as the network takes them: what they show changes neither operations nor time."""
     dtype = next((parameter.dtype for parameter in module.parameters()), torch.float32)
-    return torch.zeros(batch_size, *shape, device=device, dtype=dtype)
+    try:
+        return torch.zeros(batch_size, *shape, device=device, dtype=dtype)
+    except (RuntimeError, TypeError, OverflowError) as error:  # torch's error differs by device and size
+        raise _too_large(batch_size, shape, device) from error
+
+
+def _too_large(batch_size: int, shape: tuple[int, ...], device: torch.device) -> UsageError:
+    return UsageError(
+        f"a batch of {batch_size} image{'s' * (batch_size > 1)} of {'×'.join(map(str, shape))} does not go through the "
+        f"network in the memory of {device}: give a smaller batch_size, or smaller images by size"
+    )
 
 
 def _flops(module: nn.Module, images: Tensor) -> int:
@@ -224,8 +253,11 @@ def _times(
         for module, images, measured in zip(modules, batches, times, strict=True):
             wait()
             began = time.perf_counter()
-            call(module, images)
-            wait()
+            try:
+                call(module, images)
+                wait()
+            except RuntimeError as error:  # one image did go through
+                raise _too_large(len(images), tuple(images.shape[1:]), device) from error
             if number >= _WARM_UP:
                 measured.append(time.perf_counter() - began)
     return times

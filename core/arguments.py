@@ -54,7 +54,7 @@ def listed(value: Any, argument: str, example: str) -> list[Any]:
     Raises:
         UsageError: The list is empty.
     """
-    values = list(value) if _several(value) and not isinstance(value, str) else [value]
+    values = list(value) if _several(value) and not isinstance(value, str) and not _is_network(value) else [value]
     if not values:
         raise UsageError(f"{argument} is empty: name one at least, such as {example}")
     return values
@@ -76,22 +76,27 @@ def checked(entry: Entry) -> Entry:
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        check_arguments(function, args, kwargs)
-        return function(*args, **kwargs)
+        bound = check_arguments(function, args, kwargs)
+        return function(*bound.args, **bound.kwargs)
 
     return call
 
 
-def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+def check_arguments(
+    function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
     """Refuse arguments of another kind than the annotations name; a kind that cannot be read off them is not checked.
 
-    Numbers of numpy are numbers, and anything that can be iterated is a list, but for text and dicts; a set is
-    none where the order counts.
+    Numbers of numpy are numbers, its arrays are tensors, and anything that can be iterated is a list, but for text and
+    dicts; a set is none where the order counts.
 
     Args:
         function: With annotations.
         args: Of the call.
         kwargs: Of the call.
+
+    Returns:
+        The arguments, numbers among them as Python's own, and arrays as tensors where a tensor is named.
 
     Raises:
         UsageError: An argument is of another kind.
@@ -108,12 +113,63 @@ def check_arguments(function: Callable[..., Any], args: Iterable[Any], kwargs: M
             continue
         hint = hints[argument]
         if value is parameter.default or fits(value, hint):
+            bound.arguments[argument] = plain(value, hint)
             continue
         kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         if isinstance(value, str) and choices:
             raise unknown_name(argument, value, choices)
         raise UsageError(f"{argument} is {_short(value)}: pass {described(hint)}")
+    return bound
+
+
+def plain(value: Any, hint: Any) -> Any:
+    """A value that fits a kind, with numbers of numpy and of tensors as Python's own where the kind has numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> plain((np.int64(1), 2), tuple[int, ...]), plain(np.array([0.5]), list[float] | None)
+        ((1, 2), [0.5])
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        # A tensor where both a tensor and a list are taken stays one.
+        return plain(
+            value, min((kind for kind in inner if fits(value, kind)), key=lambda kind: get_origin(kind) is not None)
+        )
+    if origin is Annotated:
+        return plain(value, inner[0])
+    if hint in (int, float, bool):
+        return plain_number(value)
+    if _is_tensor(hint) and _is_array(value):
+        return sys.modules["torch"].from_numpy(value.astype(value.dtype.newbyteorder("=")).copy())  # of any strides
+    if isinstance(origin, type) and issubclass(origin, Mapping) and type(value) is dict:
+        return {key: plain(each, inner[1]) for key, each in value.items()}
+    if isinstance(origin, type) and issubclass(origin, Iterable) and inner[0] is not Any and _holds_numbers(value):
+        each_kind = inner if origin is tuple and inner[-1] is not ... else [inner[0]] * len(value)
+        values = [plain(each, kind) for each, kind in zip(value, each_kind, strict=True)]
+        return tuple(values) if origin is tuple or isinstance(value, tuple) else values
+    return value
+
+
+def _is_network(value: Any) -> bool:
+    """Whether it is a module that can be called, as ``nn.Sequential`` is, which can be iterated too."""
+    forward = getattr(type(value), "forward", None)
+    return forward is not None and forward.__name__ != "_forward_unimplemented"
+
+
+def _is_tensor(hint: Any) -> bool:
+    """Whether a kind is torch's tensors; torch is not loaded for it."""
+    return getattr(hint, "__module__", None) == "torch" and getattr(hint, "__name__", None) == "Tensor"
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether it is a list, a tuple, an array or a tensor, rather than a class of its own or what is read once."""
+    return type(value) in (list, tuple) or (hasattr(value, "ndim") and hasattr(value, "tolist"))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -135,6 +191,10 @@ def fits(value: Any, hint: Any) -> bool:
         return not isinstance(plain_number(value), bool) and isinstance(
             plain_number(value), Integral if hint is int else Real
         )
+    if hint is bool:
+        return isinstance(plain_number(value), bool)
+    if _is_tensor(hint) and _is_array(value):
+        return value.dtype.kind in "biuf"
     if hint is Any or hint is object:
         return True
     if isinstance(origin, type) and issubclass(origin, Mapping):

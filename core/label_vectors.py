@@ -85,6 +85,21 @@ def several_classes(split: Any) -> bool:
     return split.targets is None and getattr(split, "label_vectors", None) is not None
 
 
+def lacks_classes(split: Any, what: str) -> str:
+    """In words, why a split without targets has no class for each sample, and the way out.
+
+    Args:
+        split: Without ``targets``.
+        what: What needs the classes.
+    """
+    if several_classes(split):
+        return (
+            f"has labels that mark any number of classes, and {what} needs one class for each sample: contrastill "
+            "evaluate measures the mAP of such labels, or name other data"
+        )
+    return f"has no classes, and {what} needs one for each sample: name labelled data"
+
+
 def label_fields(targets: Tensor | None, vectors: Tensor | None, index: Tensor | slice) -> dict[str, Tensor]:
     """The fields ``target`` int64 (B,) and ``label_vector`` float32 (B, C) of the samples ``index`` (B,), those that
     there are.

@@ -44,6 +44,21 @@ def _plain(value: Any) -> Any:
     return plain_number(value)
 
 
+def check_factors(name: str, **factors: float) -> None:
+    """Refuse factors of a loss's parts that are all 0: it would be 0 whatever the networks return.
+
+    Args:
+        name: The objective's class, for the message.
+        factors: By name.
+
+    Raises:
+        UsageError: All are 0.
+    """
+    if not any(factors.values()):
+        shown = " and ".join(f"{factor}=0" for factor in factors)
+        raise UsageError(f"{name} is 0 for all networks with {shown}: give one of them a number above 0")
+
+
 def check_tensors(
     name: str,
     needs: Collection[str],

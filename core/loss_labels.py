@@ -35,6 +35,21 @@ def check_numbers(name: str, field: str, value: Any, samples: int) -> Tensor:
     return value.long()
 
 
+def check_counted_from_0(targets: Tensor | None) -> None:
+    """Refuse classes of all training samples with numbers below 0, which stand for no label: as negatives of another
+    class such samples would count as a class of their own.
+
+    Raises:
+        UsageError: There are some.
+    """
+    low = 0 if targets is None or not len(targets) else targets.min()
+    if low < 0:
+        raise UsageError(
+            f"targets has {int(low)} among them, and classes are counted from 0: leave samples without a label out, or "
+            "take negatives_from='other_sample' with num_samples"
+        )
+
+
 def check_probabilities(name: str, target: Tensor) -> None:
     """Refuse rows (B, C) that are no probabilities of classes; values are read on the CPU alone."""
     if target.device.type == "cpu" and target.numel():

@@ -261,12 +261,12 @@ def _checked(build: Callable[..., None]) -> Callable[..., None]:
     @wraps(build)
     def checked(self: Objective, *args: Any, **kwargs: Any) -> None:
         # A user's own objective may be annotated loosely.
+        bound = signature.bind(self, *args, **kwargs)
         if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
-            check_arguments(build, (self, *args), kwargs)
-        values = signature.bind(self, *args, **kwargs).arguments
-        check_options(type(self).__name__, type(self).Options, values)
+            bound = check_arguments(build, bound.args, bound.kwargs)
+        check_options(type(self).__name__, type(self).Options, bound.arguments)
         try:
-            build(self, *args, **kwargs)
+            build(*bound.args, **bound.kwargs)
         except AttributeError:  # torch's, of a parameter or a module that is set
             check_initialised(origin(type(self)), self, "logs")
             raise

@@ -126,6 +126,10 @@ class Network(nn.Module):
                 raise UsageError(f"the tap {name} has no index: name the map as {INTERMEDIATES}2")
         for name in hooked(taps.names()):
             if module_of(name) not in known:
+                if hasattr(module, "_orig_mod"):
+                    raise UsageError(
+                        f"{name} is not seen in a compiled module: pass it as it is, and compile the Network"
+                    )
                 raise unknown_name(f"in {type(module).__name__}, the module", module_of(name), known)
         self.module = module
         self.taps = taps

@@ -100,7 +100,8 @@ def measure_cost(
         threads: Threads of the CPU within an operation; None: torch's own number.
 
     Raises:
-        UsageError: No such network or device, or no size of its images.
+        UsageError: No such network or device, no size of its images, ``size`` or ``classes`` where no network reads
+            it, or more than the machine can do.
         ContrastillError: A file is damaged.
 
     Example:
@@ -109,6 +110,7 @@ def measure_cost(
         78042
     """
     entries = _entries(listed(networks, "networks", "resnet20"), classes)
+    _check_read(entries, size, classes)
     sizes = [input_size(entry.text, entry.built.network, entry.config, size) for entry in entries]
     costs = network_costs(
         [entry.built.network for entry in entries],
@@ -134,6 +136,8 @@ class _Entry:
     text: str
     built: EvaluatedNetwork
     config: RunConfig | None
+    free: bool = False
+    """Whether its number of classes is free: it is named without weights."""
 
 
 def _entries(networks: Sequence[str | os.PathLike | Network], classes: int | None) -> list[_Entry]:
@@ -147,11 +151,26 @@ def _entries(networks: Sequence[str | os.PathLike | Network], classes: int | Non
     entries: list[_Entry] = []
     for name in names:
         config = None if name.run is None else load_config(str(Run(name.run).config))
-        entries.append(_Entry(name.text, built[name.text], config))
+        free = name.entry is not None and name.network is None and name.entry.weights is None
+        entries.append(_Entry(name.text, built[name.text], config, free))
         if config is not None and name.teacher is None and config.teachers and f"{name.text}:teacher" not in built:
             teacher = _teacher(name)
             entries += [_Entry(f"{name.text}:teacher", teacher, config)] if teacher else []
     return entries
+
+
+def _check_read(entries: Sequence[_Entry], size: int | None, classes: int | None) -> None:
+    """Refuse a number that none of the networks reads."""
+    names = ", ".join(entry.text for entry in entries)
+    if classes is not None and not any(entry.free for entry in entries):
+        raise UsageError(
+            f"classes={classes} is of networks that are named without weights, and {names} has classes of its own: "
+            "leave it out"
+        )
+    if size is not None and all(entry.built.network.preprocess.resolution for entry in entries):
+        raise UsageError(
+            f"size={size} is of networks without a resolution of their own, and {names} has one: leave it out"
+        )
 
 
 def _teacher(name: NetworkName) -> EvaluatedNetwork | None:

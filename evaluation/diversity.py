@@ -20,6 +20,7 @@ from ..core.config.loading import load_config
 from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.generators import own_generators
+from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
 from ..core.registry import OBJECTIVES
 from ..core.representation import Network
@@ -129,9 +130,7 @@ def _labelled(data: RunConfig) -> Any:
     if test is None:
         raise UsageError(f"{where} has no test split: name one with evaluation.data.splits.test=…")
     if test.targets is None:
-        raise UsageError(
-            f"the test split of {where} has no classes to compare with: name labelled data with data.path=…"
-        )
+        raise UsageError(f"the test split of {where} {lacks_classes(test, 'diversity')} with data.path=…")
     return test
 
 

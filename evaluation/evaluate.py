@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -18,6 +19,9 @@ from .gallery import Gallery
 from .networks import BASELINES
 from .run_evaluation import RunEvaluation
 from .train import Overrides, overrides_as_text
+from .unread_options import check_options
+
+log = logging.getLogger(__name__)
 
 
 @checked
@@ -49,19 +53,21 @@ def evaluate_runs(
         progress: Whether to show progress on standard error.
 
     Raises:
-        UsageError: A folder is no run, an unknown baseline, a picture that is no PNG, or data that do not fit the
-            networks or the tasks.
+        UsageError: A folder is no run, an unknown baseline, a picture that is no PNG or of no segmentation, or data
+            that do not fit the networks or the tasks.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
     runs = path_list(runs, "runs", "run folder", "runs/crd")
     texts = overrides_as_text(overrides)
-    if picture is not None:
-        if Path(picture).suffix.lower() != ".png":
-            raise UsageError(f"picture is {str(picture)!r}: give the name of a file that ends in .png")
-        writable_folder(Path(picture).parent)
+    if picture is not None and Path(picture).suffix.lower() != ".png":
+        raise UsageError(f"picture is {str(picture)!r}: give the name of a file that ends in .png")
     for name in baselines:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
+    for line in check_options(runs, texts, teachers=teachers, picture=picture):
+        log.warning("%s", line)
+    if picture is not None:
+        writable_folder(Path(picture).parent)
     gallery, measured = Gallery(), set[str]()
     rows: list[EvaluationRow] = []
     notes: list[str] = []

@@ -20,6 +20,7 @@ from ..core.config.loading import load_config
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.generators import own_generators
+from ..core.label_vectors import lacks_classes
 from ..core.run import Run, no_run
 from ..core.split_checks import dataset_of
 from ..core.torch_settings import own_settings
@@ -257,7 +258,9 @@ class _Samples:
         split, recipe = self.needed("test"), network_named(run).build(0, seed=0).network.recipe
         own, names = recipe["num_classes"], recipe["classes"]
         if split.targets is None or split.num_classes != own:
-            has = "no classes" if split.targets is None else f"{split.num_classes} classes"
+            if split.targets is None:
+                raise UsageError(f"{self.name} {lacks_classes(split, '--int8, which measures top-1,')} with --data")
+            has = f"{split.num_classes} classes"
             raise UsageError(
                 f"--int8 measures accuracies, and {self.name} has {has}, the student {own}: name other data with --data"
             )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
+from ..core.label_vectors import lacks_classes
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network
 from ..core.run import Run, runs_beside
@@ -159,7 +160,7 @@ class DataName:
             if split is None:
                 raise UsageError(f"{self.text} has no {name} split: name one with splits={{train: …, test: …}}")
             if split.targets is None:
-                raise UsageError(f"the {name} split of {self.text} has no classes: a probe needs labelled data")
+                raise UsageError(f"the {name} split of {self.text} {lacks_classes(split, 'a probe')}")
         train, test = splits["train"], splits["test"]
         if train.num_classes != test.num_classes or train.classes != test.classes:
             raise UsageError(

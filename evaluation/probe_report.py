@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import checked
+from ..core.errors import UsageError
 from ..core.representation import Network
 from ..core.table import Table, TabularResult
 from ..probe.class_correlation import CorrelationDifference
@@ -24,7 +25,7 @@ class ProbeSpec:
     """What is measured.
 
     Attributes:
-        layers: Names of layers; None: all that a network gives but its logits.
+        layers: Names of layers, each once; None: all that a network gives but its logits.
         spatial: Maps are averaged to ``spatial`` × ``spatial`` positions.
         protocol: Of the linear probe: ``exact``, ``grid`` or ``crd``.
         shots: Labelled samples per class of the few-shot curve; empty: none.
@@ -46,6 +47,12 @@ class ProbeSpec:
     correlation: NetworkLike | None = None
     cache: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layers is not None:
+            if not self.layers:
+                raise UsageError("layers is empty: name a layer such as embedding, or None for all but the logits")
+            object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
 
 
 @dataclass(frozen=True)

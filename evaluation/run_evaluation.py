@@ -182,6 +182,11 @@ class RunEvaluation:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
+        if candidate.network.recipe.get("several_classes") and not several_classes(self.test):
+            self.warn(
+                f"{self._where()} has one class for each sample, and the {candidate.role} of {self.run.path} was "
+                "trained with any number of them: mAP is measured"
+            )
         # A teacher of other classes, such as ImageNet's, has no accuracy here.
         yield Accuracy(**(evaluate(candidate.network, loader, self.accelerator) if self._answers(candidate) else {}))
 

@@ -6,10 +6,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core.crd.criterion import normalise
+from ..core.loss_inputs import check_factors
 from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .logits import MOST_TEMPERATURE, check_classes, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, check_three_classes, log_probabilities
 
 
 @OBJECTIVES.register("dist")
@@ -30,7 +31,8 @@ class DIST(Objective):
         - student.logits, teacher.logits: (B, C) - returns a scalar.
 
     Raises:
-        UsageError: (``build``) Teacher and student have different numbers of classes.
+        UsageError: Both factors are 0, or γ with two classes; (``build``) teacher and student have different numbers of
+            classes.
 
     Example:
         >>> import torch
@@ -53,6 +55,7 @@ class DIST(Objective):
 
     def __init__(self, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
         super().__init__()
+        check_factors("DIST", beta=beta, gamma=gamma)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
         self.least_samples = 2 if gamma else 1
 
@@ -61,12 +64,20 @@ class DIST(Objective):
         if options.gamma:
             check_pass("dist", setting)
         check_classes("dist", setting)
+        _check_intra(options.gamma, setting.student.num_classes)
         return cls(**dict(options))
 
     def forward(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
+        _check_intra(self.gamma, student.require_logits().shape[1])
         ours, theirs = (log_probabilities(side.require_logits(), self.temperature).exp() for side in (student, teacher))
         inter, intra = pearson_distance(ours, theirs), pearson_distance(ours.T, theirs.T)
         return (self.beta * inter + self.gamma * intra) * self.temperature**2
+
+
+def _check_intra(gamma: float, classes: int | None) -> None:
+    """Refuse the correlation between classes alone where it is 1 or −1, of two classes."""
+    if not gamma:
+        check_three_classes("dist", "gamma=0", classes)
 
 
 def pearson_distance(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.loss_inputs import check_factors
 from ..core.loss_labels import batch_targets
 from ..core.objective import Objective, Options, Setting, check_labels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .logits import MOST_TEMPERATURE, check_classes, divergence, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, check_three_classes, divergence, log_probabilities
 
 
 @OBJECTIVES.register("dkd")
@@ -30,8 +31,8 @@ class DKD(Objective):
         - student.logits, teacher.logits: (B, C) - batch["target"]: (B,) int64 in [0, C) - returns a scalar.
 
     Raises:
-        UsageError: The batch has no ``target``; (``build``) the data has no labels, or teacher and student have
-            different numbers of classes.
+        UsageError: Both factors are 0, or α with two classes; the batch has no ``target``; (``build``) the data has no
+            labels, or teacher and student have different numbers of classes.
 
     Example:
         >>> student, teacher = (Representation(logits=torch.randn(2, 5)) for _ in range(2))
@@ -53,21 +54,30 @@ class DKD(Objective):
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
+        check_factors("DKD", alpha=alpha, beta=beta)
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> DKD:
         check_classes("dkd", setting)
         check_labels("dkd", setting)
+        _check_others(options.alpha, setting.student.num_classes)
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         target = batch_targets(batch, "dkd", student.require_logits())
+        _check_others(self.alpha, student.require_logits().shape[1])
         ours, theirs = (
             decoupled(log_probabilities(side.require_logits(), self.temperature), target) for side in (student, teacher)
         )
         of_target, of_others = (divergence(*pair) for pair in zip(theirs, ours, strict=True))
         return (self.alpha * of_target + self.beta * of_others) * self.temperature**2
+
+
+def _check_others(alpha: float, classes: int | None) -> None:
+    """Refuse the other classes' part alone where there is one other class."""
+    if not alpha:
+        check_three_classes("dkd", "alpha=0", classes)
 
 
 def decoupled(log_probability: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from ..core.objective import Objective, Options, Setting, TeacherOutputs
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .doubt import FULL_DOUBT, doubt_scale
-from .logits import MOST_TEMPERATURE, check_classes, divergence, log_probabilities
+from .logits import MOST_TEMPERATURE, check_classes, check_three_classes, divergence, log_probabilities
 
 
 @OBJECTIVES.register("kd")
@@ -32,7 +32,7 @@ class KD(Objective):
         - student.logits, teacher.logits: (B, C) - returns a scalar.
 
     Raises:
-        UsageError: (``build``) Teacher and student have different numbers of classes.
+        UsageError: ``standardize`` with two classes; (``build``) teacher and student have different numbers of classes.
 
     Example:
         >>> import torch
@@ -65,11 +65,14 @@ class KD(Objective):
     @classmethod
     def build(cls, options: Options, setting: Setting) -> KD:
         check_classes("kd", setting)
+        if options.standardize:
+            check_three_classes("kd", "standardize", setting.student.num_classes)
         return cls(**dict(options))
 
     def per_sample(self, student: Representation, teacher: Representation, batch: dict[str, Tensor]) -> Tensor:
         ours, theirs = student.require_logits(), teacher.require_logits()
         if self.standardize:
+            check_three_classes("kd", "standardize", ours.shape[1])
             ours, theirs = standardised(ours), standardised(theirs)
         return divergence(log_probabilities(theirs, self.temperature), log_probabilities(ours, self.temperature)) * (
             self.scale * self.temperature**2

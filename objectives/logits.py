@@ -43,6 +43,24 @@ def check_classes(objective: str, setting: Setting) -> None:
         )
 
 
+def check_three_classes(objective: str, option: str, classes: int | None) -> None:
+    """Refuse an option by which an objective is the same for all logits of two classes, so that nothing is learnt.
+
+    Args:
+        objective: Its name.
+        option: As it is written.
+        classes: C; None where it is not known.
+
+    Raises:
+        UsageError: There are two.
+    """
+    if classes == 2:
+        raise UsageError(
+            f"objective {objective} with {option} has no gradient for two classes, as it is the same whatever the "
+            f"logits are: leave {option} out"
+        )
+
+
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / T) over dimension 1, in float32 at least: half precision loses the small probabilities that
     distillation is about.

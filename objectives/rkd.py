@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.crd.criterion import normalise
+from ..core.loss_inputs import check_factors
 from ..core.objective import Objective, Options, Setting, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -32,7 +33,7 @@ class RKD(Objective):
         - student.embedding: (B, D) - teacher.embedding: (B, D') - returns a scalar.
 
     Raises:
-        UsageError: (``build``) A side has no embedding.
+        UsageError: Both factors are 0; (``build``) A side has no embedding.
 
     Example:
         >>> student, teacher = (Representation(embedding=torch.randn(4, size)) for size in (8, 16))
@@ -52,6 +53,7 @@ class RKD(Objective):
 
     def __init__(self, distance_factor: float = 25.0, angle_factor: float = 50.0) -> None:
         super().__init__()
+        check_factors("RKD", distance_factor=distance_factor, angle_factor=angle_factor)
         self.distance_factor, self.angle_factor = distance_factor, angle_factor
 
     @classmethod

@@ -9,12 +9,14 @@ import math
 import torch
 from torch import Tensor
 
+from ..core.arguments import checked
 from ..core.errors import UsageError
 
 FEWEST = 4
 """Samples that the unbiased estimate needs."""
 
 
+@checked
 def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
     """Linear CKA of two layers on the same samples (Kornblith et al., ICML 2019): HSIC(x, y) / √(HSIC(x, x) · HSIC(y,
     y)).
@@ -40,7 +42,7 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
         >>> round(linear_cka(x, -3 * x.flip(1) + 1), 6)
         1.0
     """
-    x, y = _checked(x, y, FEWEST if unbiased else 2)
+    x, y = _centred_pair(x, y, FEWEST if unbiased else 2)
     hsic = _unbiased_hsic if unbiased else _biased_hsic
     return _ratio(hsic(x, y), hsic(x, x), hsic(y, y))
 
@@ -65,6 +67,7 @@ class MinibatchCKA:
         self.batches = 0
         self._sums = [0.0, 0.0, 0.0]
 
+    @checked
     def update(self, x: Tensor, y: Tensor) -> None:
         """Take in one batch.
 
@@ -78,7 +81,7 @@ class MinibatchCKA:
         Raises:
             UsageError: Shapes that do not fit, fewer than four samples, values that are not finite.
         """
-        x, y = _checked(x, y, FEWEST)
+        x, y = _centred_pair(x, y, FEWEST)
         for place, pair in enumerate(((x, y), (x, x), (y, y))):
             self._sums[place] += _unbiased_hsic(*pair)
         self.batches += 1
@@ -128,7 +131,7 @@ def _ratio(both: float, first: float, second: float) -> float:
     return both / math.sqrt(first * second)
 
 
-def _checked(x: Tensor, y: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
+def _centred_pair(x: Tensor, y: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
     """Both in float64, centred: no estimate changes by it, and less is lost to rounding."""
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise UsageError(

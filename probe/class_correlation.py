@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.arguments import checked
 from ..core.errors import UsageError
 
 
+@checked
 def class_correlation(logits: Tensor, who: str = "the network") -> Tensor:
     """Pearson correlation of the logits of each two classes over samples.
 
@@ -67,6 +69,7 @@ class CorrelationDifference:
     mean_absolute: float
 
 
+@checked
 def correlation_difference(teacher: Tensor, student: Tensor) -> CorrelationDifference:
     """Compare two networks by :func:`class_correlation` (Tian et al., ICLR 2020: its heat maps of correlations between
     class logits).

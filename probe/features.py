@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from ..core.arguments import checked
 from ..core.atomic import read_tensors, write_tensors
 from ..core.classes import check_highest_class
 from ..core.distributed import all_gather_ragged, world_size
@@ -26,6 +27,7 @@ from ..core.teachers.same_outputs import near
 _COMPARED = 8
 
 
+@checked
 @dataclass(frozen=True)
 class Features:
     """One layer of a network on the N samples of a split, in the order of their index; on the CPU.
@@ -61,6 +63,7 @@ def frozen(network: Network) -> Iterator[Network]:
             module.training = training
 
 
+@checked
 def features(network: Network, loader: Any, layer: str, spatial: int = 1) -> Features:
     """One layer on every sample of a loader.
 
@@ -76,6 +79,7 @@ def features(network: Network, loader: Any, layer: str, spatial: int = 1) -> Fea
     return features_of(network, loader, (layer,), spatial)[layer]
 
 
+@checked
 def features_of(
     network: Network, loader: Any, layers: Sequence[str], spatial: int = 1, *, cache: str | os.PathLike | None = None
 ) -> dict[str, Features]:
@@ -93,15 +97,22 @@ def features_of(
 
     Args:
         network, loader, spatial: As there.
-        layers: Names of layers.
+        layers: Names of layers; each counts once.
         cache: The folder; None: no cache.
 
     Raises:
-        UsageError: There is no such layer, or the network has no tap for it, or ``spatial`` is less than 1.
+        UsageError: There is no such layer, or the network has no tap for it, ``spatial`` is less than 1, or the samples
+            come from no loader.
         ContrastillError: A file in the folder is damaged, is of another network of the same weights (an attribute
             differs, say), or the loader is empty.
     """
     parts = {layer: _part(layer) for layer in layers}
+    layers = list(parts)
+    if not hasattr(loader, "epoch"):
+        raise UsageError(
+            f"loader is of the class {type(loader).__name__}, which has no epoch(k): pass a split's "
+            'loader(batch_size=64, device="cpu", seed=0, train=False), or datasets to contrastill.linear_probe'
+        )
     if spatial < 1:
         raise UsageError(f"spatial={spatial} leaves nothing of a map: give 1 or more positions a side")
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

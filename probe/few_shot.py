@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.arguments import checked
 from ..core.errors import UsageError
 from ..core.hashing import hash64
 from ..core.statistics import mean_std
@@ -35,6 +36,7 @@ class FewShot:
     draws: int
 
 
+@checked
 def few_shot(
     train: Features, test: Features, shots: Sequence[int] = (1, 5, 20), draws: int = 5, seed: int = 0
 ) -> list[FewShot]:
@@ -63,12 +65,12 @@ def few_shot(
     targets, _ = check_classes(train, test)
     counts = torch.bincount(targets)
     fewest = int(torch.where(counts > 0, counts, counts.max()).argmin())
+    most = int(counts[fewest])
     results = []
     for count in shots:
-        if not 0 < count <= counts[fewest]:
+        if not 0 < count <= most:
             raise UsageError(
-                f"{count} shots cannot be drawn: class {fewest} has {int(counts[fewest])} training samples, so "
-                f"take 1 to {int(counts[fewest])}"
+                f"{count} shots cannot be drawn: class {fewest} has {most} training samples, so take 1 to {most}"
             )
         accuracies = []
         for draw in range(draws):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..core.arguments import Positive, checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
+from ..core.label_vectors import lacks_classes, several_classes
 from ..core.representation import Network
 from ..core.statistics import wilson_interval
 from ..core.torch_settings import own_settings
@@ -140,7 +141,9 @@ def linear_probes(
     """
     network, (train, test) = as_network(network), as_splits(train, test)
     check_same_names(train.classes, test.classes)
-    for split in (train, test):
+    for name, split in (("training", train), ("test", test)):
+        if hasattr(split, "targets") and several_classes(split):
+            raise UsageError(f"the {name} split {lacks_classes(split, 'a probe')}")
         if hasattr(split, "modalities") and network.modality in split.modalities:
             check_same_scale(network, type(network.module).__name__, split)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import Positive, checked
 from ..core.errors import UsageError
+from ..core.loss_labels import whole_numbers
 
 # The evidence grows without bound where features give the labels exactly, and a class that they say nothing of wants
 # weights of 0.
 _LEAST = 1e-12
 
 
-def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: float = 1e-9) -> float:
+@checked
+def logme(values: Tensor, targets: Tensor, *, iterations: Positive = 500, tolerance: float = 1e-9) -> float:
     """The logarithm of maximum evidence (You et al., ICML 2021), in nats a sample; higher is better.
 
     The indicator of each class is a linear function of the features, with weights from N(0, 1/α) and noise from N(0,
@@ -37,7 +40,7 @@ def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: 
 
     Raises:
         UsageError: Shapes that do not fit, fewer than two samples or classes, features that are not finite, or are all
-            0.
+            0, classes that are not counted from 0, a tolerance that is negative.
 
     Example:
         >>> targets = torch.arange(3).repeat(20)
@@ -46,6 +49,8 @@ def logme(values: Tensor, targets: Tensor, *, iterations: int = 500, tolerance: 
         True
     """
     _check(values, targets)
+    if not tolerance >= 0:
+        raise UsageError(f"tolerance={tolerance} is no difference: give a number from 0 on, such as 1e-9")
     f = values.detach().double()
     labels = F.one_hot(targets.long()).double()
     labels = labels[:, labels.any(0)]  # a class without samples has nothing to be explained
@@ -95,6 +100,8 @@ def _check(values: Tensor, targets: Tensor) -> None:
             f"features of shape {tuple(values.shape)} and classes of shape {tuple(targets.shape)} do not fit: "
             "give (N, D) and (N,)"
         )
+    if not whole_numbers(targets) or (len(targets) and int(targets.min()) < 0):
+        raise UsageError("LogME needs classes as whole numbers from 0 on: leave out samples without a label")
     if len(values) < 2 or len(targets.unique()) < 2:
         raise UsageError("LogME needs samples of at least two classes")
     if not bool(values.isfinite().all()):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.arguments import checked
 from ..core.errors import UsageError
 from ..core.statistics import wilson_interval
 from .features import Features, check_classes
@@ -33,6 +34,7 @@ class KnnResult:
     correct: Tensor
 
 
+@checked
 def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07) -> KnnResult:
     """Each test sample gets the class for which its k nearest training samples vote, by cosine similarity s, each with
     weight exp(s/τ) (Wu et al., CVPR 2018).
@@ -52,7 +54,7 @@ def knn(train: Features, test: Features, k: int = 20, temperature: float = 0.07)
     """
     if k < 1:
         raise UsageError(f"k={k} neighbours cannot vote: take one or more")
-    if temperature <= 0:
+    if not temperature > 0:  # asked this way round, NaN is refused too
         raise UsageError(f"temperature={temperature} is not positive: take 0.07, say")
     train_targets, test_targets = check_classes(train, test)
     classes, k = int(train_targets.max()) + 1, min(k, len(train_targets))

@@ -65,11 +65,13 @@ def write_report(
         progress: Whether to show progress on standard error.
 
     Raises:
-        UsageError: There is no run, or the page cannot be written there.
+        UsageError: There is no run, the page's name does not end in .html, or it cannot be written there.
     """
     paths = path_list(runs, "runs", "run folder", "runs/crd")
     folders = find(paths)
     path = Path(out) if out else (Path(paths[0]) if len(paths) == 1 else folders.root) / "report.html"
+    if not path.is_dir() and path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out} does not end in .html, by which a browser knows a page: name {path.stem}.html")
     if path.is_dir():
         raise UsageError(f"--out {out} is a folder: name a file, such as {path / 'report.html'}")
     text, rows = _page(folders, latency, embeddings, printer(progress))

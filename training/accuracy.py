@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as distributed
 from accelerate import Accelerator
-from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -29,7 +29,8 @@ def share_buffers(network: Network) -> None:
 @torch.no_grad()
 def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
     """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back. Of labels that
-    mark any number of classes the mean average precision ``mAP`` over the classes that occur, in per cent.
+    mark any number of classes, and of a network that was trained with such, the mean average precision ``mAP`` over
+    the classes that occur, in per cent.
 
     Raises:
         ContrastillError: A logit is NaN, so that no class is the largest.
@@ -40,10 +41,16 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
     for batch in loader.epoch(0):
         with accelerator.autocast():
             logits = network(batch, frozenset({"logits"})).require_logits()
-        labels = batch["target"] if "target" in batch else batch["label_vector"].long()
+        single = "target" in batch and not network.recipe.get("several_classes")
+        if single:
+            labels = batch["target"]
+        elif "target" in batch:
+            labels = F.one_hot(batch["target"].long(), logits.shape[1])
+        else:
+            labels = batch["label_vector"].long()
         # Each class of several is a question of its own: logits of classes that the data has not are left out.
-        logits = logits if "target" in batch else logits[:, : labels.shape[1]]
-        metrics = metrics or {name: metric.to(logits.device) for name, metric in _metrics(batch, logits.shape[1])}
+        logits = logits if single else logits[:, : labels.shape[1]]
+        metrics = metrics or {name: metric.to(logits.device) for name, metric in _metrics(single, logits.shape[1])}
         # A rank's share of the last batch may be empty, which torchmetrics cannot take.
         for metric in metrics.values() if len(logits) else ():
             metric.update(logits, labels)
@@ -57,9 +64,9 @@ def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict
     return {name: 100 * metric.compute().item() for name, metric in metrics.items()}
 
 
-def _metrics(batch: Mapping[str, Tensor], classes: int) -> Iterator[tuple[str, Metric]]:
-    """What is measured with the labels that a batch has."""
-    if "target" not in batch:
+def _metrics(single: bool, classes: int) -> Iterator[tuple[str, Metric]]:
+    """What is measured with one class for each sample, or with any number of them."""
+    if not single:
         yield "mAP", MeanAveragePrecision()
         return
     for k in (1, 5):

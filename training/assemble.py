@@ -34,7 +34,7 @@ from .output_checks import check_logits, check_output_lengths, embedding_notes
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
-from .unread_keys import unread_keys
+from .unread_keys import unread_keys, unread_teacher_keys
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     if config.train.mixup or config.train.cutmix:
         check_mixing(transfer)
     epochs = config.train.epochs or default_epochs(data.split.num_samples)
-    transfer.remarks = unread_keys(config.train, epochs)
+    transfer.remarks = [*unread_keys(config.train, epochs), *unread_teacher_keys(config)]
     transfer.remarks += networks.order.notes if compares_classes(config) else []
     transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
     check_logits(transfer, config, student_spec, teacher_specs)

@@ -151,6 +151,10 @@ def distill(
         splits = open_splits(section)
         read = _Batches(splits["train"])
         teachers = [resolver.network(network, "teacher", teacher_modality, read) for network in networks(teacher)]
+        if teacher_modality is not None and not teachers:
+            raise UsageError(
+                f"teacher_modality={teacher_modality!r} is of the teachers, and teacher is {teacher!r}: leave it out"
+            )
         learner = resolver.network(student, "student", student_modality, read) | (
             {} if embedding is None else {"embedding": embedding}
         )

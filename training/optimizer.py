@@ -75,7 +75,9 @@ def new_optimizer(transfer: Transfer, config: TrainConfig) -> torch.optim.Optimi
 
 
 def _check_options(optimizer: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that an optimiser does not have: timm passes over some of them."""
+    """Refuse options that an optimiser does not have, as timm passes over some of them; true where it has a number, and
+    the reverse; and the one by which a training would raise its loss.
+    """
     kind: Any = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}.get(optimizer)
     if kind is None:
         from timm.optim import get_optimizer_class
@@ -89,6 +91,19 @@ def _check_options(optimizer: str, options: Mapping[str, Any]) -> None:
         raise UsageError(
             f"train.optimizer_options has {unknown[0]}, which train.optimizer={optimizer} does not take: {hint}"
         )
+    for name, value in options.items():
+        default = parameters[name].default if name in parameters else None
+        # True is a 1 for Python, and never meant as one.
+        if isinstance(default, (bool, float, int)) and isinstance(value, bool) != isinstance(default, bool):
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            raise UsageError(
+                f"train.optimizer_options has {name}={value!r}, and train.optimizer={optimizer} takes {kind} there, "
+                f"such as {default}"
+            )
+        if name == "maximize" and value:
+            raise UsageError(
+                "train.optimizer_options has maximize=True, by which the training would raise its loss: leave it out"
+            )
 
 
 def parameter_groups(transfer: Transfer, config: TrainConfig) -> list[dict[str, Any]]:

@@ -1,11 +1,14 @@
-"""Keys of the section ``train`` that were set and that, beside the others, change nothing."""
+"""Keys of a config that were set and that, beside the others, change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import signature
+from typing import Any
 
-from ..core.config.schema import TrainConfig
+from pydantic import BaseModel
+
+from ..core.config.schema import CacheConfig, EnsembleConfig, RunConfig, TrainConfig
 
 
 def unread_keys(config: TrainConfig, epochs: int) -> list[str]:
@@ -31,6 +34,35 @@ def unread_keys(config: TrainConfig, epochs: int) -> list[str]:
             f"epoch{'s' * (epochs > 1)}, so the rate ends at {epochs / config.warmup_epochs:.3g} of train.lr: lower it"
         )
     return lines
+
+
+def unread_teacher_keys(config: RunConfig) -> list[str]:
+    """A line about each key that is of teachers, where there are none or where none of their outputs are cached.
+
+    Example:
+        >>> from contrastill.core.config.loading import load_config
+        >>> config = load_config("teachers/cifar100", ["data.path=.", "data.name=packed", "ensemble.rule=entropy"])
+        >>> unread_teacher_keys(config)
+        ['ensemble.rule=entropy changes nothing, as teachers is empty: leave it out, or add teachers.0.model=…']
+    """
+    train, lines = config.train, list[tuple[str, Any, str]]()
+    of_cache = _set(config.cache, CacheConfig, "cache.", ("logits", "precision", "parts"))
+    if not config.teachers:
+        keys = _set(config.ensemble, EnsembleConfig, "ensemble.", ("rule", "batched")) | of_cache
+        keys |= {f"objectives.{label}.rule": entry.rule for label, entry in config.objectives.items() if entry.rule}
+        keys |= _set(train, TrainConfig, "train.", ("teacher_precision", "fold_teachers", "teacher_cache"))
+        lines = [
+            (key, value, "teachers is empty: leave it out, or add teachers.0.model=…") for key, value in keys.items()
+        ]
+    elif train.views is None:
+        lines = [(key, value, "train.views is not set: leave it out, or set both") for key, value in of_cache.items()]
+    return [f"{key}={value} changes nothing, as {why}" for key, value, why in lines]
+
+
+def _set(section: Any, schema: type[BaseModel], prefix: str, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of a section that are not their defaults, by dotted keys."""
+    values = {name: getattr(section, name) for name in names}
+    return {prefix + name: value for name, value in values.items() if value != schema.model_fields[name].default}
 
 
 def _unread(config: TrainConfig) -> Iterator[tuple[str, str]]:

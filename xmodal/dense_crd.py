@@ -15,7 +15,7 @@ from ..core.crd.embedding import Embedding
 from ..core.crd.options import check_choices, critic_bias
 from ..core.crd.teacher_map import all_finite
 from ..core.errors import UsageError
-from ..core.loss_labels import batch_index, batch_targets
+from ..core.loss_labels import batch_index, batch_targets, check_counted_from_0
 from ..core.objective import Objective, Setting, TeacherOutputs, check_classes_differ, check_pass
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
@@ -175,9 +175,9 @@ class DenseCRD(Objective):
             check_rows(criterion, pairing, grids, num_samples)
             if negatives_from == "other_class" and targets is None:
                 raise UsageError(
-                    "negatives_from='other_class' with num_rows needs the classes of all training samples: pass "
-                    "targets, or 'other_sample'"
+                    "negatives_from='other_class' with num_rows needs all classes: pass targets, or 'other_sample'"
                 )
+            check_counted_from_0(targets if negatives_from == "other_class" else None)
         self.positions = positions
         self.channels = [*local_dims, *([pooled_dims] if pooled_dims and pairing != "local_local" else [])]
         self.pairs, self.pairing, self.negatives_from = pairs, pairing, negatives_from

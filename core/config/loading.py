@@ -22,6 +22,7 @@ from .schema import DataConfig, RunConfig
 from .validation import checked, recognised, validate, validate_data
 from .yaml_values import joined, override_value, read_written, texts_of, values_of
 
+_OF_ONE_CHOICE = {"schedule": ("step", ("milestones", "gamma")), "optimizer": ("sgd", ("nesterov",))}
 _NAMING = ("data", "data.name", "data.path")
 
 
@@ -84,7 +85,8 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
         if not isinstance(written, (dict, type(None))):
             raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
         overrides = list(overrides)
-        tree = _Tree(_without_python_data(written or {}, overrides))
+        changes = dict(override.partition("=")[::2] for override in overrides)
+        tree = _Tree(_without_unread(_without_python_data(written or {}, overrides), changes))
         for override in overrides:
             tree.override(override)
         missing = sorted(OmegaConf.missing_keys(tree.values))
@@ -115,6 +117,22 @@ def _without_python_data(written: dict[str, Any], overrides: Sequence[str]) -> d
     fields = DATASETS[kinds[0]].Options.model_fields if len(kinds) == 1 and kinds[0] in DATASETS else {}
     view = {key: data[key] for key in ("size", "crop") if key in fields and data.get(key) is not None}
     return {**written, "data": view}
+
+
+def _without_unread(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config without the keys of ``train`` that belong to another schedule or optimiser than an override names: they
+    are no longer read, and who overrides did not write them.
+    """
+    train = values.get("train")
+    unread = {
+        key
+        for choice, (reads, keys) in _OF_ONE_CHOICE.items()
+        if f"train.{choice}" in changes and changes[f"train.{choice}"] != reads
+        for key in keys
+    }
+    if not unread or not isinstance(train, Mapping):
+        return values
+    return {**values, "train": {key: value for key, value in train.items() if key not in unread}}
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -153,7 +171,7 @@ def _with_values(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        tree = OmegaConf.create(_plain(values))
+        tree = OmegaConf.create(_plain(_without_unread(values, overrides)))
         for key, value in overrides.items():
             _put(tree, key, _plain(value))
     except OmegaConfBaseException as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..hashing import hash64, mix, shifted
+from ..loss_labels import check_counted_from_0
 from .criterion import NegativeSums
 from .negative_sums import BLOCK, affords_every_row, gathered_sums, mark, masked_sums
 from .sharding import Shard
@@ -54,13 +55,14 @@ class Groups:
         eligible: The smallest number of negatives that an anchor has.
 
     Raises:
-        UsageError: Some class has no eligible row.
+        UsageError: Some class has no eligible row, or a number below 0.
     """
 
     def __init__(self, targets: Tensor | None, num_samples: int) -> None:
         self.num_samples = num_samples
         self.label, self.size = None, torch.ones(1, dtype=torch.int64)
         if targets is not None:
+            check_counted_from_0(targets)
             _, self.label, self.size = torch.unique(targets.cpu(), return_inverse=True, return_counts=True)
         self.eligible = num_samples - int(self.size.max())
         if self.eligible < 1:

@@ -254,4 +254,25 @@ def test_a_picture_is_a_png_in_a_folder_that_is_made(run, tmp_path):
     for picture in (tmp_path, tmp_path / "p.jpg", "p"):
         with pytest.raises(contrastill.UsageError, match=r"picture is '.*': give the name of a file that ends in .png"):
             evaluate_runs([run], picture=picture, progress=False)
-    assert evaluate_runs([run], picture=str(tmp_path / "new" / "p.png"), progress=False).picture is None
+    with pytest.raises(contrastill.UsageError, match="p.png' shows segmentations, and evaluation.tasks is accuracy"):
+        evaluate_runs([run], picture=str(tmp_path / "new" / "p.png"), progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_that_change_nothing_are_named(run, caplog):
+    overrides = {
+        "evaluation.head": "unet",
+        "evaluation.label_fractions": [0.5],
+        "train.lr": 3,
+        "train.precision": "fp32",
+    }
+    teacher = run.parent / "teacher"
+    evaluate_runs([teacher], overrides, teachers=True, progress=False)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        'evaluation.head="unet" changes nothing, as it is of evaluation.tasks=[segmentation]: leave it out, or add one',
+        "evaluation.label_fractions=[0.5] changes nothing, as it is of evaluation.tasks=[segmentation] or "
+        "[classification]: leave it out, or add one",
+        "train.lr=3 changes nothing, as an evaluation does not train the student: leave it out",
+        f"there are no teachers to measure: {teacher} had none",
+    ]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import contrastill
 from contrastill.cli.main import main
 from contrastill.compress.cost import network_cost, network_costs
 from contrastill.core.config.loading import load_config, to_yaml
@@ -204,3 +205,24 @@ def test_what_is_no_network(runs, capsys):
     assert "is no run" in capsys.readouterr().err
     assert main(["cost", "resnet7", "--size", "32"]) == 2
     assert "resnet7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("networks", "options", "message"),
+    [
+        ("resnet8", {"size": 16, "threads": 10**6}, "threads=1000000 is more than 8 for each of the .* cores"),
+        ("resnet8", {"size": 16, "threads": 0}, "threads is 0: pass a whole number from 1 on"),
+        ("resnet8", {"size": 16, "batch_size": 10**30}, "a batch of 1000.* images of 3×16×16 does not go through"),
+        ("resnet8", {"size": 10**30}, "a batch of 1 image of 3×1000.* give a smaller batch_size, or smaller images"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), {"size": 2}, "Sequential does not say how it reads images"),
+        ("network", {"size": 2, "classes": 7}, "classes=7 is of networks that are named without weights, and Seq"),
+        ("fixed", {"size": 2}, "size=2 is of networks without a resolution of their own, and Sequential has one"),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_or_that_nothing_reads_are_refused(networks, options, message):
+    if networks in ("network", "fixed"):
+        preprocess = Preprocess((0.5,) * 3, (0.2,) * 3, 2 if networks == "fixed" else None)
+        networks = Network(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), taps=Taps(), preprocess=preprocess)
+    with pytest.raises(ValueError, match=message):
+        contrastill.measure_cost(networks, rounds=1, **options)

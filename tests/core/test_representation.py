@@ -356,3 +356,9 @@ def test_tokens_lie_on_the_grid_of_the_convolution_that_cuts_the_patches(size, p
     images = torch.rand(2, 3, *size)
     (tokens,) = network(images, {"maps"}).maps
     assert torch.allclose(tokens, module.embed(images), atol=1e-6)
+
+
+def test_a_compiled_module_hides_what_is_tapped():
+    module = torch.compile(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)), backend="eager")
+    with pytest.raises(UsageError, match="1 is not seen in a compiled module: pass it as it is, and compile the Net"):
+        Network(module, taps=Taps(embedding="input:1"), preprocess=Preprocess((0.5,) * 3, (0.2,) * 3))

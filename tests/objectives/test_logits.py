@@ -18,7 +18,13 @@ TARGETS = torch.tensor([0, 5, 2, 2, 4])
 
 
 def setting(student=6, teacher=6):
-    return Setting(RepresentationSpec(student, 8, ()), RepresentationSpec(teacher, 8, ()), 20, torch.arange(20) % 6, 0)
+    return Setting(
+        RepresentationSpec(student, 8, ()),
+        RepresentationSpec(teacher, 8, ()),
+        20,
+        torch.arange(20) % min(6, student),
+        0,
+    )
 
 
 def built(name, **options):
@@ -370,3 +376,18 @@ def test_a_single_question_is_one_for_binary_kd():
     share, yes = theirs.sigmoid(), ours.sigmoid()
     expected = (share * (share / yes).log() + (1 - share) * ((1 - share) / (1 - yes)).log()).mean()
     assert torch.isclose(contrastill.BinaryKD()(ours, theirs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "option"),
+    [("kd", {"standardize": True}, "standardize"), ("dkd", {"alpha": 0}, "alpha=0"), ("dist", {"gamma": 0}, "gamma=0")],
+)
+def test_options_by_which_two_classes_teach_nothing_are_refused(name, options, option):
+    objective, two = OBJECTIVES[name], outputs(torch.randn(4, 2))
+    for call in (
+        lambda: objective(**options)(two, two, {"target": torch.arange(4) % 2}),
+        lambda: objective.build(objective.Options(**options), setting(2, 2)),
+    ):
+        with pytest.raises(UsageError, match=f"{name} with {option} has no gradient for two classes"):
+            call()
+    built(name, **options)

@@ -5,7 +5,7 @@ reaches the teacher.
 import pytest
 import torch
 
-from contrastill import DIST, OBJECTIVES, CRDLoss, FreshCRDLoss, Representation, UsageError
+from contrastill import DIST, DKD, OBJECTIVES, RKD, CRDLoss, DenseCRD, FreshCRDLoss, Representation, UsageError
 from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.objectives.crd import SharedCRD
 from helpers.plain_losses import BATCH, SAMPLES, losses, outputs
@@ -101,3 +101,34 @@ def test_losses_of_any_two_embeddings_say_that_both_get_a_gradient(build):
     loss(student, teachers, BATCH["index"]).backward()
     assert student.grad.any() and teacher.grad.any()
     assert "whose gradient reaches" in " ".join(build.__doc__.split())
+
+
+@pytest.mark.parametrize(
+    ("loss", "factors"),
+    [(DIST, ("beta", "gamma")), (DKD, ("alpha", "beta")), (RKD, ("distance_factor", "angle_factor"))],
+)
+def test_losses_that_are_always_0_are_refused(loss, factors):
+    with pytest.raises(UsageError, match=f"{loss.__name__} is 0 for all networks with {factors[0]}=0 and {factors[1]}"):
+        loss(**dict.fromkeys(factors, 0))
+    for factor in factors:
+        loss(**{factor: 0})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda targets, origin: CRDLoss(4, 4, targets=targets, negatives_from=origin, bias="paper"),
+        lambda targets, origin: FreshCRDLoss(4, 4, targets=targets, negatives_from=origin, num_negatives=1),
+        lambda targets, origin: DenseCRD(
+            [(3, 3)], pairs=((0, 0),), targets=targets, negatives_from=origin, criterion="softmax",
+            pairing="local_local", num_rows=2, num_samples=4, grids=[(2, 2)],
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_samples_without_a_label_are_no_class_of_their_own(build):
+    targets = torch.tensor([0, 1, -1, 1])
+    with pytest.raises(UsageError, match="targets has -1 among them, and classes are counted from 0: leave samples"):
+        build(targets, "other_class")
+    build(targets, "other_sample")
+    build(targets.abs(), "other_class")

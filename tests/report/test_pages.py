@@ -283,6 +283,6 @@ def test_wrong_usage_is_one_sentence(tmp_path, capsys, make, arguments, message)
 
 def test_a_page_that_cannot_be_written(runs, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    for out in (tmp_path, tmp_path / "file" / "page.html"):
+    for out in (tmp_path, tmp_path / "file" / "page.html", tmp_path / "page.txt", tmp_path / "page"):
         assert main(["report", str(runs / "teacher"), "--out", str(out), "-q"]) == 2
         assert "--out" in capsys.readouterr().err and (tmp_path / "file").read_text() == "x"

@@ -314,3 +314,45 @@ def test_seeds_show_the_measure(tmp_path):
     result = contrastill.train("teachers/cifar100", keys, progress=False)
     assert "mAP of the last epoch" in str(result)
     assert f"{result.runs[0].metrics['mAP']:.2f}" in str(result)
+
+
+def test_what_needs_one_class_for_each_sample_says_that_labels_mark_several(distilled, tmp_path, capsys):
+    _, student, (train, test) = distilled
+    path = tmp_path / "several.h5"
+    with h5py.File(path, "w") as file:
+        for split, data in (("train", train), ("test", test)):
+            file[f"{split}/rgb"] = data.tensors[0].permute(0, 2, 3, 1).numpy()
+            file[f"{split}/target"] = data.tensors[1].numpy()
+    marks = "has labels that mark any number of classes, and {} needs one class for each sample: contrastill evaluate"
+    other = {"data.name": "packed", "data.path": str(path)}
+    for call, what in (
+        (lambda: contrastill.probe_networks(student.out, f"packed:{path}", progress=False), "a probe"),
+        (lambda: contrastill.linear_probe(student.student, train, test), "a probe"),
+        (lambda: contrastill.measure_diversity(student.out, other), "diversity"),
+        (lambda: contrastill.export_run(student.out, tmp_path, int8=True, data=f"packed:{path}"), "--int8, which .*"),
+    ):
+        with pytest.raises(UsageError, match=marks.format(what)):
+            call()
+    with pytest.raises(UsageError, match="the labels of this data mark any number of classes: take sum"):
+        contrastill.distill(
+            [student.out, student.out], "resnet8", (train, test), out=tmp_path / "x", objectives="crd",
+            ensemble={"rule": "confidence"}, **TINY,
+        )  # fmt: skip
+
+
+def test_a_run_of_several_classes_is_measured_by_map_on_rows_of_a_single_1(distilled, tmp_path, caplog):
+    _, student, _ = distilled
+    images, labels = pictures(torch.eye(3).repeat(8, 1), 5), torch.arange(24) % 3
+    path = tmp_path / "single.h5"
+    with h5py.File(path, "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/rgb"] = images.permute(0, 2, 3, 1).numpy()
+            file[f"{split}/target"] = np.eye(3, dtype=np.uint8)[labels]
+    other = {"data.name": "packed", "data.path": str(path)}
+    (row,) = contrastill.evaluate_runs(student.out, other, progress=False).rows
+    with torch.no_grad():
+        logits = contrastill.Student.from_run(student.out)(images)
+    expected = 100 * average_precision_score(np.eye(3)[labels], logits.numpy())
+    values = row.to_dict()
+    assert values["mAP"] == pytest.approx(expected, abs=1e-3) and values.get("top1") is None
+    assert any("was trained with any number of them: mAP is measured" in each.getMessage() for each in caplog.records)

@@ -171,6 +171,20 @@ def test_options_of_unknown_names_are_named_with_the_optimiser(optimizer, option
         new_optimizer(transfer(), TrainConfig(optimizer=optimizer, optimizer_options={option: [0.9, 0.99]}))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "options", "message"),
+    [
+        ("sgd", {"maximize": True}, "maximize=True, by which the training would raise its loss"),
+        ("adamw", {"maximize": 1}, "maximize=1, and train.optimizer=adamw takes true or false there"),
+        ("adamw", {"eps": True}, "eps=True, and train.optimizer=adamw takes a number there, such as 1e-08"),
+        ("timm/lamb", {"bias_correction": 1}, "bias_correction=1, and train.optimizer=timm/lamb takes true or false"),
+    ],
+)
+def test_options_that_turn_a_training_round_or_are_of_another_kind_are_refused(optimizer, options, message):
+    with pytest.raises(UsageError, match=message):
+        new_optimizer(transfer(), TrainConfig(optimizer=optimizer, optimizer_options=options))
+
+
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "momentum", "layer_decay", "filter_bias_and_bn"])
 def test_options_that_have_keys_of_their_own_are_refused(name):
     with pytest.raises(UsageError, match=f"train.optimizer_options has {name}, which is a key of its own"):

@@ -1,0 +1,78 @@
+"""What the measures of a representation are given: arrays and lists that they take, and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+
+from contrastill import Network, Preprocess, ProbeSpec, Taps, UsageError
+from contrastill.probe.cka import MinibatchCKA, linear_cka
+from contrastill.probe.class_correlation import correlation_difference
+from contrastill.probe.features import Features, features_of
+from contrastill.probe.few_shot import few_shot
+from contrastill.probe.logme import logme
+from contrastill.probe.neighbours import knn
+
+X, Y = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
+FEATURES = Features(X, Y)
+
+
+def network():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    return Network(module, taps=Taps(embedding="0"), preprocess=Preprocess((0.5,) * 3, (0.2,) * 3))
+
+
+class Batches:
+    """A loader of one batch."""
+
+    def epoch(self, k):
+        yield {"rgb": torch.zeros(2, 3, 2, 2, dtype=torch.uint8), "index": torch.arange(2)}
+
+
+def test_arrays_are_taken_for_tensors():
+    x, y = X.numpy(), Y.numpy()
+    assert linear_cka(x, x[::-1]) == linear_cka(X, X.flip(0)) == linear_cka(x.astype(">f4"), X.flip(0))
+    assert logme(x, y) == logme(X, Y)
+    assert correlation_difference(x, -x).mean_absolute == correlation_difference(X, -X).mean_absolute
+    assert knn(Features(x, y), FEATURES, k=np.int64(3)).top1 == knn(FEATURES, FEATURES, k=3).top1
+    cka = MinibatchCKA()
+    cka.update(x, x)
+    assert cka.compute() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: linear_cka("a", X), "x is 'a': pass an object of the class Tensor"),
+        (lambda: linear_cka(np.array(["a"]), X), "x is array.* pass an object of the class Tensor"),
+        (lambda: logme(X, Y, iterations=0), "iterations is 0: pass a whole number from 1 on"),
+        (lambda: logme(X, Y, tolerance=float("nan")), "tolerance=nan is no difference"),
+        (lambda: logme(X, Y - 1), "LogME needs classes as whole numbers from 0 on"),
+        (lambda: logme(X, Y.float()), "LogME needs classes as whole numbers from 0 on"),
+        (lambda: knn(FEATURES, FEATURES, k=5.0), "k is 5.0: pass a whole number"),
+        (lambda: knn(FEATURES, FEATURES, k=None), "k is None: pass a whole number"),
+        (lambda: knn(FEATURES, FEATURES, temperature=float("nan")), "temperature=nan is not positive"),
+        (lambda: knn(X, FEATURES), "train is Tensor: pass an object of the class Features"),
+        (lambda: few_shot(FEATURES, FEATURES, shots=3), r"shots is 3: pass a list \[a whole number, …\]"),
+        (lambda: few_shot(FEATURES, FEATURES, shots="12"), r"shots is '12': pass a list"),
+        (lambda: few_shot(FEATURES, FEATURES, shots=(1.5,)), r"shots is \(1.5,\): pass a list"),
+        (lambda: few_shot(FEATURES, FEATURES, draws="2"), "draws is '2': pass a whole number"),
+        (lambda: few_shot(FEATURES, FEATURES, seed=None), "seed is None: pass a whole number"),
+        (
+            lambda: features_of("net", Batches(), ("embedding",)),
+            "network is 'net': pass an object of the class Network",
+        ),
+        (lambda: features_of(network(), "x", ("embedding",)), r"loader is of the class str, which has no epoch\(k\)"),
+        (lambda: features_of(network(), Batches(), "embedding"), r"layers is 'embedding': pass a list \[text, …\]"),
+        (lambda: features_of(network(), Batches(), ("embedding",), 1.5), "spatial is 1.5: pass a whole number"),
+        (lambda: ProbeSpec(layers=()), "layers is empty: name a layer such as embedding, or None for all"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call, message):
+    with pytest.raises(UsageError, match=message):
+        call()
+
+
+def test_a_layer_that_is_named_twice_counts_once():
+    layers = ("embedding", "logits", "embedding")
+    assert list(features_of(network(), Batches(), layers)) == ["embedding", "logits"]
+    assert ProbeSpec(layers=layers).layers == ("embedding", "logits")

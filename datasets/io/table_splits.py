@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
-from ...core.label_vectors import Labels, read_label_vectors
+from ...core.label_vectors import NUMBER_FOR_EACH, Labels, check_one_form, read_label_vectors
 from ..image_folder import SPLITS, hash_fraction
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
 from .pairs import PairOptions, open_pairs
-from .table_columns import is_array, label_column, modality_columns
+from .table_columns import is_array, label_column, modality_columns, way_from_floats
 from .table_labels import TableLabels, check_labelled
 from .values import RGB, LabelRule, warn_of_gaps
 
@@ -109,6 +109,9 @@ class TableSplits:
         """Labels that hold a number for each class, of the datasets of both splits."""
         names = [self.train] if self.test is None else [self.train, self._test_split()]
         rows = {name: self._labels_of(name).rows for name in names}
+        check_one_form(
+            {f"{self.where}/{name}": "classes" if part is None else NUMBER_FOR_EACH for name, part in rows.items()}
+        )
         return read_label_vectors(rows, self.where)
 
     def _opened(
@@ -174,9 +177,11 @@ class TableSplits:
         if self.label is None:
             if split == "train":
                 log.warning(
-                    "%s: there is no column of classes among %s, so the samples are unlabelled; data.label= names one",
+                    "%s: there is no column of classes among %s, so the samples are unlabelled; data.label= names "
+                    "one%s",
                     self.where,
                     ", ".join(self.datasets[self.train].features),
+                    way_from_floats(self.datasets[self.train].features),
                 )
             return None
         return self._labels_of(self._name(split))

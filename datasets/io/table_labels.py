@@ -9,6 +9,7 @@ import numpy as np
 
 from ...core.classes import listed, read_names
 from ...core.errors import UsageError
+from ...core.label_vectors import NUMBER_FOR_EACH
 from .table_columns import is_list
 
 UNLABELLED = -1
@@ -52,6 +53,11 @@ class TableLabels:
         return _checked(numbers, names, f"{where}, column {column}")
 
     @property
+    def form(self) -> str:
+        """In words, for messages."""
+        return "classes" if self.rows is None else NUMBER_FOR_EACH
+
+    @property
     def unlabelled(self) -> np.ndarray:
         """Rows without a label."""
         return np.flatnonzero(self.numbers == UNLABELLED)
@@ -86,8 +92,8 @@ def _checked(numbers: np.ndarray, names: list[str] | None, where: str) -> TableL
         raise UsageError(f"{where}: the label {numbers.min()} numbers no class: classes are whole numbers from 0")
     if names is not None and numbers.max(initial=0) >= len(names):
         raise UsageError(
-            f"{where}: the label {numbers.max()} is beyond its {len(names)} names, which number from 0: correct it, or "
-            "name the missing classes"
+            f"{where}: the label {numbers.max()} is beyond the {len(names)} names of classes, which count from 0: "
+            "correct it, or name the missing classes"
         )
     return TableLabels(numbers, names)
 

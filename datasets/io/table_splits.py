@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
-from ...core.label_vectors import NUMBER_FOR_EACH, Labels, check_one_form, read_label_vectors
+from ...core.label_vectors import Labels, check_one_form, read_label_vectors
 from ..image_folder import SPLITS, hash_fraction
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
@@ -109,9 +109,6 @@ class TableSplits:
         """Labels that hold a number for each class, of the datasets of both splits."""
         names = [self.train] if self.test is None else [self.train, self._test_split()]
         rows = {name: self._labels_of(name).rows for name in names}
-        check_one_form(
-            {f"{self.where}/{name}": "classes" if part is None else NUMBER_FOR_EACH for name, part in rows.items()}
-        )
         return read_label_vectors(rows, self.where)
 
     def _opened(
@@ -196,7 +193,11 @@ class TableSplits:
             )
         labels = self._stored_labels(name)
         check_labelled(labels, self.label, where)
-        return labels if name == self.train else labels.numbered_by(self._labels_of(self.train), where)
+        if name == self.train:
+            return labels
+        train = self._labels_of(self.train)
+        check_one_form({f"{self.where}/{self.train}": train.form, where: labels.form})
+        return labels.numbered_by(train, where)
 
     def _num_classes(self) -> int:
         """Of labels without names: one more than the highest of both splits."""

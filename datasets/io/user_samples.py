@@ -102,7 +102,7 @@ class UserSamples:
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
         self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
-        self.targets = None if label is None or self.label_rows is not None else self._labels(label)
+        self.targets = self._labels(label) if isinstance(label, int) else None
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
         self.classes = None if label is None else self._names_of(self._num_classes())
         if self.classes is not None and self._relabelled:
@@ -189,7 +189,7 @@ class UserSamples:
                 f"the label of sample {row} of {self.name} is another than when the labels were read: return one "
                 "label for a sample, always the same"
             )
-        listed = None if rows is None else rows[row].tolist()
+        listed: Any = None if rows is None else rows[row].tolist()
         if not isinstance(label, Tensor) and label == listed:
             return
         list_of = (

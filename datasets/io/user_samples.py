@@ -64,7 +64,11 @@ class UserSamples:
                 "one's own need: "
                 "pass a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
             )
-        if not len(dataset):
+        try:
+            count = len(dataset)
+        except Exception as error:  # a user's own code may raise anything
+            raise UsageError(f"the length of {self.name} cannot be read: {type(error).__name__}: {error}") from error
+        if not count:
             raise UsageError(f"{self.name} has no samples")
         with drawing_from(0):
             sample = self._stored(0)
@@ -192,14 +196,18 @@ class UserSamples:
         listed: Any = None if rows is None else rows[row].tolist()
         if not isinstance(label, Tensor) and label == listed:
             return
+        if rows is None:
+            raise ContrastillError(
+                f"sample {row} of {self.name} has a label, and the first has none: return labels for all, or for none"
+            )
         list_of = (
             "its samples had when they were read for their labels"
             if self.listed is None
             else f"{self.name}.{self.listed} says"
         )
         raise ContrastillError(
-            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and "
-            f"{'none' if listed is None else listed} is what {list_of}: "
+            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and {listed} is what "
+            f"{list_of}: "
             "return one label for a sample, always the same, and correct the list or leave it out"
         )
 

@@ -160,3 +160,23 @@ def test_a_dict_of_two_datasets_is_a_pair():
         ArgumentResolver(stack).data({"train": pair[0], "val": pair[1]})
     settings = {"name": "packed", "path": "data.h5", "intrinsics": np.ones(4)}
     assert ArgumentResolver(ExitStack()).data(settings) == settings
+
+
+def test_a_label_after_none_and_a_length_that_fails_are_named():
+    samples = UserSamples(Labelled([None, *NUMBERS[1:]]))
+    with pytest.raises(ContrastillError, match="sample 1 of Labelled has a label, and the first has none: return"):
+        samples.read(1)
+    with pytest.raises(UsageError, match="the length of Endless cannot be read: TypeError: no length"):
+        UserSamples(type("Endless", (Labelled,), {"__len__": _no_length})(NUMBERS))
+
+
+def _no_length(self):
+    raise TypeError("no length")
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda image: image.requires_grad_() * 1])
+def test_images_are_plain_tensors(change):
+    images = IMAGES / 255
+    split = opened([(change(image.clone()), number) for image, number in zip(images, NUMBERS, strict=True)])[0]
+    batch = next(iter(split.loader(batch_size=N, device="cpu", train=False).epoch(0)))
+    assert torch.equal(batch["rgb"], images) and not batch["rgb"].requires_grad

@@ -79,7 +79,7 @@ def check_chosen(what: str, numbers: Any, count: int) -> list[int]:
     Raises:
         UsageError: It is not.
     """
-    each = list(numbers) if isinstance(numbers, Iterable) else [None]
+    each = list(numbers) if isinstance(numbers, Iterable) else []
     if not each or not all(fits(number, int) and 0 <= number < count for number in each):
         raise UsageError(
             f"{what}: chosen returns {numbers!r}: return the numbers of the teachers that take part, from 0 to "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from typing import Any
 
+from .arguments import plain_number
 from .errors import UsageError, unknown_name
 from .representation import Network
+from .value_scale import note_once
 
 ClassMap = tuple[int, ...] | tuple[str, ...] | Mapping[str | int, str]
 """Of a network: a place of its own for each class of the data; or the name of each of its own classes; or for some of
@@ -33,16 +36,60 @@ def check_highest_class(highest: int) -> None:
 
 
 def check_ordered(names: Any, what: str) -> None:
-    """Refuse names of classes in a set: which number is whose would change from process to process.
+    """Refuse names of classes that have no order, or one that is lost as they are read: a class's number is its place.
 
     Raises:
-        UsageError: They are.
+        UsageError: They are a set, whose order changes from process to process, or an iterator.
     """
-    if isinstance(names, Set):
+    kind = type(names).__name__
+    if isinstance(names, Set) and not isinstance(names, KeysView):
         raise UsageError(
-            f"{what} is a {type(names).__name__}, which has no order, and a class's number is its place: give a list, "
+            f"{what} is a {kind}, which has no order, and a class's number is its place: give a list, "
             "or a dict {number: name}"
         )
+    if hasattr(names, "__next__"):
+        raise UsageError(f"{what} is a {kind}, which can be read once alone: give a list of the names")
+
+
+def read_names(names: Iterable[Any], what: str) -> list[str]:
+    """Names of classes as text, the several names of one class joined by commas; a name of two classes is logged.
+
+    Args:
+        names: Of each class, in their order.
+        what: Whose they are, for messages.
+
+    Raises:
+        UsageError: They are one text, have no order, or a class has no name.
+
+    Example:
+        >>> read_names([("tench", "Tinca tinca"), b"cat", 10], "the classes")
+        ['tench, Tinca tinca', 'cat', '10']
+    """
+    if isinstance(names, (str, bytes)):
+        raise UsageError(f"{what} is the text {names!r}: give a list with the name of each class")
+    check_ordered(names, what)
+    texts = [_text(name) for name in names]
+    if "" in texts:
+        raise UsageError(f"{what} has no name for class {texts.index('')}: name every class, or none")
+    repeated = next((name for name, count in Counter(texts).items() if count > 1), None)
+    if repeated is not None:
+        numbers = " and ".join(str(number) for number, name in enumerate(texts) if name == repeated)
+        note_once(
+            f"{what}: the classes {numbers} are both called {repeated}, so they can be matched with those of a network "
+            "or of other data only by a list of the same names in the same order: rename one to match them by name"
+        )
+    return texts
+
+
+def _text(name: Any) -> str:
+    """A class's name; empty where it has none: None, NaN, blanks."""
+    if isinstance(name, (tuple, list)):
+        return ", ".join(filter(None, map(_text, name)))
+    name = plain_number(name)
+    if name is None or name != name:
+        return ""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return text if text.strip() else ""
 
 
 def match_classes(

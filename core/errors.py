@@ -56,9 +56,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str], others: str = "") -
 
 def nearest(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
     """``did you mean A or B?`` with the names that are most like this one, ``prefix`` before each; ``otherwise`` where
-    none is.
+    none is. The name itself, as of a path that is there and no such thing, is none.
     """
-    close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    close = get_close_matches(name, sorted({*known} - {name}), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(prefix + one for one in close)}?" if close else otherwise
 
 
@@ -71,13 +71,11 @@ def names_beside(path: str | os.PathLike) -> list[str]:
     """What lies in the folder in which ``path`` is looked for, written as ``path`` is; of a folder with very many a
     part.
     """
-    folder = Path(path).expanduser().parent
+    folder, begin = Path(path).expanduser().parent, os.path.dirname(os.fspath(path).rstrip(os.sep))
     try:
         with os.scandir(folder) as entries:
             return [
-                os.path.join(os.path.dirname(path), entry.name)
-                for entry in islice(entries, 2000)
-                if not entry.name.startswith(".")
+                os.path.join(begin, entry.name) for entry in islice(entries, 2000) if not entry.name.startswith(".")
             ]
     except (OSError, ValueError):
         return []

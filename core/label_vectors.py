@@ -15,6 +15,8 @@ from .value_scale import note_once
 
 # Rows of probabilities come rounded to 8 or 16 bits.
 _ROUNDING = 1e-2
+NUMBER_FOR_EACH = "a number for each class"
+"""The form of labels (N, C)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,24 @@ def is_vectors(values: Any) -> bool:
     """Whether labels have the shape (N, C) with more than one class."""
     shape = np.shape(values)
     return len(shape) == 2 and shape[1] > 1
+
+
+def check_one_form(forms: Mapping[str, str]) -> None:
+    """Refuse labels that are classes in one part of the data, and numbers for each class in another.
+
+    Args:
+        forms: Part, such as a split -> the form of its labels.
+
+    Raises:
+        UsageError: They differ.
+    """
+    (first, form), *others = forms.items()
+    way = ", as torch.nn.functional.one_hot makes of numbers" if NUMBER_FOR_EACH in forms.values() else ""
+    for other, its_form in others:
+        if its_form != form:
+            raise UsageError(
+                f"the labels of {first} are {form}, and those of {other} are {its_form}: give both one form{way}"
+            )
 
 
 def read_label_vectors(parts: Mapping[str, Any], name: str) -> dict[str, Labels]:
@@ -80,6 +100,14 @@ def read_label_vectors(parts: Mapping[str, Any], name: str) -> dict[str, Labels]
     )
 
 
+def plain_array(values: Any) -> np.ndarray:
+    """Numbers as an array, wherever a tensor of them lies; of bfloat16, which NumPy lacks, as float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
 def several_classes(split: Any) -> bool:
     """Whether the samples of a split may have several classes each."""
     return split.targets is None and getattr(split, "label_vectors", None) is not None
@@ -109,7 +137,7 @@ def label_fields(targets: Tensor | None, vectors: Tensor | None, index: Tensor |
 
 
 def _numbers(values: Any, name: str) -> Tensor:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = plain_array(values)
     if array.dtype.kind not in "biuf":
         raise UsageError(f"{name}: labels (N, C) are {array.dtype}: give numbers")
     rows = torch.from_numpy(np.ascontiguousarray(array).astype(np.float32))

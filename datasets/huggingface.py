@@ -16,6 +16,7 @@ from ..core.errors import ContrastillError, UsageError
 from ..core.registry import DATASETS
 from .image_folder import is_free
 from .io.file_splits import FileSplit, PairSplit
+from .io.shared_samples import warn_of_shared_samples
 from .io.table_columns import is_picture
 from .io.table_splits import TableOptions, TableSplits, test_name, train_name
 
@@ -80,7 +81,10 @@ class LoadedHuggingFace:
         self.datasets, self.holds_out = datasets, holds_out
 
     def __call__(self, options: TableOptions) -> TableSplits:
-        return TableSplits(self.datasets, options, "the Dataset", holds_out=self.holds_out)
+        splits = TableSplits(self.datasets, options, "the Dataset", holds_out=self.holds_out)
+        if splits.test is not None:
+            warn_of_shared_samples(self.datasets[splits.train], self.datasets[splits.test])
+        return splits
 
 
 def is_streamed(argument: Any) -> bool:

@@ -60,8 +60,8 @@ class PairedFolder:
         )
         channel: str | None = Field(
             None,
-            description="of EXR files with several, the one that is read, such as depth.V; null: the only one, that "
-            "of a layer called as the modality is, or of depth Z",
+            description="of EXR files with several, the one that is read, such as depth.V, or the layer of x, y and z; "
+            "null: the only one, x, y and z, that of a layer called as the modality is, or of depth Z",
         )
         test_fraction: float = Field(
             0.1,

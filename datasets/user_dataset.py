@@ -15,12 +15,13 @@ from torch.utils.data import Dataset, get_worker_info
 from ..core.classes import check_numbers, listed, match_classes
 from ..core.config.fields import PLACE, RESUMABLE
 from ..core.errors import ContrastillError, UsageError
-from ..core.label_vectors import Labels, read_label_vectors
+from ..core.label_vectors import NUMBER_FOR_EACH, Labels, check_one_form, read_label_vectors
 from .io.camera import UNIT_HELP, Camera, Unit, warn_of_unit
 from .io.file_splits import ReadSplit
 from .io.file_views import LABELS
 from .io.file_workers import Damaged
 from .io.in_memory import Batch
+from .io.shared_samples import warn_of_shared_samples
 from .io.user_samples import UserSamples, drawing_from
 from .io.value_range import share_range
 from .io.values import (
@@ -37,6 +38,7 @@ from .io.values import (
 
 log = logging.getLogger(__name__)
 
+_SPLITS = {"train": "training", "test": "test"}
 _PLAIN = 2**32  # the view's number where nothing is augmented
 
 
@@ -77,6 +79,7 @@ class UserDataset:
 
     def __init__(self, train: Dataset, test: Dataset | None = None) -> None:
         self._train, self._test = UserSamples(train), None if test is None else UserSamples(test)
+        warn_of_shared_samples(train, test)
 
     def __call__(self, options: Options) -> _OpenedDataset:
         return _OpenedDataset(self._train, self._test, options)
@@ -92,14 +95,15 @@ class _OpenedDataset:
         """Labels that hold a number for each class, by the name of the split; none where labels are classes."""
         parts = {"train": self._train} | ({} if self._test is None else {"test": self._test})
         rows = {split: part.label_rows for split, part in parts.items() if part.label_rows is not None}
-        others = [part.name for part in parts.values() if part.targets is not None]
-        if rows and others:
-            raise UsageError(
-                f"the labels of {others[0]} are classes, and those of the other split hold a number for each class: "
-                "give both the same form"
-            )
         if not rows:
             return {}
+        labelled = {split: part for split, part in parts.items() if part.targets is not None or split in rows}
+        check_one_form(
+            {
+                f"the {_SPLITS[split]} dataset {part.name}": NUMBER_FOR_EACH if split in rows else "numbers of classes"
+                for split, part in labelled.items()
+            }
+        )
         names = [part.classes for part in parts.values() if part.classes is not None]
         if any(each != names[0] for each in names):
             raise UsageError(

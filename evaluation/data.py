@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import checked
+from ..core.arguments import Positive, checked
 from ..core.table import Table, TabularResult
 from ..core.torch_settings import own_settings
 from .messages import progress_bar
@@ -232,7 +232,7 @@ def pack_data(
     *,
     options: Sequence[str] = (),
     splits: Sequence[str] = (),
-    size: int | None = None,
+    size: Positive | None = None,
     download: bool = False,
     force: bool = False,
     progress: bool = True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _OF_TRAIN = ("precision", "timeout_minutes")
 
 
 def check_options(
-    runs: Sequence[str], overrides: Sequence[str], *, teachers: bool, picture: str | Path | None
+    runs: Sequence[str], overrides: Sequence[str], *, teachers: bool, picture: str | os.PathLike | None
 ) -> list[str]:
     """A line about each override and option that none of the runs reads.
 
@@ -44,7 +45,7 @@ def check_options(
         if not Run(path).config.is_file():
             raise no_run(Path(path))
     configs = [load_config(str(Run(path).config), overrides) for path in runs]
-    tasks = {task for config in configs for task in config.evaluation.tasks}
+    tasks: set[str] = {task for config in configs for task in config.evaluation.tasks}
     if picture is not None and "segmentation" not in tasks:
         raise UsageError(
             f"picture={str(picture)!r} shows segmentations, and evaluation.tasks is {', '.join(sorted(tasks))}: leave "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -60,7 +61,8 @@ class ArgumentResolver:
 
     def data(self, argument: Any) -> dict[str, Any]:
         """The section ``data`` of a path, the name of a data set, a dict of that section, a dataset, a DataLoader, a
-        ``DatasetDict`` of Hugging Face, or a pair of datasets or DataLoaders for training and testing.
+        ``DatasetDict`` of Hugging Face, or a pair of datasets or DataLoaders for training and testing, also as
+        ``{"train": …, "test": …}``.
 
         Raises:
             UsageError: It is none of these.
@@ -70,7 +72,14 @@ class ArgumentResolver:
                 return self._loaded(argument, holds_out=True)
             argument = usual_pair(argument)
         if isinstance(argument, Mapping) and not is_streamed(argument):
-            return dict(argument)
+            if not any(map(_holds_samples, argument.values())):
+                return dict(argument)
+            if "train" not in argument or not {*argument} <= {"train", "test"}:
+                raise UsageError(
+                    f"data is a dict with the keys {', '.join(map(str, argument))}, and datasets in it: pass "
+                    "{'train': …, 'test': …}, or (train, test)"
+                )
+            argument = argument["train"], argument.get("test")
         if isinstance(argument, (str, os.PathLike)):
             is_name = not os.path.exists(argument) and str(argument) in DATASETS
             return {"name" if is_name else "path": str(argument)}
@@ -245,6 +254,14 @@ def _dataset(argument: Any, *, training: bool) -> Any:
                 "in each epoch, by its seed"
             )
     return argument.dataset
+
+
+def _holds_samples(value: Any) -> bool:
+    """Whether it is a dataset or a DataLoader, and no setting."""
+    if isinstance(value, (Dataset, DataLoader)) or is_streamed(value):
+        return True
+    setting = isinstance(value, (str, Sequence, Mapping, np.ndarray, Tensor))
+    return not setting and hasattr(value, "__getitem__") and hasattr(value, "__len__")
 
 
 def _not_kept(loader: DataLoader, training: bool) -> str:

@@ -175,6 +175,7 @@ def _settings(
     """What an objective is built for, for each teacher; one without a teacher where there is none."""
     split = data.split
     vectors = getattr(split, "label_vectors", None)
+    each: Sequence[RepresentationSpec | None] = teachers or [None]
     passes = num_processes * config.train.accumulation_steps
     return [
         Setting(
@@ -186,7 +187,7 @@ def _settings(
             -(-min(config.train.batch_size, split.num_samples) // passes),
             None if vectors is None else vectors.shape[1],
         )
-        for teacher in teachers or [None]
+        for teacher in each
     ]
 
 

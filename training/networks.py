@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from accelerate.utils import set_seed
@@ -32,7 +32,7 @@ class Networks:
     student: Network
     order: ClassOrder
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Network]:
         """The teachers and then the student, as their entries are in the config."""
         return iter([*self.teachers, self.student])
 

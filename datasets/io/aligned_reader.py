@@ -121,7 +121,11 @@ class AlignedReader(ABC):
     def _stored(self, row: int) -> dict[str, np.ndarray]:
         try:
             return read_pair(
-                self._paths(row), self._contents(row), other_sizes=self._sizes is None, channel=self.channel
+                self._paths(row),
+                self._contents(row),
+                other_sizes=self._sizes is None,
+                channel=self.channel,
+                void=self.labels.void,
             )
         except DamagedImage as error:
             raise DamagedImage(

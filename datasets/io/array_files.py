@@ -19,6 +19,7 @@ from .images import IMAGE_SUFFIXES, DamagedImage, Picture, reason_of, upright
 from .values import NEGATIVE_MARKS
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".exr")
+_HIGHEST_LABEL = 255
 Content = bytes | np.ndarray
 """Of a file that has been read already: the bytes of an image file, or an array."""
 # What Pillow may take the contents of a file for, whatever its name.
@@ -31,6 +32,7 @@ def read_pair(
     *,
     other_sizes: bool = False,
     channel: str | None = None,
+    void: int | None = None,
 ) -> dict[str, np.ndarray]:
     """One sample: the files of all its modalities.
 
@@ -38,14 +40,16 @@ def read_pair(
         files: Modality -> its file, or where its content is from, for messages.
         contents: Modality -> what has been read already: the bytes of an image file, or an array.
         other_sizes: Whether they may differ in size, as long as all are of one ratio of sides: all show one picture.
-        channel: Of EXR files, the one that is read; None: by the modality's name, see :func:`_channel`.
+        channel: Of EXR files, the one that is read; None: by the modality's name, see :func:`_channels`.
+        void: A further label that stands for none, in label maps of more than 8 bits.
 
     Raises:
         DamagedImage: One of them cannot be read.
         ContrastillError: One holds what its modality cannot be, or they differ in size or in EXIF's orientation.
     """
     read = {
-        name: _read(path, name, channel, None if contents is None else contents[name]) for name, path in files.items()
+        name: _read(path, name, channel, None if contents is None else contents[name], void)
+        for name, path in files.items()
     }
     sample, turned = (
         {name: values for name, (values, _) in read.items()},
@@ -111,7 +115,11 @@ def blends(path: Path, content: Content | None = None) -> bool:
 
 
 def _read(
-    path: Path, modality: str, channel: str | None = None, content: Content | None = None
+    path: Path,
+    modality: str,
+    channel: str | None = None,
+    content: Content | None = None,
+    void: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """The values, and the EXIF orientation by which they were turned; 1: by none."""
     suffix = path.suffix.lower()
@@ -148,7 +156,7 @@ def _read(
             f"{path} has {values.shape[2]} channels: {'depth' if modality == 'depth' else 'a label map'} has one"
         )
     if modality == LABELS:
-        return _labels(path, values), turned
+        return _labels(path, values, void), turned
     if beyond_float32(values):
         raise ContrastillError(
             f"{path} holds whole numbers up to {values.max()}, and modalities are float32, which keeps those up "
@@ -157,14 +165,17 @@ def _read(
     return values, turned
 
 
-def _labels(path: Path, values: np.ndarray) -> np.ndarray:
-    """uint8, if that is what they are."""
-    if values.dtype.kind == "i":
-        values = np.where(np.isin(values, NEGATIVE_MARKS), 0, values)
+def _labels(path: Path, values: np.ndarray, void: int | None) -> np.ndarray:
+    """uint8, if that is what they are; 0 for marks that 8 bits do not hold."""
+    marks = [*NEGATIVE_MARKS, *([] if void is None or void <= _HIGHEST_LABEL else [void])]
+    values = np.where(np.isin(values, marks), values.dtype.type(0), values)
     if values.dtype.kind == "f" or (values.astype(np.uint8) != values).any():
+        high = values.max()
+        marked = values.dtype.kind != "f" and values.min() >= 0
+        way = f"; data.void={high} if {high} stands for no label" if marked else ""
         raise ContrastillError(
-            f"{path} holds {values.dtype} from {values.min():g} to {values.max():g}: labels are whole numbers, 0 "
-            "(unlabelled) to 255"
+            f"{path} holds {values.dtype} from {values.min():g} to {high:g}: labels are whole numbers, 0 "
+            f"(unlabelled) to {_HIGHEST_LABEL}{way}; more classes are read from a packed file"
         )
     return values.astype(np.uint8)
 
@@ -217,7 +228,7 @@ def _numpy(path: Path, _: str) -> np.ndarray:
 
 
 def _exr(path: Path, modality: str, channel: str | None = None) -> np.ndarray:
-    """A channel or group of channels (R, G, B), see :func:`_channel`."""
+    """A channel, a group of channels (R, G, B), or x, y and z, see :func:`_channels`."""
     try:
         import OpenEXR
     except ImportError as error:
@@ -235,29 +246,36 @@ def _exr(path: Path, modality: str, channel: str | None = None) -> np.ndarray:
         raise DamagedImage(path, reason_of(error)) from error
     if parts > 1:
         raise ContrastillError(f"{path} has {parts} parts: save the one that is meant in a file of its own")
-    return _in_display_window(path, pixels[_channel(path, list(pixels), modality, channel)], *windows)
+    read = [
+        _in_display_window(path, pixels[name], *windows) for name in _channels(path, list(pixels), modality, channel)
+    ]
+    return read[0] if len(read) == 1 else np.stack(read, -1)
 
 
-def _channel(path: Path, names: Sequence[str], modality: str, asked: str | None) -> str:
-    """The channel that is asked for; else the only one, or the only one of a layer that is called as the modality is
-    (``depth.V``), of depth also ``Z``.
+def _channels(path: Path, names: Sequence[str], modality: str, asked: str | None) -> list[str]:
+    """The channel that is asked for, or the x, y and perhaps z of a layer that is; else the only one, or those of a
+    layer that is called as the modality is (``depth.V``), of depth also ``Z``.
 
     Raises:
         ContrastillError: There is no such channel, or several could be meant.
     """
     if asked is not None:
-        own = [asked] if asked in names else []
+        own = [asked] if asked in names else [name for name in names if name.startswith(f"{asked}.")]
     elif modality == "depth" and "Z" in names:
         own = ["Z"]
     else:
         own = [name for name in names if name.lower() == modality or name.lower().startswith(f"{modality}.")]
         own = own or list(names)
+    by_axis = {name.rpartition(".")[2].lower(): name for name in own}
+    if len(own) == len(by_axis) and {*by_axis} in ({"x", "y"}, {"x", "y", "z"}) and modality not in ("depth", LABELS):
+        return [by_axis[axis] for axis in sorted(by_axis)]
     if len(own) != 1:
         raise ContrastillError(
             f"{path} has the channels {', '.join(names) or 'none'}, and "
             f"{f'not {asked}' if asked else f'which of them is {modality} is not clear'}: name it as data.channel=NAME"
+            ", or the layer of its x, y and z"
         )
-    return own[0]
+    return own
 
 
 def _in_display_window(path: Path, values: np.ndarray, data: Sequence, display: Sequence) -> np.ndarray:

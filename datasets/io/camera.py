@@ -5,11 +5,12 @@ them.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ...core.errors import UsageError
@@ -18,7 +19,32 @@ from .values import warn_once
 log = logging.getLogger(__name__)
 
 NAMED_UNITS = ("m", "mm", "relative")
-Unit = Literal["m", "mm", "relative"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_OTHERS = {"cm": 0.01, "dm": 0.1, "km": 1000, "um": 1e-6, "µm": 1e-6, "in": 0.0254, "inch": 0.0254, "ft": 0.3048}
+
+
+def _checked_unit(value: Any) -> Any:
+    """``value``, if it is a named unit or a number of metres.
+
+    Raises:
+        ValueError: It is neither, with the number of metres where it names another unit.
+    """
+    if value in NAMED_UNITS:
+        return value
+    try:
+        metres = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        metres = math.nan
+    if not 0 < metres < math.inf:
+        name = value if isinstance(value, str) and value in _OTHERS else "cm"
+        raise ValueError(
+            f"it is one of {', '.join(NAMED_UNITS)}, or the metres of one step, as {_OTHERS[name]:g} for {name}"
+        )
+    return value
+
+
+Unit = Annotated[
+    Literal["m", "mm", "relative"] | Annotated[float, Field(gt=0, allow_inf_nan=False)], BeforeValidator(_checked_unit)
+]
 """Of stored depth: metres, millimetres, a scale that differs from frame to frame, or the metres of one step: 0.0002
 where 5000 are a metre.
 """

@@ -18,6 +18,7 @@ import torch
 
 from ...core.atomic import atomic_write
 from ...core.config.loading import dataset_options
+from ...core.config.validation import recognised
 from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
 from ...core.registry import DATASETS
@@ -97,6 +98,8 @@ def source_of(
     if colon and not Path(source).exists():
         return _registered(name, path, size, download, options, splits)
     folder = Path(source).expanduser()
+    if folder.is_file() and (kinds := recognised(str(folder))):
+        raise UsageError(f"{source} is a file, and no folder of pictures: name it as {kinds[0]}:{source}")
     if not folder.is_dir():
         hint = nearest(
             source,

@@ -31,7 +31,6 @@ def modality_columns(
         UsageError: No such column, none with pictures, or several that could be rgb.
     """
     asked = {"image": image} | {f"modalities.{name}": column for name, column in (modalities or {}).items()}
-    asked = {"image": image} | {f"modalities.{name}": column for name, column in (modalities or {}).items()}
     for option, column in asked.items():
         if column is not None:
             _check_column(features, column, option, where)
@@ -75,6 +74,11 @@ def _default_columns(
             f"{where} has the columns of pictures {', '.join(rest)}: say which is rgb with data.image=, and which are "
             f"others with data.modalities={{thermal: {others[0]}}}"
         )
+    if not rest and (arrays := [name for name, feature in features.items() if is_array(feature)]):
+        raise UsageError(
+            f"{where} has no column of pictures, and arrays (height, width, channels) are read where they are named: "
+            f"say which is rgb with data.image={arrays[0]}, or name others as data.modalities={{depth: {arrays[-1]}}}"
+        )
     if not rest:
         raise UsageError(
             f"{where} has no column of pictures among {', '.join(features)}: cast that of their bytes or paths with "
@@ -96,7 +100,7 @@ def label_column(features: Mapping[str, Any], label: str | None, where: str) -> 
         if not _is_label(features[label]):
             raise UsageError(
                 f"{where}: the column {label} is {features[label]}, and a label is a ClassLabel, a whole number or a "
-                "text for each row, or a list of classes or of numbers"
+                f"text for each row, or a list of classes or of numbers{way_from_floats(features, label)}"
             )
         return label
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
@@ -107,6 +111,17 @@ def label_column(features: Mapping[str, Any], label: str | None, where: str) -> 
     if len(named) > 1 or (not named and classes):
         raise UsageError(f"{where} has the labels {', '.join(named or classes)}: say which with data.label=")
     return named[0] if named else None
+
+
+def way_from_floats(features: Mapping[str, Any], label: str | None = None) -> str:
+    """How floats in a column that is called as labels are, or is ``label``, become classes; empty where there are
+    none.
+    """
+    names = [label] if label is not None else [name for name in features if name.lower() in _LABEL_NAMES]
+    name = next((name for name in names if "float" in str(getattr(features[name], "dtype", ""))), None)
+    if name is None:
+        return ""
+    return f"; if the floats in {name} number classes, dataset.cast_column({name!r}, datasets.Value('int64'))"
 
 
 def is_picture(feature: Any) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.classes import listed
+from ...core.classes import listed, read_names
 from ...core.errors import UsageError
+from ...core.label_vectors import NUMBER_FOR_EACH
 from .table_columns import is_list
 
 UNLABELLED = -1
@@ -34,24 +35,27 @@ class TableLabels:
         """Of a ClassLabel its own names and numbers, of texts the sorted ones, of numbers themselves.
 
         Raises:
-            UsageError: Numbers below -1.
+            UsageError: Numbers below -1, or beyond the names; a class without a name.
         """
         feature = dataset.features[column]
         cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+        names = getattr(feature.feature if is_list(feature) else feature, "names", None)
+        if names is not None:
+            names = read_names(names, f"the list of names in {where}, column {column},")
         if is_list(feature):
-            return _of_lists(cells.to_pylist(), getattr(feature.feature, "names", None), f"{where}, column {column}")
+            return _of_lists(cells.to_pylist(), names, f"{where}, column {column}")
         if "string" in str(feature.dtype):
             texts = cells.to_pylist()
-            names = sorted({text for text in texts if text is not None})
-            places = {name: place for place, name in enumerate(names)} | {None: UNLABELLED}
+            names = sorted({text for text in texts if text})
+            places = {name: place for place, name in enumerate(names)} | {None: UNLABELLED, "": UNLABELLED}
             return cls(np.array([places[text] for text in texts], np.int64), names)
         numbers = np.array([UNLABELLED if value is None else int(value) for value in cells.to_pylist()], np.int64)
-        if numbers.min(initial=0) < UNLABELLED:
-            raise UsageError(
-                f"{where}: the label {numbers.min()} in the column {column} numbers no class: classes are whole "
-                "numbers from 0"
-            )
-        return cls(numbers, getattr(feature, "names", None))
+        return _checked(numbers, names, f"{where}, column {column}")
+
+    @property
+    def form(self) -> str:
+        """In words, for messages."""
+        return "classes" if self.rows is None else NUMBER_FOR_EACH
 
     @property
     def unlabelled(self) -> np.ndarray:
@@ -83,6 +87,17 @@ class TableLabels:
         return TableLabels(numbers, train.names)
 
 
+def _checked(numbers: np.ndarray, names: list[str] | None, where: str) -> TableLabels:
+    if numbers.min(initial=0) < UNLABELLED:
+        raise UsageError(f"{where}: the label {numbers.min()} numbers no class: classes are whole numbers from 0")
+    if names is not None and numbers.max(initial=0) >= len(names):
+        raise UsageError(
+            f"{where}: the label {numbers.max()} is beyond the {len(names)} names of classes, which count from 0: "
+            "correct it, or name the missing classes"
+        )
+    return TableLabels(numbers, names)
+
+
 def _of_lists(cells: list[Any], names: list[str] | None, where: str) -> TableLabels:
     """Labels of lists: of classes that have names, else of a number for each class."""
     numbers = np.array([UNLABELLED if cell is None else 0 for cell in cells], np.int64)
@@ -94,6 +109,9 @@ def _of_lists(cells: list[Any], names: list[str] | None, where: str) -> TableLab
             rows[row, cell or []] = 1
         return TableLabels(numbers, names, rows)
     lengths = {len(cell) for cell in cells if cell is not None}
+    if lengths == {1} and all(isinstance(cell[0], int) for cell in cells if cell is not None):
+        # Labels (N, 1) are the classes, as in every other kind of data.
+        return _checked(np.array([UNLABELLED if cell is None else cell[0] for cell in cells], np.int64), None, where)
     if len(lengths) != 1:
         raise UsageError(
             f"{where} has lists of {min(lengths, default=0)} to {max(lengths, default=0)} numbers: give each row a "
@@ -110,6 +128,6 @@ def check_labelled(labels: TableLabels, column: str, where: str) -> None:
         raise UsageError(
             f"{where}: {len(missing)} of {len(labels.numbers)} rows have no label (-1 or empty) in the column "
             f"{column}, the first is row {missing[0]}: take the rows with one, "
-            f"dataset.filter(lambda row: row[{column!r}] not in (-1, None)), or another split with data.train= or "
+            f"dataset.filter(lambda row: row[{column!r}] not in (-1, None, '')), or another split with data.train= or "
             "data.test="
         )

@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 
 from ...core.errors import ContrastillError, UsageError, unknown_name
-from ...core.label_vectors import Labels, read_label_vectors
+from ...core.label_vectors import Labels, check_one_form, read_label_vectors
 from ..image_folder import SPLITS, hash_fraction
 from .arrow_rows import ArrowPictures, ArrowReader, ArrowRows
 from .file_splits import FileSplit, PairSplit
 from .pairs import PairOptions, open_pairs
-from .table_columns import is_array, label_column, modality_columns
+from .table_columns import is_array, label_column, modality_columns, way_from_floats
 from .table_labels import TableLabels, check_labelled
 from .values import RGB, LabelRule, warn_of_gaps
 
@@ -174,9 +174,11 @@ class TableSplits:
         if self.label is None:
             if split == "train":
                 log.warning(
-                    "%s: there is no column of classes among %s, so the samples are unlabelled; data.label= names one",
+                    "%s: there is no column of classes among %s, so the samples are unlabelled; data.label= names "
+                    "one%s",
                     self.where,
                     ", ".join(self.datasets[self.train].features),
+                    way_from_floats(self.datasets[self.train].features),
                 )
             return None
         return self._labels_of(self._name(split))
@@ -191,7 +193,11 @@ class TableSplits:
             )
         labels = self._stored_labels(name)
         check_labelled(labels, self.label, where)
-        return labels if name == self.train else labels.numbered_by(self._labels_of(self.train), where)
+        if name == self.train:
+            return labels
+        train = self._labels_of(self.train)
+        check_one_form({f"{self.where}/{self.train}": train.form, where: labels.form})
+        return labels.numbered_by(train, where)
 
     def _num_classes(self) -> int:
         """Of labels without names: one more than the highest of both splits."""

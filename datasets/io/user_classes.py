@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 
-from ...core.classes import check_ordered, listed
+from ...core.arguments import plain_number
+from ...core.classes import listed, read_names
 from ...core.errors import UsageError
+from ...core.value_scale import note_once
+
+_NUMBER = re.compile(r"-?[0-9]+")
 
 
 def class_names_of(dataset: Any) -> list[str] | None:
@@ -18,7 +24,8 @@ def class_names_of(dataset: Any) -> list[str] | None:
     ``classes``, or ``class_to_idx`` where there are none, may be a mapping from names to numbers.
 
     Raises:
-        UsageError: Datasets that number their classes in different ways are put together; the names are a set.
+        UsageError: Datasets that number their classes in different ways are put together; the names are a text, a set
+            or an iterator, or lack one; ``class_to_idx`` contradicts them.
     """
     while type(dataset) is Subset:
         dataset = dataset.dataset
@@ -32,20 +39,76 @@ def class_names_of(dataset: Any) -> list[str] | None:
                 "number all by one list of classes"
             )
         return known[0] if known and len(known) == len(parts) else None
-    names: Any = getattr(dataset, "classes", None)
+    what = f"{type(dataset).__name__}.classes"
+    names: Any = plain_number(attribute_of(dataset, "classes"))
+    numbers = attribute_of(dataset, "class_to_idx")
     if names is None:
-        names = getattr(dataset, "class_to_idx", None)
-    check_ordered(names, f"{type(dataset).__name__}.classes")
+        names = numbers
     if isinstance(names, Mapping):
-        # From a name to its number, or from a number to its name; another mapping says nothing that is known.
-        if names and all(isinstance(number, int) for number in names):
-            names = {name: number for number, name in names.items()}
-        named = {str(number): name for name, number in names.items()}
-        names = [named.get(str(number)) for number in range(len(names))]
-        names = None if None in names else names
-    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__") or not hasattr(names, "__len__"):
+        names = _in_order(names, what if names is not numbers else f"{type(dataset).__name__}.class_to_idx")
+    if not hasattr(names, "__iter__"):  # as a number of classes, or a method
         return None
-    listed_names = [*names]
-    if not listed_names or listed_names == [*range(len(listed_names))]:
+    if not isinstance(names, (str, bytes)) and hasattr(names, "__len__"):
+        entries = [plain_number(name) for name in names]
+        if all(isinstance(entry, (int, float)) for entry in entries) and entries == [*range(len(entries))]:
+            return None
+        if isinstance(numbers, Mapping) and all(isinstance(name, str) for name in entries):
+            _check_agreement(entries, numbers, what)
+    return read_names(names, what)
+
+
+def attribute_of(dataset: Any, name: str) -> Any:
+    """An attribute of a user's own dataset; None where it has none.
+
+    Raises:
+        UsageError: It is computed, and that fails.
+    """
+    try:
+        return getattr(dataset, name, None)
+    except NotImplementedError:  # a base class's, for those that have one
         return None
-    return [str(name) for name in listed_names]
+    except Exception as error:  # a user's own code may raise anything
+        raise UsageError(
+            f"{type(dataset).__name__}.{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _in_order(names: Mapping[Any, Any], what: str) -> list[Any] | None:
+    """Names in the order of their numbers; None where the numbers, as a line says, are not those from 0 on, or where it
+    is another mapping.
+    """
+    pairs = [*names.items()]
+    if pairs and all(isinstance(plain_number(key), int) for key in names):
+        pairs = [(name, number) for number, name in pairs]
+    if not all(_NUMBER.fullmatch(str(plain_number(number))) for _, number in pairs):
+        return None
+    named: dict[int, Any] = {}
+    for name, text in pairs:
+        number = int(str(plain_number(text)))
+        if number in named:
+            note_once(
+                f"{what}: class {number} is called both {named[number]} and {name}, so its classes have no names here: "
+                "give a list classes with one name for each"
+            )
+            return None
+        named[number] = name
+    missing = [number for number in range(len(named)) if number not in named]
+    if missing:
+        note_once(
+            f"{what} has {len(named)} names with the numbers {min(named)} to {max(named)}, and none for class "
+            f"{missing[0]}, so its classes have no names here: number them from 0 without gaps"
+        )
+        return None
+    return [named[number] for number in range(len(named))]
+
+
+def _check_agreement(names: list[str], numbers: Mapping[Any, Any], what: str) -> None:
+    """Refuse a name that has another place in ``names`` than its number in ``class_to_idx``."""
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    for place, name in enumerate(names):
+        number = plain_number(numbers.get(name))
+        if isinstance(number, int) and name not in repeated and number != place:
+            raise UsageError(
+                f"{what} has {name} at {place}, and class_to_idx says that it is class {number}: correct one of them, "
+                "or take it away"
+            )

@@ -28,6 +28,10 @@ def pixels(name: str, value: Any) -> Tensor | None:
         value = _picture(name, value)
     if isinstance(value, np.ma.MaskedArray):
         value = _unmasked(name, value)
+    if isinstance(value, Tensor):
+        # As a batch is put together, also in a worker, which hands over no graph.
+        value = value.detach().cpu()
+        value = value if value.layout == torch.strided else value.to_dense()
     if name == "rgb" and isinstance(value, (np.ndarray, Tensor)):
         value = _eight_bits(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "buif":

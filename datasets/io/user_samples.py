@@ -20,9 +20,11 @@ from ...core.arguments import plain_number
 from ...core.errors import ContrastillError, UsageError
 from ...core.generators import own_generators
 from ...core.hashing import mix
+from ...core.label_vectors import plain_array
 from .camera import Unit, unit_of
 from .file_views import LABELS
-from .user_classes import class_names_of
+from .user_classes import attribute_of, class_names_of
+from .user_labels import read_label, shown_label
 from .user_pictures import is_deep, kind_of, pixels
 from .value_range import ValueRange
 from .values import RGB
@@ -62,10 +64,15 @@ class UserSamples:
                 "one's own need: "
                 "pass a map-style Dataset, or name a folder of shards with data={'name': 'webdataset', 'path': …}"
             )
-        if not len(dataset):
+        try:
+            count = len(dataset)
+        except Exception as error:  # a user's own code may raise anything
+            raise UsageError(f"the length of {self.name} cannot be read: {type(error).__name__}: {error}") from error
+        if not count:
             raise UsageError(f"{self.name} has no samples")
         with drawing_from(0):
-            fields = self._sample(0)
+            sample = self._stored(0)
+            fields = _fields(sample, f"sample 0 of {self.name}")
             images, kinds, label = self._converted(0, fields)
         numbers = [name for name, value in fields.items() if name not in _NO_MODALITY and _is_whole(value)]
         if label is None and numbers:
@@ -74,12 +81,21 @@ class UserSamples:
                 self.name,
                 " and ".join(numbers),
             )
+        if isinstance(sample, (tuple, list)) and len(sample) > 2:
+            log.warning(
+                "samples of %s have %d entries, and the first two are read, as the image and its label: return a dict "
+                "to name further modalities",
+                self.name,
+                len(sample),
+            )
         if is_deep(fields.get(RGB)):
             log.warning("%s returns rgb of 16 bits, which is scaled so that 65535 becomes 255", self.name)
         if not images:
+            kinds_of = ", ".join(f"{name} a {type(value).__name__}" for name, value in fields.items())
+            way = " (dataset.with_format('numpy') makes arrays of lists)" if hasattr(dataset, "with_format") else ""
             raise UsageError(
-                f"a sample of {self.name} has no image: it should be (image, label), or a dict of modalities such "
-                f"as {{'rgb': …, 'depth': …}}"
+                f"a sample of {self.name} has no image ({kinds_of}): it should be (image, label), or a dict of "
+                f"modalities such as {{'rgb': …, 'depth': …}}, each a picture of Pillow, an array or a tensor{way}"
             )
         if LABELS in images and images[LABELS].shape[2] != 1:
             raise UsageError(
@@ -90,7 +106,7 @@ class UserSamples:
         self.shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
         self.kinds = kinds
         self.label_rows = self._label_rows(label) if isinstance(label, Tensor) else None
-        self.targets = None if label is None or self.label_rows is not None else self._labels()
+        self.targets = self._labels(label) if isinstance(label, int) else None
         self.depth_unit: Unit | None = unit_of(self.kinds["depth"]) if "depth" in images else None
         self.classes = None if label is None else self._names_of(self._num_classes())
         if self.classes is not None and self._relabelled:
@@ -177,17 +193,21 @@ class UserSamples:
                 f"the label of sample {row} of {self.name} is another than when the labels were read: return one "
                 "label for a sample, always the same"
             )
-        listed = None if rows is None else rows[row].tolist()
-        if label == listed:
+        listed: Any = None if rows is None else rows[row].tolist()
+        if not isinstance(label, Tensor) and label == listed:
             return
+        if rows is None:
+            raise ContrastillError(
+                f"sample {row} of {self.name} has a label, and the first has none: return labels for all, or for none"
+            )
         list_of = (
             "its samples had when they were read for their labels"
             if self.listed is None
             else f"{self.name}.{self.listed} says"
         )
         raise ContrastillError(
-            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and "
-            f"{'none' if listed is None else listed} is what {list_of}: "
+            f"sample {row} of {self.name} is of class {'none' if label is None else label}, and {listed} is what "
+            f"{list_of}: "
             "return one label for a sample, always the same, and correct the list or leave it out"
         )
 
@@ -209,16 +229,15 @@ class UserSamples:
         return samples
 
     def _read_row(self, row: int) -> tuple[dict[str, Tensor], dict[str, str], int | Tensor | None]:
-        return self._converted(row, self._sample(row))
+        return self._converted(row, _fields(self._stored(row), f"sample {row} of {self.name}"))
 
-    def _sample(self, row: int) -> dict[str, Any]:
+    def _stored(self, row: int) -> Any:
         try:
-            sample = self.dataset[row]
+            return self.dataset[row]
         except Exception as error:  # a user's own code may raise anything
             raise ContrastillError(
                 f"sample {row} of {self.name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
-        return _fields(sample, f"sample {row} of {self.name}")
 
     def _converted(
         self, row: int, fields: dict[str, Any]
@@ -230,52 +249,34 @@ class UserSamples:
             if name not in _NO_MODALITY and (values := pixels(name, value)) is not None
         }
         kinds = {name: kind_of(fields[name]) for name in images}
-        return images, kinds, None if label is None else self._class(row, label)
+        return images, kinds, None if label is None else read_label(label, f"sample {row} of {self.name}")
 
-    def _class(self, row: int, label: Any) -> int | Tensor:
-        if isinstance(label, (Tensor, np.ndarray, list, tuple)) and np.ndim(label) == 1 and len(label) > 1:
-            # A number for each class.
-            values = np.asarray(label)
-            if values.dtype.kind in "biuf":
-                return torch.from_numpy(values.astype(np.float32))
-        value = (
-            label.item()
-            if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.asarray(label).size == 1
-            else label
-        )
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            shown = str(label).split("\n")[0][:40]
-            raise UsageError(
-                f"the label of sample {row} of {self.name} is {shown}: classes are whole numbers from 0; for "
-                "other modalities return a dict"
-            )
-        return value
-
-    def _labels(self) -> Tensor:
+    def _labels(self, first: int) -> Tensor:
         """All labels: those that the dataset lists, where they are what its samples have, else read one by one."""
-        name = next((name for name in ("targets", "labels") if getattr(self.dataset, name, None) is not None), None)
-        listed = None if name is None else getattr(self.dataset, name)
-        places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
-        if listed is not None and not callable(listed) and np.shape(listed) == (len(self),):
-            values = torch.as_tensor(np.asarray(listed)) if np.asarray(listed).dtype.kind in "iu" else None
-            if values is not None and all(self._label(place) == int(values[place]) for place in places):
+        name = next((name for name in ("targets", "labels") if attribute_of(self.dataset, name) is not None), None)
+        values = None if name is None else _listed_labels(attribute_of(self.dataset, name), len(self))
+        if values is not None:
+            places = sorted({place * len(self) // _SAMPLES_READ for place in range(_SAMPLES_READ)})
+            if all(self._label_like(first, place) == int(values[place]) for place in places):
                 self.listed = name
-                return values.to(torch.int64)
+                return values
             # A dataset whose labels a function of its own changes: its names are of the labels before.
-            self._relabelled = values is not None and getattr(self.dataset, "target_transform", None) is not None
-        return torch.tensor([self._label(row) for row in range(len(self))], dtype=torch.int64)
+            self._relabelled = getattr(self.dataset, "target_transform", None) is not None
+        return torch.tensor([self._label_like(first, row) for row in range(len(self))], dtype=torch.int64)
 
     def _label_rows(self, first: Tensor) -> Tensor:
         """The labels (N, C) of all samples, read one by one."""
-        rows = [self._label(row) for row in range(len(self))]
-        for row, label in enumerate(rows):
-            if not isinstance(label, Tensor) or len(label) != len(first):
-                shown = f"{len(label)} numbers" if isinstance(label, Tensor) else f"the class {label}"
-                raise UsageError(
-                    f"the label of sample {row} of {self.name} is {shown}, and that of the first {len(first)} "
-                    "numbers: give each sample a number for each class"
-                )
-        return torch.stack([label for label in rows if isinstance(label, Tensor)])
+        return torch.stack([torch.as_tensor(self._label_like(first, row)) for row in range(len(self))])
+
+    def _label_like(self, first: int | Tensor, row: int) -> int | Tensor:
+        """The label of a sample, of the form of the first."""
+        label = self._label(row)
+        if getattr(label, "shape", None) != getattr(first, "shape", None):
+            raise UsageError(
+                f"the label of sample {row} of {self.name} is {shown_label(label)}, and that of the first "
+                f"{shown_label(first)}: give each sample a number for each class, or each the number of its class"
+            )
+        return label
 
     def _label(self, row: int) -> int | Tensor:
         with drawing_from(row):
@@ -318,6 +319,15 @@ def _fields(sample: Any, where: str) -> dict[str, Any]:
     if isinstance(sample, (tuple, list)):
         return dict(zip(("rgb", "target"), sample, strict=False))
     return {"rgb": sample}
+
+
+def _listed_labels(listed: Any, count: int) -> Tensor | None:
+    """A dataset's list of the classes of all its samples, int64 (N,); None where it is another."""
+    try:
+        values = plain_array(listed)
+    except (TypeError, ValueError, RuntimeError):  # such as boxes, several to a sample
+        return None
+    return torch.from_numpy(values.astype(np.int64)) if values.shape == (count,) and values.dtype.kind in "iu" else None
 
 
 def _is_whole(value: Any) -> bool:

@@ -722,7 +722,7 @@ def test_a_test_dataset_without_names_is_matched_by_number_with_a_line(caplog):
         and "matched by number alone, as TensorDataset has no names" in caplog.text
     )
     caplog.clear()
-    both = UserDataset(*[images_of([0, 1, 2], classes=DARK)] * 2)(UserDataset.Options())
+    both = UserDataset(*(images_of([0, 1, 2], classes=DARK) for _ in range(2)))(UserDataset.Options())
     assert both.open("test").classes == DARK and not caplog.text
 
 

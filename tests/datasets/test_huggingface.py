@@ -20,6 +20,7 @@ from contrastill.core.registry import DATASETS
 from contrastill.datasets.huggingface import LoadedHuggingFace
 from contrastill.datasets.io.fingerprint import fingerprint
 from contrastill.datasets.io.pack import source_of
+from contrastill.datasets.io.user_samples import UserSamples
 
 hf = pytest.importorskip("datasets", reason="pip install 'contrastill[datasets]'")
 hf.disable_progress_bars()
@@ -248,11 +249,17 @@ def test_labels_of_each_kind():
     assert numbers.classes is None and numbers.num_classes == 4 and numbers.targets.tolist() == [0, 2, 1]
     for labels, feature, message in (
         ([0, -1], hf.Value("int32"), r"1 of 2 rows have no label.*column label, the first is row 1"),
-        ([0, -3], hf.Value("int32"), "label -3 in the column label"),
+        ([0, -3], hf.Value("int32"), "column label: the label -3 numbers no class"),
         (["a", None], text, "1 of 2 rows have no label"),
+        (["a", ""], text, "1 of 2 rows have no label"),
+        ([0.0, 1.0], hf.Value("float32"), r"if the floats in label number classes, dataset.cast_column\('label', data"),
+        ([0, 1], hf.ClassLabel(names=["a", ""]), "column label, has no name for class 1: name every class"),
     ):
         with pytest.raises(UsageError, match=message):
-            _open(_labelled(labels, feature))
+            _open(_labelled(labels, feature), label="label")
+    beyond = _labelled([0, 5], hf.Value("int64")).cast_column("label", hf.ClassLabel(names=["a", "b"]))
+    with pytest.raises(UsageError, match="the label 5 is beyond the 2 names of classes"):
+        _open(beyond)
     with pytest.raises(UsageError, match="row 0 is of the class 'd', and the training split has"):
         _open({"train": _labelled(["a", "b"], text), "test": _labelled(["d"], text)}, "test")
     with pytest.raises(UsageError, match="labels fine, coarse: say which with data.label="):
@@ -419,3 +426,34 @@ def test_lists_that_are_no_labels_are_refused(lists, feature, message):
     inner = hf.ClassLabel(names=["cat", "dog"]) if feature is None else hf.Value(feature)
     with pytest.raises(UsageError, match=message):
         _open(_listed(lists, hf.List(inner)), size=16)
+
+
+def test_two_forms_of_labels_are_refused_and_lists_of_one_number_are_classes():
+    numbers = hf.List(hf.Value("int64"))
+    assert _open(_listed([[2], [0], [1]], numbers), size=16).targets.tolist() == [2, 0, 1]
+    with pytest.raises(UsageError, match="the label -2 numbers no class"):
+        _open(_listed([[-2], [0]], numbers), size=16)
+    both = {
+        "train": _listed([[0, 1], [1, 0]], numbers),
+        "test": _labelled([0, 1], hf.Value("int64"), "labels"),
+    }
+    for split in both:
+        with pytest.raises(
+            UsageError, match="Dataset/train are a number for each class, and those of the Dataset/test"
+        ):
+            _open(both, split, size=16)
+
+
+def test_arrays_are_read_where_they_are_named(tmp_path):
+    shades = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
+    data = _dataset(
+        {"shot": shades.tolist(), "label": [0, 1, 0]}, shot=hf.Array3D((8, 8, 3), "uint8"), label=hf.Value("int8")
+    )
+    with pytest.raises(UsageError, match="no column of pictures, and arrays .* say which is rgb with data.image=shot"):
+        _open(data)
+    assert torch.equal(_values(_open(data, image="shot")), torch.from_numpy(shades).permute(0, 3, 1, 2))
+    with pytest.raises(
+        UsageError, match=r"no image \(shot a list, target a int\).*with_format\('numpy'\) makes arrays"
+    ):
+        contrastill.distill(None, "resnet8", data, out=tmp_path / "run")
+    assert UserSamples(data.with_format("numpy")).shapes == {"shot": (3, 8, 8)}

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from contrastill.core.config.loading import dataset_options
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
@@ -500,3 +501,60 @@ def test_an_empty_line_among_names_is_refused(tmp_path):
         ContrastillError, match=r"classes.txt: line 2 is empty, and which value has no name is not known"
     ):
         _data(tmp_path).open("train")
+
+
+def test_directions_of_exr_by_their_axes(tmp_path):
+    exr = pytest.importorskip("OpenEXR")
+    header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
+    axes = {name: np.full((3, 4), value, np.float32) for name, value in (("X", 0.6), ("Y", -0.8), ("Z", 0.1))}
+    path = tmp_path / "frame.exr"
+    for before in ("", "N.", "normals."):
+        exr.File(header, {before + name.lower(): values for name, values in axes.items()}).write(str(path))
+        assert read_array(path, "normals")[0, 0].tolist() == pytest.approx([0.6, -0.8, 0.1])
+    exr.File(header, dict(axes)).write(str(path))
+    assert read_array(path, "depth")[0, 0] == pytest.approx(0.1)
+    layers = {f"{layer}.{name}": values for layer in ("View.N", "View.P") for name, values in axes.items()}
+    exr.File(header, layers).write(str(path))
+    with pytest.raises(ContrastillError, match="which of them is normals is not clear: name it as data.channel=NAME"):
+        read_array(path, "normals")
+    for k in range(3):
+        _write(tmp_path / "scene" / "rgb" / f"{k}.png", np.zeros((3, 4, 3), np.uint8))
+        (tmp_path / "scene" / "normals").mkdir(exist_ok=True)
+        (tmp_path / "scene" / "normals" / f"{k}.exr").write_bytes(path.read_bytes())
+    assert _data(tmp_path / "scene", channel="View.N").open("train").modalities["normals"] == (3, 3, 4)
+    exr.File(header, {"X": axes["X"], "Z": axes["Z"]}).write(str(path))
+    with pytest.raises(ContrastillError, match="which of them is normals is not clear"):
+        read_array(path, "normals")
+
+
+@pytest.mark.parametrize("suffix", ["png", "npy"])
+def test_void_of_16_bits(tmp_path, suffix):
+    for k in range(4):
+        _write(tmp_path / "rgb" / f"{k}.png", np.zeros((3, 4, 3), np.uint8))
+        _write(tmp_path / "semantics" / f"{k}.{suffix}", np.array([[65535, 0, 1, 2]] * 3, np.uint16))
+    split = _data(tmp_path, void=65535).open("train")
+    batch = next(iter(split.loader(batch_size=1, device="cpu", train=False).epoch(0)))
+    assert batch["semantics"][0, 0, 0].tolist() == [0, 0, 1, 2]
+    with pytest.raises(
+        ContrastillError, match=r"0 \(unlabelled\) to 255; data.void=65535 if 65535 stands for no label"
+    ):
+        _data(tmp_path).open("train")
+
+
+@pytest.mark.parametrize(
+    ("unit", "way"),
+    [
+        ("cm", "0.01 for cm"),
+        ("inch", "0.0254 for inch"),
+        ("feet", "0.01 for cm"),
+        ("0", "0.01 for cm"),
+        ("[1]", "0.01"),
+    ],
+)
+def test_another_unit_of_depth_is_the_metres_of_one_step(unit, way):
+    with pytest.raises(
+        UsageError, match=f"depth_unit=.*: it is one of m, mm, relative, or the metres of one step, as {way}"
+    ):
+        dataset_options("paired_folder", {"path": "scene"}, [f"depth_unit={unit}"])
+    for value in ("0.01", "mm"):
+        assert str(dataset_options("paired_folder", {"path": "scene"}, [f"depth_unit={value}"]).depth_unit) == value

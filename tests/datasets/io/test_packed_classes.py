@@ -1,0 +1,59 @@
+"""Classes in a packed file: one form in all splits, in the order of the file's names."""
+
+import h5py
+import numpy as np
+import pytest
+
+from contrastill.core.errors import UsageError
+from contrastill.datasets.packed import Packed
+
+NUMBERS = np.arange(6) % 3
+
+
+def opened(path, target, test=None, classes=None):
+    with h5py.File(path / "data.h5", "w") as file:
+        for split, values in (("train", target), ("test", target if test is None else test)):
+            file[f"{split}/rgb"] = np.zeros((len(values), 8, 8, 3), np.uint8)
+            kind = h5py.string_dtype() if isinstance(values, list) else None
+            file[f"{split}/target"] = np.array(values, dtype=kind)
+        if classes is not None:
+            file.attrs["classes"] = classes
+    return Packed(Packed.Options(path=str(path / "data.h5"))).open("train")
+
+
+@pytest.mark.parametrize(
+    ("target", "classes", "numbers", "names"),
+    [
+        (NUMBERS[:, None], None, [0, 1, 2, 0, 1, 2], None),
+        (["b", "a", "c"], None, [1, 0, 2], ["a", "b", "c"]),
+        (["b", "a", "c"], ["c", "b", "a", "d"], [1, 2, 0], ["c", "b", "a", "d"]),
+        (NUMBERS, np.array([], "S1"), [0, 1, 2, 0, 1, 2], None),
+    ],
+)
+def test_classes_are_numbered_as_the_file_names_them(tmp_path, target, classes, numbers, names):
+    split = opened(tmp_path, target, classes=classes)
+    assert split.targets.tolist() == numbers and split.classes == names
+    assert split.num_classes == (3 if names is None else len(names))
+
+
+@pytest.mark.parametrize(
+    ("target", "test", "classes", "message"),
+    [
+        (NUMBERS, None, ["a", "", "c"], "data.h5: the attribute classes has no name for class 1"),
+        (["a", "b"], None, ["a", "c"], r"target of train has the class b, which the attribute classes lacks \(a, c\)"),
+        (["a", ""], None, None, "data.h5: target of sample 1 of train is empty: leave out samples without a class"),
+        (
+            np.eye(3)[NUMBERS],
+            NUMBERS,
+            None,
+            "data.h5:train are a number for each class, and those of .*data.h5:test are numbers of classes: give both",
+        ),
+        (NUMBERS, np.eye(3)[NUMBERS], None, "data.h5:train are numbers of classes, and those of .*are a number for"),
+        (["a", "b"], NUMBERS, None, "data.h5:train are names of classes, and those of .*are numbers of classes"),
+        (NUMBERS * 1.0, None, None, r"classes, store target.astype\('int64'\); data.target=null leaves them out"),
+        (NUMBERS > 0, None, None, r"train/target is bool \(6,\).*store target.astype\('int64'\)"),
+    ],
+)
+def test_classes_that_could_be_others_are_refused(tmp_path, target, test, classes, message):
+    with pytest.raises(UsageError, match=message):
+        opened(tmp_path, target, test, classes)

@@ -240,9 +240,16 @@ def check_built_for(objective: Any, student: Any, teachers: Sequence[Any]) -> li
 
 def _frozen(outputs: Any) -> Any:
     """Outputs without a gradient: a teacher does not learn from the student."""
-    if isinstance(outputs, Representation) and any(value.requires_grad for value in outputs.tensors()):
-        return outputs.map(Tensor.detach)
-    return outputs
+    if not isinstance(outputs, Representation):
+        return outputs
+    if any(value.is_inference() for value in outputs.tensors()):
+        outputs = outputs.map(usable)
+    return outputs.map(Tensor.detach) if any(value.requires_grad for value in outputs.tensors()) else outputs
+
+
+def usable(values: Tensor) -> Tensor:
+    """The values, or a copy of those made under ``torch.inference_mode()``, which autograd refuses to keep."""
+    return values.clone() if values.is_inference() and not torch.is_inference_mode_enabled() else values
 
 
 def in_own_precision(objective: nn.Module, outputs: Any) -> Any:

@@ -4,7 +4,9 @@ them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -75,7 +77,9 @@ class Diversity:
     student_disagreement: Tensor | None = None
 
 
-def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = None) -> Diversity:
+def diversity(
+    probabilities: Tensor, targets: Tensor, student: Tensor | None = None, *, logarithms: bool = False
+) -> Diversity:
     """Measure networks, their ensemble and how often they differ (deep ensembles: Lakshminarayanan et al., NeurIPS
     2017; disagreement: Fort et al., 2019).
 
@@ -83,6 +87,8 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
         probabilities: Outputs of n networks for N samples.
         targets: The samples' classes.
         student: Outputs of another network, which is no part of the ensemble.
+        logarithms: Whether the outputs are natural logarithms of probabilities, as of ``log_softmax``: a probability
+            that is too small for a float has one, and counts in the likelihood as what it is.
 
     Shape:
         - probabilities: (n, N, C), each row sums to 1 - targets: (N,) int64 in [0, C) - student: (N, C).
@@ -98,20 +104,22 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
         >>> result.mean_disagreement
         50.0
     """
-    _check(probabilities, targets, student)
+    _check(probabilities, targets, student, logarithms)
     targets = targets.long()
     count = len(probabilities)
     # One network at a time in float64: all of them at once may not fit.
-    mean = sum(one.double() for one in probabilities) / count
-    predictions = torch.stack([one.argmax(1) for one in probabilities])  # (n, N)
+    logs = [one if logarithms else one.double().log() for one in probabilities]
+    mean = reduce(torch.logaddexp, (one.double() for one in logs)) - math.log(count)
+    predictions = torch.stack([one.argmax(1) for one in logs])  # (n, N)
     disagreement = torch.stack([_differ(predictions, one) for one in predictions])
     beside = None
     if student is not None:
+        student = student if logarithms else student.double().log()
         own = student.argmax(1)
         beside = torch.cat([_differ(predictions, own), _differ(mean.argmax(1)[None], own)])
-    confidences = torch.cat([_confidence(one) for one in probabilities])
+    confidences = torch.cat([_confidence(one) for one in logs])
     return Diversity(
-        networks=[_quality(one, targets) for one in probabilities],
+        networks=[_quality(one, targets) for one in logs],
         ensemble=_quality(mean, targets),
         disagreement=disagreement,
         mean_disagreement=disagreement.sum().item() / (count * (count - 1)) if count > 1 else None,
@@ -122,26 +130,26 @@ def diversity(probabilities: Tensor, targets: Tensor, student: Tensor | None = N
     )
 
 
-def _quality(probabilities: Tensor, targets: Tensor) -> Quality:
-    """One network's measures; (N, C)."""
-    values = probabilities.double()
-    right = values.argmax(1) == targets
-    # No network is infinitely wrong: what underflowed counts as the smallest number there is.
-    likelihood = values.gather(1, targets[:, None]).clamp_min(torch.finfo(torch.float64).tiny)
+def _quality(logs: Tensor, targets: Tensor) -> Quality:
+    """One network's measures, from logarithms of its probabilities; (N, C)."""
+    logs = logs.double()
+    right = logs.argmax(1) == targets
+    # No network is infinitely wrong: a probability of 0 counts as the smallest number there is.
+    likelihood = logs.gather(1, targets[:, None]).nan_to_num(neginf=math.log(torch.finfo(torch.float64).tiny))
     ece = multiclass_calibration_error(
-        values.clamp(0, _BELOW_ONE), targets, values.shape[1], n_bins=BINS, norm="l1", validate_args=False
+        logs.exp().clamp(0, _BELOW_ONE), targets, logs.shape[1], n_bins=BINS, norm="l1", validate_args=False
     )
     return Quality(
         100 * right.double().mean().item(),
-        -likelihood.log().mean().item(),
+        -likelihood.mean().item(),
         ece.item(),
-        _reliability(_confidence(values), right),
+        _reliability(_confidence(logs), right),
     )
 
 
-def _confidence(probabilities: Tensor) -> Tensor:
+def _confidence(logs: Tensor) -> Tensor:
     """Probability of the predicted class, in float32 as torchmetrics bins it."""
-    return probabilities.amax(1).double().clamp(0, _BELOW_ONE).float()
+    return logs.amax(1).double().exp().clamp(0, _BELOW_ONE).float()
 
 
 def _reliability(confidences: Tensor, right: Tensor) -> Reliability:
@@ -159,7 +167,7 @@ def _differ(predictions: Tensor, other: Tensor) -> Tensor:
     return 100 * (predictions != other).double().mean(1)
 
 
-def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None) -> None:
+def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None, logarithms: bool) -> None:
     if probabilities.ndim != 3 or 0 in probabilities.shape:
         raise UsageError(
             f"probabilities of shape {tuple(probabilities.shape)} are not (networks, samples, classes) with at "
@@ -185,8 +193,11 @@ def _check(probabilities: Tensor, targets: Tensor, student: Tensor | None) -> No
         *([("the student", student)] if student is not None else []),
     ]:
         # Comparisons with NaN are false.
-        if not bool((one >= 0).all()) or not bool(((one.double().sum(1) - 1).abs() < 1e-3).all()):
+        sums = (one.double().exp() if logarithms else one.double()).sum(1)
+        if not (logarithms or bool((one >= 0).all())) or not bool(((sums - 1).abs() < 1e-3).all()):
             raise UsageError(
-                f"the outputs of {name} are no probabilities: each row sums to 1, without negative numbers; take "
+                f"the outputs of {name} are no logarithms of probabilities: take the log_softmax of logits"
+                if logarithms
+                else f"the outputs of {name} are no probabilities: each row sums to 1, without negative numbers; take "
                 "the softmax of logits first"
             )

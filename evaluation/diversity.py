@@ -97,9 +97,9 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
         student, networks = _of_run(folder, config, test, location(data))
     else:
         student, networks = None, _of_seeds(runs, texts)
-    targets, probabilities = _probabilities(networks, test, accelerator)
-    beside = _probabilities([student], test, accelerator)[1][0] if student else None
-    measures = diversity(probabilities, targets, beside)
+    targets, outputs = _log_probabilities(networks, test, accelerator)
+    beside = _log_probabilities([student], test, accelerator)[1][0] if student else None
+    measures = diversity(outputs, targets, beside, logarithms=True)
     picture = folder / "diversity.png"
     result = _result(measures, networks, student, data.data.model_dump(mode="json"), len(targets), picture)
     write_text(folder / FILE, json.dumps(result.to_dict(), indent=1) + "\n")
@@ -189,8 +189,8 @@ def _answers(network: Network, test: Any, where: str) -> bool:
 
 
 @torch.no_grad()
-def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """The classes (N,) of the test samples, and the networks' probabilities (n, N, C) in float32, on the CPU."""
+def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """The classes (N,) of the test samples, and the networks' log-probabilities (n, N, C) in float32, on the CPU."""
     outputs = []
     for member in networks:
         check_modality(member.entry, test)
@@ -219,10 +219,11 @@ def _probabilities(networks: Sequence[_Member], test: Any, accelerator: Accelera
                     "say with its class_map=[…] which of its classes are the data's, or name data of its classes "
                     "with data.path=…"
                 )
-            probabilities = logits.double().softmax(1).float().cpu()
-            if not bool(probabilities.isfinite().all()):
+            log_probabilities = logits.double().log_softmax(1).float().cpu()
+            # A class that is masked by −∞ has the probability 0.
+            if bool(log_probabilities.isnan().any()):
                 raise UsageError(f"the logits of {who} hold infinite or NaN values: {MASKED}")
-            parts.append(probabilities)
+            parts.append(log_probabilities)
             targets.append(batch["target"].cpu())
         member.network.cpu()
         outputs.append(torch.cat(parts))

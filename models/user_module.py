@@ -72,6 +72,11 @@ class UserModule:
         self.num_logits: int | None = None
         self._part = taps.logits.removeprefix(OUTPUT) if taps.logits is not None and is_part(taps.logits) else None
         trace = self._trace(shape)
+        if isinstance(trace.output, Tensor) and trace.output.ndim == 0 and taps.logits is None:
+            raise UsageError(
+                f"{type(module).__name__} returns a single number, such as a loss or a mean, and logits are (B, C): let "
+                "its forward return them, or tap the module that gives them"
+            )
         if is_of_transformers(module):
             own, self.classifiers, self.num_logits = taps_of_transformers(self(), trace, shape)
             self.taps = Taps(taps.embedding or own.embedding, taps.maps or own.maps, taps.logits or own.logits)

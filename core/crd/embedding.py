@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..loss_inputs import usable
 from .criterion import normalise
 
 
@@ -15,4 +16,4 @@ class Embedding(nn.Linear):
 
     def project(self, features: Tensor) -> Tensor:
         """The linear map alone."""
-        return super().forward(features.to(self.weight.dtype))
+        return super().forward(usable(features).to(self.weight.dtype))

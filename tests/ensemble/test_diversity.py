@@ -85,6 +85,20 @@ def test_an_ensemble_beats_its_members_where_they_err_apart_and_the_oracle_is_ab
     )
 
 
+def test_logarithms_are_the_same_but_for_what_is_too_unlikely_for_a_float():
+    probabilities, targets = probabilities_of(3, 40, 5)
+    plain, logs = diversity(probabilities, targets), diversity(probabilities.log(), targets, logarithms=True)
+    for one, other in zip([*plain.networks, plain.ensemble], [*logs.networks, logs.ensemble], strict=True):
+        assert (one.top1, one.nll, one.ece) == pytest.approx((other.top1, other.nll, other.ece))
+    # A diverged network: wrong by 150 and 2 000 in the logits, which cross-entropy counts as 150 and 2 000.
+    logits, classes = torch.tensor([[0.0, 150.0], [0.0, 2000.0], [5.0, 0.0]]), torch.tensor([0, 0, 0])
+    measured = diversity(logits.log_softmax(1)[None], classes, logits.log_softmax(1), logarithms=True)
+    expected = torch.nn.functional.cross_entropy(logits, classes).item()
+    assert measured.networks[0].nll == pytest.approx(expected) and measured.student.nll == pytest.approx(expected)
+    with pytest.raises(UsageError, match="no logarithms of probabilities: take the log_softmax"):
+        diversity(probabilities, targets, logarithms=True)
+
+
 def test_what_is_certain_counts_in_the_last_bin_and_what_is_impossible_is_finite():
     probabilities = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.97, 0.03]]])
     result = diversity(probabilities, torch.tensor([0, 1, 0])).networks[0]

@@ -110,6 +110,19 @@ def test_layers_without_a_size_are_refused():
         UserModule(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), Taps(), PLAIN, (3, 16, 16))
 
 
+def test_a_module_that_returns_its_loss_is_refused():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, images):
+            return self.linear(images.mean(dim=(2, 3))).mean()
+
+    with pytest.raises(UsageError, match=r"Mean returns a single number, such as a loss .* logits are \(B, C\)"):
+        UserModule(Mean(), Taps(), PLAIN, (3, 16, 16))
+
+
 @pytest.mark.parametrize(
     ("name", "options"), [("crd", {}), ("fitnet", {"features": "embedding"}), ("dense_crd", {"pairing": "both"})]
 )

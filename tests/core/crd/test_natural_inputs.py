@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from contrastill import CRDLoss, FreshCRDLoss, Network, Preprocess, Taps
+from contrastill import Correlation, CRDLoss, FreshCRDLoss, InfoNCE, Network, Preprocess, Taps
 from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.core.errors import UsageError
 
@@ -38,6 +38,21 @@ def test_what_is_no_tensor_is_named(kind):
         loss(ROWS, ROWS.numpy(), [0, 1, 2])
     with pytest.raises(UsageError, match="index must be .B,. places of the samples, not a list"):
         loss(ROWS, ROWS, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("build_loss", [CRDLoss, FreshCRDLoss, InfoNCE, Correlation])
+def test_teacher_outputs_made_in_inference_mode_are_values_like_any_others(build_loss):
+    """Autograd does not keep such tensors, and the product with a map of the teacher has to."""
+    with torch.inference_mode():
+        teacher = ROWS.clone()
+    gradients = []
+    for rows in (ROWS, teacher):
+        torch.manual_seed(0)
+        kept = {"num_samples": 6} if build_loss in (CRDLoss, FreshCRDLoss) else {}
+        loss, student = build_loss(4, 4, **kept), ROWS.flip(0).requires_grad_()
+        loss(student, rows, *([torch.arange(3)] if kept else [])).backward()
+        gradients.append(student.grad)
+    assert gradients[0].equal(gradients[1]) and gradients[0].abs().sum() > 0
 
 
 def test_a_network_takes_a_tensor_or_a_dict():

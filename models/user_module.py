@@ -74,8 +74,8 @@ class UserModule:
         trace = self._trace(shape)
         if isinstance(trace.output, Tensor) and trace.output.ndim == 0 and taps.logits is None:
             raise UsageError(
-                f"{type(module).__name__} returns a single number, such as a loss or a mean, and logits are (B, C): let "
-                "its forward return them, or tap the module that gives them"
+                f"{type(module).__name__} returns a single number, such as a loss or a mean, and logits are (B, C): "
+                "let its forward return them, or tap the module that gives them"
             )
         if is_of_transformers(module):
             own, self.classifiers, self.num_logits = taps_of_transformers(self(), trace, shape)

@@ -221,7 +221,7 @@ class Mistaken(Objective):
     ("body", "message"),
     [
         ("def per_sample(self, s, t, b): return s.embedding.sum(1)",
-         "objective Mistaken of my_sensors fails: AttributeError: .*only what its needs name is computed: logits"),
+         "objective mistaken .my_sensors.Mistaken. fails: AttributeError: .*only what its needs name is computed: logits"),
         ("def forward(self, s, t): return s.logits.mean()",
          "objective mistaken .my_sensors.Mistaken.: forward takes .s, t., and is called with .student, teacher, batch"),
         ("def forward(self, s, t, b): return s.logits.mean(1)",

@@ -51,8 +51,8 @@ def check_entry(name: str, entry: Any) -> None:
         derived = isinstance(entry, type) and issubclass(entry, nn.Module)
         way_out = ", which does not derive from contrastill.Objective" if derived else ""
         raise UsageError(
-            f"{what} is {kind_of(entry)}{way_out}: register a class, class NAME(contrastill.Objective), with per_sample "
-            "or forward"
+            f"{what} is {kind_of(entry)}{way_out}: register a class, class NAME(contrastill.Objective), with "
+            "per_sample or forward"
         )
     if issubclass(entry, Objective):
         check_loss_is_there(what, entry)

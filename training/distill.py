@@ -73,7 +73,7 @@ def distill(
     data: Any,
     *,
     out: str | os.PathLike,
-    objectives: str | Sequence[str] | Mapping[str, Any] | None = None,
+    objectives: str | Sequence[Any] | Mapping[Any, Any] | None = None,
     epochs: int | None = None,
     seed: int = 0,
     teacher_modality: str | None = None,
@@ -213,11 +213,13 @@ def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     ]
 
 
-def _objectives(objectives: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+def _objectives(objectives: str | Sequence[Any] | Mapping[Any, Any]) -> dict[str, Any]:
     """The section ``objectives``; names are looked up now, so that the error names a wrong one."""
-    names = [objectives] if isinstance(objectives, (str, type, nn.Module)) else list(objectives)
+    names = [objectives] if isinstance(objectives, str) else list(objectives)
     for name in names:
-        if isinstance(name, (type, nn.Module)):
+        if not isinstance(name, str):
+            if not isinstance(name, (type, nn.Module)):
+                raise UsageError(f"objectives has {name!r}: pass names, such as kd")
             kind = name if isinstance(name, type) else type(name)
             raise UsageError(
                 f"objectives has {kind_of(name)}, and takes names: register the class, "

@@ -1,5 +1,6 @@
 """Classes registered in a package of one's own: by ``imports`` in a config, by ``--import``, by an entry point."""
 
+import importlib
 import json
 import sys
 
@@ -153,6 +154,8 @@ def test_an_entry_point_needs_to_be_named_nowhere(package, tmp_path, monkeypatch
          "model 'resnet8' is defined twice, by contrastill.models.resnet.* and my_sensors.mine: rename one of them"),
         ("my_sensors", "raise SystemExit", "which fails as it is imported: SystemExit .my_sensors.py, line 1"),
         ("my_sensors.py", None, "no name of a module: write it as Python imports it, such as my_sensors"),
+        ("my_losses/__init__.py", None, "no name of a module: write it as Python imports it, such as my_losses$"),
+        (3, None, "no name of a module: write it as Python imports it, such as my_package"),
         ("statistics", None, "statistics, which is a module of Python itself: give yours another name, such as my_"),
     ],
 )  # fmt: skip
@@ -162,6 +165,31 @@ def test_what_cannot_be_imported_is_said(registries, tmp_path, monkeypatch, modu
         monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UsageError, match=message):
         plugins.import_plugins([module])
+
+
+def test_a_module_that_registers_nothing_is_named_where_a_name_is_not_known(registries, tmp_path, monkeypatch):
+    (tmp_path / "my_sensors.py").write_text("class Undecorated: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_imported", {})
+    plugins.import_plugins(["my_sensors"])
+    with pytest.raises(UsageError, match="undecorated' does not .*my_sensors was imported, and nothing in it is regis"):
+        OBJECTIVES["undecorated"]
+    (tmp_path / "my_sensors.py").write_text("from contrastill import MODELS\n@MODELS.register('mine')\ndef f(**o): ...")
+    importlib.reload(sys.modules["my_sensors"])
+    with pytest.raises(UsageError, match=r"undecorated' does not exist: [^(]*\(imports=[^(]*$"):
+        OBJECTIVES["undecorated"]
+
+
+@pytest.mark.parametrize(
+    ("modules", "names"),
+    [("my_package", ["my_package"]), (json, ["json"]), ([json, "yaml"], ["json", "yaml"]), (None, []), (3, [3])],
+)
+def test_modules_are_named_alone_or_several_by_name_or_as_they_are(modules, names):
+    assert plugins.module_names(modules) == names
+
+
+def test_imports_is_no_option_of_the_command_line(capsys):
+    assert main(["doctor", "--imports", "my_package"]) == 2 and "did you mean --import" in capsys.readouterr().err
 
 
 def test_a_package_in_the_working_folder_says_how_it_is_reached(registries, tmp_path, monkeypatch, capsys):
@@ -221,7 +249,7 @@ class Mistaken(Objective):
     ("body", "message"),
     [
         ("def per_sample(self, s, t, b): return s.embedding.sum(1)",
-         "objective mistaken .my_sensors.Mistaken. fails: AttributeError: .*only what its needs name is computed: logits"),
+         "objective mistaken .my_sensors.Mistaken. fails: AttributeError: .*only what its needs name is computed: log"),
         ("def forward(self, s, t): return s.logits.mean()",
          "objective mistaken .my_sensors.Mistaken.: forward takes .s, t., and is called with .student, teacher, batch"),
         ("def forward(self, s, t, b): return s.logits.mean(1)",

@@ -75,13 +75,15 @@ class Halves:
 def registries():
     """What is registered within a test is forgotten after it."""
     before = [dict(registry._entries) for registry in REGISTRIES if len(registry)]
-    requested = dict(plugins._requested)
+    requested, imported = dict(plugins._requested), dict(plugins._imported)
     yield
     for registry, entries in zip(REGISTRIES, before, strict=True):
         registry._entries.clear()
         registry._entries.update(entries)
     plugins._requested.clear()
     plugins._requested.update(requested)
+    plugins._imported.clear()
+    plugins._imported.update(imported)
     sys.modules.pop("my_sensors", None)
 
 
@@ -227,6 +229,24 @@ def test_imports_of_a_call_are_imported_before_names_are_looked_up(package, four
         out=str(tmp_path / "run"), epochs=1, objectives=["squares"], imports=[package], quiet=True,
     ).config  # fmt: skip
     assert config.imports == [package]
+
+
+def test_what_reads_a_student_alone_needs_no_package_of_its_objective(registries, four_classes, tmp_path, capsys):
+    run, out = trained_teacher(four_classes, tmp_path), str(tmp_path / "out")
+    path = tmp_path / "teacher" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config |= {"imports": ["not_installed_here"], "objectives": {"of_it": {"weight": 1.0, "power": 2}}}
+    path.write_text(yaml.safe_dump(config))
+    assert main(["evaluate", run, "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)[0]["top1"] <= 100
+    assert main(["cost", run]) == 0 and main(["export", run, "--out", f"{out}.onnx"]) == 0
+    capsys.readouterr()
+    assert main(["train", str(path), f"out={out}"]) == 2
+    assert "imports names not_installed_here, and there is no such module" in capsys.readouterr().err
+    path.write_text(yaml.safe_dump(config | {"data": {"name": "of_it"}}))
+    assert main(["evaluate", run]) == 2
+    error = capsys.readouterr().err
+    assert "dataset 'of_it' does not exist" in error and "imports names not_installed_here" in error
 
 
 def trained_teacher(data, tmp_path):

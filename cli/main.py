@@ -49,6 +49,8 @@ def _without_imports(arguments: list[str]) -> tuple[list[str], list[str]]:
     modules: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
+        if argument.partition("=")[0] == "--imports":
+            raise UsageError("--imports does not exist: did you mean --import, as --import my_package?")
         if argument == "--import":
             module = next(remaining, None)
             if module is None:

@@ -24,6 +24,7 @@ class TeacherAggregation(nn.Module, ABC):
         teacher_needs: What it reads of a teacher itself, whatever the objective reads.
         compares_classes: Whether it compares the teachers' logits with labels or with each other, class by class.
         takes_mixed: Whether it is right of images that are mixed of two samples: it does not read the labels.
+        weighs_samples: Whether it calls ``per_sample`` of several teachers' objectives, not ``forward``.
         weights: (n,) mean weight of each teacher in the last call, detached and on the device; None where a rule has
             no such weights.
     """
@@ -32,6 +33,7 @@ class TeacherAggregation(nn.Module, ABC):
     teacher_needs: ClassVar[frozenset[str]] = frozenset()
     compares_classes: ClassVar[bool] = False
     takes_mixed: ClassVar[bool] = True
+    weighs_samples: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
-from .errors import UsageError
+from .errors import UsageError, article
 
 
 def kind_of(value: object) -> str:
@@ -21,8 +21,7 @@ def kind_of(value: object) -> str:
         return "None"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return article(type(value).__name__)
 
 
 def is_module_with(entry: Any, interface: Collection[str]) -> bool:
@@ -30,7 +29,9 @@ def is_module_with(entry: Any, interface: Collection[str]) -> bool:
     return isinstance(entry, type) and issubclass(entry, nn.Module) and all(hasattr(entry, name) for name in interface)
 
 
-def check_call(what: str, function: Callable, arguments: Sequence[str], *, keywords: bool = False) -> None:
+def check_call(
+    what: str, function: Callable, arguments: Sequence[str], *, keywords: bool = False, way_out: str = ""
+) -> None:
     """Refuse a function that cannot be called with these arguments; one whose signature is not known passes.
 
     Args:
@@ -38,6 +39,7 @@ def check_call(what: str, function: Callable, arguments: Sequence[str], *, keywo
         function: What is called.
         arguments: Their names, for the message; with ``keywords`` those it is called with.
         keywords: Whether they are passed by name.
+        way_out: The message's end.
 
     Raises:
         UsageError: It takes others.
@@ -55,7 +57,7 @@ def check_call(what: str, function: Callable, arguments: Sequence[str], *, keywo
         plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
         taken = signature.replace(parameters=plain, return_annotation=signature.empty)
         raise UsageError(
-            f"{what} takes {taken}, and is called with ({', '.join(arguments)}){by_name}: {error}"
+            f"{what} takes {taken}, and is called with ({', '.join(arguments)}){by_name}: {error}{way_out}"
         ) from None
 
 
@@ -82,7 +84,9 @@ def check_methods(what: str, entry: type, methods: Mapping[str, Sequence[str]], 
                 raise UsageError(f"{what}: {name} is called on the class: write @classmethod above it")
         elif not bound and callable(method):
             method = functools.partial(method, None)
-        check_call(f"{what}: {name}", method, arguments)
+        first = "cls" if isinstance(static, classmethod) else "self"
+        taken = arguments if isinstance(static, staticmethod) else (first, *arguments)
+        check_call(f"{what}: {name}", method, arguments, way_out=f"; write {name}({', '.join(taken)})")
 
 
 def check_options_class(what: str, entry: Any, reserved: Collection[str]) -> None:

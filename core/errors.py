@@ -43,6 +43,11 @@ def required(value: T | None, part: str) -> T:
     return value
 
 
+def article(noun: str) -> str:
+    """``an objective``, ``a model``."""
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], others: str = "") -> UsageError:
     """The error for a name that does not exist: suggests the nearest ones, else lists them all; and ``others``, unless
     a name is so near that it is meant.

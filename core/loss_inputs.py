@@ -1,47 +1,15 @@
-"""What a loss can be computed from: options and tensors, checked before anything is broadcast or divided."""
+"""What a loss can be computed from: tensors and factors, checked before anything is broadcast or divided."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from .arguments import plain_number
 from .errors import UsageError
 from .representation import Representation
-
-
-def check_options(name: str, options: type[BaseModel], values: Mapping[str, Any]) -> None:
-    """Refuse numbers that the schema of the options refuses in a config.
-
-    Args:
-        name: The objective's class, for the message.
-        options: The schema; numbers without a field in it are not checked.
-        values: Arguments by name; those that are no numbers and no lists of numbers are not checked.
-
-    Raises:
-        UsageError: A number is out of range, infinite or not a number.
-    """
-    known = {key: _plain(value) for key, value in values.items() if key in options.model_fields}
-    numbers = {key: value for key, value in known.items() if isinstance(value, (int, float, tuple))}
-    try:
-        options.model_validate(numbers)
-    except ValidationError as error:
-        for problem in error.errors():
-            key = problem["loc"][0] if problem["loc"] else None
-            if key in numbers:
-                raise UsageError(f"{name}({key}={numbers[key]!r}): {problem['msg'].lower()}") from None
-
-
-def _plain(value: Any) -> Any:
-    """A number of numpy or of a tensor as Python's own, a list of numbers as a tuple; None for anything else."""
-    if isinstance(value, (list, tuple)):
-        numbers = tuple(map(plain_number, value))
-        return numbers if all(isinstance(number, (int, float)) for number in numbers) else None
-    return plain_number(value)
 
 
 def check_factors(name: str, **factors: float) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from types import NoneType
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .arguments import check_arguments
-from .entry_checks import check_initialised
+from .constructor import checked_constructor
 from .errors import UsageError, required
 from .loss_inputs import (
     check_built_for,
     check_loss,
     check_losses,
-    check_options,
     check_samples,
     check_teachers_finite,
     check_tensors,
@@ -27,7 +23,6 @@ from .loss_inputs import (
 )
 from .loss_labels import several_classes_refused, unlabelled
 from .representation import Representation, RepresentationSpec
-from .user_code import origin
 
 
 class Options(BaseModel):
@@ -127,7 +122,7 @@ class Objective(nn.Module):
         if isinstance(cls.needs, (list, tuple)):
             cls.needs = frozenset(cls.needs)
         if "__init__" in vars(cls):
-            cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = checked_constructor(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,27 +247,6 @@ class Objective(nn.Module):
     def decomposes(cls) -> bool:
         """Whether the loss is a mean over samples, so that samples can be weighed."""
         return cls.per_sample is not Objective.per_sample
-
-
-def _checked(build: Callable[..., None]) -> Callable[..., None]:
-    """``__init__`` of an objective, with its numbers checked as those of a config are."""
-    signature = inspect.signature(build)
-
-    @wraps(build)
-    def checked(self: Objective, *args: Any, **kwargs: Any) -> None:
-        # A user's own objective may be annotated loosely.
-        bound = signature.bind(self, *args, **kwargs)
-        if type(self).__module__.partition(".")[0] == __name__.partition(".")[0]:
-            bound = check_arguments(build, bound.args, bound.kwargs)
-        check_options(type(self).__name__, type(self).Options, bound.arguments)
-        try:
-            build(*bound.args, **bound.kwargs)
-        except AttributeError:  # torch's, of a parameter or a module that is set
-            check_initialised(origin(type(self)), self, "logs")
-            raise
-        check_initialised(origin(type(self)), self, "logs")
-
-    return checked
 
 
 def check_pass(objective: str, setting: Setting, least: int = 2) -> None:

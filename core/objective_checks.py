@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from itertools import takewhile
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arguments import fits, plain_number
 from .config.schema import ObjectiveConfig
 from .entry_checks import check_initialised, check_methods, check_options_class, is_module_with, kind_of
 from .errors import UsageError
 from .objective import Objective, Setting
+from .objective_class import check_loss_is_there, check_options_fit, check_spelling
 from .representation import PARTS
 from .user_code import error_text, explained, is_own, origin
+from .value_scale import note_once
 
 _LOSS = ("student", "teacher", "batch")
 _METHODS = {
@@ -45,16 +45,27 @@ def check_entry(name: str, entry: Any) -> None:
         UsageError: It is no class, lacks a loss, or an attribute or a method is of another kind.
     """
     what = f"objective {name} ({origin(entry)})"
+    if "." in name:
+        raise UsageError(f"{what} has a dot in its name, which parts config keys: name it {_without_dots(name)}")
     if not is_module_with(entry, _INTERFACE):
+        derived = isinstance(entry, type) and issubclass(entry, nn.Module)
+        way_out = ", which does not derive from contrastill.Objective" if derived else ""
         raise UsageError(
-            f"{what} is {kind_of(entry)}: register a class, class NAME(contrastill.Objective), with per_sample or "
-            "forward"
+            f"{what} is {kind_of(entry)}{way_out}: register a class, class NAME(contrastill.Objective), with "
+            "per_sample or forward"
         )
     if issubclass(entry, Objective):
-        _check_loss_is_there(what, entry)
+        check_loss_is_there(what, entry)
+        check_spelling(what, entry, (*_FLAGS, *_NUMBERS, "needs"))
     check_options_class(what, entry, ObjectiveConfig.model_fields)
     check_methods(what, entry, _METHODS, on_class=("build", "build_each"))
     check_attributes(what, entry)
+    if issubclass(entry, Objective):
+        check_options_fit(what, entry)
+
+
+def _without_dots(name: str) -> str:
+    return name.strip(".").replace(".", "_") or "my_loss"
 
 
 def check_attributes(what: str, objective: Any) -> None:
@@ -86,19 +97,6 @@ def check_needs(what: str, name: str, value: Any) -> None:
     """Refuse anything but a set of ``logits``, ``embedding``, ``maps``."""
     if not isinstance(value, (set, frozenset, list, tuple)) or not set(value) <= set(PARTS):
         raise UsageError(f'{what} has {name} {value!r}: give a set of {", ".join(PARTS)}, as frozenset({{"logits"}})')
-
-
-def _check_loss_is_there(what: str, entry: type[Objective]) -> None:
-    losses = ("per_sample", "forward", *(("initial",) if entry.only_initial else ()))
-    if any(getattr(entry, name) is not getattr(Objective, name) for name in losses):
-        return
-    defined = {name for kind in takewhile(lambda kind: kind is not Objective, entry.__mro__) for name in vars(kind)}
-    near = sorted(name for name in defined if get_close_matches(name, losses, n=1, cutoff=0.75))
-    typo = f"; is {near[0]} meant to be one?" if near else ""
-    raise UsageError(
-        f"{what} has no loss: define per_sample(self, student, teacher, batch), the loss of each sample, or forward, "
-        f"that of the batch{typo}"
-    )
 
 
 def build_objectives(
@@ -143,6 +141,43 @@ def build_objectives(
     if len(built) != (1 if built and built[0].joint else len(settings) if objective.needs_teacher else 1):
         raise UsageError(f"{what}: {method} returns {len(built)} objectives for {len(settings)} teacher(s)")
     return list(built)
+
+
+def way_out_of(error: Exception, objective: Any, values: Any = None) -> str:
+    """The end of a sentence about an error in an objective's method: what it may read, as far as the error is about it.
+
+    Args:
+        error: What the method raised.
+        objective: Whose it is.
+        values: What it was called with: the batch, or the teachers of ``prepare``.
+    """
+    text, needs = str(error), ", ".join(sorted(objective.needs)) or "nothing"
+    if "NoneType" in text:
+        return f", and only what its needs name is computed: {needs}"
+    if isinstance(error, KeyError) and isinstance(values, Mapping) and error.args and error.args[0] not in values:
+        return f"; the batch has {', '.join(map(str, values))}"
+    if isinstance(error, AttributeError) and isinstance(values, Sequence) and "'list'" in text:
+        return "; teachers is a list, also of one: teachers[0]"
+    if isinstance(error, AttributeError) and error.obj is objective and error.name in ("log", "metrics", "log_dict"):
+        return "; values for metrics.jsonl are kept in self.logs"
+    if "maps" in objective.needs and (isinstance(error, IndexError) or "tuple" in text):
+        return "; maps are a tuple of tensors, one of each layer: maps[-1] is the deepest"
+    return ""
+
+
+def note_forward_is_ignored(what: str, objective: type[Objective], rule: Any) -> None:
+    """A line where a rule weighs the loss of each sample, and the class computes that of the batch in a way of its own.
+
+    Args:
+        what: Names the objective.
+        objective: Its class.
+        rule: What combines its teachers.
+    """
+    if rule.weighs_samples and objective.forward is not Objective.forward and objective.decomposes():
+        note_once(
+            f"{what} defines forward and per_sample, and the rule {type(rule).__name__} weighs samples, so it calls "
+            "per_sample alone: both have to be the same loss"
+        )
 
 
 def check_logs(what: str, logs: Any) -> None:

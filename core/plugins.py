@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from keyword import iskeyword
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from .errors import ContrastillError, UsageError
 from .user_code import error_text
@@ -21,7 +23,14 @@ GROUP = "contrastill.plugins"
 """The group of entry points; the value of each is a module to import."""
 
 _requested: dict[str, None] = {}
+_imported: dict[str, None] = {}
 _entry_points_imported = False
+
+
+def module_names(modules: Any) -> list[Any]:
+    """Modules as a call or a config names them: one alone or several, by name or as the modules themselves."""
+    several = [] if modules is None else modules if isinstance(modules, (list, tuple, set)) else [modules]
+    return [module.__name__ if isinstance(module, ModuleType) else module for module in several]
 
 
 def import_plugins(modules: Iterable[str]) -> None:
@@ -35,6 +44,7 @@ def import_plugins(modules: Iterable[str]) -> None:
     """
     for name in modules:
         _import(name, f"imports names {name or repr(name)}")
+        _imported[name] = None
 
 
 def request_plugins(modules: Iterable[str]) -> None:
@@ -49,6 +59,11 @@ def request_plugins(modules: Iterable[str]) -> None:
 def requested_plugins() -> list[str]:
     """What :func:`request_plugins` was called with, in this process."""
     return list(_requested)
+
+
+def imported_plugins() -> list[str]:
+    """The modules that were imported by a config, a command or a call, in this process."""
+    return list(_imported)
 
 
 def import_entry_points() -> None:
@@ -76,13 +91,16 @@ def imports_of(run: str | os.PathLike) -> list[str]:
 
     file = Path(run) / "config.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return list((config or {}).get("imports") or [])
+    return module_names((config or {}).get("imports"))
 
 
-def _import(name: str, reason: str) -> None:
+def _import(name: Any, reason: str) -> None:
+    if not isinstance(name, str):
+        raise UsageError(f"{reason}, which is no name of a module: write it as Python imports it, such as my_package")
     first = name.partition(".")[0]
     if name.endswith(".py") or not all(part.isidentifier() and not iskeyword(part) for part in name.split(".")):
-        stem = Path(name).stem
+        file = Path(name)
+        stem = file.parent.name if file.name == "__init__.py" else file.stem
         plain = stem if stem.isidentifier() and not iskeyword(stem) else "my_package"
         raise UsageError(f"{reason}, which is no name of a module: write it as Python imports it, such as {plain}")
     if first in sys.stdlib_module_names:

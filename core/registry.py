@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import UsageError, unknown_name
-from .plugins import import_entry_points
-from .user_code import is_own, origin
+from .errors import UsageError, article, unknown_name
+from .plugins import import_entry_points, imported_plugins
+from .user_code import first_line, is_own, module_spec, origin
 
 if TYPE_CHECKING:
     from .aggregation import TeacherAggregation
@@ -42,6 +42,7 @@ class Registry(Mapping[str, T]):
         self.packages: list[str] = []
         self.checks: str | None = None
         self._entries: dict[str, T] = {}
+        self._specs: dict[str, Any] = {}
         self._families: dict[str, Callable[[str], T]] = {}
         self._temporary: dict[str, T] = {}
         self._lock = threading.RLock()
@@ -60,21 +61,33 @@ class Registry(Mapping[str, T]):
             if not is_own(entry) and self.checks is not None:
                 importlib.import_module(self.checks).check_entry(name, entry)
             other = self._entries.get(name)
-            # The same definition again, as of a notebook's cell that is run twice, takes the place of the first.
-            if other is not None and other is not entry and (is_own(entry) or origin(other) != origin(entry)):
-                both = sorted(origin(each) for each in (other, entry))
-                raise UsageError(f"{self.kind} {name!r} is defined twice, by {' and '.join(both)}: rename one of them")
-            self._entries[name] = entry
+            if other is not None and other is not entry:
+                self._check_again(name, other, entry)
+            self._entries[name], self._specs[name] = entry, module_spec(entry)
             return entry
 
         return enter
+
+    def _check_again(self, name: str, other: T, entry: T) -> None:
+        """Refuse a second entry of one name; the same definition again, as of a notebook's cell that is run twice, or
+        of a module that is reloaded, takes the place of the first.
+        """
+        if is_own(entry) or origin(other) != origin(entry):
+            both = sorted(origin(each) for each in (other, entry))
+        else:
+            lines = [first_line(each) for each in (other, entry)]
+            spec = module_spec(entry)
+            if spec is None or spec is not self._specs.get(name) or None in lines or lines[0] == lines[1]:
+                return
+            both = [f"{origin(entry)} (line {line})" for line in lines]
+        raise UsageError(f"{self.kind} {name!r} is defined twice, by {' and '.join(both)}: rename one of them")
 
     def _check_name(self, name: object) -> None:
         """Refuse what no config can call an entry by."""
         if callable(name):
             raise UsageError(f'{origin(name)} is registered without a name: write .register("NAME") above it')
         if not isinstance(name, str) or not name.strip():
-            raise UsageError(f"{name!r} is no name of a {self.kind}: register it under a text")
+            raise UsageError(f"{name!r} is no name of {article(self.kind)}: register it under a text")
         prefix, slash, _ = name.partition("/")
         if name.startswith(PYTHON_PREFIX) or (slash and prefix in self._families):
             reserved = f"{prefix}/" if slash else PYTHON_PREFIX
@@ -120,12 +133,16 @@ class Registry(Mapping[str, T]):
             return self._families[prefix](rest)
         if name not in self._entries:
             known = [*self._entries, *(f"{family}/{rest or 'NAME'}" for family in self._families)]
-            raise unknown_name(
+            error = unknown_name(
                 self.kind,
                 name,
                 known,
                 "and what a package of yours registers once it is imported (imports=[MY_PACKAGE], --import MY_PACKAGE)",
             )
+            empty = sorted(module for module in imported_plugins() if not _registers(module))
+            if not empty:
+                raise error
+            raise UsageError(f"{error} ({' and '.join(empty)} was imported, and nothing in it is registered)")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -187,6 +204,15 @@ TEACHER_AGGREGATIONS: Registry[type[TeacherAggregation]] = Registry("rule of an 
 DATASETS: Registry[Any] = Registry("dataset")
 MODELS: Registry[Callable[..., Any]] = Registry("model")
 MODALITIES: Registry[Any] = Registry("modality")
+
+
+def _registers(module: str) -> bool:
+    """Whether an entry of any registry is of a module or one below it."""
+    registries: tuple[Registry[Any], ...] = (OBJECTIVES, TEACHER_AGGREGATIONS, DATASETS, MODELS, MODALITIES)
+    return any(
+        f"{origin(entry)}.".startswith(f"{module}.") for registry in registries for entry in registry._entries.values()
+    )
+
 
 PRETRAINED = "pretrained"
 """In the place of a file of weights: those that a network's library publishes."""

@@ -16,11 +16,12 @@ from .aggregation import Sum, TeacherAggregation
 from .aggregation_checks import check_chosen, check_rule_weights
 from .arguments import fits
 from .errors import UsageError
+from .first_step import FirstStep, first_step_due
 from .loss_inputs import check_loss
 from .objective import Objective
-from .objective_checks import check_logs, check_needs
+from .objective_checks import check_logs, check_needs, note_forward_is_ignored, way_out_of
 from .representation import Representation
-from .user_code import explained, is_own
+from .user_code import explained, is_own, origin
 
 
 class Term(nn.Module):
@@ -62,7 +63,9 @@ class Term(nn.Module):
             )
         self.initial_epochs, self.only_initial = first.initial_epochs, first.only_initial
         self.rule = rule or Sum()
+        self.label = ""  # of the transfer that it is part of
         self._logs_checked = False
+        self._stepped: set[str] = set()
         self.needs: frozenset[str] = frozenset().union(*(objective.needs for objective in self.objectives))
         self.needs_teacher, self.joint = first.needs_teacher, first.joint
         self.teacher_needs: frozenset[str] = self.needs | self.rule.teacher_needs if self.needs_teacher else frozenset()
@@ -83,15 +86,16 @@ class Term(nn.Module):
         for objective in self.objectives:
             with self._explained("stage"):
                 each = objective.student_needs(stage)
-            check_needs(f"objective {self._name}", "student_needs", each)
+            check_needs(self.what, "student_needs", each)
             needs.append(frozenset(each))
         return frozenset().union(*needs)
 
     def prepare(self, teachers: Sequence[Any]) -> None:
         """Show each objective its teacher's outputs of the training samples."""
         for number, objective in enumerate(self.objectives if self.needs_teacher else ()):
-            with self._explained("teachers"):
-                objective.prepare(teachers if self.joint else teachers[number : number + 1])
+            shown = teachers if self.joint else teachers[number : number + 1]
+            with self._explained("teachers", shown):
+                objective.prepare(shown)
 
     def enter(self, stage: str) -> None:
         """Get the objectives ready for a stage."""
@@ -103,22 +107,40 @@ class Term(nn.Module):
         self, student: Representation, teachers: Sequence[Representation | None], batch: dict[str, Tensor]
     ) -> Tensor:
         own_rule = self.joint or not self.needs_teacher or is_own(type(self.rule))
-        with self._explained() if own_rule else self._rule_explained():
+        first = self._first_step("forward", student, teachers, batch)
+        with self._explained(values=batch) if own_rule else self._rule_explained():
             if not self.needs_teacher:
                 loss = self.objectives[0](student, None, batch)
             elif self.joint:
                 loss = self.objectives[0](student, teachers, batch)
             else:
                 loss = self.rule(self.objectives, student, teachers, batch)
-        function = f"{self._name}.forward" if own_rule else f"{type(self.rule).__name__}.forward"
+        function = f"{self._name}.{self._defined}" if own_rule else f"{type(self.rule).__name__}.forward"
         self._check(check_loss(function, loss), function, student)
+        if first is not None:
+            first.check(loss)
+            if self.needs_teacher and not self.joint and len(self.objectives) > 1:
+                note_forward_is_ignored(self.what, type(self.objectives[0]), self.rule)
         return loss
+
+    def _first_step(
+        self,
+        method: str,
+        student: Representation,
+        teachers: Sequence[Representation | None],
+        batch: dict[str, Tensor],
+    ) -> FirstStep | None:
+        """What the first step with a gradient is compared with, of an objective of a user's own."""
+        if method in self._stepped or not first_step_due(self.objectives[0]):
+            return None
+        self._stepped.add(method)
+        return FirstStep(self.what, self.objectives, student, teachers, batch)
 
     def _check(self, loss: Tensor, function: str, student: Representation) -> None:
         """Refuse a loss that is no scalar, or that nothing would learn from."""
         if loss.ndim:
             way_out = (
-                "add it up" if function != f"{self._name}.forward" else "define per_sample for the loss of each sample"
+                "define per_sample for the loss of each sample" if function == f"{self._name}.forward" else "add it up"
             )
             raise UsageError(
                 f"{function} returns a tensor of shape {tuple(loss.shape)}: it returns the loss of the batch, "
@@ -136,16 +158,28 @@ class Term(nn.Module):
         return type(self.objectives[0]).__name__
 
     @property
+    def what(self) -> str:
+        """Names it in messages, by its label and its class."""
+        return f"objective {self.label and self.label + ' '}({origin(type(self.objectives[0]))})"
+
+    @property
+    def _defined(self) -> str:
+        """The method that computes its loss: that which the class defines."""
+        return "per_sample" if type(self.objectives[0]).forward is Objective.forward else "forward"
+
+    @property
     def _rule_name(self) -> str:
         return f"rule {type(self.rule).__name__} of {type(self.rule).__module__}"
 
-    def _explained(self, arguments: str = "student, teacher, batch") -> AbstractContextManager[None]:
+    def _explained(
+        self, arguments: str = "student, teacher, batch", values: Any = None
+    ) -> AbstractContextManager[None]:
         """Errors of an objective of the user's own say whose they are, and what it may read."""
-        needs = ", ".join(sorted(self.objectives[0].needs)) or "nothing"
+        first = self.objectives[0]
         return explained(
-            f"objective {self._name} of {type(self.objectives[0]).__module__}",
-            type(self.objectives[0]),
-            f"it is called as ({arguments}), and only what its needs name is computed: {needs}",
+            self.what,
+            type(first),
+            lambda error: f"it is called as ({arguments}){way_out_of(error, first, values)}",
         )
 
     def _rule_explained(self) -> AbstractContextManager[None]:
@@ -161,12 +195,16 @@ class Term(nn.Module):
     ) -> Tensor:
         """The loss of the initial stage, of all teachers together; neither weight nor rule count there."""
         losses = []
+        first = self._first_step("initial", student, teachers, batch)
         for objective, teacher in zip(self.objectives, teachers or [None], strict=True):
-            with self._explained():
+            with self._explained(values=batch):
                 loss = check_loss(f"{self._name}.initial", objective.initial(student, teacher, batch))
             self._check(loss, f"{self._name}.initial", student)
             losses.append(loss)
-        return reduce(add, losses)
+        loss = reduce(add, losses)
+        if first is not None:
+            first.check(loss)
+        return loss
 
     def weight_at(self, share: float) -> float:
         """Its weight when ``share`` of the training proper is done."""
@@ -191,7 +229,7 @@ class Term(nn.Module):
         if not self._logs_checked:  # once, as those of later steps are of the same kind
             self._logs_checked = True
             for objective in self.objectives:
-                check_logs(f"objective {self._name}", objective.logs)
+                check_logs(self.what, objective.logs)
             if several and self.rule.weights is not None:
                 check_rule_weights(self._rule_name, self.rule.weights, len(self.objectives))
         logs = {

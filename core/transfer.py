@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .arguments import checked
 from .deferred import DeferredState
 from .errors import ContrastillError, UsageError
+from .first_step import check_trains
 from .learnable import check_learning, check_weights
 from .objective import Objective
 from .representation import Network, Representation
@@ -95,6 +96,8 @@ class Transfer(nn.Module):
             {name: term if isinstance(term, Term) else Term(term) for name, term in objectives.items()}
         )
         for name, term in self.terms.items():
+            term.label = name
+            check_trains(term.what, term.objectives, self.parameters())
             if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
             if term.needs_teacher and not term.joint and len(term.objectives) != len(teachers):

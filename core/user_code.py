@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,33 @@ def origin(entry: Any) -> str:
     """Where a registered class or function is defined, as ``my_package.losses.Cosine``."""
     defined = definition(entry)
     return f"{getattr(defined, '__module__', '?')}.{defined.__qualname__}"
+
+
+def first_line(entry: Any) -> int | None:
+    """The line on which the definition of a class or function begins, as far as its functions tell; None where they do
+    not.
+    """
+    defined = definition(entry)
+    values = vars(defined).values() if isinstance(defined, type) else (defined,)
+    functions = [
+        inspect.unwrap(getattr(value, "__func__", value))
+        for value in values
+        if callable(value) or hasattr(value, "__func__")
+    ]
+    lines = [
+        function.__code__.co_firstlineno
+        for function in functions
+        if inspect.isfunction(function) and function.__module__ == defined.__module__
+    ]
+    return min(lines, default=None)
+
+
+def module_spec(entry: Any) -> Any:
+    """What a reload of the module of a class or function renews; None where it cannot be told, as in a script, a
+    notebook or a session that is interactive.
+    """
+    module = getattr(definition(entry), "__module__", "__main__")
+    return None if module == "__main__" or hasattr(sys, "ps1") else getattr(sys.modules.get(module), "__spec__", None)
 
 
 def is_own(entry: Any) -> bool:
@@ -48,13 +77,13 @@ def error_text(error: BaseException, module: str) -> str:
 
 
 @contextmanager
-def explained(what: str, entry: Any, way_out: str = "") -> Iterator[None]:
+def explained(what: str, entry: Any, way_out: str | Callable[[Exception], str] = "") -> Iterator[None]:
     """Within it, an exception of a class or function of the user's own becomes one sentence.
 
     Args:
         what: Begins the sentence, as "objective cosine of my_package".
         entry: The class or function; errors of contrastill's own stay as they are.
-        way_out: The sentence's end: how it is called, say.
+        way_out: The sentence's end, for this error: how it is called, say.
 
     Raises:
         ContrastillError: The code raised something else.
@@ -68,4 +97,5 @@ def explained(what: str, entry: Any, way_out: str = "") -> Iterator[None]:
         if is_own(entry) or type(error).__name__ == "OutOfMemoryError":
             raise
         reason = error_text(error, definition(entry).__module__)
-        raise ContrastillError(f"{what} fails: {reason}{way_out and f'; {way_out}'}") from error
+        end = way_out if isinstance(way_out, str) else way_out(error)
+        raise ContrastillError(f"{what} fails: {reason}{end and f'; {end}'}") from error

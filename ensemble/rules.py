@@ -84,6 +84,7 @@ class Weighted(TeacherAggregation):
     """
 
     teacher_needs = frozenset({"logits"})
+    weighs_samples = True
     name = ""
 
     @classmethod

@@ -150,7 +150,7 @@ def _entries(networks: Sequence[str | os.PathLike | Network], classes: int | Non
         built[name.text] = name.build(classes or known or 1000, seed=0)
     entries: list[_Entry] = []
     for name in names:
-        config = None if name.run is None else load_config(str(Run(name.run).config))
+        config = None if name.run is None else load_config(str(Run(name.run).config), trains=False)
         free = name.entry is not None and name.network is None and name.entry.weights is None
         entries.append(_Entry(name.text, built[name.text], config, free))
         if config is not None and name.teacher is None and config.teachers and f"{name.text}:teacher" not in built:

@@ -22,7 +22,6 @@ from ..core.errors import UsageError, names_beside, nearest
 from ..core.generators import own_generators
 from ..core.label_vectors import lacks_classes
 from ..core.loss_inputs import MASKED
-from ..core.registry import OBJECTIVES
 from ..core.representation import Network
 from ..core.run import Run
 from ..core.seeds import members
@@ -34,7 +33,7 @@ from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
-from .evaluation_data import evaluation_data, location, named_objectives, replaced_data
+from .evaluation_data import evaluation_data, location, objectives_read_logits, replaced_data
 from .messages import print_message
 from .networks import EvaluatedNetworks
 from .train import Overrides, overrides_as_text
@@ -84,13 +83,13 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
     """
     folder, texts = Path(path), overrides_as_text(overrides)
     runs = [folder] if Run(folder).config.is_file() else _finished(folder)
-    config = load_config(str(Run(runs[0]).config), texts)
+    config = load_config(str(Run(runs[0]).config), texts, trains=False)
     data = evaluation_data(config)
     accelerator = prepare_accelerator(config.model_copy(update={"trackers": []}))
     if not accelerator.is_main_process:
         return None
     test = _labelled(data)
-    own = load_config(str(Run(runs[0]).config))
+    own = load_config(str(Run(runs[0]).config), trains=False)
     if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
         print_message(replaced)
     if runs == [folder]:
@@ -141,7 +140,7 @@ def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Me
     first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
     name = f"student {first.model}"
     student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry)
-    if not _learns_logits(config) or not _answers(first.network, test, where):
+    if not objectives_read_logits(config) or not _answers(first.network, test, where):
         print_message(
             f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out"
         )
@@ -164,8 +163,8 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
     """The students of a folder of seeds."""
     networks = []
     for run in runs:
-        config = load_config(str(Run(run).config), overrides)
-        if not _learns_logits(config):
+        config = load_config(str(Run(run).config), overrides, trains=False)
+        if not objectives_read_logits(config):
             raise UsageError(
                 f"no objective of {run} reads logits, so its classifier never learnt: there is nothing to compare"
             )
@@ -173,10 +172,6 @@ def _of_seeds(runs: Sequence[Path], overrides: Sequence[str]) -> list[_Member]:
         name = f"{run.name} {student.model}"
         networks.append(_Member(run.name, name, str(run), str(run), student.network, student.entry))
     return networks
-
-
-def _learns_logits(config: RunConfig) -> bool:
-    return any("logits" in OBJECTIVES[name].needs for name, _ in named_objectives(config))
 
 
 def _answers(network: Network, test: Any, where: str) -> bool:

@@ -11,7 +11,7 @@ from ..core.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from ..core.config.validation import validate
 from ..core.errors import ContrastillError
 from ..core.fingerprint import text_hash
-from ..core.registry import DATASETS, short_name
+from ..core.registry import DATASETS, OBJECTIVES, short_name
 from ..core.run import Run
 from ..datasets.io.fingerprint import fingerprint
 from ..training.data import open_split
@@ -29,6 +29,12 @@ def named_objectives(config: RunConfig) -> list[tuple[str, ObjectiveConfig]]:
     return [(entry.name or label, entry) for label, entry in config.objectives.items()]
 
 
+def objectives_read_logits(config: RunConfig) -> bool:
+    """Whether an objective reads logits, as one of a package that is not installed here is taken to."""
+    names = (name for name, _ in named_objectives(config))
+    return any(name not in OBJECTIVES or "logits" in OBJECTIVES[name].needs for name in names)
+
+
 def evaluation_data(config: RunConfig) -> RunConfig:
     """The config with ``evaluation.data`` merged over ``data``; alone, where it names another kind of data set."""
     changes = config.evaluation.data
@@ -36,7 +42,7 @@ def evaluation_data(config: RunConfig) -> RunConfig:
         return config
     own = config.data.model_dump(mode="json")
     merged = dict(changes) if changes.get("name", own["name"]) != own["name"] else _merged(own, changes)
-    return validate({**config.model_dump(), "data": merged})
+    return validate({**config.model_dump(), "data": merged}, trains=False)
 
 
 def carried_settings(run: DataConfig, now: DataConfig, given: Collection[str]) -> list[str]:

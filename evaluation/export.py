@@ -172,7 +172,7 @@ def export_run(
     folder = Run(run)
     if not folder.config.is_file():
         raise no_run(folder.path)
-    config = load_config(str(folder.config))
+    config = load_config(str(folder.config), trains=False)
     modality, samples = config.student.modality, _Samples(config, data, int8=int8)
     images = samples.first(_CHECKED) if check or int8 else None
     if images is not None and data is not None:

@@ -103,7 +103,7 @@ class EvaluatedNetworks:
     def _training_data(self) -> Any:
         """Of the run's own config; where that data is elsewhere now, of the config that was given."""
         try:
-            return open_split(load_config(str(self.run.config)), "train")
+            return open_split(load_config(str(self.run.config), trains=False), "train")
         except ContrastillError:
             return open_split(self.config, "train")
 
@@ -124,7 +124,7 @@ class EvaluatedNetworks:
             build(entry, classes(entry), self._statistics(entry), names=self._names(entry))
             for entry in self.config.teachers
         ]
-        own = load_config(str(self.run.config)).teachers
+        own = load_config(str(self.run.config), trains=False).teachers
         for number, (entry, teacher) in enumerate(zip(self.config.teachers, teachers, strict=True)):
             # One that the caller names in its place is another on purpose.
             if number < len(own) and own[number].weights == entry.weights:

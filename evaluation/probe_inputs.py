@@ -62,7 +62,7 @@ class NetworkName:
         """
         if self.run is not None:
             run = Run(self.run)
-            networks = EvaluatedNetworks(run, load_config(str(run.config)))
+            networks = EvaluatedNetworks(run, load_config(str(run.config), trains=False))
             return networks.student() if self.teacher is None else networks.teacher(self.teacher)
         if self.entry is None:
             raise UsageError(f"{self.text} names neither a run nor a network")

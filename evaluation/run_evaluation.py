@@ -14,7 +14,6 @@ from ..core.classes import apply_class_map
 from ..core.config.loading import load_config
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
-from ..core.registry import OBJECTIVES
 from ..core.run import Run, no_run
 from ..datasets.io.values import check_splits
 from ..probe.features import features_of
@@ -30,6 +29,7 @@ from .evaluation_data import (
     data_keys,
     evaluation_data,
     location,
+    objectives_read_logits,
     replaced_data,
     suffix_of,
 )
@@ -93,10 +93,10 @@ class RunEvaluation:
         self.say = printer(progress)
         # What a number depends on is told without progress too.
         self.warn = self.say if progress else log.warning
-        self.config = load_config(str(run.config), overrides)
+        self.config = load_config(str(run.config), overrides, trains=False)
         self.options = self.config.evaluation
         self.data = evaluation_data(self.config)
-        own = load_config(str(run.config))
+        own = load_config(str(run.config), trains=False)
         self._own_data = self.data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
         self.test = self._open("test")
@@ -194,7 +194,7 @@ class RunEvaluation:
         """Whether an objective trains the student's logits, or they came with its weights."""
         if self.config.student.weights is not None:
             return True
-        return any("logits" in OBJECTIVES[entry.name or label].needs for label, entry in self.config.objectives.items())
+        return objectives_read_logits(self.config)
 
     def _answers(self, candidate: EvaluatedNetwork) -> bool:
         """Whether a network can name the classes of the test split; its logits are brought into their order.

@@ -44,7 +44,7 @@ def check_options(
     for path in runs:
         if not Run(path).config.is_file():
             raise no_run(Path(path))
-    configs = [load_config(str(Run(path).config), overrides) for path in runs]
+    configs = [load_config(str(Run(path).config), overrides, trains=False) for path in runs]
     tasks: set[str] = {task for config in configs for task in config.evaluation.tasks}
     if picture is not None and "segmentation" not in tasks:
         raise UsageError(

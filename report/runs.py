@@ -155,8 +155,9 @@ def objective_name(entry: ObjectiveConfig) -> str:
 
 
 def reads_teacher(entry: ObjectiveConfig) -> bool:
-    """Whether an objective compares with a teacher."""
-    return OBJECTIVES[objective_name(entry)].needs_teacher
+    """Whether an objective compares with a teacher, as one of a package that is not installed here is taken to."""
+    name = objective_name(entry)
+    return name not in OBJECTIVES or OBJECTIVES[name].needs_teacher
 
 
 def _by_settings(group: RunSeries) -> list[RunSeries]:
@@ -174,7 +175,7 @@ def _read(run: Run) -> RunConfig | None:
     """A run's config, if it can be read; what its folder lacks is noted in the run's problems."""
     config = None
     try:
-        config = load_config(str(run.config))
+        config = load_config(str(run.config), trains=False)
     except (ContrastillError, OSError, ValueError) as error:
         run.problems.append(
             f"config.yaml cannot be read, so what was trained is not known: {' '.join(str(error).split())}"

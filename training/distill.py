@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.config.loading import make_config, make_data_config
 from ..core.config.schema import NetworkConfig, RunConfig, TrainConfig
+from ..core.entry_checks import kind_of
 from ..core.errors import UsageError, unknown_name
 from ..core.generators import own_generators
-from ..core.plugins import import_plugins
+from ..core.plugins import import_plugins, module_names
 from ..core.registry import MODALITIES, OBJECTIVES, PYTHON_PREFIX, short_name
 from ..core.run import Run
 from ..core.seeds import members
@@ -72,7 +73,7 @@ def distill(
     data: Any,
     *,
     out: str | os.PathLike,
-    objectives: str | Sequence[str] | Mapping[str, Any] | None = None,
+    objectives: str | Sequence[Any] | Mapping[Any, Any] | None = None,
     epochs: int | None = None,
     seed: int = 0,
     teacher_modality: str | None = None,
@@ -141,9 +142,9 @@ def distill(
         (['cross_entropy', 'fresh_crd', 'wttm'], torch.Size([2, 4]))
     """
     settings = _dotted(overrides) | ({} if epochs is None else {"train.epochs": epochs})
-    if isinstance(settings.get("imports"), str):
-        settings["imports"] = [settings["imports"]]
-    import_plugins(settings.get("imports", ()))
+    if "imports" in settings:
+        settings["imports"] = module_names(settings["imports"])
+        import_plugins(settings["imports"])
     with ExitStack() as stack:
         resolver = ArgumentResolver(stack)
         options = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
@@ -212,9 +213,18 @@ def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     ]
 
 
-def _objectives(objectives: str | Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+def _objectives(objectives: str | Sequence[Any] | Mapping[Any, Any]) -> dict[str, Any]:
     """The section ``objectives``; names are looked up now, so that the error names a wrong one."""
     names = [objectives] if isinstance(objectives, str) else list(objectives)
+    for name in names:
+        if not isinstance(name, str):
+            if not isinstance(name, (type, nn.Module)):
+                raise UsageError(f"objectives has {name!r}: pass names, such as kd")
+            kind = name if isinstance(name, type) else type(name)
+            raise UsageError(
+                f"objectives has {kind_of(name)}, and takes names: register the class, "
+                f'@contrastill.OBJECTIVES.register("NAME") above class {kind.__name__}, and pass "NAME"'
+            )
     entries = dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in names}
     for name, entry in entries.items():
         _ = OBJECTIVES[entry.get("name", name) if isinstance(entry, Mapping) else name]

@@ -63,7 +63,7 @@ def find_config(name: str) -> Path:
     raise UsageError(f"config {name!r} is neither a file nor a shipped config: {hint}")
 
 
-def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(name: str, overrides: Iterable[str] = (), *, trains: bool = True) -> RunConfig:
     """Read a config, apply ``key.path=value`` overrides and validate; nothing is built. ``config.command`` is the
     ``contrastill train`` that does the same.
 
@@ -71,6 +71,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
         name: Path of a YAML file, or name of a shipped config.
         overrides: ``train.epochs=10``, ``teachers.0.weights=runs/teacher``; a list grows by its next number,
             and null takes an entry away.
+        trains: As :func:`~.validation.validate` takes it.
 
     Raises:
         UsageError: Unreadable YAML, an unknown key or name, a value that is not allowed or not set.
@@ -96,7 +97,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> RunConfig:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path} cannot be read: {_yaml_problem(error)}") from error
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
-    config = validate({str(key): value for key, value in values.items()})
+    config = validate({str(key): value for key, value in values.items()}, trains=trains)
     plugins = (word for module in requested_plugins() for word in ("--import", module))
     config._command = shlex.join(["contrastill", "train", name, *overrides, *plugins])
     return config

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..plugins import module_names
 from .fields import LARGEST_SEED, PLACE, RECORD, FilePath, Section, run_folder
 from .train_section import TrainConfig
 
@@ -178,7 +179,7 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """A whole run: what `contrastill train` reads, prints with --dry-run and writes to config.yaml."""
 
-    imports: list[str] = Field(
+    imports: Annotated[list[str], BeforeValidator(module_names)] = Field(
         default_factory=list,
         description="modules of your own packages that register objectives, data sets, networks or modalities as they "
         "are imported, such as my_package",

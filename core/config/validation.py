@@ -16,26 +16,53 @@ from ..plugins import import_plugins, requested_plugins
 from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
 from ..run import Run
 from ..seeds import each_seed, members
+from ..value_scale import note_once
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
 from .yaml_values import for_schema, values_of
 
 log = logging.getLogger(__name__)
 
 
-def validate(values: Mapping[str, Any]) -> RunConfig:
+def validate(values: Mapping[str, Any], *, trains: bool = True) -> RunConfig:
     """Check a tree of values, the options of every registered class included; nothing is built.
+
+    Args:
+        values: The tree.
+        trains: Whether it is to be trained; else an objective of a package that is not installed here has a line, as
+            its student needs none.
 
     Raises:
         UsageError: One sentence that names the key, the value and what is allowed.
     """
     config = checked(RunConfig, _with_models_of_runs(values), "")
     config.imports = list(dict.fromkeys([*config.imports, *requested_plugins()]))
-    import_plugins(config.imports)
+    missing: UsageError | None = None
+    for module in config.imports:
+        try:
+            import_plugins([module])
+        except UsageError as error:
+            if trains or not isinstance(error.__cause__, ModuleNotFoundError):
+                raise
+            missing = error
+    try:
+        _look_up(config, missing)
+    except UsageError as error:
+        if missing is None:
+            raise
+        raise UsageError(f"{error}; {missing}") from missing
+    return config
+
+
+def _look_up(config: RunConfig, missing: UsageError | None) -> None:
+    """Check what a config names against the registries; where a package is ``missing``, an objective may be unknown."""
     config.teachers = each_seed(config.teachers)
     if not config.objectives:
         raise UsageError("objectives is empty: name at least one, such as objectives.cross_entropy.weight=1")
     for label, entry in config.objectives.items():
         entry.name = entry.name or label
+        if missing is not None and entry.name not in OBJECTIVES:
+            note_once(f"objective {entry.name} is not known here, and taken to train the student's logits: {missing}")
+            continue
         objective = OBJECTIVES[entry.name]
         _keep(entry, checked(objective.Options, entry.options(), f"objectives.{label}.", ObjectiveConfig))
         entry.weight = objective.default_weight if entry.weight is None else entry.weight
@@ -62,7 +89,6 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     ]:
         model_builder(network.model, network.weights)
     _name_plugins(config)
-    return config
 
 
 def _with_models_of_runs(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -83,7 +109,8 @@ def _name_plugins(config: RunConfig) -> None:
     """Name under ``imports`` the modules of a user's own that registered what the config names, so that other processes
     find it too; what was registered in a script cannot be found.
     """
-    entries: list[Any] = [OBJECTIVES[entry.name or label] for label, entry in config.objectives.items()]
+    names = [entry.name or label for label, entry in config.objectives.items()]
+    entries: list[Any] = [OBJECTIVES[name] for name in names if name in OBJECTIVES]
     rules = {config.ensemble.rule, *(entry.rule for entry in config.objectives.values() if entry.rule is not None)}
     entries += [TEACHER_AGGREGATIONS[rule] for rule in sorted(rules)]
     if config.data.name and not config.data.name.startswith(PYTHON_PREFIX):

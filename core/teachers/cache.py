@@ -21,7 +21,7 @@ from ..representation import Representation
 from .cache_shard import FileRows, MemoryRows
 from .cache_store import CacheStore, num_classes
 from .codec import codecs
-from .source import OutputKey, TeacherSource
+from .source import OutputKey, TeacherSource, check_parts
 from .views import SAMPLE, TeacherViews, evenly_spaced, gathered
 
 log = logging.getLogger(__name__)
@@ -234,12 +234,13 @@ class CachedTeacherOutputs:
 
     def sample(self, needs: Collection[str]) -> Representation:
         """Of ``SAMPLE`` evenly spaced samples."""
-        return self._of(evenly_spaced(self.source.loader.num_samples, SAMPLE), needs)
+        return self._of(evenly_spaced(self.source.loader.num_samples, SAMPLE), check_parts(needs))
 
     def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
         """Of all samples, in their order."""
+        parts = check_parts(needs)
         for index in torch.arange(self.source.loader.num_samples).split(_ROWS_AT_ONCE):
-            yield index, self._of(index, needs)
+            yield index, self._of(index, parts)
 
     def _of(self, index: Tensor, needs: Collection[str]) -> Representation:
         return self.source.first_view(self.number, index.to(self.source.loader.device), needs)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..errors import unknown_name
 from ..objective import TeacherOutputs
-from ..representation import Representation
+from ..representation import PARTS, Representation
 
 if TYPE_CHECKING:
     from ..representation import Network
@@ -73,3 +74,16 @@ class TeacherSource(ABC):
             number: The teacher's.
             loader: Of the training samples.
         """
+
+
+def check_parts(needs: Collection[str]) -> Collection[str]:
+    """The parts of a representation that ``needs`` names; one text names one.
+
+    Raises:
+        UsageError: There is no such part.
+    """
+    parts = (needs,) if isinstance(needs, str) else needs
+    for part in parts:
+        if part not in PARTS:
+            raise unknown_name("part of a representation", part, PARTS)
+    return parts

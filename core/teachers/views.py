@@ -15,7 +15,7 @@ from ..distributed import all_gather_ragged, rank, world_size
 from ..errors import UsageError
 from ..representation import Representation
 from .repeatable import REMEDY, differ
-from .source import OutputKey, TeacherSource
+from .source import OutputKey, TeacherSource, check_parts
 
 # Samples in a teacher's batch, at most; without gradients more gain nothing.
 _LARGEST_BATCH = 256
@@ -126,11 +126,11 @@ class LiveTeacherOutputs:
     def sample(self, needs: Collection[str]) -> Representation:
         """Of ``SAMPLE`` evenly spaced samples."""
         rows = evenly_spaced(self.views.loader.num_samples, SAMPLE)
-        return joined([outputs for _, outputs in self._batches(rows, needs)])
+        return joined([outputs for _, outputs in self._batches(rows, check_parts(needs))])
 
     def all(self, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
         """Of all samples, in their order."""
-        return self._batches(torch.arange(self.views.loader.num_samples), needs)
+        return self._batches(torch.arange(self.views.loader.num_samples), check_parts(needs))
 
     def _batches(self, rows: Tensor, needs: Collection[str]) -> Iterator[tuple[Tensor, Representation]]:
         if not hasattr(self.views.loader, "in_order"):

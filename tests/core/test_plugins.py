@@ -1,5 +1,6 @@
 """Classes registered in a package of one's own: by ``imports`` in a config, by ``--import``, by an entry point."""
 
+import importlib
 import json
 import sys
 
@@ -74,13 +75,15 @@ class Halves:
 def registries():
     """What is registered within a test is forgotten after it."""
     before = [dict(registry._entries) for registry in REGISTRIES if len(registry)]
-    requested = dict(plugins._requested)
+    requested, imported = dict(plugins._requested), dict(plugins._imported)
     yield
     for registry, entries in zip(REGISTRIES, before, strict=True):
         registry._entries.clear()
         registry._entries.update(entries)
     plugins._requested.clear()
     plugins._requested.update(requested)
+    plugins._imported.clear()
+    plugins._imported.update(imported)
     sys.modules.pop("my_sensors", None)
 
 
@@ -153,6 +156,8 @@ def test_an_entry_point_needs_to_be_named_nowhere(package, tmp_path, monkeypatch
          "model 'resnet8' is defined twice, by contrastill.models.resnet.* and my_sensors.mine: rename one of them"),
         ("my_sensors", "raise SystemExit", "which fails as it is imported: SystemExit .my_sensors.py, line 1"),
         ("my_sensors.py", None, "no name of a module: write it as Python imports it, such as my_sensors"),
+        ("my_losses/__init__.py", None, "no name of a module: write it as Python imports it, such as my_losses$"),
+        (3, None, "no name of a module: write it as Python imports it, such as my_package"),
         ("statistics", None, "statistics, which is a module of Python itself: give yours another name, such as my_"),
     ],
 )  # fmt: skip
@@ -162,6 +167,31 @@ def test_what_cannot_be_imported_is_said(registries, tmp_path, monkeypatch, modu
         monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UsageError, match=message):
         plugins.import_plugins([module])
+
+
+def test_a_module_that_registers_nothing_is_named_where_a_name_is_not_known(registries, tmp_path, monkeypatch):
+    (tmp_path / "my_sensors.py").write_text("class Undecorated: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_imported", {})
+    plugins.import_plugins(["my_sensors"])
+    with pytest.raises(UsageError, match="undecorated' does not .*my_sensors was imported, and nothing in it is regis"):
+        OBJECTIVES["undecorated"]
+    (tmp_path / "my_sensors.py").write_text("from contrastill import MODELS\n@MODELS.register('mine')\ndef f(**o): ...")
+    importlib.reload(sys.modules["my_sensors"])
+    with pytest.raises(UsageError, match=r"undecorated' does not exist: [^(]*\(imports=[^(]*$"):
+        OBJECTIVES["undecorated"]
+
+
+@pytest.mark.parametrize(
+    ("modules", "names"),
+    [("my_package", ["my_package"]), (json, ["json"]), ([json, "yaml"], ["json", "yaml"]), (None, []), (3, [3])],
+)
+def test_modules_are_named_alone_or_several_by_name_or_as_they_are(modules, names):
+    assert plugins.module_names(modules) == names
+
+
+def test_imports_is_no_option_of_the_command_line(capsys):
+    assert main(["doctor", "--imports", "my_package"]) == 2 and "did you mean --import" in capsys.readouterr().err
 
 
 def test_a_package_in_the_working_folder_says_how_it_is_reached(registries, tmp_path, monkeypatch, capsys):
@@ -201,6 +231,24 @@ def test_imports_of_a_call_are_imported_before_names_are_looked_up(package, four
     assert config.imports == [package]
 
 
+def test_what_reads_a_student_alone_needs_no_package_of_its_objective(registries, four_classes, tmp_path, capsys):
+    run, out = trained_teacher(four_classes, tmp_path), str(tmp_path / "out")
+    path = tmp_path / "teacher" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config |= {"imports": ["not_installed_here"], "objectives": {"of_it": {"weight": 1.0, "power": 2}}}
+    path.write_text(yaml.safe_dump(config))
+    assert main(["evaluate", run, "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)[0]["top1"] <= 100
+    assert main(["cost", run]) == 0 and main(["export", run, "--out", f"{out}.onnx"]) == 0
+    capsys.readouterr()
+    assert main(["train", str(path), f"out={out}"]) == 2
+    assert "imports names not_installed_here, and there is no such module" in capsys.readouterr().err
+    path.write_text(yaml.safe_dump(config | {"data": {"name": "of_it"}}))
+    assert main(["evaluate", run]) == 2
+    error = capsys.readouterr().err
+    assert "dataset 'of_it' does not exist" in error and "imports names not_installed_here" in error
+
+
 def trained_teacher(data, tmp_path):
     out = str(tmp_path / "teacher")
     contrastill.distill(None, "resnet8", str(data), out=out, epochs=1, batch_size=16, quiet=True)
@@ -221,7 +269,7 @@ class Mistaken(Objective):
     ("body", "message"),
     [
         ("def per_sample(self, s, t, b): return s.embedding.sum(1)",
-         "objective Mistaken of my_sensors fails: AttributeError: .*only what its needs name is computed: logits"),
+         "objective mistaken .my_sensors.Mistaken. fails: AttributeError: .*only what its needs name is computed: log"),
         ("def forward(self, s, t): return s.logits.mean()",
          "objective mistaken .my_sensors.Mistaken.: forward takes .s, t., and is called with .student, teacher, batch"),
         ("def forward(self, s, t, b): return s.logits.mean(1)",

@@ -26,6 +26,12 @@ def distilled(folder, teacher=None, data=None, **options):
         ({"views": True}, "train.views='True'"),
         ({"objectives": {"cross_entropy": True}}, "objectives.cross_entropy.weight='True'"),
         ({"objectives": {"cross_entropy": None}}, "objectives is empty"),
+        ({"objectives": {"kd": 1, contrastill.KD: 1}}, "objectives has the class KD, and takes names: register the cl"),
+        (
+            {"objectives": [contrastill.KD()]},
+            r"objectives has a KD, .*@contrastill.OBJECTIVES.register\(\"NAME\"\) abo",
+        ),
+        ({"objectives": ["cross_entropy", 3]}, "objectives has 3: pass names, such as kd"),
         ({"milestones": [0.5, True]}, "train.milestones.1='True'"),
     ],
 )

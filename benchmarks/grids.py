@@ -280,3 +280,8 @@ GRIDS["tiny_recipe"] = {
         ),
     },
 }
+# As long for the baseline as ten epochs take the distilled student, its teacher's passes included.
+GRIDS["tiny_recipe_minutes"] = {
+    "schedule": ["train.schedule=cosine", "train.epochs=17", "train.evaluate_every=17"],
+    "cells": {"baseline": ("teachers/cifar100", ALONE, 3)},
+}

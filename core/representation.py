@@ -331,17 +331,15 @@ def evaluating(network: Network) -> Iterator[None]:
 
 
 def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpec:
-    """Measure the shapes of everything that is tapped, by one forward in eval mode.
-
-    Neither BatchNorm's statistics, nor any module's training flag, nor torch's generators change.
+    """Measure the shapes of everything that is tapped, by one forward that changes no statistics, flags or generators.
 
     Args:
         network: The network to measure.
         batch: A batch of any size, as ``network`` takes it.
     """
     module, images = type(network.module), batch.get(network.modality)
-    shape = "" if images is None else f" of shape {tuple(images.shape)}"
-    with evaluating(network), explained(f"network {origin(module)}, called with images{shape},", module):
+    called = f"network {origin(module)}" + ("" if images is None else f", called with images {tuple(images.shape)},")
+    with evaluating(network), explained(called, module):
         outputs = network(batch)
         sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
     return RepresentationSpec(

@@ -168,10 +168,12 @@ class Confidence(Weighted):
     def build(cls, options: Any, label: str, objective: type[Objective], settings: Sequence[Setting]) -> Self:
         targets = settings[0].targets
         if targets is None:
-            several = settings[0].label_classes is not None
             raise UsageError(
-                "ensemble.rule=confidence compares the teachers with the class of each sample, and the labels of this "
-                f"data {'mark any number of classes: take sum' if several else 'are none: take entropy, or sum'}"
+                "ensemble.rule=confidence compares the teachers with the labels, and this data has none: take entropy, "
+                "or sum"
+                if settings[0].label_classes is None
+                else "ensemble.rule=confidence compares the teachers with one class of each sample, and the labels of "
+                "this data mark any number of them: take sum"
             )
         classes = int(targets.max()) + 1
         for number, setting in enumerate(settings):

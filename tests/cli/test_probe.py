@@ -294,7 +294,7 @@ def test_how_networks_and_data_are_written(runs, packed):
         (["resnet8"], "stl10", [], 2, "write stl10:PATH"),
         (["resnet8"], "rooms,sise=8", [], 2, "did you mean size"),
         (["resnet8"], "rooms,fold=all", [], 2, "no official folds"),
-        (["resnet8"], "{packed}/unlabelled.h5", [], 2, "has no classes: a probe needs labelled data"),
+        (["resnet8"], "{packed}/unlabelled.h5", [], 2, "has no classes, and a probe needs one for each sample"),
         (["resnet8"], "{packed}/other.h5", [], 2, "class 2 (light)"),
         (["resnet8"], "{packed}/three.h5,classes=[dark,gray]", [], 2, "did you mean grey"),
         (["resnet8"], "{packed}/three.h5", ["--shots", "13"], 2, "13"),

@@ -161,8 +161,8 @@ def check_trains(what: str, objectives: Iterable[nn.Module], trained: Iterable[T
                     f"{what} has {name} of a lazy module, whose size is not known as the optimiser is made: give its "
                     "size; the classmethod build(options, setting) knows the dimensions"
                 )
-        for name, weight in hidden_weights(objective):
-            if id(weight) not in known:
+        for name, hidden in hidden_weights(objective):
+            if id(hidden) not in known:
                 tensor = isinstance(getattr(objective, name, None), Tensor)
                 way_out = "make it an nn.Parameter" if tensor else "use nn.ModuleList, ModuleDict or ParameterList"
                 raise UsageError(

@@ -91,7 +91,7 @@ def _check_defaults(what: str, options: type[BaseModel], defaults: Mapping[str, 
         options.model_validate(dict(defaults))
     except ValidationError as error:
         for problem in error.errors():
-            name = problem["loc"][0] if problem["loc"] else None
+            name = str(problem["loc"][0]) if problem["loc"] else ""
             if name in defaults and problem["type"] != "missing":
                 raise UsageError(
                     f"{what}: the default {defaults[name]!r} of its option {name} is not allowed by its own field: "

@@ -337,9 +337,9 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         network: The network to measure.
         batch: A batch of any size, as ``network`` takes it.
     """
-    module, images = type(network.module), batch.get(network.modality)
-    called = f"network {origin(module)}" + ("" if images is None else f", called with images {tuple(images.shape)},")
-    with evaluating(network), explained(called, module):
+    images = batch.get(network.modality)
+    shown = "" if images is None else f", called with images {tuple(images.shape)},"
+    with evaluating(network), explained(f"network {origin(type(network.module))}{shown}", type(network.module)):
         outputs = network(batch)
         sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
     return RepresentationSpec(

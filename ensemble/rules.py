@@ -172,8 +172,8 @@ class Confidence(Weighted):
                 "ensemble.rule=confidence compares the teachers with the labels, and this data has none: take entropy, "
                 "or sum"
                 if settings[0].label_classes is None
-                else "ensemble.rule=confidence compares the teachers with one class of each sample, and the labels of "
-                "this data mark any number of them: take sum"
+                else "ensemble.rule=confidence compares the teachers with one class of each sample, and "
+                "the labels of this data mark any number of classes: take sum"
             )
         classes = int(targets.max()) + 1
         for number, setting in enumerate(settings):

@@ -7,7 +7,7 @@ from contrastill.core.errors import ContrastillError
 from contrastill.core.registry import MODALITIES
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
-from contrastill.models.build import build_network
+from contrastill.models.build import build_network, save_student
 from contrastill.training.data import measure_statistics
 from contrastill.training.student import Student
 from contrastill.xmodal.derive import check, derive
@@ -113,9 +113,10 @@ def test_a_modality_that_nobody_knows_is_told_what_there_is():
         check("gray", {"rgb": (3, 8, 8)}, None)
 
 
-def test_a_student_of_a_derived_modality_says_what_it_reads():
-    recipe = build_network("resnet8", num_classes=3, modality="chrominance").recipe
-    student = Student(recipe)
+def test_a_student_of_a_derived_modality_says_what_it_reads(tmp_path):
+    network = build_network("resnet8", num_classes=3, modality="chrominance", mean=(0.0, 0.0), std=(1.0, 1.0))
+    save_student(network, tmp_path / "student.safetensors")
+    student = Student.from_run(tmp_path)
     assert student(torch.rand(2, 2, 16, 16)).shape == (2, 3)
     with pytest.raises(ContrastillError, match="reads chrominance .2 channels., and these images have 3: give chromin"):
         student(torch.rand(2, 3, 16, 16))

@@ -337,8 +337,9 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         network: The network to measure.
         batch: A batch of any size, as ``network`` takes it.
     """
-    images = batch.get(network.modality)
-    shown = "" if images is None else f", called with images {tuple(images.shape)},"
+    shown = (
+        f", called with images {tuple(images.shape)}," if (images := batch.get(network.modality)) is not None else ""
+    )
     with evaluating(network), explained(f"network {origin(type(network.module))}{shown}", type(network.module)):
         outputs = network(batch)
         sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)

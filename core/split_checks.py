@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from .arguments import fits
+from .classes import read_names
 from .config.schema import DataConfig
 from .entry_checks import check_call, check_methods, check_options_class, kind_of
 from .errors import UsageError
 from .registry import DATASETS
 from .user_code import explained, is_own, origin
+from .value_scale import note_once
 
 _ATTRIBUTES = ("num_samples", "modalities", "targets", "num_classes", "classes", "camera", "loader")
+_BYTES = 20.0  # floats that go higher, and never below 0, are bytes
 _LOADER = ("batch_size", "device", "seed", "train", "rank", "world", "views")
 
 
@@ -33,6 +36,8 @@ def check_entry(name: str, entry: Any) -> None:
     check_call(f"{what}, called with its options,", entry, ("options",))
     if isinstance(entry, type):
         check_methods(what, entry, {"open": ("split",)})
+        if hasattr(entry, "recognises"):  # asked of the class, before there are options
+            check_call(f"{what}: recognises, which wants @staticmethod above it,", entry.recognises, ("path",))
 
 
 class _UserData:
@@ -49,7 +54,10 @@ class _UserData:
 
     def open(self, split: str) -> Any:
         with explained(f"{self.what}, opened as {split},", type(self.dataset)):
-            result = self.dataset.open(split)
+            try:
+                result = self.dataset.open(split)
+            except UsageError as error:
+                raise UsageError(f"{self.what}, opened as {split}: {error}") from error
             if result is not None or split == "train":
                 check_split(f"{self.what}: the split {split}", result)
             return result
@@ -135,6 +143,7 @@ def _check_labels(what: str, split: Any) -> None:
             raise UsageError(f"{what} has classes {_shown(names)}: give a list of names, or None")
         if count is not None and len(names) != count:
             raise UsageError(f"{what} has {len(names)} names of classes and num_classes={count}: name each class")
+        read_names(names, f"{what}: classes")
 
 
 def _check_batch(what: str, batch: Any, split: Any) -> None:
@@ -162,6 +171,11 @@ def _check_batch(what: str, batch: Any, split: Any) -> None:
             raise UsageError(
                 f"{what} has {name} of shape {tuple(value.shape)}, and modalities says {tuple(shape)}: give "
                 f"({len(index)}, {shape[0]}, H, W), channels first"
+            )
+        if name == "rgb" and value.is_floating_point() and value.min() >= 0 and value.max() > _BYTES:
+            note_once(
+                f"{what} has rgb in floats up to {value.max():g}, and networks take uint8, or floats in [0, 1]: divide "
+                "by 255, or give uint8"
             )
     # Of labels with a number for each class the targets are the most probable classes.
     if labelled and getattr(split, "label_vectors", None) is None:

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from ..core.errors import UsageError
+from ..core.recognition import recognised
 from ..core.registry import DATASETS
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
@@ -72,11 +73,7 @@ class ImageFolder:
         of a folder.
         """
         root = Path(path)
-        if not is_free(root) or any(
-            other.recognises(path)
-            for name, other in DATASETS.items()
-            if name != "image_folder" and hasattr(other, "recognises")
-        ):
+        if not is_free(root) or recognised(path, leaving_out="image_folder"):
             return False
         folders = folders_in(root)
         if train := split_folders(root, "train"):

@@ -271,7 +271,9 @@ def _fields(split: Any) -> dict[str, FieldDescription]:
     fields: dict[str, FieldDescription] = {}
     for name in split.modalities:
         channels, height, width = batch[name].shape[1:]
-        dtype = str(batch[name].dtype).removeprefix("torch.")
+        # Of data in memory that of what is stored: batches have float32.
+        stored = getattr(getattr(split, "images", {}).get(name), "storage", batch[name])
+        dtype = str(stored.dtype).removeprefix("torch.")
         fields[name] = FieldDescription((split.num_samples, height, width, channels), dtype)
     if split.targets is not None:
         counts = split.targets.unique(return_counts=True)[1]

@@ -58,13 +58,10 @@ class EvaluatedNetworks:
         """The student, then its teachers and baselines.
 
         Raises:
-            UsageError: The baseline ``teacher`` of a run without one.
             ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
         """
         student = self.student()
         yield student
-        if "teacher" in baselines and not self.config.teachers:
-            raise UsageError(f"{self.run.path} has no teacher: leave teacher out of --baselines")
         for number in range(len(self.config.teachers) if teachers else "teacher" in baselines):
             yield self.teacher(number)
         entry = student.entry

@@ -18,6 +18,8 @@ from ..core.config.loading import dataset_options, load_config
 from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError, names_beside, nearest, unknown_name
 from ..core.label_vectors import lacks_classes
+from ..core.plugins import import_plugins, imports_of
+from ..core.recognition import recognised
 from ..core.registry import DATASETS, PRETRAINED, model_builder
 from ..core.representation import Network
 from ..core.run import Run, runs_beside
@@ -28,6 +30,7 @@ from ..probe.features import Features
 from ..training.networks import build
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
+_OTHERS = "or of a package of yours (--import MY_PACKAGE)"
 _TEACHER = re.compile(r"(?P<run>.+):(?:teacher|teachers\.(?P<number>\d+))")
 
 
@@ -93,10 +96,12 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
     if not isinstance(network, (str, os.PathLike)):
         raise UsageError(f"networks holds {network!r}: pass runs, names of networks, or contrastill.Network objects")
     text = os.fspath(network)
-    if Run(text).config.is_file():
-        return NetworkName(text, Path(text))
-    if (match := _TEACHER.fullmatch(text)) and Run(match["run"]).config.is_file():
-        return NetworkName(text, Path(match["run"]), int(match["number"] or 0))
+    match = None if Run(text).config.is_file() else _TEACHER.fullmatch(text)
+    run = Path(match["run"] if match else text)
+    if Run(run).config.is_file():
+        # The packages that it was trained with may also know the data that are named beside it.
+        import_plugins(imports_of(run))
+        return NetworkName(text, run, int(match["number"] or 0) if match else None)
     if Path(text).is_dir():
         runs = members(text)
         way = (
@@ -285,18 +290,17 @@ def _located(head: str) -> tuple[str, str | None]:
     if head in DATASETS:
         return head, None
     if Path(head).exists():
-        names = [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(head)]
+        names = recognised(head)
         if len(names) != 1:
             why = f"could be {' or '.join(names)}" if names else "is of no known layout"
-            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}")
+            raise UsageError(f"{head} {why}: write NAME:{head} with NAME one of {', '.join(DATASETS)}, {_OTHERS}")
         return names[0], head
     name, colon, path = head.partition(":")
     if not colon or not path:
-        others = "or of a package of yours that --import names"
-        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}, {others}")
+        hint = nearest(head, [*DATASETS, *names_beside(head)], f"NAME is one of {', '.join(DATASETS)}, {_OTHERS}")
         raise UsageError(f"{head} is neither a file nor a folder nor NAME:PATH: {hint}")
     if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
+        raise unknown_name("dataset", name, DATASETS, "and those of a package of yours (--import MY_PACKAGE)")
     if not Path(path).expanduser().exists():
         raise UsageError(
             f"{head}: {path} does not exist: "

@@ -118,17 +118,7 @@ class RunEvaluation:
             baselines: Further networks.
             measured: Keys of the other networks that a run before has had measured; grows.
         """
-        if "scratch" in baselines and "segmentation" not in self.options.tasks:
-            raise UsageError(
-                "the baseline scratch is for evaluation.tasks=[segmentation]; trained on classes it is a run of "
-                "its own: "
-                "contrastill train with objectives.cross_entropy alone"
-            )
-        if "random" in baselines and self.train is None:
-            raise UsageError(
-                "the baseline random has no head to be measured by: add evaluation.tasks=[segmentation] or "
-                "[classification]"
-            )
+        self._check_baselines(baselines)
         if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
             raise UsageError(
                 "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation]: probes are of frozen layers"
@@ -162,6 +152,22 @@ class RunEvaluation:
                         task,
                         scores,
                     )
+
+    def _check_baselines(self, baselines: Collection[str]) -> None:
+        """Refuse the baselines that cannot be measured, all in one sentence."""
+        obstacles = []
+        if "teacher" in baselines and not self.config.teachers:
+            obstacles.append(f"{self.run.path} has no teacher: leave teacher out of --baselines")
+        if "scratch" in baselines and "segmentation" not in self.options.tasks:
+            obstacles.append(
+                "the baseline scratch is for evaluation.tasks=[segmentation]; trained on classes it is a run of "
+                "its own: contrastill train with objectives.cross_entropy alone"
+            )
+        if "random" in baselines and self.train is None:
+            head = "add evaluation.tasks=[segmentation] or [classification]"
+            obstacles.append(f"the baseline random has no head to be measured by: {head}")
+        if obstacles:
+            raise UsageError("; and ".join(obstacles))
 
     def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Accuracy]:
         if candidate.role in ("random", "scratch"):

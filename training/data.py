@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.config.schema import DataConfig, NetworkConfig, RunConfig, TrainConfig
 from ..core.config.validation import of_another_kind
 from ..core.data import Split, ViewLoader
 from ..core.errors import ContrastillError, UsageError
-from ..core.registry import DATASETS
+from ..core.registry import DATASETS, MODALITIES
 from ..core.split_checks import dataset_of
+from ..core.user_code import is_own, origin
+from ..core.value_scale import note_once
 from ..datasets.io.values import check_splits
 from ..xmodal.derive import DerivedLoader, check
 from .balancing import BalancedLoader, check_balanced
@@ -97,8 +100,13 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
     loader = open_loader(split, [modality], batch_size=8, train=False, device="cpu")
     step = max(1, len(loader) // max(1, samples // 8))
     count = total = square = torch.zeros((), dtype=torch.float64)
+    derived = None if modality in split.modalities else MODALITIES[modality]
+    missing: list[tuple[float, float]] = []
     for place in range(0, len(loader), step):
-        values = next(iter(loader.epoch(0, place)))[modality]
+        batch = next(iter(loader.epoch(0, place)))
+        values = batch[modality]
+        if derived is not None and not is_own(derived):
+            missing.append((_missing(values), _missing(batch[derived.of])))
         # As Preprocess takes them: bytes that are no colours are values like any others.
         values = values.double() / 255 if values.dtype == torch.uint8 and modality == "rgb" else values.double()
         there = values.isfinite()
@@ -112,6 +120,14 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
         raise ContrastillError(
             f"{modality} has no valid value in any of the samples looked at: nothing can be learnt from it"
         )
+    if derived is not None and missing:
+        share, before = (sum(shares) / len(missing) for shares in zip(*missing, strict=True))
+        if share > before:
+            note_once(
+                f"modality {modality} ({origin(derived)}) is NaN or infinite in {100 * share:.2g} % of the pixels "
+                f"looked at, and {derived.of} in {100 * before:.2g} %: they are taken for not measured, and networks "
+                "see the mean there"
+            )
     mean = total / count
     std = (square / count - mean.square()).clamp_min(0).sqrt()
     # What is left of the difference of two squares, or of values in single precision, is rounding.
@@ -124,3 +140,8 @@ def measure_statistics(split: Split, modality: str, samples: int = 128) -> tuple
     return tuple(float(f"{value:.7g}") for value in mean.tolist()), tuple(
         float(f"{value:.7g}") for value in std.tolist()
     )
+
+
+def _missing(values: Tensor) -> float:
+    """Share of the pixels of a batch of which a channel is NaN or infinite."""
+    return 1 - float(values.isfinite().all(1).double().mean())

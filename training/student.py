@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError, looked_in
-from ..core.registry import short_name
+from ..core.registry import MODALITIES, short_name
 from ..core.run import Run
 from ..core.tapping import answer
 from ..core.torch_settings import own_settings
@@ -20,6 +20,7 @@ from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
+from ..xmodal.modalities import SOURCES
 
 _WEIGHTS = "model.safetensors"
 
@@ -105,7 +106,21 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         Raises:
             UsageError: Something else, such as colours that are normalised already, or millimetres as floats.
         """
+        self._check_modality(images)
         return answer(self.module, self.preprocess(images, like=self.module))
+
+    def _check_modality(self, images: Tensor) -> None:
+        """Refuse images of what the student's modality is derived from."""
+        modality, channels = self.recipe.get("modality", "rgb"), len(self.preprocess.mean)
+        if getattr(images, "ndim", 0) != 4 or images.shape[1] == channels or modality not in MODALITIES:
+            return
+        of = MODALITIES[modality].of
+        if images.shape[1] == SOURCES.get(of, images.shape[1]):
+            plural = "s" if channels > 1 else ""
+            raise UsageError(
+                f"this student reads {modality} ({channels} channel{plural}), and these images have {images.shape[1]}: "
+                f"give {modality}, as contrastill.MODALITIES[{modality!r}].function makes it from {of}"
+            )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..core.data import ViewLoader
-from ..core.errors import UsageError, unknown_name
+from ..core.errors import UsageError, nearest
 from ..core.registry import MODALITIES
+from ..core.user_code import is_own, origin
+from ..core.value_scale import note_once
 from ..datasets.io.camera import Camera, clean_depth, metres_of
 from .modalities import SOURCES, Modality
 
@@ -51,7 +53,13 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
     Raises:
         UsageError: There is no such modality, or the data lacks it, what it is made from, metres or intrinsics.
     """
+    own = MODALITIES[name] if name in MODALITIES else None
     if name in modalities:
+        if own is not None and not is_own(own):
+            note_once(
+                f"modality {name} is stored in this data, and {origin(own)} makes one of that name from {own.of}: the "
+                "stored one is read; give yours another name to read it"
+            )
         return
     if name in SOURCES:
         raise UsageError(
@@ -59,7 +67,14 @@ def check(name: str, modalities: Shapes, camera: Camera | None) -> None:
             f"{', '.join(available(modalities, camera))}"
         )
     if name not in MODALITIES:
-        raise unknown_name("modality", name, {*modalities, *MODALITIES, *SOURCES})
+        derived = [other for other in available(modalities, camera) if other not in modalities]
+        made = f", from which {', '.join(derived)} can be made" if derived else ""
+        hint = nearest(
+            name,
+            {*modalities, *MODALITIES, *SOURCES},
+            f"this data has {', '.join(modalities)}{made}, and what a package of yours registers (--import MY_PACKAGE)",
+        )
+        raise UsageError(f"modality {name!r} does not exist: {hint}")
     obstacle = _obstacle(MODALITIES[name], modalities, camera)
     if obstacle is not None:
         raise UsageError(f"modality {name} {obstacle}")

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 from ..arguments import plain_number
 from ..errors import UsageError, names_beside, nearest
 from ..plugins import requested_plugins
+from ..recognition import recognised
 from ..registry import DATASETS, PYTHON_PREFIX
 from .schema import DataConfig, RunConfig
-from .validation import checked, recognised, validate, validate_data
+from .validation import checked, validate, validate_data
 from .yaml_values import joined, override_value, read_written, texts_of, values_of
 
 _OF_ONE_CHOICE = {"schedule": ("step", ("milestones", "gamma")), "optimizer": ("sgd", ("nesterov",))}

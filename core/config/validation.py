@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, looked_in, names_beside, nearest
 from ..plugins import import_plugins, requested_plugins
+from ..recognition import recognised
 from ..registry import DATASETS, MODALITIES, MODELS, OBJECTIVES, PYTHON_PREFIX, TEACHER_AGGREGATIONS, model_builder
 from ..run import Run
 from ..seeds import each_seed, members
@@ -165,11 +166,6 @@ def of_another_kind(data: DataConfig) -> UsageError | None:
     )
 
 
-def recognised(path: str) -> list[str]:
-    """The data sets that say a path is their own."""
-    return [name for name, dataset in DATASETS.items() if getattr(dataset, "recognises", lambda _: False)(path)]
-
-
 def _keep(section: OpenSection, options: BaseModel) -> None:
     """Put the validated options, defaults included, where the raw ones were."""
     for name, value in options.model_dump(mode="json").items():
@@ -188,7 +184,10 @@ def _recognise(path: str | None) -> str:
     names = recognised(path)
     if len(names) != 1:
         kind = f"could be {' or '.join(names)}" if names else "is of no known layout"
-        raise UsageError(f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}")
+        raise UsageError(
+            f"data.path={path} {kind}: say which with data.name=, one of {', '.join(DATASETS)}, or of a package of "
+            "yours (--import MY_PACKAGE)"
+        )
     return names[0]
 
 

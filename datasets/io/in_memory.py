@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ...core.errors import UsageError
 from ...core.label_vectors import label_fields
+from ...core.value_scale import note_once
 from .camera import Camera, view_camera
+from .channel_order import check_channel_order
 from .file_views import LABELS
 from .values import RGB, batch_values, mirror_vectors, number_kind, vectors_among
 from .views import Draws, PaddedImages, draw_views, epoch_order
@@ -36,7 +38,7 @@ class TensorSplit:
     Args:
         images: Modality -> its images; all have N samples and one padding.
         targets: int64 (N,), classes in 0..num_classes-1; None for an unlabelled set.
-        num_classes: Of the data set, not of this split.
+        num_classes: Of the data set, not of this split; None: as many as there are names in ``classes``.
         classes: Their names.
         flip: Whether half of the training views are mirrored.
         camera: Of the modality ``depth``; None: not known.
@@ -52,7 +54,7 @@ class TensorSplit:
 
     Raises:
         UsageError: Vectors that cannot be such. Modalities that differ in the number of samples, or in height and width
-            while they are cropped.
+            while they are cropped; channels that are not last.
     """
 
     def __init__(
@@ -72,12 +74,17 @@ class TensorSplit:
         if not images or not all(isinstance(stored, PaddedImages) for stored in images.values()):
             raise UsageError("images are no dict {modality: PaddedImages}: fill the interior of PaddedImages.zeros(…)")
         targets = None if targets is None else torch.as_tensor(targets)
+        num_classes = len(classes) if num_classes is None and classes is not None else num_classes
         self.images, self.label_vectors = dict(images), label_vectors
         self.camera, self.semantic_classes = camera, semantic_classes
         self.targets, self.num_classes, self.classes, self.flip = targets, num_classes, classes, flip
         self.modalities = {
             name: (stored.storage.shape[3], stored.height, stored.width) for name, stored in self.images.items()
         }
+        for name, (channels, height, width) in self.modalities.items():
+            where = f"{name} has {channels} channels of {height}×{width} pixels, and images are (N, H, W, C)"
+            way = "give channels last, as values.transpose(0, 2, 3, 1)"
+            check_channel_order(name, (height, width, channels), where, way, first=False)
         self.vectors = vectors_among(vectors, {name: shape[0] for name, shape in self.modalities.items()})
         self.kinds = {name: number_kind(stored.storage.dtype) for name, stored in self.images.items()} | dict(
             kinds or {}
@@ -91,9 +98,17 @@ class TensorSplit:
                 "the fields differ in their number of samples: "
                 f"{', '.join(f'{name} {count}' for name, count in counts.items())}"
             )
-        if self.padding and len({shape[1:] for shape in self.modalities.values()}) > 1:
-            sizes = ", ".join(f"{name} {height}×{width}" for name, (_, height, width) in self.modalities.items())
-            raise UsageError(f"modalities of different sizes ({sizes}) cannot be cropped jointly: set crop_padding=0")
+        sizes = {shape[1:] for shape in self.modalities.values()}
+        shown = ", ".join(f"{name} {height}×{width}" for name, (_, height, width) in self.modalities.items())
+        if self.padding and len(sizes) > 1:
+            raise UsageError(
+                f"modalities of different sizes ({shown}) cannot be cropped jointly: set data.crop_padding=0"
+            )
+        if len(sizes) > 1:
+            note_once(
+                f"modalities of different sizes ({shown}): each network sees its own, and places in them correspond by "
+                "their share of height and width"
+            )
         self.num_samples = next(iter(counts.values()))
         self._on: dict[torch.device, tuple[dict[str, PaddedImages], Tensor | None, Tensor | None]] = {}
 
@@ -242,8 +257,9 @@ class TensorLoader:
         """The intrinsics of these views, (B, 4), where those of the frames are known."""
         if self._intrinsics is None:
             return {}
-        first = next(iter(self._images.values()))
-        size = (first.height, first.width)
+        # In pixels of depth's frames: another modality may be of another size.
+        frames = self._images.get("depth", next(iter(self._images.values())))
+        size = (frames.height, frames.width)
         top, left = draws.dy - padding, draws.dx - padding
         return {
             "camera": view_camera(

@@ -18,9 +18,9 @@ import torch
 
 from ...core.atomic import atomic_write
 from ...core.config.loading import dataset_options
-from ...core.config.validation import recognised
 from ...core.data import Split
 from ...core.errors import ContrastillError, UsageError, names_beside, nearest, unknown_name
+from ...core.recognition import recognised
 from ...core.registry import DATASETS
 from ...core.split_checks import dataset_of
 from ..image_folder import split_folder
@@ -79,8 +79,8 @@ def source_of(
     """The data that a SOURCE on the command line names.
 
     Args:
-        source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, or a folder
-            ``train/<class>/*.png`` with ``test`` or ``val`` beside.
+        source: ``NAME:PATH`` for a registered data set, ``NAME:`` for one without files, a path that one recognises,
+            or a folder ``train/<class>/*.png`` with ``test`` or ``val`` beside.
         size: Side in pixels that a folder's images are resized to (shorter side, then the centre square); None keeps
             them.
         download: Let a data set that can fetch itself do so.
@@ -98,13 +98,16 @@ def source_of(
     if colon and not Path(source).exists():
         return _registered(name, path, size, download, options, splits)
     folder = Path(source).expanduser()
-    if folder.is_file() and (kinds := recognised(str(folder))):
-        raise UsageError(f"{source} is a file, and no folder of pictures: name it as {kinds[0]}:{source}")
+    kinds = recognised(str(folder)) if folder.exists() else []
+    if len(kinds) > 1:
+        raise UsageError(f"{source} could be {' or '.join(kinds)}: name it as {kinds[0]}:{source}")
+    if kinds and kinds != ["image_folder"]:
+        return _registered(kinds[0], source, size, download, options, splits)
     if not folder.is_dir():
         hint = nearest(
             source,
             [*(f"{name}:PATH" for name in DATASETS), *names_beside(source)],
-            f"NAME is one of {', '.join(DATASETS)}",
+            f"NAME is one of {', '.join(DATASETS)}, or of a package of yours (--import MY_PACKAGE)",
         )
         raise UsageError(f"{source} is neither a folder nor NAME:PATH: {hint}")
     if download:
@@ -113,8 +116,6 @@ def source_of(
         raise UsageError(
             f"{options[0]} is an option of a data set: give it with NAME:PATH, such as nyu_depth_v2:{source}"
         )
-    if DATASETS["huggingface"].recognises(source):
-        raise UsageError(f"{source} is a data set of Hugging Face: name it as huggingface:{source}")
     return _image_folder(folder, size, splits)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contrastill import Options
-from contrastill.core.errors import ContrastillError
+from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.split_checks import check_entry, check_split, dataset_of
 
@@ -108,4 +108,24 @@ def test_a_data_set_that_fails_names_its_class_and_line():
         assert data.open("train").num_samples == 4 and data.open("test") is None and data.options == Mine.Options()
     with DATASETS.temporarily("python:mine", dataset(open=lambda self, split: {}[split])):
         with pytest.raises(ContrastillError, match="Mine., opened as train, fails: KeyError: 'train' .test_split"):
+            dataset_of("python:mine", Mine.Options()).open("train")
+
+
+def test_two_classes_of_one_name_and_bytes_in_floats_have_a_line(caplog):
+    check_split("the split of twins", split(classes=["apple", "apple"]))
+    assert "the split of twins: classes: the classes 0 and 1 are both called apple" in caplog.text
+    check_split("the split of bytes", split({"rgb": torch.full((2, 3, 8, 8), 250.0)}))
+    assert "the split of bytes: its first batch has rgb in floats up to 250, and networks take uint8" in caplog.text
+    caplog.clear()
+    check_split("a split in range", split({"rgb": torch.rand(2, 3, 8, 8)}))
+    check_split("a normalised split", split({"rgb": torch.randn(2, 3, 8, 8) * 30}))
+    assert not caplog.records
+
+
+def test_what_open_refuses_names_its_data_set():
+    def refuse(self, split):
+        raise UsageError("folder has no .npz files")
+
+    with DATASETS.temporarily("python:mine", dataset(open=refuse)):
+        with pytest.raises(UsageError, match=r"dataset python:mine \(.*Mine\), opened as train: folder has no .npz"):
             dataset_of("python:mine", Mine.Options()).open("train")

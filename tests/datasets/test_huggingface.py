@@ -139,11 +139,9 @@ def test_recognises_its_own_and_no_other(both, tmp_path):
     assert recognises(str(tmp_path))
 
 
-def test_it_is_packed_by_its_name(both):
-    saved = both[1]
-    with pytest.raises(UsageError, match=f"name it as huggingface:{saved}"):
-        source_of(str(saved))
-    source = source_of(f"huggingface:{saved}", options=["size=8"])
+@pytest.mark.parametrize("prefix", ["huggingface:", ""])
+def test_it_is_packed_by_its_name_and_as_it_is_recognised(both, prefix):
+    source = source_of(f"{prefix}{both[1]}", options=["size=8"])
     assert source.classes == ["cat", "dog"]
     assert {name: split.num_samples for name, split in source.splits.items()} == {"train": 14, "test": 4}
 

@@ -43,6 +43,10 @@ def test_logits_that_were_not_trained_have_no_accuracy(runs, caplog, capsys):
         ),
         (["--baselines", "random"], "the baseline random has no head to be measured by: add evaluation.tasks=[segm"),
         (
+            ["--baselines", "random,teacher"],
+            "teacher has no teacher: leave teacher out of --baselines; and the baseline random has no head",
+        ),
+        (
             ["evaluation.tasks=[classification]", "evaluation.mode=fine_tuned"],
             "fine_tuned is for evaluation.tasks=[seg",
         ),

@@ -5,7 +5,12 @@ import torch
 
 from contrastill.core.errors import ContrastillError
 from contrastill.core.registry import MODALITIES
-from contrastill.xmodal.derive import derive
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
+from contrastill.models.build import build_network, save_student
+from contrastill.training.data import measure_statistics
+from contrastill.training.student import Student
+from contrastill.xmodal.derive import check, derive
 from contrastill.xmodal.modalities import modality
 
 
@@ -67,3 +72,51 @@ def test_what_a_modality_returns_wrongly_is_refused(derived, function, message):
 def test_what_makes_a_modality_passes_also_when_it_is_defined_again(derived, function):
     for _ in range(2):
         assert derived(function).shape == (2, 3, 8, 8)
+
+
+def split_of(**modalities):
+    images = {}
+    for name, values in modalities.items():
+        images[name] = PaddedImages.zeros(*values.shape, dtype=values.dtype, padding=0)
+        images[name].interior[:] = values
+    return TensorSplit(images)
+
+
+def test_one_named_like_a_stored_modality_has_a_line_that_names_both(derived, caplog):
+    derived(lambda rgb: rgb.float() / 2, name="warmth")
+    check("warmth", {"rgb": (3, 8, 8)}, None)
+    check("grey", {"rgb": (3, 8, 8), "grey": (1, 8, 8)}, None)  # contrastill's own: what is stored comes first
+    assert not caplog.records
+    check("warmth", {"rgb": (3, 8, 8), "warmth": (1, 8, 8)}, None)
+    assert "modality warmth is stored in this data, and " in caplog.text
+    assert "makes one of that name from rgb: the stored one is read" in caplog.text
+
+
+def test_what_it_does_not_measure_has_a_line(derived, caplog):
+    derived(lambda rgb: (rgb.float() - 128).log(), name="logarithm")
+    derived(lambda rgb: rgb.float(), name="finite")
+    split = split_of(
+        rgb=torch.arange(256, dtype=torch.uint8).repeat(3).view(3, 16, 16).permute(1, 2, 0).expand(2, -1, -1, -1)
+    )
+    measure_statistics(split, "finite")
+    assert not caplog.records
+    measure_statistics(split, "logarithm")
+    assert "is NaN or infinite in 50 % of the pixels looked at, and rgb in 0 %: they are taken for not" in caplog.text
+
+
+def test_a_modality_that_nobody_knows_is_told_what_there_is():
+    with pytest.raises(
+        ContrastillError, match="'zzz' does not exist: this data has rgb, from which .*grey.* can be made"
+    ):
+        check("zzz", {"rgb": (3, 8, 8)}, None)
+    with pytest.raises(ContrastillError, match="'gray' does not exist: did you mean grey"):
+        check("gray", {"rgb": (3, 8, 8)}, None)
+
+
+def test_a_student_of_a_derived_modality_says_what_it_reads(tmp_path):
+    network = build_network("resnet8", num_classes=3, modality="chrominance", mean=(0.0, 0.0), std=(1.0, 1.0))
+    save_student(network, tmp_path / "student.safetensors")
+    student = Student.from_run(tmp_path)
+    assert student(torch.rand(2, 2, 16, 16)).shape == (2, 3)
+    with pytest.raises(ContrastillError, match="reads chrominance .2 channels., and these images have 3: give chromin"):
+        student(torch.rand(2, 3, 16, 16))

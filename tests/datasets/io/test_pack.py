@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import contrastill
-from contrastill.core.errors import UsageError
+from contrastill.core.errors import ContrastillError, UsageError
 
 
 @pytest.mark.parametrize("size", [0, -3])
@@ -18,12 +18,12 @@ def test_a_size_without_pixels_is_refused(tmp_path, size):
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_a_file_is_named_with_its_kind(tmp_path, monkeypatch):
+def test_a_file_is_packed_by_its_kind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "A.h5").write_bytes(b"x")
     (tmp_path / "d" / "A.txt").write_bytes(b"x")
-    with pytest.raises(UsageError, match="d/A.h5 is a file, and no folder of pictures: name it as packed:d/A.h5"):
+    with pytest.raises(ContrastillError, match="d/A.h5 cannot be read: .* no HDF5 file"):
         contrastill.pack_data("d/A.h5", "out.h5")
     with pytest.raises(UsageError, match="d/A.txt is neither a folder nor NAME:PATH: did you mean d/A.h5"):
         contrastill.pack_data("d/A.txt", "out.h5")

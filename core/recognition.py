@@ -1,0 +1,35 @@
+"""Which data sets say that a path is their own."""
+
+from __future__ import annotations
+
+from .registry import DATASETS
+from .user_code import error_text, is_own, origin
+from .value_scale import note_once
+
+
+def recognised(path: str, leaving_out: str | None = None) -> list[str]:
+    """Names of the data sets that recognise a path; one of a user's own that fails at it, as a line says, does not.
+
+    Args:
+        path: Of a file or folder.
+        leaving_out: Name of a data set that is not asked.
+    """
+    return [name for name, entry in DATASETS.items() if name != leaving_out and _recognises(name, entry, path)]
+
+
+def _recognises(name: str, entry: object, path: str) -> bool:
+    ask = getattr(entry, "recognises", None)
+    if ask is None:
+        return False
+    what = f"dataset {name} ({origin(entry)}): recognises"
+    try:
+        answer = ask(path)
+    except Exception as error:  # a user's own code may raise anything, and other data sets may know the path
+        if is_own(entry):
+            raise
+        reason = error_text(error, getattr(entry, "__module__", ""))
+        note_once(f"{what} fails for {path}, which is not taken for its data: {reason}")
+        return False
+    if answer is None:
+        note_once(f"{what} returns None for {path}, which is not taken for its data: return True or False")
+    return bool(answer)

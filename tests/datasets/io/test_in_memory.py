@@ -1,0 +1,49 @@
+"""Splits in memory that a data set of a user's own fills: channels, sizes, classes, cameras."""
+
+import pytest
+import torch
+
+from contrastill.core.errors import UsageError
+from contrastill.datasets.io.camera import Camera
+from contrastill.datasets.io.in_memory import TensorSplit
+from contrastill.datasets.io.views import PaddedImages
+from contrastill.evaluation.data import _fields
+
+
+def images(height, width, channels, dtype=torch.uint8, padding=0):
+    return PaddedImages.zeros(2, height, width, channels, dtype=dtype, padding=padding)
+
+
+def test_channels_first_are_refused_before_sizes():
+    with pytest.raises(UsageError, match=r"rgb has 32 channels of 3×32 pixels, and images are \(N, H, W, C\): give ch"):
+        TensorSplit({"rgb": images(3, 32, 32, padding=4), "ir": images(32, 32, 1, padding=4)})
+
+
+def test_sizes_that_differ_have_a_line_and_are_not_cropped(caplog):
+    with pytest.raises(UsageError, match="rgb 32×32, ir 16×16. cannot be cropped jointly: set data.crop_padding=0"):
+        TensorSplit({"rgb": images(32, 32, 3, padding=4), "ir": images(16, 16, 1, padding=4)})
+    TensorSplit({"rgb": images(32, 34, 3), "ir": images(16, 17, 1)})
+    assert "modalities of different sizes (rgb 32×34, ir 16×17): each network sees its own" in caplog.text
+
+
+def test_a_mirrored_camera_is_that_of_depth_frames_whatever_the_size_of_rgb():
+    camera = Camera("m", (9.0, 9.0, 3.0, 4.0))
+    depth = images(8, 8, 1, torch.float32)
+    alone, beside = (
+        TensorSplit(fields, camera=camera, flip=True)
+        for fields in ({"depth": depth}, {"rgb": images(32, 32, 3), "depth": depth})
+    )
+    options = {"batch_size": 2, "device": "cpu", "seed": 1, "train": True}
+    for view in range(4):
+        ours, theirs = (next(iter(split.loader(**options).epoch(view)))["camera"] for split in (beside, alone))
+        assert torch.equal(ours, theirs)
+
+
+def test_names_say_how_many_classes_there_are():
+    split = TensorSplit({"rgb": images(8, 8, 3)}, targets=torch.tensor([0, 1]), classes=["a", "b", "c"])
+    assert split.num_classes == 3
+
+
+def test_a_description_has_the_stored_numbers():
+    split = TensorSplit({"rgb": images(8, 8, 3), "ir": images(8, 8, 1, torch.uint16)})
+    assert {name: field.dtype for name, field in _fields(split).items()} == {"rgb": "uint8", "ir": "uint16"}

@@ -337,10 +337,11 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         network: The network to measure.
         batch: A batch of any size, as ``network`` takes it.
     """
-    shown = (
-        f", called with images {tuple(images.shape)}," if (images := batch.get(network.modality)) is not None else ""
-    )
-    with evaluating(network), explained(f"network {origin(type(network.module))}{shown}", type(network.module)):
+    sizes = {name: tuple(value.shape) for name, value in batch.items() if name == network.modality}
+    with (
+        evaluating(network),
+        explained(f"network {origin(type(network.module))}, called with {sizes},", network.module),
+    ):
         outputs = network(batch)
         sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
     return RepresentationSpec(

@@ -338,10 +338,7 @@ def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpe
         batch: A batch of any size, as ``network`` takes it.
     """
     sizes = {name: tuple(value.shape) for name, value in batch.items() if name == network.modality}
-    with (
-        evaluating(network),
-        explained(f"network {origin(type(network.module))}, called with {sizes},", network.module),
-    ):
+    with evaluating(network), explained(f"network {origin(network.module)}, called with {sizes},", network.module):
         outputs = network(batch)
         sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
     return RepresentationSpec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def network_named(network: str | os.PathLike | Network | NetworkName) -> Network
     run = Path(match["run"] if match else text)
     if Run(run).config.is_file():
         # The packages that it was trained with may also know the data that are named beside it.
-        import_plugins(imports_of(run))
+        # What a run's own package lacks here is missed where one of its names is looked up.
+        with suppress(UsageError):
+            import_plugins(imports_of(run))
         return NetworkName(text, run, int(match["number"] or 0) if match else None)
     if Path(text).is_dir():
         runs = members(text)

@@ -23,7 +23,8 @@ from contrastill.core.crd.fresh import FreshCRDLoss
 from contrastill.core.crd.loss import CRDLoss
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Representation, describe
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import describe
 from contrastill.core.teachers.live import LiveTeachers
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer

@@ -24,7 +24,7 @@ import torch
 
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import describe
+from contrastill.core.representation_spec import describe
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit

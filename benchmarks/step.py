@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from contrastill.core.config.schema import TrainConfig  # noqa: E402
 from contrastill.core.objective import Setting  # noqa: E402
-from contrastill.core.representation import describe  # noqa: E402
+from contrastill.core.representation_spec import describe  # noqa: E402
 from contrastill.core.term import Term  # noqa: E402
 from contrastill.core.transfer import Transfer  # noqa: E402
 from contrastill.datasets.io.in_memory import TensorSplit  # noqa: E402

@@ -33,7 +33,8 @@ from classic_loop import ClassicDataset, ClassicLoop  # noqa: E402
 
 from contrastill.core.config.schema import TrainConfig  # noqa: E402
 from contrastill.core.objective import Setting  # noqa: E402
-from contrastill.core.representation import Network, Representation, describe  # noqa: E402
+from contrastill.core.representation import Network, Representation  # noqa: E402
+from contrastill.core.representation_spec import describe  # noqa: E402
 from contrastill.core.teachers.live import LiveTeachers  # noqa: E402
 from contrastill.core.term import Term  # noqa: E402
 from contrastill.core.transfer import Transfer  # noqa: E402

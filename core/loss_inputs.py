@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .representation import Representation
+from .representation import PARTS, Representation
 
 
 def check_factors(name: str, **factors: float) -> None:
@@ -73,6 +73,11 @@ def check_tensors(
                         f"{name}: the {role}'s {part} are on {value.device} and the student's on {first.device}: "
                         "move them to one device"
                     )
+                if same_classes and part == "prediction" and value.shape[1] != first.shape[1]:
+                    raise UsageError(
+                        f"{name} compares predictions class by class, and the teacher's are {tuple(value.shape)} where "
+                        f"the student's are {tuple(first.shape)}: give both the same classes"
+                    )
                 if same_classes and part == "logits" and value.shape != first.shape:
                     raise UsageError(
                         f"{name} compares logits class by class, and the teacher's are {tuple(value.shape)} where the "
@@ -84,9 +89,9 @@ def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: boo
     if not isinstance(value, Tensor):
         raise UsageError(f"{name}: the {role}'s {part} are of type {type(value).__name__}: pass tensors")
     check_floats(f"{name}: the {role}'s {part} are", value)
-    rank = {"embedding": 2, "maps": 4, "logits": 2 if same_classes else None}[part]
+    rank = {"embedding": 2, "maps": 4, "prediction": 4, "logits": 2 if same_classes else None}[part]
     if rank is not None and value.ndim != rank:
-        shape = {"embedding": "(B, D)", "maps": "(B, C, H, W)", "logits": "(B, C)"}[part]
+        shape = {"embedding": "(B, D)", "logits": "(B, C)"}.get(part, "(B, C, H, W)")
         raise UsageError(f"{name}: the {role}'s {part} have shape {tuple(value.shape)}: pass {shape}")
     if value.ndim == 0 or len(value) == 0:
         raise UsageError(f"{name}: the {role}'s {part} are of no samples: skip empty batches")
@@ -123,7 +128,7 @@ def not_finite(outputs: Any) -> list[str]:
     """The parts of a network's outputs that hold infinite or NaN values; none of outputs that are not there."""
     if not isinstance(outputs, Representation):
         return []
-    parts = {"logits": (outputs.logits,), "embedding": (outputs.embedding,), "maps": outputs.maps}
+    parts = {part: values if part == "maps" else (values,) for part in PARTS for values in [getattr(outputs, part)]}
     return [
         part
         for part, values in parts.items()

@@ -22,7 +22,8 @@ from .loss_inputs import (
     in_own_precision,
 )
 from .loss_labels import several_classes_refused, unlabelled
-from .representation import Representation, RepresentationSpec
+from .representation import Representation
+from .representation_spec import RepresentationSpec
 
 
 class Options(BaseModel):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 from .arguments import checked
 from .errors import UsageError, required, unknown_name
 from .input_values import as_batch
-from .logit_kind import are_probabilities, ends_in_sigmoid
 from .preprocess import Preprocess
 from .tapping import INTERMEDIATES, PRE_LOGITS, Tapping, hooked, module_of
 from .token_grids import token_map
-from .user_code import explained, origin
 
-PARTS = ("logits", "embedding", "maps")
+PARTS = ("logits", "embedding", "maps", "prediction")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,20 +28,29 @@ class Representation:
         logits: (B, C), what the network itself returns unless another module was tapped.
         embedding: (B, D), pooled, before the classifier.
         maps: Feature maps (B, C_i, H_i, W_i), in the order of the forward pass.
+        prediction: (B, C, h, w), an answer for each position, at any stride: logits of C classes, or with C = 1 a
+            quantity such as depth.
     """
 
     logits: Tensor | None = None
     embedding: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+    prediction: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that are there: logits, embedding, maps."""
-        return tuple(value for value in (self.logits, self.embedding, *self.maps) if value is not None)
+        """All that are there: logits, embedding, maps, prediction."""
+        values = (self.logits, self.embedding, *self.maps, self.prediction)
+        return tuple(value for value in values if value is not None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Representation:
-        """With ``function`` applied to each tensor."""
-        logits, embedding = (None if value is None else function(value) for value in (self.logits, self.embedding))
-        return Representation(logits, embedding, tuple(map(function, self.maps)))
+        """With ``function`` applied to each tensor, in the order of :meth:`tensors`."""
+
+        def mapped(value: Tensor | None) -> Tensor | None:
+            return None if value is None else function(value)
+
+        return Representation(
+            mapped(self.logits), mapped(self.embedding), tuple(map(function, self.maps)), mapped(self.prediction)
+        )
 
     def only(self, part: str) -> Representation:
         """One part out of ``PARTS`` alone."""
@@ -57,6 +63,10 @@ class Representation:
     def require_embedding(self) -> Tensor:
         """The embedding (B, D) that ``needs`` asked for; a UsageError where there is none."""
         return required(self.embedding, "embedding")
+
+    def require_prediction(self) -> Tensor:
+        """The prediction (B, C, h, w) that ``needs`` asked for; a UsageError where there is none."""
+        return required(self.prediction, "prediction")
 
 
 @checked
@@ -74,16 +84,23 @@ class Taps:
         embedding: (B, D), or (B, D, H, W), which is averaged over H and W.
         maps: Modules whose outputs are (B, C_i, H_i, W_i), or a transformer's tokens (B, N, C): the last h·w of them,
             square patches in rows, become (B, C, h, w); class token and up to four registers before them are left out.
-        logits: None is what the module itself returns.
+        logits: None is what the module itself returns, unless that is the prediction.
+        prediction: Of a network that answers for each position, (B, C, h, w).
     """
 
     embedding: str | None = None
     maps: tuple[str, ...] = ()
     logits: str | None = None
+    prediction: str | None = None
 
     def names(self, needs: Collection[str] = PARTS) -> list[str]:
         """The taps that give ``needs``, each once."""
-        taps = {"logits": (self.logits,), "embedding": (self.embedding,), "maps": self.maps}
+        taps = {
+            "logits": (self.logits,),
+            "embedding": (self.embedding,),
+            "maps": self.maps,
+            "prediction": (self.prediction,),
+        }
         return list(dict.fromkeys(name for part in PARTS if part in needs for name in taps[part] if name is not None))
 
 
@@ -158,7 +175,8 @@ class Network(nn.Module):
 
         Args:
             batch: Has this network's modality, (B, C, H, W).
-            needs: Out of ``logits``, ``embedding``, ``maps``; nothing else is kept. None is whatever is tapped.
+            needs: Out of ``logits``, ``embedding``, ``maps``, ``prediction``; nothing else is kept. None is whatever
+                is tapped.
 
         Raises:
             UsageError: The batch lacks the modality, ``needs`` asks for what is not tapped, or a tapped tensor has
@@ -207,13 +225,16 @@ class Network(nn.Module):
             outputs.embedding = self._embedding(tapped[self.taps.embedding])
         if "maps" in asked:
             outputs.maps = tuple(self._map(name, tapped[name], images) for name in self.taps.maps)
+        if "prediction" in asked:
+            assert self.taps.prediction is not None, "parts() refuses what has no tap"
+            outputs.prediction = self._prediction(tapped[self.taps.prediction])
         if any(value.is_complex() for value in outputs.tensors()):
             raise UsageError(f"{self._name} returns complex numbers: let it return real ones, as .abs() or .real does")
         return outputs
 
     def map_classes(self, classes: Sequence[int]) -> Network:
-        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``; returns
-        itself.
+        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``, or channel of
+        its prediction; returns itself.
 
         Args:
             classes: (C,) places in its own logits.
@@ -252,15 +273,39 @@ class Network(nn.Module):
 
     def parts(self, needs: Collection[str] | None) -> frozenset[str]:
         """The parts to read; refuses what has no tap."""
-        tapped = {"logits": True, "embedding": self.taps.embedding is not None, "maps": bool(self.taps.maps)}
+        tapped = {
+            "logits": self.taps.logits is not None or self.taps.prediction is None,
+            "embedding": self.taps.embedding is not None,
+            "maps": bool(self.taps.maps),
+            "prediction": self.taps.prediction is not None,
+        }
         if needs is None:
             return frozenset(part for part, there in tapped.items() if there)
         for part in needs:
             if part not in tapped:
                 raise unknown_name("part of a representation", part, tapped)
             if not tapped[part]:
-                raise UsageError(f"{self._name} has no tap for its {part}: name the module that gives it, as {part}=…")
+                raise UsageError(f"{self._name} has no tap for its {part}: {self._way_to(part)}")
         return frozenset(needs)
+
+    def _way_to(self, part: str) -> str:
+        """What to do about a part that is read and not tapped."""
+        if part == "logits":
+            return "it answers for each position; objectives such as dense_kd, cwd or pixel_cross_entropy read its prediction"
+        if part == "prediction":
+            return (
+                "it does not answer for each position; take a segmenter, such as unet/resnet20, or an objective that "
+                "reads logits, embedding or maps"
+            )
+        return f"name the module that gives it, as {part}=…"
+
+    def _prediction(self, value: Tensor) -> Tensor:
+        if value.ndim != 4:
+            raise UsageError(
+                f"the prediction of {self._name} at {self.taps.prediction} is {tuple(value.shape)}: tap a module that "
+                "gives (B, C, H, W)"
+            )
+        return value if self.classes is None else value[:, self.classes]
 
     def _logits(self, output: object, tapped: Mapping[str, Tensor] | Tapping, required: bool) -> Tensor | None:
         logits = output if self.taps.logits is None else tapped[self.taps.logits]
@@ -299,52 +344,3 @@ class Network(nn.Module):
                 "or (B, N, C)"
             )
         return value
-
-
-@dataclass(frozen=True)
-class RepresentationSpec:
-    """Shapes of a representation, without the batch: C, D and (C_i, H_i, W_i); None for what is not there.
-
-    Attributes:
-        probabilities: Whether the logits are probabilities: a softmax has been applied to them already.
-        sigmoid: Whether a sigmoid has been applied to them already.
-    """
-
-    num_classes: int | None
-    embedding_dim: int | None
-    map_shapes: tuple[tuple[int, ...], ...]
-    probabilities: bool = field(default=False, compare=False)
-    sigmoid: bool = field(default=False, compare=False)
-
-
-@contextmanager
-def evaluating(network: Network) -> Iterator[None]:
-    """Eval mode without gradients; neither a module's training flag nor torch's generators are other afterwards."""
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            network.eval()
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
-def describe(network: Network, batch: Mapping[str, Tensor]) -> RepresentationSpec:
-    """Measure the shapes of everything that is tapped, by one forward that changes no statistics, flags or generators.
-
-    Args:
-        network: The network to measure.
-        batch: A batch of any size, as ``network`` takes it.
-    """
-    sizes = {name: tuple(value.shape) for name, value in batch.items() if name == network.modality}
-    with evaluating(network), explained(f"network {origin(network.module)}, called with {sizes},", network.module):
-        outputs = network(batch)
-        sigmoid = ends_in_sigmoid(outputs.logits, lambda: network(batch).logits)
-    return RepresentationSpec(
-        num_classes=None if outputs.logits is None else outputs.logits.shape[1],
-        embedding_dim=None if outputs.embedding is None else outputs.embedding.shape[1],
-        map_shapes=tuple(tuple(value.shape[1:]) for value in outputs.maps),
-        probabilities=outputs.logits is not None and are_probabilities(outputs.logits),
-        sigmoid=sigmoid,
-    )

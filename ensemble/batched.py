@@ -144,7 +144,8 @@ def _representation(tensors: Sequence[Tensor], needs: Collection[str]) -> Repres
     """The inverse of :meth:`Representation.tensors`."""
     rest = list(tensors)
     logits, embedding = (rest.pop(0) if part in needs else None for part in ("logits", "embedding"))
-    return Representation(logits, embedding, tuple(rest))
+    prediction = rest.pop() if "prediction" in needs else None
+    return Representation(logits, embedding, tuple(rest), prediction)
 
 
 def _stacks(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -166,6 +166,6 @@ def _changed(config: RunConfig) -> list[str]:
     defaults = type(config.cache)()
     return [
         f"cache.{name}={value}"
-        for name in ("logits", "precision")
+        for name in ("logits", "prediction", "precision")
         if (value := getattr(config.cache, name)) != getattr(defaults, name)
     ]

@@ -30,9 +30,9 @@ def named_objectives(config: RunConfig) -> list[tuple[str, ObjectiveConfig]]:
 
 
 def objectives_read_logits(config: RunConfig) -> bool:
-    """Whether an objective reads logits, as one of a package that is not installed here is taken to."""
+    """Whether an objective reads logits or a prediction, as one of a package that is not installed here is taken to."""
     names = (name for name, _ in named_objectives(config))
-    return any(name not in OBJECTIVES or "logits" in OBJECTIVES[name].needs for name in names)
+    return any(name not in OBJECTIVES or OBJECTIVES[name].needs & {"logits", "prediction"} for name in names)
 
 
 def evaluation_data(config: RunConfig) -> RunConfig:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.classes import match_classes
 from ..core.errors import UsageError, nearest
-from ..core.representation import describe
+from ..core.representation_spec import describe
 from ..core.statistics import mean_std
 from ..probe.cka import linear_cka
 from ..probe.class_correlation import correlation_difference

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..core.errors import UsageError, unknown_name
-from ..core.representation import Network, describe
+from ..core.representation import Network
+from ..core.representation_spec import describe
 from .features import copied
 from .heads import HEADS, Head
 from .labels import labelled_part

@@ -15,7 +15,7 @@ from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
-from ..core.representation import RepresentationSpec, describe
+from ..core.representation_spec import RepresentationSpec, describe
 from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
 from ..core.teachers.seal import sealed_spec

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.representation import Network, evaluating
+from ..core.representation import Network
+from ..core.representation_spec import evaluating
 from ..core.tapping import INPUT, hooked, module_of
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
 from ..core.registry import PYTHON_PREFIX, short_name
-from ..core.representation import Network, RepresentationSpec
+from ..core.representation import Network
+from ..core.representation_spec import RepresentationSpec
 from ..core.transfer import Transfer
 
 

@@ -135,10 +135,13 @@ class CacheConfig(Section):
         "all",
         description="all logits, or so many of the largest of each sample; the others then share their mass evenly",
     )
+    prediction: Literal["all"] | PositiveInt = Field(
+        "all", description="the same of each position of a segmenter's prediction"
+    )
     precision: Literal["fp32", "fp16"] = Field(
         "fp32", description="in which values are kept; of logits in fp16 the log-probabilities"
     )
-    parts: tuple[Literal["logits", "embedding", "maps"], ...] | None = Field(
+    parts: tuple[Literal["logits", "embedding", "maps", "prediction"], ...] | None = Field(
         None,
         description="what a folder keeps beside what the objectives read, for the objectives of other runs; left "
         "out: logits and embedding, where all teachers have them",

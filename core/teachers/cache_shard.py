@@ -32,7 +32,7 @@ class MemoryRows:
 
     Args:
         fields: Name -> (N, …).
-        num_classes: C, of logits; else 0.
+        num_classes: C, of logits or a prediction; else 0.
     """
 
     def __init__(self, fields: Mapping[str, Tensor], num_classes: int) -> None:
@@ -53,7 +53,7 @@ class FileRows:
 
     Args:
         files: By field, an array (n, …) of each file, in order.
-        num_classes: C, of logits; else 0.
+        num_classes: C, of logits or a prediction; else 0.
     """
 
     def __init__(self, files: Mapping[str, list[np.ndarray]], num_classes: int) -> None:

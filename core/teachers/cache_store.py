@@ -259,5 +259,6 @@ class CacheStore:
 
 
 def num_classes(outputs: Representation) -> int:
-    """C of logits; 0 of other parts."""
-    return 0 if outputs.logits is None else outputs.logits.shape[1]
+    """C of logits or of a prediction; 0 of other parts."""
+    of_classes = outputs.prediction if outputs.logits is None else outputs.logits
+    return 0 if of_classes is None else of_classes.shape[1]

@@ -20,24 +20,25 @@ Fields = dict[str, Tensor]
 class TeacherOutputCodec:
     """Encodes one part of a representation as the fields that are cached of it, and decodes them.
 
-    In float32 all is cached as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value. Logits are
-    cached as log-probabilities log p = z − log Σ exp z, with that sum in float32 beside them: the error of log p is
+    In float32 all is cached as it is. In float16 embedding and maps are rounded, to 2⁻¹¹ of each value. Logits, and a
+    prediction at each of its positions, are cached as log-probabilities log p = z − log Σ exp z, with that sum in float32 beside them: the error of log p is
     2⁻¹¹ |log p| at most, so it is least where a class is probable.
 
     With ``top`` = k there are the k largest log-probabilities with their classes (int16, or int32 beyond 32 768
     classes), and the exact logarithm of the mass of all others in float32. Decoded, that mass is spread evenly over
     the others. Under a softmax at T = 1 the k classes keep their probabilities and the others keep their sum r; with C
     classes, KL(teacher ‖ decoded) = r · (log(C − k) − entropy among the others) ≤ r · log(C − k). At higher
-    temperatures the others count for more.
+    temperatures the others count for more. A prediction of one channel, a quantity, is cached as a map is.
 
     Args:
-        part: ``"logits"``, ``"embedding"`` or ``"maps"``.
+        part: Of a representation.
         precision: ``"fp32"`` or ``"fp16"``.
-        top: How many logits of a sample; None: all.
+        top: How many logits of a sample, or of a position of the prediction; None: all.
 
     Shape:
         - ``encode``: a representation with ``part``, any float dtype -> by name (B, …): ``logits``, ``embedding`` or
-          ``maps.0``, ``maps.1`` …, and beside logits ``logits.sums``, ``logits.classes``, ``logits.others``
+          ``maps.0``, ``maps.1`` …, and beside logits (and a prediction) ``logits.sums``, ``logits.classes``,
+          ``logits.others``
         - ``decode``: the same shapes as before, float32
 
     Raises:
@@ -64,14 +65,15 @@ class TeacherOutputCodec:
             name: value.float()
             for name, value in zip(self._names(outputs), outputs.only(self.part).tensors(), strict=True)
         }
-        if self.part == "logits" and self.top is not None:
-            return self._largest(values["logits"], self.top)
+        of_classes = values.get(self.part) if self.part in ("logits", "prediction") else None
+        if of_classes is None or (self.part == "prediction" and of_classes.shape[1] == 1):
+            return {name: self._rounded(name, value) for name, value in values.items()}
+        if self.top is not None:
+            return self._largest(of_classes, self.top)
         if self.precision == "fp32":
             return values
-        if self.part == "logits":
-            sums = values["logits"].logsumexp(1)
-            return {"logits": self._rounded("logits", values["logits"] - sums[:, None]), "logits.sums": sums}
-        return {name: self._rounded(name, value) for name, value in values.items()}
+        sums = of_classes.logsumexp(1)
+        return {self.part: self._rounded(self.part, of_classes - sums[:, None]), f"{self.part}.sums": sums}
 
     def decode(self, fields: Mapping[str, Tensor], num_classes: int) -> Representation:
         """The part of the representation.
@@ -84,13 +86,14 @@ class TeacherOutputCodec:
             return Representation(maps=tuple(fields[f"maps.{place}"].float() for place in range(len(fields))))
         if self.part == "embedding":
             return Representation(embedding=fields["embedding"].float())
-        if "logits.sums" not in fields:
-            return Representation(fields["logits"].float())
-        sums = fields["logits.sums"][:, None]
-        if self.top is None:
-            return Representation(fields["logits"].float() + sums)
-        logits = (sums + fields["logits.others"][:, None]).expand(-1, num_classes)
-        return Representation(logits.scatter(1, fields["logits.classes"].long(), fields["logits"].float() + sums))
+        values = fields[self.part].float()
+        if f"{self.part}.sums" in fields:
+            sums = fields[f"{self.part}.sums"][:, None]
+            values = values + sums
+            if self.top is not None:
+                others = (sums + fields[f"{self.part}.others"][:, None]).expand(-1, num_classes, *values.shape[2:])
+                values = others.scatter(1, fields[f"{self.part}.classes"].long(), values)
+        return Representation(**{self.part: values})
 
     def comparable(
         self, outputs: Representation, fields: Mapping[str, Tensor]
@@ -102,12 +105,12 @@ class TeacherOutputCodec:
             outputs: As :meth:`encode` takes them.
             fields: As :meth:`encode` returned them.
         """
-        if "logits.classes" in fields:
+        if f"{self.part}.classes" in fields:
             # At the classes that are cached: two that are nearly equal may change places.
-            largest = fields["logits"].float() + fields["logits.sums"][:, None]
-            return outputs.only("logits").map(
-                lambda logits: logits.float().gather(1, fields["logits.classes"].long())
-            ), Representation(largest)
+            largest = fields[self.part].float() + fields[f"{self.part}.sums"][:, None]
+            return outputs.only(self.part).map(
+                lambda logits: logits.float().gather(1, fields[f"{self.part}.classes"].long())
+            ), Representation(**{self.part: largest})
         return outputs.only(self.part).map(Tensor.float), self.decode(fields, 0)
 
     def _names(self, outputs: Representation) -> list[str]:
@@ -117,18 +120,18 @@ class TeacherOutputCodec:
         count = logits.shape[1]
         if top >= count:
             raise UsageError(
-                f"cache.logits={top} keeps the largest of more logits than that, and a teacher has {count}: "
-                "set fewer, or cache.logits=all"
+                f"cache.{self.part}={top} keeps the largest of more logits than that, and a teacher has {count}: "
+                f"set fewer, or cache.{self.part}=all"
             )
         sums = logits.logsumexp(1)
         largest, classes = logits.topk(top, dim=1)
         # Summed by themselves: as a difference to the whole, a small rest would be lost in rounding.
         rest = logits.scatter(1, classes, -math.inf).logsumexp(1)
         return {
-            "logits": self._rounded("logits", largest - sums[:, None]),
-            "logits.classes": classes.to(torch.int16 if count <= 2**15 else torch.int32),
-            "logits.sums": sums,
-            "logits.others": rest - sums - math.log(count - top),
+            self.part: self._rounded(self.part, largest - sums[:, None]),
+            f"{self.part}.classes": classes.to(torch.int16 if count <= 2**15 else torch.int32),
+            f"{self.part}.sums": sums,
+            f"{self.part}.others": rest - sums - math.log(count - top),
         }
 
     def _rounded(self, name: str, values: Tensor) -> Tensor:
@@ -145,9 +148,5 @@ class TeacherOutputCodec:
 
 def codecs(config: CacheConfig) -> dict[str, TeacherOutputCodec]:
     """The codec of each part."""
-    return {
-        part: TeacherOutputCodec(
-            part, config.precision, config.logits if part == "logits" and config.logits != "all" else None
-        )
-        for part in PARTS
-    }
+    largest = {part: top for part in ("logits", "prediction") if (top := getattr(config, part)) != "all"}
+    return {part: TeacherOutputCodec(part, config.precision, largest.get(part)) for part in PARTS}

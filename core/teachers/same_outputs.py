@@ -27,8 +27,7 @@ def same_outputs(one: Representation, other: Representation, precision: torch.dt
         one, other: Of the same samples and with the same parts.
         precision: In which they were computed.
     """
-    pairs = [(one.logits, other.logits), (one.embedding, other.embedding), *zip(one.maps, other.maps, strict=True)]
-    return all(near(ours, theirs, precision) for ours, theirs in pairs if ours is not None and theirs is not None)
+    return all(near(ours, theirs, precision) for ours, theirs in zip(one.tensors(), other.tensors(), strict=True))
 
 
 def near(ours: Tensor, theirs: Tensor, precision: torch.dtype = torch.float32) -> bool:

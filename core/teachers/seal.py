@@ -13,7 +13,8 @@ from torch import Tensor
 from ..atomic import write_text
 from ..errors import ContrastillError
 from ..fingerprint import text_hash
-from ..representation import Network, RepresentationSpec, describe
+from ..representation import Network
+from ..representation_spec import RepresentationSpec, describe
 from ..run import writable_folder
 
 SEAL = "cache.json"
@@ -42,7 +43,11 @@ def sealed_spec(root: str | None, teacher: Network, batch: Mapping[str, Tensor])
         batch: As :func:`~.representation.describe` takes it.
     """
     spec = {} if root is None else _read_specs(Path(root)).get(_spec_key(teacher, batch), {})
-    return RepresentationSpec(**spec | {"map_shapes": tuple(map(tuple, spec["map_shapes"]))}) if spec else None
+    if not spec:
+        return None
+    tuples = {"map_shapes": tuple(map(tuple, spec["map_shapes"]))}
+    tuples |= {"prediction_shape": tuple(shape)} if (shape := spec.get("prediction_shape")) else {}
+    return RepresentationSpec(**spec | tuples)
 
 
 def _read_specs(root: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class OutputKey:
 
     Attributes:
         teacher: The teacher's number.
-        part: ``"logits"``, ``"embedding"`` or ``"maps"``.
+        part: Of the representation.
     """
 
     teacher: int

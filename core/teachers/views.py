@@ -159,14 +159,8 @@ def evenly_spaced(total: int, count: int) -> Tensor:
 
 def joined(batches: Sequence[Representation]) -> Representation:
     """Representations of several batches as one."""
-    first = batches[0]
-    logits, embedding = (
-        None if getattr(first, part) is None else torch.cat([getattr(batch, part) for batch in batches])
-        for part in ("logits", "embedding")
-    )
-    return Representation(
-        logits, embedding, tuple(torch.cat(maps) for maps in zip(*(batch.maps for batch in batches), strict=True))
-    )
+    whole = (torch.cat(values) for values in zip(*(batch.tensors() for batch in batches), strict=True))
+    return batches[0].map(lambda _: next(whole))
 
 
 def gathered(rows: Tensor, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from contrastill.core.errors import ContrastillError
 from contrastill.core.objective import Setting
 from contrastill.core.objective_checks import build_objectives, check_entry
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import RepresentationSpec
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.teachers.source import check_parts
 from contrastill.core.term import Term
 from contrastill.core.value_scale import note_once

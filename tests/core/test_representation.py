@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.representation import Network, Preprocess, RepresentationSpec, Taps, describe
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.representation_spec import RepresentationSpec, describe
 
 HALF = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
 

@@ -16,7 +16,8 @@ from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Network, Representation, RepresentationSpec
+from contrastill.core.representation import Network, Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.run import Run
 from contrastill.core.weights import load_state_dict, save_state_dict
 from contrastill.ensemble.adaptors import Adaptor, load_adaptors, save_adaptors

@@ -12,7 +12,8 @@ from contrastill.core.aggregation import Sum
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import TEACHER_AGGREGATIONS
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.term import Term
 from contrastill.ensemble.min_norm import min_norm_weights, project
 from contrastill.ensemble.rules import Average, Confidence, Entropy, Gradient, Random

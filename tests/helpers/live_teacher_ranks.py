@@ -18,7 +18,7 @@ from torch import nn
 
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
-from contrastill.core.representation import describe
+from contrastill.core.representation_spec import describe
 from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers.cache import CachedTeachers
 from contrastill.core.term import Term

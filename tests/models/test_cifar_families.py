@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import MODELS
-from contrastill.core.representation import RepresentationSpec, describe
+from contrastill.core.representation_spec import RepresentationSpec, describe
 from contrastill.models.build import build_network, load_student, save_student
 from contrastill.models.wide_resnet import WideResNet
 

@@ -10,7 +10,8 @@ from contrastill.cli.main import main
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import UsageError
 from contrastill.core.registry import MODELS
-from contrastill.core.representation import Preprocess, describe
+from contrastill.core.representation import Preprocess
+from contrastill.core.representation_spec import describe
 from contrastill.models.build import build_network, load_student, save_student
 from contrastill.models.library import Trace
 

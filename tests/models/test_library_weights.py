@@ -13,7 +13,8 @@ import torch
 
 from contrastill.core.config.schema import NetworkConfig
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.core.representation import Preprocess, describe
+from contrastill.core.representation import Preprocess
+from contrastill.core.representation_spec import describe
 from contrastill.core.weights import save_state_dict
 from contrastill.models.build import build_network, load_student, save_student
 from contrastill.training.networks import build

@@ -8,7 +8,8 @@ import torch
 import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import MODELS
-from contrastill.core.representation import Preprocess, RepresentationSpec, describe
+from contrastill.core.representation import Preprocess
+from contrastill.core.representation_spec import RepresentationSpec, describe
 from contrastill.core.weights import save_state_dict
 from contrastill.models.build import build_network, load_student, save_student
 

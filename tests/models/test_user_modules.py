@@ -13,7 +13,8 @@ from contrastill.cli.main import main
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Preprocess, RepresentationSpec, Taps
+from contrastill.core.representation import Preprocess, Taps
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.run import Run
 from contrastill.models.user_module import UserModule
 

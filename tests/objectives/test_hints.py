@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.attention import Attention
 from contrastill.objectives.fitnet import FitNet
 

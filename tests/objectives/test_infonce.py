@@ -10,7 +10,8 @@ from safetensors.torch import load, save
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.infonce import EMPTY, InfoNCE, Queue
 
 TARGETS = torch.tensor([0, 1, 0, 2, 1, 0, 2, 3])

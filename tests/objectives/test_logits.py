@@ -10,7 +10,8 @@ from contrastill import DIST, DKD, KD
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 
 NAMES = ("kd", "dkd", "dist", "mlkd", "wttm")
 PER_SAMPLE = ("kd", "dkd", "wttm")

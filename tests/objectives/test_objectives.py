@@ -8,7 +8,8 @@ import torch
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.cross_entropy import CrossEntropy
 from contrastill.objectives.kd import KD
 

@@ -20,7 +20,7 @@ from contrastill import (
     Representation,
     UsageError,
 )
-from contrastill.core.representation import RepresentationSpec
+from contrastill.core.representation_spec import RepresentationSpec
 from helpers.plain_losses import BATCH, PAIR, SAMPLES, losses, outputs
 
 NAMES = sorted(losses())

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.correlation import Correlation
 from contrastill.objectives.nst import NST
 from contrastill.objectives.pkt import PKT

@@ -8,7 +8,8 @@ import torch
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.review import Review, hierarchical_context
 
 STUDENT_MAPS, TEACHER_MAPS = ((9, 8, 8), (3, 6, 8), (4, 3, 4), (5, 3, 2)), ((4, 6, 8), (6, 3, 4), (5, 2, 2))

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import describe
+from contrastill.core.representation_spec import describe
 from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer

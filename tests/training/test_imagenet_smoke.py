@@ -21,7 +21,8 @@ from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Network, Preprocess, Taps, describe
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.representation_spec import describe
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer
 from contrastill.ensemble.batched import BatchedTeachers

@@ -10,7 +10,8 @@ from torch import nn
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Objective, Setting
-from contrastill.core.representation import Network, Preprocess, Representation, RepresentationSpec, Taps
+from contrastill.core.representation import Network, Preprocess, Representation, Taps
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer

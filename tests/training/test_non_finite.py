@@ -13,7 +13,8 @@ from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import ContrastillError
 from contrastill.core.objective import Objective, Setting
 from contrastill.core.registry import OBJECTIVES
-from contrastill.core.representation import Network, Preprocess, Taps, describe
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.representation_spec import describe
 from contrastill.core.run import Run
 from contrastill.core.term import Term
 from contrastill.core.transfer import Transfer

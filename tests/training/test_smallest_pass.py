@@ -9,7 +9,8 @@ from torch import nn
 from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.representation import Network, Preprocess, Taps, describe
+from contrastill.core.representation import Network, Preprocess, Taps
+from contrastill.core.representation_spec import describe
 from contrastill.core.transfer import Transfer
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages

@@ -9,7 +9,8 @@ import torch
 from contrastill.core.crd.criterion import Critic, pair_loss
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.xmodal.dense_crd import DenseCRD
 from contrastill.xmodal.position_rows import PositionRows
 from contrastill.xmodal.projectors import MLPEmbedding

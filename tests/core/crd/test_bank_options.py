@@ -17,7 +17,8 @@ from contrastill.core.crd.memory_bank import MemoryBank
 from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.representation import Representation, RepresentationSpec
+from contrastill.core.representation import Representation
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.crd import CRD
 
 M, B, K, D = 30, 8, 9, 5

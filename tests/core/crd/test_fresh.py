@@ -11,7 +11,7 @@ from contrastill.core.crd.fresh import FreshCRDLoss
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.hashing import mix
 from contrastill.core.objective import Setting
-from contrastill.core.representation import RepresentationSpec
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.fresh_crd import FreshCRD, JointFreshCRD
 
 M, K, D = 14, 5, 4

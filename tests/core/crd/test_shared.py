@@ -7,7 +7,7 @@ from contrastill.core.crd.loss import CRDLoss
 from contrastill.core.crd.shared import SharedCRDLoss
 from contrastill.core.errors import UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.representation import RepresentationSpec
+from contrastill.core.representation_spec import RepresentationSpec
 from contrastill.objectives.crd import CRD, SharedCRD
 
 M, B, DIMS = 40, 6, (5, 7, 3)

@@ -13,7 +13,7 @@ from contrastill.core.atomic import create_h5
 from contrastill.core.config.schema import CacheConfig, TrainConfig
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.objective import Setting
-from contrastill.core.representation import describe
+from contrastill.core.representation_spec import describe
 from contrastill.core.run import Run
 from contrastill.core.teachers import cache_shard
 from contrastill.core.teachers.cache import CachedTeachers

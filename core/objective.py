@@ -44,6 +44,8 @@ class Setting:
         seed: The run's seed.
         pass_samples: The most samples that a process sees in a forward pass; None where that is not known.
         label_classes: C, where the labels hold a number for each class; else None.
+        pixel_classes: C of the label maps ``semantics`` (B, 1, H, W), which hold 1 … C, and 0 where there is no label;
+            None where the data has no label maps.
     """
 
     student: RepresentationSpec
@@ -53,6 +55,7 @@ class Setting:
     seed: int
     pass_samples: int | None = None
     label_classes: int | None = None
+    pixel_classes: int | None = None
 
     def require_teacher(self) -> RepresentationSpec:
         """Shapes of the teacher's outputs, for objectives with ``needs_teacher``; a UsageError without a teacher."""
@@ -83,9 +86,10 @@ class Objective(nn.Module):
     is a mean over samples, else ``forward``.
 
     Attributes:
-        needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``; nothing else is computed.
+        needs: What it reads of a representation, out of ``logits``, ``embedding``, ``maps``, ``prediction``; nothing
+            else is computed.
         needs_teacher: Whether it compares with a teacher at all.
-        same_classes: Whether it compares logits (B, C) of both sides class by class.
+        same_classes: Whether it compares logits (B, C), or predictions (B, C, h, w), of both sides class by class.
         per_class: Whether each logit is a question of its own, as where a sample may have several classes; else the
             softmax over all of them is read.
         default_weight: The published weight of this term in the loss.

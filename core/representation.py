@@ -233,8 +233,8 @@ class Network(nn.Module):
         return outputs
 
     def map_classes(self, classes: Sequence[int]) -> Network:
-        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``, or channel of
-        its prediction; returns itself.
+        """Answer with the data's classes in the place of its own: class c by its own logit ``classes[c]``, or by
+        that channel of its prediction; returns itself.
 
         Args:
             classes: (C,) places in its own logits.
@@ -291,7 +291,7 @@ class Network(nn.Module):
     def _way_to(self, part: str) -> str:
         """What to do about a part that is read and not tapped."""
         if part == "logits":
-            return "it answers for each position; objectives such as dense_kd, cwd or pixel_cross_entropy read its prediction"
+            return "it answers for each position: take objectives that read its prediction, such as dense_kd or cwd"
         if part == "prediction":
             return (
                 "it does not answer for each position; take a segmenter, such as unet/resnet20, or an objective that "

@@ -16,8 +16,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from ..core.errors import UsageError, unknown_name
 from ..core.representation import Network
 from ..core.representation_spec import describe
+from ..models.decoders import HEADS, Head
 from .features import copied
-from .heads import HEADS, Head
 from .labels import labelled_part
 from .maps import KeptMaps, batches_of, keep_maps, shuffled_rows
 
@@ -111,7 +111,7 @@ def segment(
         test: The same.
         num_classes: C; label maps hold 1…C, and 0, −1 or −100 where there is no label, which neither the loss nor the
             measures see. Of the product's own data sets 255 is 0 by then (``data.void``).
-        head: ``"linear"``: a linear classifier of each pixel. ``"unet"``: a small decoder.
+        head: ``"linear"``: a linear classifier of each pixel. ``"unet"``, ``"fpn"``: a small decoder.
         mode: ``"frozen"``: only the head learns. ``"fine_tuned"``: the encoder too, at a tenth of ``lr``.
             ``"scratch"``: at ``lr``.
         label_fraction: Share of the training frames that are used, stratified by ``train.targets``.

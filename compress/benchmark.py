@@ -172,14 +172,17 @@ def parse_pairs(text: str, benchmark: Benchmark) -> list[tuple[str, str]]:
 
 
 def all_objectives() -> list[str]:
-    """Every objective that compares one student with one teacher: those of the objectives package, in the tables'
-    order.
+    """Every objective that compares one student with one teacher as classifiers: those of the objectives package that
+    read no prediction of each position, in the tables' order.
     """
     package = __package__.rpartition(".")[0]
     names = [
         name
         for name, entry in OBJECTIVES.items()
-        if entry.needs_teacher and not entry.joint and entry.__module__.startswith(f"{package}.objectives.")
+        if entry.needs_teacher
+        and not entry.joint
+        and "prediction" not in entry.needs
+        and entry.__module__.startswith(f"{package}.objectives.")
     ]
     return sorted(names, key=lambda name: (rank(name), name))
 

@@ -111,7 +111,7 @@ class Objective(nn.Module):
     Options: ClassVar[type[BaseModel]] = Options
     needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = True
-    same_classes: ClassVar[bool] = False
+    same_classes: bool = False
     per_class: ClassVar[bool] = False
     default_weight: ClassVar[float] = 1.0
     default_warmup: ClassVar[float] = 0.0
@@ -172,7 +172,8 @@ class Objective(nn.Module):
         if student is None or (self.needs_teacher and teacher is None):
             raise UsageError(f"{name} got no outputs of the {'student' if student is None else 'teacher'}: pass them")
         if not self.needs_teacher and teacher is not None:
-            raise UsageError(f"{name} reads no teacher: pass labels by name, {name}()(logits, target=labels)")
+            example = "logits, target=labels" if "logits" in self.needs else "prediction, semantics=label_maps"
+            raise UsageError(f"{name} reads no teacher: pass labels by name, {name}()({example})")
         student = self._representation(student, "student")
         each = [self._representation(outputs, "teacher") for outputs in teachers]
         check_tensors(name, self.needs, self.same_classes, student, each, per_class=self.per_class)
@@ -295,10 +296,21 @@ def check_labels(objective: str, setting: Setting) -> None:
         setting: With the labels and the length of the student's logits.
 
     Raises:
-        UsageError: The data has no labels, or more classes than the student, or the student has a single logit.
+        UsageError: The data has no labels of whole samples, or more classes than the student, or the student has a
+            single logit, or answers for each position.
     """
+    if setting.student.num_classes is None and setting.student.prediction_shape is not None:
+        raise UsageError(
+            f"objective {objective} compares logits with the class of a whole sample, and the student answers for each "
+            "position: take pixel_cross_entropy, which reads label maps"
+        )
     if setting.targets is None and setting.label_classes is not None:
         raise several_classes_refused(objective)
+    if setting.targets is None and setting.pixel_classes is not None:
+        raise UsageError(
+            f"objective {objective} needs the class of a whole sample, and the labels of this data are label maps: "
+            "take pixel_cross_entropy, for a student that answers for each position"
+        )
     if setting.targets is None:
         raise unlabelled(objective)
     check_two_outputs(objective, "student", setting.student.num_classes)

@@ -29,6 +29,11 @@ def check_classes(objective: str, setting: Setting) -> None:
     """
     teacher = setting.require_teacher()
     for role, spec in (("teacher", teacher), ("student", setting.student)):
+        if spec.num_classes is None and spec.prediction_shape is not None:
+            raise UsageError(
+                f"objective {objective} compares logits of whole samples (B, C), and the {role} answers for each "
+                "position: take dense_kd"
+            )
         if spec.num_classes is None:
             raise UsageError(
                 f"objective {objective} compares logits (B, C), and the {role} returns none: let it return them "

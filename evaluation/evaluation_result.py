@@ -18,6 +18,10 @@ _COLUMNS = (
     "pixel %",
     "mean %",
     "mIoU %",
+    "boundary F %",
+    "abs. rel.",
+    "RMSE",
+    "δ < 1.25 %",
     "top-1 %",
     "mAP %",
     "top-5 %",
@@ -92,6 +96,65 @@ class SegmentationScores:
 
 
 @dataclass(frozen=True)
+class DenseScores:
+    """A network's own classes of pixels, per cent, see :class:`~contrastill.training.dense_accuracy.DenseMeasures`.
+
+    Attributes:
+        pixel_accuracy, mean_accuracy, miou: As of a segmentation head.
+        boundary_f: How well outlines agree; None where no frame has any.
+        per_class_iou: None of a class that does not occur.
+        classes: Their names, where the data has any.
+    """
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    miou: float
+    boundary_f: float | None
+    per_class_iou: list[float | None]
+    classes: tuple[str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "classes": None if self.classes is None else [*self.classes]}
+
+    def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
+        """The line of the table, by column."""
+        return [
+            {
+                **common,
+                "pixel %": _percent(self.pixel_accuracy),
+                "mean %": _percent(self.mean_accuracy),
+                "mIoU %": _percent(self.miou),
+                "boundary F %": _percent(self.boundary_f),
+            }
+        ]
+
+
+@dataclass(frozen=True)
+class DepthScores:
+    """A network's own depth, see :class:`~contrastill.training.dense_accuracy.DepthMeasures`, whose fields these
+    are.
+    """
+
+    abs_rel: float
+    rmse: float
+    delta1: float
+    delta2: float
+    delta3: float
+    align: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+    def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
+        """The line of the table, by column."""
+        task = "depth" if self.align == "none" else "depth, scale of each frame by its median"
+        values = {"abs. rel.": f"{self.abs_rel:.4f}", "RMSE": f"{self.rmse:.4f}", "δ < 1.25 %": _percent(self.delta1)}
+        return [{**common, "task": task, **values}]
+
+
+@dataclass(frozen=True)
 class LayerScores:
     """A linear classifier on one layer: accuracies in per cent, and the weight decay that was chosen."""
 
@@ -133,7 +196,9 @@ class ClassificationScores:
         ]
 
 
-Scores = Accuracy | SegmentationScores | ClassificationScores
+Scores = Accuracy | DenseScores | DepthScores | SegmentationScores | ClassificationScores
+_MOST_CLASSES = 60
+"""With more, the table of the classes is left to --json."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +278,21 @@ class EvaluationResult(TabularResult):
         hidden = ("parameters", "images") if narrow else ()
         columns = [name for name in _COLUMNS if name not in hidden and any(line.get(name) for line in lines)]
         rows = [[line.get(name, "") for name in columns] for line in lines]
-        return [
-            Table("", columns, rows, [*self.notes, *([] if self.picture is None else [f"picture: {self.picture}"])])
+        notes = [*self.notes, *([] if self.picture is None else [f"picture: {self.picture}"])]
+        return [Table("", columns, rows, notes), *self._of_classes()]
+
+    def _of_classes(self) -> list[Table]:
+        """The intersection over union of each class, a column for each network."""
+        dense = [(row, row.scores) for row in self.rows if isinstance(row.scores, DenseScores)]
+        names = next((scores.classes for _, scores in dense if scores.classes is not None), None)
+        if names is None or len(names) > _MOST_CLASSES:
+            return []
+        same = [(row, scores) for row, scores in dense if scores.classes == names]
+        columns = ["IoU %", *(f"{row.role} {row.model}" for row, _ in same)]
+        lines = [
+            [name, *(_percent(scores.per_class_iou[place]) for _, scores in same)] for place, name in enumerate(names)
         ]
+        return [Table("", columns, lines)]
 
 
 def _percent(value: float | None) -> str:

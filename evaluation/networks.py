@@ -19,6 +19,7 @@ from ..training.checkpoint import load_newest
 from ..training.data import measure_statistics, open_split
 from ..training.moving_average import averaged
 from ..training.networks import build
+from ..training.pixel_labels import answers_for_positions, pixel_labels
 
 BASELINES = ("random", "scratch", "teacher")
 """The student's architecture with its initial weights; the same, trained on the labels alone; the first teacher."""
@@ -115,7 +116,7 @@ class EvaluatedNetworks:
     @cached_property
     def _teachers(self) -> list[Network]:
         def classes(entry: NetworkConfig) -> int | None:
-            return self._training_data.num_classes if entry.weights is None else None
+            return self._labels.num_classes if entry.weights is None else None
 
         teachers = [
             build(entry, classes(entry), self._statistics(entry), names=self._names(entry))
@@ -128,12 +129,21 @@ class EvaluatedNetworks:
                 WeightsRecord(self.run).check_teacher(number, teacher.module)
         return teachers
 
+    @cached_property
+    def _labels(self) -> Any:
+        """The classes of the training data: of the samples, or of the label maps where the student answers for each
+        position.
+        """
+        if not answers_for_positions(self.config.student):
+            return self._training_data
+        return pixel_labels({"train": self._training_data})["train"]
+
     def _names(self, entry: NetworkConfig) -> Sequence[str] | None:
         """Names of the classes of the training data, which a teacher's class_map is for."""
         if entry.class_map is None:
             return None
         own = self._student()[0].recipe["classes"] if self.run.finished else None
-        return own or self._training_data.classes
+        return own or self._labels.classes
 
     def _student(self) -> tuple[Network, str]:
         """The run's student, of its finished file or else of its newest checkpoint; and which."""
@@ -149,11 +159,11 @@ class EvaluatedNetworks:
             )
         classes = (
             entry.num_classes
-            or self._training_data.num_classes
+            or self._labels.num_classes
             or next((teacher.recipe["num_classes"] for teacher in self._teachers), None)
         )
         network = build(entry.model_copy(update={"weights": None}), classes, self._statistics(entry))
-        if (names := self._training_data.classes) is not None and len(names) == classes:
+        if (names := self._labels.classes) is not None and len(names) == classes:
             network.recipe = {**network.recipe, "classes": tuple(names)}
         student = {
             name.removeprefix("student."): value

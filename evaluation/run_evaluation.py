@@ -6,7 +6,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,15 +15,15 @@ from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.run import Run, no_run
 from ..datasets.io.values import check_splits
-from ..probe.features import features_of
-from ..probe.linear import fit_probe
 from ..probe.segmentation import segment
 from ..training.accelerator import prepare_accelerator
 from ..training.accuracy import evaluate
 from ..training.class_order import answer_for, check_same_classes
-from ..training.data import check_modality, open_loader, open_split
+from ..training.data import check_modality, open_split
 from ..training.networks import check_other_data
-from ..training.pixel_labels import LABELS, pixel_classes
+from ..training.pixel_labels import LABELS, answers_for_positions, pixel_classes
+from .dense_evaluation import answers_densely, check_dense_data, dense_scores
+from .dense_predictor import DensePredictor
 from .evaluation_data import (
     carried_settings,
     data_keys,
@@ -37,35 +36,18 @@ from .evaluation_data import (
 from .evaluation_result import (
     Accuracy,
     ClassificationScores,
+    DenseScores,
     EvaluationRow,
-    LayerScores,
     Scores,
     SegmentationScores,
 )
+from .evaluation_split import EvaluationSplit
 from .gallery import Gallery
+from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _EvaluationSplit:
-    """A split that is read with more modalities than are stored."""
-
-    split: Any
-    modalities: tuple[str, ...]
-
-    @property
-    def num_samples(self) -> int:
-        return self.split.num_samples
-
-    @property
-    def targets(self) -> Any:
-        return self.split.targets
-
-    def loader(self, **options: Any) -> Any:
-        return open_loader(self.split, self.modalities, **options)
 
 
 class RunEvaluation:
@@ -169,7 +151,7 @@ class RunEvaluation:
         if obstacles:
             raise UsageError("; and ".join(obstacles))
 
-    def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Accuracy]:
+    def _accuracy(self, candidate: EvaluatedNetwork) -> Iterator[Scores]:
         if candidate.role in ("random", "scratch"):
             return
         if candidate.role == "student" and not self._learns_logits():
@@ -188,6 +170,9 @@ class RunEvaluation:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
+        if answers_densely(candidate.network):
+            yield from self._positions(candidate, loader)
+            return
         if candidate.network.recipe.get("several_classes") and not several_classes(self.test):
             self.warn(
                 f"{self._where()} has one class for each sample, and the {candidate.role} of {self.run.path} was "
@@ -195,6 +180,20 @@ class RunEvaluation:
             )
         # A teacher of other classes, such as ImageNet's, has no accuracy here.
         yield Accuracy(**(evaluate(candidate.network, loader, self.accelerator) if self._answers(candidate) else {}))
+
+    def _positions(self, candidate: EvaluatedNetwork, loader: Any) -> Iterator[Scores]:
+        who = f"{candidate.role} {candidate.model} of {self.run.path}"
+        scores = dense_scores(candidate.network, self.test, loader, self.accelerator, who, self._where(), self.warn)
+        if scores is None:
+            return
+        yield scores
+        if isinstance(scores, DenseScores) and self.accelerator.is_main_process:
+            name = self.name if candidate.role == "student" else candidate.role
+            shown = DensePredictor(candidate.network)
+            source = self._source(self.test, candidate)
+            self.gallery.add(
+                candidate.role, f"{name}\nmIoU {scores.miou:.1f} %", shown, source, LABELS, self.accelerator.device
+            )
 
     def _learns_logits(self) -> bool:
         """Whether an objective trains the student's logits, or they came with its weights."""
@@ -267,25 +266,10 @@ class RunEvaluation:
         if candidate.role == "scratch":  # trained on classes end to end it is a training of its own
             return
         self.say(f"{self.run.path}: classification, {candidate.role} {candidate.model}")
-        options, device = self.options, self.accelerator.device
-        train, test = (
-            features_of(
-                candidate.network,
-                self._source(split, candidate).loader(batch_size=64, device=device, seed=0, train=False),
-                options.layers,
-                options.spatial,
-            )
-            for split in (self.train, self.test)
+        train, test = (self._source(split, candidate) for split in (self.train, self.test))
+        yield from classification_scores(
+            candidate.network, train, test, self.options, self.accelerator.device, self.config.seed
         )
-        for fraction in options.label_fractions:
-            layers, train_images = {}, 0
-            for layer in options.layers:
-                result = fit_probe(
-                    train[layer], test[layer], layer, fraction, self.config.seed, device=device, unseen="wrong"
-                )
-                layers[layer] = LayerScores(result.top1, result.top5, result.weight_decay)
-                train_images = result.num_train
-            yield ClassificationScores(fraction, train_images, layers)
 
     def _open(self, name: str) -> Any:
         split = open_split(self.data, name)
@@ -293,8 +277,8 @@ class RunEvaluation:
             raise UsageError(f"{self._where()} has no {name} split: name one with evaluation.data.splits.{name}=…")
         return split
 
-    def _source(self, split: Any, candidate: EvaluatedNetwork) -> _EvaluationSplit:
-        return _EvaluationSplit(split, (candidate.network.modality,))
+    def _source(self, split: Any, candidate: EvaluatedNetwork) -> EvaluationSplit:
+        return EvaluationSplit(split, (candidate.network.modality,))
 
     def _check(self) -> None:
         """Complain where the data lack what a task needs."""
@@ -309,6 +293,9 @@ class RunEvaluation:
                         f"{LABELS}, and it has {stored}"
                     )
                 if task == "accuracy" and (name == "train" or several_classes(split)):
+                    continue
+                if task == "accuracy" and answers_for_positions(self.config.student):
+                    check_dense_data(split, None, self._where())
                     continue
                 if task != "segmentation" and split.targets is None:
                     raise UsageError(

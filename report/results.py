@@ -240,6 +240,8 @@ def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
             yield [network, f"linear probe, {layer}", labels, None, None, measured(result["top1"]), images]
     elif is_number(row.get("top1")):
         yield [network, "accuracy", labels, None, None, measured(row["top1"]), images]
+    elif row["task"] == "accuracy" and is_number(row.get("miou")):
+        yield [network, "prediction", labels, measured(row["miou"]), measured(row["pixel_accuracy"]), None, images]
     elif is_number(row.get("mAP")):
         yield [network, "mean average precision", labels, None, None, measured(row["mAP"]), images]
 

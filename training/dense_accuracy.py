@@ -80,7 +80,9 @@ def evaluate_dense(
     of one for depth; see :func:`measure_dense`, whose arguments and errors these are.
     """
     measures = asdict(measure_dense(network, loader, accelerator, align=align, boundaries=False))
-    return {name: value for name, value in measures.items() if isinstance(value, float)}
+    measured = {name: value for name, value in measures.items() if isinstance(value, float)}
+    # The first one is what the best epoch is chosen by: more of it is better.
+    return dict(sorted(measured.items(), key=lambda item: item[0] in LOWER_IS_BETTER))
 
 
 def measure_dense(
@@ -127,10 +129,10 @@ def measure_dense(
             if len(prediction):
                 sums.update(prediction, batch)
     if float(accelerator.reduce(damaged, "sum")):
+        damage = "NaN" if isinstance(sums, _ClassSums) else "NaN or infinite depth"
         raise ContrastillError(
-            f"{type(network.module).__name__} gives {'NaN' if isinstance(sums, _ClassSums) else 'NaN or infinite depth'}"
-            " for images of the test split: its weights or its normalisation are damaged, or its training diverged "
-            "(lower train.lr then)"
+            f"{type(network.module).__name__} gives {damage} for images of the test split: its weights or its "
+            "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
     if sums is None:
         raise UsageError("the test split has no batches: nothing can be measured")

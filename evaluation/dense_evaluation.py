@@ -1,0 +1,94 @@
+"""The evaluation of networks that answer for each position: by their own prediction, without a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..core.errors import UsageError
+from ..core.representation import Network
+from ..training.class_order import answer_for
+from ..training.dense_accuracy import DEPTH, DenseMeasures, measure_dense
+from ..training.pixel_labels import LABELS, PixelLabels, pixel_labels
+from .evaluation_result import DenseScores, DepthScores
+
+
+def answers_densely(network: Network) -> bool:
+    """Whether a network's own answer is for each position rather than for the sample."""
+    return network.taps.prediction is not None and network.taps.logits is None
+
+
+def check_dense_data(split: Any, channels: int | None, where: str) -> None:
+    """Complain where a split lacks what predictions are compared with.
+
+    Args:
+        split: Of the evaluation.
+        channels: Of the prediction; None where that is not known.
+        where: The data, for messages.
+
+    Raises:
+        UsageError: It does.
+    """
+    needed = {DEPTH} if channels == 1 else {LABELS} if channels else {DEPTH, LABELS}
+    if not needed & {*split.modalities}:
+        raise UsageError(
+            f"the test split of {where} has no {' or '.join(sorted(needed))} to compare predictions with: it has "
+            f"{', '.join(split.modalities)}; name data that have it with evaluation.data"
+        )
+
+
+def dense_scores(
+    network: Network,
+    split: Any,
+    loader: Any,
+    accelerator: Accelerator,
+    who: str,
+    where: str,
+    warn: Callable[[str], None],
+) -> DenseScores | DepthScores | None:
+    """A network's own prediction compared with the label maps of a split, matched by the names of the classes, or with
+    its depth.
+
+    Args:
+        network: Its prediction is brought into the order of the data's classes.
+        split: Of which the loader is.
+        loader: Of the test split.
+        accelerator: Device and processes.
+        who: The network, for messages.
+        where: The data, for messages.
+        warn: Is told what was matched by number alone.
+
+    Returns:
+        None where its classes are others than the data's.
+    """
+    channels = network.recipe.get("num_classes")
+    check_dense_data(split, channels, where)
+    if channels == 1:
+        align = "none" if split.camera is not None and split.camera.unit != "relative" else "median"
+        measures = measure_dense(network, loader, accelerator, align=align)
+        assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
+        return DepthScores(**vars(measures))
+    labels: PixelLabels = pixel_labels({"test": split}, where)["test"]
+    try:
+        note = answer_for(
+            network, labels, who, where, "say with class_map={ITS CLASS: CLASS OF THE DATA} which is which"
+        )
+    except UsageError as error:
+        warn(f"{error}: it has no mIoU here")
+        return None
+    if note:
+        warn(note)
+    measures = measure_dense(network, loader, accelerator)
+    assert isinstance(measures, DenseMeasures), "several channels are classes"
+    ious = [None if math.isnan(iou) else round(iou, 4) for iou in measures.per_class_iou]
+    return DenseScores(
+        round(measures.pixel_accuracy, 4),
+        round(measures.mean_accuracy, 4),
+        round(measures.miou, 4),
+        None if measures.boundary_f is None or math.isnan(measures.boundary_f) else round(measures.boundary_f, 4),
+        ious,
+        labels.classes,
+    )

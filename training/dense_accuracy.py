@@ -127,10 +127,10 @@ def measure_dense(
             if len(prediction):
                 sums.update(prediction, batch)
     if float(accelerator.reduce(damaged, "sum")):
+        what = "NaN or infinite values" if isinstance(sums, _DepthSums) else "NaN"
         raise ContrastillError(
-            f"{type(network.module).__name__} gives {'NaN' if isinstance(sums, _ClassSums) else 'NaN or infinite depth'}"
-            " for images of the test split: its weights or its normalisation are damaged, or its training diverged "
-            "(lower train.lr then)"
+            f"{type(network.module).__name__} gives {what} for images of the test split: its weights or its "
+            "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
     if sums is None:
         raise UsageError("the test split has no batches: nothing can be measured")
@@ -208,7 +208,7 @@ def _median(values: Tensor, there: Tensor) -> Tensor:
     """
     ordered = torch.where(there, values, math.inf).flatten(1).sort(1).values
     count = there.flatten(1).sum(1, keepdim=True)
-    middle = torch.cat([(count - 1).clamp(min=0) // 2, (count // 2).clamp(max=ordered.shape[1] - 1)], 1)
+    middle = torch.cat([(count - 1).clamp(min=0) // 2, count // 2], 1)
     return ordered.gather(1, middle).mean(1)
 
 
@@ -221,4 +221,5 @@ def _truth(batch: Mapping[str, Tensor], name: str, what: str) -> Tensor:
 
 def _over_ranks(sums: Tensor, accelerator: Accelerator) -> Tensor:
     """The sum over processes; what is counted in whole numbers stays exact."""
+    # Sums of float64 stay where they are: not every device has it, and a single process needs none.
     return accelerator.reduce(sums.to(accelerator.device), "sum") if accelerator.num_processes > 1 else sums

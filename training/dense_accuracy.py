@@ -197,9 +197,8 @@ class _DepthSums:
         count, relative, square, *near = _over_ranks(self.total, accelerator).tolist()
         if not count:
             raise UsageError("no pixel of the test frames has a depth above 0: nothing can be measured")
-        return DepthMeasures(
-            relative / count, math.sqrt(square / count), *(100 * value / count for value in near), self.align
-        )
+        first, second, third = (100 * value / count for value in near)
+        return DepthMeasures(relative / count, math.sqrt(square / count), first, second, third, self.align)
 
 
 def _median(values: Tensor, there: Tensor) -> Tensor:

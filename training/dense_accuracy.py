@@ -129,9 +129,9 @@ def measure_dense(
             if len(prediction):
                 sums.update(prediction, batch)
     if float(accelerator.reduce(damaged, "sum")):
-        damage = "NaN" if isinstance(sums, _ClassSums) else "NaN or infinite depth"
+        what = "NaN or infinite values" if isinstance(sums, _DepthSums) else "NaN"
         raise ContrastillError(
-            f"{type(network.module).__name__} gives {damage} for images of the test split: its weights or its "
+            f"{type(network.module).__name__} gives {what} for images of the test split: its weights or its "
             "normalisation are damaged, or its training diverged (lower train.lr then)"
         )
     if sums is None:
@@ -199,9 +199,8 @@ class _DepthSums:
         count, relative, square, *near = _over_ranks(self.total, accelerator).tolist()
         if not count:
             raise UsageError("no pixel of the test frames has a depth above 0: nothing can be measured")
-        return DepthMeasures(
-            relative / count, math.sqrt(square / count), *(100 * value / count for value in near), self.align
-        )
+        first, second, third = (100 * value / count for value in near)
+        return DepthMeasures(relative / count, math.sqrt(square / count), first, second, third, self.align)
 
 
 def _median(values: Tensor, there: Tensor) -> Tensor:
@@ -210,7 +209,7 @@ def _median(values: Tensor, there: Tensor) -> Tensor:
     """
     ordered = torch.where(there, values, math.inf).flatten(1).sort(1).values
     count = there.flatten(1).sum(1, keepdim=True)
-    middle = torch.cat([(count - 1).clamp(min=0) // 2, (count // 2).clamp(max=ordered.shape[1] - 1)], 1)
+    middle = torch.cat([(count - 1).clamp(min=0) // 2, count // 2], 1)
     return ordered.gather(1, middle).mean(1)
 
 
@@ -223,4 +222,5 @@ def _truth(batch: Mapping[str, Tensor], name: str, what: str) -> Tensor:
 
 def _over_ranks(sums: Tensor, accelerator: Accelerator) -> Tensor:
     """The sum over processes; what is counted in whole numbers stays exact."""
+    # Sums of float64 stay where they are: not every device has it, and a single process needs none.
     return accelerator.reduce(sums.to(accelerator.device), "sum") if accelerator.num_processes > 1 else sums

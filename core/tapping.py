@@ -153,14 +153,13 @@ def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
 
 
 def answer(module: nn.Module, images: Tensor) -> Tensor:
-    """The logits (B, C) of a module with ``taps``; of one without logits its embedding."""
+    """The logits (B, C) of a module with ``taps``; of one without logits its prediction (B, C, H, W), or embedding."""
     taps = getattr(module, "taps", None)
     output = call(module, images)
     if isinstance(output, Tensor):
         return output
-    name = next(
-        (tap for tap in (getattr(taps, "logits", None), getattr(taps, "embedding", None)) if is_part(tap)), None
-    )
+    parts = (getattr(taps, part, None) for part in ("logits", "prediction", "embedding"))
+    name = next((tap for tap in parts if is_part(tap)), None)
     if name is None:
         raise UsageError(f"{type(module).__name__} returns {described(output)}: name its logits with taps")
     return part_of(output, name.removeprefix(OUTPUT), type(module).__name__)

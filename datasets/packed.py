@@ -16,12 +16,14 @@ from ..core.config.fields import RESUMABLE
 from ..core.errors import UsageError
 from ..core.label_vectors import Labels
 from ..core.registry import DATASETS
-from .io.camera import NAMED_UNITS, UNIT_HELP, Camera, Unit, unit_of, warn_of_unit
+from .io.camera import UNIT_HELP, Unit, warn_of_unit
 from .io.channel_order import check_channel_order
 from .io.file_views import LABELS
 from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
+from .io.packed_camera import packed_camera
 from .io.packed_classes import read_classes
+from .io.packed_splits import group_names, joined_groups, keep_labels
 from .io.value_range import check_unit_range
 from .io.values import (
     NEGATIVE_MARKS,
@@ -76,12 +78,20 @@ class Packed:
         target: str | None = Field(
             "target", description="field of the classes; null, or no field 'target' in the file: unlabelled"
         )
-        splits: dict[str, str | None] = Field(
+        splits: dict[str, str | list[str] | None] = Field(
             {"train": "train", "test": "test"},
-            description="train and test -> name of the group in the file; test may be null",
+            description="train and test -> name of the group in the file, or names of several, of which some may lack "
+            "label maps; test may be null",
         )
         limit: int | None = Field(
             None, gt=0, description="samples taken of each split, evenly spaced over it, for quick trials; null: all"
+        )
+        label_fraction: float = Field(
+            1.0,
+            gt=0,
+            le=1,
+            description="share of the training samples with label maps that keep them, evenly spaced; the others are "
+            "unlabelled",
         )
         blocks: int | None = Field(
             None,
@@ -117,16 +127,19 @@ class Packed:
         ``"train"`` is ever augmented.
         """
         options, augmented = self.options, split == "train"
-        if options.splits.get(split, split) is None:
+        names = group_names(options.splits, split)
+        if split in options.splits and not names:
             return None
+        if len(names) > 1 or isinstance(options.splits.get(split), list):
+            return joined_groups(options, split, lambda own: Packed(own).open(split))
         with open_packed(options.path) as file:
             group = self._group(file, split)
             rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0
-            names = class_names(file, options.semantic_names) if LABELS in options.fields else None
+            semantic = class_names(file, options.semantic_names) if LABELS in options.fields else None
             vectors = self._vectors(file, group)
             images = {
-                modality: self._label_maps(file, group, name, rows, padding, names)
+                modality: self._label_maps(file, group, name, rows, padding, semantic)
                 if modality == LABELS
                 else self._images(group, name, rows, padding, rgb=modality == RGB, vectors=modality in vectors)
                 for modality, name in options.fields.items()
@@ -139,11 +152,13 @@ class Packed:
             kinds = {modality: number_kind(group[name].dtype) for modality, name in options.fields.items()}
             labels, num_classes, classes = Labels(None, None), None, None
             if self.options.target is not None and self._labelled(group):
-                groups = [name for name in self.options.splits.values() if name]
+                groups = [name for each in options.splits for name in group_names(options.splits, each)]
                 labels, num_classes, classes = read_classes(file, group, self.options.target, groups, rows)
-            camera = self._camera(file, group)
+            camera = packed_camera(file, group, options)
+        if LABELS in images and augmented:
+            keep_labels(images[LABELS], options.label_fraction)
         flip = options.flip and augmented
-        labelled: dict[str, Any] = {"num_classes": num_classes, "classes": classes, "semantic_classes": names}
+        labelled: dict[str, Any] = {"num_classes": num_classes, "classes": classes, "semantic_classes": semantic}
         labelled |= {"targets": labels.targets, "label_vectors": labels.vectors}
         opened = TensorSplit(images, **labelled, flip=flip, camera=camera, vectors=vectors, kinds=kinds)
         if camera is not None:
@@ -152,37 +167,8 @@ class Packed:
             )
         return opened
 
-    def _camera(self, file: h5py.File, group: h5py.Group) -> Camera | None:
-        """Unit and intrinsics of the field of depth, from the options, from the file, or by its dtype."""
-        if "depth" not in self.options.fields:
-            return None
-        stored = file.attrs.get("depth_unit")
-        dtype = group[self.options.fields["depth"]].dtype
-        stored = stored.decode() if isinstance(stored, bytes) else stored
-        unit: Any = self.options.depth_unit or stored or unit_of(number_kind(dtype))
-        if not isinstance(unit, str):
-            unit = float(unit)
-        if unit not in NAMED_UNITS and not (isinstance(unit, float) and unit > 0):
-            raise UsageError(
-                f"{file.filename}: the attribute depth_unit is {unit}, and should be {', '.join(NAMED_UNITS)} or "
-                "the metres of one step: set data.depth_unit"
-            )
-        intrinsics = self.options.intrinsics or file.attrs.get("intrinsics")
-        if intrinsics is None:
-            return Camera(unit)
-        values = np.asarray(intrinsics)
-        # Four numbers, or the matrix that has them.
-        values = values[[0, 1, 0, 1], [0, 1, 2, 2]] if values.shape == (3, 3) else values
-        if values.shape != (4,) or values.dtype.kind not in "iuf":
-            raise UsageError(
-                f"{file.filename}: the attribute intrinsics has the shape {values.shape}: it holds fx, fy, cx, "
-                "cy, or the matrix (3, 3) of them"
-            )
-        fx, fy, cx, cy = map(float, values)
-        return Camera(unit, (fx, fy, cx, cy))
-
     def _group(self, file: h5py.File, split: str) -> h5py.Group:
-        name = self.options.splits.get(split)
+        name = next(iter(group_names(self.options.splits, split)), None)
         if name is None:
             raise UsageError(
                 f"{file.filename} has no split {split!r}: data.splits names {', '.join(self.options.splits) or 'none'}"
@@ -228,12 +214,12 @@ class Packed:
 
     def _block(self, count: int, group: h5py.Group, split: str) -> np.ndarray | None:
         """The rows of this split where training and testing share a group; None is all."""
-        names = [self.options.splits.get(name) for name in ("train", "test")]
-        if names[0] != names[1]:
+        name = group_names(self.options.splits, split)[0]
+        if name not in group_names(self.options.splits, "test" if split == "train" else "train"):
             return None
         if self.options.blocks is None:
             raise UsageError(
-                f"data.splits: train and test are both {names[0]!r}: set data.blocks, such as 20, to hold out "
+                f"data.splits: train and test are both {name!r}: set data.blocks, such as 20, to hold out "
                 "every third block of so many neighbouring samples"
             )
         testing = np.arange(count) // self.options.blocks % 3 == 2
@@ -297,7 +283,7 @@ class Packed:
             return LabelRule.of(None, True, names)
         seen = 0
         if not explicit and names is None:
-            for key in filter(None, self.options.splits.values()):
+            for key in (name for each in self.options.splits for name in group_names(self.options.splits, each)):
                 field = file[key].get(name) if isinstance(file.get(key), h5py.Group) else None
                 if isinstance(field, h5py.Dataset) and field.dtype.itemsize > 1:
                     pieces = (field[begin : begin + _ROWS_AT_ONCE] for begin in range(0, len(field), _ROWS_AT_ONCE))

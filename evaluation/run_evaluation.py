@@ -24,6 +24,7 @@ from ..training.accuracy import evaluate
 from ..training.class_order import answer_for, check_same_classes
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
+from ..training.pixel_labels import LABELS, pixel_classes
 from .evaluation_data import (
     carried_settings,
     data_keys,
@@ -44,7 +45,6 @@ from .evaluation_result import (
 from .gallery import Gallery
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
-from .pixel_classes import LABELS, pixel_classes
 
 log = logging.getLogger(__name__)
 

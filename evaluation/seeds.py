@@ -10,6 +10,7 @@ from typing import Any
 from ..core.config.loading import to_yaml
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError
+from ..core.metric_names import METRICS, headline
 from ..core.run import Run
 from ..core.run_lock import run_lock
 from ..core.seeds import member
@@ -59,7 +60,8 @@ class SeedsResult(TabularResult):
     @property
     def _measure(self) -> tuple[str, str]:
         """The accuracy that was measured: its key, and how it is written."""
-        return ("mAP", "mAP") if any("mAP" in run.metrics for run in self.runs) else ("top1", "top-1")
+        key = next((key for run in self.runs if (key := headline(run.metrics)) is not None), "top1")
+        return key, METRICS[key]
 
     def summary(self) -> str:
         """The mean over seeds, in one line."""

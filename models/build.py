@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError
@@ -20,19 +20,16 @@ from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
 from ..core.representation import Network, Preprocess, Taps
 from ..core.torch_settings import own_settings
-from ..core.user_code import origin
 from ..core.weights import (
     classes_in,
     find_weights,
-    load_into,
-    load_state_dict,
     load_weights,
     save_state_dict,
-    without_prefix,
 )
 from .builder_checks import built_by
+from .file_weights import classifiers_in, encoder_alone, encoder_recipe, load_file, network_source
 from .recipe import METADATA, read_recipe, recipe_of, recipe_preprocess
-from .reused_weights import classifier_order, reordered, with_channels
+from .reused_weights import classifier_order
 from .user_module import unwrapped
 
 log = logging.getLogger(__name__)
@@ -96,7 +93,7 @@ def build_network(
     if num_classes is None and weights is None:
         raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
-    recipe = recipe_of(file, name)
+    recipe = recipe_of(file, name) or encoder_recipe(file, builder)
     same = recipe.get("modality") == modality
     own_mean, own_std = (
         (mean, std) if mean is not None else (recipe["preprocess"][key] if same else None for key in ("mean", "std"))
@@ -114,10 +111,12 @@ def build_network(
         module = built_by(name, builder, {**options, "pretrained": True})
     else:
         module = built_by(name, builder, options)
+    if weights == PRETRAINED and hasattr(builder, "encoder_builder") and not new_classifier:
+        raise encoder_alone(name, f"the published weights of {builder.encoder_name}")
     if file is not None:
         order = classifier_order(recipe.get("classes"), classes) if new_classifier else None
         recipe = recipe if order is None else {**recipe, "classes": classes}
-        module = _loaded(
+        module = load_file(
             module,
             builder,
             options,
@@ -127,14 +126,16 @@ def build_network(
             order,
             new_stem=modality != recipe.get("modality", "rgb"),
         )
-    source = _source(module, builder)
+    source = network_source(module, builder)
     if hasattr(builder, "config_of"):
         options["config"] = builder.config_of(module)
     own = _preprocess(source, recipe, file, same)
     network = Network(
         module,
-        taps=Taps(
-            embedding or source.taps.embedding, source.taps.maps if maps is None else tuple(maps), source.taps.logits
+        taps=replace(
+            source.taps,
+            embedding=embedding or source.taps.embedding,
+            maps=source.taps.maps if maps is None else tuple(maps),
         ),
         preprocess=Preprocess(
             tuple(own_mean or own.mean),
@@ -166,77 +167,14 @@ def class_names(model: str, weights: str | os.PathLike | None) -> tuple[str, ...
     return getattr(model_builder(model, weights), "classes", None) if model.startswith(PYTHON_PREFIX) else None
 
 
-def _source(module: nn.Module, builder: Any) -> Any:
-    """The object with taps, preprocessing and the names of the classifiers: the module, or the builder of
-    one that was made elsewhere.
-    """
-    source = builder if hasattr(builder, "taps") else module
-    for name, kind in (("taps", Taps), ("preprocess", Preprocess)):
-        if not isinstance(getattr(source, name, None), kind):
-            raise UsageError(
-                f"{origin(type(module))} was built, and has no {name}: let its builder return contrastill.Network("
-                "module, taps=…, preprocess=…), or give its class the attributes taps and preprocess"
-            )
-    return source
-
-
-def _loaded(
-    module: nn.Module,
-    builder: Any,
-    options: dict[str, Any],
-    file: Path,
-    name: str,
-    new_classifier: bool,
-    order: list[int] | None,
-    new_stem: bool,
-) -> nn.Module:
-    """The module with a file's weights; rebuilt if only the file says how many classes it has."""
-    own = module.state_dict()
-    state = without_prefix(load_state_dict(file), own, file, _classifiers(_source(module, builder)))
-    if any(key not in own or own[key].shape != value.shape for key, value in state.items()) and hasattr(
-        builder, "convert"
-    ):
-        state = _converted(builder, module, state)
-    classifiers = _classifiers(_source(module, builder))
-    classes = classes_in(state, classifiers)
-    if "num_classes" not in options and classes is not None and classes != classes_in(own, classifiers):
-        options["num_classes"] = classes
-        module = built_by(name, builder, options)
-    if new_stem:
-        state = {key: with_channels(value, own[key]) if key in own else value for key, value in state.items()}
-    if order is not None:
-        state = reordered(state, classifiers, order)
-    written = read_recipe(file) if file.suffix == ".safetensors" else None
-    of = written["model"] if written and written["model"] != name else None
-    load_into(module, state, file, name=name, classifiers=classifiers, new_classifier=new_classifier, of=of)
-    return module
-
-
-def _converted(builder: Any, module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the library makes of a file in another form of its own; a file it cannot read stays as it is and is refused
-    later.
-    """
-    try:
-        return builder.convert(module, state)
-    except Exception as error:  # conversions take for granted that the file is of their network
-        log.debug("%s is in no other form of this network: %s", type(module).__name__, error)
-        return state
-
-
-def _classifiers(source: Any) -> tuple[str, ...]:
-    """The layers that give the logits: those of the adapters, else the one whose input is the embedding."""
-    embedding = source.taps.embedding or ""
-    return getattr(source, "classifiers", (embedding.removeprefix("input:"),) if embedding.startswith("input:") else ())
-
-
 def classifier_names(network: Network) -> tuple[str, ...]:
     """The layers of a network's own module that give its logits; empty where they are not known."""
-    return getattr(network.module, "classifiers", None) or _classifiers(network)
+    return getattr(network.module, "classifiers", None) or classifiers_in(network)
 
 
 def _num_logits(module: nn.Module, source: Any) -> int | None:
     """Length of the logits as the network has it."""
-    return getattr(source, "num_logits", None) or classes_in(module.state_dict(), _classifiers(source))
+    return getattr(source, "num_logits", None) or classes_in(module.state_dict(), classifiers_in(source))
 
 
 def _preprocess(source: Any, recipe: dict[str, Any], file: Path | None, same: bool) -> Preprocess:

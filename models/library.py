@@ -78,6 +78,27 @@ def new_classifier(module: nn.Module, name: str, num_classes: int) -> None:
     module.set_submodule(name, new)
 
 
+def exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
+    """Another first convolution, with the old one's weights adapted to its channels, or as widely spread as they
+    were.
+    """
+    from timm.models import adapt_input_conv
+
+    name, old = next((name, inner) for name, inner in module.named_modules() if isinstance(inner, nn.Conv2d))
+    options: dict[str, Any] = {
+        name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    }
+    new = nn.Conv2d(in_chans, old.out_channels, bias=old.bias is not None, **options)
+    with torch.no_grad():
+        if pretrained:
+            new.weight.copy_(adapt_input_conv(in_chans, old.weight))
+        else:
+            new.weight.normal_(std=old.weight.std().item())
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    module.set_submodule(name, new)
+
+
 _BATCH = 2
 """Images in a trace; other than 1, so that what has no batch is told apart."""
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UsageError
-from ..core.outputs import LOGITS, described, part_of, tensors
-from ..core.tapping import call
+from ..core.outputs import LOGITS, described, items, part_of, tensors
+from ..core.tapping import OUTPUT, call
 from .library import Trace
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,20 @@ def output_paths(
     if logits is None and embedding is None and not unclear:
         raise _ambiguous(module, trace.output)
     return logits, embedding
+
+
+def prediction_tap(output: object) -> str | None:
+    """The tap of an answer for each position (B, C, H, W): what a module returns, or a part of it under a key of
+    logits; None where it returns none.
+    """
+    there = (
+        {"": output} if isinstance(output, Tensor) else {key: value for key, value in items(output) if key in LOGITS}
+    )
+    for key in ("", *LOGITS):
+        value = there.get(key)
+        if isinstance(value, Tensor) and value.ndim == 4 and max(value.shape[2:]) > 1:
+            return f"{OUTPUT}{key}"
+    return None
 
 
 def _logits_path(module: nn.Module, trace: Trace, data_classes: int | None) -> str | None:

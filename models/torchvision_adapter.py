@@ -1,4 +1,4 @@
-"""Every classification network of torchvision, as ``torchvision/NAME``."""
+"""Every classification and segmentation network of torchvision, as ``torchvision/NAME``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..core.errors import UsageError
 from ..core.registry import MODELS
 from ..core.representation import Preprocess, Taps
-from .library import Trace, fetching, new_classifier, pair, side, unknown_network
+from .library import Trace, exchange_stem, fetching, new_classifier, pair, side, unknown_network
+from .torchvision_segmentation import segmentation_builder
 
 # Their weights were trained on (x − 0.5) / 0.5, into which torchvision turns ImageNet's normalisation inside the
 # network, for three channels only; here it is their own normalisation. Their auxiliary classifiers are left out.
@@ -33,10 +33,12 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
     ``resolution`` (for networks of one size) and ``pretrained``, torchvision's ``DEFAULT`` weights.
 
     Raises:
-        UsageError: torchvision has no classification network of that name.
+        UsageError: torchvision has no classification or segmentation network of that name.
     """
     from torchvision import models
 
+    if name in models.list_models(module=models.segmentation):
+        return segmentation_builder(name)
     if name not in (known := models.list_models(module=models)):
         raise unknown_network("torchvision", name, known)
 
@@ -68,7 +70,7 @@ def torchvision_network(name: str) -> Callable[..., nn.Module]:
         if pretrained and num_classes not in (None, _length(module, classifier)):
             new_classifier(module, classifier, num_classes)
         if in_chans != 3:
-            _exchange_stem(module, in_chans, pretrained)
+            exchange_stem(module, in_chans, pretrained)
         default_size: int | tuple[int, int] = getattr(module, "image_size", 224)
         only = pair(resolution or default_size) if name.startswith(("vit_", "maxvit")) else None
         mean, std = ((0.5,) * 3, (0.5,) * 3) if name in _INCEPTIONS else (tuple(published.mean), tuple(published.std))
@@ -113,27 +115,6 @@ def _last(module: nn.Module, *kinds: type[nn.Module]) -> str:
 
 def _length(module: nn.Module, classifier: str) -> int:
     return len(module.get_parameter(f"{classifier}.weight"))
-
-
-def _exchange_stem(module: nn.Module, in_chans: int, pretrained: bool) -> None:
-    """Another first convolution, with the old one's weights adapted to its channels, or as widely spread as they
-    were.
-    """
-    from timm.models import adapt_input_conv
-
-    name, old = next((name, inner) for name, inner in module.named_modules() if isinstance(inner, nn.Conv2d))
-    options: dict[str, Any] = {
-        name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-    }
-    new = nn.Conv2d(in_chans, old.out_channels, bias=old.bias is not None, **options)
-    with torch.no_grad():
-        if pretrained:
-            new.weight.copy_(adapt_input_conv(in_chans, old.weight))
-        else:
-            new.weight.normal_(std=old.weight.std().item())
-        if old.bias is not None and new.bias is not None:
-            new.bias.copy_(old.bias)
-    module.set_submodule(name, new)
 
 
 def _convert(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from enum import Enum
 
 import torch
@@ -16,7 +17,7 @@ from ..core.outputs import part_of
 from ..core.representation import Network, Preprocess, Taps
 from ..core.tapping import OUTPUT, call, is_part
 from .library import Trace
-from .module_outputs import output_paths, traced, training_path
+from .module_outputs import output_paths, prediction_tap, traced, training_path
 from .timm_adapter import classifiers_of, is_of_timm, taps_of
 from .transformers_taps import check_input, is_of_transformers, taps_of_transformers
 
@@ -38,13 +39,16 @@ class UserModule:
             input of the last linear layer that all of the output goes through, or without one, as in a backbone, the
             output (B, D) or (B, D, 1, 1) itself, unless it is as long as the data has classes; the maps are for each
             size of feature map the last module that gives it. Of timm's networks both are what timm's own methods give.
+            A module that returns (B, C, H, W), and of which no embedding is named, answers for each position: that is
+            its prediction.
         preprocess: Its normalisation.
         shape: (C, H, W) of an image as the module takes it.
         classes: Names of its logits, where they are known.
         data_classes: Number of classes of the data, where it has any.
 
     Attributes:
-        num_logits: Outputs of that layer, or D; None where the output is no (B, D).
+        num_logits: Outputs of that layer, or D; of a prediction its channels; None where the output is neither.
+        dense: Whether it answers for each position.
         classifiers: The name of that layer.
 
     Raises:
@@ -70,6 +74,7 @@ class UserModule:
         check_input(module)
         self.classifiers: tuple[str, ...] = ()
         self.num_logits: int | None = None
+        self.dense = False
         self._part = taps.logits.removeprefix(OUTPUT) if taps.logits is not None and is_part(taps.logits) else None
         trace = self._trace(shape)
         if isinstance(trace.output, Tensor) and trace.output.ndim == 0 and taps.logits is None:
@@ -77,6 +82,12 @@ class UserModule:
                 f"{type(module).__name__} returns a single number, such as a loss or a mean, and logits are (B, C): "
                 "let its forward return them, or tap the module that gives them"
             )
+        prediction = taps.prediction
+        if prediction is None and taps.embedding is None and taps.logits is None:
+            prediction = prediction_tap(trace.output)
+        if prediction is not None:
+            self._answer_for_each_position(replace(taps, prediction=prediction), trace, shape)
+            return
         if is_of_transformers(module):
             own, self.classifiers, self.num_logits = taps_of_transformers(self(), trace, shape)
             self.taps = Taps(taps.embedding or own.embedding, taps.maps or own.maps, taps.logits or own.logits)
@@ -108,6 +119,18 @@ class UserModule:
         elif output.ndim == 2:
             self.num_logits = output.shape[1]
         self.taps = Taps(taps.embedding or embedding, taps.maps or maps, taps.logits)
+
+    def _answer_for_each_position(self, taps: Taps, trace: Trace, shape: tuple[int, int, int]) -> None:
+        own = taps
+        if is_of_transformers(self.module):
+            own = taps_of_transformers(self(), trace, shape)[0]
+        path = (taps.prediction or "").removeprefix(OUTPUT)
+        maps = taps.maps or own.maps or trace.all_maps()
+        self.taps = replace(taps, embedding=taps.embedding or own.embedding, maps=maps)
+        if (taps.prediction or "").startswith(OUTPUT):
+            output = part_of(trace.output, path, type(self.module).__name__) if path else trace.output
+            self.num_logits = output.shape[1]
+        self.dense = True
 
     def _trace(self, shape: tuple[int, int, int]) -> Trace:
         try:

@@ -6,19 +6,17 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ..core.metric_names import ERRORS, HEADLINES, METRICS
 from .chart import Chart, Series
 from .png import draw_charts
 
 _ACCURACIES = (
-    ("top1", "top-1"),
-    ("top5", "top-5"),
-    ("validation_top1", "top-1 on the validation samples"),
-    ("mAP", "mAP"),
-    ("validation_mAP", "mAP on the validation samples"),
+    *METRICS.items(),
+    *((f"validation_{key}", f"{METRICS[key]} on the validation samples") for key in HEADLINES),
 )
 _NOT_TERMS = (
     "stage", "epoch", "step", "lr", "loss", "seconds", "samples_per_second", "skipped", "gradient_norm",
-    *(key for key, _ in _ACCURACIES),
+    *(key for key, _ in _ACCURACIES), *ERRORS,
 )  # fmt: skip
 
 
@@ -41,7 +39,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike) -> N
         if (points := epoch_points(history, key))
     ]
     title = "training loss" + (", terms before their weights" if terms else "")
-    measured = "accuracy on the test split" if {"top1", "mAP"} & {*keys} else "accuracy"
+    measured = "accuracy on the test split" if {*HEADLINES} & {*keys} else "accuracy"
     charts = [
         Chart(title, "epoch", "", loss, log=all(y > 0 for _, y in loss[0].points)),
         Chart(measured, "epoch", "%", accuracy, limits=(0, 100), log=False),

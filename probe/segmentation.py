@@ -16,14 +16,14 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from ..core.errors import UsageError, unknown_name
 from ..core.representation import Network
 from ..core.representation_spec import describe
+from ..models.decoders import HEADS, Head
 from .features import copied
-from .heads import HEADS, Head
 from .labels import labelled_part
 from .maps import KeptMaps, batches_of, keep_maps, shuffled_rows
+from .pixel_measures import measures_of, pixel_targets
 
 MODES = ("frozen", "fine_tuned", "scratch")
 _WARMUP = 0.05  # of all steps
-_UNLABELLED = (-1, -100)  # beside 0
 _ENCODER_SHARE = 0.1  # of the learning rate that a fine-tuned encoder gets
 
 
@@ -111,7 +111,7 @@ def segment(
         test: The same.
         num_classes: C; label maps hold 1…C, and 0, −1 or −100 where there is no label, which neither the loss nor the
             measures see. Of the product's own data sets 255 is 0 by then (``data.void``).
-        head: ``"linear"``: a linear classifier of each pixel. ``"unet"``: a small decoder.
+        head: ``"linear"``: a linear classifier of each pixel. ``"unet"``, ``"fpn"``: a small decoder.
         mode: ``"frozen"``: only the head learns. ``"fine_tuned"``: the encoder too, at a tenth of ``lr``.
             ``"scratch"``: at ``lr``.
         label_fraction: Share of the training frames that are used, stratified by ``train.targets``.
@@ -253,7 +253,7 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         UsageError: A label beyond C, or another below 0, or labels that are no whole numbers.
     """
-    target = _targets(labels, logits.shape[1])
+    target = pixel_targets(labels, logits.shape[1])
     return F.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / (target >= 0).sum().clamp(min=1)
 
 
@@ -264,58 +264,10 @@ def count_confusion(model: Segmenter, loader: Any, num_classes: int, labels: str
     """
     metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1, validate_args=False)
     for batch in loader.epoch(0):
-        target = _targets(batch[labels], num_classes)
+        target = pixel_targets(batch[labels], num_classes)
         predictions = model.predict(batch, target.shape[1:])[:, 0].long() - 1
         metric.to(predictions.device).update(predictions, target)
     return metric.compute().cpu().long()
-
-
-def measures_of(confusion: Tensor) -> dict[str, Any]:
-    """The four measures of :class:`SegmentationResult` of a confusion matrix (C, C) whose rows are the labels.
-
-    Raises:
-        UsageError: No pixel is labelled.
-
-    Example:
-        >>> measures = measures_of(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
-        >>> [round(measures[name], 1) for name in ("pixel_accuracy", "mean_accuracy", "miou")]
-        [87.5, 87.5, 77.5]
-    """
-    counts = confusion.double()
-    counts = counts.reshape(1, 1) if counts.numel() == 1 else counts
-    right, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    if not labelled.sum():
-        raise UsageError("no pixel of the test frames is labelled: nothing can be measured")
-    union = labelled + predicted - right
-    iou = 100 * right / union  # NaN where a class is in neither
-    return {
-        "pixel_accuracy": (100 * right.sum() / labelled.sum()).item(),
-        "mean_accuracy": (100 * right / labelled)[labelled > 0].mean().item(),
-        "miou": iou[union > 0].mean().item(),
-        "per_class_iou": tuple(iou.tolist()),
-    }
-
-
-def _targets(labels: Tensor, num_classes: int) -> Tensor:
-    """(B, H, W) int64: class − 1, and −1 where there is no label."""
-    target = labels[:, 0].long()
-    if labels.is_floating_point() and not bool((target == labels[:, 0]).all()):
-        raise UsageError(
-            "the label maps hold values that are no whole numbers: classes are 1 to num_classes, 0 is unlabelled"
-        )
-    for mark in _UNLABELLED:
-        target = torch.where(target == mark, 0, target)
-    if not target.numel():
-        return target
-    lowest, highest = torch.stack(target.aminmax()).tolist()
-    if lowest < 0 or highest > num_classes:
-        shown = highest if highest > num_classes else lowest
-        raise UsageError(
-            f"the label maps hold class {shown}, and num_classes is {num_classes}: classes are 1 to num_classes, "
-            "0, −1 and −100 are unlabelled, "
-            "and data.void names another label that is"
-        )
-    return target - 1
 
 
 class _bar:

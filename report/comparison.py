@@ -38,7 +38,7 @@ class Compared:
 
     def _scores(self, group: RunSeries) -> dict[str, MeanStd]:
         """Metric -> its score: of the last epoch, and of what ``contrastill evaluate`` wrote of the student."""
-        values = {name: group.last(name) for name in ("top1", "top5", "mAP")}
+        values = {name: group.last(name) for name in ("top1", "top5", "mAP", "miou")}
         for rows in self.evaluated[group.name]:
             for key, value in _measures(rows, "student").items():
                 values.setdefault(key, []).append(value)

@@ -15,6 +15,7 @@ from ..core.data import Loader
 from ..core.distributed import world_size
 from ..core.errors import ContrastillError
 from ..core.representation import Network
+from .dense_accuracy import evaluate_dense
 from .mean_average_precision import MeanAveragePrecision
 
 
@@ -30,11 +31,14 @@ def share_buffers(network: Network) -> None:
 def evaluate(network: Network, loader: Loader, accelerator: Accelerator) -> dict[str, float]:
     """Top-1 and top-5 accuracy in per cent over all ranks, in eval mode; the training flag is put back. Of labels that
     mark any number of classes, and of a network that was trained with such, the mean average precision ``mAP`` over
-    the classes that occur, in per cent.
+    the classes that occur, in per cent. Of a network that answers for each position see
+    :func:`~.dense_accuracy.evaluate_dense`.
 
     Raises:
         ContrastillError: A logit is NaN, so that no class is the largest.
     """
+    if network.taps.prediction is not None and network.taps.logits is None:
+        return evaluate_dense(network, loader, accelerator)
     training, damaged = network.training, torch.zeros((), device=accelerator.device)
     metrics: dict[str, Metric] = {}
     network.eval()

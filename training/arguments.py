@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..core.classes import listed
 from ..core.errors import UsageError, names_beside, nearest
 from ..core.fingerprint import tensors_hash
 from ..core.registry import DATASETS, MODELS, PRETRAINED, object_name
-from ..core.representation import Network, Preprocess, Taps
+from ..core.representation import Network, Preprocess
 from ..core.seeds import members
 from ..core.weights import find_weights
 from ..datasets.huggingface import LoadedHuggingFace, has_stored_pictures, is_dataset_dict, is_streamed, usual_pair
@@ -207,7 +207,9 @@ class ArgumentResolver:
             colours=entry["modality"] == "rgb",
             scale=scale_of(batch.split, entry["modality"]) if entry.get("mean") is not None else preprocess.scale,
         )
-        taps = Taps(entry.get("embedding") or taps.embedding, tuple(entry.get("maps") or taps.maps), taps.logits)
+        taps = replace(
+            taps, embedding=entry.get("embedding") or taps.embedding, maps=tuple(entry.get("maps") or taps.maps)
+        )
         # Complains of names that are not there.
         network = Network(module, taps=taps, preprocess=preprocess, modality=entry["modality"])
         check_same_scale(network, type(module).__name__, batch.split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from ..core.data import Loader, Split, ViewLoader
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.objective import Setting
+from ..core.representation import Network
 from ..core.representation_spec import RepresentationSpec, describe
 from ..core.run_weights import InitialWeights
 from ..core.teachers.cache import CachedTeachers
@@ -31,6 +32,7 @@ from .freezing import freeze_modules
 from .mixing import check_mixing
 from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
+from .pixel_labels import LABELS, answers_for_positions, pixel_labels
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
@@ -72,11 +74,15 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     """
     accelerator = prepare_accelerator(config)
     data = _RunData.open(config, splits or open_splits(config.data), accelerator)
-    networks = build_networks(config, data.splits, data.statistics)
+    dense = answers_for_positions(config.student)
+    labels = pixel_labels(data.splits) if dense else data.splits
+    networks = build_networks(config, labels, data.statistics)
     # Before BatchNorm is folded, and on the process that records them.
     weights = initial_weights(config, networks) if accelerator.is_main_process else {}
     student_spec, teacher_specs = _describe(config, data, networks)
     settings = _settings(config, data, student_spec, teacher_specs, accelerator.num_processes)
+    if dense and LABELS in data.split.modalities:
+        settings = [replace(setting, pixel_classes=labels["train"].num_classes) for setting in settings]
     terms = {label: build_term(config, label, settings) for label in config.objectives}
     source = BatchedTeachers(networks.teachers) if config.ensemble.batched else None
     transfer = Transfer(networks.teachers, networks.student, terms, source=source)
@@ -87,8 +93,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     transfer.remarks += networks.order.notes if compares_classes(config) else []
     transfer.details = embedding_notes(transfer, config, student_spec, teacher_specs)
     check_logits(transfer, config, student_spec, teacher_specs)
-    _name_classes(transfer, networks, data.split)
-    test = _test_loader(transfer, data)
+    _name_classes(transfer, networks, labels["train"])
+    test = _test_loader(transfer, data, labels["test"])
     if config.train.views and transfer.teacher_needs:
         _cache_outputs(config, transfer, data.train, filling)
     return Assembly(transfer, data.train, test, accelerator, data.splits, weights, data.validation)
@@ -195,7 +201,7 @@ def _name_classes(transfer: Transfer, networks: Networks, split: Split) -> None:
     """Let the student know what its logits stand for; a classifier that nothing trains keeps the classes of its
     weights.
     """
-    if "logits" not in transfer.student_needs:
+    if not transfer.student_needs & {"logits", "prediction"}:
         return
     student, names = networks.student, networks.order.names
     known = names is not None and len(names) == student.recipe["num_classes"]
@@ -204,16 +210,23 @@ def _name_classes(transfer: Transfer, networks: Networks, split: Split) -> None:
     student.recipe |= {"several_classes": True} if several_classes(split) else {}
 
 
-def _test_loader(transfer: Transfer, data: _RunData) -> Loader | None:
-    """Of the samples by which the student's logits are tested; None where they cannot be.
+def _test_loader(transfer: Transfer, data: _RunData, labels: Any) -> Loader | None:
+    """Of the samples by which the student's answers are tested; None where they cannot be.
+
+    Args:
+        transfer: With the student.
+        data: Of the run.
+        labels: The test split, or the classes of its label maps where the student answers for each position.
 
     Raises:
         UsageError: ``train.validation`` is to measure an accuracy that nobody can.
     """
     student, split = transfer.student, data.splits["test"]
-    # Logits that no objective reads are of a classifier that never learns.
-    learns = "logits" in transfer.student_needs
+    # Answers that no objective reads are of a classifier that never learns.
+    learns = bool(transfer.student_needs & {"logits", "prediction"})
     outputs = student.recipe["num_classes"]
+    if student.taps.prediction is not None:
+        return _dense_test_loader(student, data, labels) if learns and split is not None else None
     if data.validation is not None and (not learns or outputs != data.split.num_classes):
         raise UsageError(
             "train.validation measures accuracy, and no objective trains logits of the student for the data's classes: "
@@ -227,6 +240,25 @@ def _test_loader(transfer: Transfer, data: _RunData) -> Loader | None:
             "as many outputs",
             outputs,
             split.num_classes,
+        )
+        return None
+    return data.evaluating(split)
+
+
+def _dense_test_loader(student: Network, data: _RunData, labels: Any) -> Loader | None:
+    """The same of a student that answers for each position: with classes where there are label maps, with a quantity
+    where there is depth.
+    """
+    outputs, split = student.recipe["num_classes"], data.splits["test"]
+    if outputs == 1:
+        return data.evaluating(split) if "depth" in split.modalities else None
+    if labels.num_classes is None:
+        return None
+    if outputs != labels.num_classes:
+        log.warning(
+            "the student answers with %s classes and the label maps have %s, so no mIoU is measured: give it as many",
+            outputs,
+            labels.num_classes,
         )
         return None
     return data.evaluating(split)

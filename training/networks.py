@@ -13,7 +13,7 @@ from ..core.config.schema import NetworkConfig, RunConfig
 from ..core.data import Split
 from ..core.errors import UsageError
 from ..core.preprocess import Preprocess
-from ..core.registry import PRETRAINED, PYTHON_PREFIX
+from ..core.registry import OBJECTIVES, PRETRAINED, PYTHON_PREFIX, short_name
 from ..core.representation import Network
 from ..core.run_weights import InitialWeights
 from ..core.value_scale import ValueScale
@@ -22,6 +22,7 @@ from ..models.build import build_network
 from .class_order import ClassOrder, compares_classes, order_classes
 from .data import measure_statistics
 from .modality_scale import check_trained_modality, trained_scale
+from .pixel_labels import PixelLabels
 
 
 @dataclass
@@ -37,12 +38,14 @@ class Networks:
         return iter([*self.teachers, self.student])
 
 
-def build_networks(config: RunConfig, splits: Mapping[str, Split], statistics: Mapping[str, Statistics]) -> Networks:
+def build_networks(
+    config: RunConfig, splits: Mapping[str, Split] | Mapping[str, PixelLabels], statistics: Mapping[str, Statistics]
+) -> Networks:
     """Build the networks of a config, each from the run's seed.
 
     Args:
         config: Of the run.
-        splits: Of its data.
+        splits: Of its data; the classes of their label maps, where the student answers for each position.
         statistics: Mean and standard deviation of each modality but rgb.
 
     Raises:
@@ -63,7 +66,34 @@ def build_networks(config: RunConfig, splits: Mapping[str, Split], statistics: M
         names=names,
         student=True,
     )
+    _check_kinds_of_answers(config, teachers, student)
     return Networks(teachers, student, order)
+
+
+def _check_kinds_of_answers(config: RunConfig, teachers: Sequence[Network], student: Network) -> None:
+    """Refuse a term that compares answers for the sample with answers for each position.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for label, entry in config.objectives.items():
+        objective = OBJECTIVES[entry.name or label]
+        for part, other in (("logits", "prediction"), ("prediction", "logits")):
+            if part not in objective.needs or not objective.needs_teacher:
+                continue
+            for number, teacher in enumerate(teachers):
+                if part not in teacher.parts(None) and other in teacher.parts(None):
+                    kinds = ("for each position", "for the sample")
+                    own, read = kinds if part == "logits" else reversed(kinds)
+                    raise UsageError(
+                        f"objective {label} reads answers {read}, and teacher {number} "
+                        f"({short_name(config.teachers[number].model)}) answers {own}: "
+                        + (
+                            "use dense_kd with a student that does so too, or objectives on embeddings or maps"
+                            if part == "logits"
+                            else "take a segmenter as teacher, or objectives on embeddings or maps"
+                        )
+                    )
 
 
 def compare_scales(

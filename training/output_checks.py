@@ -50,12 +50,12 @@ def check_output_lengths(config: RunConfig, networks: Sequence[Network], specs: 
     """
     keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
     for key, entry, network, spec in zip(keys, [*config.teachers, config.student], networks, specs, strict=True):
-        stated, there = network.recipe.get("num_classes"), spec.num_classes
+        stated, there = network.recipe.get("num_classes"), spec.outputs
         if None not in (stated, there) and stated != there:
-            own = entry.num_classes == stated
+            own, each = entry.num_classes == stated, "sample" if spec.prediction_shape is None else "position"
             what = f"{key}.num_classes={stated}" if own else f"{stated} classes are asked of {key}"
             raise UsageError(
-                f"{what}, and {short_name(entry.model)} returns {there} logits for each sample: "
+                f"{what}, and {short_name(entry.model)} returns {there} logits for each {each}: "
                 + (
                     "leave it out, or give the module as many outputs"
                     if entry.model.startswith(PYTHON_PREFIX)
@@ -75,12 +75,12 @@ def check_logits(
     specs = [("the student", student, transfer.student_needs)]
     specs += [(f"teacher {number}", spec, transfer.teacher_needs) for number, spec in enumerate(teachers)]
     for who, spec, needs in specs:
-        if spec.probabilities and "logits" in needs:
+        if spec.probabilities and needs & {"logits", "prediction"}:
             raise UsageError(
-                f"{who} returns probabilities (each row sums to 1), and objectives take the softmax of logits: leave "
+                f"{who} returns probabilities (they sum to 1), and objectives take the softmax of logits: leave "
                 "the softmax at its end out"
             )
-        if spec.sigmoid and "logits" in needs:
+        if spec.sigmoid and needs & {"logits", "prediction"}:
             raise UsageError(f"{who} ends in a sigmoid, and objectives read logits: leave the sigmoid at its end out")
     _check_kinds(transfer, config)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..core.config.schema import TrainConfig
 from ..core.data import Loader
+from ..core.metric_names import METRICS, headline
 from ..core.transfer import Transfer
 from .optimizer import rate_notes
 
@@ -92,8 +93,8 @@ class Progress:
 
 def accuracy_text(row: Mapping[str, Any]) -> str:
     """The accuracy on the test split in a row of metrics.jsonl: ``top-1 71.20 %``; empty where there is none."""
-    names = {"top1": "top-1", "mAP": "mAP"}
-    return next((f"{label} {row[key]:.2f} %" for key, label in names.items() if key in row), "")
+    key = headline(row)
+    return "" if key is None else f"{METRICS[key]} {row[key]:.2f} %"
 
 
 def announcement(transfer: Transfer, train: Loader, config: TrainConfig, epochs: int) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..core.arguments import checked
 from ..core.errors import ContrastillError, UsageError, looked_in
+from ..core.metric_names import METRICS
 from ..core.registry import MODALITIES, short_name
 from ..core.run import Run
 from ..core.tapping import answer
@@ -189,7 +190,7 @@ def _trained(run: Run) -> dict[str, Any] | None:
         "data": short_name(config["data"]["name"]),
         "epochs": history[-1]["epoch"] + 1,
         "seed": config["seed"],
-        "measured": {name: history[-1][name] for name in ("top1", "top5", "mAP") if name in history[-1]},
+        "measured": {name: history[-1][name] for name in METRICS if name in history[-1]},
         "versions": run.latest_versions(),
     }
 
@@ -225,9 +226,7 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
     if trained is not None:
         origin = f"distilled from {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
-        measured = ", ".join(
-            f"{name.replace('top', 'top-')} {value:.2f} %" for name, value in trained["measured"].items()
-        )
+        measured = ", ".join(f"{METRICS[name]} {value:.2f} %" for name, value in trained["measured"].items())
         lines += [
             f"A student {origin}, made by contrastill.",
             "",

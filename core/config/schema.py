@@ -161,8 +161,10 @@ class EvaluationConfig(Section):
         description="of the student's own logits; of a head on its maps, by label maps; of a linear probe on its "
         "layers, by classes",
     )
-    head: Literal["linear", "unet"] = Field(
-        "linear", description="of a segmentation: a linear classifier of each pixel, or a decoder with skip connections"
+    head: Literal["linear", "unet", "fpn"] = Field(
+        "linear",
+        description="of a segmentation: a linear classifier of each pixel, or a decoder with skip connections: a UNet, "
+        "a feature pyramid",
     )
     mode: Literal["frozen", "fine_tuned"] = Field(
         "frozen", description="of a segmentation: whether the network trains with its head"

@@ -14,8 +14,8 @@ from contrastill.core.representation import Network, Preprocess, Taps
 from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.datasets.rendered_rooms import Rooms
+from contrastill.models.decoders import LinearHead, UNetHead
 from contrastill.probe import maps as kept_maps
-from contrastill.probe.heads import LinearHead, UNetHead
 from contrastill.probe.labels import labelled_part
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss, segment
 

@@ -1,7 +1,7 @@
-"""Heads that turn the feature maps of any tapped network into classes for each pixel.
+"""Decoders that turn the feature maps of any tapped network into an answer for each pixel.
 
 Libraries of segmentation networks have decoders for encoders of their own. A network here may be of any origin and
-gives its maps by module name, so these compact heads take any list of maps and are built from their shapes alone.
+gives its maps by module name, so these compact decoders take any list of maps and are built from their shapes alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WIDTHS = (128, 96, 64, 32, 16)
 
 
 class Head(nn.Module, ABC):
-    """What both heads share: each channel of each map is brought to mean 0 and variance 1 first.
+    """What all of them share: each channel of each map is brought to mean 0 and variance 1 first.
 
     Args:
         shapes: (C_i, H_i, W_i) of the maps.
@@ -56,6 +56,16 @@ class Head(nn.Module, ABC):
     def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits of the pixels from maps that are standardised already."""
 
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """The layers that give the answers, each as long as there are classes."""
+        return ("classifier",)
+
+    @property
+    def reads(self) -> str | None:
+        """The tap of what the classifier reads, (B, D, h, w); None where it reads the maps themselves."""
+        return "input:classifier"
+
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         return self.classify(self.standardise(maps), size)
 
@@ -78,6 +88,14 @@ class LinearHead(Head):
         # The problem is convex: it starts at 0, and a channel that is 0 in training keeps weights of 0.
         for parameter in self.convs.parameters():
             nn.init.zeros_(parameter)
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        return tuple(f"convs.{number}" for number in range(len(self.convs)))
+
+    @property
+    def reads(self) -> None:
+        return None
 
     def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         logits: Tensor | None = None
@@ -116,7 +134,36 @@ class UNetHead(Head):
         return _resized(self.classifier(x), size)
 
 
-HEADS: dict[str, type[Head]] = {"linear": LinearHead, "unet": UNetHead}
+class FPNHead(Head):
+    """A feature pyramid with the semantic branch of Kirillov et al. (CVPR 2019, section 3.1): each scale is brought to
+    one width by a 1×1 convolution and added to what came from below; the sum of all scales, each after a 3×3
+    convolution, is classified at the finest.
+    """
+
+    width: ClassVar[int] = 64
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], num_classes: int) -> None:
+        super().__init__(shapes, num_classes)
+        self.scales = _scales(shapes)
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(sum(shapes[place][0] for place in scale), self.width, 1) for scale in self.scales
+        )
+        self.blocks = nn.ModuleList(_block(self.width, self.width) for _ in self.scales)
+        self.classifier = nn.Conv2d(self.width, num_classes, 1)
+
+    def classify(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        finest = maps[self.scales[-1][0]].shape[2:]
+        x: Tensor | None = None
+        total: Tensor | None = None
+        for scale, lateral, block in zip(self.scales, self.laterals, self.blocks, strict=True):
+            here = lateral(torch.cat([maps[place] for place in scale], 1))
+            x = here if x is None else here + _resized(x, here.shape[2:])
+            smooth = _resized(block(x), finest)
+            total = smooth if total is None else total + smooth
+        return _resized(self.classifier(total), size)
+
+
+HEADS: dict[str, type[Head]] = {"linear": LinearHead, "unet": UNetHead, "fpn": FPNHead}
 
 
 def _scales(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:

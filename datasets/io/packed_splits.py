@@ -1,0 +1,127 @@
+"""A split of a packed file from one group or from several, of which some are unlabelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import h5py
+import torch
+
+from ...core.errors import UsageError
+from .file_views import LABELS
+from .hdf5 import open_packed
+from .in_memory import TensorSplit
+from .views import PaddedImages
+
+
+def group_names(splits: Mapping[str, str | list[str] | None], split: str) -> list[str]:
+    """The groups that make a split; none where it is said that there is none."""
+    names = splits.get(split)
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def lacking_labels(file: h5py.File, names: Sequence[str], field: str | None) -> list[str]:
+    """Those of the groups that have no field of label maps, where another one has it."""
+    if field is None:
+        return []
+    lacking = [name for name in names if isinstance(file.get(name), h5py.Group) and field not in file[name]]
+    return lacking if len(lacking) < len(names) else []
+
+
+def joined_groups(options: Any, split: str, opened: Callable[[Any], TensorSplit | None]) -> TensorSplit:
+    """Several groups as one split; a group without label maps, where another one has them, is unlabelled.
+
+    Args:
+        options: Of the packed file; ``splits`` names several groups for this split.
+        split: ``"train"`` or ``"test"``.
+        opened: Opens the split with options that name one group.
+    """
+    names, other = group_names(options.splits, split), "test" if split == "train" else "train"
+    with open_packed(options.path) as file:
+        lacking = lacking_labels(file, names, options.fields.get(LABELS))
+    # What is held out for testing of a group is decided by the names of the other split.
+    others = group_names(options.splits, other)
+    parts = []
+    for name in names:
+        fields = {key: field for key, field in options.fields.items() if key != LABELS or name not in lacking}
+        splits = {split: name, other: name if name in others else next(iter(others), None)}
+        part = opened(options.model_copy(update={"splits": splits, "fields": fields, "label_fraction": 1.0}))
+        assert part is not None, "the group has a name"
+        parts.append(part)
+    whole = joined(parts)
+    if LABELS in whole.images and split == "train":
+        keep_labels(whole.images[LABELS], options.label_fraction)
+    return whole
+
+
+def joined(parts: Sequence[TensorSplit]) -> TensorSplit:
+    """Several splits as one, one after the other; samples of a part without label maps are unlabelled.
+
+    Raises:
+        UsageError: They differ in the sizes of their images, in the kinds of their labels or in their cameras.
+    """
+    first = next((part for part in parts if LABELS in part.images), parts[0])
+    for part in parts:
+        for name, shape in first.modalities.items():
+            if name != LABELS and part.modalities.get(name) != shape:
+                raise UsageError(
+                    f"the groups of data.splits differ in {name}: {shape} and {part.modalities.get(name)}: give groups "
+                    "of one size"
+                )
+        if (part.targets is None) != (first.targets is None) or part.camera != first.camera:
+            what = "unit or intrinsics of depth" if part.camera != first.camera else "whether they have classes"
+            raise UsageError(
+                f"the groups of data.splits differ in {what}: set data.target=null, or one data.depth_unit"
+            )
+    images = {}
+    for name, stored in first.images.items():
+        pieces = [
+            torch.zeros(part.num_samples, *stored.storage.shape[1:], dtype=stored.storage.dtype)
+            if name not in part.images
+            else part.images[name].storage.to(stored.storage.dtype)
+            for part in parts
+        ]
+        images[name] = PaddedImages(torch.cat(pieces), stored.padding)
+
+    def whole(field: str) -> torch.Tensor | None:
+        values = [getattr(part, field) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return TensorSplit(
+        images,
+        targets=whole("targets"),
+        label_vectors=whole("label_vectors"),
+        num_classes=first.num_classes,
+        classes=first.classes,
+        flip=first.flip,
+        camera=first.camera,
+        semantic_classes=first.semantic_classes,
+        vectors=first.vectors,
+        kinds=first.kinds,
+    )
+
+
+def keep_labels(labels: PaddedImages, fraction: float) -> None:
+    """Take the label maps of all but a share of the labelled samples away, in place; those that stay are evenly
+    spaced.
+
+    Args:
+        labels: Label maps, 0 unlabelled.
+        fraction: In (0, 1].
+
+    Raises:
+        UsageError: None would stay.
+    """
+    if fraction == 1:
+        return
+    labelled = labels.interior.flatten(1).any(1).nonzero()[:, 0]
+    count = round(fraction * len(labelled))
+    if not count:
+        raise UsageError(
+            f"data.label_fraction={fraction:g} leaves none of {len(labelled)} label maps: take a larger share"
+        )
+    stays = labelled[torch.arange(count) * len(labelled) // count]
+    dropped = torch.ones(len(labels.storage), dtype=torch.bool)
+    dropped[stays] = False
+    labels.storage[dropped] = 0

@@ -8,11 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..core.dense_prediction import resize_prediction
 from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .predictions import check_one, check_pixels, check_predictions, mean_of_counted, resize, single
+from .predictions import check_one, check_pixels, check_predictions, mean_of_counted, single
 
 DEPTH = "depth"
 FLOOR = 0.01
@@ -84,7 +85,7 @@ class ScaleInvariant(Objective):
         depth = check_pixels("scale_invariant", DEPTH, batch[DEPTH], prediction, channels=1)[:, 0]
         measured = depth.isfinite() & (depth > 0)
         depth = torch.where(measured, single(depth), 1.0)
-        predicted = resize(single(prediction), depth.shape[1:])[:, 0]
+        predicted = resize_prediction(prediction, depth.shape[1:])[:, 0]
         errors = predicted - depth.log() if self.predicts == "log_depth" else log_above(predicted / depth)
         mean = mean_of_counted(errors, measured)
         # As a difference of means, what is left at λ = 1 would be rounding.

@@ -20,7 +20,7 @@ from contrastill import (
 
 # (student's height and width, teacher's): alike, finer, coarser, finer and coarser, not divisible.
 SIZES = [((3, 4), (3, 4)), ((3, 4), (6, 8)), ((4, 6), (2, 3)), ((2, 6), (5, 3)), ((3, 4), (5, 7))]
-SAMPLES, CLASSES, PIXELS = 3, 4, (12, 24)
+SAMPLES, CLASSES, PIXELS = 3, 4, (12, 16)
 NAMES = ("dense_kd", "cwd", "pseudo_labels", "dense_regression", "pixel_cross_entropy", "scale_invariant")
 WITH_TEACHER = NAMES[:4]
 
@@ -38,8 +38,8 @@ def depth(seed=3):
     """Of three samples: some pixels not measured, none measured, all measured."""
     generator = torch.Generator().manual_seed(seed)
     values = 0.5 + 5 * torch.rand(SAMPLES, 1, *PIXELS, dtype=torch.float64, generator=generator)
-    values[0, :, :5, :13] = math.nan
-    values[0, :, 7, 20:] = math.inf
+    values[0, :, :5, :9] = math.nan
+    values[0, :, 7, 14:] = math.inf
     values[1] = math.nan
     return values
 
@@ -48,7 +48,7 @@ def label_maps(dtype=torch.uint8):
     """Of three samples: some pixels labelled, none, all."""
     generator = torch.Generator().manual_seed(4)
     values = torch.randint(1, CLASSES + 1, (SAMPLES, 1, *PIXELS), generator=generator).to(dtype)
-    values[0, :, :, 9:] = 0
+    values[0, :, :, 5:] = 0
     values[1] = 0
     if dtype.is_signed:
         values[1, :, 0], values[1, :, 1] = -1, -100
@@ -65,12 +65,12 @@ def assert_same(ours, reference, student):
 # Naive versions
 
 
-def row(length, size):
+def row(length, size, averaged=True):
     """Weights of ``length`` values in each of ``size`` cells."""
     cells = []
     for cell in range(size):
         weights = [0.0] * length
-        if length > size:
+        if length > size and averaged:
             first, last = cell * length // size, -(-(cell + 1) * length // size)
             for place in range(first, last):
                 weights[place] = 1 / (last - first)
@@ -83,9 +83,9 @@ def row(length, size):
     return cells
 
 
-def resampled(values, size):
+def resampled(values, size, averaged=True):
     """(C, H, W) as a list [y][x] of vectors (C,)."""
-    down, across = row(values.shape[1], size[0]), row(values.shape[2], size[1])
+    down, across = row(values.shape[1], size[0], averaged), row(values.shape[2], size[1], averaged)
     return [
         [
             sum(
@@ -174,7 +174,7 @@ def naive_pseudo_labels(student, teacher, batch, confidence=0.9, only_unlabelled
 def naive_pixel_cross_entropy(student, batch, smoothing=0.0):
     losses = []
     for sample in range(SAMPLES):
-        ours = resampled(student[sample], PIXELS)
+        ours = resampled(student[sample], PIXELS, averaged=False)
         for y, x in positions(PIXELS):
             label = int(batch["semantics"][sample, 0, y, x])
             if label > 0:
@@ -186,7 +186,7 @@ def naive_pixel_cross_entropy(student, batch, smoothing=0.0):
 def naive_scale_invariant(student, batch, invariance=0.5, log_depth=False):
     losses = []
     for sample in range(SAMPLES):
-        ours, d = resampled(student[sample], PIXELS), []
+        ours, d = resampled(student[sample], PIXELS, averaged=False), []
         for y, x in positions(PIXELS):
             true = batch["depth"][sample, 0, y, x]
             if true.isfinite():
@@ -260,7 +260,7 @@ def test_pseudo_labels_is_the_naive_one(sizes, fields, options):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
-@pytest.mark.parametrize("size", [PIXELS, (3, 4), (24, 30)])
+@pytest.mark.parametrize("size", [PIXELS, (3, 4), (15, 18)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_pixel_cross_entropy_is_the_naive_one(size, dtype, smoothing):
     student, batch = prediction(size, 1).requires_grad_(), {"semantics": label_maps(dtype)}
@@ -268,7 +268,7 @@ def test_pixel_cross_entropy_is_the_naive_one(size, dtype, smoothing):
     assert_same(loss, naive_pixel_cross_entropy(student, batch, smoothing), student)
 
 
-@pytest.mark.parametrize("size", [PIXELS, (3, 4), (24, 30)])
+@pytest.mark.parametrize("size", [PIXELS, (3, 4), (15, 18)])
 @pytest.mark.parametrize("invariance", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("predicts", ["depth", "log_depth"])
 def test_scale_invariant_is_the_naive_one(size, invariance, predicts):

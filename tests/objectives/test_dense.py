@@ -273,7 +273,7 @@ def test_pixel_cross_entropy_is_the_naive_one(size, dtype, smoothing):
 @pytest.mark.parametrize("predicts", ["depth", "log_depth"])
 def test_scale_invariant_is_the_naive_one(size, invariance, predicts):
     student = prediction(size, 1, channels=1)
-    student = (student.abs() + 0.2 if predicts == "depth" else student).requires_grad_()
+    student = (student.abs() + 0.6 if predicts == "depth" else student).requires_grad_()
     loss = ScaleInvariant(invariance, predicts)(student, depth=depth())
     assert_same(loss, naive_scale_invariant(student, {"depth": depth()}, invariance, predicts == "log_depth"), student)
 
@@ -415,17 +415,16 @@ def test_labels_count_once_in_pseudo_labels_beside_cross_entropy():
     assert not (learnt & pseudo).any() and (learnt | pseudo).float().mean() > 0.9
 
 
-def test_depth_below_a_hundredth_of_the_measured_leads_out_of_it():
-    predicted = torch.tensor([-1.0, 0.0, 0.01, 0.0200001, 1.0]).view(1, 1, 1, 5).requires_grad_()
+def test_depth_below_a_tenth_of_the_measured_leads_out_of_it():
+    predicted = torch.tensor([-1.0, 0.0, 0.1, 0.2001, 1.0]).view(1, 1, 1, 5).requires_grad_()
     loss = ScaleInvariant(invariance=0.0)(predicted, depth=torch.full((1, 1, 1, 5), 2.0))
     loss.backward()
     gradient = predicted.grad.flatten()
     assert loss.isfinite() and gradient.isfinite().all() and (gradient < 0).all() and (gradient.diff() > 0).all()
-    values = torch.tensor([0.0, 0.01, 1.0])
-    errors = [0.0, 0.0, 0.0]
-    errors[0] = math.log(0.01) - 1  # the tangent at 0.01 of 2 m, one floor below it
-    errors[1], errors[2] = math.log(0.01) - 0.5, math.log(0.5)
-    loss = ScaleInvariant(invariance=0.0)(values.view(1, 1, 1, 3), depth=torch.full((1, 1, 1, 3), 2.0))
+    # The tangent at a tenth of 2 m: one floor below it, half of one, and the logarithm itself.
+    errors = [math.log(0.1) - 1, math.log(0.1) - 0.5, math.log(0.5)]
+    values = torch.tensor([0.0, 0.1, 1.0]).view(1, 1, 1, 3)
+    loss = ScaleInvariant(invariance=0.0)(values, depth=torch.full((1, 1, 1, 3), 2.0))
     assert loss.item() == pytest.approx(sum(error**2 for error in errors) / 3, rel=1e-6)
 
 

@@ -82,13 +82,12 @@ class CWD(Objective):
         self.needs = frozenset({"prediction"} if pair is None else {"maps"})
         self.same_classes = pair is None
         self.projection: nn.Module = nn.Identity()
-        dims = (student_dim, teacher_dim)
-        if student_dim is not None and teacher_dim is not None and pair is not None:
+        if len({value is None for value in (pair, student_dim, teacher_dim)}) > 1:
+            raise UsageError("CWD compares maps where pair, student_dim and teacher_dim are given: pass all three")
+        if student_dim is not None and teacher_dim is not None:
             self.channels = [(student_dim, teacher_dim)]
             if student_dim != teacher_dim:
                 self.projection = nn.Conv2d(student_dim, teacher_dim, 1)
-        elif (dims == (None, None)) != (pair is None):
-            raise UsageError("CWD compares maps where pair, student_dim and teacher_dim are given: pass all three")
 
     @classmethod
     def build(cls, options: Options, setting: Setting) -> CWD:

@@ -32,9 +32,8 @@ class DenseKD(Objective):
     a loss of 0.
 
     Args:
-        temperature: T; 1, as the published distillation of segmentation has it (Liu et al.; Yang et al., CVPR 2022):
-            at thousands of positions of a sample, most of them at the edge of two classes' regions or far from it, the
-            teacher's own probabilities say more than softened ones.
+        temperature: T; 1, as in the published pixel-wise distillation of segmentation (Liu et al.; Yang et al., CVPR
+            2022): where two classes meet, the teacher's own probabilities are soft already.
         measured: Modality of the batch: positions at less than half of whose pixels it was measured (NaN, as in a
             crop's padding) do not count. Of a batch without it every position counts; None: always.
         confidence: Positions at which the teacher's largest probability (T = 1) is lower do not count.
@@ -85,13 +84,12 @@ class DenseKD(Objective):
         ours, theirs = student.require_prediction(), teacher.require_prediction()
         check_several("dense_kd", "student", ours.shape[1])
         size = ours.shape[2:]
+        log_theirs = teacher_log_probabilities(theirs, size, self.temperature)
         counted = measured_positions("dense_kd", batch, self.measured, ours)
         if self.confidence is not None:
-            largest = teacher_log_probabilities(theirs, size).amax(1)
+            sharp = log_theirs if self.temperature == 1 else teacher_log_probabilities(theirs, size)
             # Not ≥, so that a teacher's NaN shows.
-            counted = counted & ~(largest < math.log(self.confidence))
+            counted = counted & ~(sharp.amax(1) < math.log(self.confidence))
         self.logs = {"counted": share_of(counted)}
-        losses = divergence(
-            teacher_log_probabilities(theirs, size, self.temperature), log_probabilities(ours, self.temperature)
-        )
+        losses = divergence(log_theirs, log_probabilities(ours, self.temperature))
         return mean_of_counted(losses, counted) * self.temperature**2

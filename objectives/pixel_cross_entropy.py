@@ -6,16 +6,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.dense_prediction import resize_prediction
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .predictions import check_label_maps, check_predictions, check_several, pixel_targets, resize, single
+from .predictions import check_label_maps, check_predictions, check_several, pixel_targets
 
 
 @OBJECTIVES.register("pixel_cross_entropy")
 class PixelCrossEntropy(Objective):
-    """Cross-entropy of the student's prediction, enlarged bilinearly to the label maps, mean over the batch's labelled
-    pixels.
+    """Cross-entropy of the student's prediction, enlarged bilinearly to the label maps as where it is measured, mean
+    over the batch's labelled pixels.
 
     Samples with and without labels may be mixed: of a batch without any the loss is 0, with a gradient of 0.
 
@@ -59,7 +60,7 @@ class PixelCrossEntropy(Objective):
         check_several("pixel_cross_entropy", "student", prediction.shape[1])
         target = pixel_targets("pixel_cross_entropy", batch, prediction)
         loss = F.cross_entropy(
-            resize(single(prediction), target.shape[1:]),
+            resize_prediction(prediction, target.shape[1:]),
             target,
             ignore_index=-1,
             reduction="sum",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..core.dense_prediction import resize_prediction
 from ..core.errors import UsageError
 from ..core.objective import Setting
 from ..core.representation_spec import RepresentationSpec
@@ -105,10 +105,7 @@ def resize(values: Tensor, size: Sequence[int]) -> Tensor:
     """Values (B, C, H, W) at a height and width: the mean over each cell where they are finer, bilinear where they are
     coarser.
     """
-    values = resize_map(values, common_size(values.shape[2:], size))
-    if tuple(values.shape[2:]) == tuple(size):
-        return values
-    return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
+    return resize_prediction(resize_map(values, common_size(values.shape[2:], size)), size)
 
 
 def single(values: Tensor) -> Tensor:

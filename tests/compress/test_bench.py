@@ -71,7 +71,7 @@ def test_pairs_and_objectives_are_read_in_one_form():
     assert parse_objectives("kd+crd,crd+kd,student, crd") == ["crd+kd", "crd"]
     every = all_objectives()
     assert every[:3] == ["kd", "fitnet", "attention"] and {"crd", "similarity", "fsp", "dkd"} <= set(every)
-    assert not {"cross_entropy", "dense_crd", "agglomerate"} & set(every)
+    assert not {"cross_entropy", "dense_crd", "agglomerate", "dense_kd", "cwd"} & set(every)
     assert all(OBJECTIVES[name].needs_teacher for name in every)
 
 

@@ -4,6 +4,7 @@ import torch
 
 from contrastill import (
     AB,
+    CWD,
     DIST,
     DKD,
     FSP,
@@ -19,10 +20,13 @@ from contrastill import (
     Correlation,
     CRDLoss,
     DenseCRD,
+    DenseKD,
+    DenseRegression,
     Factor,
     FitNet,
     FreshCRDLoss,
     InfoNCE,
+    PseudoLabels,
     Representation,
     Review,
     Similarity,
@@ -38,7 +42,8 @@ BATCH = {"index": torch.arange(SAMPLES), "target": torch.arange(SAMPLES) % 5}
 
 def outputs(samples=SAMPLES, channels=3, dim=4, **kwargs):
     maps = tuple(torch.rand(samples, channels, size, size, **kwargs) for size in (8, 4))
-    return Representation(torch.randn(samples, 5, **kwargs), torch.randn(samples, dim, **kwargs), maps)
+    prediction = torch.randn(samples, 5, 4, 4, **kwargs)
+    return Representation(torch.randn(samples, 5, **kwargs), torch.randn(samples, dim, **kwargs), maps, prediction)
 
 
 def losses():
@@ -66,5 +71,9 @@ def losses():
         "dense_crd": DenseCRD([(3, 3)], pairs=PAIR, embed_dim=4, negatives_from="other_class"),
         "crd": CRD(CRDLoss(4, 4, num_samples=SAMPLES, num_negatives=2, embed_dim=4)),
         "fresh_crd": FreshCRD(FreshCRDLoss(4, 4, num_samples=SAMPLES, num_negatives=2, embed_dim=4)),
+        "dense_kd": DenseKD(),
+        "cwd": CWD(),
+        "pseudo_labels": PseudoLabels(confidence=0.2),
+        "dense_regression": DenseRegression(),
         "agglomerate": Agglomerate(Adaptor(summary=(4, 4))),
     }

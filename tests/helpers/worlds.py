@@ -41,8 +41,10 @@ SECOND = {"thermal": ("uint8", "uint16", "float32"), "depth": ("uint8", "uint16"
 LAYOUTS = ("packed", "packed", "image_folder", "dataset", "paired_folder")
 TEACHERS = ("untrained", "untrained", "run", "run_of_other_order", "run_of_other_names")
 STUDENTS = ("resnet8", "conv5", "module")
-# fsp asks for networks of the same widths, which those of a world hardly ever have.
-OBJECTIVE_NAMES = sorted({*OBJECTIVES} - {"agglomerate", "fsp"})
+# fsp asks for networks of the same widths, which those of a world hardly ever have, and they classify whole samples.
+OBJECTIVE_NAMES = sorted(
+    {name for name, entry in OBJECTIVES.items() if "prediction" not in entry.needs} - {"agglomerate", "fsp"}
+)
 UNLABELLED = sorted({*OBJECTIVE_NAMES} - {"cross_entropy", "dkd"})
 
 

@@ -75,14 +75,16 @@ def test_every_objective_is_offered_by_name():
 
 
 CLASSWISE = ["KD", "DKD", "DIST", "MLKD", "WTTM"]
-ALIKE = [*CLASSWISE, "RKD", "PKT", "Similarity", "Attention"]
+DENSE = ["DenseKD", "PseudoLabels", "CWD", "DenseRegression"]
+ALIKE = [*CLASSWISE, *DENSE, "RKD", "PKT", "Similarity", "Attention"]
 
 
 def of_objective(name, samples=6, classes=5):
     """An objective built without arguments but what it has no default for, and outputs of the part that it reads."""
     loss = getattr(contrastill, name)(*([((-1, -1),)] if name in ("Similarity", "Attention") else []))
     (part,) = loss.needs
-    shape = {"logits": (samples, classes), "embedding": (samples, 4), "maps": (samples, 3, 4, 4)}[part]
+    shape = {"logits": (samples, classes), "embedding": (samples, 4), "maps": (samples, 3, 4, 4)}
+    shape = {**shape, "prediction": (samples, classes, 4, 4)}[part]
     return loss, torch.randn(shape)
 
 

@@ -42,11 +42,13 @@ FRESH = {
     "nce": {"criterion": "nce", "student_rows": "none"},
     "whitened": {"teacher_map": "whitened", "row_variance": 0.9, "row_dtype": "bf16"},
 }
-# One teacher, one modality: the objectives of the folder objectives/.
+# One teacher, one modality, two classifiers: the objectives of the folder objectives/ that read no prediction.
 NAMES = sorted(
     name
     for name, objective in OBJECTIVES.items()
-    if objective.needs_teacher and Path(inspect.getfile(objective)).parent.name == "objectives"
+    if objective.needs_teacher
+    and "prediction" not in objective.needs
+    and Path(inspect.getfile(objective)).parent.name == "objectives"
 )
 
 
@@ -121,6 +123,29 @@ def check_same_step(name, **options):
 @pytest.mark.parametrize("origin", ["other_class", "other_sample"])
 def test_a_step_with_crd_is_the_cpus(mode, origin):
     check_same_step("crd", **CRD[mode], negatives_from=origin)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in OBJECTIVES.items() if "prediction" in entry.needs])
+def test_an_objective_on_predictions_is_the_cpus(name):
+    """Loss and gradient; the device is not waited for in between."""
+    torch.manual_seed(0)
+    channels = 1 if name == "scale_invariant" else 5
+    values = {"student": torch.rand(4, channels, 8, 12) + 0.1, "teacher": 3 * torch.randn(4, channels, 12, 10)}
+    values |= {"depth": torch.rand(4, 1, 48, 48) + 0.5, "semantics": torch.randint(0, 6, (4, 1, 48, 48))}
+    values["depth"][0, :, :20] = values["depth"][1] = torch.nan
+    objective, results = OBJECTIVES[name](), []
+    for device in ("cpu", DEVICE):
+        there = {field: value.to(device) for field, value in values.items()}
+        student = there.pop("student").requires_grad_()
+        teacher = there.pop("teacher") if objective.needs_teacher else None
+        torch.cuda.set_sync_debug_mode("error" if device == DEVICE else "default")
+        try:
+            loss = objective(student, *([] if teacher is None else [teacher]), **there)
+            loss.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        results.append((loss.detach().cpu(), student.grad.cpu()))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "crd" and "main" in stages(name)])

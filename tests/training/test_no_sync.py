@@ -45,6 +45,8 @@ ON_A_CPU_ONLY = {
     "core/loss_labels.py check_probabilities": "looks at the sums of soft labels, on the CPU alone",
     "core/loss_labels.py check_targets": "compares labels with the number of classes; elsewhere the device asserts it",
     "torch.optim": "AdamW counts its steps in host memory, on a GPU too",
+    "objectives/predictions.py pixel_targets": "compares label maps with the number of channels; elsewhere the device "
+    "asserts it",
     "datasets/io/views.py _cut_by_rows": "cuts views out by rows; elsewhere pixels are gathered on the device",
 }
 STEPS = range(3, 7)
@@ -218,8 +220,18 @@ def test_every_place_that_is_for_a_cpu_only_is_there_and_asks_for_the_device():
 NAMES = sorted(
     name
     for name, objective in OBJECTIVES.items()
-    if objective.needs_teacher and Path(inspect.getfile(objective)).parent.name == "objectives"
+    if objective.needs_teacher
+    and "prediction" not in objective.needs
+    and Path(inspect.getfile(objective)).parent.name == "objectives"
 )
+DENSE = {
+    "dense_kd": {"confidence": 0.2},
+    "cwd": {},
+    "pseudo_labels": {"confidence": 0.2},
+    "dense_regression": {"scale_invariant": True},
+    "pixel_cross_entropy": {"label_smoothing": 0.1},
+    "scale_invariant": {},
+}
 OPTIONS = {"dense_crd": {"criterion": "softmax", "num_rows": 32, "anchor_weight": 1, "projector": "mlp"}}
 
 
@@ -236,3 +248,25 @@ def test_no_objective_waits_in_a_step(name):
             transfer(next(batches)).loss.backward()
         assert watch.places <= set(ON_A_CPU_ONLY)
         assert waits(profiled) == []
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_no_objective_on_predictions_waits_in_a_step(name):
+    assert {*DENSE} == {name for name, objective in OBJECTIVES.items() if "prediction" in objective.needs}
+    channels = 1 if name == "scale_invariant" else 4
+    networks = [build_network("unet/resnet8", num_classes=channels) for _ in range(2)]
+    depth = torch.rand(4, 1, 16, 16) + 0.5
+    depth[0, :, :9] = torch.nan
+    batch = {"rgb": torch.rand(4, 3, 16, 16), "index": torch.arange(4), "depth": depth}
+    batch["semantics"] = torch.randint(0, 5, (4, 1, 16, 16), dtype=torch.uint8)
+    student, teacher = (describe(network, batch) for network in networks)
+    objective = OBJECTIVES[name]
+    built = objective.build(objective.Options(**DENSE[name]), Setting(student, teacher, 4, None, 0, pixel_classes=4))
+    transfer = Transfer(networks[:1] if objective.needs_teacher else [], networks[1], {name: Term(built)})
+    transfer.train().enter("main", batch)
+    transfer(batch).loss.backward()
+    watch = Watch()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled, watch, record_function("step"):
+        transfer(batch).loss.backward()
+    assert watch.places <= set(ON_A_CPU_ONLY)
+    assert waits(profiled) == []

@@ -25,6 +25,10 @@ _SIDE = 64
 """Side of the images that the maps of an encoder are measured on, where it takes any."""
 
 
+class _Seen(dict[str, Tensor]):
+    """What hooks saw in a forward pass; torch.export puts other dicts in the place of a module's plain ones."""
+
+
 class EncoderDecoder(nn.Module):
     """An encoder and a decoder on its maps.
 
@@ -48,7 +52,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self._maps = tuple(maps)
-        self._seen: dict[str, Tensor] = {}
+        self._seen = _Seen()
         # Made once: a hook that is another object in each forward would be compiled anew each time.
         for name in hooked(self._maps):
             layer = encoder.get_submodule(module_of(name))

@@ -134,7 +134,7 @@ class EvaluatedNetworks:
         """The classes of the training data: of the samples, or of the label maps where the student answers for each
         position.
         """
-        if not answers_for_positions(self.config.student):
+        if not answers_for_positions(self.config.student.model):
             return self._training_data
         return pixel_labels({"train": self._training_data})["train"]
 

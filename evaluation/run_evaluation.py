@@ -294,7 +294,7 @@ class RunEvaluation:
                     )
                 if task == "accuracy" and (name == "train" or several_classes(split)):
                     continue
-                if task == "accuracy" and answers_for_positions(self.config.student):
+                if task == "accuracy" and answers_for_positions(self.config.student.model):
                     check_dense_data(split, None, self._where())
                     continue
                 if task != "segmentation" and split.targets is None:

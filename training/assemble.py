@@ -74,7 +74,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     """
     accelerator = prepare_accelerator(config)
     data = _RunData.open(config, splits or open_splits(config.data), accelerator)
-    dense = answers_for_positions(config.student)
+    dense = answers_for_positions(config.student.model)
     labels = pixel_labels(data.splits) if dense else data.splits
     networks = build_networks(config, labels, data.statistics)
     # Before BatchNorm is folded, and on the process that records them.

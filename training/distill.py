@@ -29,8 +29,9 @@ from ..datasets.user_dataset import UserSplit
 from ..models.build import load_student
 from .arguments import ArgumentResolver, networks
 from .data import check_modality, open_loader, open_splits
+from .pixel_labels import answers_for_positions
 from .progress import accuracy_text
-from .recipe import default_objectives, default_training
+from .recipe import default_dense_objectives, default_objectives, default_training
 from .run import train_run
 from .schedule import default_epochs
 
@@ -106,8 +107,9 @@ def distill(
             were measured (docs/results.md): contrast with fresh rows (``fresh_crd``, weight 0.8); with labels also
             cross-entropy of weight 1; where besides every teacher is known to answer with the data's classes (a run's
             or your own, not a published network) ``wttm`` of weight 1, or less where the teacher has memorised its
-            training images; with a cosine and a rate by the size of a batch (:mod:`contrastill.training.recipe`). A
-            line at the start says what was chosen.
+            training images; with a cosine and a rate by the size of a batch (:mod:`contrastill.training.recipe`). Of a
+            student that answers for each position ``pixel_cross_entropy`` where there are label maps and ``dense_kd``
+            towards teachers that do so too, by AdamW. A line at the start says what was chosen.
         epochs: Passes over the training samples; None is as many as suit their number: 240 for 12 500 or fewer, 60 for
             50 000, 20 for a million.
         seed: Of weights, order, views and negatives.
@@ -120,6 +122,9 @@ def distill(
             (``batch_size=256, lr=0.1, precision="bf16"``), a whole section as a dict
             (``ensemble={"rule": "entropy"}``), any other by its dotted key
             (``**{"objectives.crd.num_negatives": 4096}``).
+
+    A module that returns (B, C, H, W), or a dict or dataclass with ``out`` or ``logits`` of that shape, answers for
+    each position, as a segmenter.
 
     A module of your own sees the values that your dataset hands out, or rgb of whole numbers as values in [0, 1] (one
     of timm's or transformers': bytes and floats in [0, 1] are normalised as it says itself, other floats are taken as
@@ -162,7 +167,12 @@ def distill(
         _check_scale([*teachers, learner], read, splits["test"])
         each = _each_teacher(teachers)
         train = _training(objectives is None, each, learner, splits["train"].num_samples, resolver.train, settings)
-        chosen = default_objectives(each, splits["train"]) if objectives is None else _objectives(objectives)
+        if objectives is not None:
+            chosen = _objectives(objectives)
+        elif answers_for_positions(learner["model"]):
+            chosen = default_dense_objectives(each, learner, splits["train"])
+        else:
+            chosen = default_objectives(each, splits["train"])
         tree = {
             "out": str(out),
             "seed": seed,
@@ -200,10 +210,12 @@ def _training(
         for key in ("batch_size", "epochs")
         if isinstance(value := values.get(f"train.{key}"), int) and value > 0
     }
-    optimizer = values.get("train.optimizer") or "sgd"
-    return default_training(
+    dense = answers_for_positions(student["model"])
+    optimizer = values.get("train.optimizer") or ("adamw" if dense else "sgd")
+    chosen = default_training(
         num_samples, **known, optimizer=optimizer, teachers=len(teachers), pretrained=student.get("weights") is not None
     )
+    return {**chosen, "optimizer": optimizer} if dense else chosen
 
 
 def _each_teacher(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.config.schema import NetworkConfig
 from ..core.errors import UsageError
 from ..core.registry import MODELS
 
@@ -42,9 +41,9 @@ class PixelLabels:
         return cls(num_classes, None if names is None else tuple(names[1:]), torch.empty(0))
 
 
-def answers_for_positions(entry: NetworkConfig) -> bool:
-    """Whether a network of a config answers for each position rather than for the sample."""
-    return bool(getattr(MODELS[entry.model], "dense", False))
+def answers_for_positions(model: str) -> bool:
+    """Whether a network of that name answers for each position rather than for the sample."""
+    return bool(getattr(MODELS[model], "dense", False))
 
 
 def pixel_labels(splits: Mapping[str, Any], where: str = "the data") -> dict[str, PixelLabels]:

@@ -14,6 +14,7 @@ from ..core.label_vectors import several_classes
 from ..core.seeds import members
 from ..models.build import class_names
 from ..models.recipe import several_classes_of
+from .pixel_labels import LABELS, PixelLabels, answers_for_positions
 from .schedule import default_epochs
 
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the
@@ -67,6 +68,58 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
             matching: dict[str, Any] = {"weight": round(1.0 / len(teachers), 4)}
             chosen |= {"binary_kd": matching} if several else {"wttm": {**matching, "full_doubt": FULL_DOUBT}}
     return chosen
+
+
+def default_dense_objectives(
+    teachers: Sequence[Mapping[str, Any]], student: Mapping[str, Any], split: Any
+) -> dict[str, Any]:
+    """Objectives and weights of a student that answers for each position: the labels where there are some, and the
+    answers of teachers for the same classes, else contrast of positions of the maps.
+
+    Args:
+        teachers: Their entries in a config.
+        student: Its entry; ``num_classes`` is 1 where it predicts a quantity.
+        split: The training split.
+
+    Raises:
+        UsageError: There is neither a teacher nor a label.
+    """
+    quantity = student.get("num_classes") == 1
+    reads_depth = "depth" in student.get("modality", "rgb")
+    chosen: dict[str, Any] = {}
+    if LABELS in split.modalities and not quantity:
+        chosen["pixel_cross_entropy"] = {"weight": 1.0}
+    elif quantity and "depth" in split.modalities and not reads_depth:
+        chosen["scale_invariant"] = {"weight": 1.0}
+    if not teachers and not chosen:
+        raise UsageError(
+            "there is neither a teacher nor a label map to learn from: give a teacher, or data with the modality "
+            f"{LABELS}"
+        )
+    if teachers:
+        labels = PixelLabels.of(split, None)
+        answers = all(
+            answers_for_positions(teacher["model"])
+            and _answers_as({**teacher, "num_classes": teacher.get("num_classes")}, student, labels)
+            for teacher in teachers
+        )
+        name = ("dense_regression" if quantity else "dense_kd") if answers else "dense_crd"
+        chosen[name] = {"weight": round(1.0 / len(teachers), 4)}
+    return chosen
+
+
+def _answers_as(teacher: Mapping[str, Any], student: Mapping[str, Any], labels: PixelLabels) -> bool:
+    """Whether a segmenter is known to answer with the student's classes, or to be told by a class_map which is which:
+    by their names, else by their number.
+    """
+    if teacher.get("class_map") is not None:
+        return True
+    weights = teacher.get("weights")
+    own = class_names(teacher["model"], next(iter(members(weights)), weights) if weights else None)
+    if own is not None and labels.classes is not None:
+        return {*labels.classes} <= {*own}
+    counts = [teacher.get("num_classes"), student.get("num_classes")]
+    return None in counts or counts[0] == counts[1]
 
 
 def default_training(

@@ -28,6 +28,10 @@ DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
 EVERY = ("random", "scratch", "teacher")
 SOFTMAX = "weight: 1, pairing: both, criterion: softmax, temperature: 0.07"
 LONG = ["train.epochs=40", "train.views=6", "train.lr=2e-3"]
+# 795 pairs are 25 steps an epoch, with the 220 labelled ones 32: about 600 steps like the labels alone.
+UNLABELLED = ["data.splits={train: train, test: labelled}", "train.epochs=24", "train.views=4"]
+BOTH = ["data.splits={train: [train, labelled], test: labelled}", "train.epochs=19", "train.views=4"]
+TENTH = ["data.label_fraction=0.1"]
 GRIDS = {
     "nyu": {
         "data": "nyu_depth_v2_160x120.h5",
@@ -68,6 +72,30 @@ GRIDS = {
             "CRD dense, 40 epochs": (["objectives.dense_crd={weight: 1, pairing: both}", *LONG], 3, ()),
         },
     },
+    "segmenters": {
+        "data": "nyu_depth_v2_160x120.h5",
+        "config": "nyu_segmenters.yaml",
+        "cells": {
+            "labels": (["objectives.pixel_cross_entropy={weight: 1}"], 3, ()),
+            "KD, no labels": (["objectives.dense_kd={weight: 1}", *UNLABELLED], 3, (("teacher",),)),
+            "labels + KD": (
+                ["objectives.dense_kd={weight: 1}", "objectives.pixel_cross_entropy={weight: 1}", *BOTH],
+                3,
+                (),
+            ),
+            "KD + dense contrast, no labels": (
+                ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={{{SOFTMAX}}}", *UNLABELLED],
+                3,
+                (),
+            ),
+            "10 % of the labels": (["objectives.pixel_cross_entropy={weight: 1}", *TENTH, "train.epochs=600"], 3, ()),
+            "10 % of the labels + KD": (
+                ["objectives.dense_kd={weight: 1}", "objectives.pixel_cross_entropy={weight: 1}", *BOTH, *TENTH],
+                3,
+                (("teacher",),),
+            ),
+        },
+    },
     "lab": {
         "data": "cifar100_subset.h5",
         "config": "lab_32.yaml",
@@ -93,6 +121,10 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
     run = runs / f"{re.sub('[^A-Za-z0-9+]+', '_', cell).strip('_')}-{seed}"
     config = HERE / "configs" / GRIDS[name]["config"]
     teachers = [f"teachers.0.weights={teacher}"] if teacher else []
+    if name == "segmenters":
+        segmenter = segmenter_of(data, runs, threads, tenth="data.label_fraction=0.1" in overrides)
+        reads = any("dense_kd" in override for override in overrides)
+        teachers = [f"teachers=[{{model: fpn/efficientnet_lite0, weights: {segmenter}}}]"] if reads else []
     log = runs / f"{run.name}.log"
     began = time.perf_counter()
     train = [
@@ -179,6 +211,17 @@ def teacher_of(data: str | None, runs: Path, threads: int) -> str:
             threads,
             runs / "luminance.log",
         )
+    return str(run)
+
+
+def segmenter_of(data: str, runs: Path, threads: int, *, tenth: bool) -> str:
+    """The run of the RGB segmenter, from all labels or a tenth of them, trained where it is not there yet."""
+    run = runs / ("rgb_tenth" if tenth else "rgb")
+    if not (run / "student.safetensors").is_file():
+        few = [*TENTH, "train.epochs=75"] if tenth else []
+        config = HERE / "configs" / "nyu_rgb_segmenter.yaml"
+        command = ["contrastill", "train", str(config), f"data.path={data}", *few, f"out={run}"]
+        called(command, threads, runs / f"{run.name}.log")
     return str(run)
 
 

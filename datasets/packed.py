@@ -23,7 +23,7 @@ from .io.hdf5 import SUFFIXES, check_coding, class_names, location, open_packed
 from .io.in_memory import AugmentOptions, TensorSplit
 from .io.packed_camera import packed_camera
 from .io.packed_classes import read_classes
-from .io.packed_splits import group_names, joined_groups, keep_labels
+from .io.packed_splits import group_names, joined_groups, keep_labels, lacks_labels
 from .io.value_range import check_unit_range
 from .io.values import (
     NEGATIVE_MARKS,
@@ -130,9 +130,12 @@ class Packed:
         names = group_names(options.splits, split)
         if split in options.splits and not names:
             return None
-        if len(names) > 1 or isinstance(options.splits.get(split), list):
+        if len(names) > 1:
             return joined_groups(options, split, lambda own: Packed(own).open(split))
         with open_packed(options.path) as file:
+            if names and lacks_labels(file, names[0], options):
+                fields = {key: field for key, field in options.fields.items() if key != LABELS}
+                return Packed(options.model_copy(update={"fields": fields})).open(split)
             group = self._group(file, split)
             rows = self._rows(group, split)
             padding = options.crop_padding if augmented else 0

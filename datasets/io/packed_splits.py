@@ -21,12 +21,13 @@ def group_names(splits: Mapping[str, str | list[str] | None], split: str) -> lis
     return [names] if isinstance(names, str) else list(names or ())
 
 
-def lacking_labels(file: h5py.File, names: Sequence[str], field: str | None) -> list[str]:
-    """Those of the groups that have no field of label maps, where another one has it."""
-    if field is None:
-        return []
-    lacking = [name for name in names if isinstance(file.get(name), h5py.Group) and field not in file[name]]
-    return lacking if len(lacking) < len(names) else []
+def lacks_labels(file: h5py.File, name: str, options: Any) -> bool:
+    """Whether a group has no field of label maps, where another one of the splits has it: it is unlabelled."""
+    field = options.fields.get(LABELS)
+    if field is None or not isinstance(file.get(name), h5py.Group) or field in file[name] or len(options.fields) == 1:
+        return False
+    others = [other for split in options.splits for other in group_names(options.splits, split)]
+    return any(isinstance(file.get(other), h5py.Group) and field in file[other] for other in others)
 
 
 def joined_groups(options: Any, split: str, opened: Callable[[Any], TensorSplit | None]) -> TensorSplit:
@@ -39,7 +40,7 @@ def joined_groups(options: Any, split: str, opened: Callable[[Any], TensorSplit 
     """
     names, other = group_names(options.splits, split), "test" if split == "train" else "train"
     with open_packed(options.path) as file:
-        lacking = lacking_labels(file, names, options.fields.get(LABELS))
+        lacking = [name for name in names if lacks_labels(file, name, options)]
     # What is held out for testing of a group is decided by the names of the other split.
     others = group_names(options.splits, other)
     parts = []

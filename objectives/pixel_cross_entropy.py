@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..core.dense_prediction import resize_prediction
 from ..core.objective import Objective, Options, Setting
+from ..core.pixel_mean import mean_over_pixels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .predictions import check_label_maps, check_predictions, check_several, pixel_targets
@@ -59,11 +60,11 @@ class PixelCrossEntropy(Objective):
         prediction = student.require_prediction()
         check_several("pixel_cross_entropy", "student", prediction.shape[1])
         target = pixel_targets("pixel_cross_entropy", batch, prediction)
-        loss = F.cross_entropy(
+        losses = F.cross_entropy(
             resize_prediction(prediction, target.shape[1:]),
             target,
             ignore_index=-1,
-            reduction="sum",
+            reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        return loss / (target >= 0).sum().clamp_min(1)
+        return mean_over_pixels(losses.sum((1, 2)), (target >= 0).sum((1, 2)))

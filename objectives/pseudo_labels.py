@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.objective import Objective, Options, Setting
+from ..core.pixel_mean import mean_over_pixels
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
 from .predictions import (
@@ -86,4 +87,4 @@ class PseudoLabels(Objective):
         self.logs = {"counted": share_of(counted)}
         # A teacher's NaN has no class, and shows.
         losses = F.cross_entropy(single(ours), label, reduction="none") + 0 * probability
-        return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
+        return mean_over_pixels(torch.where(counted, losses, 0.0).sum((1, 2)), counted.sum((1, 2)))

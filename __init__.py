@@ -78,6 +78,7 @@ _OFFERS = {
     "measure_diversity": ("evaluation.diversity", "measure_diversity"),
     "modality": ("xmodal.modalities", "modality"),
     "pack_data": ("evaluation.data", "pack_data"),
+    "predict_in_windows": ("core.windows", "predict_in_windows"),
     "probe_networks": ("evaluation.probe_suite", "probe_networks"),
     "run_benchmark": ("evaluation.benchmark", "run_benchmark"),
     "run_demo": ("evaluation.demo", "run_demo"),

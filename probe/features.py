@@ -306,6 +306,24 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
+def spatial_note(layers: Sequence[str], spatial: int) -> str:
+    """The line about a ``spatial`` that no layer reads; empty where one does.
+
+    Example:
+        >>> spatial_note(("embedding",), 4)
+        'spatial=4 changes nothing, as embedding has no positions and it is of maps.0, maps.1, …: leave it out'
+        >>> spatial_note(("embedding", "maps.0"), 4)
+        ''
+    """
+    if spatial == 1 or "maps" in map(_part, layers):
+        return ""
+    verb = "has" if len(layers) == 1 else "have"
+    return (
+        f"spatial={spatial} changes nothing, as {' and '.join(layers)} {verb} no positions and it is of maps.0, "
+        "maps.1, …: leave it out"
+    )
+
+
 def _part(layer: str) -> str:
     """The part of a representation that a layer is in."""
     part, dot, number = layer.partition(".")

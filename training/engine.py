@@ -127,9 +127,11 @@ class _Training:
                 )
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
-        if config.initial_epochs and not transfer.initial_epochs:
+        for key in ("initial_epochs", "initial_lr"):
+            if (value := getattr(config, key)) is None or transfer.initial_epochs:
+                continue
             raise UsageError(
-                f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an "
+                f"train.{key}={value}, but none of {', '.join(transfer.terms)} has an "
                 "initial stage: leave it out"
             )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0

@@ -54,9 +54,7 @@ def check_options(
         )
     lines = [line for override in overrides if (line := _unread(override, tasks))]
     probes = [config.evaluation for config in configs if "classification" in config.evaluation.tasks]
-    lines += dict.fromkeys(
-        f"evaluation.{note}" for each in probes if (note := spatial_note(each.layers, each.spatial))
-    )
+    lines += dict.fromkeys(f"evaluation.{note}" for each in probes if (note := spatial_note(each.layers, each.spatial)))
     if teachers and not any(config.teachers for config in configs):
         lines.append(f"there are no teachers to measure: {', '.join(map(str, runs))} had none")
     return lines

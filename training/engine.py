@@ -131,8 +131,7 @@ class _Training:
             if (value := getattr(config, key)) is None or transfer.initial_epochs:
                 continue
             raise UsageError(
-                f"train.{key}={value}, but none of {', '.join(transfer.terms)} has an "
-                "initial stage: leave it out"
+                f"train.{key}={value}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out"
             )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs

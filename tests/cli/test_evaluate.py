@@ -281,7 +281,9 @@ def test_options_that_change_nothing_are_named(run, caplog):
 
 def test_positions_of_layers_that_have_none_are_named(run):
     def lines(*overrides):
-        return check_options([str(run)], ["evaluation.tasks=[classification]", *overrides], teachers=False, picture=None)
+        return check_options(
+            [str(run)], ["evaluation.tasks=[classification]", *overrides], teachers=False, picture=None
+        )
 
     assert lines("evaluation.spatial=4") == [
         "evaluation.spatial=4 changes nothing, as embedding has no positions and it is of maps.0, maps.1, …: "

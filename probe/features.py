@@ -167,9 +167,8 @@ def _check_same(
     if all_gather_ragged(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
         raise ContrastillError(
             f"{files[other or next(iter(files))]} holds other features of the same samples than the network gives "
-            "now: they are of a network of the same weights that differs "
-            "in something else, such as an attribute or a buffer that is not saved, or the file was damaged; remove it, "
-            "or name another folder"
+            "now: they are of a network of the same weights that differs in something else, such as an attribute or a "
+            "buffer that is not saved, or the file was damaged; remove it, or name another folder"
         )
 
 

@@ -43,7 +43,10 @@ def network(**options):
         (UNIT.numpy(), r"this is a ndarray of shape \(2, 3, 8, 8\): torch.from_numpy\(images\) makes one"),
         (Image.new("RGB", (8, 8)), "this is a Image: torchvision.transforms.functional.pil_to_tensor"),
         ([UNIT[0], UNIT[1]], "this is a list: torchvision"),
-        (UNIT.masked_fill(UNIT == UNIT.max(), math.nan), "images of rgb hold NaN, which stands for what was not measur"),
+        (
+            UNIT.masked_fill(UNIT == UNIT.max(), math.nan),
+            "images of rgb hold NaN, which stands for what was",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused_with_the_way_out(images, message):

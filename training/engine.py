@@ -18,7 +18,7 @@ from ..core.data import Loader
 from ..core.errors import UsageError
 from ..core.representation import Network, Representation
 from ..core.run import Run
-from ..core.teachers.repeatable import unrepeatable_notes
+from ..core.teachers.repeatable import unrepeatable_notes, unrepeatable_student_notes
 from ..core.torch_settings import own_settings
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
@@ -172,6 +172,7 @@ class _Training:
         if self.model is None and self.accelerator.is_main_process:
             with self.accelerator.autocast():
                 notes = unrepeatable_notes(self.transfer.source, few, self.transfer.teacher_needs)
+                notes += unrepeatable_student_notes(self.transfer.student, few, self.transfer.student_needs)
             for note in notes:
                 log.warning("%s", note)
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())

@@ -18,7 +18,7 @@ from ..core.errors import UsageError, unknown_name
 from ..core.generators import own_generators
 from ..core.run import writable_folder
 from ..core.torch_settings import own_settings
-from ..probe.features import spatial_note
+from ..probe.layers import spatial_note
 from ..probe.linear import PROTOCOLS
 from .messages import print_message, printer
 from .networks import EvaluatedNetwork

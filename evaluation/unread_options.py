@@ -10,7 +10,7 @@ from ..core.config.loading import load_config
 from ..core.config.schema import TrainConfig
 from ..core.errors import UsageError
 from ..core.run import Run, no_run
-from ..probe.features import spatial_note
+from ..probe.layers import spatial_note
 
 _OF_TASKS = {
     "head": ("segmentation",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ from ..core.representation import Network
 from ..core.statistics import wilson_interval
 from ..core.torch_settings import own_settings
 from ..datasets.io.scale import check_same_scale
-from .features import Features, check_classes, features_of, spatial_note
+from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
 from .labels import check_same_names, labelled_part
+from .layers import warn_of_spatial
 from .sgd_heads import train_heads
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -33,8 +33,6 @@ GRID = tuple((rate, decay) for decay in (0.0, 1e-4, 1e-3) for rate in (0.3, 0.1,
 GRID_EPOCHS, GRID_BATCH = 30, 128
 CRD_RATE, CRD_EPOCHS, CRD_BATCH, CRD_MILESTONES = 0.1, 100, 64, (30, 60, 90)
 _HELD_OUT = 0.2
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,7 @@ def linear_probes(
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     network, (train, test) = as_network(network), as_splits(train, test)
-    if note := spatial_note(layers, spatial):
-        log.warning("%s", note)
+    warn_of_spatial(layers, spatial)
     check_same_names(train.classes, test.classes)
     for name, split in (("training", train), ("test", test)):
         if hasattr(split, "targets") and several_classes(split):

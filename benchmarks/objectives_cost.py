@@ -50,6 +50,7 @@ def stepper(name: str, stage: str, arguments: argparse.Namespace, split: TensorS
     transfer = Transfer([teacher], student, terms)
     transfer.train().to(arguments.device, memory_format=torch.channels_last)
     batches = split.loader(batch_size=64, device=arguments.device, train=True)
+    transfer.prepare(batches)
     transfer.enter(stage, next(iter(batches.epoch(0))))
     optimizer = torch.optim.SGD(
         [parameter for parameter in transfer.parameters() if parameter.requires_grad], lr=1e-5, momentum=0.9

@@ -203,7 +203,12 @@ def check_values(
 
 def _check_colours(images: Tensor, mean: Sequence[float], std: Sequence[float], scale: ValueScale | None) -> None:
     low, high = (float(value) for value in images.aminmax())
-    if low != low:
+    if low != low and (images.shape[1] == 3 or scale is not None):
+        raise UsageError(
+            "images of rgb hold NaN, which stands for what was not measured in other modalities alone: repair them, or "
+            "leave them out"
+        )
+    if low != low:  # of a modality whose name nobody knows here
         images = images[images.isfinite()]
         low, high = (float(value) for value in images.aminmax()) if images.numel() else (0.0, 0.0)
     span = f"to {high:.3g}" if low >= -MARGIN else f"from {low:.3g} to {high:.3g}"

@@ -87,11 +87,10 @@ def import_entry_points() -> None:
 
 def imports_of(run: str | os.PathLike) -> list[str]:
     """The modules that the config of a run names under ``imports``; none where there is no such config."""
-    import yaml
+    from .config.yaml_values import read_resolved
 
     file = Path(run) / "config.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return module_names((config or {}).get("imports"))
+    return module_names(read_resolved(file).get("imports")) if file.is_file() else []
 
 
 def _import(name: Any, reason: str) -> None:

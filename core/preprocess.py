@@ -44,13 +44,14 @@ class Preprocess:
     Shape:
         - images: (B, C, H, W) uint8 in [0, 255], or float: an image in [0, 1], or another modality in the unit of the
           training (depth in metres, or integers as the training's were stored), where NaN stands for what was not
-          measured. It becomes 0, the mean; where the size changes it has no part in its neighbours.
+          measured, in others than ``rgb``. It becomes 0, the mean; where the size changes it has no part in its
+          neighbours.
         - returns (B, C, H', W') float32, or as ``like``.
 
     Raises:
         UsageError: ``mean`` and ``std`` are empty, differ in length or are not finite, a ``std`` is not positive, a
             side of the resolution is below 1; what is no tensor of images, images of another dtype or another number of
-            channels, values of another range or unit than the training's.
+            channels, values of another range or unit than the training's, NaN in colours.
             On a device the first batch stands for all; under torch.compile, tracing and export no values are compared.
     """
 

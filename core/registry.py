@@ -107,6 +107,12 @@ class Registry(Mapping[str, T]):
 
         return enter
 
+    def of_family(self, name: str) -> bool:
+        """Whether a family answers for the name."""
+        self._discover()
+        prefix, slash, _ = name.partition("/")
+        return bool(slash) and prefix in self._families
+
     @contextmanager
     def temporarily(self, name: str, entry: T) -> Iterator[None]:
         """Within it, :func:`object_name` stands for an object that was made in Python; afterwards the name is refused,

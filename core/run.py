@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from .atomic import write_text
 from .config.marks import is_off, resumable
 from .errors import UsageError, names_beside, nearest
 from .full_disk import room_for
+
+log = logging.getLogger(__name__)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
@@ -75,7 +78,13 @@ class Run:
             UsageError: It holds a run with another config or of other data; the run stays as it is.
         """
         if self.config.exists():
-            changed = _changed_lines(self.config.read_text(encoding="utf-8"), config_yaml)
+            from .config.yaml_values import read_resolved
+
+            try:
+                before = read_resolved(self.config)
+            except UsageError as error:
+                raise UsageError(f"{error}; put it back, choose another out=…, or remove the folder") from error
+            changed = _changed_lines(before, config_yaml)
             if changed:
                 raise UsageError(
                     f"{self.path} holds a run with other settings ({changed}): choose another out=…, or remove "
@@ -189,8 +198,21 @@ class Run:
         return sorted(rows, key=lambda row: row["epoch"])
 
     def rewind(self, epoch: int) -> None:
-        """Remove the rows from ``epoch`` on: they were written after the checkpoint that a run resumes from."""
+        """Remove the rows from ``epoch`` on: they were written after the checkpoint that a run resumes from.
+
+        A line says which before it are not there.
+        """
         rows = [row for row in self.history() if row["epoch"] < epoch]
+        lost = sorted({*range(epoch)} - {row["epoch"] for row in rows})
+        if lost:
+            epochs = ", ".join(map(str, lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+            log.warning(
+                "%s lacks the row%s of epoch %s, as if removed or damaged, so what was measured there is not known: "
+                "put the file back, or train anew with another out=…",
+                self.metrics,
+                "s" * (len(lost) > 1),
+                epochs,
+            )
         if self.metrics.exists():
             text = "".join(json.dumps(row) + "\n" for row in rows)
             with self.room_for(self.metrics.name, len(text)):
@@ -282,11 +304,11 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _changed_lines(old: str, new: str) -> str:
+def _changed_lines(old: Mapping[str, Any], new: str) -> str:
     """The first key whose value differs between two resolved configs, as ``train.epochs: 240, now 15``."""
     from omegaconf import OmegaConf
 
-    before, after = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+    before, after = flatten(old), flatten(OmegaConf.to_container(OmegaConf.create(new)))
     data = after.get("data.name")
     for key in [*before, *after]:
         # A run that was begun before a key existed did what its being off means.

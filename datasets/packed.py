@@ -52,6 +52,7 @@ _IMAGE_DTYPES = {
     "float64": torch.float32,
 }
 _ROWS_AT_ONCE = 4096
+_CLASS_FIELDS = ("label", "labels", "targets", "class", "classes", "y")
 
 
 @DATASETS.register("packed")
@@ -334,4 +335,11 @@ class Packed:
             return False
         if target != "target":
             self._field(group, target, "target")
+        elif target not in group:
+            names = [name for name in group if name.lower() in _CLASS_FIELDS and group[name].ndim == 1]
+            for name in names[:1]:
+                warn_once(
+                    f"{location(group)} has no field target, so its samples are unlabelled: data.target={name} reads "
+                    "their classes there, data.target=null says that there are none"
+                )
         return target in group

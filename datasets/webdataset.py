@@ -19,6 +19,7 @@ from .image_folder import SPLITS, folders_in, is_free
 from .io.file_splits import FileSplit
 from .io.tar_index import TarIndex, tar_index
 from .io.tar_pictures import TarPictures
+from .io.values import warn_of_gaps
 from .io.view_options import ViewOptions
 
 _LAYOUT = "the layout is train-*.tar or train/*.tar with test-*.tar, val-*.tar, test/*.tar or val/*.tar beside it"
@@ -86,6 +87,8 @@ class WebDataset:
         options = self.options
         shards, index = self._index(split)
         classes = self._num_classes(split, shards, index)
+        if split == "train" and self.options.num_classes is None:
+            warn_of_gaps(index.target, self.root)
         if options.limit is not None and options.limit < len(index):
             index = index.take([place * len(index) // options.limit for place in range(options.limit)])
         pictures = TarPictures(shards, index)

@@ -81,8 +81,19 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
         UsageError: The path is neither, the run has no teacher, or data and networks have not the same classes.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
-    folder, texts = Path(path), overrides_as_text(overrides)
+    folder = Path(path)
     runs = [folder] if Run(folder).config.is_file() else _finished(folder)
+    return measure_runs(folder, runs, overrides_as_text(overrides))
+
+
+def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) -> DiversityResult | None:
+    """:func:`measure_diversity` of a folder's runs that are named, or of the folder itself, which is a run then.
+
+    Args:
+        folder: Where ``diversity.json`` and ``diversity.png`` are written.
+        runs: The folder alone, or finished runs in it.
+        texts: Changes of the config, as text.
+    """
     config = load_config(str(Run(runs[0]).config), texts, trains=False)
     data = evaluation_data(config)
     accelerator = prepare_accelerator(config.model_copy(update={"trackers": []}))
@@ -92,7 +103,7 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
     own = load_config(str(Run(runs[0]).config), trains=False)
     if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
         print_message(replaced)
-    if runs == [folder]:
+    if [*runs] == [folder]:
         student, networks = _of_run(folder, config, test, location(data))
     else:
         student, networks = None, _of_seeds(runs, texts)

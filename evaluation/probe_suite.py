@@ -18,8 +18,9 @@ from ..core.errors import UsageError, unknown_name
 from ..core.generators import own_generators
 from ..core.run import writable_folder
 from ..core.torch_settings import own_settings
+from ..probe.layers import spatial_note
 from ..probe.linear import PROTOCOLS
-from .messages import printer
+from .messages import print_message, printer
 from .networks import EvaluatedNetwork
 from .probe_data_set import DataSetProbe
 from .probe_figures import draw_all
@@ -74,6 +75,9 @@ def probe_networks(
         raise UsageError(f"seed is {spec.seed}: give a whole number from 0 to {LARGEST_SEED}")
     if spec.protocol not in PROTOCOLS:
         raise unknown_name("protocol", spec.protocol, PROTOCOLS)
+    # A comparison by CKA is of all layers.
+    if spec.cka is None and (note := spatial_note(spec.layers or ("maps.0",), spec.spatial)):
+        print_message(note)
     networks, data = listed(networks, "networks", "runs/crd"), listed(data, "data", "data.h5")
     names = _unique(networks)
     networks = [

@@ -14,7 +14,7 @@ from ..core.config.loading import load_config
 from ..core.errors import UsageError
 from ..core.label_vectors import several_classes
 from ..core.run import Run, no_run
-from ..datasets.io.values import check_splits
+from ..datasets.io.split_agreement import check_splits
 from ..probe.segmentation import segment
 from ..training.accelerator import prepare_accelerator
 from ..training.accuracy import evaluate

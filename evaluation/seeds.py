@@ -18,7 +18,7 @@ from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
 from ..training.accelerator import prepare_accelerator
 from ..training.run import train_run
-from .diversity import measure_diversity
+from .diversity import measure_runs
 from .diversity_result import DiversityResult
 from .messages import printer
 from .train import TrainResult
@@ -158,7 +158,8 @@ def train_seeds(config: RunConfig, *, progress: bool = True) -> SeedsResult | No
     if not main:
         return None
     try:
-        diversity = measure_diversity(config.out)
+        # Of those alone: the folder may have other seeds from before.
+        diversity = measure_runs(Path(config.out), [Path(run.out) for run in series.configs])
     except UsageError as error:
         say(f"no report of diversity: {error}")
         diversity = None

@@ -10,6 +10,7 @@ from ..core.config.loading import load_config
 from ..core.config.schema import TrainConfig
 from ..core.errors import UsageError
 from ..core.run import Run, no_run
+from ..probe.layers import spatial_note
 
 _OF_TASKS = {
     "head": ("segmentation",),
@@ -52,6 +53,8 @@ def check_options(
             "it out, or add evaluation.tasks=[segmentation]"
         )
     lines = [line for override in overrides if (line := _unread(override, tasks))]
+    probes = [config.evaluation for config in configs if "classification" in config.evaluation.tasks]
+    lines += dict.fromkeys(f"evaluation.{note}" for each in probes if (note := spatial_note(each.layers, each.spatial)))
     if teachers and not any(config.teachers for config in configs):
         lines.append(f"there are no teachers to measure: {', '.join(map(str, runs))} had none")
     return lines

@@ -272,8 +272,15 @@ def _output(
 
 def _failing(module: nn.Module, shape: tuple[int, int, int], error: Exception) -> UsageError:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        return UsageError(
+            f"{type(module).__name__} is a module of torch.jit, whose parts cannot be read: hand over the module that "
+            "it was made from, with its weights: module.load_state_dict(scripted.state_dict())"
+        )
     size = getattr(getattr(module, "config", None), "image_size", None)
     way = f"; its config is of images of {size}, which resolution={size} gives it" if size else ""
+    if "Inference tensor" in reason:
+        way = "; take torch.inference_mode() off its forward, as no loss takes what it returns"
     return UsageError(
         f"{type(module).__name__} fails on images {shape} (channels, height, width) of this data: {reason}{way}"
     )

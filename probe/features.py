@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.nn import functional as F
 
 from ..core.arguments import checked
 from ..core.atomic import read_tensors, write_tensors
 from ..core.classes import check_highest_class
 from ..core.distributed import all_gather_ragged, world_size
-from ..core.errors import ContrastillError, UsageError, nearest, unknown_name
+from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.fingerprint import network_fingerprint, tensors_hash
-from ..core.representation import Network, Representation
+from ..core.representation import Network
 from ..core.teachers.same_outputs import near
+from .layers import part_of, vector_of
 
 # Samples on which cached features are compared with new ones.
 _COMPARED = 8
@@ -106,7 +106,7 @@ def features_of(
         ContrastillError: A file in the folder is damaged, is of another network of the same weights (an attribute
             differs, say), or the loader is empty.
     """
-    parts = {layer: _part(layer) for layer in layers}
+    parts = {layer: part_of(layer) for layer in layers}
     layers = list(parts)
     if not hasattr(loader, "epoch"):
         raise UsageError(
@@ -158,17 +158,17 @@ def _check_same(
         few = {name: value[:_COMPARED] for name, value in batch.items()}
         rows = few["index"].cpu()
         with frozen(network):
-            outputs = network(few, {_part(layer) for layer in cached})
+            outputs = network(few, {part_of(layer) for layer in cached})
         for layer, value in cached.items():
             if len(value.values) == loader.num_samples > int(rows.max()) and not near(
-                _vector(outputs, layer, spatial).float().cpu(), value.values[rows], torch.float32
+                vector_of(outputs, layer, spatial).float().cpu(), value.values[rows], torch.float32
             ):
                 other = other or layer
     if all_gather_ragged(torch.tensor([[other is not None]], dtype=torch.uint8), device).any():
         raise ContrastillError(
             f"{files[other or next(iter(files))]} holds other features of the same samples than the network gives "
-            "now: they are of a network of the same weights that differs "
-            "in something else, such as an attribute or a buffer that is not saved; remove it, or name another folder"
+            "now: they are of a network of the same weights that differs in something else, such as an attribute or a "
+            "buffer that is not saved, or the file was damaged; remove it, or name another folder"
         )
 
 
@@ -176,7 +176,7 @@ def _looked(
     network: Network, loader: Any, layers: Sequence[str], spatial: int, device: torch.device
 ) -> dict[str, Features]:
     """The features of layers, computed now."""
-    needs = {_part(layer) for layer in layers}
+    needs = {part_of(layer) for layer in layers}
     by_layer: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     index, targets = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with frozen(network):
@@ -185,7 +185,7 @@ def _looked(
                 continue
             outputs = network(batch, needs)
             for layer in layers:
-                by_layer[layer].append(_vector(outputs, layer, spatial).float().cpu())
+                by_layer[layer].append(vector_of(outputs, layer, spatial).float().cpu())
             index.append(batch["index"].cpu())
             if "target" in batch:
                 targets.append(batch["target"].cpu())
@@ -304,25 +304,3 @@ def check_classes(
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
-
-
-def _part(layer: str) -> str:
-    """The part of a representation that a layer is in."""
-    part, dot, number = layer.partition(".")
-    if layer in ("embedding", "logits") or (part == "maps" and dot and number.isdecimal()):
-        return part
-    hint = nearest(layer, ("embedding", "logits", "maps.0"), "give embedding, logits, or maps.0, maps.1, …")
-    raise UsageError(f"layer {layer!r} is none of a representation's: {hint}")
-
-
-def _vector(outputs: Representation, layer: str, spatial: int) -> Tensor:
-    """(B, D) of a layer."""
-    if layer in ("embedding", "logits"):
-        return getattr(outputs, layer)
-    number = int(layer.partition(".")[2])
-    if number >= len(outputs.maps):
-        raise UsageError(
-            f"layer {layer} does not exist: the network gives {len(outputs.maps)} maps, maps.0 to "
-            f"maps.{len(outputs.maps) - 1}"
-        )
-    return F.adaptive_avg_pool2d(outputs.maps[number], spatial).flatten(1)

@@ -22,6 +22,7 @@ from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
 from .labels import check_same_names, labelled_part
+from .layers import warn_of_spatial
 from .sgd_heads import train_heads
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -140,6 +141,7 @@ def linear_probes(
         cache: A folder in which features are cached for further probes, see :func:`~.features.features_of`.
     """
     network, (train, test) = as_network(network), as_splits(train, test)
+    warn_of_spatial(layers, spatial)
     check_same_names(train.classes, test.classes)
     for name, split in (("training", train), ("test", test)):
         if hasattr(split, "targets") and several_classes(split):

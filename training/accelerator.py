@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
 from ..core.config.schema import RunConfig
 from ..core.errors import UsageError, unknown_name
+
+log = logging.getLogger(__name__)
 
 
 def prepare_accelerator(config: RunConfig) -> Accelerator:
@@ -49,5 +52,12 @@ def prepare_accelerator(config: RunConfig) -> Accelerator:
         raise UsageError(
             f"a launcher started {started} processes, and there is no GPU for them: start one, or set "
             "ACCELERATE_USE_CPU=true to share out the CPU"
+        )
+    if precision == "fp16" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        # Accelerate casts to fp16 beside a scaler of gradients alone, and there is none on a CPU. No error, as a run
+        # of a GPU is evaluated on a CPU too.
+        log.warning(
+            "train.precision=fp16 changes nothing on a CPU, which computes in fp32 then: leave it out, or set "
+            "train.precision=bf16"
         )
     return accelerator

@@ -87,14 +87,17 @@ class ArgumentResolver:
         if len(pair) != 2:
             raise UsageError(f"data is a sequence of {len(pair)}: hand over (train, test)")
         for part in pair:
+            # Of a pair of its own, images and labels, the images; a list of images is a dataset.
+            first = part[0] if isinstance(part, (tuple, list)) and part else part
+            array = first if part is first or getattr(first, "ndim", 0) > 3 else part
             if isinstance(part, (str, os.PathLike)):
                 raise UsageError(
                     f"data is a pair, and {part} in it a path: a path stands alone, as its folder or file holds both "
                     "splits; a pair is two datasets"
                 )
-            if isinstance(part, (np.ndarray, Tensor)):
+            if isinstance(array, (np.ndarray, Tensor)):
                 raise UsageError(
-                    f"data is a pair, and one of it a {type(part).__name__} of shape {tuple(part.shape)}: make each "
+                    f"data is a pair, and one of it a {type(array).__name__} of shape {tuple(array.shape)}: make each "
                     "split a dataset, as torch.utils.data.TensorDataset(images, labels), and pass (train, test)"
                 )
         options: dict[str, Any] = {}
@@ -328,7 +331,7 @@ def _check_name(name: str, role: str) -> None:
     except UsageError as error:
         # What looks like a path has its like in the folder, else among the networks.
         beside = names_beside(name)
-        hint = nearest(name, beside, "") if os.sep in name and beside else ""
+        hint = nearest(name, beside, "") if os.sep in name and beside and not MODELS.of_family(name) else ""
         raise UsageError(
             f"{role} {name!r} is neither a folder or file that exists nor the name of a network: {hint or error}"
         ) from error

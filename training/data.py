@@ -16,7 +16,7 @@ from ..core.registry import DATASETS, MODALITIES
 from ..core.split_checks import dataset_of
 from ..core.user_code import is_own, origin
 from ..core.value_scale import note_once
-from ..datasets.io.values import check_splits
+from ..datasets.io.split_agreement import check_splits
 from ..xmodal.derive import DerivedLoader, check
 from .balancing import BalancedLoader, check_balanced
 from .mixing import MixedLoader, mixing_seed
@@ -51,7 +51,8 @@ def open_splits(data: DataConfig) -> dict[str, Any]:
     """Both splits of a config's data by their names.
 
     Raises:
-        UsageError: Their values mean different things, see :func:`~contrastill.datasets.io.values.check_splits`.
+        UsageError: Their values mean different things, see
+            :func:`~contrastill.datasets.io.split_agreement.check_splits`.
     """
     splits = {name: _open_data(data, name) for name in ("train", "test")}
     check_splits(splits["train"], splits["test"])

@@ -42,7 +42,8 @@ class Distilled:
 
     Attributes:
         student: The trained network, as :func:`~contrastill.load_student` gives it.
-        metrics: The last epoch's row of metrics.jsonl: ``loss``, each objective, ``top1`` in per cent, …
+        metrics: The last epoch's row of metrics.jsonl: ``loss``, each objective, ``top1`` in per cent, …; empty where
+            a finished run lost that file.
         out: The run's folder.
         paths: Its files: ``paths.config``, ``paths.metrics``, ``paths.student``, ``paths.curves`` …
         config: What was trained, resolved; of names and paths alone, ``contrastill train OUT/config.yaml`` repeats it.
@@ -56,8 +57,9 @@ class Distilled:
 
     def __str__(self) -> str:
         teachers = " and ".join(short_name(teacher.model) for teacher in self.config.teachers) or "the labels"
-        measured = accuracy_text(self.metrics) or f"loss {self.metrics['loss']:.4g}"
-        epochs = self.metrics["epoch"] + 1
+        loss = f"loss {self.metrics['loss']:.4g}" if self.metrics else "no metrics"
+        measured = accuracy_text(self.metrics) or loss
+        epochs = self.metrics["epoch"] + 1 if self.metrics else self.config.train.epochs or 0
         objectives = ", ".join(f"{name} {entry.weight:g}" for name, entry in self.config.objectives.items())
         return (
             f"{short_name(self.config.student.model)} distilled from {teachers} ({objectives}): {measured} after "
@@ -320,4 +322,4 @@ def _check_scale(entries: Sequence[Mapping[str, Any]], read: _Batches, test: Any
 def _result(config: RunConfig) -> Distilled:
     """What the run's folder holds, on every process."""
     run = Run(config.out)
-    return Distilled(load_student(run.path), run.history()[-1], run.path, run, config)
+    return Distilled(load_student(run.path), (run.history() or [{}])[-1], run.path, run, config)

@@ -18,7 +18,7 @@ from ..core.data import Loader
 from ..core.errors import UsageError
 from ..core.representation import Network, Representation
 from ..core.run import Run
-from ..core.teachers.repeatable import unrepeatable_notes
+from ..core.teachers.repeatable import unrepeatable_notes, unrepeatable_student_notes
 from ..core.torch_settings import own_settings
 from ..core.transfer import Transfer, TransferOutput
 from .accumulation import batch_samples, chunks
@@ -127,10 +127,11 @@ class _Training:
                 )
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
-        if config.initial_epochs and not transfer.initial_epochs:
+        for key in ("initial_epochs", "initial_lr"):
+            if (value := getattr(config, key)) is None or transfer.initial_epochs:
+                continue
             raise UsageError(
-                f"train.initial_epochs={config.initial_epochs}, but none of {', '.join(transfer.terms)} has an "
-                "initial stage: leave it out"
+                f"train.{key}={value}, but none of {', '.join(transfer.terms)} has an initial stage: leave it out"
             )
         self.initial_epochs = (config.initial_epochs or transfer.initial_epochs) if transfer.initial_epochs else 0
         self.epochs = self.initial_epochs + epochs
@@ -171,6 +172,7 @@ class _Training:
         if self.model is None and self.accelerator.is_main_process:
             with self.accelerator.autocast():
                 notes = unrepeatable_notes(self.transfer.source, few, self.transfer.teacher_needs)
+                notes += unrepeatable_student_notes(self.transfer.student, few, self.transfer.student_needs)
             for note in notes:
                 log.warning("%s", note)
         share = int(self.accelerator.gather(torch.tensor([len(first["index"])], device=self.accelerator.device)).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from ..core.arguments import checked
+from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
 from ..core.metric_names import METRICS
 from ..core.registry import MODALITIES, short_name
@@ -22,6 +24,8 @@ from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
 from ..xmodal.modalities import SOURCES
+
+log = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 
@@ -181,9 +185,11 @@ def _trained(run: Run) -> dict[str, Any] | None:
     history = run.history()
     if not run.config.is_file() or not history:
         return None
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.to_container(OmegaConf.load(run.config))
+    try:
+        config = read_resolved(run.config)
+    except UsageError as error:
+        log.warning("%s, so the student's card says nothing of its training", error)
+        return None
     return {
         "teachers": [f"{short_name(teacher['model'])} ({teacher['modality']})" for teacher in config["teachers"]],
         "objectives": {name: entry["weight"] for name, entry in config["objectives"].items()},

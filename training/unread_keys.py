@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..core.config.schema import CacheConfig, EnsembleConfig, RunConfig, TrainConfig
+from ..core.registry import OBJECTIVES
 
 
 def unread_keys(config: TrainConfig, epochs: int) -> list[str]:
@@ -37,7 +38,8 @@ def unread_keys(config: TrainConfig, epochs: int) -> list[str]:
 
 
 def unread_teacher_keys(config: RunConfig) -> list[str]:
-    """A line about each key that is of teachers, where there are none or where none of their outputs are cached.
+    """A line about each key that is of teachers, where there are none, of several where there is one, or of their
+    outputs where none are cached.
 
     Example:
         >>> from contrastill.core.config.loading import load_config
@@ -47,15 +49,25 @@ def unread_teacher_keys(config: RunConfig) -> list[str]:
     """
     train, lines = config.train, list[tuple[str, Any, str]]()
     of_cache = _set(config.cache, CacheConfig, "cache.", ("logits", "precision", "parts"))
+    of_several = _set(config.ensemble, EnsembleConfig, "ensemble.", ("rule", "batched"))
+    of_several |= {f"objectives.{label}.rule": entry.rule for label, entry in config.objectives.items() if entry.rule}
     if not config.teachers:
-        keys = _set(config.ensemble, EnsembleConfig, "ensemble.", ("rule", "batched")) | of_cache
-        keys |= {f"objectives.{label}.rule": entry.rule for label, entry in config.objectives.items() if entry.rule}
+        keys = of_several | of_cache
         keys |= _set(train, TrainConfig, "train.", ("teacher_precision", "fold_teachers", "teacher_cache"))
         lines = [
             (key, value, "teachers is empty: leave it out, or add teachers.0.model=…") for key, value in keys.items()
         ]
     elif train.views is None:
         lines = [(key, value, "train.views is not set: leave it out, or set both") for key, value in of_cache.items()]
+    if len(config.teachers) == 1:
+        alone = "there is one teacher alone: leave it out, or add teachers.1.model=…"
+        lines += [(key, value, alone) for key, value in of_several.items()]
+    elif config.teachers:
+        lines += [
+            (f"objectives.{label}.rule", entry.rule, f"{label} reads no teacher: leave it out")
+            for label, entry in config.objectives.items()
+            if entry.rule and not OBJECTIVES[entry.name or label].needs_teacher
+        ]
     return [f"{key}={value} changes nothing, as {why}" for key, value, why in lines]
 
 

@@ -21,7 +21,7 @@ from ..recognition import recognised
 from ..registry import DATASETS, PYTHON_PREFIX
 from .schema import DataConfig, RunConfig
 from .validation import checked, validate, validate_data
-from .yaml_values import joined, override_value, read_written, texts_of, values_of
+from .yaml_values import joined, override_value, read_written, texts_of, values_of, yaml_problem
 
 _OF_ONE_CHOICE = {"schedule": ("step", ("milestones", "gamma")), "optimizer": ("sgd", ("nesterov",))}
 _NAMING = ("data", "data.name", "data.path")
@@ -96,7 +96,7 @@ def load_config(name: str, overrides: Iterable[str] = (), *, trains: bool = True
             raise UsageError(f"{_dotted(missing[0])} is not set: add {_dotted(missing[0])}=… to the command")
         values = tree.container()
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"config {path} cannot be read: {_yaml_problem(error)}") from error
+        raise UsageError(f"config {path} cannot be read: {yaml_problem(error)}") from error
     values.setdefault("out", os.path.join("runs", os.path.splitext(name)[0] if not Path(name).is_file() else path.stem))
     config = validate({str(key): value for key, value in values.items()}, trains=trains)
     plugins = (word for module in requested_plugins() for word in ("--import", module))
@@ -135,16 +135,6 @@ def _without_unread(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Ma
     if not unread or not isinstance(train, Mapping):
         return values
     return {**values, "train": {key: value for key, value in train.items() if key not in unread}}
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong and in which line, as YAML's own first line leaves that out."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if mark is None:
-        return str(error).splitlines()[0]
-    problem = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
-    tab = ": YAML is indented by spaces, not by tabs" if "'\\t'" in problem else ""
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{tab}"
 
 
 def make_config(values: Mapping[str, Any], overrides: Mapping[str, Any], command: str | None = None) -> RunConfig:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UsageError, looked_in, names_beside, nearest
@@ -19,7 +18,7 @@ from ..run import Run
 from ..seeds import each_seed, members
 from ..value_scale import note_once
 from .schema import DataConfig, EnsembleConfig, ObjectiveConfig, OpenSection, RunConfig
-from .yaml_values import for_schema, values_of
+from .yaml_values import for_schema, read_resolved, values_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def _with_models_of_runs(values: Mapping[str, Any]) -> Mapping[str, Any]:
             runs = members(path)
             file = Run(runs[0] if runs else path).config
             if file.is_file():
-                network["model"] = yaml.safe_load(file.read_text(encoding="utf-8"))["student"]["model"]
+                network["model"] = read_resolved(file)["student"]["model"]
     return values
 
 

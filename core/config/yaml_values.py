@@ -8,11 +8,14 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from yaml import SafeLoader, YAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from ..errors import UsageError
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE = re.compile(r"yes|Yes|YES|true|True|TRUE|on|On|ON")
@@ -50,6 +53,36 @@ def read_written(text: str) -> Any:
         return None if node is None else _construct(loader, node, ())
     finally:
         loader.dispose()
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong and in which line, as YAML's own first line leaves that out."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        return str(error).splitlines()[0]
+    problem = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    tab = ": YAML is indented by spaces, not by tabs" if "'\\t'" in problem else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{tab}"
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The config of a run, as its folder keeps it.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        read_written(text)  # its errors say more
+        tree = OmegaConf.to_container(OmegaConf.create(text))
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"config {path} cannot be read: {yaml_problem(error)}") from error
+    if not isinstance(tree, dict) or not tree:
+        raise UsageError(f"config {path} cannot be read: it holds no settings of a run")
+    return tree  # type: ignore[return-value]  # keys are text
 
 
 def override_value(text: str) -> Any:

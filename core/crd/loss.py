@@ -235,6 +235,7 @@ class CRDLoss(DeferredUpdates):
         """
         index = as_index(index, (student, teacher), next(self.embed_student.parameters()))
         self._check(student, teacher, index, rows)
+        self._check_started()
         # Anchor side 0 meets bank 0, the student's rows: it is the teacher's embedding.
         projected = torch.stack((self.embed_teacher.project(teacher), self.embed_student.project(student)))
         exchange = self._exchange(index)
@@ -310,6 +311,13 @@ class CRDLoss(DeferredUpdates):
                     "rows given by hand are scored where all rows are: leave them out, or take "
                     "bank_placement='replicated'"
                 )
+
+    def _check_started(self) -> None:
+        if self.training and self.bank_init == "teacher_outputs" and not self.bank.started:
+            raise UsageError(
+                "bank_init='teacher_outputs' begins the rows as the teacher's embeddings, and none were shown: call "
+                "prepare(batches=[…]) before the first step, or transfer.prepare(loader), or take bank_init='random'"
+            )
 
     def get_extra_state(self) -> Tensor:
         """Seed and number of the next draw: all that the draws depend on."""

@@ -77,7 +77,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("place", place, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         limit = 1 / math.sqrt(dim / 3)
-        self.radius = 0.0
+        self.radius, self.started = 0.0, False
         for side in self.rows:
             for start, stop in _blocks(num_samples):
                 drawn = torch.empty(stop - start, dim).uniform_(-limit, limit, generator=generator)
@@ -146,7 +146,7 @@ class MemoryBank(nn.Module):
             teachers: For each side behind the first one, index (b,) and rows (b, D) until each sample was there once;
                 the same on every process.
         """
-        self.radius = 0.0
+        self.radius, self.started = 0.0, True
         for side, batches in zip(self.rows[1:], teachers, strict=True):
             for index, rows in batches:
                 self._put(side, index, rows)
@@ -232,6 +232,7 @@ class MemoryBank(nn.Module):
         # The bound stays at least that of the rows this bank began with: a run that goes on takes the branches of one
         # that was not stopped, and logs the same digits.
         parts = {prefix + name: rows for name, rows in zip(self.sides, self.rows, strict=True)}
+        self.started |= {*parts} <= {*state_dict}
         if self.count is not None:
             parts[prefix + "visits"] = self.count[:-1]
         for key, rows in parts.items():

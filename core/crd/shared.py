@@ -71,6 +71,7 @@ class SharedCRDLoss(CRDLoss):
         count = len(self.embed_teacher)
         index = as_index(index, (student, *teachers), next(self.embed_student.parameters()))
         self._check_all(student, teachers, index)
+        self._check_started()
         critic = Critic(self.temperature, self.bias, self.bank.radius)
         ours = self.embed_student.project(student).expand(count, -1, -1)
         theirs = torch.cat(

@@ -38,6 +38,8 @@ class TeacherMap(nn.Module):
     Attributes:
         in_features: d.
         row_dim: Length of what :meth:`reduce` gives.
+        measured: Whether :meth:`measure` was called, here or before the state was saved that it has; ``"whitened"``
+            asks for it in training.
     """
 
     mean: Tensor
@@ -61,6 +63,7 @@ class TeacherMap(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("whitening", torch.eye(dim, embed_dim) if kind == "whitened" else None)
         self.register_buffer("basis", None, persistent=False)
+        self.measured = False
 
     @torch.no_grad()
     def measure(self, sample: Tensor, *, save_basis: bool = True) -> None:
@@ -83,6 +86,7 @@ class TeacherMap(nn.Module):
         scale = centred.square().mean().sqrt().clamp_min(1e-12)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
+        self.measured = True
         fewer = self.row_variance is not None or (
             self.kind != "none" and self.in_features > ROWS_PER_DIM * self.embed_dim
         )
@@ -126,7 +130,17 @@ class TeacherMap(nn.Module):
         mapped = widened(self._map(reduced))
         return _Normalised.apply(mapped.clone() if mapped is reduced else mapped)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.measured |= bool((self.mean != 0).any()) or float(self.scale) != 1
+
     def _map(self, reduced: Tensor) -> Tensor:
+        if self.whitening is not None and self.training and not self.measured:
+            raise UsageError(
+                "teacher_map='whitened' takes its directions from the teacher's embeddings, and none were shown: call "
+                "prepare before the first step, as crd.prepare([embeddings]), fresh_crd.prepare(0, embeddings) or "
+                "transfer.prepare(loader), or take teacher_map='learned'"
+            )
         if self.map is not None:
             weight = self.map.weight if self.basis is None else self.map.weight @ self.basis
             return nn.functional.linear(reduced, weight, self.map.bias)

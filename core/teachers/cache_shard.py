@@ -49,7 +49,8 @@ class FileRows:
     """The cached fields of every sample, on the disk: only the rows of a batch are read.
 
     The files are mapped, not held open: there may be more of them than a process may open, and what the system has read
-    stays in its cache for all processes.
+    stays in its cache for all processes. HDF5 checks sums of pieces that it reads itself, so mapped values have no
+    checksum: one that is damaged on the disk, in a file whose structure is intact, is used as it is.
 
     Args:
         files: By field, an array (n, …) of each file, in order.

@@ -192,22 +192,23 @@ class CacheStore:
             number, rows = next(((number, rows) for number, rows in readable if rows is not None), (0, None))
             if rows is not None:
                 files.setdefault(number, {})[key] = rows
-        shard = next(iter(self.shards(view).values()))
+        first = next(iter(self.shards(view).values()))
         for number, cached in files.items():
-            samples = shard.rows(number)
+            samples = first.rows(number)
             chosen, outputs = self._views.sample_parts(view, samples, cached)
             for key, rows in cached.items():
                 fields = rows.at((chosen - samples.start).to(self._views.loader.device))
                 pair = self._codecs[key.part].comparable(outputs[key], fields)
                 if not same_outputs(*pair, self._views.precision(key)):
+                    file = self.shards(view)[key].path(number)
                     return self._views.unrepeatable(view, samples, [key]) or UsageError(
                         f"train.teacher_cache={self.root} holds other {key.part} of the same samples than teacher "
                         f"{key.teacher} gives now: they are of a network of the same "
                         "weights that differs in something else, such as an attribute or a buffer that is not "
-                        "saved; name another folder, or remove this one"
+                        f"saved, or {file} was damaged; name another folder, or remove this one"
                     )
         if not files and not self._repeatable:
-            if problem := self._views.unrepeatable(view, shard.rows(0), [*self.shards(view)]):
+            if problem := self._views.unrepeatable(view, first.rows(0), [*self.shards(view)]):
                 return problem
             self._repeatable = True
         return None

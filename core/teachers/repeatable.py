@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..representation import Representation
+from ..representation import Network, Representation
 from .same_outputs import precision_of, same_outputs
 from .source import TeacherSource
 
@@ -70,6 +70,25 @@ def unrepeatable_notes(source: TeacherSource, batch: Mapping[str, Tensor], needs
         f"teacher {number} ({type(teachers[number].module).__name__}) gives other outputs of the same samples each "
         f"time it is asked, so the student learns from answers that change: {REMEDY}"
         for number in numbers
+    ]
+
+
+def unrepeatable_student_notes(student: Network, batch: Mapping[str, Tensor], needs: frozenset[str]) -> list[str]:
+    """A line about a student that gives other outputs of a batch when it is asked again in eval mode."""
+    if not needs:
+        return []
+    flags = [(module, module.training) for module in student.modules()]
+    try:
+        with torch.no_grad():
+            precision = precision_of(student, next(iter(batch.values())).device)
+            moved = differ([student.eval()], lambda: [student(batch, needs)], [precision])
+    finally:
+        for module, training in flags:
+            module.training = training
+    return [
+        f"the student ({type(student.module).__name__}) gives other outputs of the same samples each time it is asked, "
+        f"in eval mode too, so what is measured of it changes: {REMEDY}"
+        for _ in moved
     ]
 
 

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 _IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LARGEST = np.iinfo(np.int64).max
 # Of what an index file holds; another number makes all of them stale.
-_FORMAT = 2
+_FORMAT = 3
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
     dotted: dict[str, str] = {}
     others: set[str] = set()
     classes: set[str] = set()
+    origins: dict[str, str] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -163,11 +165,19 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                             f"{path} holds two classes of the key {key}, the second is {member.name}: leave one in it"
                         )
                     classes |= {key} if kind == "cls" else set()
-                    # Both may say it; the file .cls is what says nothing else.
-                    targets[key] = target if kind == "cls" else targets.get(key, target)
+                    if targets.setdefault(key, target) != target:
+                        raise ContrastillError(
+                            f"{path}: the key {key} is of class {targets[key]} by {origins[key]} and of class {target} "
+                            f"by {member.name}: correct one of them, or take it out"
+                        )
+                    origins[key] = member.name
             end = tar.offset
         _check_end(path, end)
     except (tarfile.TarError, EOFError, OSError) as error:
+        if way := _compressed(path):
+            raise ContrastillError(
+                f"{path} is compressed, and samples are read by their place in a plain tar: {way}"
+            ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ContrastillError(
             f"{path} cannot be read as an uncompressed tar ({reason}): copy it again, or remove it"
@@ -192,6 +202,17 @@ def _members(path: Path) -> list[tuple[str, int, int, int]]:
                 "under label"
             )
     return [(*images[key], targets[key]) for key in order]
+
+
+def _compressed(path: Path) -> str:
+    """How a compressed file is unpacked; empty where it is none."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(6)
+    except OSError:
+        return ""
+    tools = (tool for magic, tool in _COMPRESSED.items() if begin.startswith(magic))
+    return next((f"{tool} -dc < {path.name} > plain.tar, and mv plain.tar {path.name}" for tool in tools), "")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

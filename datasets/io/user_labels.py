@@ -27,6 +27,11 @@ def read_label(label: Any, where: str) -> int | Tensor:
         return torch.from_numpy(values.astype(np.float32))
     if values is not None and values.size == 1 and values.dtype.kind in "iu" and values.item() >= 0:
         return int(values.item())
+    if values is not None and values.ndim > 1:
+        raise UsageError(
+            f"the label of {where} is of shape {values.shape}, and classes are whole numbers from 0: return (image, "
+            "label), the image first, or a dict with other modalities under their names, such as semantics"
+        )
     shown = str(label).split("\n")[0][:40]
     raise UsageError(
         f"the label of {where} is {shown}: classes are whole numbers from 0{_way(label, values)}; for "

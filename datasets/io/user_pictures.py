@@ -40,8 +40,8 @@ def pixels(name: str, value: Any) -> Tensor | None:
                 f"{name} holds whole numbers up to {value.max()}, and modalities are float32, which keeps those "
                 "up to 16777216: return floats"
             )
-        # torch takes neither another byte order nor a mirrored view.
-        value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+        # torch takes no other byte order and no mirrored view, and complains of memory that is only read.
+        value = np.require(value, value.dtype.newbyteorder("="), ["C", "W"])
         wide = value.dtype.kind == "u" and value.dtype != np.uint8
         values = torch.from_numpy(value.astype(np.int64 if name == LABELS else np.float32) if wide else value)
     elif isinstance(value, Tensor) and not value.is_complex():

@@ -13,6 +13,7 @@ from contrastill.cli.tables import show
 from contrastill.core.config.loading import load_config, to_yaml
 from contrastill.core.run import Run
 from contrastill.evaluation.evaluate import evaluate_runs
+from contrastill.evaluation.unread_options import check_options
 from contrastill.models.build import build_network, save_student
 
 
@@ -276,3 +277,16 @@ def test_options_that_change_nothing_are_named(run, caplog):
         "train.lr=3 changes nothing, as an evaluation does not train the student: leave it out",
         f"there are no teachers to measure: {teacher} had none",
     ]
+
+
+def test_positions_of_layers_that_have_none_are_named(run):
+    def lines(*overrides):
+        return check_options(
+            [str(run)], ["evaluation.tasks=[classification]", *overrides], teachers=False, picture=None
+        )
+
+    assert lines("evaluation.spatial=4") == [
+        "evaluation.spatial=4 changes nothing, as embedding has no positions and it is of maps.0, maps.1, …: "
+        "leave it out"
+    ]
+    assert lines("evaluation.spatial=4", "evaluation.layers=[embedding,maps.0]") == lines() == []

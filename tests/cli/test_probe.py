@@ -197,6 +197,16 @@ def test_only_what_is_asked_for_and_a_second_time_from_the_cache(runs, packed, t
     ]  # for the names of the layers, and to compare what is kept of both splits with what the network gives now
 
 
+def test_positions_of_layers_that_have_none_are_named(runs, packed, tmp_path, capsys):
+    arguments = ["probe", "resnet8", "--data", str(packed / "three.h5"), "--out", str(tmp_path), "--spatial", "4"]
+    assert main([*arguments, "-q"]) == 0
+    assert capsys.readouterr().err == (
+        "spatial=4 changes nothing, as embedding has no positions and it is of maps.0, maps.1, …: leave it out\n"
+    )
+    assert main([*arguments, "--cka", "resnet8", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_all_layers_of_networks_of_different_depth_and_the_printed_table(runs, packed, tmp_path, capsys):
     small = "torchvision/mobilenet_v3_small"
     arguments = [str(runs / "kd"), small, "--data", str(packed / "three.h5"), "--layers", "all", "--out", str(tmp_path)]

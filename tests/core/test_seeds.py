@@ -88,6 +88,15 @@ def test_the_same_command_trains_only_what_is_missing(two, tmp_path, capsys):
         )
 
 
+def test_fewer_seeds_than_the_folder_has_are_measured_alone(two, tmp_path):
+    copy = shutil.copytree(two, tmp_path / "copy")
+    config = {option.partition("=")[0]: option.partition("=")[2] for option in SMALL}
+    result = contrastill.train("teachers/rooms", {**config, "seed": 4, "seeds": 1, "out": copy}, progress=False)
+    assert [run.seed for run in result.runs] == [4]
+    assert [network.name for network in result.diversity.networks] == ["seed-4 resnet8"]
+    assert result.diversity.ensemble.top1 == pytest.approx(result.runs[0].metrics["top1"])
+
+
 def test_other_settings_are_refused_before_anything_is_trained(two, capsys):
     before = sorted(two.rglob("*"))
     assert main(["train", "teachers/rooms", *SMALL, "train.lr=0.3", "seed=4", "seeds=4", f"out={two}", "-q"]) == 2

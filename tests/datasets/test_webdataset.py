@@ -15,11 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from contrastill.core.config.loading import make_data_config
 from contrastill.core.config.validation import validate
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.datasets.io import tar_index, tar_pictures
 from contrastill.datasets.webdataset import braces
+from contrastill.training.data import open_splits
 
 
 def _jpeg(seed, height=30, width=40):
@@ -219,7 +221,7 @@ def test_what_belongs_to_a_sample(tmp_path):
     members = [
         ("./deep/a.CLS", b"1"),
         ("./deep/a.jpg", _jpeg(0)),
-        ("./deep/a.json", b'{"label": 7}'),
+        ("./deep/a.json", b'{"label": 1}'),
         ("deep/a.txt", b"a dog"),
         ("deep/a.seg.png", b""),
     ]
@@ -291,6 +293,11 @@ def test_dots_part_as_in_webdataset(tmp_path, caplog):
         ([("a.jpg", b""), ("a.cls", b"-1")], "a.cls says '-1'"),
         ([("a.jpg", b""), ("a.json", b'{"label": 0.5}')], "which is no class"),
         ([("a.jpg", b""), ("a.json", b"{")], "which is no class"),
+        (
+            [("a.jpg", b""), ("a.json", b'{"label": 1}'), ("a.cls", b"0")],
+            "the key a is of class 1 by a.json and of class 0 by a.cls: correct one of them, or take it out",
+        ),
+        ([*_sample("a", 0), ("a.json", b'{"label": 2}')], "of class 0 by a.cls and of class 2 by a.json"),
     ],
 )
 def test_errors_name_shard_and_key(tmp_path, members, message):
@@ -299,6 +306,30 @@ def test_errors_name_shard_and_key(tmp_path, members, message):
         _data(tmp_path).open("train")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.h5"))
+
+
+def test_classes_without_training_samples_are_named(tmp_path, caplog):
+    _tar(tmp_path / "train.tar", [*_sample("a", 1), *_sample("b", 3)])
+    _tar(tmp_path / "test.tar", [*_sample("c", 1), *_sample("d", 2)])
+    with caplog.at_level(logging.WARNING):
+        open_splits(make_data_config({"path": str(tmp_path)}, {}))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: no training sample is of class 0, 2, so the network has outputs for no class: number classes "
+        "from 0 without gaps",
+        "no training sample is of class 2, and 1 of the 2 test samples are, which nothing teaches: number both splits "
+        "alike, or train on these classes too",
+    ]
+
+
+@pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
+def test_a_compressed_tar_says_how_to_unpack_it(tmp_path, module):
+    compress = pytest.importorskip(module).compress
+    path = _tar(tmp_path / "train-0.tar", _sample("a", 0))
+    path.write_bytes(compress(path.read_bytes()))
+    tool = {"gzip": "gzip", "bz2": "bzip2", "lzma": "xz"}[module]
+    message = f"{path} is compressed, and samples are read by .*: {tool} -dc < train-0.tar > plain.tar, and mv"
+    with pytest.raises(ContrastillError, match=message):
+        _data(tmp_path).open("train")
 
 
 def test_damaged_tars(tmp_path):
@@ -311,7 +342,7 @@ def test_damaged_tars(tmp_path):
         (intact[: second.offset + 100], "truncated|unexpected end"),
         (intact[: second.offset], "truncated, no end of archive"),
         (intact[: second.offset] + b"x" * 512 + intact[second.offset + 512 :], "damaged header"),
-        (b"\x1f\x8b" + intact[2:], "."),
+        (b"\x1f\x8c" + intact[2:], "."),
         (b"", "empty"),
     ):
         path.write_bytes(content)

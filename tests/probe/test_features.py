@@ -148,6 +148,18 @@ def test_a_sample_that_comes_twice_counts_once():
     assert same(features_of(net, Twice(loader(split())), LAYERS), features_of(net, loader(split()), LAYERS))
 
 
+def test_a_damaged_value_in_an_intact_file_is_no_feature(tmp_path):
+    look = Counted()
+    first = look(tmp_path, layers=("embedding",))
+    (file,) = tmp_path.rglob("*.h5")
+    last = first["embedding"].values[-1].numpy().tobytes()
+    content = file.read_bytes()
+    assert content.count(last) == 1
+    file.write_bytes(content.replace(last, last[:-1] + bytes([last[-1] ^ 0x40])))
+    with pytest.raises(ContrastillError, match=f"{file.name}, features of an earlier probe, is damaged: remove it"):
+        look(tmp_path, layers=("embedding",))
+
+
 def test_what_cannot_be_looked_at(tmp_path):
     look = Counted()
     for layers, message in (

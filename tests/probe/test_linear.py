@@ -61,6 +61,16 @@ def test_the_network_is_as_before():
     assert fingerprint(net) == before
 
 
+def test_positions_of_layers_that_have_none_are_named(caplog):
+    for layers, lines in ((("embedding", "logits"), 1), (("embedding", "maps.0"), 0)):
+        caplog.clear()
+        linear_probes(network(), split(24, 0), split(12, 1), layers=layers, spatial=2)
+        assert [record.getMessage() for record in caplog.records] == lines * [
+            "spatial=2 changes nothing, as embedding and logits have no positions and it is of maps.0, maps.1, …: "
+            "leave it out"
+        ]
+
+
 def test_layers_are_those_of_the_representation():
     net, loader = network(), split(10, 0).loader(batch_size=4, device="cpu", train=False)
     by_layer = features_of(net, loader, ("logits", "embedding", "maps.0", "maps.1"), spatial=2)

@@ -88,7 +88,10 @@ def stepper(data, device, name, stage="main", **options):
     """The transfer, and a function that takes one optimiser step with the next batch and returns the loss, on the
     device.
     """
-    transfer = transfer_of(data, name, **options).train().to(device, memory_format=torch.channels_last)
+    transfer = transfer_of(data, name, **options)
+    # Here, so that it is the same for all devices.
+    transfer.prepare(data.loader(batch_size=32, device="cpu", train=True))
+    transfer.train().to(device, memory_format=torch.channels_last)
     batches = data.loader(batch_size=32, device=device, train=True)
     transfer.enter(stage, next(iter(batches.epoch(0))))
     optimizer = torch.optim.SGD(

@@ -241,7 +241,9 @@ def test_no_objective_waits_in_a_step(name):
     objective = OBJECTIVES[name]
     for stage in ("initial",) * (objective.initial_epochs > 0) + ("main",) * (not objective.only_initial):
         transfer = transfer_of(data, name, stage, **OPTIONS.get(name, {}))
-        batches = data.loader(batch_size=16, device="cpu", train=True).epoch(0)
+        loader = data.loader(batch_size=16, device="cpu", train=True)
+        transfer.prepare(loader)
+        batches = loader.epoch(0)
         transfer(next(batches)).loss.backward()
         watch = Watch()
         with profile(activities=[ProfilerActivity.CPU]) as profiled, watch, record_function("step"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import contrastill
@@ -39,6 +40,45 @@ def test_an_override_that_is_no_value_of_its_key(options, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         distilled(tmp_path, **options)
     assert not (tmp_path / "run").exists()
+
+
+class Inference(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+
+    @torch.inference_mode()
+    def forward(self, images):
+        return self.net(images)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher": Inference()}, r"Inference fails on images .*; take torch.inference_mode\(\) off its forward"),
+        (
+            {"data": ((IMAGES, LABELS), (IMAGES, LABELS))},
+            r"one of it a Tensor of shape \(32, 3, 16, 16\): make each split a dataset, as torch.utils.data.TensorDat",
+        ),
+        ({"teacher": "timm/"}, "nor the name of a network: model 'timm/' does not exist: timm's list_models"),
+    ],
+)
+def test_ways_out_of_what_cannot_be_read(options, message, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()  # no network is called so, however near it is
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        distilled(tmp_path, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("way", ["script", "trace"])
+def test_a_module_of_torch_jit_says_what_to_hand_over(way, tmp_path):
+    net = Inference().net
+    module = torch.jit.script(net) if way == "script" else torch.jit.trace(net, torch.zeros(2, 3, 16, 16))
+    message = "is a module of torch.jit, whose parts cannot be read: hand over the module that it was made from"
+    with pytest.raises(UsageError, match=message):
+        distilled(tmp_path, module)
 
 
 def test_none_takes_an_objective_out(tmp_path):

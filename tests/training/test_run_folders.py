@@ -13,11 +13,12 @@ from torch import nn
 
 import contrastill
 from contrastill.cli.main import main
-from contrastill.core.config.loading import make_data_config
+from contrastill.core.config.loading import load_config, make_data_config
 from contrastill.core.run import Run
 from contrastill.datasets.image_folder import walk
 from contrastill.evaluation.evaluation_data import carried_settings, data_keys
 from contrastill.models.build import build_network, save_student
+from contrastill.training.student import Student
 
 LOCKING = """
 import sys
@@ -63,6 +64,48 @@ def test_a_run_of_before_a_key_existed_goes_on_unless_the_key_is_set_now(packed,
     config.write_text("".join(line for line in lines if not line.strip().startswith(later)))
     assert main(train_command(packed, out, "train.decay_biases=false")) == 2
     assert "train.decay_biases: None, now False" in capsys.readouterr().err
+
+
+def test_a_finished_run_that_lost_its_rows_is_there_and_says_so(packed, tmp_path, caplog):
+    options = {"objectives": "cross_entropy", "epochs": 2, "quiet": True, "out": tmp_path / "run"}
+    first = contrastill.distill(None, "resnet8", packed, **options)
+    rows = first.paths.metrics.read_text().splitlines(keepends=True)
+    first.paths.metrics.unlink()
+    lost = f"{first.paths.metrics} lacks the row"
+    again = contrastill.distill(None, "resnet8", packed, **options)
+    assert again.metrics == {} and "no metrics after 2 epochs" in str(again)
+    assert all(map(torch.equal, first.student.state_dict().values(), again.student.state_dict().values()))
+    assert sum(f"{lost}s of epoch 0, 1, as if removed" in record.getMessage() for record in caplog.records) == 1
+    first.paths.metrics.write_text(rows[1])
+    assert contrastill.distill(None, "resnet8", packed, **options).metrics == first.metrics
+    assert sum(f"{lost} of epoch 0, as if removed" in record.getMessage() for record in caplog.records) == 1
+    caplog.clear()
+    first.paths.metrics.write_text("".join(rows))
+    contrastill.distill(None, "resnet8", packed, **options)
+    assert lost not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: [", "line 1, column 5"),
+        ("a:\n\tb: 1", "YAML is indented by spaces"),
+        ("\0", "unacceptable character"),
+        ("", "it holds no settings of a run"),
+        ("- 1", "it holds no settings of a run"),
+    ],
+)
+def test_a_damaged_config_in_the_folder_is_one_sentence(packed, tmp_path, text, problem):
+    config, student = tmp_path / "config.yaml", tmp_path / "student.safetensors"
+    config.write_text(text)
+    message = rf"config {config} cannot be read: .*{problem}.*; put it back, choose another out=…, or remove the folder"
+    with pytest.raises(contrastill.UsageError, match=message):
+        contrastill.distill(None, "resnet8", packed, objectives="cross_entropy", out=tmp_path, quiet=True)
+    assert config.read_text() == text
+    save_teacher(student, 0)
+    with pytest.raises(contrastill.UsageError, match=rf"config {config} cannot be read: .*{problem}"):
+        load_config("compression/cifar100_crd", [f"data.path={packed}", f"teachers.0={{weights: {tmp_path}}}"])
+    assert Student.from_run(tmp_path).trained is None
 
 
 def test_a_teacher_replaced_under_its_path_is_refused(packed, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.utils.data import TensorDataset
 
 import contrastill
@@ -10,6 +11,14 @@ from contrastill.evaluation.train import resolve_config
 from contrastill.training.unread_keys import unread_keys, unread_teacher_keys
 
 DATA = ["data.path=.", "data.name=packed"]
+
+
+@pytest.fixture
+def other_precisions():
+    """Accelerate keeps one precision for the life of a process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
 
 
 @pytest.mark.parametrize(
@@ -26,8 +35,13 @@ DATA = ["data.path=.", "data.name=packed"]
 def test_keys_of_teachers_where_there_are_none_are_named(key, value):
     (line,) = unread_teacher_keys(load_config("teachers/cifar100", [*DATA, f"{key}={value}"]))
     assert line.startswith(f"{key}={value.capitalize() if value == 'true' else value} changes nothing, as teachers is")
-    teacher = ["teachers.0.model=resnet8", "train.views=2"]
-    assert unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher, f"{key}={value}"])) == []
+    teacher = ["teachers.0.model=resnet8", "train.views=2", f"{key}={value}"]
+    alone = unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher]))
+    assert len(alone) == ("batched" in key or "rule" in key)
+    assert all("changes nothing, as there is one teacher alone: leave it out, or" in line for line in alone)
+    two = unread_teacher_keys(load_config("teachers/cifar100", [*DATA, *teacher, "teachers.1.model=resnet8"]))
+    reads_none = ["objectives.cross_entropy.rule=sum changes nothing, as cross_entropy reads no teacher: leave it out"]
+    assert two == (reads_none if key.startswith("objectives") else [])
 
 
 def test_keys_of_a_cache_that_is_not_made_are_named():
@@ -35,6 +49,24 @@ def test_keys_of_a_cache_that_is_not_made_are_named():
     assert unread_teacher_keys(config) == [
         "cache.precision=fp16 changes nothing, as train.views is not set: leave it out, or set both"
     ]
+
+
+@pytest.mark.parametrize("key", ["initial_lr", "initial_epochs"])
+def test_settings_of_an_initial_stage_that_no_objective_has_are_refused(tmp_path, key):
+    data = TensorDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2)
+    with pytest.raises(contrastill.UsageError, match=f"train.{key}=3.*, but none of cross_entropy has an initial"):
+        contrastill.distill(None, "resnet8", data, out=tmp_path, quiet=True, objectives="cross_entropy", **{key: 3})
+
+
+def test_a_precision_that_a_cpu_does_not_compute_in_is_named(tmp_path, caplog, other_precisions):
+    data = TensorDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2)
+    options = {"objectives": "cross_entropy", "quiet": True, "epochs": 1}
+    for precision, lines in (("fp16", 1), ("bf16", 0)):
+        caplog.clear()
+        contrastill.distill(None, "resnet8", data, out=tmp_path / precision, precision=precision, **options)
+        there = [record.getMessage() for record in caplog.records if "precision" in record.getMessage()]
+        assert len(there) == lines and all("train.precision=fp16 changes nothing on a CPU" in line for line in there)
+        AcceleratorState._reset_state()
 
 
 def test_another_schedule_takes_the_configs_milestones_along():

@@ -588,6 +588,24 @@ def test_wrong_options_are_refused_in_one_sentence():
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ({"teacher_map": "whitened"}, r"teacher_map='whitened' takes .* none were shown: call prepare .*'learned'"),
+        ({"bank_init": "teacher_outputs"}, r"bank_init='teacher_outputs' begins .*: call prepare.*bank_init='random'"),
+    ],
+)
+def test_what_prepare_is_to_show_is_asked_for_at_the_first_step(options, way):
+    bare, prepared, loaded = (build(prepared=ready, **options) for ready in (False, True, False))
+    for crd in (bare, SharedCRDLoss(4, [6, 6], num_samples=M, **options).double()):
+        one = teacher_embeddings()[:3]
+        with pytest.raises(UsageError, match=way):
+            crd(torch.randn(3, 4).double(), one if crd is bare else [one, one], torch.arange(3))
+    step(bare.eval(), 0)
+    loaded.load_state_dict(prepared.state_dict())
+    assert torch.equal(step(loaded, 0), step(prepared, 0))
+
+
 def test_a_teacher_that_gives_no_numbers_begins_no_bank():
     values = teacher_embeddings()
     values[4] = float("inf")

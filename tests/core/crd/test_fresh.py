@@ -172,9 +172,20 @@ def check_steps(loss, dims=(7,), labelled=True, ahead=False, batches=BATCHES):
 @pytest.mark.parametrize("criterion", ["softmax", "sigmoid", "nce"])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_each_criterion_and_map_is_the_naive_one(labelled, criterion, teacher_map):
-    check_steps(
-        build(labelled, criterion=criterion, teacher_map=teacher_map, bias=1.5, temperature=0.2), labelled=labelled
-    )
+    loss = build(labelled, criterion=criterion, teacher_map=teacher_map, bias=1.5, temperature=0.2)
+    if teacher_map == "whitened":
+        loss.prepare(0, everything(7))
+    check_steps(loss, labelled=labelled)
+
+
+def test_directions_that_nobody_showed_are_asked_for_at_the_first_step():
+    loss, again = (build(teacher_map="whitened") for _ in range(2))
+    student, teachers, index = batch_of([0, 5, 2], 0)
+    with pytest.raises(UsageError, match=r"teacher_map='whitened' .* none were shown: call prepare before .*'learned'"):
+        loss(student, teachers, index)
+    loss.prepare(0, everything(7))
+    again.load_state_dict(loss.state_dict())
+    assert torch.equal(again(student, teachers, index), loss(student, teachers, index))
 
 
 @pytest.mark.parametrize("ahead", [True, False])

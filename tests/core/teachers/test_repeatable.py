@@ -119,3 +119,13 @@ def test_to_look_leaves_no_trace():
     state = torch.get_rng_state()
     assert len(unrepeatable_notes(transfer.source, {"rgb": IMAGES[:2]}, frozenset({"logits"}))) == 1
     assert torch.equal(state, torch.get_rng_state()) and not teacher.module.mean.any()
+
+
+@pytest.mark.parametrize(("kind", "lines"), [(Dropping, 1), (Counter, 1), (Steady, 0)])
+def test_a_student_that_is_random_in_eval_mode_has_a_line(kind, lines, tmp_path, caplog):
+    options = {"epochs": 1, "batch_size": 8, "quiet": True, "out": tmp_path / "run"}
+    with caplog.at_level(logging.WARNING):
+        contrastill.distill(None, kind(), DATA, objectives="cross_entropy", **options)
+    there = [record.getMessage() for record in caplog.records if "asked" in record.getMessage()]
+    assert len(there) == lines
+    assert all(f"the student ({kind.__name__}) gives other outputs of the same samples" in line for line in there)

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
+from contrastill.datasets.io.values import warn_once
 from contrastill.datasets.packed import Packed
 from contrastill.probe.features import Features
 from contrastill.probe.few_shot import few_shot
@@ -21,11 +22,12 @@ from contrastill.probe.neighbours import knn
 RGB = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3)).astype(np.uint8)
 
 
-def packed(tmp_path, target, **maps):
+def packed(tmp_path, target, *, test_target=None, **maps):
     path = tmp_path / "own.h5"
     with h5py.File(path, "w") as file:
         for split in ("train", "test"):
-            for name, values in {"rgb": RGB, "target": target, **maps}.items():
+            labels = target if split == "train" or test_target is None else test_target
+            for name, values in {"rgb": RGB, "target": labels, **maps}.items():
                 file[f"{split}/{name}"] = values
     return path
 
@@ -69,6 +71,21 @@ def test_a_dataset_of_ones_own_has_the_line_about_gaps_too(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         contrastill.distill(None, "resnet8", (data, data), out=tmp_path / "out", epochs=1, batch_size=6, quiet=True)
     assert "TensorDataset: no training sample is of class 3, 4, 5 and 249 more" in caplog.text
+
+
+def test_classes_of_the_test_split_alone_are_named(tmp_path, caplog):
+    labels = torch.arange(12) % 3
+    images = torch.from_numpy(RGB).permute(0, 3, 1, 2)
+    pair = (TensorDataset(images, labels), TensorDataset(images, labels + 1))
+    line = (
+        "no training sample is of class 3, and 4 of the 12 test samples are, which nothing teaches: number both splits "
+        "alike, or train on these classes too"
+    )
+    for data in (pair, str(packed(tmp_path, labels.numpy(), test_target=labels.numpy() + 1))):
+        warn_once.cache_clear()
+        caplog.clear()
+        contrastill.distill(None, "resnet8", data, out=tmp_path / str(len(data)), epochs=1, batch_size=6, quiet=True)
+        assert [record.getMessage() for record in caplog.records if "class" in record.getMessage()] == [line]
 
 
 def test_a_probe_refuses_marks_before_it_fits_a_class_for_each():

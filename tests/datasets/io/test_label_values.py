@@ -17,7 +17,7 @@ from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.registry import DATASETS
 from contrastill.core.representation import Representation
 from contrastill.datasets.io import pack
-from contrastill.datasets.io.values import check_splits
+from contrastill.datasets.io.split_agreement import check_splits
 from contrastill.datasets.user_dataset import UserDataset
 from contrastill.probe.segmentation import Segmenter, count_confusion, measures_of, pixel_loss
 

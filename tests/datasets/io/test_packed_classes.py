@@ -57,3 +57,17 @@ def test_classes_are_numbered_as_the_file_names_them(tmp_path, target, classes, 
 def test_classes_that_could_be_others_are_refused(tmp_path, target, test, classes, message):
     with pytest.raises(UsageError, match=message):
         opened(tmp_path, target, test, classes)
+
+
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_classes_under_another_name_are_named(tmp_path, name, caplog):
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        file["train/rgb"], file[f"train/{name}"] = np.zeros((6, 8, 8, 3), np.uint8), NUMBERS
+    assert Packed(Packed.Options(path=str(path))).open("train").targets is None
+    line = f"{path}:train has no field target, so its samples are unlabelled: data.target={name} reads their classes"
+    assert [record.getMessage() for record in caplog.records if line in record.getMessage()]
+    assert Packed(Packed.Options(path=str(path), target=name)).open("train").targets.tolist() == NUMBERS.tolist()
+    caplog.clear()
+    Packed(Packed.Options(path=str(path), target=None)).open("train")
+    assert not caplog.records

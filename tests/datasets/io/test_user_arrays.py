@@ -21,6 +21,17 @@ def test_byte_order_is_no_unit(kind):
         assert scaled.equal(pixels("rgb", np.repeat(little[:, :, None], 3, 2)))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["rgb", "depth", "semantics"])
+def test_memory_that_is_only_read_is_copied_in_silence(name):
+    values = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    values.setflags(write=False)
+    image = pixels(name, values if name == "rgb" else values[:, :, 0])
+    before = values.copy()
+    image.zero_()
+    assert np.array_equal(values, before)
+
+
 class Depth(torch.utils.data.Dataset):
     def __init__(self, depth):
         self.depth = depth

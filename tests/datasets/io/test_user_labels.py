@@ -74,6 +74,8 @@ def test_smoothed_labels_of_half_precision_are_probabilities():
         (-1, "; for other modalities return a dict"),
         ([[1], [1, 2]], "; for other modalities return a dict"),
         ({"boxes": []}, "; for other modalities return a dict"),
+        (torch.zeros(3, 8, 8), ": return (image, label), the image first, or a dict with other modalities"),
+        (np.zeros((8, 8, 3), np.uint8), ": return (image, label), the image first, or a dict with other modalities"),
     ],
 )
 def test_what_is_no_class_is_refused_with_the_way_out(label, way):

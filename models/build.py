@@ -87,7 +87,7 @@ def build_network(
         >>> sum(parameter.numel() for parameter in network.parameters())
         272474
     """
-    builder = model_builder(name, weights)
+    builder: Any = model_builder(name, weights)
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:

@@ -18,7 +18,7 @@ from .evaluation_result import DenseScores, DepthScores
 
 def answers_densely(network: Network) -> bool:
     """Whether a network's own answer is for each position rather than for the sample."""
-    return network.taps.prediction is not None and network.taps.logits is None
+    return network.taps.dense
 
 
 def check_dense_data(split: Any, channels: int | None, where: str) -> None:

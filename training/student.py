@@ -43,7 +43,7 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     Attributes:
         module: The network itself, whose input is normalised images.
         preprocess: Its normalisation.
-        classes: Names of its logits; None where the data had no names.
+        classes: Names of its logits, or of its prediction's channels; None where the data had no names.
 
     Shape:
         - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; depth in metres as float with

@@ -229,7 +229,9 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
     Its input is normalised images; ``module.preprocess`` does that as in the training (after ``module.half()`` call
     ``module.preprocess(images, like=module)``), ``module.taps`` says where its
     embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are the names of its logits (None
-    where the data had no names).
+    where the data had no names), or of the channels of a segmenter's prediction (B, C, H, W): channel c is class c + 1
+    of the label maps. A network that returns a dict, as torchvision's segmenters do, returns it here too:
+    ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone.
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.

@@ -102,8 +102,8 @@ def network_costs(
     """What networks cost, timed alternately: each round has one forward of every network, so that a slower minute of
     the machine meets them all.
 
-    A forward takes normalised images to logits, or to a prediction for each position, in eval mode and without gradients; preprocessing is left out. The
-    networks stay as they are.
+    A forward takes normalised images to logits, or to a prediction for each position, in eval mode and without
+    gradients; preprocessing is left out. The networks stay as they are.
 
     Args:
         networks: They are copied to the device, all at once.

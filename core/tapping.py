@@ -154,7 +154,7 @@ def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
 
 def answer(module: nn.Module, images: Tensor) -> Tensor:
     """The logits (B, C) of a module with ``taps``; of one without logits its prediction (B, C, H, W), or embedding."""
-    taps = getattr(module, "taps", None)
+    taps: Any = getattr(module, "taps", None)
     if getattr(taps, "dense", False) and taps.prediction != OUTPUT:
         with Tapping(module, [taps.prediction], type(module).__name__) as tapped:
             tapped.run(images)

@@ -107,12 +107,12 @@ def build_network(
         options["resolution"] = resolution or recipe["resolution"]
     if hasattr(builder, "config_of") and recipe.get("config"):
         options["config"] = recipe["config"]
+    if weights == PRETRAINED and hasattr(builder, "encoder_builder") and not new_classifier:
+        raise encoder_alone(name, f"the published weights of {builder.encoder_name}")
     if weights == PRETRAINED:
         module = built_by(name, builder, {**options, "pretrained": True})
     else:
         module = built_by(name, builder, options)
-    if weights == PRETRAINED and hasattr(builder, "encoder_builder") and not new_classifier:
-        raise encoder_alone(name, f"the published weights of {builder.encoder_name}")
     if file is not None:
         order = classifier_order(recipe.get("classes"), classes) if new_classifier else None
         recipe = recipe if order is None else {**recipe, "classes": classes}

@@ -16,7 +16,8 @@ Measure what networks cost: parameters, operations, time of a forward, and bytes
 NETWORK is a run (its student, and under it its first teacher), RUN:teacher alone (RUN:teachers.1 is the second), or
 the name of any network, which may be followed by @pretrained or by @FILE: timm/resnet18, resnet20@released.pth.
 
-FLOPs are of one image, 2 for each multiply-add, of convolutions and matrix products. Latency is the median of the
+FLOPs are of one image, 2 for each multiply-add, of convolutions and matrix products; of a segmenter they are also
+given for a million pixels, as they grow with the image. Latency is the median of the
 rounds, with the quartiles, for a batch of normalised images on this device; the networks take turns, so that they
 compare.
 

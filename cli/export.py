@@ -18,8 +18,11 @@ normalisation and resizing are inside. Its output is logits, and it holds the na
 loaded again and compared with PyTorch on images of the run's test split, or on random ones where the data are not at
 hand; where its logits differ, no file is written.
 
+The output of a segmenter is prediction, (batch, classes, height, width), whose channel c is class c + 1 of the label
+maps. Its file takes images of any height and width, unless --size says which, and is compared at three sizes.
+
 --int8 writes a second file beside an ONNX one, of 8 bits, calibrated on 128 training images, and prints the accuracy
-of both.
+of both, or their mIoU.
 
 onnx needs: pip install 'contrastill[export]'
 
@@ -35,7 +38,8 @@ Examples:
 _OUT = "The file, or a folder for student.onnx or student.pt2; default: the run's folder."
 _DATA = "NAME:PATH[,key=value…] for check and calibration; default: the run's own."
 _SIZE = (
-    "Side in pixels of the images that the file takes; default: the student's own resolution, else that of the data."
+    "Side in pixels of the images that the file takes; default: the student's own resolution, else that of the data, "
+    "or any of a segmenter."
 )
 
 
@@ -57,9 +61,7 @@ def export(
     with_preprocess: Annotated[
         bool, typer.Option("--with-preprocess", help="Take uint8 images, with normalisation and resizing inside.")
     ] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also write a file of 8 bits, and measure the accuracy of both.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Also write a file of 8 bits, and measure both.")] = False,
     data: Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA)] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help=_SIZE)] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Compare the file with PyTorch.")] = True,

@@ -47,6 +47,8 @@ class Cost:
         input_shape: (C, H, W) of an image.
         device: Where it was timed.
         threads: Threads of the CPU that torch used within an operation.
+        flops_per_megapixel: Those of a forward for a million pixels of image, of a network that answers for each
+            position; None of others.
     """
 
     parameters: int
@@ -59,6 +61,7 @@ class Cost:
     input_shape: tuple[int, int, int]
     device: str
     threads: int
+    flops_per_megapixel: float | None = None
 
     def relative_to(self, other: Cost) -> dict[str, float]:
         """This one's part of another one's ``parameters``, ``flops``, ``latency`` and ``bytes``."""
@@ -99,8 +102,8 @@ def network_costs(
     """What networks cost, timed alternately: each round has one forward of every network, so that a slower minute of
     the machine meets them all.
 
-    A forward takes normalised images to logits, in eval mode and without gradients; preprocessing is left out. The
-    networks stay as they are.
+    A forward takes normalised images to logits, or to a prediction for each position, in eval mode and without
+    gradients; preprocessing is left out. The networks stay as they are.
 
     Args:
         networks: They are copied to the device, all at once.
@@ -160,8 +163,11 @@ def network_costs(
             input_shape=shape,
             device=str(device),
             threads=used,
+            flops_per_megapixel=1e6 * operations / (shape[1] * shape[2]) if network.taps.dense else None,
         )
-        for module, shape, operations, (low, median, high) in zip(modules, shapes, flops, quartiles, strict=True)
+        for network, module, shape, operations, (low, median, high) in zip(
+            networks, modules, shapes, flops, quartiles, strict=True
+        )
     ]
 
 

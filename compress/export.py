@@ -6,32 +6,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core.arguments import Positive, checked
 from ..core.atomic import atomic_write
 from ..core.errors import ContrastillError, UsageError, unknown_name
-from ..core.tapping import answer, is_part
 from ..core.torch_settings import own_settings
 from ..core.weights import find_weights
 from ..models.build import load_student
 from ..models.recipe import read_recipe
-from .exported import INPUT, OUTPUT, Takes, answering, pair, quiet, reason, require
+from .export_check import LONGEST, batches_of_any_size, largest_difference, random_inputs
+from .exported import INPUT, Takes, answering, pair, quiet, reason, require
+from .exported_module import described, exported_module
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """Format -> what its files end in."""
 
-TOLERANCE = 1e-4
-"""How far logits may be from PyTorch's, as a part of the largest of them or of 1."""
+_SIDE = 128
+"""Side of the images that a file for any size is traced with, where none are at hand."""
 
-_BATCHES = (1, 7)
 _OLDEST_OPSET = 18  # of torch's exporter; it leaves a file of an older one silently at this
 
 
@@ -43,12 +42,16 @@ class Export:
         path: The file.
         format: ``onnx`` or ``torch``.
         takes: What it is given.
-        num_classes: Length of the logits.
+        num_classes: Length of the logits, or channels of the prediction.
         bytes: Size of the file.
         opset: Of ONNX; None for torch.
-        difference: Largest difference of a logit from PyTorch's; None if it was not checked.
+        difference: Largest difference of a value from PyTorch's; None if it was not checked.
         real_images: Whether the check had images of a data set; else they were random.
-        classes: Names of the logits; None where the run's data had none.
+        classes: Names of the logits, or of the prediction's channels; None where the run's data had none.
+        modality: What its images are.
+        output: Name of what it returns: ``logits`` (B, num_classes), or of a student that answers for each position
+            ``prediction`` (B, num_classes, H, W).
+        sizes: (H, W) of the images that it was compared on.
     """
 
     path: Path
@@ -61,6 +64,8 @@ class Export:
     real_images: bool
     classes: list[str] | None = None
     modality: str = "rgb"
+    output: str = "logits"
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 @checked
@@ -83,6 +88,10 @@ def export_student(
     The names of the classes, where they are known, are in the file as a list in JSON: of ONNX in ``metadata_props``
     under ``classes``, of torch in the extra file ``classes.json``.
 
+    The output of a student that answers for each position is ``prediction`` (B, C, H, W), and the file says in
+    ``output`` (of torch ``output.txt``) what it is: channel c is class c + 1 of the label maps, whose 0 stands for no
+    label. Such a file takes images of any height and width where its network does and no size is given.
+
     Args:
         run: A run folder, or the ``student.safetensors`` in one.
         path: The file; one that is there already stays until the new one has been checked. In a folder it is
@@ -92,9 +101,11 @@ def export_student(
         dynamic: Whether batches may have any length; else an image at a time.
         with_preprocess: Whether the file takes uint8 images and has the normalisation and the resizing inside.
         size: Side, or (height, width), of the images that it takes; None is the student's own resolution, else that of
-            ``images``. A student with a resolution of its own takes no other, unless the resizing is inside.
+            ``images``, or any of a student that answers for each position. A student with a resolution of its own
+            takes no other, unless the resizing is inside.
         images: (N, C, H, W), N ≥ 1, as a data set hands them out, for the check; None: random ones.
-        check: Whether to load the file again and compare its logits with PyTorch's, in batches of 1 and 7.
+        check: Whether to load the file again and compare its answers with PyTorch's, in batches of 1 and 7, or of 1, 2
+            and 3 in three sizes where any is taken.
 
     Raises:
         UsageError: No such run, format, folder or opset; a name that does not end as the format's files do; an unknown
@@ -122,16 +133,14 @@ def export_student(
         _check_opset(opset)
     if images is not None and (images.ndim != 4 or not len(images)):
         raise UsageError(f"images has shape {tuple(images.shape)}: pass one image or more, (N, C, H, W)")
-    student = load_student(run)
+    student: Any = load_student(run)
     takes = _takes(student, images, size, with_preprocess, dynamic)
-    taps: Any = student.taps
-    answering_module = _Answer(student) if is_part(taps.logits or taps.embedding) else student
-    module = nn.Sequential(_Preprocessing(takes), answering_module) if with_preprocess else answering_module
-    module = module.eval().requires_grad_(False)
+    output = "prediction" if student.taps.dense else "logits"
+    module = exported_module(student, takes)
     try:
-        inputs = _random(takes) if images is None else takes(images[torch.arange(max(_BATCHES)) % len(images)])
+        inputs = random_inputs(takes) if images is None else takes(images[torch.arange(LONGEST) % len(images)])
         with torch.no_grad():
-            num_classes = module(inputs[:1]).shape[1]
+            expected = module(inputs[:1])
     except ContrastillError:
         raise
     except Exception as error:  # of any network, for images that are too small, too large or of no shape of its own
@@ -140,6 +149,11 @@ def export_student(
             f"{type(student).__name__} does not take images of {side} pixels ({reason(error)}): choose another size "
             "(--size)"
         ) from error
+    recipe = read_recipe(find_weights(run)) or {}
+    classes, modality = recipe.get("classes"), recipe.get("modality", "rgb")
+    metadata = {"modality": modality} | ({"classes": json.dumps(list(classes))} if classes else {})
+    if student.taps.dense:
+        metadata["output"] = described(expected, inputs)
     with atomic_write(path) as temporary:
         try:
             temporary.touch()
@@ -147,31 +161,30 @@ def export_student(
             raise UsageError(
                 f"{path} cannot be written ({error.strerror}): choose another place with out (--out)"
             ) from error
+        batches = batches_of_any_size(module, inputs) if takes.any_size else None
+        takes = replace(takes, any_size=batches is not None)
         with quiet():
-            recipe = read_recipe(find_weights(run)) or {}
-            classes, modality = recipe.get("classes"), recipe.get("modality", "rgb")
-            used = _write(
-                module,
-                type(student).__name__,
-                inputs[: 2 if dynamic else 1],
-                temporary,
-                format,
-                opset,
-                dynamic,
-                {"modality": modality} | ({"classes": json.dumps(list(classes))} if classes else {}),
-            )
-        difference = _difference(module, answering(temporary, format, takes), inputs) if check else None
+            write = partial(_write, module, type(student).__name__, inputs[: 2 if dynamic else 1], temporary, format)
+            try:
+                used = write(opset, takes, metadata, output)
+            except _OneSizeError:
+                takes, batches = replace(takes, any_size=False), None
+                used = write(opset, takes, metadata, output)
+        batches = batches or [inputs[:1], inputs]
+        difference = largest_difference(module, answering(temporary, format, takes), batches, output) if check else None
     return Export(
         path,
         format,
         takes,
-        num_classes,
+        expected.shape[1],
         path.stat().st_size,
         used,
         difference,
         check and images is not None,
         classes and list(classes),
         modality,
+        output,
+        tuple({(batch.shape[2], batch.shape[3]): None for batch in batches}) if check else (),
     )
 
 
@@ -187,40 +200,8 @@ def _file(path: str | os.PathLike, format: str) -> Path:
     return file
 
 
-class _Answer(nn.Module):
-    """The logits of a student that returns more."""
-
-    def __init__(self, student: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, images: Tensor) -> Tensor:
-        return answer(self.student, images)
-
-
-class _Preprocessing(nn.Module):
-    """Preprocess of uint8 images as a module, so that its numbers go into the file; resizing is left out where nothing
-    changes.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, takes: Takes) -> None:
-        super().__init__()
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (takes.preprocess.mean, takes.preprocess.std))
-        self.register_buffer("scale", 1 / ((255 if takes.preprocess.colours else 1) * std))
-        self.register_buffer("shift", -mean / std)
-        own = pair(takes.preprocess.resolution)
-        self.resolution = own if own != takes.shape[1:] else None
-
-    def forward(self, images: Tensor) -> Tensor:
-        images = torch.addcmul(self.shift, images.float(), self.scale)
-        return (
-            images
-            if self.resolution is None
-            else F.interpolate(images, size=self.resolution, mode="bilinear", align_corners=False, antialias=True)
-        )
+class _OneSizeError(Exception):
+    """What a network computes goes by the size of the image that it was traced with."""
 
 
 def _takes(
@@ -235,23 +216,16 @@ def _takes(
             "(--size), or put the resizing into the file with with_preprocess (--with-preprocess)"
         )
     side = pair(size) or there or own if inside else own or pair(size) or there
+    any_size = student.taps.dense and own is None and size is None
+    if side is None and any_size:
+        side = (_SIDE, _SIDE)
     if side is None:
         raise UsageError(
             f"{type(student).__name__} takes images of any size: say which the file is for with size (--size), "
             "such as 32"
         )
     height, width = side
-    return Takes((len(student.preprocess.mean), height, width), student.preprocess, inside, dynamic)
-
-
-def _random(takes: Takes) -> Tensor:
-    """Inputs for the check: noise."""
-    generator, shape = torch.Generator().manual_seed(0), (max(_BATCHES), *takes.shape)
-    return (
-        torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-        if takes.inside
-        else torch.randn(shape, generator=generator)
-    )
+    return Takes((len(student.preprocess.mean), height, width), student.preprocess, inside, dynamic, any_size)
 
 
 def _check_opset(opset: int | None) -> None:
@@ -281,21 +255,31 @@ def _write(
     path: Path,
     format: str,
     opset: int | None,
-    dynamic: bool,
+    takes: Takes,
     metadata: dict[str, str],
+    output: str,
 ) -> int | None:
-    """Export to the file; returns the opset that it has."""
+    """Export to the file; returns the opset that it has.
+
+    Raises:
+        _OneSizeError: It was to be for images of any size, and the trace is of one.
+    """
+    free = {place: name for place, name in enumerate(takes.dims) if isinstance(name, str)}
+    dims = {"batch": torch.export.Dim("batch", min=1)}
     try:
-        shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+        # What a size has to be, such as large enough for a kernel, torch finds out itself.
+        shapes = ({place: dims.get(name, torch.export.Dim.AUTO) for place, name in free.items()},) if free else None
         program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+        if takes.any_size and _has_one_size(program):
+            raise _OneSizeError
         if format == "torch":
             with open(path, "wb") as file:
                 torch.export.save(program, file, extra_files=_as_files(metadata))
             return None
         named: dict[str, Any] = {
             "input_names": [INPUT],
-            "output_names": [OUTPUT],
-            "dynamic_shapes": ({0: "batch"},) if dynamic else None,
+            "output_names": [output],
+            "dynamic_shapes": (free,) if free else None,
         }
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=opset, verbose=False, **named)
         assert exported is not None, "with dynamo=True it returns the program"
@@ -303,6 +287,8 @@ def _write(
         exported.model.metadata_props.update(metadata)
         if opset in (None, used):
             exported.save(str(path), external_data=False)
+    except _OneSizeError:
+        raise
     except Exception as error:  # the exporters raise what they like, of any network that they cannot do
         raise ContrastillError(f"{name} cannot be exported to {format}: {reason(error)}") from error
     if opset not in (None, used):  # the exporter only warns, and writes another
@@ -310,27 +296,8 @@ def _write(
     return used
 
 
-def _difference(module: nn.Module, answer: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
-    """Largest difference of a logit over the batches.
-
-    Raises:
-        ContrastillError: It is more than rounding makes of it.
-    """
-    largest = 0.0
-    for length in _BATCHES:
-        with torch.no_grad():
-            expected = module(inputs[:length])
-        try:
-            outputs = answer(inputs[:length])
-        except Exception as error:  # of the runtime, for a length of batch that was fixed in the export
-            raise ContrastillError(
-                f"the exported file does not run on a batch of {length}: {reason(error)}; --fixed may help"
-            ) from error
-        difference, allowed = float((outputs - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
-        if not difference <= allowed:  # so that NaN is refused too
-            raise ContrastillError(
-                f"the exported file's logits differ from PyTorch's by {difference:.2g} (allowed: {allowed:.2g}): "
-                "nothing was written"
-            )
-        largest = max(largest, difference)
-    return largest
+def _has_one_size(program: torch.export.ExportedProgram) -> bool:
+    """Whether the height or the width of the images is a number in the graph."""
+    (name,) = program.graph_signature.user_inputs
+    value = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
+    return any(str(side).isdecimal() for side in value.shape[2:])

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from ..core.errors import ContrastillError, UsageError
 from ..core.representation import Preprocess
 
-INPUT, OUTPUT = "images", "logits"
-"""Names in an ONNX file."""
+INPUT = "images"
+"""Name of the input in an ONNX file."""
 
 
 @dataclass(frozen=True)
@@ -27,43 +27,54 @@ class Takes:
     """What an exported student is given.
 
     Attributes:
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image; where it takes any height and width, of one that it was traced with.
         preprocess: That of the student.
         inside: Whether the file does it itself, on uint8 images; else it takes normalised float32 images.
         dynamic: Whether batches may have any length; else an image at a time.
+        any_size: Whether images may have any height and width.
     """
 
     shape: tuple[int, int, int]
     preprocess: Preprocess
     inside: bool
     dynamic: bool
+    any_size: bool = False
+
+    @property
+    def dims(self) -> list[int | str]:
+        """The shape of a batch, with a name for each dimension that may have any length."""
+        sides: list[int | str] = ["height", "width"] if self.any_size else [*self.shape[1:]]
+        return ["batch" if self.dynamic else 1, self.shape[0], *sides]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Make the file's input of images (B, C, H', W') as a data set hands them out: (B, C, H, W).
+        """Make the file's input of images (B, C, H', W') as a data set hands them out: (B, C, H, W), of their own size
+        where any is taken.
 
         Raises:
             UsageError: The file does the preprocessing, and the images are not uint8.
         """
         if not self.inside:
-            return replace(self.preprocess, resolution=self.shape[1:])(images).contiguous()
+            resolution = None if self.any_size else self.shape[1:]
+            return replace(self.preprocess, resolution=resolution)(images).contiguous()
         if images.dtype != torch.uint8:
             raise UsageError(
                 f"the preprocessing can be inside the file for uint8 images only, and these are {images.dtype}: "
                 "leave out --with-preprocess"
             )
-        if images.shape[1:] != self.shape:
-            images = (
-                F.interpolate(images.float(), size=self.shape[1:], mode="bilinear", align_corners=False, antialias=True)
-                .round()
-                .clamp(0, 255)
-                .byte()
-            )
-        return images.contiguous()
+        return images.contiguous() if self.any_size else resized(images, self.shape[1:]).contiguous()
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, C, H, W) uint8 or float brought to (height, width), in their own dtype."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    values = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+    return values.round().clamp(0, 255).byte() if images.dtype == torch.uint8 else values
 
 
 def answering(path: str | os.PathLike, format: str, takes: Takes) -> Callable[[Tensor], Tensor]:
-    """An exported file as a function from its input (B, C, H, W) to logits (B, classes); one of fixed length is given
-    an image at a time.
+    """An exported file as a function from its input (B, C, H, W) to logits (B, classes) or a prediction (B, C, H, W);
+    one of fixed length is given an image at a time.
 
     Raises:
         ContrastillError: It cannot be loaded.

@@ -61,8 +61,8 @@ def class_maps(prediction: Tensor, size: Sequence[int]) -> Tensor:
         - returns (B, 1, H, W) int64 in 1…C, as label maps are numbered.
 
     Example:
-        >>> class_maps(torch.tensor([[[[3.0, 0.0]], [[0.0, 1.0]]]]), (1, 6))
-        tensor([[[[1, 1, 1, 1, 2, 2]]]])
+        >>> class_maps(torch.tensor([[[[3.0, 0.0]], [[0.0, 2.0]]]]), (1, 6))
+        tensor([[[[1, 1, 1, 2, 2, 2]]]])
     """
     frames = max(1, _MOST_VALUES // (prediction.shape[1] * size[0] * size[1]))
     return torch.cat(

@@ -93,6 +93,11 @@ class Taps:
     logits: str | None = None
     prediction: str | None = None
 
+    @property
+    def dense(self) -> bool:
+        """Whether the network's own answer is for each position rather than for the sample."""
+        return self.prediction is not None and self.logits is None
+
     def names(self, needs: Collection[str] = PARTS) -> list[str]:
         """The taps that give ``needs``, each once."""
         taps = {

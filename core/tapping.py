@@ -154,11 +154,15 @@ def call(module: nn.Module, images: Tensor, names: Iterable[str] = ()) -> Any:
 
 def answer(module: nn.Module, images: Tensor) -> Tensor:
     """The logits (B, C) of a module with ``taps``; of one without logits its prediction (B, C, H, W), or embedding."""
-    taps = getattr(module, "taps", None)
+    taps: Any = getattr(module, "taps", None)
+    if getattr(taps, "dense", False) and taps.prediction != OUTPUT:
+        with Tapping(module, [taps.prediction], type(module).__name__) as tapped:
+            tapped.run(images)
+        return tapped[taps.prediction]
     output = call(module, images)
     if isinstance(output, Tensor):
         return output
-    parts = (getattr(taps, part, None) for part in ("logits", "prediction", "embedding"))
+    parts = (getattr(taps, part, None) for part in ("logits", "embedding"))
     name = next((tap for tap in parts if is_part(tap)), None)
     if name is None:
         raise UsageError(f"{type(module).__name__} returns {described(output)}: name its logits with taps")

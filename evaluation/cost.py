@@ -49,6 +49,8 @@ class NetworkCost:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         values = {"network": self.network, "role": self.role, "model": self.model, **asdict(self.cost)}
+        if values["flops_per_megapixel"] is None:
+            del values["flops_per_megapixel"]
         return values if self.of_teacher is None else {**values, "of_teacher": dict(self.of_teacher)}
 
 
@@ -68,9 +70,11 @@ class CostResult(TabularResult):
         threads = f", {first.threads} thread{'s' * (first.threads > 1)}" if first.device == "cpu" else ""
         batch = f"{first.batch_size} image{'s' * (first.batch_size > 1)}"
         shares = "; beside a value, its share of the teacher's" if any(row.of_teacher for row in self.rows) else ""
-        columns = ("network", "model", "image", "parameters", "MFLOPs", "latency ms", "quartiles", "images/s", "MB")
+        dense = any(row.cost.flops_per_megapixel is not None for row in self.rows)
+        operations = ["MFLOPs", *(["GFLOPs/megapixel"] if dense else [])]
+        columns = ("network", "model", "image", "parameters", *operations, "latency ms", "quartiles", "images/s", "MB")
         title = f"on {first.device}{threads}, batches of {batch}{shares}"
-        return [Table(title, columns, [_cells(row) for row in self.rows])]
+        return [Table(title, columns, [_cells(row, dense=dense) for row in self.rows])]
 
 
 @checked
@@ -211,15 +215,23 @@ def data_size(config: RunConfig | None, modality: str) -> Size | None:
     return height, width
 
 
-def _cells(row: NetworkCost) -> list[str]:
+def _cells(row: NetworkCost, *, dense: bool) -> list[str]:
+    """Those of a row, in the order of the columns.
+
+    Args:
+        row: Of the table.
+        dense: Whether there is a column of the operations for a million pixels.
+    """
     cost, (low, high) = row.cost, row.cost.latency_quartiles_ms
     shares = {name: f"  {100 * share:.1f} %" for name, share in (row.of_teacher or {}).items()}
+    per_megapixel = "" if cost.flops_per_megapixel is None else f"{cost.flops_per_megapixel / 1e9:,.1f}"
     return [
         row.network,
         row.model,
         "×".join(map(str, cost.input_shape)),
         f"{cost.parameters:,}{shares.get('parameters', '')}",
         f"{cost.flops / 1e6:,.1f}{shares.get('flops', '')}",
+        *([per_megapixel] if dense else []),
         f"{cost.latency_ms:.2f}{shares.get('latency', '')}",
         f"{low:.2f} – {high:.2f}",
         f"{cost.images_per_second:,.0f}",

@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from ..core.errors import UsageError
 from ..core.representation import Network
 from ..training.class_order import answer_for
-from ..training.dense_accuracy import DEPTH, DenseMeasures, measure_dense
+from ..training.dense_accuracy import DEPTH, Align, DenseMeasures, measure_dense
 from ..training.pixel_labels import LABELS, PixelLabels, pixel_labels
 from .evaluation_result import DenseScores, DepthScores
 
 
 def answers_densely(network: Network) -> bool:
     """Whether a network's own answer is for each position rather than for the sample."""
-    return network.taps.prediction is not None and network.taps.logits is None
+    return network.taps.dense
 
 
 def check_dense_data(split: Any, channels: int | None, where: str) -> None:
@@ -67,7 +67,7 @@ def dense_scores(
     channels = network.recipe.get("num_classes")
     check_dense_data(split, channels, where)
     if channels == 1:
-        align = "none" if split.camera is not None and split.camera.unit != "relative" else "median"
+        align: Align = "none" if split.camera is not None and split.camera.unit != "relative" else "median"
         measures = measure_dense(network, loader, accelerator, align=align)
         assert not isinstance(measures, DenseMeasures), "one channel is a quantity"
         return DepthScores(**vars(measures))

@@ -32,6 +32,7 @@ from ..training.accelerator import prepare_accelerator
 from ..training.class_order import answer_for
 from ..training.data import check_modality, open_loader, open_split
 from ..training.networks import check_other_data
+from ..training.pixel_labels import answers_for_positions
 from .diversity_result import DiversityResult, NetworkQuality, ReliabilityBins
 from .evaluation_data import evaluation_data, location, objectives_read_logits, replaced_data
 from .messages import print_message
@@ -78,7 +79,8 @@ def measure_diversity(path: str | os.PathLike, overrides: Overrides = ()) -> Div
         error.
 
     Raises:
-        UsageError: The path is neither, the run has no teacher, or data and networks have not the same classes.
+        UsageError: The path is neither, the run has no teacher, data and networks have not the same classes, or
+            networks answer for each position.
         ContrastillError: There is neither a student nor a checkpoint yet, or a file is damaged.
     """
     folder = Path(path)
@@ -99,6 +101,7 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     accelerator = prepare_accelerator(config.model_copy(update={"trackers": []}))
     if not accelerator.is_main_process:
         return None
+    _check_answers(folder, (runs == [folder] and config.teachers) or [config.student])
     test = _labelled(data)
     own = load_config(str(Run(runs[0]).config), trains=False)
     if replaced := replaced_data(Run(runs[0]), own, data.data, {"test": test}):
@@ -116,6 +119,20 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
     title = f"{folder.name}: {len(networks)} network{'s' * (len(networks) > 1)} on {len(targets):,} test samples"
     _draw(measures, networks, student, picture, title)
     return result
+
+
+def _check_answers(folder: Path, entries: Sequence[NetworkConfig]) -> None:
+    """Refuse networks that answer for each position."""
+    for entry in entries:
+        if answers_for_positions(entry):
+            raise _dense(f"{entry.model} of {folder}")
+
+
+def _dense(who: str) -> UsageError:
+    return UsageError(
+        f"{who} answers for each position, and what is compared here are classes of the whole sample: contrastill "
+        "evaluate says how good each network's prediction is"
+    )
 
 
 def _finished(folder: Path) -> list[Path]:
@@ -151,7 +168,8 @@ def _of_run(folder: Path, config: RunConfig, test: Any, where: str) -> tuple[_Me
     first, *others = EvaluatedNetworks(Run(folder), config)(teachers=True, baselines=())
     name = f"student {first.model}"
     student: _Member | None = _Member("student", name, "student", first.weights, first.network, first.entry)
-    if not objectives_read_logits(config) or not _answers(first.network, test, where):
+    trained = objectives_read_logits(config) and not first.network.taps.dense
+    if not trained or not _answers(first.network, test, where):
         print_message(
             f"{folder}: its student's logits are not trained to tell the data's classes apart, so it is left out"
         )
@@ -201,6 +219,8 @@ def _log_probabilities(networks: Sequence[_Member], test: Any, accelerator: Acce
     for member in networks:
         check_modality(member.entry, test)
         who = f"{member.location} ({member.entry.model}, weights {member.weights})"
+        if member.network.taps.dense:
+            raise _dense(who)
         check_other_data(member.network, who, test, chosen=member.entry.mean is not None)
         if test.classes and len(member.network.recipe.get("classes") or ()) == len(test.classes):
             answer_as(

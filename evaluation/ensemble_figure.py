@@ -15,6 +15,7 @@ from ..core.config.loading import load_config
 from ..core.config.marks import decisive
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
+from ..core.metric_names import METRICS, headline
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
 from ..core.statistics import mean_std
@@ -188,7 +189,11 @@ def _unusable(path: Path) -> str:
     if not Run(path).finished:
         return f"{path} has not ended"
     history = Run(path).history()
-    return "" if history and "top1" in history[-1] else f"{path} has no top-1 on a test split"
+    if history and "top1" in history[-1]:
+        return ""
+    kind = headline(history[-1]) if history else None
+    beside = f" (its student answers for each position and has {METRICS[kind]})" if kind in ("miou", "delta1") else ""
+    return f"{path} has no top-1 on a test split{beside}"
 
 
 def _entry(path: Path) -> RunEntry:

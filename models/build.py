@@ -87,7 +87,7 @@ def build_network(
         >>> sum(parameter.numel() for parameter in network.parameters())
         272474
     """
-    builder = model_builder(name, weights)
+    builder: Any = model_builder(name, weights)
     if (mean is None) != (std is None):
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:
@@ -107,12 +107,12 @@ def build_network(
         options["resolution"] = resolution or recipe["resolution"]
     if hasattr(builder, "config_of") and recipe.get("config"):
         options["config"] = recipe["config"]
+    if weights == PRETRAINED and hasattr(builder, "encoder_builder") and not new_classifier:
+        raise encoder_alone(name, f"the published weights of {builder.encoder_name}")
     if weights == PRETRAINED:
         module = built_by(name, builder, {**options, "pretrained": True})
     else:
         module = built_by(name, builder, options)
-    if weights == PRETRAINED and hasattr(builder, "encoder_builder") and not new_classifier:
-        raise encoder_alone(name, f"the published weights of {builder.encoder_name}")
     if file is not None:
         order = classifier_order(recipe.get("classes"), classes) if new_classifier else None
         recipe = recipe if order is None else {**recipe, "classes": classes}
@@ -229,7 +229,9 @@ def load_student(run: str | os.PathLike, *, module: nn.Module | None = None) -> 
     Its input is normalised images; ``module.preprocess`` does that as in the training (after ``module.half()`` call
     ``module.preprocess(images, like=module)``), ``module.taps`` says where its
     embedding and maps are, ``module.modality`` what it reads, and ``module.classes`` are the names of its logits (None
-    where the data had no names).
+    where the data had no names), or of the channels of a segmenter's prediction (B, C, H, W): channel c is class c + 1
+    of the label maps. A network that returns a dict, as torchvision's segmenters do, returns it here too:
+    ``module.taps.prediction`` names the part, and :class:`~contrastill.Student` returns the prediction alone.
 
     Args:
         run: A run folder, or the ``student.safetensors`` in one.

@@ -258,9 +258,17 @@ class Trace:
             return [[*shapes][quarter * len(shapes) // 4 - 1] for quarter in (1, 2, 3, 4)]
         return [*scales.values()]
 
-    def all_maps(self) -> tuple[str, ...]:
-        """For each scale the last module that gives a feature map, of the least nested ones."""
-        depth = {name: name.count(".") for name, seen in self.seen.items() if seen.gives_output and self._is_map(seen)}
+    def all_maps(self, prediction: Tensor | None = None) -> tuple[str, ...]:
+        """For each scale the last module that gives a feature map, of the least nested ones.
+
+        Args:
+            prediction: What a network answers for each position, which is none.
+        """
+        depth = {
+            name: name.count(".")
+            for name, seen in self.seen.items()
+            if seen.gives_output and self._is_map(seen) and (prediction is None or seen.output is not prediction)
+        }
         least: dict[float, int] = {}
         for name, nested in depth.items():
             least[self._scale(name)] = min(nested, least.get(self._scale(name), nested))

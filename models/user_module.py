@@ -124,12 +124,13 @@ class UserModule:
         own = taps
         if is_of_transformers(self.module):
             own = taps_of_transformers(self(), trace, shape)[0]
-        path = (taps.prediction or "").removeprefix(OUTPUT)
-        maps = taps.maps or own.maps or trace.all_maps()
-        self.taps = replace(taps, embedding=taps.embedding or own.embedding, maps=maps)
+        prediction = None
         if (taps.prediction or "").startswith(OUTPUT):
-            output = part_of(trace.output, path, type(self.module).__name__) if path else trace.output
-            self.num_logits = output.shape[1]
+            path = (taps.prediction or "").removeprefix(OUTPUT)
+            prediction = part_of(trace.output, path, type(self.module).__name__) if path else trace.output
+            self.num_logits = prediction.shape[1]
+        maps = taps.maps or own.maps or trace.all_maps(prediction)
+        self.taps = replace(taps, embedding=taps.embedding or own.embedding, maps=maps)
         self.dense = True
 
     def _trace(self, shape: tuple[int, int, int]) -> Trace:

@@ -32,7 +32,7 @@ from .freezing import freeze_modules
 from .mixing import check_mixing
 from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
-from .pixel_labels import LABELS, answers_for_positions, pixel_labels
+from .pixel_labels import LABELS, PixelLabels, answers_for_positions, pixel_labels
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
@@ -197,7 +197,7 @@ def _settings(
     ]
 
 
-def _name_classes(transfer: Transfer, networks: Networks, split: Split) -> None:
+def _name_classes(transfer: Transfer, networks: Networks, split: Split | PixelLabels) -> None:
     """Let the student know what its logits stand for; a classifier that nothing trains keeps the classes of its
     weights.
     """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
-from ..core.metric_names import METRICS
+from ..core.metric_names import ERRORS, METRICS
 from ..core.registry import MODALITIES, short_name
+from ..core.representation import Taps
 from ..core.run import Run
 from ..core.tapping import answer
 from ..core.torch_settings import own_settings
@@ -47,12 +49,13 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
     Attributes:
         module: The network itself, whose input is normalised images.
         preprocess: Its normalisation.
-        classes: Names of its logits; None where the data had no names.
+        classes: Names of its logits, or of its prediction's channels; None where the data had no names.
 
     Shape:
         - images: (B, C, H, W) of the student's modality: rgb uint8, or float in [0, 1]; depth in metres as float with
           NaN where nothing was measured, or integers as the training's were stored; others in the unit of the training
-          - returns logits (B, num_classes).
+        - returns logits (B, num_classes); of a network that answers for each position its prediction (B, num_classes,
+          H, W), whose channel c is class c + 1 of the label maps, or of one channel a quantity such as depth.
 
     Raises:
         UsageError: The network is of a class that only you can make, and ``module`` is left out.
@@ -73,7 +76,8 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         if not {"model", "preprocess"} <= set(recipe):
             raise UsageError(f"recipe has {sorted(recipe)}: it needs model and preprocess; load with Student.from_run")
         # What config.json holds; a module is no part of it.
-        self._hub_mixin_config = {"recipe": recipe, "trained": trained, **_labels(recipe.get("classes"))}
+        labels = _labels(recipe.get("classes"))
+        self._hub_mixin_config = {"recipe": recipe, "trained": trained, "answers": _answers(recipe), **labels}
         self.recipe, self.trained = tuples(recipe), trained
         self.classes = None if recipe.get("classes") is None else list(recipe["classes"])
         self.module = build_module(self.recipe) if module is None else module
@@ -105,8 +109,9 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
         return student
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W): uint8, or floats in [0, 1]; depth in metres; of another modality
-        in the unit of the training.
+        """Logits (B, classes), or the prediction (B, classes, H, W) of a network that answers for each position, of
+        images (B, C, H, W): uint8, or floats in [0, 1]; depth in metres; of another modality in the unit of the
+        training.
 
         Raises:
             UsageError: Something else, such as colours that are normalised already, or millimetres as floats.
@@ -129,9 +134,10 @@ class Student(nn.Module, PyTorchModelHubMixin, library_name="contrastill", tags=
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card: what was transferred, what was measured, with which versions."""
-        return ModelCard(
-            f"---\n{self._hub_mixin_info.model_card_data.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}"
-        )
+        about = copy.deepcopy(self._hub_mixin_info.model_card_data)
+        if _dense(self.recipe):
+            about.pipeline_tag = "image-segmentation" if self.recipe["num_classes"] != 1 else "depth-estimation"
+        return ModelCard(f"---\n{about.to_yaml()}\n---\n\n{_card(self.recipe, self.trained)}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
@@ -196,9 +202,31 @@ def _trained(run: Run) -> dict[str, Any] | None:
         "data": short_name(config["data"]["name"]),
         "epochs": history[-1]["epoch"] + 1,
         "seed": config["seed"],
-        "measured": {name: history[-1][name] for name in METRICS if name in history[-1]},
+        "measured": {name: history[-1][name] for name in (*METRICS, *ERRORS) if name in history[-1]},
         "versions": run.latest_versions(),
     }
+
+
+def _dense(recipe: Mapping[str, Any]) -> bool:
+    """Whether a student answers for each position."""
+    return Taps(**(recipe.get("taps") or {})).dense
+
+
+def _answers(recipe: Mapping[str, Any]) -> str:
+    """What a student returns, in words."""
+    count = recipe.get("num_classes")
+    if not _dense(recipe):
+        return f"logits (B, {count})"
+    if count == 1:
+        return "prediction (B, 1, H, W), a quantity at each position, such as depth in metres"
+    return (
+        f"prediction (B, {count}, H, W), logits at each position, whose channel c, from 0 on, is class c + 1 of the "
+        "label maps"
+    )
+
+
+def _measured(name: str, value: float) -> str:
+    return f"{METRICS[name]} {value:.2f} %" if name in METRICS else f"{ERRORS[name]} {value:.3g}"
 
 
 def _labels(classes: Sequence[str] | None) -> dict[str, Any]:
@@ -223,16 +251,21 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
         f"{recipe['modality']}, normalised with mean {list(preprocess['mean'])} and std "
         f"{list(preprocess['std'])} inside"
     )
-    lines = [f"# {name}", "", f"Reads {seen}; {recipe['num_classes']} classes.", ""]
+    dense = _dense(recipe)
+    answers = f"answers with a {_answers(recipe)}" if dense else f"{recipe['num_classes']} classes"
+    lines = [f"# {name}", "", f"Reads {seen}; {answers}.", ""]
     if (scale := ValueScale.from_recipe(recipe)) is not None and recipe["modality"] != "rgb":
         takes = "Give metres as floats, NaN where not measured." if scale.metres else "Give values of that scale."
         lines += [f"Trained on {scale}. {takes}", ""]
     if recipe.get("classes"):
-        lines += [f"Classes, in the order of the logits: {', '.join(recipe['classes'])}.", ""]
+        lines += [
+            f"Classes, in the order of the {'channels' if dense else 'logits'}: {', '.join(recipe['classes'])}.",
+            "",
+        ]
     if trained is not None:
         origin = f"distilled from {', '.join(trained['teachers'])}" if trained["teachers"] else "trained on labels"
         objectives = ", ".join(f"{name} (weight {weight:g})" for name, weight in sorted(trained["objectives"].items()))
-        measured = ", ".join(f"{METRICS[name]} {value:.2f} %" for name, value in trained["measured"].items())
+        measured = ", ".join(_measured(name, value) for name, value in trained["measured"].items())
         lines += [
             f"A student {origin}, made by contrastill.",
             "",
@@ -252,7 +285,7 @@ def _card(recipe: dict[str, Any], trained: dict[str, Any] | None) -> str:
             "import contrastill",
             "",
             'student = contrastill.Student.from_pretrained("…")',
-            "logits = student(images)",
+            f"{'prediction' if dense else 'logits'} = student(images)",
             "```",
             "",
         ]

@@ -93,7 +93,7 @@ class TeacherOutputCodec:
             if self.top is not None:
                 others = (sums + fields[f"{self.part}.others"][:, None]).expand(-1, num_classes, *values.shape[2:])
                 values = others.scatter(1, fields[f"{self.part}.classes"].long(), values)
-        return Representation(**{self.part: values})
+        return self._as_part(values)
 
     def comparable(
         self, outputs: Representation, fields: Mapping[str, Tensor]
@@ -110,8 +110,11 @@ class TeacherOutputCodec:
             largest = fields[self.part].float() + fields[f"{self.part}.sums"][:, None]
             return outputs.only(self.part).map(
                 lambda logits: logits.float().gather(1, fields[f"{self.part}.classes"].long())
-            ), Representation(**{self.part: largest})
+            ), self._as_part(largest)
         return outputs.only(self.part).map(Tensor.float), self.decode(fields, 0)
+
+    def _as_part(self, values: Tensor) -> Representation:
+        return Representation(prediction=values) if self.part == "prediction" else Representation(logits=values)
 
     def _names(self, outputs: Representation) -> list[str]:
         return [f"maps.{place}" for place in range(len(outputs.maps))] if self.part == "maps" else [self.part]

@@ -51,6 +51,34 @@ def test_parameters_and_operations_by_hand():
     assert cost.input_shape == (3, 16, 24) and cost.batch_size == 5
 
 
+def test_operations_of_a_segmenter_by_hand_and_for_a_million_pixels():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    network = Network(module, taps=Taps(prediction="output:"), preprocess=Preprocess((0.5,) * 3, (0.25,) * 3))
+    costs = network_costs([network, network, as_network(small())], [(16, 24), 48, 16], rounds=1)
+    by_hand = 2 * (8 * 12 * 8 * 3 * 9 + 8 * 12 * 5 * 8)
+    assert costs[0].flops == by_hand and costs[1].flops == 6 * by_hand
+    assert costs[0].flops_per_megapixel == costs[1].flops_per_megapixel == pytest.approx(by_hand / (16 * 24) * 1e6)
+    assert costs[2].flops_per_megapixel is None
+
+
+def test_the_command_says_what_a_megapixel_costs(capsys):
+    networks = ["unet/resnet8", "resnet8"]
+    arguments = ["--size", "16", "--classes", "4", "--rounds", "1", "--device", "cpu"]
+    assert main(["cost", *networks, *arguments, "--json"]) == 0
+    dense, plain = json.loads(capsys.readouterr().out)
+    assert dense["flops_per_megapixel"] == pytest.approx(dense["flops"] / 256 * 1e6) and dense["latency_ms"] > 0
+    own = contrastill.MODELS["unet/resnet8"](num_classes=4)
+    assert dense["parameters"] == sum(parameter.numel() for parameter in own.parameters())
+    assert "flops_per_megapixel" not in plain and dense["input_shape"] == plain["input_shape"] == [3, 16, 16]
+    result = contrastill.measure_cost(networks, size=16, classes=4, rounds=1, device="cpu")
+    (table,) = result.tables()
+    place = table.columns.index("GFLOPs/megapixel")
+    assert float(table.rows[0][place]) == pytest.approx(dense["flops_per_megapixel"] / 1e9, abs=0.06)
+    assert table.rows[1][place] == "" and {len(row) for row in table.rows} == {len(table.columns)}
+    (plain,) = contrastill.measure_cost("resnet8", size=16, rounds=1, device="cpu").tables()
+    assert "GFLOPs/megapixel" not in plain.columns
+
+
 class Attention(nn.Module):
     def __init__(self, fused):
         super().__init__()

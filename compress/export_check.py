@@ -1,0 +1,99 @@
+"""The comparison of an exported file with PyTorch: on which inputs, and how far their answers may be apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ContrastillError
+from .exported import Takes, reason, resized
+
+TOLERANCE = 1e-4
+"""How far an answer may be from PyTorch's, as a part of the largest of them or of 1."""
+
+LONGEST = 7
+"""Images in the longest batch."""
+
+_ANY_SIZES = 3
+"""Sizes that a file for any height and width is compared on."""
+
+
+def random_inputs(takes: Takes) -> Tensor:
+    """Noise (7, C, H, W) as the file takes it."""
+    generator, shape = torch.Generator().manual_seed(0), (LONGEST, *takes.shape)
+    return (
+        torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        if takes.inside
+        else torch.randn(shape, generator=generator)
+    )
+
+
+@torch.no_grad()
+def batches_of_any_size(module: nn.Module, inputs: Tensor) -> list[Tensor] | None:
+    """Batches of three lengths and sizes: the inputs' own, odd ones, one of another ratio; multiples of their own where
+    the network takes no odd ones. None where it takes fewer than three sizes.
+
+    Args:
+        module: The network in eval mode.
+        inputs: (7, C, H, W) of a size that it takes.
+    """
+    height, width = inputs.shape[2:]
+    sizes = [
+        (height + height // 2 + 1, width + width // 4 + 1),
+        (max(32, height // 2), max(48, 3 * width // 4)),
+        (height, 2 * width),
+        (2 * height, width),
+    ]
+    batches = [inputs[:1]]
+    for size in sizes:
+        batch = resized(inputs[: len(batches) + 1], size)
+        if len(batches) < _ANY_SIZES and batch.shape[2:] != inputs.shape[2:] and _takes(module, batch):
+            batches.append(batch)
+    return batches if len(batches) == _ANY_SIZES else None
+
+
+def _takes(module: nn.Module, batch: Tensor) -> bool:
+    try:
+        module(batch)
+    except Exception:  # any network's own, for a size that it does not take
+        return False
+    return True
+
+
+def largest_difference(
+    module: nn.Module, answer: Callable[[Tensor], Tensor], batches: Sequence[Tensor], output: str
+) -> float:
+    """Largest difference of a value of the answers over the batches.
+
+    Args:
+        module: The network in eval mode.
+        answer: The exported file.
+        batches: As both take them.
+        output: What the answer is, for messages.
+
+    Raises:
+        ContrastillError: The file does not take a batch, or the difference is more than rounding makes of it.
+    """
+    largest = 0.0
+    several = len({batch.shape[2:] for batch in batches}) > 1
+    for batch in batches:
+        size = f" of images of {batch.shape[2]}×{batch.shape[3]}" if several else ""
+        with torch.no_grad():
+            expected = module(batch)
+        try:
+            outputs = answer(batch)
+        except Exception as error:  # of the runtime, for a length or a size that was fixed in the export
+            way = "a file for one size (--size)" if several else "--fixed"
+            raise ContrastillError(
+                f"the exported file does not run on a batch of {len(batch)}{size}: {reason(error)}; {way} may help"
+            ) from error
+        difference, allowed = float((outputs - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= allowed:  # so that NaN is refused too
+            raise ContrastillError(
+                f"the exported file's {output} differ{'s' * (not output.endswith('s'))} from PyTorch's by "
+                f"{difference:.2g} (allowed: {allowed:.2g}){size}: nothing was written"
+            )
+        largest = max(largest, difference)
+    return largest

@@ -12,6 +12,7 @@ from ..core.errors import UsageError
 from ..core.run import Run, no_run
 
 _OF_TASKS = {
+    "head_of": ("segmentation", "classification"),
     "head": ("segmentation",),
     "mode": ("segmentation",),
     "epochs": ("segmentation",),

@@ -97,9 +97,18 @@ class SegmentationScores:
         cls, result: SegmentationResult, mode: str, head: str, labels: float, share_of_teacher: float | None = None
     ) -> Self:
         """The measures of a segmentation, rounded."""
-        rounded = [round(value, 4) for value in (result.pixel_accuracy, result.mean_accuracy, result.miou)]
-        ious = [None if math.isnan(iou) else round(iou, 4) for iou in result.per_class_iou]
-        return cls(mode, head, labels, result.num_train, *rounded, ious, result.seconds, share_of_teacher)
+        return cls(
+            mode,
+            head,
+            labels,
+            result.num_train,
+            round(result.pixel_accuracy, 4),
+            round(result.mean_accuracy, 4),
+            round(result.miou, 4),
+            [None if math.isnan(iou) else round(iou, 4) for iou in result.per_class_iou],
+            result.seconds,
+            share_of_teacher,
+        )
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """The line of the table, by column."""

@@ -5,7 +5,7 @@ the student, and retrieval between both.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,17 +108,20 @@ def retrieval_scores(evaluation: RunEvaluation, candidate: EvaluatedNetwork) -> 
         evaluation.prepare(teacher)
         evaluation.say(f"{path}: retrieval, student {candidate.model} and teacher {teacher.model}")
         adapted = _adapted(candidate, adaptor_of(path, number, "embedding"), device)
-        sides = (_embeddings(evaluation, network, evaluation.test).values for network in (adapted, teacher))
-        result = retrieval(*sides)
+        ours, theirs = (_embeddings(evaluation, network, evaluation.test).values for network in (adapted, teacher))
+        result = retrieval(ours, theirs)
         yield RetrievalScores(
             teacher.model,
             number,
             (candidate.network.modality, teacher.network.modality),
-            *(
-                {k: round(value, 4) for k, value in part.items()}
-                for part in (result.recall, result.reverse, result.chance)
-            ),
+            _rounded(result.recall),
+            _rounded(result.reverse),
+            _rounded(result.chance),
         )
+
+
+def _rounded(values: Mapping[int, float]) -> dict[int, float]:
+    return {k: round(value, 4) for k, value in values.items()}
 
 
 def _number(evaluation: RunEvaluation) -> int:

@@ -205,7 +205,7 @@ def test_retrieval_needs_no_labels(run, tmp_path, capsys):
     with h5py.File(path, "w") as file:
         depth = generator.integers(900, 4000, (7, 4, 4)).repeat(4, 1).repeat(4, 2).astype(np.uint16)
         file["test/depth"], file["test/rgb"] = depth, np.stack([depth // 16] * 3, 3).astype(np.uint8)
-    data = f"{{name: packed, path: {path}, fields: {{rgb: rgb, depth: depth}}, target: null, splits: {{train: null}}}}"
+    data = f"{{name: packed, path: {path}, fields: {{rgb: rgb, depth: depth}}, target: null, splits: {{test: test}}}}"
     words = ["evaluation.tasks=[retrieval]", f"evaluation.data={data}", "evaluation.data.depth_unit=mm", "-q", "--json"]
     assert main(["evaluate", str(run), *words]) == 0
     (row,) = json.loads(capsys.readouterr().out)

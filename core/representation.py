@@ -298,10 +298,7 @@ class Network(nn.Module):
         if part == "logits":
             return "it answers for each position: take objectives that read its prediction, such as dense_kd or cwd"
         if part == "prediction":
-            return (
-                "it does not answer for each position; take a segmenter, such as unet/resnet20, or an objective that "
-                "reads logits, embedding or maps"
-            )
+            return "it does not answer for each position: take a segmenter, such as unet/resnet20"
         return f"name the module that gives it, as {part}=…"
 
     def _prediction(self, value: Tensor) -> Tensor:

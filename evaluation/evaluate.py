@@ -18,6 +18,7 @@ from .evaluation_result import EvaluationResult, EvaluationRow
 from .gallery import Gallery
 from .networks import BASELINES
 from .run_evaluation import RunEvaluation
+from .teacher_space import file_suffix
 from .train import Overrides, overrides_as_text
 from .unread_options import check_options
 
@@ -41,7 +42,8 @@ def evaluate_runs(
 
     Each run's rows are also written to its ``evaluation.json``; those of other data than the run's own to
     ``evaluation-DATA.json`` beside it, as a report compares the former with the run's own numbers. Data at the run's
-    own path that are no longer those of its training are other data too.
+    own path that are no longer those of its training are other data too. Rows of ``evaluation.head_of`` are in
+    ``evaluation-head-of-teacher.json``, as those are of a head that was trained on another network.
 
     Args:
         runs: The runs' folders.
@@ -86,13 +88,13 @@ def evaluate_runs(
                 "evaluation": evaluation.options.model_dump(mode="json"),
                 "rows": [row.to_dict() for row in own],
             }
-            file = evaluation.run.path / f"evaluation{evaluation.suffix}.json"
+            file = evaluation.run.path / f"evaluation{file_suffix(evaluation.options)}{evaluation.suffix}.json"
             write_text(file, json.dumps(contents, indent=1) + "\n")
             if evaluation.suffix and evaluation.replaced:
                 evaluation.say(f"the rows are in {file}")
             elif evaluation.suffix:
                 evaluation.say(f"these are other data than the run's own: the rows are in {file}")
-        suffix = suffix if rows else evaluation.suffix
+        suffix = suffix if rows else f"{file_suffix(evaluation.options)}{evaluation.suffix}"
         rows += own
     if not rows:
         raise UsageError(f"nothing of {', '.join(map(str, runs))} can be measured by evaluation.tasks: see above why")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..core.table import Table, TabularResult
+from .retrieval_scores import RetrievalScores
+
+if TYPE_CHECKING:
+    from ..probe.segmentation import SegmentationResult
 
 _COLUMNS = (
     "run",
@@ -18,6 +23,7 @@ _COLUMNS = (
     "pixel %",
     "mean %",
     "mIoU %",
+    "of teacher %",
     "boundary F %",
     "abs. rel.",
     "RMSE",
@@ -25,6 +31,9 @@ _COLUMNS = (
     "top-1 %",
     "mAP %",
     "top-5 %",
+    "R@1 %",
+    "R@5 %",
+    "R@10 %",
     "images",
     "weights",
 )
@@ -57,13 +66,15 @@ class SegmentationScores:
     """A segmentation head on a network's feature maps.
 
     Attributes:
-        mode: ``frozen``, ``fine_tuned`` or ``scratch``.
+        mode: ``frozen``, ``fine_tuned``, ``scratch``, or ``head of teacher``: of a head that was trained on the
+            teacher's map.
         head: Which head.
         labels: Share of the labels that it was trained on.
         train_images: Number of images with these labels.
         pixel_accuracy, mean_accuracy, miou: Per cent.
         per_class_iou: Per cent; None of a class that does not occur.
         seconds: Time of the training.
+        share_of_teacher: Of a student with the head of its teacher: its mIoU in per cent of the teacher's.
     """
 
     mode: str
@@ -75,10 +86,29 @@ class SegmentationScores:
     miou: float
     per_class_iou: list[float | None]
     seconds: float
+    share_of_teacher: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return dict(vars(self))
+        """Plain values; a share that is none is left out."""
+        return _with_share(vars(self))
+
+    @classmethod
+    def of(
+        cls, result: SegmentationResult, mode: str, head: str, labels: float, share_of_teacher: float | None = None
+    ) -> Self:
+        """The measures of a segmentation, rounded."""
+        return cls(
+            mode,
+            head,
+            labels,
+            result.num_train,
+            round(result.pixel_accuracy, 4),
+            round(result.mean_accuracy, 4),
+            round(result.miou, 4),
+            [None if math.isnan(iou) else round(iou, 4) for iou in result.per_class_iou],
+            result.seconds,
+            share_of_teacher,
+        )
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """The line of the table, by column."""
@@ -86,6 +116,7 @@ class SegmentationScores:
         return [
             {
                 **common,
+                "of teacher %": _percent(self.share_of_teacher),
                 "task": f"segmentation ({self.head}), {mode}",
                 "labels": _share(self.labels, self.train_images),
                 "pixel %": _percent(self.pixel_accuracy),
@@ -169,17 +200,21 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class ClassificationScores:
-    """Linear classifiers on frozen layers, trained on a share of the labels."""
+    """Linear classifiers on frozen layers, trained on a share of the labels; ``mode`` and ``share_of_teacher``, of the
+    embedding's top-1, as of :class:`SegmentationScores`.
+    """
 
     labels: float
     train_images: int
     layers: Mapping[str, LayerScores]
     mode: str = "frozen"
+    share_of_teacher: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values; a share that is none is left out."""
         layers = {name: scores.to_dict() for name, scores in self.layers.items()}
-        return {"mode": self.mode, "labels": self.labels, "train_images": self.train_images, "layers": layers}
+        values = {"mode": self.mode, "labels": self.labels, "train_images": self.train_images, "layers": layers}
+        return _with_share({**values, "share_of_teacher": self.share_of_teacher})
 
     def lines(self, common: Mapping[str, str]) -> list[dict[str, str]]:
         """One line of the table per layer, by column."""
@@ -187,7 +222,8 @@ class ClassificationScores:
         return [
             {
                 **common,
-                "task": f"linear probe, {layer}",
+                "of teacher %": _percent(self.share_of_teacher),
+                "task": f"linear probe, {layer}{'' if self.mode == 'frozen' else f', {self.mode}'}",
                 "labels": labels,
                 "top-1 %": _percent(scores.top1),
                 "top-5 %": _percent(scores.top5),
@@ -196,7 +232,7 @@ class ClassificationScores:
         ]
 
 
-Scores = Accuracy | DenseScores | DepthScores | SegmentationScores | ClassificationScores
+Scores = Accuracy | DenseScores | DepthScores | SegmentationScores | ClassificationScores | RetrievalScores
 _MOST_CLASSES = 60
 """With more, the table of the classes is left to --json."""
 
@@ -212,7 +248,7 @@ class EvaluationRow:
         parameters: How many it has.
         images: Number of test images.
         weights: The file or checkpoint of its weights.
-        task: ``accuracy``, ``segmentation`` or ``classification``.
+        task: ``accuracy``, ``segmentation``, ``classification`` or ``retrieval``.
         scores: What was measured.
     """
 
@@ -301,3 +337,8 @@ def _percent(value: float | None) -> str:
 
 def _share(labels: float, images: int) -> str:
     return f"{100 * labels:g} % ({images:,})"
+
+
+def _with_share(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values without ``share_of_teacher`` where there is none."""
+    return {name: value for name, value in values.items() if name != "share_of_teacher" or value is not None}

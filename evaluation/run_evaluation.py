@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -46,6 +45,7 @@ from .gallery import Gallery
 from .layer_probes import classification_scores
 from .messages import printer
 from .networks import EvaluatedNetwork, EvaluatedNetworks
+from .teacher_space import HEAD_TASKS, head_obstacles, head_rows, retrieval_scores
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,9 @@ class RunEvaluation:
         own = load_config(str(run.config), trains=False)
         self._own_data = self.data.data.model_dump(mode="json") == own.data.model_dump(mode="json")
         self.accelerator = prepare_accelerator(self.config.model_copy(update={"trackers": []}))
+        self.networks = EvaluatedNetworks(run, self.config)
         self.test = self._open("test")
-        self.train = self._open("train") if {*self.options.tasks} - {"accuracy"} else None
+        self.train = self._open("train") if {*self.options.tasks} - {"accuracy", "retrieval"} else None
         self._check()
         before = evaluation_data(own).data
         self.replaced = replaced_data(run, own, self.data.data, {"test": self.test, "train": self.train})
@@ -101,11 +102,16 @@ class RunEvaluation:
             measured: Keys of the other networks that a run before has had measured; grows.
         """
         self._check_baselines(baselines)
-        if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
-            raise UsageError(
-                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation]: probes are of frozen layers"
-            )
-        for candidate in EvaluatedNetworks(self.run, self.config)(teachers=teachers, baselines=baselines):
+        tasks: dict[str, Callable[[EvaluatedNetwork], Iterator[Scores]]] = {
+            "accuracy": self._accuracy,
+            "segmentation": self._segmentation,
+            "classification": self._classification,
+            "retrieval": lambda candidate: retrieval_scores(self, candidate),
+        }
+        names = [name for name in self.options.tasks if self.options.head_of is None or name not in HEAD_TASKS]
+        if len(names) < len(self.options.tasks):
+            yield from head_rows(self)
+        for candidate in self.networks(teachers=teachers, baselines=baselines) if names else ():
             if candidate.role != "student":
                 key = json.dumps(
                     [candidate.role, self.config.seed, candidate.entry.model_dump(mode="json"), self._settings()]
@@ -113,31 +119,44 @@ class RunEvaluation:
                 if key in measured:
                     continue
                 measured.add(key)
-            check_modality(candidate.entry, self.test)
-            self._check_scale(candidate)
-            network = candidate.network.freeze().to(self.accelerator.device)
-            parameters = sum(parameter.numel() for parameter in network.parameters())
-            tasks: dict[str, Callable[[EvaluatedNetwork], Iterator[Scores]]] = {
-                "accuracy": self._accuracy,
-                "segmentation": self._segmentation,
-                "classification": self._classification,
-            }
-            for task in self.options.tasks:
+            self.prepare(candidate)
+            for task in names:
                 for scores in tasks[task](candidate):
-                    yield EvaluationRow(
-                        str(self.run.path),
-                        candidate.role,
-                        candidate.model,
-                        parameters,
-                        self.test.num_samples,
-                        candidate.weights,
-                        task,
-                        scores,
-                    )
+                    yield self.row(candidate, task, scores)
+
+    def prepare(self, candidate: EvaluatedNetwork) -> None:
+        """Freeze a network and bring it to the device, once it is clear that it can read the data.
+
+        Raises:
+            UsageError: It cannot, or the data have its modality in another scale than its training.
+        """
+        check_modality(candidate.entry, self.test)
+        if not self._own_data:
+            who = f"{candidate.role} {candidate.model} of {self.run.path}"
+            check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
+        candidate.network.freeze().to(self.accelerator.device)
+
+    def row(self, candidate: EvaluatedNetwork, task: str, scores: Scores) -> EvaluationRow:
+        """The row of a network at a task."""
+        parameters = sum(parameter.numel() for parameter in candidate.network.parameters())
+        return EvaluationRow(
+            str(self.run.path),
+            candidate.role,
+            candidate.model,
+            parameters,
+            self.test.num_samples,
+            candidate.weights,
+            task,
+            scores,
+        )
 
     def _check_baselines(self, baselines: Collection[str]) -> None:
-        """Refuse the baselines that cannot be measured, all in one sentence."""
-        obstacles = []
+        """Refuse the baselines and the mode that cannot be measured, all in one sentence."""
+        obstacles = head_obstacles(self.options, baselines)
+        if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
+            obstacles.append(
+                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation]: probes are of frozen layers"
+            )
         if "teacher" in baselines and not self.config.teachers:
             obstacles.append(f"{self.run.path} has no teacher: leave teacher out of --baselines")
         if "scratch" in baselines and "segmentation" not in self.options.tasks:
@@ -162,7 +181,7 @@ class RunEvaluation:
                 ", ".join(self.config.objectives),
             )
             return
-        loader = self._source(self.test, candidate).loader(
+        loader = self.source(self.test, candidate).loader(
             batch_size=256,
             device=self.accelerator.device,
             seed=self.config.seed,
@@ -190,7 +209,7 @@ class RunEvaluation:
         if isinstance(scores, DenseScores) and self.accelerator.is_main_process:
             name = self.name if candidate.role == "student" else candidate.role
             shown = DensePredictor(candidate.network)
-            source = self._source(self.test, candidate)
+            source = self.source(self.test, candidate)
             self.gallery.add(
                 candidate.role, f"{name}\nmIoU {scores.miou:.1f} %", shown, source, LABELS, self.accelerator.device
             )
@@ -227,7 +246,7 @@ class RunEvaluation:
 
     def _segmentation(self, candidate: EvaluatedNetwork) -> Iterator[SegmentationScores]:
         mode = {"student": self.options.mode, "scratch": "scratch"}.get(candidate.role, "frozen")
-        train, test = (self._source(split, candidate) for split in (self.train, self.test))
+        train, test = (self.source(split, candidate) for split in (self.train, self.test))
         best: tuple[float, Any, float] | None = None
         for fraction in self.options.label_fractions:
             self.say(
@@ -235,25 +254,14 @@ class RunEvaluation:
                 "of the labels"
             )
             result, model = segment(
-                candidate.network, train, test, num_classes=self._pixel_classes, mode=mode, label_fraction=fraction,
+                candidate.network, train, test, num_classes=self.pixel_classes, mode=mode, label_fraction=fraction,
                 seed=self.config.seed,
                 device=self.accelerator.device, labels=LABELS, progress=self.progress, head=self.options.head,
                 epochs=self.options.epochs, batch_size=self.options.batch_size, lr=self.options.lr,
             )  # fmt: skip
             if best is None or fraction > best[0]:
                 best = (fraction, model, result.miou)
-            ious = [None if math.isnan(iou) else round(iou, 4) for iou in result.per_class_iou]
-            yield SegmentationScores(
-                mode,
-                self.options.head,
-                fraction,
-                result.num_train,
-                round(result.pixel_accuracy, 4),
-                round(result.mean_accuracy, 4),
-                round(result.miou, 4),
-                ious,
-                result.seconds,
-            )
+            yield SegmentationScores.of(result, mode, self.options.head, fraction)
         if best is None:
             return
         whose = self.name if candidate.role == "student" else candidate.role
@@ -266,7 +274,7 @@ class RunEvaluation:
         if candidate.role == "scratch":  # trained on classes end to end it is a training of its own
             return
         self.say(f"{self.run.path}: classification, {candidate.role} {candidate.model}")
-        train, test = (self._source(split, candidate) for split in (self.train, self.test))
+        train, test = (self.source(split, candidate) for split in (self.train, self.test))
         yield from classification_scores(
             candidate.network, train, test, self.options, self.accelerator.device, self.config.seed
         )
@@ -277,7 +285,7 @@ class RunEvaluation:
             raise UsageError(f"{self._where()} has no {name} split: name one with evaluation.data.splits.{name}=…")
         return split
 
-    def _source(self, split: Any, candidate: EvaluatedNetwork) -> EvaluationSplit:
+    def source(self, split: Any, candidate: EvaluatedNetwork) -> EvaluationSplit:
         return EvaluationSplit(split, (candidate.network.modality,))
 
     def _check(self) -> None:
@@ -297,14 +305,14 @@ class RunEvaluation:
                 if task == "accuracy" and answers_for_positions(self.config.student.model):
                     check_dense_data(split, None, self._where())
                     continue
-                if task != "segmentation" and split.targets is None:
+                if task not in ("segmentation", "retrieval") and split.targets is None:
                     raise UsageError(
                         f"the {name} split of {self._where()} has no classes to compare with, one for each sample: "
                         f"{task} needs them; choose others with evaluation.tasks"
                     )
         check_splits(self.train, self.test)
         if "segmentation" in self.options.tasks:
-            self._pixel_classes  # noqa: B018 - complains by itself
+            self.pixel_classes  # noqa: B018 - complains by itself
         if "classification" in self.options.tasks:
             train = self._labelled_train()
             if train.num_classes != self.test.num_classes:
@@ -319,14 +327,8 @@ class RunEvaluation:
         assert self.train is not None, "a task other than accuracy opened it"
         return self.train
 
-    def _check_scale(self, candidate: EvaluatedNetwork) -> None:
-        """Complain where other data than the run's have a network's modality in another scale."""
-        if not self._own_data:
-            who = f"{candidate.role} {candidate.model} of {self.run.path}"
-            check_other_data(candidate.network, who, self.test, chosen=candidate.entry.mean is not None)
-
     @cached_property
-    def _pixel_classes(self) -> int:
+    def pixel_classes(self) -> int:
         return pixel_classes(self._labelled_train(), self.test, self._where())
 
     def _where(self) -> str:

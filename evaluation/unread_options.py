@@ -13,6 +13,7 @@ from ..core.run import Run, no_run
 from ..probe.layers import spatial_note
 
 _OF_TASKS = {
+    "head_of": ("segmentation", "classification"),
     "head": ("segmentation",),
     "mode": ("segmentation",),
     "epochs": ("segmentation",),

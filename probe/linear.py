@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,13 +15,13 @@ from ..core.arguments import Positive, checked
 from ..core.errors import ContrastillError, UsageError, unknown_name
 from ..core.label_vectors import lacks_classes, several_classes
 from ..core.representation import Network
-from ..core.statistics import wilson_interval
 from ..core.torch_settings import own_settings
 from ..datasets.io.scale import check_same_scale
 from .features import Features, check_classes, features_of
 from .inputs import as_network, as_splits, ordered_loader
 from .labels import check_same_names, labelled_part
 from .layers import warn_of_spatial
+from .linear_classifier import LinearClassifier, ProbeResult, linear_logits
 from .sgd_heads import train_heads
 
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -33,39 +32,6 @@ GRID = tuple((rate, decay) for decay in (0.0, 1e-4, 1e-3) for rate in (0.3, 0.1,
 GRID_EPOCHS, GRID_BATCH = 30, 128
 CRD_RATE, CRD_EPOCHS, CRD_BATCH, CRD_MILESTONES = 0.1, 100, 64, (30, 60, 90)
 _HELD_OUT = 0.2
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What a linear classifier on one layer came to.
-
-    Attributes:
-        top1: Accuracy on the test split, per cent.
-        top5: The same with five guesses; None for fewer than six classes.
-        layer: Which layer.
-        weight_decay: The strength that was chosen on a held-out part of the training samples; 0 for ``crd``, which has
-            none.
-        num_train: Training samples whose labels were used.
-        num_test: Test samples.
-        correct: (N,) bool, which test samples got their class, in the order of their index.
-        low, high: 95 % interval of ``top1`` over test samples (Wilson), per cent.
-        loss: Mean cross-entropy on the training samples at the end, in nats, without the penalty.
-        protocol: How the classifier was fitted.
-        learning_rate: What was chosen there too, or ``crd``'s; None for ``exact``, which has none.
-    """
-
-    top1: float
-    top5: float | None
-    layer: str
-    weight_decay: float
-    num_train: int
-    num_test: int
-    correct: Tensor
-    low: float
-    high: float
-    loss: float
-    protocol: str = "exact"
-    learning_rate: float | None = None
 
 
 @checked
@@ -185,18 +151,28 @@ def fit_probe(
         unseen: Test samples of a class that no training sample has: ``"refused"``, or ``"wrong"``, where a data set's
             own splits have some, as NYU-Depth's scenes do.
     """
-    if protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
-    if protocol != "exact" and tuple(weight_decays) != WEIGHT_DECAYS:
-        raise UsageError(
-            f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
-        )
-    if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
-        raise UsageError(
-            f"weight_decays is {list(weight_decays)}: give one or more finite numbers from 0 on, such as "
-            f"{WEIGHT_DECAYS}"
-        )
-    train_targets, test_targets = check_classes(train, test, num_classes, unseen=unseen)
+    _check_options(protocol, weight_decays)
+    check_classes(train, test, num_classes, unseen=unseen)
+    return fit_classifier(train, layer, label_fraction, seed, weight_decays, device, protocol).measure(test)
+
+
+def fit_classifier(
+    train: Features,
+    layer: str,
+    label_fraction: float = 1.0,
+    seed: int = 0,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    device: torch.device | str = "cpu",
+    protocol: str = "exact",
+) -> LinearClassifier:
+    """The classifier of :func:`fit_probe`, for whoever applies it to other features of the same space.
+
+    Args:
+        train: With classes, as :func:`~.features.check_classes` lets them pass.
+    """
+    _check_options(protocol, weight_decays)
+    train_targets = train.targets
+    assert train_targets is not None, "check_classes refuses features without classes"
     rows = labelled_part(len(train_targets), train_targets, label_fraction, seed)
     if len(rows) < len(train_targets) and len(train_targets[rows].unique()) == 1:
         raise UsageError(
@@ -229,25 +205,22 @@ def fit_probe(
         raise ContrastillError(
             f"the probe of {layer} diverged at learning rate {rate:g}: its features are too large; take protocol exact"
         )
-    loss = F.cross_entropy(_logits((x - mean) * scale, weight), y).item()
-    logits, targets = _logits((test.values.to(device) - mean) * scale, weight), test_targets.to(device)
-    right = logits.topk(min(5, classes), 1).indices == targets[:, None]
-    top1, top5 = (100 * right[:, :k].any(1).double().mean().item() for k in (1, 5))
-    low, high = wilson_interval(int(right[:, 0].sum()), len(targets))
-    return ProbeResult(
-        top1,
-        top5 if classes > 5 else None,
-        layer,
-        chosen,
-        len(rows),
-        len(targets),
-        right[:, 0].cpu(),
-        low,
-        high,
-        loss,
-        protocol,
-        rate,
-    )
+    loss = F.cross_entropy(linear_logits((x - mean) * scale, weight), y).item()
+    return LinearClassifier(weight, mean, scale, layer, chosen, len(rows), loss, protocol, rate)
+
+
+def _check_options(protocol: str, weight_decays: Sequence[float]) -> None:
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    if protocol != "exact" and tuple(weight_decays) != WEIGHT_DECAYS:
+        raise UsageError(
+            f"protocol {protocol} has weight decays of its own: leave weight_decays out, or take protocol exact"
+        )
+    if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
+        raise UsageError(
+            f"weight_decays is {list(weight_decays)}: give one or more finite numbers from 0 on, such as "
+            f"{WEIGHT_DECAYS}"
+        )
 
 
 def _best_of_grid(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[float, float]:
@@ -259,7 +232,7 @@ def _best_of_grid(x: Tensor, y: Tensor, classes: int, seed: int) -> tuple[float,
     part, validation = _held_out(y, seed)
     scores = []
     for weight, mean, scale in _trained(x[part], y[part], classes, GRID, seed):
-        logits = _logits((x[validation] - mean) * scale, weight)
+        logits = linear_logits((x[validation] - mean) * scale, weight)
         right, loss = int((logits.argmax(1) == y[validation]).sum()), F.cross_entropy(logits, y[validation]).item()
         # A rate that was too high leaves NaN, whose largest is class 0.
         scores.append((right, -loss) if math.isfinite(loss) else (-1, 0.0))
@@ -291,7 +264,7 @@ def _choose(x: Tensor, y: Tensor, classes: int, weight_decays: Sequence[float], 
     part, validation = _held_out(y, seed)
     rights = []
     for weight, mean, scale in _fitted(x[part], y[part], classes, strengths):
-        rights.append(int((_logits((x[validation] - mean) * scale, weight).argmax(1) == y[validation]).sum()))
+        rights.append(int((linear_logits((x[validation] - mean) * scale, weight).argmax(1) == y[validation]).sum()))
     return strengths[rights.index(max(rights))]
 
 
@@ -337,14 +310,10 @@ def fit_logistic(x: Tensor, y: Tensor, start: Tensor, weight_decay: float, itera
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = F.cross_entropy(_logits(x, weight), y) + 0.5 * weight_decay * weight[:-1].square().sum()
+        value = F.cross_entropy(linear_logits(x, weight), y) + 0.5 * weight_decay * weight[:-1].square().sum()
         value.backward()
         return value
 
     with torch.enable_grad():
         solver.step(loss)
     return weight.detach()
-
-
-def _logits(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.addmm(weight[-1], x, weight[:-1])

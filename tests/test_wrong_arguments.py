@@ -11,6 +11,7 @@ from torch import nn
 import contrastill
 from contrastill import KD, ContrastillError, Network, Preprocess, Taps, Transfer, UsageError
 from contrastill.core.config.schema import TrainConfig
+from contrastill.ensemble.adaptors import Adaptor
 
 WRONG = [None, [], "", 3, -1, "no/where", Path("no/where"), np.zeros(3), {"a": 1}, object()]
 MODULE = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
@@ -86,6 +87,7 @@ def others():
     transfer = Transfer([network()], network(), {"kd": KD()})
     data = torch.utils.data.TensorDataset(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
     return {
+        "InTeacherSpace": {"student": network(), "adaptor": Adaptor(summary=(4, 5), dense=(4, 5)), "map_size": None},
         "Network": {"module": MODULE, "taps": Taps(), "preprocess": half(), "modality": "rgb"},
         "Preprocess": {"mean": (0.5,), "std": (0.2,), "resolution": None},
         "ProbeSpec": {
@@ -108,6 +110,7 @@ def others():
             **{"run": "nowhere", "path": "x.onnx", "format": "onnx", "opset": None, "size": None, "images": None}
         },
         "fit": {"transfer": transfer, "train": [], "test": None, "config": TrainConfig(epochs=1), "accelerator": None},
+        "in_teacher_space": {"run": "nowhere", "teacher": 0, "map_size": None},
         "linear_probe": {"network": network(), "train": None, "test": None, "layer": "embedding"},
         "load_adaptors": {"run": "nowhere"},
         "load_student": {"run": "nowhere", "module": None},
@@ -123,6 +126,7 @@ def others():
         "modality": {"name": "nonsense", "of": "nothing", "channels": 1},
         "pack_data": {"data": "rooms:nowhere", "out": "x.h5", "options": (), "splits": (), "size": None},
         "probe_networks": {"networks": [network()], "data": ["rooms:nowhere"], "spec": None, "out": None},
+        "retrieval": {"queries": torch.rand(3, 2), "gallery": torch.rand(3, 2), "ks": (1, 5)},
         "run_benchmark": {"benchmark": "nothing", "seeds": 1, "jobs": 1, "threads": None, "vary": None},
         "run_demo": {"out": "nowhere", "seed": 0, "overrides": ["nonsense=1"]},
         "train": {"config": "nowhere/x", "overrides": ()},

@@ -5,6 +5,7 @@ A section that names a registered class is open: its further keys are the class'
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -36,6 +37,13 @@ class OpenSection(BaseModel):
 class DataConfig(OpenSection):
     name: str | None = Field(None, description="registered dataset; left out, it is recognised from the path")
     path: FilePath | None = Field(None, description="file or folder that holds the data")
+
+
+def _teacher(value: str) -> str:
+    """The name of a teacher, as evaluation.head_of takes it."""
+    if re.fullmatch(r"teacher|teachers\.\d+", value) is None:
+        raise ValueError("name the teacher whose features heads are trained on: teacher, or of several teachers.0 …")
+    return value
 
 
 def _class_map(value: Any) -> Any:
@@ -155,11 +163,16 @@ class EvaluationConfig(Section):
         default_factory=dict,
         description="changes of data for the evaluation, such as {splits: {train: labelled, test: labelled}}",
     )
-    tasks: tuple[Literal["accuracy", "segmentation", "classification"], ...] = Field(
+    tasks: tuple[Literal["accuracy", "segmentation", "classification", "retrieval"], ...] = Field(
         ("accuracy",),
         min_length=1,
         description="of the student's own logits; of a head on its maps, by label maps; of a linear probe on its "
-        "layers, by classes",
+        "layers, by classes; of its embedding in a teacher's space, by the teacher's of the same samples",
+    )
+    head_of: Annotated[str, AfterValidator(_teacher)] | None = Field(
+        None,
+        description="whose features the heads of segmentation and classification are trained on, teacher or teachers.0 "
+        "…; they then run unchanged on the student in that teacher's space",
     )
     head: Literal["linear", "unet", "fpn"] = Field(
         "linear",

@@ -41,8 +41,8 @@ class WebDataset:
 
     Raises:
         UsageError: No such folder or shard, a class that the training split does not have.
-        ContrastillError: A tar is cut off or damaged, a key lacks its class or its image, or has it behind a second
-            dot.
+        ContrastillError: A tar is compressed, cut off or damaged, a key lacks its class or its image, has it behind a
+            second dot, or has two classes.
     """
 
     class Options(ViewOptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,9 @@ from ...core.classes import check_highest_class
 from ...core.data import Split
 from ...core.errors import UsageError
 from .file_views import LABELS
-from .values import RGB, warn_once
+from .values import RGB
+
+log = logging.getLogger(__name__)
 
 
 def check_splits(train: Split | None, test: Split | None) -> None:
@@ -74,7 +77,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _warn_of_unseen(train: Tensor | None, test: Tensor | None) -> None:
-    """Log once which classes (M,) of the test samples no training sample has."""
+    """Log which classes (M,) of the test samples no training sample has."""
     if train is None or test is None:
         return
     there = torch.isin(test, train) | (test < 0)
@@ -83,8 +86,10 @@ def _warn_of_unseen(train: Tensor | None, test: Tensor | None) -> None:
     unseen = test[~there]
     numbers = unseen.unique().tolist()
     shown = ", ".join(map(str, numbers[:3])) + (f" and {len(numbers) - 3} more" if len(numbers) > 3 else "")
-    warn_once(
-        f"no training sample is of class {shown}, and {len(unseen)} of the {len(test)} test samples are, which nothing "
-        "teaches: number both splits alike, or train on these classes too",
-        hash(test.numpy().tobytes()),
+    log.warning(
+        "no training sample is of class %s, and %d of the %d test samples are, which nothing teaches: number both "
+        "splits alike, or train on these classes too",
+        shown,
+        len(unseen),
+        len(test),
     )

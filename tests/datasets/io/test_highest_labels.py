@@ -12,7 +12,6 @@ from torch.utils.data import TensorDataset
 
 import contrastill
 from contrastill.core.errors import ContrastillError, UsageError
-from contrastill.datasets.io.values import warn_once
 from contrastill.datasets.packed import Packed
 from contrastill.probe.features import Features
 from contrastill.probe.few_shot import few_shot
@@ -82,7 +81,6 @@ def test_classes_of_the_test_split_alone_are_named(tmp_path, caplog):
         "alike, or train on these classes too"
     )
     for data in (pair, str(packed(tmp_path, labels.numpy(), test_target=labels.numpy() + 1))):
-        warn_once.cache_clear()
         caplog.clear()
         contrastill.distill(None, "resnet8", data, out=tmp_path / str(len(data)), epochs=1, batch_size=6, quiet=True)
         assert [record.getMessage() for record in caplog.records if "class" in record.getMessage()] == [line]

@@ -15,11 +15,11 @@ from ..core.config.loading import load_config
 from ..core.config.marks import decisive
 from ..core.config.schema import RunConfig
 from ..core.errors import ContrastillError, UsageError, names_beside, nearest
-from ..core.metric_names import METRICS, headline
 from ..core.registry import OBJECTIVES
 from ..core.run import Run, flatten, walk_runs, writable_folder
 from ..core.statistics import mean_std
 from ..core.table import Table, TabularResult
+from ..plots.metric_names import METRICS, headline
 from ..plots.teachers import Panel, Point, draw_teachers
 from .evaluation_data import named_objectives
 from .messages import print_message

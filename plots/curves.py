@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.metric_names import ERRORS, HEADLINES, METRICS
 from .chart import Chart, Series
+from .metric_names import ERRORS, HEADLINES, METRICS
 from .png import draw_charts
 
 _ACCURACIES = (

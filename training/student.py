@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..core.arguments import checked
 from ..core.config.yaml_values import read_resolved
 from ..core.errors import ContrastillError, UsageError, looked_in
-from ..core.metric_names import ERRORS, METRICS
 from ..core.registry import MODALITIES, short_name
 from ..core.representation import Taps
 from ..core.run import Run
@@ -25,6 +24,7 @@ from ..core.value_scale import ValueScale
 from ..core.weights import find_weights
 from ..models.build import build_module, load_module, save_module
 from ..models.recipe import read_recipe, recipe_preprocess, tuples
+from ..plots.metric_names import ERRORS, METRICS
 from ..xmodal.modalities import SOURCES
 
 log = logging.getLogger(__name__)

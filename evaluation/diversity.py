@@ -124,7 +124,7 @@ def measure_runs(folder: Path, runs: Sequence[Path], texts: Sequence[str] = ()) 
 def _check_answers(folder: Path, entries: Sequence[NetworkConfig]) -> None:
     """Refuse networks that answer for each position."""
     for entry in entries:
-        if answers_for_positions(entry):
+        if answers_for_positions(entry.model):
             raise _dense(f"{entry.model} of {folder}")
 
 

@@ -125,6 +125,12 @@ def others():
         "measure_diversity": {"path": "nowhere", "overrides": ()},
         "modality": {"name": "nonsense", "of": "nothing", "channels": 1},
         "pack_data": {"data": "rooms:nowhere", "out": "x.h5", "options": (), "splits": (), "size": None},
+        "predict_in_windows": {
+            "network": network(),
+            "batch": {"rgb": torch.rand(1, 3, 8, 8)},
+            "window": 8,
+            "stride": 8,
+        },
         "probe_networks": {"networks": [network()], "data": ["rooms:nowhere"], "spec": None, "out": None},
         "retrieval": {"queries": torch.rand(3, 2), "gallery": torch.rand(3, 2), "ks": (1, 5)},
         "run_benchmark": {"benchmark": "nothing", "seeds": 1, "jobs": 1, "threads": None, "vary": None},

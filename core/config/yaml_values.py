@@ -244,9 +244,11 @@ def _for_model(model: type[BaseModel], value: Any) -> Any:
 
 
 def _leaf(annotations: Sequence[Any], written: Written) -> Any:
-    if annotations and all(
+    # What is written as one value is none of several.
+    single = [one for one in annotations if get_origin(one) not in (list, tuple, set, frozenset, Sequence)]
+    if single and all(
         one is str or (get_origin(one) is Literal and all(isinstance(name, str) for name in get_args(one)))
-        for one in annotations
+        for one in single
     ):
         return written.text
     if isinstance(written.value, bool) and not any(one is bool or one is Any or one is object for one in annotations):

@@ -7,7 +7,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 import contrastill
 from contrastill.core.config.loading import load_config
@@ -129,12 +128,12 @@ def test_a_teacher_of_the_same_classes_in_another_order_is_matched_by_name(folde
     assert transfer.teachers[0].classes.tolist() == [2, 0, 1]
     renamed = pack(folder / "names.h5", NAMES, seed=3)
     with h5py.File(renamed, "a") as file:
-        file.attrs["semantic_classes"] = ["unlabelled", "bed", "floor", "ceiling"]
+        file.attrs["semantic_classes"] = ["unlabelled", "ceiling", "bed", "floor"]
     with pytest.raises(UsageError, match=r"ceiling.*class_map"):
         assemble(config(renamed, folder / "unused", teachers, objective="dense_kd"))
     mapped = f"teachers=[{{model: fpn/resnet8, weights: {run.path}, class_map: {{wall: ceiling}}}}]"
     transfer = assemble(config(renamed, folder / "unused", mapped, objective="dense_kd")).transfer
-    assert transfer.teachers[0].classes.tolist() == [0, 1, 2]
+    assert transfer.teachers[0].classes.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("cache", [[], ["cache.precision=fp16"], ["cache.prediction=2", "cache.precision=fp16"]])
@@ -223,7 +222,7 @@ def test_depth_is_predicted_from_rgb(folder, data):
             data,
             folder / "metres",
             "student.num_classes=1",
-            "train.epochs=30",
+            "train.epochs=6",
             objective="scale_invariant",
             labelled=False,
         ),
@@ -238,4 +237,4 @@ def test_depth_is_predicted_from_rgb(folder, data):
     assert last["abs_rel"] == pytest.approx(((predicted - depth).abs() / depth).mean().item(), rel=1e-4)
     (row,) = evaluate_runs([folder / "metres"]).rows
     assert row.scores.abs_rel == pytest.approx(last["abs_rel"], rel=1e-4) and row.scores.align == "none"
-    assert F.l1_loss(predicted, depth) < depth.std()
+    assert last["loss"] < Run(folder / "metres").history()[0]["loss"] / 4

@@ -99,6 +99,8 @@ class Objective(nn.Module):
         only_initial: Whether that stage is all there is of it.
         joint: Whether one instance reads all teachers at once: ``forward`` then gets a list of representations in the
             teacher's place.
+        whole_prediction: Whether it compares all channels of a prediction, not the probable ones alone, so that
+            ``cache.prediction`` must keep all.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
         least_samples: The fewest samples of a batch that it can compare with each other; with fewer its loss is 0.
@@ -118,6 +120,7 @@ class Objective(nn.Module):
     initial_epochs: ClassVar[int] = 0
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    whole_prediction: ClassVar[bool] = False
     takes_mixed: bool = False
     least_samples: int = 1
     channels: Sequence[tuple[int, int]] = ()
@@ -172,7 +175,11 @@ class Objective(nn.Module):
         if student is None or (self.needs_teacher and teacher is None):
             raise UsageError(f"{name} got no outputs of the {'student' if student is None else 'teacher'}: pass them")
         if not self.needs_teacher and teacher is not None:
-            example = "logits, target=labels" if "logits" in self.needs else "prediction, semantics=label_maps"
+            example = (
+                "logits, target=labels"
+                if "logits" in self.needs
+                else "prediction, semantics=label_maps, or depth=depth where depth is compared"
+            )
             raise UsageError(f"{name} reads no teacher: pass labels by name, {name}()({example})")
         student = self._representation(student, "student")
         each = [self._representation(outputs, "teacher") for outputs in teachers]

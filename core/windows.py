@@ -70,6 +70,8 @@ def predict_in_windows(
             f"the batch has no {network.modality}, which the network reads: it has {', '.join(sorted(batch))}"
         )
     images = batch[network.modality]
+    if images.ndim != 4:
+        raise UsageError(f"{network.modality} has the shape {tuple(images.shape)}: pass images (B, C, H, W)")
     height, width = images.shape[2:]
     with evaluating(network):
         if not len(images) or (height <= sides[0] and width <= sides[1]):

@@ -21,6 +21,7 @@ from .io.file_splits import ReadSplit
 from .io.file_views import LABELS
 from .io.file_workers import Damaged
 from .io.in_memory import Batch
+from .io.pixel_class_names import pixel_class_names
 from .io.shared_samples import warn_of_shared_samples
 from .io.user_samples import UserSamples, drawing_from
 from .io.value_range import share_range
@@ -197,6 +198,11 @@ class UserSplit(ReadSplit):
         self.targets, self.num_classes, self.classes = targets, num_classes, classes
         self.workers, self.augmented, self.color_jitter, self.skip_corrupted = options.workers, augmented, 0.0, False
         self.semantic_classes: list[str] | None = None
+        if LABELS in samples.shapes:
+            labelled = targets is not None or samples.label_rows is not None
+            self.semantic_classes = pixel_class_names(
+                samples.dataset, labelled=labelled, highest=samples.highest_label()
+            )
         unit = options.depth_unit or samples.depth_unit
         self.camera = None if unit is None else Camera(unit)
         self.kinds, self.labels = dict(samples.kinds), labels

@@ -67,6 +67,7 @@ class CWD(Objective):
 
     needs = frozenset({"prediction", "maps"})
     # Of predictions, as published; maps have 50.
+    whole_prediction = True
     default_weight = 3.0
 
     def __init__(

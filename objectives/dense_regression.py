@@ -60,6 +60,7 @@ class DenseRegression(Objective):
     needs = frozenset({"prediction"})
     same_classes = True
     default_weight = 1.0
+    whole_prediction = True
 
     def __init__(
         self, norm: Literal["l1", "l2"] = "l1", scale_invariant: bool = False, measured: str | None = "depth"

@@ -32,7 +32,7 @@ from .freezing import freeze_modules
 from .mixing import check_mixing
 from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
-from .pixel_labels import LABELS, PixelLabels, answers_for_positions, pixel_labels
+from .pixel_labels import LABELS, PixelLabels, answers_for_positions, check_some_label, pixel_labels
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
@@ -76,6 +76,8 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     data = _RunData.open(config, splits or open_splits(config.data), accelerator)
     dense = answers_for_positions(config.student.model)
     labels = pixel_labels(data.splits) if dense else data.splits
+    if dense and not config.teachers:
+        check_some_label(data.split)
     networks = build_networks(config, labels, data.statistics)
     # Before BatchNorm is folded, and on the process that records them.
     weights = initial_weights(config, networks) if accelerator.is_main_process else {}
@@ -268,6 +270,12 @@ def _cache_outputs(config: RunConfig, transfer: Transfer, train: ViewLoader, fil
     """Let the transfer read its teachers' outputs of the views from memory or a folder, see
     :class:`~contrastill.core.teachers.cache.CachedTeachers`.
     """
+    for label, term in transfer.terms.items():
+        if config.cache.prediction != "all" and term.objectives[0].whole_prediction:
+            raise UsageError(
+                f"cache.prediction={config.cache.prediction} keeps the largest of each position, and objective {label} "
+                "compares all: set cache.prediction=all"
+            )
     origin = {"seed": config.seed, "train.fold_teachers": config.train.fold_teachers, "data.name": config.data.name}
     # Of samples that are not mixed they are not among the facts, as in caches of releases that could not mix.
     origin |= {f"train.{name}": value for name in ("mixup", "cutmix") if (value := getattr(config.train, name))}

@@ -61,6 +61,22 @@ def pixel_labels(splits: Mapping[str, Any], where: str = "the data") -> dict[str
     return {name: PixelLabels.of(split, count) for name, split in splits.items()}
 
 
+def check_some_label(split: Any) -> None:
+    """Refuse label maps without a label, from which a segmenter without a teacher cannot learn.
+
+    Raises:
+        UsageError: No pixel of the split is labelled.
+    """
+    if LABELS not in split.modalities:
+        return
+    loader = split.loader(batch_size=16, device="cpu", seed=0, train=False)
+    if not any(bool((batch[LABELS] > 0).any()) for batch in loader.epoch(0)):
+        raise UsageError(
+            "no pixel of the training split's label maps is labelled: 0 stands for no label, and classes are 1, 2, …; "
+            "give label maps, or a teacher"
+        )
+
+
 def pixel_classes(train: Any, test: Any, where: str) -> int:
     """Number of classes of the label maps: by their names, else the highest that occurs.
 

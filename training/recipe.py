@@ -4,6 +4,7 @@ of teachers and data.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from ..models.build import class_names
 from ..models.recipe import several_classes_of
 from .pixel_labels import LABELS, PixelLabels, answers_for_positions
 from .schedule import default_epochs
+
+log = logging.getLogger(__name__)
 
 # The share of the epochs that have a view of their own: with fewer the student learns them by heart, with more the
 # teacher's passes cost more than they give.
@@ -103,6 +106,17 @@ def default_dense_objectives(
             and _answers_as({**teacher, "num_classes": teacher.get("num_classes")}, student, labels)
             for teacher in teachers
         )
+        if not answers and not chosen:
+            raise UsageError(
+                "the teachers are not known to answer with the student's classes, so nothing would train what the "
+                "student answers: give it as many classes (num_classes), say with class_map which is which, or name "
+                "objectives"
+            )
+        if not answers:
+            log.warning(
+                "the teachers are not known to answer with the data's classes: their maps are compared (dense_crd), "
+                "and not their answers; class_map says which is which"
+            )
         name = ("dense_regression" if quantity else "dense_kd") if answers else "dense_crd"
         chosen[name] = {"weight": round(1.0 / len(teachers), 4)}
     return chosen

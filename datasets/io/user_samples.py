@@ -213,7 +213,8 @@ class UserSamples:
 
     def highest_label(self) -> int:
         """Of the label maps of a few samples, evenly spaced; 0 where there are none."""
-        return max((int(images[LABELS].max()) for images in self.few if LABELS in images), default=0)
+        labels = [images[LABELS] for images in self.few if LABELS in images]
+        return max((int(values.nan_to_num(0).max()) for values in labels), default=0)
 
     @cached_property
     def few(self) -> list[dict[str, Tensor]]:

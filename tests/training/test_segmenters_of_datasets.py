@@ -1,0 +1,107 @@
+"""Segmenters of a user's own datasets: names of pixel classes, no labels at all, teachers of other classes."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import contrastill
+from contrastill.core.errors import UsageError
+from contrastill.objectives.scale_invariant import ScaleInvariant
+
+
+class Frames(Dataset):
+    """Frames whose colour says their class; ``order`` is how the classes are numbered."""
+
+    def __init__(self, order="abc", classes=None, labelled=True, empty=False, damaged=False):
+        generator = torch.Generator().manual_seed(0)
+        self.shown = torch.randint(0, 3, (8, 8, 8), generator=generator)
+        self.order, self.labelled, self.empty, self.damaged = order, labelled, empty, damaged
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self):
+        return len(self.shown)
+
+    def __getitem__(self, row):
+        colours = torch.eye(3, dtype=torch.uint8) * 200
+        sample = {"rgb": colours[self.shown[row]].permute(2, 0, 1)}
+        if self.labelled:
+            numbers = torch.tensor([self.order.index(name) + 1 for name in "abc"])
+            labels = numbers[self.shown[row]][None]
+            sample["semantics"] = torch.zeros_like(labels) if self.empty else labels
+            if self.damaged:
+                sample["semantics"] = sample["semantics"].float().index_fill(2, torch.tensor([0]), float("nan"))
+        return sample
+
+
+def perfect(order):
+    """A segmenter that is right, whose channels are in an order of its own."""
+    teacher = nn.Conv2d(3, 3, 1, bias=False)
+    with torch.no_grad():
+        teacher.weight.copy_(20 * torch.eye(3)[["abc".index(name) for name in order]][:, :, None, None])
+    teacher.classes = [*order]
+    return teacher
+
+
+def distilled(teacher, data, out, **options):
+    options = {"epochs": 12, "lr": 0.3, "batch_size": 4, "quiet": True, "out": out, **options}
+    return contrastill.distill(teacher, nn.Conv2d(3, 3, 1), data, **options)
+
+
+def test_a_teacher_is_matched_by_the_names_of_the_label_maps(tmp_path):
+    data = (Frames(classes=["a", "b", "c"]), Frames(classes=["a", "b", "c"]))
+    result = distilled(perfect("cab"), data, tmp_path / "x", objectives="dense_kd")
+    assert result.metrics["miou"] == 100 and result.student.classes == ["a", "b", "c"]
+    other = (Frames(classes=["x", "b", "c"]), Frames(classes=["x", "b", "c"]))
+    with pytest.raises(UsageError, match="class_map"):
+        distilled(perfect("cab"), other, tmp_path / "y", objectives="dense_kd")
+
+
+def test_splits_that_number_their_label_maps_otherwise_are_refused(tmp_path):
+    data = (Frames(classes=["a", "b", "c"]), Frames("cab", classes=["c", "a", "b"]))
+    with pytest.raises(UsageError, match=r"a, b, c\), those of the test split 4 \(unlabelled, c, a, b\)"):
+        distilled(None, data, tmp_path / "x")
+
+
+def test_names_of_the_label_maps_begin_with_the_unlabelled_one(tmp_path):
+    data = Frames()
+    data.semantic_classes = ["a", "b", "c"]
+    with pytest.raises(UsageError, match="begins with a: the first names 0"):
+        distilled(None, data, tmp_path / "x")
+    data.semantic_classes = ["unlabelled", "a", "b", "c"]
+    assert distilled(None, data, tmp_path / "y", epochs=1).student.classes == ["a", "b", "c"]
+
+
+def test_nothing_is_trained_from_label_maps_without_a_label(tmp_path):
+    with pytest.raises(UsageError, match="no pixel of the training split's label maps is labelled"):
+        distilled(None, (Frames(empty=True), Frames()), tmp_path / "x")
+    # Beside a teacher such samples are unlabelled ones.
+    data = (Frames(empty=True, classes=["a", "b", "c"]), Frames(classes=["a", "b", "c"]))
+    assert distilled(perfect("abc"), data, tmp_path / "y").metrics["miou"] > 90
+
+
+def test_a_student_whose_answers_nothing_would_train_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="nothing would train what the student answers"):
+        distilled(nn.Conv2d(3, 4, 1), Frames(labelled=False), tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["cwd", "dense_regression"])
+def test_what_compares_all_channels_refuses_a_cache_of_the_largest(tmp_path, name):
+    data = Frames(classes=["a", "b", "c"])
+    with pytest.raises(UsageError, match=f"cache.prediction=1 .*{name}"):
+        distilled(perfect("abc"), data, tmp_path / "x", objectives=name, views=1, cache={"prediction": 1})
+
+
+def test_other_mistakes_are_named(tmp_path):
+    with pytest.raises(contrastill.ContrastillError, match="no whole numbers"):
+        distilled(None, Frames(damaged=True), tmp_path / "x")
+    with pytest.raises(UsageError, match="depth=depth"):
+        ScaleInvariant()(torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2), depth=torch.rand(1, 1, 2, 2))
+    network = contrastill.Network(
+        nn.Conv2d(3, 2, 1),
+        taps=contrastill.Taps(prediction="output:"),
+        preprocess=contrastill.Preprocess((0.5,) * 3, (0.25,) * 3),
+    )
+    with pytest.raises(UsageError, match=r"pass images \(B, C, H, W\)"):
+        contrastill.predict_in_windows(network, {"rgb": torch.rand(3, 8, 8)}, 4, 2)

@@ -330,6 +330,7 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_remedy():
     assert UserModule(Named(), Taps("backbone"), PLAIN, (3, 16, 16)).taps.embedding == "backbone"
 
 
-def test_torchvisions_dense_networks_are_not_classifiers():
+def test_torchvisions_segmenters_are_built_and_what_finds_boxes_is_not():
+    assert torchvision_network("lraspp_mobilenet_v3_large").dense
     with pytest.raises(UsageError, match="does not exist"):
-        torchvision_network("lraspp_mobilenet_v3_large")
+        torchvision_network("fasterrcnn_resnet50_fpn")

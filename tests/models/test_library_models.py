@@ -199,7 +199,7 @@ def test_a_vision_transformer_of_another_size_and_its_student(tmp_path):
         ("timm/resnet18.a1_in2k", "did you mean timm/resnet18.a1_in1k"),
         ("timm/!", r"timm's list_models\(\) says what there is"),
         ("torchvision/resnet19", "did you mean torchvision/resnet18"),
-        ("torchvision/fcn_resnet50", "model 'torchvision/fcn_resnet50' does not exist"),
+        ("torchvision/ssd300_vgg16", "model 'torchvision/ssd300_vgg16' does not exist"),
         ("torchvison/resnet18", "did you mean torchvision/resnet18"),
     ],
 )

@@ -29,7 +29,12 @@ EVERY = ("random", "scratch", "teacher")
 SOFTMAX = "weight: 1, pairing: both, criterion: softmax, temperature: 0.07"
 LONG = ["train.epochs=40", "train.views=6", "train.lr=2e-3"]
 # 795 pairs are 25 steps an epoch, with the 220 labelled ones 32: about 600 steps like the labels alone.
-UNLABELLED = ["data.splits={train: train, test: null}", "train.epochs=24", "train.views=4"]
+UNLABELLED = [
+    "data.splits={train: train, test: null}",
+    "data.fields={rgb: rgb, depth: depth}",
+    "train.epochs=24",
+    "train.views=4",
+]
 BOTH = ["data.splits={train: [train, labelled], test: labelled}", "train.epochs=19", "train.views=4"]
 TENTH = ["data.label_fraction=0.1"]
 GRIDS = {

@@ -44,8 +44,8 @@ class Setting:
         seed: The run's seed.
         pass_samples: The most samples that a process sees in a forward pass; None where that is not known.
         label_classes: C, where the labels hold a number for each class; else None.
-        pixel_classes: C of the label maps ``semantics`` (B, 1, H, W), which hold 1 … C, and 0 where there is no label;
-            None where the data has no label maps.
+        pixel_classes: C of the label maps ``semantics`` (B, 1, H, W), which hold 1 … C, and 0 where there is no
+            label; None where the data has no label maps.
     """
 
     student: RepresentationSpec

@@ -21,8 +21,8 @@ from .predictions import MEASURED, check_predictions, measured_positions, share_
 
 @OBJECTIVES.register("cwd")
 class CWD(Objective):
-    """T²/C · Σ over channels of KL(softmax(teacher / T) ‖ softmax(student / T)), each softmax over the positions of a
-    channel (Shu et al., ICCV 2021, eq. 3–5), mean over the batch.
+    """T²/C · Σ over channels of KL(softmax(teacher / T) ‖ softmax(student / T)), each softmax over the positions
+    of a channel (Shu et al., ICCV 2021, eq. 3–5), mean over the batch.
 
     Where a class is, is compared, not how sure of it a network is at a position: a constant added to a channel changes
     nothing. Both sides are first averaged to the smaller size. Positions that were not measured are left out of the

@@ -25,8 +25,8 @@ class PixelCrossEntropy(Objective):
         label_smoothing: Probability mass spread over all classes, in [0, 1).
 
     Shape:
-        - student.prediction: (B, C, h, w) - batch["semantics"]: (B, 1, H, W) whole numbers: 0, −1, −100 where there is
-          no label, else 1 … C, label c being channel c − 1 - returns a scalar.
+        - student.prediction: (B, C, h, w) - batch["semantics"]: (B, 1, H, W) whole numbers: 0, −1, −100 where there
+          is no label, else 1 … C, label c being channel c − 1 - returns a scalar.
 
     Raises:
         UsageError: The batch has no label maps, or labels beyond C; (``build``) the data has none, or more classes than

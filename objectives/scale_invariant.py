@@ -25,8 +25,8 @@ hundredth.
 
 @OBJECTIVES.register("scale_invariant")
 class ScaleInvariant(Objective):
-    """mean(d²) − λ · mean(d)² with d = log(predicted) − log(measured depth), over the pixels of a sample that were
-    measured, mean over the batch (Eigen et al., NeurIPS 2014, eq. 4).
+    """mean(d²) − λ · mean(d)² with d = log(predicted) − log(measured depth), over the pixels of a sample that
+    were measured, mean over the batch (Eigen et al., NeurIPS 2014, eq. 4).
 
     The student's prediction is depth, in the unit of ``batch["depth"]``, as networks for metric depth return it; it is
     enlarged bilinearly to the measured map. No other convention is guessed: a network whose output is log depth (Eigen

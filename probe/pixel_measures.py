@@ -83,8 +83,9 @@ def boundary_f(predictions: Tensor, labels: Tensor, tolerance: float = _TOLERANC
     evaluation measure for semantic segmentation?, BMVC 2013).
 
     Of each class, precision is the share of the predicted outline that is near the labels' outline of that class,
-    recall that of the labels' outline near the predicted one, and F = 2·precision·recall/(precision + recall); a frame
-    has the mean over the classes that have an outline in its labels or in its prediction, and one that is in only one
+    recall that of the labels' outline near the predicted one, and F = 2·precision·recall/(precision + recall); a
+    frame has the mean over the classes that have an outline in its labels or in its prediction, and one that is in
+    only one
     of them counts 0. Near is a distance (Euclidean) of at most ``tolerance`` times the diagonal, and of one pixel in
     any case. (Perazzi et al., CVPR 2016, match the outlines of single objects in the same way.)
 

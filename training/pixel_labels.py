@@ -72,8 +72,8 @@ def check_some_label(split: Any) -> None:
     loader = split.loader(batch_size=16, device="cpu", seed=0, train=False)
     if not any(bool((batch[LABELS] > 0).any()) for batch in loader.epoch(0)):
         raise UsageError(
-            "no pixel of the training split's label maps is labelled: 0 stands for no label, and classes are 1, 2, …; "
-            "give label maps, or a teacher"
+            "no pixel of the training split's label maps is labelled: 0 stands for no label, and classes are 1, 2, "
+            "…; give label maps, or a teacher"
         )
 
 

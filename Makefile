@@ -47,7 +47,7 @@ test: setup
 # With the interpreter whose PyTorch knows the GPU: that of .venv, or else PYTHON.
 gpu: PYTHON_GPU = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu:
-	$(if $(WHEELS),$(PYTHON_GPU) -m pip install --no-index --find-links $(WHEELS) -r benchmarks/gpu_requirements.txt)
+	$(if $(WHEELS),$(PYTHON_GPU) -m pip install --no-index -f $(WHEELS) -r benchmarks/gpu_requirements.txt)
 	$(PYTHON_GPU) benchmarks/gpu.py $(ARGS)
 
 lint: setup

@@ -5,7 +5,7 @@ download.
     python benchmarks/gpu.py --cpu-rehearsal           # all of it, small, on a CPU
     python benchmarks/gpu.py --table                   # the rows as Markdown tables
     pip download --dest wheels -r benchmarks/gpu_requirements.txt      # where there is a network, and then
-    pip install --no-index --find-links wheels -r benchmarks/gpu_requirements.txt
+    pip install --no-index -f wheels -r benchmarks/gpu_requirements.txt
 
 Each part runs in a process of its own under a time limit of its own, and each of its rows is in the file as soon as it
 is measured: what fails or takes too long costs its own rows alone.

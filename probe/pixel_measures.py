@@ -85,9 +85,8 @@ def boundary_f(predictions: Tensor, labels: Tensor, tolerance: float = _TOLERANC
     Of each class, precision is the share of the predicted outline that is near the labels' outline of that class,
     recall that of the labels' outline near the predicted one, and F = 2·precision·recall/(precision + recall); a
     frame has the mean over the classes that have an outline in its labels or in its prediction, and one that is in
-    only one
-    of them counts 0. Near is a distance (Euclidean) of at most ``tolerance`` times the diagonal, and of one pixel in
-    any case. (Perazzi et al., CVPR 2016, match the outlines of single objects in the same way.)
+    only one of them counts 0. Near is a distance (Euclidean) of at most ``tolerance`` times the diagonal, and of one
+    pixel in any case. (Perazzi et al., CVPR 2016, match the outlines of single objects in the same way.)
 
     A class's outline are its pixels with a neighbour above, below, left or right of another class. The frame's border
     is none, and neither is that of unlabelled pixels: where one of the two neighbours has no label, neither outline is

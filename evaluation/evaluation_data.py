@@ -7,16 +7,22 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.config.marks import changes_results
 from ..core.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from ..core.config.validation import validate
 from ..core.errors import ContrastillError
 from ..core.fingerprint import text_hash
 from ..core.registry import DATASETS, OBJECTIVES, short_name
-from ..core.run import Run
+from ..core.run import Run, flatten
 from ..datasets.io.fingerprint import fingerprint
 from ..training.data import open_split
 
 _OF_THE_FILES = ("depth_unit", "intrinsics", "void", "vectors")
+_READ = ("fields", "folders", "modalities", "semantic_names", "target", "image", "label")
+"""Options that name what is read of a sample: an evaluation may read more than the training did."""
+_OF_TRAINING = ("crop", "crop_padding", "scale", "flip", "color_jitter", "transforms", "train", "train_samples",
+    "train_split", "fold", "label_fraction", "splits.train")  # fmt: skip
+"""Options that leave the test samples as they are."""
 
 
 def location(config: RunConfig) -> str:
@@ -120,11 +126,30 @@ def suffix_of(run: Run, own: DataConfig, now: DataConfig, test: Any, *, replaced
     if replaced:
         facts = json.dumps(_facts(test))
     elif (now.name, now.path) == (own.name, own.path):
-        return ""
+        if not _other_samples(own, now):
+            return ""
     elif (recorded := run.data_facts().get("test")) is not None and recorded == _facts(test):
         return ""
     name = short_name(str(now.name)) if now.path is None else Path(now.path).stem
     return f"-{name}-{text_hash(str(now.model_dump(mode='json')) + facts)[:6]}"
+
+
+def _other_samples(own: DataConfig, now: DataConfig) -> list[str]:
+    """The options by which other test samples come of the same files, such as ``scene_seed``."""
+    before, after = (flatten(data.model_dump(mode="json"), plain_lists=True) for data in (own, now))
+    return [
+        key
+        for key, value in after.items()
+        if value != before.get(key)
+        and changes_results(f"data.{key}", now.name)
+        and key not in _OF_TRAINING
+        and not (key.partition(".")[0] in _READ and _reads_more(before.get(key), value))
+    ]
+
+
+def _reads_more(before: Any, after: Any) -> bool:
+    """Whether nothing was read before, or all of it still is."""
+    return before is None or (isinstance(before, list) and isinstance(after, list) and {*before} <= {*after})
 
 
 def _facts(split: Any) -> dict[str, Any]:

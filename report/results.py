@@ -4,7 +4,7 @@ benchmarks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..core.run import read_json
 from ..core.table import Table
 from ..plots.chart import Chart, series_at_places
 from ..plots.teachers import Panel, Point, teacher_charts
+from .evaluations import evaluation
 from .markup import Markup, element, is_number, join, number
 from .page import Section
 from .page_parts import Cell, figure, measured, picture, table, warning
@@ -42,7 +43,7 @@ def results(runs: RunFolders) -> list[Section]:
     ]
     folders = list({folder.resolve(): folder for folder in folders}.values())
     titles = (("comparisons", "Comparisons", _comparison), ("ensembles", "Ensembles", _diversity),
-        ("modalities", "Evaluations", _evaluation),
+        ("modalities", "Evaluations", evaluation),
               ("probes", "Transfer evaluation", _probe), ("benchmark", "Benchmark", _benchmark))  # fmt: skip
     sections = []
     for key, title, chapter in titles:
@@ -192,58 +193,6 @@ def _lines(panel: Panel) -> dict[str, Sequence[Point]]:
 
 def _error(point: Point) -> Cell:
     return Cell(number(point.error) + ("" if point.std is None else f" ± {number(point.std)}"), point.error)
-
-
-def _evaluation(folder: Path, name: str, problems: list[str]) -> Markup | None:
-    """evaluation.json and predictions.png, as ``contrastill evaluate`` writes them."""
-    evaluation = read_json(folder / "evaluation.json", problems)
-    rows = evaluation["rows"] if evaluation is not None else []
-    lines = [line for row in rows for line in _measured(row)]
-    columns = ["network", "task", "labels", "mIoU, %", "pixels right, %", "top-1, %", "test images"]
-    shown_columns = [
-        place for place in range(len(columns)) if place < 2 or any(line[place] is not None for line in lines)
-    ]
-    measures = (
-        table(
-            f"{name}: measured on its test split",
-            [columns[place] for place in shown_columns],
-            [[line[place] for place in shown_columns] for line in lines],
-        )
-        if lines
-        else None
-    )
-    shown = folder / "predictions.png"
-    drawn = (
-        picture(shown, f"{name}: RGB, depth, truth and predictions of test frames")
-        if shown.is_file() and not (folder / "comparison.json").is_file()
-        else None
-    )
-    return join(element("h3", f"Evaluation of {name}"), measures, drawn) if measures or drawn else None
-
-
-def _measured(row: dict[str, Any]) -> Iterable[list[Any]]:
-    """The lines of a row of an evaluation, by column."""
-    network, images = f"{row['role']} {row['model']}", measured(row["images"], ",d")
-    labels = measured(100 * row["labels"], "g", " %") if is_number(row.get("labels")) else None
-    if row["task"] == "segmentation":
-        yield [
-            network,
-            f"segmentation ({row['head']}), {row['mode'].replace('_', '-')}",
-            labels,
-            measured(row["miou"]),
-            measured(row["pixel_accuracy"]),
-            None,
-            images,
-        ]
-    elif row["task"] == "classification":
-        for layer, result in row["layers"].items():
-            yield [network, f"linear probe, {layer}", labels, None, None, measured(result["top1"]), images]
-    elif is_number(row.get("top1")):
-        yield [network, "accuracy", labels, None, None, measured(row["top1"]), images]
-    elif row["task"] == "accuracy" and is_number(row.get("miou")):
-        yield [network, "prediction", labels, measured(row["miou"]), measured(row["pixel_accuracy"]), None, images]
-    elif is_number(row.get("mAP")):
-        yield [network, "mean average precision", labels, None, None, measured(row["mAP"]), images]
 
 
 def _probe(folder: Path, name: str, problems: list[str]) -> Markup | None:

@@ -266,9 +266,15 @@ def test_data_that_were_replaced_since_the_training_are_kept_apart(packed, tmp_p
     assert message in contrastill.evaluate_runs([out], [fields], progress=False).notes[0]
     _replaced(packed, data)
     before = [*out.glob("evaluation*.json")]
-    for overrides in ([], [fields], ["evaluation.data.splits={train: test, test: train}"]):
+    for overrides in ([], [fields]):
         assert contrastill.evaluate_runs([out], overrides, progress=False).notes == ()
     assert [*out.glob("evaluation*.json")] == before
+    # Other samples of the same file are other data: the run's own rows stay.
+    own = (out / "evaluation.json").read_text()
+    for overrides in (["evaluation.data.splits={train: test, test: train}"], ["data.limit=2"]):
+        assert contrastill.evaluate_runs([out], overrides, progress=False).notes == ()
+    assert len([*out.glob("evaluation*.json")]) == len(before) + 2
+    assert (out / "evaluation.json").read_text() == own
 
 
 def test_settings_of_the_files_of_one_data_set_are_named_where_others_are_read_with_them(tmp_path):

@@ -1,0 +1,73 @@
+"""The report's chapter of evaluations: what `contrastill evaluate` wrote of a student's own heads, of its teacher's, of
+retrieval and of a segmenter, in tables whose numbers are those of the files.
+"""
+
+import json
+
+import pytest
+
+from contrastill.cli.main import main
+from helpers.pages import Page
+
+DATA = ["data.name=rooms", "data.size=16", "data.train_samples=32", "data.test_samples=12"]
+SHORT = ["train.epochs=1", "train.batch_size=16", "-q"]
+HEADS = ["evaluation.epochs=2", "evaluation.batch_size=8", "-q", "--json"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    assert main(["train", "teachers/rooms", *DATA, "student.model=resnet8", *SHORT, f"out={out}/rgb"]) == 0
+    depth = ["xmodal/rooms_rgb_to_depth_crd", *DATA, "teachers.0.model=resnet8", f"teachers.0.weights={out}/rgb"]
+    depth += ["objectives.dense_crd=null", "objectives.agglomerate={estimate_steps: 2}", "train.views=1"]
+    tasks = "evaluation.tasks=[segmentation,classification,retrieval]"
+    assert main(["train", *depth, tasks, *SHORT, f"out={out}/depth"]) == 0
+    segmenter = ["teachers/rooms_segmentation", *DATA, "student.model=linear/resnet8", *SHORT]
+    assert main(["train", *segmenter, f"out={out}/segmenter"]) == 0
+    assert main(["evaluate", f"{out}/depth", *HEADS]) == 0
+    assert main(["evaluate", f"{out}/depth", "--head-of", "teacher", *HEADS]) == 0
+    assert main(["evaluate", f"{out}/segmenter", "-q", "--json"]) == 0
+    assert main(["evaluate", f"{out}/segmenter", "data.scene_seed=1", "-q", "--json"]) == 0
+    assert main(["report", str(out), "-q"]) == 0
+    return Page(out / "report.html"), out
+
+
+def rows_of(file):
+    return json.loads(file.read_text())["rows"]
+
+
+def test_a_teachers_head_has_a_table_of_its_own_beside_the_students_heads(page):
+    page, out = page
+    own = page.tables["depth: measured on its test split"]
+    assert [row["task"].split(",")[0] for row in own] == [
+        "segmentation (linear)", "linear probe", "retrieval", "retrieval", "retrieval"]  # fmt: skip
+    shared = page.tables["depth (head-of-teacher): measured on its test split"]
+    written = rows_of(out / "depth" / "evaluation-head-of-teacher.json")
+    students = [row for row in written if row["role"] == "student" and row["task"] != "retrieval"]
+    shown = [row for row in shared if "head of teacher" in row["task"] and row["network"].startswith("student")]
+    assert [row["of the teacher's, %"] for row in shown] == [f"{row['share_of_teacher']:.2f}" for row in students]
+    assert float(shown[0]["mIoU, %"]) == pytest.approx(students[0]["miou"], abs=0.005)
+
+
+def test_retrieval_has_a_line_for_each_direction_and_for_chance(page):
+    page, out = page
+    lines = page.tables["depth: measured on its test split"][-3:]
+    written = next(row for row in rows_of(out / "depth" / "evaluation.json") if row["task"] == "retrieval")
+    assert [line["task"] for line in lines] == [
+        "retrieval, normalized_depth → rgb", "retrieval, rgb → normalized_depth", "retrieval"]  # fmt: skip
+    assert lines[2]["network"] == "chance"
+    for line, key in zip(lines, ("recall", "reverse", "chance"), strict=True):
+        assert [line[f"R@{k}, %"] for k in (1, 5, 10)] == [f"{written[key][str(k)]:.2f}" for k in (1, 5, 10)]
+
+
+def test_a_segmenters_own_answers_also_on_other_data(page):
+    page, out = page
+    run = out / "segmenter"
+    files = sorted(run.glob("evaluation*.json"))
+    assert len(files) == 2
+    for file in files:
+        suffix = file.stem.removeprefix("evaluation")
+        line, = page.tables[f"segmenter{f' ({suffix[1:]})' if suffix else ''}: measured on its test split"]  # fmt: skip
+        row, = rows_of(file)  # fmt: skip
+        assert line["task"] == "prediction" and line["mIoU, %"] == f"{row['miou']:.2f}"
+        assert line["pixels right, %"] == f"{row['pixel_accuracy']:.2f}"

@@ -28,7 +28,7 @@ DATA = os.environ.get("CONTRASTILL_DATA", "../shared/data")
 EVERY = ("random", "scratch", "teacher")
 SOFTMAX = "weight: 1, pairing: both, criterion: softmax, temperature: 0.07"
 LONG = ["train.epochs=40", "train.views=6", "train.lr=2e-3"]
-# 795 pairs are 25 steps an epoch, with the 220 labelled ones 32: about 600 steps like the labels alone.
+# 795 pairs are 50 steps an epoch, with the 220 labelled ones 64: about 1,200 steps like the labels alone.
 UNLABELLED = [
     "data.splits={train: train, test: null}",
     "data.fields={rgb: rgb, depth: depth}",
@@ -36,6 +36,9 @@ UNLABELLED = [
     "train.views=4",
 ]
 BOTH = ["data.splits={train: [train, labelled], test: labelled}", "train.epochs=19", "train.views=4"]
+LABELS = "objectives.pixel_cross_entropy={weight: 1}"
+# The encoders' last two maps; the student's last map is its decoder's.
+ENCODERS = f"{{{SOFTMAX}, pairs: [[-3, -2], [-2, -1]]}}"
 TENTH = ["data.label_fraction=0.1"]
 GRIDS = {
     "nyu": {
@@ -81,21 +84,22 @@ GRIDS = {
         "data": "nyu_depth_v2_160x120.h5",
         "config": "nyu_segmenters.yaml",
         "cells": {
-            "labels": (["objectives.pixel_cross_entropy={weight: 1}"], 3, ()),
+            "labels": ([LABELS], 3, ()),
             "KD, no labels": (["objectives.dense_kd={weight: 1}", *UNLABELLED], 3, (("teacher",),)),
-            "labels + KD": (
-                ["objectives.dense_kd={weight: 1}", "objectives.pixel_cross_entropy={weight: 1}", *BOTH],
-                3,
-                (),
-            ),
             "KD + dense contrast, no labels": (
-                ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={{{SOFTMAX}}}", *UNLABELLED],
+                ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={ENCODERS}", *UNLABELLED],
                 3,
                 (),
             ),
-            "10 % of the labels": (["objectives.pixel_cross_entropy={weight: 1}", *TENTH, "train.epochs=600"], 3, ()),
-            "10 % of the labels + KD": (
-                ["objectives.dense_kd={weight: 1}", "objectives.pixel_cross_entropy={weight: 1}", *BOTH, *TENTH],
+            "labels + KD": (["objectives.dense_kd={weight: 1}", LABELS, *BOTH], 3, ()),
+            "labels + KD + dense contrast": (
+                ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={ENCODERS}", LABELS, *BOTH],
+                3,
+                (),
+            ),
+            "10 % of the labels": ([LABELS, *TENTH, "train.epochs=600"], 3, ()),
+            "10 % of the labels + KD + dense contrast": (
+                ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={ENCODERS}", LABELS, *BOTH, *TENTH],
                 3,
                 (("teacher",),),
             ),
@@ -129,7 +133,11 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
     if name == "segmenters":
         segmenter = segmenter_of(data, runs, threads, tenth="data.label_fraction=0.1" in overrides)
         reads = any("dense_kd" in override for override in overrides)
-        teachers = [f"teachers=[{{model: fpn/efficientnet_lite0, weights: {segmenter}}}]"] if reads else []
+        teachers = (
+            [f"teachers=[{{model: fpn/efficientnet_lite0, weights: {segmenter}, maps: [features.3, features.4]}}]"]
+            if reads
+            else []
+        )
     log = runs / f"{run.name}.log"
     began = time.perf_counter()
     train = [
@@ -223,7 +231,7 @@ def segmenter_of(data: str, runs: Path, threads: int, *, tenth: bool) -> str:
     """The run of the RGB segmenter, from all labels or a tenth of them, trained where it is not there yet."""
     run = runs / ("rgb_tenth" if tenth else "rgb")
     if not (run / "student.safetensors").is_file():
-        few = [*TENTH, "train.epochs=75"] if tenth else []
+        few = [*TENTH, "train.epochs=280"] if tenth else []
         config = HERE / "configs" / "nyu_rgb_segmenter.yaml"
         command = ["contrastill", "train", str(config), f"data.path={data}", *few, f"out={run}"]
         called(command, threads, runs / f"{run.name}.log")

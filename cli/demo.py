@@ -13,12 +13,13 @@ from .tables import show
 
 HELP = """
 Try every transfer with no download, on rendered rooms: a teacher and smaller students with and without it, a student
-of two teachers, depth students of an RGB teacher, and colour students of a teacher that reads lightness.
+of two teachers, depth students of an RGB teacher, colour students of a teacher that reads lightness, and a depth
+segmenter of an RGB segmenter.
 
 Takes a few minutes on two cores. A command that was stopped resumes when it is given again. OUT holds a run for each
-network, comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth and
-luminance_to_chrominance; under probe, transfer to rooms that they have not seen. report.html is a page about all of
-it.
+network, comparison.png and comparison.json, and the same of the other transfers under ensemble, rgb_to_depth,
+luminance_to_chrominance and segmentation; under probe, transfer to rooms that they have not seen.
+report.html is a page about all of it.
 
 Examples:
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from ..plots.comparison import ComparedRun, draw_comparison
 from ..training.data import open_split
 from ..training.run import train_unfinished
 from .demo_result import Comparison, ComparisonRow, DemoResult
+from .demo_trainings import COLOUR, DENSE, DEPTH, TRAININGS, Training
 from .diversity import measure_diversity
 from .diversity_result import NetworkQuality
 from .evaluate import evaluate_runs
-from .evaluation_result import Accuracy, ClassificationScores, SegmentationScores
+from .evaluation_result import Accuracy, ClassificationScores, DenseScores, SegmentationScores
 from .messages import printer
 from .probe_inputs import DataName
 from .probe_report import ProbeSpec
@@ -35,72 +35,12 @@ BASELINES = ("random", "scratch", "teacher")
 _FRAMES = {"train_samples": 600, "test_samples": 400}  # of the probes' rooms
 
 
-@dataclass(frozen=True)
-class _Training:
-    """One training of the demo.
-
-    Attributes:
-        group: The comparison it belongs to.
-        name: Its name in the comparison.
-        folder: Its run, in the demo's folder.
-        config: A shipped config.
-        settings: Overrides; ``{out}`` is the demo's folder.
-        seed: What is added to the demo's seed.
-    """
-
-    group: str
-    name: str
-    folder: str
-    config: str
-    settings: tuple[str, ...] = ()
-    seed: int = 0
-
-
-_OF_TEACHER = "teachers.0.weights={out}/teacher"
-_HINT = (
-    "objectives.dense_crd=null",
-    "objectives.fitnet.weight=1",
-    "objectives.fitnet.pair=[-1,-1]",
-    "objectives.fitnet.standardize=true",
-)
-_DEPTH, _COLOUR = "rgb_to_depth", "luminance_to_chrominance"
-_DEPTH_CONFIG, _COLOUR_CONFIG = "xmodal/rooms_rgb_to_depth_crd", "xmodal/rooms_luminance_to_chrominance_crd"
-_TRAININGS = (
-    _Training("compression", "teacher", "teacher", "teachers/rooms"),
-    _Training("compression", "student, baseline", "baseline", "teachers/rooms", ("student.model=resnet8",)),
-    _Training("compression", "student, KD", "kd", "compression/rooms_crd", (_OF_TEACHER, "objectives.crd=null")),
-    _Training("compression", "student, CRD + KD", "crd_kd", "compression/rooms_crd", (_OF_TEACHER,)),
-    _Training("ensemble", "second teacher", "ensemble/second", "teachers/rooms", ("student.model=resnet14",), 1),
-    _Training(
-        "ensemble",
-        "student of both teachers",
-        "ensemble/student",
-        "ensemble/rooms_crd",
-        (_OF_TEACHER, "teachers.1.weights={out}/ensemble/second"),
-    ),
-    _Training(_DEPTH, "depth, hint", "rgb_to_depth/hint", _DEPTH_CONFIG, (_OF_TEACHER, *_HINT)),
-    _Training(_DEPTH, "depth, CRD", "rgb_to_depth/crd", _DEPTH_CONFIG, (_OF_TEACHER,)),
-    _Training(
-        _COLOUR,
-        "the teacher, on lightness",
-        "luminance_to_chrominance/teacher",
-        "teachers/rooms",
-        ("student.modality=luminance",),
-    ),
-    _Training(
-        _COLOUR,
-        "colour, CRD",
-        "luminance_to_chrominance/crd",
-        _COLOUR_CONFIG,
-        ("teachers.0.weights={out}/luminance_to_chrominance/teacher",),
-    ),
-)
 _ACROSS = {
-    _DEPTH: (
+    DEPTH: (
         "RGB → depth on rendered rooms: what a depth network learns from an RGB teacher without a label",
         {"random": "depth, untrained", "scratch": "depth, supervised", "teacher": "the teacher, on RGB"},
     ),
-    _COLOUR: (
+    COLOUR: (
         "L → ab on rendered rooms: what a network that sees colour alone learns from one that sees lightness",
         {"random": "colour, untrained", "scratch": "colour, supervised", "teacher": "the teacher, on lightness"},
     ),
@@ -114,8 +54,8 @@ _ACROSS = {
 def run_demo(
     out: str | os.PathLike = "runs/demo", seed: int = 0, overrides: Overrides = (), *, progress: bool = True
 ) -> DemoResult:
-    """Train and compare networks on rendered rooms: compression, an ensemble, RGB to depth, lightness to colour, and
-    probes on other rooms.
+    """Train and compare networks on rendered rooms: compression, an ensemble, RGB to depth, lightness to colour,
+    a depth segmenter of an RGB segmenter, and probes on other rooms.
 
     Args:
         out: The folder; finished runs in it are kept. Each comparison is also in a ``comparison.json``.
@@ -131,8 +71,9 @@ def run_demo(
     comparisons = {
         "compression": demo.compression(),
         "ensemble": demo.ensemble(),
-        _DEPTH: demo.across(_DEPTH),
-        _COLOUR: demo.across(_COLOUR),
+        DEPTH: demo.across(DEPTH),
+        COLOUR: demo.across(COLOUR),
+        DENSE: demo.segmentation(),
         "probe": demo.probe(),
     }
     return DemoResult(comparisons)
@@ -256,6 +197,39 @@ class _Demo:
         )
         return self._written(comparison, self.out / group)
 
+    def segmentation(self) -> Comparison:
+        """A depth segmenter that an RGB segmenter taught without a label, beside its teacher."""
+        configs = self._trained(DENSE)
+        names = {("student" if config.teachers else "teacher"): name for name, config in configs.items()}
+        student = next(config.out for config in configs.values() if config.teachers)
+        picture = self.out / DENSE / "predictions.png"
+        result = evaluate_runs([student], teachers=True, picture=picture, progress=self.progress)
+        rows = []
+        for row in reversed(result.rows):
+            scores = row.scores
+            assert isinstance(scores, DenseScores), "the demo's segmenters have the pixel classes of rooms"
+            measures = {
+                "miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, "boundary_f": scores.boundary_f
+            }  # fmt: skip
+            run = row.run if row.role == "student" else None
+            rows.append(ComparisonRow(f"{names[row.role]} ({row.model})", run, measures))
+        columns = {
+            "mIoU %": ("miou", ".1f"),
+            "pixels %": ("pixel_accuracy", ".1f"),
+            "boundary F %": ("boundary_f", ".1f"),
+        }
+        images = result.rows[0].images
+        comparison = Comparison(
+            "RGB segmenter → depth segmenter on rendered rooms, without a label",
+            columns,
+            tuple(rows),
+            self.seed,
+            images,
+            f"{images:,} test frames; each network answers by itself",
+            picture=result.picture,
+        )
+        return self._written(comparison, self.out / DENSE)
+
     def probe(self) -> Comparison:
         """A linear classifier on the frozen embeddings of the networks of the compression, on rooms that none has
         seen.
@@ -288,19 +262,13 @@ class _Demo:
 
     def _configs(self, group: str) -> dict[str, RunConfig]:
         """The trainings of a comparison by name."""
-        trainings = [training for training in _TRAININGS if training.group == group]
-        configs = {training.name: self._config(training) for training in trainings}
-        if group == _COLOUR:
-            # The teacher sees as many frames as its student.
-            teacher, student = trainings
-            frames = configs[student.name].data.options()["train_samples"]
-            configs[teacher.name] = self._config(teacher, f"data.train_samples={frames}")
-        return configs
+        trainings = [training for training in TRAININGS if training.group == group]
+        return {training.name: self._config(training) for training in trainings}
 
-    def _config(self, training: _Training, *more: str) -> RunConfig:
+    def _config(self, training: Training) -> RunConfig:
         settings = [setting.format(out=self.out) for setting in training.settings]
         last = [f"seed={self.seed + training.seed}", f"out={self.out / training.folder}"]
-        return load_config(training.config, [*settings, *more, *self.overrides, *last])
+        return load_config(training.config, [*settings, *self.overrides, *last])
 
     def _trained(self, group: str) -> dict[str, RunConfig]:
         """The same, each finished."""

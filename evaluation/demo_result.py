@@ -73,8 +73,8 @@ class Comparison(TabularResult):
 
 @dataclass(frozen=True)
 class DemoResult(TabularResult):
-    """The comparisons of the demo: ``compression``, ``ensemble``, ``rgb_to_depth``, ``luminance_to_chrominance`` and
-    ``probe``.
+    """The comparisons of the demo: ``compression``, ``ensemble``, ``rgb_to_depth``, ``luminance_to_chrominance``,
+    ``segmentation`` and ``probe``.
     """
 
     comparisons: Mapping[str, Comparison]

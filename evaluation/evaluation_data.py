@@ -41,6 +41,12 @@ def objectives_read_logits(config: RunConfig) -> bool:
     return any(name not in OBJECTIVES or OBJECTIVES[name].needs & {"logits", "prediction"} for name in names)
 
 
+def objectives_read_prediction(config: RunConfig) -> bool:
+    """Whether an objective reads a prediction of each position, as one of a package that is not installed here may."""
+    names = (name for name, _ in named_objectives(config))
+    return any(name not in OBJECTIVES or "prediction" in OBJECTIVES[name].needs for name in names)
+
+
 def evaluation_data(config: RunConfig) -> RunConfig:
     """The config with ``evaluation.data`` merged over ``data``; alone, where it names another kind of data set."""
     changes = config.evaluation.data

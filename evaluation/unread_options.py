@@ -11,6 +11,7 @@ from ..core.config.schema import TrainConfig
 from ..core.errors import UsageError
 from ..core.run import Run, no_run
 from ..probe.layers import spatial_note
+from .evaluation_data import objectives_read_prediction
 
 _OF_TASKS = {
     "head_of": ("segmentation", "classification"),
@@ -48,7 +49,8 @@ def check_options(
             raise no_run(Path(path))
     configs = [load_config(str(Run(path).config), overrides, trains=False) for path in runs]
     tasks: set[str] = {task for config in configs for task in config.evaluation.tasks}
-    if picture is not None and "segmentation" not in tasks:
+    own = "accuracy" in tasks and any(objectives_read_prediction(config) for config in configs)
+    if picture is not None and "segmentation" not in tasks and not own:
         raise UsageError(
             f"picture={str(picture)!r} shows segmentations, and evaluation.tasks is {', '.join(sorted(tasks))}: leave "
             "it out, or add evaluation.tasks=[segmentation]"

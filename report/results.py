@@ -26,6 +26,7 @@ _COMPARED = {
     "mAP": ("mAP, %", ".2f", 1),
     "miou": ("mIoU, %", ".1f", 1),
     "pixel_accuracy": ("pixels right, %", ".1f", 1),
+    "boundary_f": ("boundary F, %", ".1f", 1),
     "nll": ("NLL, nats", ".3f", 1),
     "ece": ("calibration error, %", ".1f", 1),
     "way": ("share of the teacher gap closed, %", ".0f", 100),

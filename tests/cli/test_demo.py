@@ -19,7 +19,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         results["ensemble"],
         results["probe"],
     )
-    colour = results["luminance_to_chrominance"]
+    colour, dense = results["luminance_to_chrominance"], results["segmentation"]
     teacher, baseline, *distilled = result["rows"]
     assert teacher["parameters"] > baseline["parameters"] and len(distilled) == 2
     assert all(row["parameters"] == baseline["parameters"] and 0 <= row["top1"] <= 100 for row in distilled)
@@ -44,6 +44,14 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         all(0 < row["miou"] < 100 for row in colour["rows"])
         and json.loads((out / "luminance_to_chrominance" / "comparison.json").read_text()) == colour
     )
+    assert [row["name"] for row in dense["rows"]] == [
+        "the teacher, on RGB (linear/resnet8)",
+        "depth, KD without labels (linear/resnet8)",
+    ]
+    assert all(0 < row["miou"] < 100 and 0 < row["pixel_accuracy"] < 100 for row in dense["rows"])
+    assert json.loads((out / "segmentation" / "comparison.json").read_text()) == dense
+    with Image.open(dense["picture"]) as picture:
+        assert picture.width > 400
     with Image.open(across["picture"]) as picture:
         assert picture.width > 800
     names = [
@@ -71,7 +79,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
     assert json.loads((out / "probe" / "comparison.json").read_text()) == elsewhere
     page = (out / "report.html").read_text(encoding="utf-8")
     assert results["report"] == str(out / "report.html") and all(
-        comparison["title"].split(" on ")[0] in page for comparison in (across, colour, together)
+        comparison["title"].split(" on ")[0] in page for comparison in (across, colour, dense, together)
     )
     written = (out / "crd_kd" / "student.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), *SMALL]) == 0
@@ -81,6 +89,7 @@ def test_demo_compares_teacher_and_students(tmp_path, capsys):
         and "depth, CRD (resnet8)" in output
         and "colour, CRD (resnet8)" in output
         and "student, CRD + KD (resnet8)" in output
+        and "depth, KD without labels (linear/resnet8)" in output
         and "one seed (0), 64 test images" in output
         and "rooms they have not seen" in output
         and output.endswith(f"for a browser: {out / 'report.html'}\n")

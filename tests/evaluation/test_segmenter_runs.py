@@ -93,3 +93,8 @@ def test_teachers_of_samples_are_compared_without_it(runs, capsys):
     result = contrastill.measure_diversity(runs / "students")
     assert [network.model for network in result.networks] == ["resnet8"] and result.student is None
     assert "so it is left out" in capsys.readouterr().err
+
+
+def test_a_picture_of_its_own_answers_may_be_named(runs, tmp_path):
+    result = contrastill.evaluate_runs(runs / "baseline", picture=tmp_path / "answers.png", progress=False)
+    assert result.picture == tmp_path / "answers.png" and result.picture.is_file()

@@ -22,9 +22,11 @@ LABELS = "semantics"
 UNLABELLED = (0, -1, -100)
 """In label maps: no label."""
 
+DEPTH = "depth"
+
 MEASURED = (
-    "modality of the batch whose unmeasured pixels (NaN, as in a crop's padding) do not count; null: every position "
-    "counts"
+    "modality of the batch whose unmeasured pixels (NaN, as in a crop's padding; of depth also 0) do not count; null: "
+    "every position counts"
 )
 """Description of the option ``measured``."""
 
@@ -133,7 +135,7 @@ def measured_positions(objective: str, batch: Mapping[str, Any], measured: str |
 
     Args:
         objective: Its name, for the message.
-        batch: Perhaps with the modality, (B, C, H, W), not finite where nothing was measured.
+        batch: Perhaps with the modality, (B, C, H, W), not finite where nothing was measured, or depth not above 0.
         measured: The modality; None: every position counts.
         prediction: (B, C, h, w), of which the positions are.
 
@@ -143,7 +145,8 @@ def measured_positions(objective: str, batch: Mapping[str, Any], measured: str |
     if measured is None or measured not in batch:
         return torch.ones_like(prediction[:, 0], dtype=torch.bool)
     values = check_pixels(objective, measured, batch[measured], prediction)
-    return most_pixels(values.isfinite().all(1, keepdim=True), prediction)
+    there = values.isfinite() & (values > 0) if measured == DEPTH else values.isfinite()
+    return most_pixels(there.all(1, keepdim=True), prediction)
 
 
 def most_pixels(where: Tensor, prediction: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     source = BatchedTeachers(networks.teachers) if config.ensemble.batched else None
     transfer = Transfer(networks.teachers, networks.student, terms, source=source)
     if config.train.mixup or config.train.cutmix:
-        check_mixing(transfer)
+        check_mixing(transfer, config.train)
     epochs = config.train.epochs or default_epochs(data.split.num_samples)
     transfer.remarks = [*unread_keys(config.train, epochs), *unread_teacher_keys(config)]
     transfer.remarks += networks.order.notes if compares_classes(config) else []

@@ -172,6 +172,23 @@ def test_a_mask_of_other_samples_is_refused():
     assert loss.logs["counted"].item() == 0.75
 
 
+@pytest.mark.parametrize("name", [name for name in WITH_TEACHER if name != "dense_crd"])
+def test_a_depth_of_0_was_not_measured(name):
+    student, teacher = torch.randn(2, 5, 4, 4), torch.randn(2, 5, 4, 4) * 9
+    depth = torch.rand(2, 1, 8, 8) + 0.5
+    losses = []
+    for mark in (torch.nan, 0.0, -1.0):
+        depth[0, :, :4] = mark
+        loss = OBJECTIVES[name]()
+        losses.append((loss(student, teacher, depth=depth).item(), loss.logs["counted"].item()))
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0] != (OBJECTIVES[name](measured=None)(student, teacher, depth=depth).item(), 1.0)
+    # Of another modality 0 is a value like any other.
+    loss = DenseKD(measured="flow")
+    loss(student, teacher, flow=torch.zeros(2, 2, 8, 8))
+    assert loss.logs["counted"].item() == 1
+
+
 def test_what_a_segmenter_and_a_classifier_of_the_registry_are_taken_for():
     batch = {"rgb": torch.rand(2, 3, 16, 16)}
     segmenter, classifier = (

@@ -54,7 +54,8 @@ def check_predictions(
             there = "has none" if spec.num_classes is None else "returns logits of whole samples (B, C)"
             raise UsageError(
                 f"objective {objective} reads an answer for each position (B, C, h, w), and the {role} {there}: take a "
-                f"network that gives one, such as unet/resnet20, or {otherwise}"
+                "network that gives one, such as unet/resnet20 or a module of your own with "
+                f"contrastill.Taps(prediction='output:KEY'), or {otherwise}"
             )
         channels[role] = spec.prediction_shape[0]
         if classes:

@@ -91,7 +91,8 @@ def _check_kinds_of_answers(config: RunConfig, teachers: Sequence[Network], stud
                         + (
                             "use dense_kd with a student that does so too, or objectives on embeddings or maps"
                             if part == "logits"
-                            else "take a segmenter as teacher, or objectives on embeddings or maps"
+                            else "take a segmenter as teacher, name the map of your own module's outputs with "
+                            "contrastill.Taps(prediction='output:KEY'), or take objectives on embeddings or maps"
                         )
                     )
 

@@ -58,6 +58,12 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
         raise UsageError(
             "there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two "
             "classes at least"
+            + (
+                f"; label maps ({LABELS}) are learnt by a student that answers for each position, such as "
+                "unet/resnet20, or your own module with contrastill.Taps(prediction='output:KEY')"
+                if LABELS in split.modalities
+                else ""
+            )
         )
     chosen: dict[str, Any] = {"binary_cross_entropy" if several else "cross_entropy": {"weight": 1.0}}
     chosen = chosen if labelled else {}

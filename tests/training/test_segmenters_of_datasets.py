@@ -81,6 +81,23 @@ def test_nothing_is_trained_from_label_maps_without_a_label(tmp_path):
     assert distilled(perfect("abc"), data, tmp_path / "y").metrics["miou"] > 90
 
 
+def test_a_map_beside_an_embedding_is_named_by_a_tap(tmp_path):
+    class Keyed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 3, 1)
+
+        def forward(self, images):
+            return {"seg": self.stem(images), "features": images.mean((2, 3))}
+
+    with pytest.raises(UsageError, match=r"neither a teacher nor a label .*semantics.*Taps\(prediction='output:KEY'\)"):
+        contrastill.distill(None, Keyed(), Frames(), out=tmp_path / "x", quiet=True)
+    with pytest.raises(
+        UsageError, match=r"teacher 0 \(Keyed\) answers for the sample: .*Taps\(prediction='output:KEY'"
+    ):
+        distilled(Keyed(), Frames(), tmp_path / "y", objectives="dense_kd")
+
+
 def test_a_student_whose_answers_nothing_would_train_is_refused(tmp_path):
     with pytest.raises(UsageError, match="nothing would train what the student answers"):
         distilled(nn.Conv2d(3, 4, 1), Frames(labelled=False), tmp_path / "x")

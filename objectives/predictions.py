@@ -59,6 +59,11 @@ def check_predictions(
             )
         channels[role] = spec.prediction_shape[0]
         if classes:
+            if setting.pixel_classes == 1 and channels[role] == 1:
+                raise UsageError(
+                    f"objective {objective} tells classes apart, and the label maps have one: number the other pixels "
+                    "too, as class 2, since 0 is unlabelled and not learnt"
+                )
             check_several(objective, role, channels[role])
             _check_kind(objective, role, spec)
     if teacher and channels["student"] != channels["teacher"]:
@@ -78,7 +83,9 @@ def check_several(objective: str, role: str, channels: int) -> None:
     if channels == 1:
         raise UsageError(
             f"objective {objective} takes the softmax over the classes at each position, and the {role} predicts one "
-            "number there: give it a channel for each class, or take dense_regression for a quantity such as depth"
+            "number there: give it a channel for each class, which of one class and its background are 2, or take "
+            f"{'scale_invariant' if objective == 'pixel_cross_entropy' else 'dense_regression'} for a quantity such as "
+            "depth"
         )
 
 
@@ -216,8 +223,8 @@ def pixel_targets(objective: str, batch: Mapping[str, Any], prediction: Tensor) 
     """
     if LABELS not in batch:
         raise UsageError(
-            f"objective {objective} needs label maps, and the batch has none: pass semantics=, (B, 1, H, W), or take "
-            "the objective out of the config"
+            f"objective {objective} needs label maps, and the batch has none: pass {LABELS}=, (B, 1, H, W), or give "
+            f"your samples a field {LABELS}, of zeros where there is no label"
         )
     labels, channels = check_pixels(objective, LABELS, batch[LABELS], prediction, channels=1), prediction.shape[1]
     if labels.device.type == "cpu":
@@ -245,8 +252,8 @@ def check_label_maps(objective: str, setting: Setting) -> None:
     classes = setting.pixel_classes
     if classes is None:
         raise UsageError(
-            f"objective {objective} needs label maps, and this data has no modality {LABELS}: take the objective out, "
-            "or give the data one"
+            f"objective {objective} needs label maps, and this data has no modality {LABELS}: give it one (a field "
+            f"{LABELS} of your samples, data.fields or data.modalities), or take the objective out"
         )
     shape = setting.student.prediction_shape
     if shape is not None and classes > shape[0]:

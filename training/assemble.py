@@ -267,6 +267,8 @@ def _dense_test_loader(student: Network, data: _RunData, labels: Any) -> Loader 
     if outputs == 1:
         return data.evaluating(split) if "depth" in split.modalities else None
     if labels.num_classes is None:
+        if LABELS in data.split.modalities:
+            log.warning("the test split has no %s, so no mIoU is measured: give its samples that field too", LABELS)
         return None
     if outputs != labels.num_classes:
         log.warning(

@@ -101,6 +101,12 @@ def default_dense_objectives(
     elif quantity and "depth" in split.modalities and not reads_depth:
         chosen["scale_invariant"] = {"weight": 1.0}
     if not teachers and not chosen:
+        if quantity:
+            raise UsageError(
+                "the student predicts one number for each position, such as depth, and there is neither a teacher nor "
+                "another modality depth to learn that from: give one of them, or for classes a channel for each, "
+                "which of one class and its background are 2"
+            )
         raise UsageError(
             "there is neither a teacher nor a label map to learn from: give a teacher, or data with the modality "
             f"{LABELS}"

@@ -83,11 +83,10 @@ def _look_up(config: RunConfig, missing: UsageError | None) -> None:
     validate_data(config.data)
     # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody
     # needs it.
-    for network in [
-        *(teacher for teacher in config.teachers if not teacher.model.startswith(PYTHON_PREFIX)),
-        config.student,
-    ]:
-        model_builder(network.model, network.weights)
+    keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
+    for key, network in zip(keys, [*config.teachers, config.student], strict=True):
+        if key == "student" or not network.model.startswith(PYTHON_PREFIX):
+            model_builder(network.model, network.weights, f"{key}.weights")
     _name_plugins(config)
 
 

@@ -67,7 +67,9 @@ def test_labels_of_whole_samples_and_label_maps_are_told_apart():
         build("cross_entropy", CLASSIFIER)
     with pytest.raises(UsageError, match="cross_entropy needs labels, and this data has none"):
         build("cross_entropy", CLASSIFIER, pixel_classes=None)
-    with pytest.raises(UsageError, match="pixel_cross_entropy needs label maps, and this data has no modality semant"):
+    with pytest.raises(
+        UsageError, match="pixel_cross_entropy needs label maps, and this data has no modality semantics: give it one"
+    ):
         build("pixel_cross_entropy", pixel_classes=None)
     with pytest.raises(UsageError, match="student has 5 channels and the label maps 6 classes: give it 6"):
         build("pixel_cross_entropy", pixel_classes=6)
@@ -86,8 +88,13 @@ def test_other_channels_are_refused(name):
 
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_one_number_is_no_choice_of_a_class(name):
-    with pytest.raises(UsageError, match=f"{name} takes the softmax .* predicts one number there: .*dense_regression"):
+    other = "scale_invariant" if name == "pixel_cross_entropy" else "dense_regression"
+    with pytest.raises(
+        UsageError, match=f"{name} takes the softmax .* one number there: .* background are 2, .*{other}"
+    ):
         build(name, DEPTH, DEPTH)
+    with pytest.raises(UsageError, match=f"{name} tells classes apart, and the label maps have one: .* as class 2"):
+        build(name, DEPTH, DEPTH, pixel_classes=1)
     one = torch.randn(2, 1, 4, 4)
     with pytest.raises(UsageError, match=f"{name} takes the softmax"):
         OBJECTIVES[name]()(one, *([one] if name in WITH_TEACHER else []), semantics=torch.ones(2, 1, 4, 4))
@@ -151,7 +158,9 @@ def test_label_maps_that_are_no_channels_of_the_prediction(labels, message):
 
 def test_label_maps_are_passed_by_name():
     values = torch.randn(2, 5, 4, 4)
-    with pytest.raises(UsageError, match="needs label maps, and the batch has none: pass semantics="):
+    with pytest.raises(
+        UsageError, match="needs label maps, and the batch has none: pass semantics=.* a field semantics, of zeros"
+    ):
         PixelCrossEntropy()(values)
     with pytest.raises(
         UsageError, match=r"reads no teacher: .*PixelCrossEntropy\(\)\(prediction, semantics=label_maps"

@@ -1,5 +1,7 @@
 """Segmenters of a user's own datasets: names of pixel classes, no labels at all, teachers of other classes."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +98,36 @@ def test_a_map_beside_an_embedding_is_named_by_a_tap(tmp_path):
         UsageError, match=r"teacher 0 \(Keyed\) answers for the sample: .*Taps\(prediction='output:KEY'"
     ):
         distilled(Keyed(), Frames(), tmp_path / "y", objectives="dense_kd")
+
+
+class Without(Frames):
+    """One sample lacks its label map."""
+
+    def __getitem__(self, row):
+        sample = super().__getitem__(row)
+        if row == 5:
+            del sample["semantics"]
+        return sample
+
+
+def test_samples_without_label_maps_are_named_by_the_field(tmp_path, caplog):
+    with pytest.raises(
+        contrastill.ContrastillError, match="sample 5 of Without has no semantics, .* here zeros, which"
+    ):
+        distilled(None, (Without(), Frames()), tmp_path / "x")
+    with pytest.raises(contrastill.ContrastillError, match="sample 5 of Without has no semantics"):
+        distilled(None, (Frames(), Without()), tmp_path / "y", epochs=1)
+    with caplog.at_level(logging.WARNING):
+        assert "miou" not in distilled(None, (Frames(), Frames(labelled=False)), tmp_path / "z", epochs=1).metrics
+    assert "the test split has no semantics, so no mIoU is measured" in caplog.text
+
+
+def test_answers_that_are_no_map_of_classes_are_named(tmp_path):
+    with pytest.raises(UsageError, match="predicts one number for each position, .* background are 2$"):
+        contrastill.distill(None, nn.Conv2d(3, 1, 1), Frames(), out=tmp_path / "x", quiet=True)
+    pooled = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(UsageError, match=r"\(Sequential\) answers for the sample, with .*\(B, C, 1, 1\): take unet"):
+        contrastill.distill(None, pooled, Frames(), out=tmp_path / "y", objectives="pixel_cross_entropy", quiet=True)
 
 
 def test_a_student_whose_answers_nothing_would_train_is_refused(tmp_path):

@@ -43,6 +43,17 @@ def test_pythons_none_is_no_folder(four_classes, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("key", ["student", "teachers.1"])
+def test_networks_without_published_weights_are_named_by_their_key(key):
+    networks = {name: {"model": "unet/resnet8", "num_classes": 3} for name in ("student", "teachers.0", "teachers.1")}
+    networks[key]["weights"] = "pretrained"
+    teachers = [networks["teachers.0"], networks["teachers.1"]]
+    with pytest.raises(
+        UsageError, match=f"^unet/resnet8 has no published weights, and {key}.weights is pretrained: set {key}.weights"
+    ):
+        validate(values(student=networks["student"], teachers=teachers))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

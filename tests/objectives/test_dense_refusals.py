@@ -170,6 +170,22 @@ def test_label_maps_are_passed_by_name():
         PseudoLabels()(values, values, semantics=torch.ones(2, 4, 4))
 
 
+def test_parts_in_the_singular_have_a_verb_in_the_singular():
+    values, nan = torch.randn(2, 5, 4, 4), torch.full((2, 5, 4, 4), torch.nan)
+    for outputs, message in (
+        (torch.randn(3, 5, 4, 4), "the teacher's prediction is of 3 samples and the student's of 2"),
+        (values[0], r"the teacher's prediction has shape \(5, 4, 4\): pass \(B, C, H, W\)"),
+        (values.long(), "the teacher's prediction is torch.int64"),
+        (values[:, :, :0], "the teacher's prediction has shape .*, without a value"),
+        (nan, "as the teacher's prediction holds infinite or NaN values"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            DenseKD()(values, outputs)
+    logits = Representation(logits=torch.randn(2, 5))
+    with pytest.raises(UsageError, match="the teacher's logits are of 3 samples"):
+        KD()(logits, torch.randn(3, 5))
+
+
 def test_a_mask_of_other_samples_is_refused():
     values = torch.randn(2, 5, 4, 4)
     with pytest.raises(UsageError, match=r"dense_kd: depth has shape \(3, 1, 8, 8\), .*pass \(2, C, H, W\)"):

@@ -100,6 +100,34 @@ def test_a_map_beside_an_embedding_is_named_by_a_tap(tmp_path):
         distilled(Keyed(), Frames(), tmp_path / "y", objectives="dense_kd")
 
 
+class Narrower(nn.Module):
+    """Has fewer channels in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        return self.conv(images)[:, : 2 if self.training else 3]
+
+
+def test_shapes_that_do_not_fit_are_of_an_objective_and_a_teacher(tmp_path):
+    data = (Frames(classes=["a", "b", "c"]), Frames(classes=["a", "b", "c"]))
+    options = {"objectives": {"mine": {"name": "dense_kd"}}, "out": tmp_path / "x", "epochs": 1, "quiet": True}
+    with pytest.raises(UsageError, match=r"^objective mine towards teacher 0 \(Conv2d\): DenseKD compares predictions"):
+        contrastill.distill([perfect("abc"), perfect("cab")], Narrower(), data, **options)
+    with pytest.raises(UsageError, match="^objective pixel_cross_entropy: the label maps hold 3"):
+        contrastill.distill(None, Narrower(), data, **options | {"objectives": "pixel_cross_entropy"})
+    unlabelled = (Frames(labelled=False), Frames(labelled=False))
+    with pytest.raises(UsageError, match="^teacher 1: objective dense_kd compares .* the teacher has 4 channels"):
+        contrastill.distill(
+            [nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 1)],
+            nn.Conv2d(3, 3, 1),
+            unlabelled,
+            **options | {"objectives": "dense_kd"},
+        )
+
+
 class Without(Frames):
     """One sample lacks its label map."""
 

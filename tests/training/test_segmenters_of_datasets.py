@@ -138,6 +138,25 @@ class Without(Frames):
         return sample
 
 
+def test_an_epoch_in_which_no_position_counts_has_a_line(tmp_path, caplog):
+    unsure = perfect("abc")
+    with torch.no_grad():
+        unsure.weight.zero_()
+    data = (Frames(labelled=False), Frames(labelled=False))
+    options = {"objectives": "pseudo_labels", "epochs": 2}
+    with caplog.at_level(logging.WARNING):
+        distilled(perfect("abc"), data, tmp_path / "x", **options)
+        assert "counted no position" not in caplog.text
+        distilled([perfect("abc"), unsure], data, tmp_path / "y", **options)
+    lines = [record.message for record in caplog.records if "counted no position" in record.message]
+    assert [line.partition(",")[0] for line in lines] == [
+        f"objective pseudo_labels counted no position in epoch {epoch} towards teacher 1" for epoch in (1, 2)
+    ]
+    assert (
+        "loosen objectives.pseudo_labels.confidence=0.9 or objectives.pseudo_labels.only_unlabelled=True or" in lines[0]
+    )
+
+
 def test_samples_without_label_maps_are_named_by_the_field(tmp_path, caplog):
     with pytest.raises(
         contrastill.ContrastillError, match="sample 5 of Without has no semantics, .* here zeros, which"

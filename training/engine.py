@@ -121,8 +121,8 @@ class _Training:
         for name, loader in (("train", train), ("test", test)):
             if loader is not None and not hasattr(loader, "epoch"):
                 raise UsageError(
-                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) gives the "
-                    "same batches each time: hand a Dataset or a DataLoader to contrastill.distill, or take a split's loader"
+                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) always gives "
+                    "the same batches: hand a Dataset or a DataLoader to contrastill.distill, or take a split's loader"
                 )
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator

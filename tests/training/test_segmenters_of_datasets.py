@@ -60,6 +60,24 @@ def test_a_teacher_is_matched_by_the_names_of_the_label_maps(tmp_path):
         distilled(perfect("cab"), other, tmp_path / "y", objectives="dense_kd")
 
 
+def test_a_segmenter_of_transformers_is_matched_by_its_id2label(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, sr_ratios=[1] * 4,
+        decoder_hidden_size=8, id2label={0: "c", 1: "a", 2: "b"},
+    )  # fmt: skip
+    teacher = transformers.SegformerForSemanticSegmentation(config)
+    data = [Frames(classes=["a", "b", "c"])] * 2
+    result = distilled(teacher, tuple(data), tmp_path / "x", objectives="dense_kd", epochs=1, lr=0.01)
+    assert result.student.classes == ["a", "b", "c"]
+    unnamed = (Frames(labelled=False), Frames(labelled=False))
+    result = distilled(teacher, unnamed, tmp_path / "y", objectives="dense_kd", epochs=1, lr=0.01)
+    assert result.student.classes == ["c", "a", "b"]
+    other = [Frames(classes=["x", "b", "c"])] * 2
+    with pytest.raises(UsageError, match="class_map"):
+        distilled(teacher, tuple(other), tmp_path / "z", objectives="dense_kd")
+
+
 def test_splits_that_number_their_label_maps_otherwise_are_refused(tmp_path):
     data = (Frames(classes=["a", "b", "c"]), Frames("cab", classes=["c", "a", "b"]))
     with pytest.raises(UsageError, match=r"a, b, c\), those of the test split 4 \(unlabelled, c, a, b\)"):

@@ -102,6 +102,7 @@ class Objective(nn.Module):
             teacher's place.
         whole_prediction: Whether it compares all channels of a prediction, not the probable ones alone, so that
             ``cache.prediction`` must keep all.
+        takes_probabilities: Whether it compares a prediction's values as they are, so that they need not be logits.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
         least_samples: The fewest samples of a batch that it can compare with each other; with fewer its loss is 0.
@@ -123,6 +124,7 @@ class Objective(nn.Module):
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     whole_prediction: ClassVar[bool] = False
+    takes_probabilities: ClassVar[bool] = False
     takes_mixed: bool = False
     least_samples: int = 1
     channels: Sequence[tuple[int, int]] = ()

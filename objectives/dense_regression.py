@@ -62,6 +62,7 @@ class DenseRegression(Objective):
     same_classes = True
     default_weight = 1.0
     whole_prediction = True
+    takes_probabilities = True
 
     def __init__(
         self, norm: Literal["l1", "l2"] = "l1", scale_invariant: bool = False, measured: str | None = "depth"

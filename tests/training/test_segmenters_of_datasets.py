@@ -78,6 +78,18 @@ def test_a_segmenter_of_transformers_is_matched_by_its_id2label(tmp_path):
         distilled(teacher, tuple(other), tmp_path / "z", objectives="dense_kd")
 
 
+@pytest.mark.parametrize(
+    ("end", "message"), [(nn.Softmax(1), "returns probabilities"), (nn.Sigmoid(), "ends in a sig")]
+)
+def test_probabilities_are_right_where_values_are_compared_as_they_are(tmp_path, end, message):
+    data = (Frames(labelled=False), Frames(labelled=False))
+    teacher = nn.Sequential(perfect("abc"), end)
+    distilled(teacher, data, tmp_path / "x", objectives="dense_regression", epochs=1)
+    distilled(perfect("abc"), data, tmp_path / "y", objectives="cwd", epochs=1)
+    with pytest.raises(UsageError, match=f"teacher 0 {message}.*, and objective cwd reads logits: leave the s"):
+        distilled(teacher, data, tmp_path / "z", objectives=["dense_regression", "cwd"], epochs=1)
+
+
 def test_splits_that_number_their_label_maps_otherwise_are_refused(tmp_path):
     data = (Frames(classes=["a", "b", "c"]), Frames("cab", classes=["c", "a", "b"]))
     with pytest.raises(UsageError, match=r"a, b, c\), those of the test split 4 \(unlabelled, c, a, b\)"):

@@ -216,7 +216,7 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
         elsewhere = [
             f"{section_name}.{name}"
             for section_name, field in RunConfig.model_fields.items()
-            if name in getattr(field.annotation, "model_fields", {})
+            if name in getattr(field.annotation, "model_fields", {}) and f"{section_name}.{name}" != key
         ]
         hint = (
             f"did you mean {' or '.join(elsewhere)}?"

@@ -81,6 +81,25 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+def test_all_keys_of_a_recipe_that_other_data_lack_are_named_at_once(four_classes):
+    message = (
+        "data.train_samples, data.modalities, evaluation.data.modalities of config xmodal/rooms_segmentation are of "
+        f"data.name=rooms, and packed has no such key: write 'data={{name: packed, path: {four_classes}}}' "
+        "evaluation.data={} in the place of data.name=packed, which leaves the config's out"
+    )
+    with pytest.raises(UsageError) as refusal:
+        load_config("xmodal/rooms_segmentation", ["data.name=packed", f"data.path={four_classes}"])
+    assert str(refusal.value) == message
+    section = f"data={{name: packed, path: {four_classes}}}"
+    assert load_config("xmodal/rooms_segmentation", [section, "evaluation.data={}"]).data.name == "packed"
+    with pytest.raises(UsageError, match="^data.path, data.train_split of config .* write 'data={name: rooms}' in the"):
+        load_config("teachers/stl10_chrominance", ["data.name=rooms"])
+    # A key that both have, and what who overrides wrote, are no such keys.
+    assert load_config("compression/rooms_crd", ["data.name=rooms", "data.train_samples=9"]).data.train_samples == 9
+    with pytest.raises(UsageError, match="data.limt is not a key of the config: did you mean limit"):
+        load_config("teachers/cifar100", [f"data.path={four_classes}", "data.name=packed", "data.limt=3"])
+
+
 def test_data_of_another_kind_is_refused_with_the_section_that_names_it(folder, four_classes):
     section = {"name": "image_folder", "path": str(four_classes), "size": 16}
     message = rf"kind packed, and data.name is image_folder: .*'data=\{{name: packed, path: {four_classes}\}}'"

@@ -110,7 +110,8 @@ class Objective(nn.Module):
             of the embeddings it reads; empty where any will do.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
         note: What :meth:`prepare` decided, for the line at the start of a run.
-        in_transfer: What it is called in messages of the transfer that it is part of, and towards which teacher it is.
+        in_transfer: What it is called in messages of the transfer that it is part of, and towards which of several
+            teachers it is.
     """
 
     Options: ClassVar[type[BaseModel]] = Options

@@ -99,7 +99,7 @@ class Transfer(nn.Module):
         for name, term in self.terms.items():
             term.label = name
             for number, objective in enumerate(term.objectives if isinstance(term.objectives[0], Objective) else ()):
-                one = term.needs_teacher and not term.joint and number < len(teachers)
+                one = term.needs_teacher and not term.joint and number < len(teachers) > 1
                 place = f" towards teacher {number} ({short_name(self.teacher_names[number])})" if one else ""
                 objective.in_transfer = (f"objective {name}", place)
             check_trains(term.what, term.objectives, self.parameters())

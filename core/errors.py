@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,20 @@ class Stopped(ContrastillError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+@contextmanager
+def located(owner: str, place: str = "") -> Iterator[None]:
+    """Within it, a UsageError begins with whose it is, as "objective kd", and with its place, as " towards teacher 1";
+    without an owner it stays as it is.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if not owner:
+            raise
+        text = str(error).removeprefix(owner)
+        raise UsageError(f"{owner}{place}{': ' if text == str(error) else ''}{text}") from error
 
 
 def required(value: T | None, part: str) -> T:

@@ -84,7 +84,7 @@ class FirstStep:
 
 
 def _named(words: str, code: str, outputs: Representation) -> Iterator[tuple[str, str, Tensor]]:
-    for part in ("logits", "embedding"):
+    for part in ("logits", "embedding", "prediction"):
         if (value := getattr(outputs, part)) is not None:
             yield f"{words} {part}", f"{code}.{part}", value
     for place, value in enumerate(outputs.maps):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from .errors import UsageError
 from .representation import PARTS, Representation
 
+_PLURAL = frozenset({"logits", "maps"})
+
 
 def check_factors(name: str, **factors: float) -> None:
     """Refuse factors of a loss's parts that are all 0: it would be 0 whatever the networks return.
@@ -65,13 +67,13 @@ def check_tensors(
                 first = value if first is None else first
                 if len(value) != len(first):
                     raise UsageError(
-                        f"{name}: the {role}'s {part} are of {len(value)} samples and the student's of {len(first)}: "
-                        "pass outputs for the same batch"
+                        f"{name}: the {role}'s {part} {be(part)} of {len(value)} samples and the student's of "
+                        f"{len(first)}: pass outputs for the same batch"
                     )
                 if value.device != first.device:
                     raise UsageError(
-                        f"{name}: the {role}'s {part} are on {value.device} and the student's on {first.device}: "
-                        "move them to one device"
+                        f"{name}: the {role}'s {part} {be(part)} on {value.device} and the student's on "
+                        f"{first.device}: move them to one device"
                     )
                 if same_classes and part == "prediction" and value.shape[1] != first.shape[1]:
                     raise UsageError(
@@ -87,18 +89,33 @@ def check_tensors(
 
 def _check_tensor(name: str, role: str, part: str, value: Any, same_classes: bool) -> None:
     if not isinstance(value, Tensor):
-        raise UsageError(f"{name}: the {role}'s {part} are of type {type(value).__name__}: pass tensors")
-    check_floats(f"{name}: the {role}'s {part} are", value)
+        raise UsageError(f"{name}: the {role}'s {part} {be(part)} of type {type(value).__name__}: pass tensors")
+    check_floats(f"{name}: the {role}'s {part} {be(part)}", value)
     rank = {"embedding": 2, "maps": 4, "prediction": 4, "logits": 2 if same_classes else None}[part]
     if rank is not None and value.ndim != rank:
         shape = {"embedding": "(B, D)", "logits": "(B, C)"}.get(part, "(B, C, H, W)")
-        raise UsageError(f"{name}: the {role}'s {part} have shape {tuple(value.shape)}: pass {shape}")
+        raise UsageError(f"{name}: the {role}'s {part} {have(part)} shape {tuple(value.shape)}: pass {shape}")
     if value.ndim == 0 or len(value) == 0:
-        raise UsageError(f"{name}: the {role}'s {part} are of no samples: skip empty batches")
+        raise UsageError(f"{name}: the {role}'s {part} {be(part)} of no samples: skip empty batches")
     if not value.numel():
         raise UsageError(
-            f"{name}: the {role}'s {part} have shape {tuple(value.shape)}, without a value: check its sides"
+            f"{name}: the {role}'s {part} {have(part)} shape {tuple(value.shape)}, without a value: check its sides"
         )
+
+
+def be(part: str) -> str:
+    """The verb after the name of a part of a representation."""
+    return "are" if part in _PLURAL else "is"
+
+
+def have(part: str) -> str:
+    """The same of what it has."""
+    return "have" if part in _PLURAL else "has"
+
+
+def hold(parts: Collection[str]) -> str:
+    """The same of what one or more of them hold."""
+    return "hold" if len(parts) > 1 or {*parts} & _PLURAL else "holds"
 
 
 def check_floats(what: str, value: Tensor) -> None:
@@ -117,6 +134,24 @@ def check_softmax(name: str, role: str, logits: Tensor) -> None:
         raise UsageError(
             f"{name} takes the softmax of the {role}'s logits, and it has one, which is always sure: give the network "
             "2 outputs, one for each class"
+        )
+
+
+def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
+    """Refuse a single logit, whose softmax is 1 whatever it is, so that the loss is 0 and nothing is learnt.
+
+    Args:
+        objective: Its name, for the message.
+        role: ``"student"`` or ``"teacher"``.
+        outputs: Length of its logits; None where it has none.
+
+    Raises:
+        UsageError: It is 1.
+    """
+    if outputs == 1:
+        raise UsageError(
+            f"objective {objective} takes the softmax of the {role}'s logits, and it has one, which is always "
+            "sure: give the network 2 outputs, one for each class"
         )
 
 
@@ -152,8 +187,8 @@ def check_teachers_finite(name: str, loss: Tensor, teachers: Sequence[Any]) -> N
     for teacher in teachers:
         if parts := not_finite(teacher):
             raise UsageError(
-                f"{name} is no finite number, as the teacher's {' and '.join(parts)} hold infinite or NaN values: "
-                f"{MASKED}"
+                f"{name} is no finite number, as the teacher's {' and '.join(parts)} {hold(parts)} infinite or NaN "
+                f"values: {MASKED}"
             )
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .constructor import checked_constructor
-from .errors import UsageError, required
+from .errors import UsageError, located, required
 from .loss_inputs import (
     check_built_for,
     check_loss,
@@ -19,6 +19,7 @@ from .loss_inputs import (
     check_samples,
     check_teachers_finite,
     check_tensors,
+    check_two_outputs,
     in_own_precision,
 )
 from .loss_labels import several_classes_refused, unlabelled
@@ -101,6 +102,7 @@ class Objective(nn.Module):
             teacher's place.
         whole_prediction: Whether it compares all channels of a prediction, not the probable ones alone, so that
             ``cache.prediction`` must keep all.
+        takes_probabilities: Whether it compares a prediction's values as they are, so that they need not be logits.
         takes_mixed: Whether it is right of images that are mixed of two samples (``train.mixup``): it reads neither
             ``index`` nor ``target`` of the batch, or ``partner_target`` and ``mixed_share`` too.
         least_samples: The fewest samples of a batch that it can compare with each other; with fewer its loss is 0.
@@ -108,6 +110,8 @@ class Objective(nn.Module):
             of the embeddings it reads; empty where any will do.
         logs: Detached scalars of the last call, for metrics.jsonl; they stay on the device.
         note: What :meth:`prepare` decided, for the line at the start of a run.
+        in_transfer: What it is called in messages of the transfer that it is part of, and towards which of several
+            teachers it is.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -121,9 +125,11 @@ class Objective(nn.Module):
     only_initial: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     whole_prediction: ClassVar[bool] = False
+    takes_probabilities: ClassVar[bool] = False
     takes_mixed: bool = False
     least_samples: int = 1
     channels: Sequence[tuple[int, int]] = ()
+    in_transfer: tuple[str, str] = ("", "")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -145,7 +151,15 @@ class Objective(nn.Module):
     @classmethod
     def build_each(cls, options: Any, settings: Sequence[Setting]) -> list[Objective]:
         """One for each teacher; an objective that reads them all at once overrides it and returns a single one."""
-        return [cls.build(options, setting) for setting in settings]
+        built = []
+        for number, setting in enumerate(settings):
+            try:
+                built.append(cls.build(options, setting))
+            except UsageError as error:
+                if len(settings) == 1 or "teacher" not in str(error):
+                    raise
+                raise UsageError(f"teacher {number}: {error}") from error
+        return built
 
     def __call__(self, student: Any, teacher: Any = None, batch: dict[str, Tensor] | None = None, **fields: Any) -> Any:
         """The loss of a batch, also in a training loop of one's own: ``KD()(student_logits, teacher_logits)``.
@@ -165,6 +179,11 @@ class Objective(nn.Module):
                 that are not of the same samples, classes and device; on the CPU also a teacher's that are not finite,
                 where the loss is not.
         """
+        with located(*self.in_transfer):
+            return self._checked(student, teacher, batch, fields)
+
+    def _checked(self, student: Any, teacher: Any, batch: Any, fields: dict[str, Any]) -> Any:
+        """The loss, of arguments that fit."""
         teachers = teacher if self.joint and isinstance(teacher, (list, tuple)) else [teacher]
         name = type(self).__name__
         if isinstance(student, Representation) and not fields and batch is not None:
@@ -326,22 +345,4 @@ def check_labels(objective: str, setting: Setting) -> None:
         raise UsageError(
             f"objective {objective} compares logits with labels, but the student has {own} classes and the data "
             f"{classes}: give it {classes}"
-        )
-
-
-def check_two_outputs(objective: str, role: str, outputs: int | None) -> None:
-    """Refuse a single logit, whose softmax is 1 whatever it is, so that the loss is 0 and nothing is learnt.
-
-    Args:
-        objective: Its name, for the message.
-        role: ``"student"`` or ``"teacher"``.
-        outputs: Length of its logits; None where it has none.
-
-    Raises:
-        UsageError: It is 1.
-    """
-    if outputs == 1:
-        raise UsageError(
-            f"objective {objective} takes the softmax of the {role}'s logits, and it has one, which is always "
-            "sure: give the network 2 outputs, one for each class"
         )

@@ -231,13 +231,21 @@ def has_option(builder: Callable, option: str) -> bool:
     return option in inspect.signature(builder).parameters
 
 
-def model_builder(name: str, weights: object = None) -> Callable:
+def model_builder(name: str, weights: object = None, key: str = "weights") -> Callable:
     """The builder of a network that is to have these weights; nothing is built or opened.
+
+    Args:
+        name: Of the network.
+        weights: A path, or ``"pretrained"``.
+        key: What names the weights, as ``student.weights``, for the message.
 
     Raises:
         UsageError: There is no such network, or it has no published weights and they are asked for.
     """
     builder = MODELS[name]
     if weights == PRETRAINED and not has_option(builder, PRETRAINED):
-        raise UsageError(f"{name} has no published weights: set weights to a run folder or a file, or leave them out")
+        raise UsageError(
+            f"{name} has no published weights, and {key} is {PRETRAINED}: set {key} to a run folder or a file, leave "
+            "it out for random ones, or name a network of timm/, torchvision/ or hf/"
+        )
     return builder

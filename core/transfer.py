@@ -17,6 +17,7 @@ from .errors import ContrastillError, UsageError
 from .first_step import check_trains
 from .learnable import check_learning, check_weights
 from .objective import Objective
+from .registry import short_name
 from .representation import Network, Representation
 from .teachers.live import LiveTeachers
 from .teachers.source import TeacherSource
@@ -97,6 +98,10 @@ class Transfer(nn.Module):
         )
         for name, term in self.terms.items():
             term.label = name
+            for number, objective in enumerate(term.objectives if isinstance(term.objectives[0], Objective) else ()):
+                one = term.needs_teacher and not term.joint and number < len(teachers) > 1
+                place = f" towards teacher {number} ({short_name(self.teacher_names[number])})" if one else ""
+                objective.in_transfer = (f"objective {name}", place)
             check_trains(term.what, term.objectives, self.parameters())
             if term.needs_teacher and not teachers:
                 raise UsageError(f"objective {name} compares with a teacher, and there is none: add one under teachers")
@@ -106,8 +111,8 @@ class Transfer(nn.Module):
                 )
         if not any(term.in_stage("main") for term in self.terms.values()):
             raise UsageError(
-                f"{' and '.join(self.terms)} have an initial stage only: add an objective for the training after "
-                "it, such as cross_entropy"
+                f"{' and '.join(self.terms)} {'has' if len(self.terms) == 1 else 'have'} an initial stage only: add an "
+                "objective for the training after it, such as cross_entropy"
             )
         self.initial_epochs = max(term.initial_epochs for term in self.terms.values())
         self.progress = 1.0

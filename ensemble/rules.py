@@ -20,9 +20,9 @@ from ..core.aggregation import Sum, TeacherAggregation
 from ..core.deferred import DeferredState
 from ..core.errors import UsageError, required
 from ..core.hashing import mix
-from ..core.loss_inputs import check_losses
+from ..core.loss_inputs import check_losses, check_two_outputs
 from ..core.loss_labels import batch_targets
-from ..core.objective import Objective, Options, Setting, check_two_outputs
+from ..core.objective import Objective, Options, Setting
 from ..core.registry import TEACHER_AGGREGATIONS
 from ..core.representation import Representation
 from .min_norm import min_norm_weights

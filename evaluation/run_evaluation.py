@@ -155,14 +155,21 @@ class RunEvaluation:
         obstacles = head_obstacles(self.options, baselines)
         if self.options.mode == "fine_tuned" and "segmentation" not in self.options.tasks:
             obstacles.append(
-                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation]: probes are of frozen layers"
+                "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation], whose head the network is trained "
+                "along with: add that task, or leave it out"
             )
         if "teacher" in baselines and not self.config.teachers:
             obstacles.append(f"{self.run.path} has no teacher: leave teacher out of --baselines")
         if "scratch" in baselines and "segmentation" not in self.options.tasks:
+            if not answers_for_positions(self.config.student.model):
+                labels, objective = "classes", "cross_entropy"
+            elif self.config.student.num_classes == 1:
+                labels, objective = "depth", "scale_invariant"
+            else:
+                labels, objective = "label maps", "pixel_cross_entropy"
             obstacles.append(
-                "the baseline scratch is for evaluation.tasks=[segmentation]; trained on classes it is a run of "
-                "its own: contrastill train with objectives.cross_entropy alone"
+                f"the baseline scratch is for evaluation.tasks=[segmentation]; trained on {labels} it is a run of "
+                f"its own: contrastill train with objectives.{objective} alone"
             )
         if "random" in baselines and self.train is None:
             head = "add evaluation.tasks=[segmentation] or [classification]"

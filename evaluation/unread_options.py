@@ -16,7 +16,6 @@ from .evaluation_data import objectives_read_prediction
 _OF_TASKS = {
     "head_of": ("segmentation", "classification"),
     "head": ("segmentation",),
-    "mode": ("segmentation",),
     "epochs": ("segmentation",),
     "batch_size": ("segmentation",),
     "lr": ("segmentation",),
@@ -24,7 +23,7 @@ _OF_TASKS = {
     "spatial": ("classification",),
     "label_fractions": ("segmentation", "classification"),
 }
-"""Keys of ``evaluation``, and the tasks that read them."""
+"""Keys of ``evaluation``, and the tasks that read them; a mode that no task reads is refused."""
 
 _OF_TRAIN = ("precision", "timeout_minutes")
 """Keys of ``train`` that an evaluation reads."""

@@ -133,8 +133,18 @@ def traced(module: nn.Module, shape: tuple[int, int, int], path: str | None = No
 
 def _ambiguous(module: nn.Module, output: object) -> UsageError:
     """The error for a module whose output does not say what is what."""
+    returns = f"{type(module).__name__} returns {described(output)}, and it is not clear what of it"
+    there = dict(tensors(output))
+    maps = [path for path, value in there.items() if value.ndim == 4 and max(value.shape[2:]) > 1]
+    if maps and not any(value.ndim == 2 for value in there.values()):
+        return UsageError(
+            f"{returns} is its answer: pass contrastill.Network(module, taps=contrastill.Taps("
+            f"prediction='{OUTPUT}{maps[0]}'), preprocess=…) if that is for each position, as a segmenter's, "
+            "embedding= if it is a backbone's, or wrap it in a module that returns its answer alone"
+        )
+    segmenter = f", of a segmenter prediction='{OUTPUT}{maps[0]}'" if maps else ""
     return UsageError(
-        f"{type(module).__name__} returns {described(output)}, and it is not clear what of it are logits (B, C) or an "
-        "embedding (B, D): pass contrastill.Network(module, taps=contrastill.Taps(logits='output:KEY', "
-        "embedding='output:KEY'), preprocess=…), or wrap it in a module that returns its logits"
+        f"{returns} are logits (B, C) or an embedding (B, D): pass contrastill.Network(module, taps=contrastill.Taps("
+        f"logits='output:KEY', embedding='output:KEY'), preprocess=…){segmenter}, or wrap it in a module that returns "
+        "its logits"
     )

@@ -15,6 +15,7 @@ from ..core.token_grids import token_layout, token_map
 from .library import Trace
 
 HEAD = "ForImageClassification"
+_NAMING = (HEAD, "ForSemanticSegmentation")
 
 
 def is_of_transformers(module: nn.Module) -> bool:
@@ -40,9 +41,11 @@ def check_input(module: nn.Module) -> None:
 
 
 def class_names(module: nn.Module) -> list[str] | None:
-    """The names in ``config.id2label`` of a transformers' classifier; None of those that are just numbered."""
+    """The names in ``config.id2label`` of a transformers' classifier or segmenter; None of those that are just
+    numbered.
+    """
     names = getattr(getattr(module, "config", None), "id2label", None)
-    if not is_of_transformers(module) or not names or HEAD not in type(module).__name__:
+    if not is_of_transformers(module) or not names or not any(head in type(module).__name__ for head in _NAMING):
         return None
     ordered = [str(names[place]) for place in sorted(names, key=int)]
     return None if all(name == f"LABEL_{place}" for place, name in enumerate(ordered)) else ordered

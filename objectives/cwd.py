@@ -30,8 +30,9 @@ class CWD(Objective):
 
     Args:
         temperature: T; 4 in the released code.
-        measured: Modality of the batch: positions at less than half of whose pixels it was measured (NaN, as in a
-            crop's padding) do not count. Of a batch without it every position counts; None: always.
+        measured: Modality of the batch: positions do not count where it was measured at less than half of the pixels
+            (not NaN, as in a crop's padding; of depth not 0 either). Of a batch without it every position counts; None:
+            always.
         pair: (student's map, teacher's map) places; None compares the predictions.
         student_dim, teacher_dim: Channels of these maps: where they differ a 1×1 convolution brings the student's to
             the teacher's, as in the paper; predictions need none.

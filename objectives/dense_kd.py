@@ -34,8 +34,9 @@ class DenseKD(Objective):
     Args:
         temperature: T; 1, as in the published pixel-wise distillation of segmentation (Liu et al.; Yang et al., CVPR
             2022): where two classes meet, the teacher's own probabilities are soft already.
-        measured: Modality of the batch: positions at less than half of whose pixels it was measured (NaN, as in a
-            crop's padding) do not count. Of a batch without it every position counts; None: always.
+        measured: Modality of the batch: positions do not count where it was measured at less than half of the pixels
+            (not NaN, as in a crop's padding; of depth not 0 either). Of a batch without it every position counts; None:
+            always.
         confidence: Positions at which the teacher's largest probability (T = 1) is lower do not count.
 
     Shape:

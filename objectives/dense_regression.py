@@ -32,8 +32,9 @@ class DenseRegression(Objective):
     Args:
         norm: ``"l1"`` or ``"l2"``, the squared difference.
         scale_invariant: Whether scale and shift of each sample's map count for nothing.
-        measured: Modality of the batch: positions at less than half of whose pixels it was measured (NaN, as in a
-            crop's padding) do not count. Of a batch without it every position counts; None: always.
+        measured: Modality of the batch: positions do not count where it was measured at less than half of the pixels
+            (not NaN, as in a crop's padding; of depth not 0 either). Of a batch without it every position counts; None:
+            always.
 
     Shape:
         - student.prediction: (B, C, h, w) - teacher.prediction: (B, C, h', w') - batch["depth"], where there is one:
@@ -61,6 +62,7 @@ class DenseRegression(Objective):
     same_classes = True
     default_weight = 1.0
     whole_prediction = True
+    takes_probabilities = True
 
     def __init__(
         self, norm: Literal["l1", "l2"] = "l1", scale_invariant: bool = False, measured: str | None = "depth"

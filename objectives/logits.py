@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UsageError
-from ..core.objective import Setting, check_two_outputs
+from ..core.loss_inputs import check_two_outputs
+from ..core.objective import Setting
 
 MOST_TEMPERATURE = 100
 """Beyond it the divergence of softened probabilities, T² times the difference of numbers that are nearly equal, is

@@ -22,9 +22,11 @@ LABELS = "semantics"
 UNLABELLED = (0, -1, -100)
 """In label maps: no label."""
 
+DEPTH = "depth"
+
 MEASURED = (
-    "modality of the batch whose unmeasured pixels (NaN, as in a crop's padding) do not count; null: every position "
-    "counts"
+    "modality of the batch whose unmeasured pixels (NaN, as in a crop's padding; of depth also 0) do not count; null: "
+    "every position counts"
 )
 """Description of the option ``measured``."""
 
@@ -52,10 +54,16 @@ def check_predictions(
             there = "has none" if spec.num_classes is None else "returns logits of whole samples (B, C)"
             raise UsageError(
                 f"objective {objective} reads an answer for each position (B, C, h, w), and the {role} {there}: take a "
-                f"network that gives one, such as unet/resnet20, or {otherwise}"
+                "network that gives one, such as unet/resnet20 or a module of your own with "
+                f"contrastill.Taps(prediction='output:KEY'), or {otherwise}"
             )
         channels[role] = spec.prediction_shape[0]
         if classes:
+            if setting.pixel_classes == 1 and channels[role] == 1:
+                raise UsageError(
+                    f"objective {objective} tells classes apart, and the label maps have one: number the other pixels "
+                    "too, as class 2, since 0 is unlabelled and not learnt"
+                )
             check_several(objective, role, channels[role])
             _check_kind(objective, role, spec)
     if teacher and channels["student"] != channels["teacher"]:
@@ -75,7 +83,9 @@ def check_several(objective: str, role: str, channels: int) -> None:
     if channels == 1:
         raise UsageError(
             f"objective {objective} takes the softmax over the classes at each position, and the {role} predicts one "
-            "number there: give it a channel for each class, or take dense_regression for a quantity such as depth"
+            "number there: give it a channel for each class, which of one class and its background are 2, or take "
+            f"{'scale_invariant' if objective == 'pixel_cross_entropy' else 'dense_regression'} for a quantity such as "
+            "depth"
         )
 
 
@@ -133,7 +143,7 @@ def measured_positions(objective: str, batch: Mapping[str, Any], measured: str |
 
     Args:
         objective: Its name, for the message.
-        batch: Perhaps with the modality, (B, C, H, W), not finite where nothing was measured.
+        batch: Perhaps with the modality, (B, C, H, W), not finite where nothing was measured, or depth not above 0.
         measured: The modality; None: every position counts.
         prediction: (B, C, h, w), of which the positions are.
 
@@ -143,7 +153,8 @@ def measured_positions(objective: str, batch: Mapping[str, Any], measured: str |
     if measured is None or measured not in batch:
         return torch.ones_like(prediction[:, 0], dtype=torch.bool)
     values = check_pixels(objective, measured, batch[measured], prediction)
-    return most_pixels(values.isfinite().all(1, keepdim=True), prediction)
+    there = values.isfinite() & (values > 0) if measured == DEPTH else values.isfinite()
+    return most_pixels(there.all(1, keepdim=True), prediction)
 
 
 def most_pixels(where: Tensor, prediction: Tensor) -> Tensor:
@@ -212,8 +223,8 @@ def pixel_targets(objective: str, batch: Mapping[str, Any], prediction: Tensor) 
     """
     if LABELS not in batch:
         raise UsageError(
-            f"objective {objective} needs label maps, and the batch has none: pass semantics=, (B, 1, H, W), or take "
-            "the objective out of the config"
+            f"objective {objective} needs label maps, and the batch has none: pass {LABELS}=, (B, 1, H, W), or give "
+            f"your samples a field {LABELS}, of zeros where there is no label"
         )
     labels, channels = check_pixels(objective, LABELS, batch[LABELS], prediction, channels=1), prediction.shape[1]
     if labels.device.type == "cpu":
@@ -241,8 +252,8 @@ def check_label_maps(objective: str, setting: Setting) -> None:
     classes = setting.pixel_classes
     if classes is None:
         raise UsageError(
-            f"objective {objective} needs label maps, and this data has no modality {LABELS}: take the objective out, "
-            "or give the data one"
+            f"objective {objective} needs label maps, and this data has no modality {LABELS}: give it one (a field "
+            f"{LABELS} of your samples, data.fields or data.modalities), or take the objective out"
         )
     shape = setting.student.prediction_shape
     if shape is not None and classes > shape[0]:

@@ -38,8 +38,9 @@ class PseudoLabels(Objective):
         confidence: The least probability of the teacher's class.
         only_unlabelled: Whether positions count only where half of the pixels or more have no label, of a batch with
             label maps: beside pixel_cross_entropy, which learns the others.
-        measured: Modality of the batch: positions at less than half of whose pixels it was measured (NaN, as in a
-            crop's padding) do not count. Of a batch without it every position counts; None: always.
+        measured: Modality of the batch: positions do not count where it was measured at less than half of the pixels
+            (not NaN, as in a crop's padding; of depth not 0 either). Of a batch without it every position counts; None:
+            always.
 
     Shape:
         - student.prediction: (B, C, h, w) - teacher.prediction: (B, C, h', w') - batch["semantics"] and batch["depth"],

@@ -13,9 +13,8 @@ from ..core.errors import UsageError
 from ..core.objective import Objective, Options, Setting
 from ..core.registry import OBJECTIVES
 from ..core.representation import Representation
-from .predictions import check_one, check_pixels, check_predictions, mean_of_counted, single
+from .predictions import DEPTH, check_one, check_pixels, check_predictions, mean_of_counted, single
 
-DEPTH = "depth"
 FLOOR = 0.1
 """Of the measured depth: below it the logarithm goes on along its tangent. The lower it is, the steeper that is: from a
 linear layer, half of whose first outputs are negative, 150 steps of AdamW came to .009 with a tenth and to .14 with a

@@ -25,6 +25,8 @@ _LABELS = {
     "validation_mAP": "mean average precision on the validation samples, %",
     "miou": "mIoU on the test split, %",
     "validation_miou": "mIoU on the validation samples, %",
+    "delta1": "δ < 1.25 on the test split, %",
+    "validation_delta1": "δ < 1.25 on the validation samples, %",
     "pixel_accuracy": "pixels right on the test split, %",
     "loss": "training loss",
     "lr": "learning rate",

@@ -32,7 +32,14 @@ from .freezing import freeze_modules
 from .mixing import check_mixing
 from .networks import Networks, build_networks, compare_scales, initial_weights
 from .output_checks import check_logits, check_output_lengths, embedding_notes
-from .pixel_labels import LABELS, PixelLabels, answers_for_positions, check_some_label, pixel_labels
+from .pixel_labels import (
+    LABELS,
+    PixelLabels,
+    answers_for_positions,
+    check_pixel_validation,
+    check_some_label,
+    pixel_labels,
+)
 from .schedule import default_epochs
 from .smallest_pass import FullBatches
 from .terms import build_term
@@ -73,9 +80,11 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
         ContrastillError: A file is missing or damaged.
     """
     accelerator = prepare_accelerator(config)
-    data = _RunData.open(config, splits or open_splits(config.data), accelerator)
+    splits = splits or open_splits(config.data)
+    data = _RunData.open(config, splits, accelerator)
     dense = answers_for_positions(config.student.model)
-    labels = pixel_labels(data.splits) if dense else data.splits
+    # Of all samples, those for validation too: a rare class may be in these alone.
+    labels = pixel_labels(splits) if dense else data.splits
     if dense and not config.teachers:
         check_some_label(data.split)
     networks = build_networks(config, labels, data.statistics)
@@ -89,7 +98,7 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     source = BatchedTeachers(networks.teachers) if config.ensemble.batched else None
     transfer = Transfer(networks.teachers, networks.student, terms, source=source)
     if config.train.mixup or config.train.cutmix:
-        check_mixing(transfer)
+        check_mixing(transfer, config.train)
     epochs = config.train.epochs or default_epochs(data.split.num_samples)
     transfer.remarks = [*unread_keys(config.train, epochs), *unread_teacher_keys(config)]
     transfer.remarks += networks.order.notes if compares_classes(config) else []
@@ -99,22 +108,23 @@ def assemble(config: RunConfig, *, splits: Mapping[str, Any] | None = None, fill
     test = _test_loader(transfer, data, labels["test"])
     if config.train.views and transfer.teacher_needs:
         _cache_outputs(config, transfer, data.train, filling)
-    return Assembly(transfer, data.train, test, accelerator, data.splits, weights, data.validation)
+    validation = None if data.validation is None else data.evaluating(data.validation)
+    return Assembly(transfer, data.train, test, accelerator, data.splits, weights, validation)
 
 
 @dataclass
 class _RunData:
     """The data of a run: its splits without the samples of ``train.validation``, and the loaders of them.
 
-    ``modalities`` are those that its networks read, ``statistics`` the mean and standard deviation of each but rgb;
-    ``evaluating`` opens a loader of a split by which the student is tested.
+    ``modalities`` are those that its networks read, ``statistics`` the mean and standard deviation of each but rgb,
+    ``validation`` those samples; ``evaluating`` opens a loader of a split by which the student is tested.
     """
 
     splits: dict[str, Any]
     modalities: list[str]
     statistics: dict[str, Statistics]
     train: ViewLoader
-    validation: Loader | None
+    validation: Split | None
     evaluating: Callable[[Split], Loader]
 
     @property
@@ -140,9 +150,9 @@ class _RunData:
 
         validation = None
         if config.train.validation is not None:
-            rest, part = split_off(splits["train"], config.train.validation, config.seed)
+            dense = answers_for_positions(config.student.model)
+            rest, validation = split_off(splits["train"], config.train.validation, config.seed, dense=dense)
             splits = {**splits, "train": rest}
-            validation = evaluating(part)
         modalities = [network.modality for network in networks]
         train = training_loader(splits["train"], modalities, config.train, shares)
         train = FullBatches(train) if config.train.drop_last else train
@@ -228,6 +238,8 @@ def _test_loader(transfer: Transfer, data: _RunData, labels: Any) -> Loader | No
     learns = bool(transfer.student_needs & {"logits", "prediction"})
     outputs = student.recipe["num_classes"]
     if student.taps.prediction is not None:
+        if data.validation is not None:
+            check_pixel_validation(data.validation, outputs if learns else None, labels.num_classes)
         return _dense_test_loader(student, data, labels) if learns and split is not None else None
     if data.validation is not None and (not learns or outputs != data.split.num_classes):
         raise UsageError(
@@ -255,6 +267,8 @@ def _dense_test_loader(student: Network, data: _RunData, labels: Any) -> Loader 
     if outputs == 1:
         return data.evaluating(split) if "depth" in split.modalities else None
     if labels.num_classes is None:
+        if LABELS in data.split.modalities:
+            log.warning("the test split has no %s, so no mIoU is measured: give its samples that field too", LABELS)
         return None
     if outputs != labels.num_classes:
         log.warning(

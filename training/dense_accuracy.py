@@ -216,7 +216,10 @@ def _median(values: Tensor, there: Tensor) -> Tensor:
 def _truth(batch: Mapping[str, Tensor], name: str, what: str) -> Tensor:
     if name not in batch:
         stored = ", ".join(sorted(batch))
-        raise UsageError(f"{what}, and the data have no {name} to compare with: they have {stored}")
+        raise UsageError(
+            f"{what}, and the data have no {name} to compare with: they have {stored}; give your samples a field "
+            f"{name}, or take other data"
+        )
     return batch[name]
 
 

@@ -34,7 +34,7 @@ from .checkpoint import (
     set_random_state,
 )
 from .compiled import compiled
-from .epoch_sums import EpochSums
+from .epoch_sums import EpochSums, warn_of_uncounted
 from .moving_average import MovingAverage, without_average
 from .non_finite import POLICIES
 from .optimizer import LR_SCALE, Clipping, match_memory, new_optimizer
@@ -121,9 +121,8 @@ class _Training:
         for name, loader in (("train", train), ("test", test)):
             if loader is not None and not hasattr(loader, "epoch"):
                 raise UsageError(
-                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) gives the "
-                    "same batches whenever it is asked: "
-                    "hand a Dataset or a DataLoader to contrastill.distill, or take the loader of a split"
+                    f"{name} is a {type(loader).__name__}, and fit takes a loader whose epoch(k, start) always gives "
+                    "the same batches: hand a Dataset or a DataLoader to contrastill.distill, or take a split's loader"
                 )
         epochs = config.epochs or default_epochs(train.num_samples)
         self.config, self.run, self.accelerator = config.model_copy(update={"epochs": epochs}), run, accelerator
@@ -243,6 +242,7 @@ class _Training:
         self.accelerator.log(
             {name: value for name, value in row.items() if name not in ("step", "stage")}, step=row["step"]
         )
+        warn_of_uncounted(row, self.transfer, self.accelerator)
         self.position.epoch, self.position.batch = epoch + 1, 0
         self.sums.clear()
         if self.stage != stage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..core.transfer import TransferOutput
+from ..core.transfer import Transfer, TransferOutput
+
+log = logging.getLogger(__name__)
+
+_COUNTED = "counted"
+"""What objectives log of positions: the share that counts."""
+_CHOOSING = ("confidence", "only_unlabelled", "measured")
+"""Options by which objectives choose these."""
 
 
 class EpochSums:
@@ -59,3 +67,30 @@ class EpochSums:
         """Go on from what :meth:`total` gave: the main rank from that, the others from nothing."""
         device, is_main = self._accelerator.device, self._accelerator.is_main_process
         self._sums = {name: (value if is_main else torch.zeros_like(value)).to(device) for name, value in total.items()}
+
+
+def warn_of_uncounted(row: Mapping[str, Any], transfer: Transfer, accelerator: Accelerator) -> None:
+    """Log a line about each objective that logs how many positions counted, where none did in a whole epoch.
+
+    Args:
+        row: The epoch's, of metrics.jsonl.
+        transfer: Whose objectives it is of.
+        accelerator: Of whose processes the main one logs.
+    """
+    for key, value in row.items():
+        label, _, name = key.partition("/")
+        name, _, number = name.partition(".")
+        if name != _COUNTED or value != 0 or not accelerator.is_main_process:
+            continue
+        objective = transfer.terms[label].objectives[int(number or 0)]
+        chosen = {option: getattr(objective, option, None) for option in _CHOOSING}
+        keys = [
+            f"objectives.{label}.{option}={value}" for option, value in chosen.items() if value not in (None, False)
+        ]
+        log.warning(
+            "objective %s counted no position in epoch %d%s, so nothing is learnt from it: loosen %s",
+            label,
+            row["epoch"] + 1,
+            f" towards teacher {number}" if number else "",
+            " or ".join(keys) or "what counts",
+        )

@@ -9,6 +9,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from ..core.config.schema import TrainConfig
 from ..core.data import ViewLoader
 from ..core.errors import UsageError
 from ..core.hashing import hash64, mix, shifted
@@ -113,22 +114,28 @@ class MixedLoader(WrappedLoader):
         return shares, boxes
 
 
-def check_mixing(transfer: Transfer) -> None:
+def check_mixing(transfer: Transfer, config: TrainConfig) -> None:
     """Refuse objectives, and rules of ensembles, that need to know which sample an image is.
 
     Raises:
         UsageError: There is one.
     """
+    keys = " and ".join(f"train.{name}" for name in ("mixup", "cutmix") if getattr(config, name) is not None)
     for name, term in transfer.terms.items():
         if not all(objective.takes_mixed for objective in term.objectives):
+            if transfer.student.taps.dense:
+                raise UsageError(
+                    f"{keys} would make an image of two samples, which is for classifiers, and this student answers "
+                    f"for each position, by objective {name}: leave {keys} out"
+                )
             raise UsageError(
-                f"objective {name} compares samples by their number or class, and with train.mixup or train.cutmix an "
-                "image is of two samples: leave out one of the two, or take kd, wttm or dist in its place"
+                f"objective {name} compares samples by their number or class, and with {keys} an image is of two "
+                f"samples: leave out {keys}, or take kd, wttm or dist in the place of {name}"
             )
         if not term.rule.takes_mixed:
             raise UsageError(
-                f"the ensemble rule of objective {name} reads classes, and with train.mixup or train.cutmix an image "
-                "has two: leave out one of the two"
+                f"the ensemble rule of objective {name} reads classes, and with {keys} an image has two: leave out "
+                f"{keys}, or the rule"
             )
 
 

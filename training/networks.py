@@ -22,7 +22,7 @@ from ..models.build import build_network
 from .class_order import ClassOrder, compares_classes, order_classes
 from .data import measure_statistics
 from .modality_scale import check_trained_modality, trained_scale
-from .pixel_labels import PixelLabels
+from .pixel_labels import PixelLabels, answers_for_positions
 
 
 @dataclass
@@ -52,6 +52,7 @@ def build_networks(
         UsageError: Their weights, classes or lengths do not fit the data or each other.
     """
     classes, names = splits["train"].num_classes, splits["train"].classes
+    _check_student_is_dense(config)
     set_seed(config.seed)
     teachers = [build(teacher, classes, statistics, names=names) for teacher in config.teachers]
     order = order_classes(teachers, config, splits, config.student.num_classes or classes)
@@ -68,6 +69,22 @@ def build_networks(
     )
     _check_kinds_of_answers(config, teachers, student)
     return Networks(teachers, student, order)
+
+
+def _check_student_is_dense(config: RunConfig) -> None:
+    """Refuse a term that reads an answer for each position of a student that answers for the sample.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for label, entry in config.objectives.items():
+        if OBJECTIVES[entry.name or label].needs == {"prediction"} and not answers_for_positions(config.student.model):
+            raise UsageError(
+                f"objective {label} reads an answer for each position, (B, C, h, w), and the student "
+                f"({short_name(config.student.model)}) answers for the sample, with (B, C) or (B, C, 1, 1): take "
+                "unet/resnet20 or another network that gives one, or name the map of your own module's outputs with "
+                "contrastill.Taps(prediction='output:KEY')"
+            )
 
 
 def _check_kinds_of_answers(config: RunConfig, teachers: Sequence[Network], student: Network) -> None:
@@ -91,7 +108,8 @@ def _check_kinds_of_answers(config: RunConfig, teachers: Sequence[Network], stud
                         + (
                             "use dense_kd with a student that does so too, or objectives on embeddings or maps"
                             if part == "logits"
-                            else "take a segmenter as teacher, or objectives on embeddings or maps"
+                            else "take a segmenter as teacher, name the map of your own module's outputs with "
+                            "contrastill.Taps(prediction='output:KEY'), or take objectives on embeddings or maps"
                         )
                     )
 

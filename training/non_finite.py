@@ -16,7 +16,7 @@ from ..core.config.schema import TrainConfig
 from ..core.deferred import DeferredUpdates
 from ..core.distributed import all_gather_ragged
 from ..core.errors import ContrastillError
-from ..core.loss_inputs import MASKED, not_finite
+from ..core.loss_inputs import MASKED, hold, not_finite
 from ..core.registry import short_name
 from ..core.representation import PARTS, Representation
 from ..core.run import Run
@@ -279,12 +279,13 @@ def _advice(
     damaged = [[float(part in not_finite(network)) for part in PARTS] for network in (*outputs, student)]
     flags = accelerator.reduce(torch.tensor(damaged, device=accelerator.device), "sum").tolist()
     for number, row in enumerate(flags):
-        if parts := " and ".join(part for part, flag in zip(PARTS, row, strict=True) if flag):
+        if parts := [part for part, flag in zip(PARTS, row, strict=True) if flag]:
+            named, verb = " and ".join(parts), hold(parts)
             if number < len(outputs):
                 who = f"teacher {number} ({short_name(transfer.teacher_names[number])})"
-                return f"the {parts} of {who} hold infinite or NaN values: {MASKED}"
+                return f"the {named} of {who} {verb} infinite or NaN values: {MASKED}"
             return (
-                f"the student's {parts} hold infinite or NaN values: lower train.lr={config.lr}, or, where it masks "
+                f"the student's {named} {verb} infinite or NaN values: lower train.lr={config.lr}, or, where it masks "
                 "classes, give them a large negative logit, such as -1e4"
             )
     return f"lower train.lr={config.lr} or the objective's weight"

@@ -67,22 +67,31 @@ def check_output_lengths(config: RunConfig, networks: Sequence[Network], specs: 
 def check_logits(
     transfer: Transfer, config: RunConfig, student: RepresentationSpec, teachers: Sequence[RepresentationSpec]
 ) -> None:
-    """Complain of networks that end in a softmax where an objective takes the softmax of their logits.
+    """Complain of networks that end in a softmax, or a sigmoid, where an objective reads logits.
 
     Raises:
         UsageError: One does.
     """
-    specs = [("the student", student, transfer.student_needs)]
-    specs += [(f"teacher {number}", spec, transfer.teacher_needs) for number, spec in enumerate(teachers)]
-    for who, spec, needs in specs:
-        if spec.probabilities and needs & {"logits", "prediction"}:
-            raise UsageError(
-                f"{who} returns probabilities (they sum to 1), and objectives take the softmax of logits: leave "
-                "the softmax at its end out"
-            )
-        if spec.sigmoid and needs & {"logits", "prediction"}:
-            raise UsageError(f"{who} ends in a sigmoid, and objectives read logits: leave the sigmoid at its end out")
+    sides = [("the student", student, _read_as_logits(transfer, teacher=False))]
+    read = _read_as_logits(transfer, teacher=True)
+    sides += [(f"teacher {number}", spec, read) for number, spec in enumerate(teachers)]
+    for who, spec, labels in sides:
+        if labels and (spec.probabilities or spec.sigmoid):
+            end = "softmax" if spec.probabilities else "sigmoid"
+            what = "returns probabilities (they sum to 1)" if spec.probabilities else "ends in a sigmoid"
+            raise UsageError(f"{who} {what}, and objective {labels[0]} reads logits: leave the {end} at its end out")
     _check_kinds(transfer, config)
+
+
+def _read_as_logits(transfer: Transfer, *, teacher: bool) -> list[str]:
+    """The objectives that take what one side answers for logits."""
+    labels = []
+    for label, term in transfer.terms.items():
+        needs = term.teacher_needs if teacher else term.needs & transfer.student_needs
+        as_it_is = {"prediction"} if getattr(term.objectives[0], "takes_probabilities", False) else set()
+        if needs & {"logits", "prediction"} - as_it_is:
+            labels.append(label)
+    return labels
 
 
 def _check_kinds(transfer: Transfer, config: RunConfig) -> None:

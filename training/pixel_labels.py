@@ -14,6 +14,7 @@ from ..core.registry import MODELS
 
 LABELS = "semantics"
 """The modality of the label maps."""
+DEPTH = "depth"
 
 _MOST_PIXEL_CLASSES = 2**16 - 1  # the highest of 16 bits is a mark for none
 
@@ -67,14 +68,44 @@ def check_some_label(split: Any) -> None:
     Raises:
         UsageError: No pixel of the split is labelled.
     """
-    if LABELS not in split.modalities:
-        return
-    loader = split.loader(batch_size=16, device="cpu", seed=0, train=False)
-    if not any(bool((batch[LABELS] > 0).any()) for batch in loader.epoch(0)):
+    if LABELS in split.modalities and not _any_above_0(split, LABELS):
         raise UsageError(
             "no pixel of the training split's label maps is labelled: 0 stands for no label, and classes are 1, 2, "
             "…; give label maps, or a teacher"
         )
+
+
+def check_pixel_validation(split: Any, outputs: int | None, classes: int | None) -> None:
+    """Refuse samples for validation by which answers for each position cannot be measured.
+
+    Args:
+        split: The samples of ``train.validation``.
+        outputs: C of the student's prediction, 1 for a quantity; None where no objective trains it.
+        classes: Of the label maps; None where there are none.
+
+    Raises:
+        UsageError: They are no such samples.
+    """
+    modality, measure = (DEPTH, "δ < 1.25 of depth") if outputs == 1 else (LABELS, "mIoU of the student's prediction")
+    if outputs is None:
+        reason = "no objective trains that:"
+    elif modality not in split.modalities:
+        reason = f"the training split has no {modality} to compare it with:"
+    elif outputs not in (1, classes):
+        reason = f"that has {outputs} classes and the label maps {classes}: give the student {classes}, or"
+    elif not _any_above_0(split, modality):
+        reason = (
+            f"none of the {split.num_samples} samples set apart has a pixel with {modality}: set a larger share, or"
+        )
+    else:
+        return
+    raise UsageError(f"train.validation measures {measure}, and {reason} leave it out")
+
+
+def _any_above_0(split: Any, modality: str) -> bool:
+    """Whether a pixel of the split's label maps is labelled, or of its depth measured."""
+    loader = split.loader(batch_size=16, device="cpu", seed=0, train=False)
+    return any(bool((batch[modality] > 0).any()) for batch in loader.epoch(0))
 
 
 def pixel_classes(train: Any, test: Any, where: str) -> int:

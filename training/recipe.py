@@ -58,6 +58,12 @@ def default_objectives(teachers: Sequence[Mapping[str, Any]], split: Any) -> dic
         raise UsageError(
             "there is neither a teacher nor a label to learn from: give a teacher, or data with labels of two "
             "classes at least"
+            + (
+                f"; label maps ({LABELS}) are learnt by a student that answers for each position, such as "
+                "unet/resnet20, or your own module with contrastill.Taps(prediction='output:KEY')"
+                if LABELS in split.modalities
+                else ""
+            )
         )
     chosen: dict[str, Any] = {"binary_cross_entropy" if several else "cross_entropy": {"weight": 1.0}}
     chosen = chosen if labelled else {}
@@ -95,6 +101,12 @@ def default_dense_objectives(
     elif quantity and "depth" in split.modalities and not reads_depth:
         chosen["scale_invariant"] = {"weight": 1.0}
     if not teachers and not chosen:
+        if quantity:
+            raise UsageError(
+                "the student predicts one number for each position, such as depth, and there is neither a teacher nor "
+                "another modality depth to learn that from: give one of them, or for classes a channel for each, "
+                "which of one class and its background are 2"
+            )
         raise UsageError(
             "there is neither a teacher nor a label map to learn from: give a teacher, or data with the modality "
             f"{LABELS}"

@@ -15,7 +15,9 @@ from ..models.build import save_student
 from .accuracy import evaluate
 
 PREFIX = "validation_"
-"""Of the column of metrics.jsonl: ``validation_top1``, or ``validation_mAP``, in per cent."""
+"""Of the column of metrics.jsonl: ``validation_top1``, ``validation_mAP``, of predictions for each position
+``validation_miou`` or ``validation_delta1``, in per cent.
+"""
 
 
 class BestEpoch:
@@ -40,7 +42,7 @@ class BestEpoch:
         """The columns of an epoch's row; called on all ranks."""
         if self._loader is None:
             return {}
-        # The first one is what the best is chosen by: top-1 before top-5.
+        # The first one is what the best is chosen by: top-1 before top-5, mIoU, δ < 1.25.
         name, value = next(iter(evaluate(network, self._loader, self._accelerator).items()))
         if value > self._best:
             self._best = value

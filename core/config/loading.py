@@ -25,6 +25,7 @@ from .yaml_values import joined, override_value, read_written, texts_of, values_
 
 _OF_ONE_CHOICE = {"schedule": ("step", ("milestones", "gamma")), "optimizer": ("sgd", ("nesterov",))}
 _NAMING = ("data", "data.name", "data.path")
+_MEASURED = "evaluation.data"
 
 
 def configs_folder() -> Path:
@@ -88,7 +89,9 @@ def load_config(name: str, overrides: Iterable[str] = (), *, trains: bool = True
             raise UsageError(f"config {path} is not a mapping of data, teachers, student, objectives and train")
         overrides = list(overrides)
         changes = dict(override.partition("=")[::2] for override in overrides)
-        tree = _Tree(_without_unread(_without_python_data(written or {}, overrides), changes))
+        written = _without_python_data(written or {}, overrides)
+        _check_other_data(written, changes, name)
+        tree = _Tree(_without_unread(written, changes))
         for override in overrides:
             tree.override(override)
         missing = sorted(OmegaConf.missing_keys(tree.values))
@@ -119,6 +122,44 @@ def _without_python_data(written: dict[str, Any], overrides: Sequence[str]) -> d
     fields = DATASETS[kinds[0]].Options.model_fields if len(kinds) == 1 and kinds[0] in DATASETS else {}
     view = {key: data[key] for key in ("size", "crop") if key in fields and data.get(key) is not None}
     return {**written, "data": view}
+
+
+def _check_other_data(written: Mapping[str, Any], changes: Mapping[str, str], config: str) -> None:
+    """Complain where an override names another data set than a config, whose other keys of data that one has not: of
+    all of them at once, with what leaves them out.
+
+    Args:
+        written: The config.
+        changes: Values of the overrides by their keys, as text.
+        config: Its name.
+
+    Raises:
+        UsageError: There are such keys.
+    """
+    data, name = written.get("data"), changes.get("data.name")
+    before = str(values_of(data.get("name"))) if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or before in (None, "None", name) or name is None or name not in DATASETS:
+        return
+    fields = {"name", *DATASETS[name].Options.model_fields}
+    own = {key: value for key, value in changes.items() if key.startswith("data.")}
+    unknown = [f"data.{key}" for key in data if key not in fields and f"data.{key}" not in own]
+    evaluation = written.get("evaluation")
+    measured = evaluation.get("data") if isinstance(evaluation, Mapping) else None
+    if (
+        isinstance(measured, Mapping)
+        and "name" not in measured
+        and not any(key.startswith(_MEASURED) for key in changes)
+    ):
+        unknown += [f"{_MEASURED}.{key}" for key in measured if key not in fields]
+    if unknown:
+        section = [f"{key.removeprefix('data.')}: {value}" for key, value in own.items() if key.count(".") == 1]
+        section += ["path: …"] if "path" in fields and "data.path" not in own else []
+        more = f" {_MEASURED}={{}}" if any(key.startswith(_MEASURED) for key in unknown) else ""
+        is_of = "is of" if len(unknown) == 1 else "are of"
+        raise UsageError(
+            f"{', '.join(unknown)} of config {config} {is_of} data.name={before}, and {name} has no such key: write "
+            f"'data={{{', '.join(section)}}}'{more} in the place of data.name={name}, which leaves the config's out"
+        )
 
 
 def _without_unread(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -165,7 +165,8 @@ class TrainConfig(Section):
         gt=0,
         lt=1,
         description="share of the training samples of each class that are not trained on but measured with each "
-        "evaluation; the student of the best epoch is saved too, as student_best.safetensors; default: none",
+        "evaluation, by top-1, mAP, mIoU or δ < 1.25; the student of the best epoch is saved too, as "
+        "student_best.safetensors; default: none",
     )
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints", json_schema_extra=RECORD)
     checkpoint_every_steps: int | None = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -83,11 +83,10 @@ def _look_up(config: RunConfig, missing: UsageError | None) -> None:
     validate_data(config.data)
     # A teacher that was an object of Python is refused where it is built: to evaluate or export a student of it nobody
     # needs it.
-    for network in [
-        *(teacher for teacher in config.teachers if not teacher.model.startswith(PYTHON_PREFIX)),
-        config.student,
-    ]:
-        model_builder(network.model, network.weights)
+    keys = [*(f"teachers.{number}" for number in range(len(config.teachers))), "student"]
+    for key, network in zip(keys, [*config.teachers, config.student], strict=True):
+        if key == "student" or not network.model.startswith(PYTHON_PREFIX):
+            model_builder(network.model, network.weights, f"{key}.weights")
     _name_plugins(config)
 
 
@@ -208,7 +207,8 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
         return schema.model_validate(for_schema(schema, values))
     except ValidationError as error:
         # A key with a slip of the pen often leaves the right one missing.
-        first = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")[0]
+        problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
+    first = _of_one_value(problems, values)
     key = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
@@ -216,7 +216,7 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
         elsewhere = [
             f"{section_name}.{name}"
             for section_name, field in RunConfig.model_fields.items()
-            if name in getattr(field.annotation, "model_fields", {})
+            if name in getattr(field.annotation, "model_fields", {}) and f"{section_name}.{name}" != key
         ]
         hint = (
             f"did you mean {' or '.join(elsewhere)}?"
@@ -226,13 +226,55 @@ def checked(schema: type[BaseModel], values: Any, prefix: str, section: type[Bas
         raise UsageError(f"{key} is not a key of the config: {hint}")
     if first["type"] == "missing":
         raise UsageError(f"{key} is not set: add {key}=… to the command or the config")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _plain(first["msg"])
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         allowed = re.findall("'([^']+)'", first["ctx"]["expected"])
         message = f"{message}; {nearest(first['input'], allowed, '')}".removesuffix("; ")
     raise UsageError(
         f"{key.rstrip('.') or 'config'}={first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
     )
+
+
+def _of_one_value(problems: Sequence[Mapping[str, Any]], values: Any) -> Mapping[str, Any]:
+    """The first of pydantic's errors; where a value may be of several kinds and is of none, their messages as one,
+    located by the keys of the config alone.
+
+    Args:
+        problems: Of one validation; of a value of several kinds each names its kind in ``loc``.
+        values: What was validated.
+    """
+    depth = _known_depth(problems[0], values)
+    if depth == len(problems[0]["loc"]):
+        return problems[0]
+    key = problems[0]["loc"][:depth]
+    kinds = [problem for problem in problems if problem["loc"][:depth] == key and len(problem["loc"]) > depth]
+    # Of a list and a number, an entry of the list is to blame if it was a list.
+    inside = [problem for problem in kinds if len(problem["loc"]) > depth + 1 and problem["type"] != "missing"]
+    if inside:
+        return {**inside[0], "loc": (*key, *inside[0]["loc"][depth + 1 :])}
+    first, *others = dict.fromkeys(_plain(problem["msg"]) for problem in kinds if problem["type"] != "missing")
+    message = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+    return {**problems[0], "loc": key, "type": "several_kinds", "msg": message}
+
+
+def _plain(message: str) -> str:
+    """A message of pydantic's without the words of its own."""
+    message = re.sub(", unable to parse string.*", "", message.removeprefix("Value error, "))
+    message = re.sub("a valid (list|tuple)$", "a list", message)
+    return re.sub("a valid dictionary( or instance of .*)?$", "keys with values, {KEY: VALUE}", message)
+
+
+def _known_depth(problem: Mapping[str, Any], values: Any) -> int:
+    """How many parts of an error's location are keys and places of the values; the next is the name of a kind."""
+    location = problem["loc"]
+    for depth, part in enumerate(location):
+        if isinstance(values, Mapping) and (part in values or problem["type"] == "missing"):
+            values = values.get(part)
+        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            return depth
+    return len(location)
 
 
 def _keys_at(schema: Any, location: Iterable[Any]) -> list[str]:

@@ -19,23 +19,26 @@ from .views import PaddedImages
 _VALIDATION = 3
 
 
-def split_off(split: Split, share: float, seed: int) -> tuple[Any, Any]:
+def split_off(split: Split, share: float, seed: int, *, dense: bool = False) -> tuple[Any, Any]:
     """A training split in two: the rest, and a share of each class, drawn by (seed, index).
 
     Args:
         split: With labels.
         share: In (0, 1), of the samples of each class, rounded; one at least of all.
         seed: Of the run.
+        dense: Whether what is predicted is of positions, so that samples need no class of their own.
 
     Raises:
         UsageError: It has no labels, or so few samples that one of the two is empty; a split of another kind than the
             library's; ``skip_corrupted``.
     """
-    if several_classes(split):
+    if several_classes(split) or (dense and split.targets is None):
         # A sample is of many classes: drawn as if all were of one.
         targets = torch.zeros(split.num_samples, dtype=torch.int64)
     elif split.targets is None:
-        raise UsageError("train.validation measures top-1 on samples of the training split, and they have no labels")
+        raise UsageError(
+            "train.validation measures top-1 on samples of the training split, and they have no labels: leave it out"
+        )
     else:
         targets = split.targets.cpu()
     order = hash64(torch.arange(split.num_samples), _VALIDATION, seed).argsort(stable=True)

@@ -4,6 +4,7 @@ meant.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...core.errors import UsageError
+from ...core.errors import ContrastillError, UsageError
 from .channel_order import check_channel_order
 from .file_views import LABELS
 from .image_values import beyond_float32, to_8_bits
@@ -153,3 +154,42 @@ def _eight_bits(values: np.ndarray | Tensor) -> np.ndarray | Tensor:
     if dtype != "bool" and not (dtype == "uint8" or dtype.startswith(("float", "bfloat"))):
         raise UsageError(f"rgb is of {dtype}, whose range is not known: return uint8, uint16 or floats in [0, 1]")
     return values
+
+
+def check_as_first(
+    images: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, torch.dtype],
+    sample: str,
+) -> None:
+    """Refuse a sample that is not of the modalities, the size and the kind of the first.
+
+    Args:
+        images: Its modalities, (H, W, C).
+        shapes: Modality -> (C, H, W) of the first.
+        dtypes: Modality -> the first's.
+        sample: Names it in the message.
+
+    Raises:
+        ContrastillError: It is not.
+    """
+    for name in shapes.keys() - images.keys():
+        absent = {LABELS: "zeros, which are unlabelled", "depth": "NaN, which is not measured"}.get(name, "its values")
+        raise ContrastillError(
+            f"{sample} has no {name}, and the first has: return {name} of all samples, here {absent}"
+        )
+    for name in images.keys() - shapes.keys():
+        raise ContrastillError(f"{sample} has {name}, and the first has none: return {name} of all samples, or of none")
+    own = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
+    kinds = {name: values.dtype for name, values in images.items()}
+    if own != shapes or kinds != dtypes:
+        raise ContrastillError(
+            f"{sample} is {_shown(own, kinds)}, the first was {_shown(shapes, dtypes)} (channels, height, width): let "
+            "the dataset bring all to one size and kind"
+        )
+
+
+def _shown(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, torch.dtype]) -> str:
+    return ", ".join(
+        f"{name} {tuple(shape)} of {str(dtypes[name]).removeprefix('torch.')}" for name, shape in shapes.items()
+    )

@@ -25,7 +25,7 @@ from .camera import Unit, unit_of
 from .file_views import LABELS
 from .user_classes import attribute_of, class_names_of
 from .user_labels import read_label, shown_label
-from .user_pictures import is_deep, kind_of, pixels
+from .user_pictures import check_as_first, is_deep, kind_of, pixels
 from .value_range import ValueRange
 from .values import RGB
 
@@ -148,12 +148,7 @@ class UserSamples:
                 listed one.
         """
         images, kinds, label = self._read_row(row)
-        shapes = {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
-        if shapes != self.shapes or {name: values.dtype for name, values in images.items()} != self.dtypes:
-            raise ContrastillError(
-                f"sample {row} of {self.name} is {_shown(images)}, the first was {_shown(self.shapes, self.dtypes)} "
-                "(channels, height, width): let the dataset bring all to one size and kind"
-            )
+        check_as_first(images, self.shapes, self.dtypes, f"sample {row} of {self.name}")
         for name, kind in kinds.items():
             if kind != self.kinds[name] and name not in (RGB, LABELS):
                 raise ContrastillError(
@@ -333,15 +328,3 @@ def _listed_labels(listed: Any, count: int) -> Tensor | None:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(plain_number(value), Integral) and not isinstance(value, bool)
-
-
-def _shown(images: Mapping[str, Any], dtypes: Mapping[str, torch.dtype] | None = None) -> str:
-    shapes = (
-        images
-        if dtypes is not None
-        else {name: (values.shape[2], *values.shape[:2]) for name, values in images.items()}
-    )
-    dtypes = dtypes or {name: values.dtype for name, values in images.items()}
-    return ", ".join(
-        f"{name} {tuple(shape)} of {str(dtypes[name]).removeprefix('torch.')}" for name, shape in shapes.items()
-    )

@@ -268,6 +268,16 @@ def test_what_the_first_step_alone_shows_is_refused(loss, message, stage):
         run(outputs[1], outputs[:1], batch_of_two())
 
 
+def test_a_prediction_that_the_first_step_changes_is_refused():
+    def changed(self, student, teacher, batch):
+        return student.prediction.mul_(2).mean((1, 2, 3))
+
+    transfer = transfer_of(mine=objective(per_sample=changed, needs=frozenset({"prediction"}))())
+    outputs = [Representation(prediction=torch.rand(2, 3, 4, 4, requires_grad=True) * 1) for _ in range(2)]
+    with pytest.raises(UsageError, match="changes the student's prediction in place"):
+        transfer.terms["mine"](outputs[1], outputs[:1], batch_of_two())
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -79,6 +79,18 @@ def test_heads_are_trained_on_its_maps_and_its_embedding(runs):
     assert scores["segmentation"].miou > 50 and scores["classification"].layers["embedding"].top1 > 60
 
 
+def test_what_its_answers_are_not_measured_by_is_refused_in_one_sentence(runs, capsys):
+    assert main(["evaluate", str(runs / "distilled"), "--baselines", "scratch", "-q"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "trained on label maps it is a run of its own: contrastill train with objectives.pixel_cross_entropy" in error
+    )
+    assert main(["evaluate", str(runs / "distilled"), "evaluation.mode=fine_tuned", "-q"]) == 2
+    error = capsys.readouterr().err
+    assert "evaluation.mode=fine_tuned is for evaluation.tasks=[segmentation], whose head" in error
+    assert error.count("\n") == 1, error
+
+
 def test_its_answers_are_not_compared_with_those_for_samples(runs, capsys):
     for name in ("distilled", "baseline"):
         assert main(["ensemble", "diversity", str(runs / name)]) == 2

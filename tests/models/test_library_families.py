@@ -323,7 +323,7 @@ def test_outputs_that_are_no_tensor_are_refused_with_the_remedy():
     with pytest.raises(
         UsageError,
         match=r"Named returns a dict \(first \(2, 8, 14, 14\), aux \(2, 3, 16, 16\)\), and it is not clear what of it "
-        r"are logits .*: pass contrastill.Network\(module, taps=.*, or wrap it in a module that returns its logits",
+        r"is its answer: pass contrastill.Network\(module, taps=.*embedding= .*, or wrap it in a module that returns",
     ):
         UserModule(Named(), Taps(), PLAIN, (3, 16, 16))
     # Who names the embedding needs no logits.

@@ -93,6 +93,29 @@ def test_the_prediction_is_what_the_module_answers_for_each_position(kind, tap):
     assert gradient.abs().sum() > 0
 
 
+@pytest.mark.parametrize(
+    ("form", "described", "key"),
+    [
+        (lambda answer, deep: {"seg": answer}, r"a dict \(seg \(2, 5, 7, 7\)\)", "seg"),
+        (lambda answer, deep: (answer, deep), r"a tuple \(0 \(2, 5, 7, 7\), 1 \(2, 12, 7, 7\)\)", "0"),
+        (lambda answer, deep: [answer], r"a list \(0 \(2, 5, 7, 7\)\)", "0"),
+        (lambda answer, deep: {"heads": {"seg": answer}}, r"a dict \(heads dict\)", "heads.seg"),
+    ],
+)
+def test_a_map_under_another_key_is_named_by_a_tap(form, described, key):
+    class Keyed(Body):
+        def forward(self, images):
+            deep = self.features(images)[1]
+            return form(self.head(deep), deep)
+
+    with pytest.raises(
+        UsageError, match=rf"Keyed returns {described}, .*contrastill.Taps\(prediction='output:{key}'\), preprocess"
+    ):
+        network_of(Keyed())
+    builder, network = network_of(Keyed(), Taps(prediction=f"output:{key}"))
+    assert builder.num_logits == 5 and network({"rgb": torch.rand(1, 3, 28, 28)}).prediction.shape == (1, 5, 7, 7)
+
+
 def test_a_module_whose_embedding_is_named_stays_a_backbone():
     torch.manual_seed(0)
     module = Backbone().eval()

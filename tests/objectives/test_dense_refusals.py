@@ -67,7 +67,9 @@ def test_labels_of_whole_samples_and_label_maps_are_told_apart():
         build("cross_entropy", CLASSIFIER)
     with pytest.raises(UsageError, match="cross_entropy needs labels, and this data has none"):
         build("cross_entropy", CLASSIFIER, pixel_classes=None)
-    with pytest.raises(UsageError, match="pixel_cross_entropy needs label maps, and this data has no modality semant"):
+    with pytest.raises(
+        UsageError, match="pixel_cross_entropy needs label maps, and this data has no modality semantics: give it one"
+    ):
         build("pixel_cross_entropy", pixel_classes=None)
     with pytest.raises(UsageError, match="student has 5 channels and the label maps 6 classes: give it 6"):
         build("pixel_cross_entropy", pixel_classes=6)
@@ -86,8 +88,13 @@ def test_other_channels_are_refused(name):
 
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_one_number_is_no_choice_of_a_class(name):
-    with pytest.raises(UsageError, match=f"{name} takes the softmax .* predicts one number there: .*dense_regression"):
+    other = "scale_invariant" if name == "pixel_cross_entropy" else "dense_regression"
+    with pytest.raises(
+        UsageError, match=f"{name} takes the softmax .* one number there: .* background are 2, .*{other}"
+    ):
         build(name, DEPTH, DEPTH)
+    with pytest.raises(UsageError, match=f"{name} tells classes apart, and the label maps have one: .* as class 2"):
+        build(name, DEPTH, DEPTH, pixel_classes=1)
     one = torch.randn(2, 1, 4, 4)
     with pytest.raises(UsageError, match=f"{name} takes the softmax"):
         OBJECTIVES[name]()(one, *([one] if name in WITH_TEACHER else []), semantics=torch.ones(2, 1, 4, 4))
@@ -151,7 +158,9 @@ def test_label_maps_that_are_no_channels_of_the_prediction(labels, message):
 
 def test_label_maps_are_passed_by_name():
     values = torch.randn(2, 5, 4, 4)
-    with pytest.raises(UsageError, match="needs label maps, and the batch has none: pass semantics="):
+    with pytest.raises(
+        UsageError, match="needs label maps, and the batch has none: pass semantics=.* a field semantics, of zeros"
+    ):
         PixelCrossEntropy()(values)
     with pytest.raises(
         UsageError, match=r"reads no teacher: .*PixelCrossEntropy\(\)\(prediction, semantics=label_maps"
@@ -159,6 +168,22 @@ def test_label_maps_are_passed_by_name():
         PixelCrossEntropy()(values, torch.ones(2, 1, 4, 4))
     with pytest.raises(UsageError, match=r"pseudo_labels: semantics has shape \(2, 4, 4\)"):
         PseudoLabels()(values, values, semantics=torch.ones(2, 4, 4))
+
+
+def test_parts_in_the_singular_have_a_verb_in_the_singular():
+    values, nan = torch.randn(2, 5, 4, 4), torch.full((2, 5, 4, 4), torch.nan)
+    for outputs, message in (
+        (torch.randn(3, 5, 4, 4), "the teacher's prediction is of 3 samples and the student's of 2"),
+        (values[0], r"the teacher's prediction has shape \(5, 4, 4\): pass \(B, C, H, W\)"),
+        (values.long(), "the teacher's prediction is torch.int64"),
+        (values[:, :, :0], "the teacher's prediction has shape .*, without a value"),
+        (nan, "as the teacher's prediction holds infinite or NaN values"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            DenseKD()(values, outputs)
+    logits = Representation(logits=torch.randn(2, 5))
+    with pytest.raises(UsageError, match="the teacher's logits are of 3 samples"):
+        KD()(logits, torch.randn(3, 5))
 
 
 def test_a_mask_of_other_samples_is_refused():
@@ -170,6 +195,23 @@ def test_a_mask_of_other_samples_is_refused():
     loss = DenseKD(measured="normals")
     loss(values, values.flip(0), normals=normals)
     assert loss.logs["counted"].item() == 0.75
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_TEACHER if name != "dense_crd"])
+def test_a_depth_of_0_was_not_measured(name):
+    student, teacher = torch.randn(2, 5, 4, 4), torch.randn(2, 5, 4, 4) * 9
+    depth = torch.rand(2, 1, 8, 8) + 0.5
+    losses = []
+    for mark in (torch.nan, 0.0, -1.0):
+        depth[0, :, :4] = mark
+        loss = OBJECTIVES[name]()
+        losses.append((loss(student, teacher, depth=depth).item(), loss.logs["counted"].item()))
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0] != (OBJECTIVES[name](measured=None)(student, teacher, depth=depth).item(), 1.0)
+    # Of another modality 0 is a value like any other.
+    loss = DenseKD(measured="flow")
+    loss(student, teacher, flow=torch.zeros(2, 2, 8, 8))
+    assert loss.logs["counted"].item() == 1
 
 
 def test_what_a_segmenter_and_a_classifier_of_the_registry_are_taken_for():

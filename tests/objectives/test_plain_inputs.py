@@ -114,7 +114,7 @@ def test_a_teacher_that_is_nan_is_refused_by_every_loss():
     for name in NAMES:
         if name == "agglomerate":  # has a message of its own
             continue
-        with pytest.raises(UsageError, match="as the teacher's .* hold infinite or NaN values"):
+        with pytest.raises(UsageError, match="as the teacher's .* holds? infinite or NaN values"):
             losses()[name](outputs(), outputs().map(lambda x: x * math.nan), **BATCH)
 
 

@@ -158,7 +158,7 @@ def test_a_rising_weight_is_what_the_loss_has():
 
 
 def test_stages_that_make_no_sense_are_refused():
-    with pytest.raises(UsageError, match="ab have an initial stage only"):
+    with pytest.raises(UsageError, match="ab has an initial stage only"):
         Transfer([network(7)], network(1), {"ab": AB([(8, 8)], ((0, 0),))})
     with pytest.raises(UsageError, match="none of cross_entropy has an initial stage"):
         train(Transfer([], network(1), {"cross_entropy": CrossEntropy()}))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from contrastill.core.config.schema import TrainConfig
 from contrastill.core.errors import UsageError
 from contrastill.core.representation import Representation
 from contrastill.core.transfer import Transfer
@@ -12,8 +13,10 @@ from contrastill.datasets.io.in_memory import TensorSplit
 from contrastill.datasets.io.views import PaddedImages
 from contrastill.models.build import build_network
 from contrastill.objectives.cross_entropy import CrossEntropy
+from contrastill.objectives.dense_kd import DenseKD
 from contrastill.objectives.dkd import DKD
 from contrastill.objectives.kd import KD
+from contrastill.objectives.pixel_cross_entropy import PixelCrossEntropy
 from contrastill.training.mixing import MixedLoader, check_mixing
 
 SAMPLES, SIDE = 40, 10
@@ -112,6 +115,19 @@ def test_cross_entropy_is_with_both_labels_by_their_shares():
 
 def test_objectives_that_ask_whose_sample_an_image_is_are_refused():
     teacher, student = (build_network("resnet8", num_classes=4) for _ in range(2))
-    check_mixing(Transfer([teacher], student, {"cross_entropy": CrossEntropy(), "kd": KD()}))
-    with pytest.raises(UsageError, match="objective dkd compares samples by their number or class"):
-        check_mixing(Transfer([teacher], student, {"dkd": DKD()}))
+    config = TrainConfig(cutmix=1.0)
+    check_mixing(Transfer([teacher], student, {"cross_entropy": CrossEntropy(), "kd": KD()}), config)
+    with pytest.raises(
+        UsageError, match="dkd compares samples by their number or class, and with train.cutmix .*: leave out train.cu"
+    ):
+        check_mixing(Transfer([teacher], student, {"dkd": DKD()}), config)
+
+
+@pytest.mark.parametrize("objective", [DenseKD, PixelCrossEntropy])
+def test_segmenters_are_told_that_mixing_is_for_classifiers(objective):
+    teacher, student = (build_network("unet/resnet8", num_classes=4) for _ in range(2))
+    with pytest.raises(
+        UsageError, match=r"which is for classifiers, .*: leave train.mixup and train.cutmix out$"
+    ) as refusal:
+        check_mixing(Transfer([teacher], student, {"term": objective()}), TrainConfig(mixup=0.2, cutmix=1.0))
+    assert "kd" not in str(refusal.value)

@@ -12,11 +12,14 @@ import contrastill
 from contrastill.core.config.loading import load_config
 from contrastill.core.errors import ContrastillError, UsageError
 from contrastill.core.run import Run
+from contrastill.datasets.io.subset import split_off
 from contrastill.evaluation.evaluate import evaluate_runs
 from contrastill.models.recipe import read_recipe
 from contrastill.objectives.pixel_cross_entropy import PixelCrossEntropy
+from contrastill.probe.pixel_measures import measures_of
 from contrastill.training.assemble import assemble
 from contrastill.training.checkpoint import checkpoints
+from contrastill.training.data import open_split
 from contrastill.training.run import train_run
 
 NAMES = ["unlabelled", "bed", "floor", "wall"]
@@ -160,6 +163,58 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(folder, data, run)
     shutil.rmtree(checkpoints(stopped.checkpoints)[-1])
     train_run(config(data, folder / "stopped", *more), progress=False)
     assert stopped.student.read_bytes() == Run(folder / "whole").student.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("measure", "more"),
+    [("miou", {}), ("delta1", {"objective": "scale_invariant"}), ("miou", {"teacher": True, "objective": "dense_kd"})],
+)
+def test_the_best_epoch_on_validation_samples_is_saved_beside_the_last(folder, data, run, measure, more):
+    out = Run(folder / f"validated_{measure}_{more.get('objective')}")
+    overrides = ["train.validation=0.25", f"student.num_classes={1 if measure == 'delta1' else 3}", "train.lr=0.02"]
+    overrides += [f"teachers=[{{model: fpn/resnet8, weights: {run.path}}}]"] if more.get("teacher") else []
+    chosen = config(data, out.path, *overrides, objective=more.get("objective", "pixel_cross_entropy"))
+    train_run(chosen, progress=False)
+    column = [row[f"validation_{measure}"] for row in out.history()]
+    assert len(column) == 4 and measure in out.history()[-1]
+    part = split_off(open_split(chosen, "train"), 0.25, 0, dense=True)[1]
+    (batch,) = part.loader(batch_size=16, device="cpu", train=False).epoch(0)
+    assert len(batch["rgb"]) == 4
+    best = contrastill.load_student(out.best_student)
+    with torch.no_grad():
+        predicted = best(best.preprocess(batch["rgb"]))
+    if measure == "miou":
+        value = measures_of_maps(predicted.argmax(1, keepdim=True) + 1, batch["semantics"], 3)["miou"]
+    else:
+        ratio = predicted / batch["depth"]
+        value = 100 * ((ratio > 1 / 1.25) & (ratio < 1.25)).float().mean().item()
+    assert value == pytest.approx(max(column), abs=1e-2)
+
+
+def measures_of_maps(predicted, labels, classes):
+    there = labels > 0
+    pairs = (labels[there].long() - 1) * classes + predicted[there] - 1
+    return measures_of(torch.bincount(pairs, minlength=classes**2).view(classes, classes))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"labelled": False}, "mIoU of the student's prediction, and the training split has no semantics to compare"),
+        (
+            {"objective": "pixel_cross_entropy", "overrides": ["student.num_classes=5", "teachers=[]"]},
+            "that has 5 classes and the label maps 3: give the student 3, or leave it out",
+        ),
+        ({"overrides": ["data.label_fraction=0.1"]}, "none of the 1 samples set apart has a pixel with semantics: set"),
+        ({"objective": "fitnet"}, "mIoU of the student's prediction, and no objective trains that: leave it out"),
+    ],
+)
+def test_samples_by_which_a_segmenter_cannot_be_validated_are_refused(folder, run, more, message):
+    path = pack(folder / f"{len(message)}.h5", NAMES, labelled=more.get("labelled", True))
+    overrides = [f"teachers=[{{model: fpn/resnet8, weights: {run.path}}}]", "train.validation=0.07"]
+    options = {"objective": more.get("objective", "dense_kd"), "labelled": more.get("labelled", True)}
+    with pytest.raises(UsageError, match=rf"^train\.validation measures .*{message}"):
+        assemble(config(path, folder / "unused", *overrides, *more.get("overrides", []), **options))
 
 
 RANK = """

@@ -1,5 +1,7 @@
 """Segmenters of a user's own datasets: names of pixel classes, no labels at all, teachers of other classes."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -58,6 +60,36 @@ def test_a_teacher_is_matched_by_the_names_of_the_label_maps(tmp_path):
         distilled(perfect("cab"), other, tmp_path / "y", objectives="dense_kd")
 
 
+def test_a_segmenter_of_transformers_is_matched_by_its_id2label(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, sr_ratios=[1] * 4,
+        decoder_hidden_size=8, id2label={0: "c", 1: "a", 2: "b"},
+    )  # fmt: skip
+    teacher = transformers.SegformerForSemanticSegmentation(config)
+    data = [Frames(classes=["a", "b", "c"])] * 2
+    result = distilled(teacher, tuple(data), tmp_path / "x", objectives="dense_kd", epochs=1, lr=0.01)
+    assert result.student.classes == ["a", "b", "c"]
+    unnamed = (Frames(labelled=False), Frames(labelled=False))
+    result = distilled(teacher, unnamed, tmp_path / "y", objectives="dense_kd", epochs=1, lr=0.01)
+    assert result.student.classes == ["c", "a", "b"]
+    other = [Frames(classes=["x", "b", "c"])] * 2
+    with pytest.raises(UsageError, match="class_map"):
+        distilled(teacher, tuple(other), tmp_path / "z", objectives="dense_kd")
+
+
+@pytest.mark.parametrize(
+    ("end", "message"), [(nn.Softmax(1), "returns probabilities"), (nn.Sigmoid(), "ends in a sig")]
+)
+def test_probabilities_are_right_where_values_are_compared_as_they_are(tmp_path, end, message):
+    data = (Frames(labelled=False), Frames(labelled=False))
+    teacher = nn.Sequential(perfect("abc"), end)
+    distilled(teacher, data, tmp_path / "x", objectives="dense_regression", epochs=1)
+    distilled(perfect("abc"), data, tmp_path / "y", objectives="cwd", epochs=1)
+    with pytest.raises(UsageError, match=f"teacher 0 {message}.*, and objective cwd reads logits: leave the s"):
+        distilled(teacher, data, tmp_path / "z", objectives=["dense_regression", "cwd"], epochs=1)
+
+
 def test_splits_that_number_their_label_maps_otherwise_are_refused(tmp_path):
     data = (Frames(classes=["a", "b", "c"]), Frames("cab", classes=["c", "a", "b"]))
     with pytest.raises(UsageError, match=r"a, b, c\), those of the test split 4 \(unlabelled, c, a, b\)"):
@@ -79,6 +111,100 @@ def test_nothing_is_trained_from_label_maps_without_a_label(tmp_path):
     # Beside a teacher such samples are unlabelled ones.
     data = (Frames(empty=True, classes=["a", "b", "c"]), Frames(classes=["a", "b", "c"]))
     assert distilled(perfect("abc"), data, tmp_path / "y").metrics["miou"] > 90
+
+
+def test_a_map_beside_an_embedding_is_named_by_a_tap(tmp_path):
+    class Keyed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 3, 1)
+
+        def forward(self, images):
+            return {"seg": self.stem(images), "features": images.mean((2, 3))}
+
+    with pytest.raises(UsageError, match=r"neither a teacher nor a label .*semantics.*Taps\(prediction='output:KEY'\)"):
+        contrastill.distill(None, Keyed(), Frames(), out=tmp_path / "x", quiet=True)
+    with pytest.raises(
+        UsageError, match=r"teacher 0 \(Keyed\) answers for the sample: .*Taps\(prediction='output:KEY'"
+    ):
+        distilled(Keyed(), Frames(), tmp_path / "y", objectives="dense_kd")
+
+
+class Narrower(nn.Module):
+    """Has fewer channels in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        return self.conv(images)[:, : 2 if self.training else 3]
+
+
+def test_shapes_that_do_not_fit_are_of_an_objective_and_a_teacher(tmp_path):
+    data = (Frames(classes=["a", "b", "c"]), Frames(classes=["a", "b", "c"]))
+    options = {"objectives": {"mine": {"name": "dense_kd"}}, "out": tmp_path / "x", "epochs": 1, "quiet": True}
+    with pytest.raises(UsageError, match=r"^objective mine towards teacher 0 \(Conv2d\): DenseKD compares predictions"):
+        contrastill.distill([perfect("abc"), perfect("cab")], Narrower(), data, **options)
+    with pytest.raises(UsageError, match="^objective pixel_cross_entropy: the label maps hold 3"):
+        contrastill.distill(None, Narrower(), data, **options | {"objectives": "pixel_cross_entropy"})
+    unlabelled = (Frames(labelled=False), Frames(labelled=False))
+    with pytest.raises(UsageError, match="^teacher 1: objective dense_kd compares .* the teacher has 4 channels"):
+        contrastill.distill(
+            [nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 1)],
+            nn.Conv2d(3, 3, 1),
+            unlabelled,
+            **options | {"objectives": "dense_kd"},
+        )
+
+
+class Without(Frames):
+    """One sample lacks its label map."""
+
+    def __getitem__(self, row):
+        sample = super().__getitem__(row)
+        if row == 5:
+            del sample["semantics"]
+        return sample
+
+
+def test_an_epoch_in_which_no_position_counts_has_a_line(tmp_path, caplog):
+    unsure = perfect("abc")
+    with torch.no_grad():
+        unsure.weight.zero_()
+    data = (Frames(labelled=False), Frames(labelled=False))
+    options = {"objectives": "pseudo_labels", "epochs": 2}
+    with caplog.at_level(logging.WARNING):
+        distilled(perfect("abc"), data, tmp_path / "x", **options)
+        assert "counted no position" not in caplog.text
+        distilled([perfect("abc"), unsure], data, tmp_path / "y", **options)
+    lines = [record.message for record in caplog.records if "counted no position" in record.message]
+    assert [line.partition(",")[0] for line in lines] == [
+        f"objective pseudo_labels counted no position in epoch {epoch} towards teacher 1" for epoch in (1, 2)
+    ]
+    assert (
+        "loosen objectives.pseudo_labels.confidence=0.9 or objectives.pseudo_labels.only_unlabelled=True or" in lines[0]
+    )
+
+
+def test_samples_without_label_maps_are_named_by_the_field(tmp_path, caplog):
+    with pytest.raises(
+        contrastill.ContrastillError, match="sample 5 of Without has no semantics, .* here zeros, which"
+    ):
+        distilled(None, (Without(), Frames()), tmp_path / "x")
+    with pytest.raises(contrastill.ContrastillError, match="sample 5 of Without has no semantics"):
+        distilled(None, (Frames(), Without()), tmp_path / "y", epochs=1)
+    with caplog.at_level(logging.WARNING):
+        assert "miou" not in distilled(None, (Frames(), Frames(labelled=False)), tmp_path / "z", epochs=1).metrics
+    assert "the test split has no semantics, so no mIoU is measured" in caplog.text
+
+
+def test_answers_that_are_no_map_of_classes_are_named(tmp_path):
+    with pytest.raises(UsageError, match="predicts one number for each position, .* background are 2$"):
+        contrastill.distill(None, nn.Conv2d(3, 1, 1), Frames(), out=tmp_path / "x", quiet=True)
+    pooled = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(UsageError, match=r"\(Sequential\) answers for the sample, with .*\(B, C, 1, 1\): take unet"):
+        contrastill.distill(None, pooled, Frames(), out=tmp_path / "y", objectives="pixel_cross_entropy", quiet=True)
 
 
 def test_a_student_whose_answers_nothing_would_train_is_refused(tmp_path):

@@ -144,8 +144,8 @@ def test_an_objective_that_cannot_take_one_sample_is_told_too():
     infonce = InfoNCE(4, 4, embed_dim=4)
     with pytest.raises(
         UsageError,
-        match="the last batch of an epoch has 1 sample .*, and objective infonce takes its negatives from the "
-        "batch.*: set train.drop_last=true",
+        match="the last batch of an epoch has 1 sample .*, and objective it: objective infonce takes its negatives "
+        "from the batch.*: set train.drop_last=true",
     ):
         trained(network(norm=False), 17, 8, objective=infonce)
     trained(network(norm=False), 17, 8, objective=InfoNCE(4, 4, embed_dim=4), full=True)

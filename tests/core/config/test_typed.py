@@ -147,6 +147,15 @@ def test_numbers_are_decimal(key, text, value):
         ("objectives.crd.weight=-1", "objectives.crd.weight=-1 is not allowed: input should be greater than 0"),
         ("objectives.crd.weight=0", "objectives.crd.weight=0 is not allowed: input should be greater than 0"),
         ("objectives.crd.weight=half", "objectives.crd.weight='half' is not allowed: input should be a valid number"),
+        ("cache.prediction=0", "cache.prediction=0 is not allowed: input should be 'all' or greater than 0"),
+        ("cache.logits=some", "cache.logits='some' is not allowed: input should be 'all' or a valid integer"),
+        ("student.resolution=x", "student.resolution='x' is not allowed: input should be a valid integer or a list"),
+        ("teachers.0.resolution=[8,0]", "teachers.0.resolution.1=0 is not allowed: input should be greater than 0"),
+        (
+            "objectives.crd.bias=x",
+            "objectives.crd.bias='x' is not allowed: input should be 'released' or 'paper' or a valid number",
+        ),
+        ("train=[]", "train=[] is not allowed: input should be keys with values, {KEY: VALUE}"),
     ],
 )
 def test_what_is_no_such_value_is_refused_as_it_was_typed(override, message):

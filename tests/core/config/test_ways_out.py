@@ -43,6 +43,17 @@ def test_pythons_none_is_no_folder(four_classes, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("key", ["student", "teachers.1"])
+def test_networks_without_published_weights_are_named_by_their_key(key):
+    networks = {name: {"model": "unet/resnet8", "num_classes": 3} for name in ("student", "teachers.0", "teachers.1")}
+    networks[key]["weights"] = "pretrained"
+    teachers = [networks["teachers.0"], networks["teachers.1"]]
+    with pytest.raises(
+        UsageError, match=f"^unet/resnet8 has no published weights, and {key}.weights is pretrained: set {key}.weights"
+    ):
+        validate(values(student=networks["student"], teachers=teachers))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -68,6 +79,25 @@ def folder(tmp_path):
                     tmp_path / "images" / split / name / f"{count}.png"
                 )
     return tmp_path / "images"
+
+
+def test_all_keys_of_a_recipe_that_other_data_lack_are_named_at_once(four_classes):
+    message = (
+        "data.train_samples, data.modalities, evaluation.data.modalities of config xmodal/rooms_segmentation are of "
+        f"data.name=rooms, and packed has no such key: write 'data={{name: packed, path: {four_classes}}}' "
+        "evaluation.data={} in the place of data.name=packed, which leaves the config's out"
+    )
+    with pytest.raises(UsageError) as refusal:
+        load_config("xmodal/rooms_segmentation", ["data.name=packed", f"data.path={four_classes}"])
+    assert str(refusal.value) == message
+    section = f"data={{name: packed, path: {four_classes}}}"
+    assert load_config("xmodal/rooms_segmentation", [section, "evaluation.data={}"]).data.name == "packed"
+    with pytest.raises(UsageError, match="^data.path, data.train_split of config .* write 'data={name: rooms}' in the"):
+        load_config("teachers/stl10_chrominance", ["data.name=rooms"])
+    # A key that both have, and what who overrides wrote, are no such keys.
+    assert load_config("compression/rooms_crd", ["data.name=rooms", "data.train_samples=9"]).data.train_samples == 9
+    with pytest.raises(UsageError, match="data.limt is not a key of the config: did you mean limit"):
+        load_config("teachers/cifar100", [f"data.path={four_classes}", "data.name=packed", "data.limt=3"])
 
 
 def test_data_of_another_kind_is_refused_with_the_section_that_names_it(folder, four_classes):

@@ -3,6 +3,8 @@ what is missing.
 
     python benchmarks/xmodal.py nyu --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
     python benchmarks/xmodal.py lab --data ../shared/data/cifar100_subset.h5 --teacher-data tiny-imagenet-100 --jobs 2
+    python benchmarks/xmodal.py segmenters --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
+    python benchmarks/xmodal.py one_head --data ../shared/data/nyu_depth_v2_160x120.h5 --jobs 2
     python benchmarks/xmodal.py nyu --table
 
 A cell is one `contrastill train`, then one `contrastill evaluate`; a row holds both commands and what the evaluation
@@ -39,6 +41,8 @@ BOTH = ["data.splits={train: [train, labelled], test: labelled}", "train.epochs=
 LABELS = "objectives.pixel_cross_entropy={weight: 1}"
 # The encoders' last two maps; the student's last map is its decoder's.
 ENCODERS = f"{{{SOFTMAX}, pairs: [[-3, -2], [-2, -1]]}}"
+# The student's deepest map and the teacher's at 1/16; tasks whose heads are trained on the teacher alone.
+MIDDLE, HEADS = "[-1, -2]", "evaluation.tasks=[segmentation,retrieval]"
 TENTH = ["data.label_fraction=0.1"]
 GRIDS = {
     "nyu": {
@@ -105,6 +109,22 @@ GRIDS = {
             ),
         },
     },
+    "one_head": {
+        "data": "nyu_depth_v2_160x120.h5",
+        "config": "nyu_160x120.yaml",
+        "cells": {
+            "embedding and map": ([f"objectives.agglomerate={{pair: {MIDDLE}}}", HEADS], 3, ()),
+            "hint on the map": (
+                [
+                    f"objectives.agglomerate={{pair: {MIDDLE}, summary: false, cosine_share: 0}}",
+                    "evaluation.tasks=[segmentation]",
+                ],
+                3,
+                (),
+            ),
+            "pooled alone": (["objectives.agglomerate={dense: false}", "evaluation.tasks=[retrieval]"], 3, ()),
+        },
+    },
     "lab": {
         "data": "cifar100_subset.h5",
         "config": "lab_32.yaml",
@@ -154,6 +174,7 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
     trained = time.perf_counter() - began
     measure = ["contrastill", "evaluate", str(run), "--json"]
     measure += ["--baselines", ",".join(baselines[seed])] if seed < len(baselines) else []
+    measure += ["--head-of", "teacher"] if name == "one_head" else []
     rows = json.loads(called(measure, threads, log).splitlines()[-1])
     for row in rows:
         row.pop("run"), row.pop("weights")
@@ -191,7 +212,12 @@ def table(name: str, rows: dict) -> str:
     for line in order:
         for seed in grouped[line]:
             for entry in seed:
-                values = {key: entry[key] for key in ("pixel_accuracy", "mean_accuracy", "miou") if key in entry}
+                values = {
+                    key: entry[key]
+                    for key in ("pixel_accuracy", "mean_accuracy", "miou", "share_of_teacher")
+                    if key in entry
+                }
+                values |= {f"R@{k}": value for k, value in entry.get("recall", {}).items()}
                 values |= {f"probe of {layer}": measured["top1"] for layer, measured in entry.get("layers", {}).items()}
                 for column, value in values.items():
                     columns.setdefault(column, {}).setdefault(line, []).append(value)

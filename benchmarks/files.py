@@ -11,7 +11,8 @@ All cut RandomResizedCrop(224, scale 0.35 to 1), antialiased, and flip, in batch
   are written, against ours with the network's own normalisation of the batch, in the training process.
 
 All take turns in one process; a turn is an epoch, its first batch excluded, and with it the start of the workers, which
-stay for all rounds. A ratio is the median over rounds of (ours / ImageFolder) of the same round.
+stay for all rounds. `cached` reads the pictures from `data.decoded_cache`, which the first round filled. A ratio is the
+median over rounds of (ours / ImageFolder) of the same round.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import tempfile  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -44,30 +46,30 @@ from contrastill.datasets.image_folder import ImageFolder  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, SCALE, BATCH, CLASSES = 224, (0.35, 1.0), 64, 4
-WIDTH, HEIGHT, QUALITY = 400, 300, 87
+QUALITY = 87
 
 
-def textures(count: int) -> Iterator[Image.Image]:
+def textures(count: int, width: int, height: int) -> Iterator[Image.Image]:
     """Random textures of several octaves, as much detail at each as photographs have, so that their JPEGs are as
     long.
     """
     rng = np.random.default_rng(0)
     for _ in range(count):
-        picture = np.zeros((HEIGHT, WIDTH, 3))
+        picture = np.zeros((height, width, 3))
         for cells, strength in ((4, 70), (12, 40), (36, 22), (100, 12), (300, 7)):
             noise = rng.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
             picture += (
                 strength
                 / 74
                 * (
-                    np.asarray(Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float64)
+                    np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC), np.float64)
                     - 128
                 )
             )
         yield Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8))
 
 
-def photographs(archive: Path, count: int) -> Iterator[Image.Image]:
+def photographs(archive: Path, count: int, width: int, height: int) -> Iterator[Image.Image]:
     """Photographs of 64×64, enlarged."""
     with tarfile.open(archive) as tar:
         members = [
@@ -75,7 +77,7 @@ def photographs(archive: Path, count: int) -> Iterator[Image.Image]:
         ]
         for place in range(count):
             encoded = tar.extractfile(members[place * len(members) // count]).read()
-            yield Image.open(io.BytesIO(encoded)).convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            yield Image.open(io.BytesIO(encoded)).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
 def write(pictures: Iterator[Image.Image], folder: Path) -> Path:
@@ -97,11 +99,12 @@ def reference(folder: Path, workers: int, *, normalised: bool) -> Callable[[int]
     return lambda _: (images for images, _ in loader)
 
 
-def ours(folder: Path, workers: int, *, normalised: bool) -> Callable[[int], Iterator[torch.Tensor]]:
+def ours(
+    folder: Path, workers: int, *, normalised: bool, cache: str | None = None
+) -> Callable[[int], Iterator[torch.Tensor]]:
     # Next to nothing is held out: all read the same files.
-    split = ImageFolder(
-        ImageFolder.Options(path=str(folder), size=SIZE, scale=SCALE, workers=workers, test_fraction=0.01)
-    ).open("train")
+    options = {"size": SIZE, "scale": SCALE, "workers": workers, "test_fraction": 0.01, "decoded_cache": cache}
+    split = ImageFolder(ImageFolder.Options(path=str(folder), **options)).open("train")
     loader = split.loader(batch_size=BATCH, device="cpu", train=True)
     normalise = Preprocess(MEAN, STD) if normalised else lambda images: images
     return lambda k: (normalise(batch["rgb"]) for batch in loader.epoch(k))
@@ -119,19 +122,23 @@ def turn(batches: Iterator[torch.Tensor]) -> float:
 def measure(folder: Path, workers: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """What comes out -> who read -> images a second in each round."""
     kinds = {"uint8": False, "normalised": True}
+    cached = partial(ours, cache=f"{folder}-decoded")
+    ways = {"ImageFolder": reference, "ours": ours, "decoded_cache": cached}
     readers = {
-        (kind, name): make(folder, workers, normalised=kinds[kind])
-        for kind in kinds
-        for name, make in (("ImageFolder", reference), ("ours", ours))
+        (kind, name): make(folder, workers, normalised=kinds[kind]) for kind in kinds for name, make in ways.items()
     }
-    speeds: dict[str, dict[str, list[float]]] = {kind: {"ImageFolder": [], "ours": []} for kind in kinds}
-    # The first round starts the workers and fills the cache of files.
+    speeds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in ways} for kind in kinds}
+    # The first round starts the workers and fills the cache of files and that of decoded pictures.
     for k in range(rounds + 1):
         for (kind, name), epoch in readers.items():
             speed = turn(epoch(k))
             if k:
                 speeds[kind][name].append(speed)
     return speeds
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def report(source: str, folder: Path, rounds: int, all_workers: list[int]) -> list[dict]:
@@ -149,7 +156,7 @@ def report(source: str, folder: Path, rounds: int, all_workers: list[int]) -> li
         f"{source}: {len(sizes)} files of {about['mean_bytes'] / 1e3:.0f} kB; torch {torch.__version__}, "
         f"{os.cpu_count()} CPUs; {rounds} rounds"
     )
-    print(f"{'images a second':24} {'ImageFolder':>12} {'ours':>8} {'ratio':>7}  least to most")
+    print(f"{'images a second':24} {'ImageFolder':>12} {'ours':>8} {'ratio':>7}  least to most   cached, to ours")
     rows = []
     for workers in all_workers:
         for kind, speeds in measure(folder, workers, rounds).items():
@@ -163,12 +170,13 @@ def report(source: str, folder: Path, rounds: int, all_workers: list[int]) -> li
                 "ratio": round(statistics.median(ratios), 2),
                 "least": round(min(ratios), 2),
                 "most": round(max(ratios), 2),
+                "cached": round(_ratio(speeds["decoded_cache"], speeds["ours"]), 2),
             }
             rows.append({**about, **row})
             name = f"{workers} workers, {kind}"
             print(
                 f"{name:24} {row['ImageFolder']:12.0f} {row['ours']:8.0f} {row['ratio']:6.2f}×  "
-                f"{row['least']:.2f} to {row['most']:.2f}",
+                f"{row['least']:.2f} to {row['most']:.2f}  {row['decoded_cache']:8.0f} {row['cached']:6.2f}×",
                 flush=True,
             )
     return rows
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder of classes to read instead of what is made")
     parser.add_argument("--source", choices=("textures", "real"), default="textures")
     parser.add_argument("--count", type=int, default=640, help="images that are made")
+    parser.add_argument("--picture", type=int, nargs=2, default=(400, 300), help="width and height of those made")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
@@ -192,6 +201,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     with tempfile.TemporaryDirectory() as temporary:
+        shape = "×".join(map(str, options.picture))
         if options.data:
             source, folder = options.data.name, options.data
         elif options.source == "real":
@@ -199,11 +209,12 @@ def main() -> None:
                 Path(os.environ.get("CONTRASTILL_DATA", ROOT.parent / "shared" / "data")) / "tiny-imagenet-100.tar"
             )
             source, folder = (
-                f"{archive.stem}, enlarged to {WIDTH}×{HEIGHT}",
-                write(photographs(archive, options.count), Path(temporary)),
+                f"{archive.stem}, enlarged to {shape}",
+                write(photographs(archive, options.count, *options.picture), Path(temporary) / "made"),
             )
         else:
-            source, folder = f"textures of {WIDTH}×{HEIGHT}", write(textures(options.count), Path(temporary))
+            source = f"textures of {shape}"
+            folder = write(textures(options.count, *options.picture), Path(temporary) / "made")
         rows = report(source, folder, options.rounds, options.workers)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:

@@ -41,6 +41,16 @@ BOTH = ["data.splits={train: [train, labelled], test: labelled}", "train.epochs=
 LABELS = "objectives.pixel_cross_entropy={weight: 1}"
 # The encoders' last two maps; the student's last map is its decoder's.
 ENCODERS = f"{{{SOFTMAX}, pairs: [[-3, -2], [-2, -1]]}}"
+# An encoder that the unlabelled pairs taught by dense contrast to Lite0 with its ImageNet weights; half as many steps
+# on the labels follow.
+OF_PAIRS = "student.weights=ENCODER"
+CONTRAST = [
+    "objectives.dense_crd={weight: 1, pairing: both}",
+    "student.resolution=[60,80]",
+    "train.epochs=40",
+    "train.views=4",
+    "train.lr=2e-3",
+]
 # The student's deepest map and the teacher's at 1/16; tasks whose heads are trained on the teacher alone.
 MIDDLE, HEADS = "[-1, -2]", "evaluation.tasks=[segmentation,retrieval]"
 TENTH = ["data.label_fraction=0.1"]
@@ -102,11 +112,8 @@ GRIDS = {
                 (),
             ),
             "10 % of the labels": ([LABELS, *TENTH, "train.epochs=600"], 3, ()),
-            "10 % of the labels + KD + dense contrast": (
-                ["objectives.dense_kd={weight: 1}", f"objectives.dense_crd={ENCODERS}", LABELS, *BOTH, *TENTH],
-                3,
-                (("teacher",),),
-            ),
+            "labels, encoder of the pairs": ([LABELS, "train.epochs=43", OF_PAIRS], 3, ()),
+            "10 % of the labels, encoder of the pairs": ([LABELS, *TENTH, "train.epochs=300", OF_PAIRS], 3, ()),
         },
     },
     "one_head": {
@@ -150,9 +157,14 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
     run = runs / f"{re.sub('[^A-Za-z0-9+]+', '_', cell).strip('_')}-{seed}"
     config = HERE / "configs" / GRIDS[name]["config"]
     teachers = [f"teachers.0.weights={teacher}"] if teacher else []
+    before: list[list[str]] = []
+    if OF_PAIRS in overrides:
+        encoder, command = encoder_of(data, runs, threads, seed)
+        overrides = [encoder if override == OF_PAIRS else override for override in overrides]
+        before = [command]
     if name == "segmenters":
-        segmenter = segmenter_of(data, runs, threads, tenth="data.label_fraction=0.1" in overrides)
         reads = any("dense_kd" in override for override in overrides)
+        segmenter = segmenter_of(data, runs, threads) if reads else ""
         teachers = (
             [f"teachers=[{{model: fpn/efficientnet_lite0, weights: {segmenter}, maps: [features.3, features.4]}}]"]
             if reads
@@ -180,7 +192,7 @@ def run_cell(name: str, cell: str, seed: int, data: str, teacher: str | None, ru
         row.pop("run"), row.pop("weights")
     shown = [
         " ".join(part).replace(f"{runs}/", "runs/").replace(f"{HERE.parent}/", "").replace(data, Path(data).name)
-        for part in (train, measure)
+        for part in (*before, train, measure)
     ]
     return {
         "cell": cell,
@@ -253,15 +265,25 @@ def teacher_of(data: str | None, runs: Path, threads: int) -> str:
     return str(run)
 
 
-def segmenter_of(data: str, runs: Path, threads: int, *, tenth: bool) -> str:
-    """The run of the RGB segmenter, from all labels or a tenth of them, trained where it is not there yet."""
-    run = runs / ("rgb_tenth" if tenth else "rgb")
+def segmenter_of(data: str, runs: Path, threads: int) -> str:
+    """The run of the RGB segmenter, trained where it is not there yet."""
+    run = runs / "rgb"
     if not (run / "student.safetensors").is_file():
-        few = [*TENTH, "train.epochs=280"] if tenth else []
         config = HERE / "configs" / "nyu_rgb_segmenter.yaml"
-        command = ["contrastill", "train", str(config), f"data.path={data}", *few, f"out={run}"]
-        called(command, threads, runs / f"{run.name}.log")
+        called(["contrastill", "train", str(config), f"data.path={data}", f"out={run}"], threads, runs / "rgb.log")
     return str(run)
+
+
+def encoder_of(data: str, runs: Path, threads: int, seed: int) -> tuple[str, list[str]]:
+    """The override that takes the encoder of the unlabelled pairs over, and the command that trains it, which runs
+    here where it is not there yet.
+    """
+    run = runs / f"encoder-{seed}"
+    config = str(HERE / "configs" / GRIDS["nyu"]["config"])
+    command = ["contrastill", "train", config, f"data.path={data}", *CONTRAST, f"seed={seed}", f"out={run}"]
+    if not (run / "student.safetensors").is_file():
+        called(command, threads, runs / f"{run.name}.log")
+    return f"student.weights={run}", command
 
 
 def main() -> None:

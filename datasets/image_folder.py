@@ -20,7 +20,7 @@ from ..core.registry import DATASETS
 from .io.file_splits import FileSplit
 from .io.file_workers import PictureFiles
 from .io.images import IMAGE_SUFFIXES, warn_of_files
-from .io.view_options import ViewOptions
+from .io.view_options import PictureOptions
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ImageFolder:
             seem to be splits under other names.
     """
 
-    class Options(ViewOptions):
+    class Options(PictureOptions):
         path: str = Field(description="the folder")
         size: int = Field(224, gt=0, description="side in pixels of the images")
         test_fraction: float = Field(

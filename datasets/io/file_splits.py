@@ -15,13 +15,14 @@ from torch.utils.data import Dataset
 
 from ...core.errors import ContrastillError, UsageError
 from .camera import Camera
+from .decoded_cache import DecodedPictures
 from .file_loader import FileLoader, default_workers
 from .file_views import FileViews
 from .file_workers import Images, Pairs, PictureSource, SampleReader
 from .images import Picture, warn_of_scaling
 from .joint_views import JointViews
 from .values import vectors_among
-from .view_options import ViewOptions
+from .view_options import PictureOptions, ViewOptions
 
 # Pictures whose headers are read when a split is opened.
 _PICTURES_READ = 8
@@ -133,6 +134,8 @@ class FileSplit(ReadSplit):
         skip = options.skip_corrupted
         if training:
             warn_of_scaling(_sample_pictures(pictures, len(pictures.files) if targets is None else len(targets)))
+        if isinstance(options, PictureOptions) and options.decoded_cache is not None:
+            pictures = DecodedPictures(pictures, options.decoded_cache, views.needed_side)
         return cls(
             pictures,
             targets,
@@ -163,7 +166,9 @@ def _sample_pictures(pictures: PictureSource, count: int) -> Iterator[Picture]:
     pictures = copy(pictures)
     for place in range(min(count, _PICTURES_READ)):
         with suppress(ContrastillError):
-            yield pictures.open(place * count // min(count, _PICTURES_READ))
+            picture = pictures.open(place * count // min(count, _PICTURES_READ))
+            if isinstance(picture, Picture):
+                yield picture
 
 
 class PairSplit(ReadSplit):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ...core.errors import UsageError, unknown_name
 from ...core.hashing import hash64, mix, shifted
-from .images import REDUCTIONS, Picture
+from .images import REDUCTIONS, DecodedPicture, Picture
 
 # Purposes of the hash, beside the purposes in views.py: two purposes never share random bits.
 _CROPS, _JITTER, _TRANSFORMS = 3, 4, 5
@@ -58,7 +58,7 @@ class FileViews:
     flip: bool = True
     transforms: list[dict[str, Any]] = field(default_factory=list)
 
-    def plain(self, picture: Picture) -> Tensor:
+    def plain(self, picture: Picture | DecodedPicture) -> Tensor:
         """The centre square, uint8 (size, size, 3): what a network is tested on.
 
         Where training views are resized parts, the shorter side is first brought to 256/224 of ``size``, as in the
@@ -66,7 +66,7 @@ class FileViews:
         """
         short = round(self.size * _MARGIN) if self.crop == "random_resized" else self.size
         # Twice the pixels needed, so that how it was decoded is hardly seen.
-        pixels = picture.pixels(_reduction(min(picture.height, picture.width), 2 * short))
+        pixels = picture.pixels(reduction(min(picture.height, picture.width), 2 * short))
         height, width, _ = pixels.shape
         # A strip would become gigabytes at that size; its ends are cut off below in any case.
         pixels = _centre(pixels, min(height, 2 * width), min(width, 2 * height))
@@ -75,11 +75,18 @@ class FileViews:
         pixels = resized(pixels, *((short, long) if height <= width else (long, short)))
         return _centre(pixels, self.size, self.size)
 
+    @property
+    def needed_side(self) -> int:
+        """Shorter side of a picture from which no view is enlarged."""
+        if self.crop != "random_resized":
+            return self.size
+        return max(round(self.size * _MARGIN), math.ceil(self.size / math.sqrt(self.scale[0])))
+
     def draws(self, seed: int, view: int, index: Tensor) -> list[list[float]]:
         """Numbers in [0, 1) for view ``view`` of each of the samples ``index``, as :func:`draw_numbers` gives them."""
         return draw_numbers(seed, view, index)
 
-    def view(self, picture: Picture, draws: list[float], seed: int) -> Tensor:
+    def view(self, picture: Picture | DecodedPicture, draws: list[float], seed: int) -> Tensor:
         """The drawn view, uint8 (size, size, 3).
 
         Args:
@@ -99,9 +106,9 @@ class FileViews:
             pixels = torch.from_numpy(self.compose(image=pixels.contiguous().numpy())["image"])
         return pixels
 
-    def _part(self, picture: Picture, top: int, left: int, height: int, width: int) -> Tensor:
+    def _part(self, picture: Picture | DecodedPicture, top: int, left: int, height: int, width: int) -> Tensor:
         """A rectangle of the picture, resized to the square."""
-        pixels = picture.pixels(_reduction(min(height, width), self.size))
+        pixels = picture.pixels(reduction(min(height, width), self.size))
         if pixels.shape[:2] != (picture.height, picture.width):
             down, across = pixels.shape[0] / picture.height, pixels.shape[1] / picture.width
             top, left, height, width = (
@@ -251,7 +258,7 @@ def jitter(images: Tensor, index: Tensor, *, seed: int, view: int, strength: flo
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _reduction(side: int, needed: int) -> int:
+def reduction(side: int, needed: int) -> int:
     """How much smaller a picture may be decoded, if ``needed`` pixels are to be left of ``side``."""
     return next((by for by in REDUCTIONS if side >= by * needed), 1)
 

@@ -22,7 +22,7 @@ from .camera import view_camera
 from .corrupted import PatchedBatch, StandIns
 from .file_views import LABELS, FileViews, transform_seed
 from .fingerprint import file_sizes, listing_hash
-from .images import DamagedImage, Picture
+from .images import DamagedImage, DecodedPicture, Picture
 from .in_memory import Batch
 from .joint_views import JointViews
 
@@ -79,7 +79,7 @@ class PictureSource(Protocol):
     @property
     def files(self) -> np.ndarray: ...
 
-    def open(self, row: int) -> Picture:
+    def open(self, row: int) -> Picture | DecodedPicture:
         """The picture of a sample, its header read.
 
         Raises:

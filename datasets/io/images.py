@@ -120,6 +120,25 @@ class Picture:
         return int(stored_values(self._image, self._bytes).max())
 
 
+class DecodedPicture:
+    """A picture of a cache, see :mod:`~.decoded_cache`; stands in for a :class:`Picture`.
+
+    Attributes:
+        path: The file it came from.
+        height, width: Of the picture in its file, upright.
+    """
+
+    def __init__(self, path: str | PathLike, height: int, width: int, pixels: Tensor) -> None:
+        self.path, self.height, self.width = path, height, width
+        self._pixels = pixels
+
+    def pixels(self, reduce: int = 1) -> Tensor:
+        """The pixels as they are cached, uint8 (h, w, 3), whatever reduction is asked for: the shape says which it
+        was.
+        """
+        return self._pixels
+
+
 def warn_of_scaling(pictures: Iterable[Picture]) -> None:
     """Log one warning if pictures that are to be ``rgb`` have more than 8 bits: how they are scaled, and what is left
     of them.

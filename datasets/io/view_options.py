@@ -57,3 +57,14 @@ class ViewOptions(BaseModel):
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError("scale is a least and a greatest share of the picture's area, such as [0.35, 1.0]")
         return scale
+
+
+class PictureOptions(ViewOptions):
+    """Options of data sets of picture files."""
+
+    decoded_cache: str | None = Field(
+        None,
+        description="folder that each picture is kept in once it is decoded, at the size that views need; data sets "
+        "and runs may share it",
+        json_schema_extra=RESUMABLE,
+    )

@@ -1,0 +1,269 @@
+"""Pictures that were decoded once: at the size that views need, uint8, in files that are mapped into memory.
+
+A folder holds a folder for each list of files and size. In it ``index.npy`` says of each picture where its pixels are;
+each process that decodes one appends it to a file of its own, ``part-N.rgb``. A picture is entered in the index after
+its pixels are on the disk, so that a process that is killed leaves nothing half-written behind, and processes and runs
+may fill and read one folder at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+from contextlib import suppress
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.atomic import write_text
+from ...core.errors import ContrastillError, UsageError
+from ...core.fingerprint import text_hash
+from .file_views import reduction, resized
+from .file_workers import PictureSource
+from .images import DecodedPicture, Picture
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+# part 0: the picture is not there yet. height and width are those kept, full_height and full_width the picture's own.
+_ENTRY = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("full_height", "<u4"),
+        ("full_width", "<u4"),
+        ("part", "<u4"),
+    ]
+)
+_AT_ONCE = 64  # pictures that are written before they are brought to the disk and entered
+_SAMPLED = 16  # pictures that the size of all is estimated from
+
+
+class DecodedPictures:
+    """Opens pictures from a cache, and fills it with those that are not there yet.
+
+    The cached picture is the file's, resized (bilinear, antialiased) so that its shorter side has ``short`` pixels; a
+    smaller one is kept as it is, to the pixel. A view is a function of (seed, view, index) as without a cache; its
+    pixels differ from those without by a second resizing.
+
+    Args:
+        pictures: Opens the files.
+        folder: Where caches are kept; several data sets and runs may share it.
+        short: Shorter side in pixels.
+
+    Raises:
+        UsageError: The disk has no room for all pictures.
+        ContrastillError: The folder holds damaged files.
+    """
+
+    def __init__(self, pictures: PictureSource, folder: str | os.PathLike, short: int) -> None:
+        self.pictures, self.short = pictures, short
+        about = {"version": _VERSION, "short": short, "pictures": len(pictures.files), "files": pictures.listing()}
+        self.folder = Path(folder).expanduser() / text_hash(json.dumps(about, sort_keys=True))[:16]
+        self._forget()
+        if not (self.folder / "index.npy").is_file():
+            self._create(about)
+        self._check_room(Path(folder))
+
+    @property
+    def files(self) -> np.ndarray:
+        """What each picture is called, bytes (N,)."""
+        return self.pictures.files
+
+    def listing(self) -> str:
+        """Stands for the names and sizes of all files."""
+        return self.pictures.listing()
+
+    def open(self, row: int) -> DecodedPicture:
+        """The picture of a sample from the cache, decoded and kept first where it is not there.
+
+        Raises:
+            DamagedImage: Its file cannot be read.
+            ContrastillError: The disk is full, or a part of the cache is gone.
+        """
+        entry = self._index()[row].item()
+        with self._lock:
+            entry = self._pending.get(row, entry)
+            if not entry[-1]:
+                return self._fill(row)
+            offset, height, width, full_height, full_width, part = entry
+            pixels = self._mapped(part, offset, (height, width, 3))
+        return DecodedPicture(os.fsdecode(self.files[row]), full_height, full_width, pixels)
+
+    def num_cached(self) -> int:
+        """Pictures that are there."""
+        return int((self._index()["part"] > 0).sum())
+
+    def estimated_bytes(self) -> int:
+        """What all pictures will take, from the sizes of a few."""
+        count, sizes = len(self.files), []
+        # A copy, whose open files are closed with it.
+        pictures = copy(self.pictures)
+        for place in range(min(count, _SAMPLED)):
+            with suppress(ContrastillError):  # damage is reported where the picture is read
+                picture = pictures.open(place * count // min(count, _SAMPLED))
+                height, width = cached_size(picture.height, picture.width, self.short)
+                sizes.append(3 * height * width)
+        return round(count * float(np.mean(sizes))) if sizes else 0
+
+    def flush(self) -> None:
+        """Bring what this process decoded to the disk and enter it in the index."""
+        if self._pending and self._writer is not None:
+            os.fsync(self._writer.fileno())
+            index = self._index()
+            for row, entry in self._pending.items():
+                # The part last: a reader takes an entry with one for whole.
+                index[row] = (*entry[:-1], 0)
+                index["part"][row] = entry[-1]
+            self._pending.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: each worker has its own."""
+        return {"pictures": self.pictures, "short": self.short, "folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __del__(self) -> None:
+        # Of a process that is ended otherwise the last few are decoded again.
+        with suppress(Exception):
+            if self._process == os.getpid():
+                self.flush()
+
+    def _forget(self) -> None:
+        """Begin without open files."""
+        self._process = os.getpid()
+        self._entries: np.ndarray | None = None
+        self._maps: dict[int, np.ndarray] = {}
+        self._writer: Any = None
+        self._part = 0
+        self._pending: dict[int, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+
+    def _index(self) -> np.ndarray:
+        if self._process != os.getpid():
+            # In a fork the parent's files are not to be written to.
+            self._forget()
+        if self._entries is None:
+            self._entries = _opened(self.folder / "index.npy", len(self.files))
+        return self._entries
+
+    def _mapped(self, part: int, offset: int, shape: tuple[int, int, int]) -> Tensor:
+        """The pixels in a part; only those that are looked at are read."""
+        end = offset + shape[0] * shape[1] * 3
+        mapped = self._maps.get(part)
+        if mapped is None or len(mapped) < end:
+            path = self.folder / f"part-{part}.rgb"
+            size = path.stat().st_size if path.is_file() else 0
+            if size < end:
+                raise ContrastillError(f"{path} of data.decoded_cache is damaged or gone: remove {self.folder}")
+            # Copied where it is written to, which nothing does: torch takes no arrays that cannot be.
+            mapped = self._maps[part] = np.memmap(path, np.uint8, "c", shape=(size,))
+        return torch.from_numpy(mapped[offset:end].reshape(shape))
+
+    def _fill(self, row: int) -> DecodedPicture:
+        picture = self.pictures.open(row)
+        assert isinstance(picture, Picture), "a cache reads files"
+        pixels = decoded(picture, self.short)
+        if self._writer is None:
+            self._part, self._writer = _new_part(self.folder)
+        offset = self._writer.tell()
+        try:
+            self._writer.write(np.ascontiguousarray(pixels.numpy()).data)
+            self._writer.flush()
+        except OSError as error:
+            free = shutil.disk_usage(self.folder).free
+            raise ContrastillError(
+                f"data.decoded_cache={self.folder.parent} cannot be written ({error.strerror}): {_size(free)} are free "
+                "there; name a folder on another disk, or leave data.decoded_cache out"
+            ) from error
+        height, width, _ = pixels.shape
+        self._pending[row] = (offset, height, width, picture.height, picture.width, self._part)
+        if len(self._pending) >= _AT_ONCE:
+            self.flush()
+        return DecodedPicture(picture.path, picture.height, picture.width, pixels)
+
+    def _create(self, about: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "about.json", json.dumps(about, indent=1) + "\n")
+        temporary = self.folder / f"index-{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": _ENTRY.descr, "fortran_order": False, "shape": (len(self.files),)}
+            )
+            file.truncate(file.tell() + _ENTRY.itemsize * len(self.files))
+        # The first of several processes makes it.
+        with suppress(FileExistsError):
+            os.link(temporary, self.folder / "index.npy")
+        temporary.unlink()
+
+    def _check_room(self, folder: Path) -> None:
+        total, there = self.estimated_bytes(), self.num_cached()
+        missing = round(total * (1 - there / max(1, len(self.files))))
+        free = shutil.disk_usage(self.folder).free
+        if missing > free:
+            raise UsageError(
+                f"data.decoded_cache={folder} takes about {_size(total)} for {len(self.files):,} pictures of "
+                f"{self.short} pixels on the shorter side, of which {there:,} are there, and {_size(free)} are free: "
+                "take a smaller data.size or a larger data.scale, name a folder on another disk, or leave it out"
+            )
+        log.info(
+            "data.decoded_cache: %d of %d pictures are in %s; all take about %s",
+            there, len(self.files), self.folder, _size(total),
+        )  # fmt: skip
+
+
+def cached_size(height: int, width: int, short: int) -> tuple[int, int]:
+    """Height and width that a picture is cached with.
+
+    Example:
+        >>> cached_size(375, 500, 256), cached_size(100, 80, 256)
+        ((256, 341), (100, 80))
+    """
+    side = min(height, width)
+    if side <= short:
+        return height, width
+    long = int(short * max(height, width) / side)
+    return (short, long) if height <= width else (long, short)
+
+
+def decoded(picture: Picture, short: int) -> Tensor:
+    """The pixels of a picture as they are cached, uint8 (h, w, 3)."""
+    size = cached_size(picture.height, picture.width, short)
+    # Twice the pixels needed, so that how it was decoded is hardly seen.
+    return resized(picture.pixels(reduction(min(picture.height, picture.width), 2 * short)), *size).contiguous()
+
+
+def _opened(path: Path, count: int) -> np.ndarray:
+    try:
+        entries = np.load(path, mmap_mode="r+", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ContrastillError(f"{path} is no index of data.decoded_cache: remove {path.parent}") from error
+    if entries.dtype != _ENTRY or entries.shape != (count,):
+        raise ContrastillError(f"{path} is no index of {count} pictures of data.decoded_cache: remove {path.parent}")
+    return entries
+
+
+def _new_part(folder: Path) -> tuple[int, Any]:
+    """A number that no process has, and its file."""
+    for number in range(1, 2**31):
+        with suppress(FileExistsError):
+            return number, open(folder / f"part-{number}.rgb", "xb")  # noqa: SIM115 - as long as the process
+    raise AssertionError("there are as many parts as numbers")
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,183 @@
+"""`data.decoded_cache`: pictures decoded once. What is read from it, by one process or several, in one epoch or the
+next, is the same to the bit; a picture that is not larger than needed is as without a cache.
+"""
+
+import json
+import multiprocessing
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from contrastill import ContrastillError, UsageError
+from contrastill.cli.main import main
+from contrastill.core.registry import DATASETS
+from contrastill.datasets.io import decoded_cache
+from contrastill.datasets.io.decoded_cache import DecodedPictures
+from contrastill.datasets.io.file_views import resized
+from contrastill.datasets.io.file_workers import PictureFiles
+from contrastill.datasets.io.images import Picture
+
+SIZES = ((40, 60), (90, 70), (64, 64), (20, 30), (120, 50))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes in train and test, pictures of several sizes, one greyscale, one turned by EXIF."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            where = tmp_path / "images" / split / name
+            where.mkdir(parents=True)
+            for number, (height, width) in enumerate(SIZES):
+                pixels = generator.integers(0, 255, (height // 10, width // 10, 3), dtype=np.uint8)
+                picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+                if number == 2:
+                    picture = picture.convert("L")
+                exif = Image.Exif()
+                exif[0x0112] = 6 if number == 1 else 1
+                picture.save(where / f"{number}.jpg", quality=95, exif=exif)
+    return tmp_path / "images"
+
+
+def split_of(folder, split="train", **options):
+    data = DATASETS["image_folder"]
+    return data(data.Options(path=str(folder), **{"size": 32, "workers": 0, **options})).open(split)
+
+
+def epochs(split, count=2, *, train=True, seed=3):
+    loader = split.loader(batch_size=4, device="cpu", seed=seed, train=train)
+    return [
+        torch.cat([batch["rgb"] for batch in loader.epoch(k)])[
+            torch.cat([b["index"] for b in loader.epoch(k)]).argsort()
+        ]
+        for k in range(count)
+    ]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_from_a_cache_are_the_same_when_it_fills_and_when_it_is_full(folder, tmp_path, workers):
+    options = {"decoded_cache": str(tmp_path / "cache"), "workers": workers}
+    filling = epochs(split_of(folder, **options))
+    again = split_of(folder, **options)
+    assert same(filling, epochs(again)) and same(filling, epochs(split_of(folder, **{**options, "workers": 0})))
+    # In the same place of the picture as without, from pixels that were resized once more.
+    for ours, theirs in zip(filling, epochs(split_of(folder, workers=0)), strict=True):
+        assert (ours.float() - theirs.float()).abs().mean() < 3
+    assert not same(filling, epochs(split_of(folder, **options), seed=4))
+
+
+def test_a_picture_that_is_not_larger_than_needed_is_as_without(folder, tmp_path):
+    for crop in ("random_resized", "padded", "none"):
+        # Of random_resized a shorter side of 203 pixels is needed.
+        options = {"size": 120, "crop": crop}
+        with_cache = split_of(folder, decoded_cache=str(tmp_path / "cache"), **options)
+        for train in (True, False):
+            assert same(epochs(with_cache, train=train), epochs(split_of(folder, **options), train=train))
+
+
+def test_what_is_cached_is_the_picture_resized_and_upright(folder, tmp_path):
+    files = PictureFiles(folder, [f"train/a/{number}.jpg" for number in range(len(SIZES))])
+    cache = DecodedPictures(files, tmp_path / "cache", 32)
+    assert cache.num_cached() == 0
+    for row in range(len(SIZES)):
+        kept, picture = cache.open(row), Picture(folder / f"train/a/{row}.jpg")
+        assert (kept.height, kept.width) == (picture.height, picture.width)
+        pixels = kept.pixels(8)
+        height, width = picture.height, picture.width
+        short = min(height, width, 32)
+        assert min(pixels.shape[:2]) == short and pixels.dtype == torch.uint8
+        expected = resized(picture.pixels(), *pixels.shape[:2])
+        assert (pixels.float() - expected.float()).abs().max() <= 1
+    assert kept.height == 120 and pixels.shape == (76, 32, 3)
+    cache.flush()
+    assert cache.num_cached() == len(SIZES)
+    total = sum(path.stat().st_size for path in cache.folder.glob("part-*.rgb"))
+    assert cache.estimated_bytes() == total  # so few are all looked at
+
+
+def _fill(files, folder, rows):
+    cache = DecodedPictures(files, folder, 32)
+    for row in rows:
+        cache.open(row)
+    cache.flush()
+
+
+def test_processes_fill_one_cache_and_a_killed_one_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
+    files = PictureFiles(folder, [f"train/{name}/{number}.jpg" for name in "ab" for number in range(len(SIZES))])
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_fill, args=(files, tmp_path / "cache", rows)) for rows in (range(6), range(3, 10))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    cache, alone = DecodedPictures(files, tmp_path / "cache", 32), DecodedPictures(files, tmp_path / "other", 32)
+    assert cache.num_cached() == 10 and cache.folder.name == alone.folder.name
+    for row in range(10):
+        assert torch.equal(cache.open(row).pixels(), alone.open(row).pixels())
+    # What was decoded and not yet entered is decoded again.
+    monkeypatch.setattr(DecodedPictures, "flush", lambda self: None)
+    lost = DecodedPictures(files, tmp_path / "killed", 32)
+    lost.open(0), lost.open(0)
+    monkeypatch.undo()
+    after = DecodedPictures(files, tmp_path / "killed", 32)
+    assert after.num_cached() == 0 and torch.equal(after.open(0).pixels(), cache.open(0).pixels())
+    assert len([*after.folder.glob("part-*.rgb")]) == 2
+
+
+def test_other_files_and_sizes_have_caches_of_their_own(folder, tmp_path):
+    options = {"decoded_cache": str(tmp_path / "cache")}
+    split_of(folder, **options), split_of(folder, size=16, **options), split_of(folder, "test", **options)
+    assert len([*(tmp_path / "cache").iterdir()]) == 3
+    split_of(folder, flip=False, **options)
+    assert len([*(tmp_path / "cache").iterdir()]) == 3
+    Image.new("RGB", (30, 30)).save(folder / "train" / "a" / "new.png")
+    split_of(folder, **options)
+    assert len([*(tmp_path / "cache").iterdir()]) == 4
+
+
+def test_what_is_wrong_is_one_sentence(folder, tmp_path, monkeypatch):
+    options = {"decoded_cache": str(tmp_path / "cache")}
+    (folder / "train" / "a" / "0.jpg").write_bytes(b"\xff\xd8nothing")
+    with pytest.raises(ContrastillError, match=r"0\.jpg cannot be read as an image"):
+        epochs(split_of(folder, **options))
+    (folder / "train" / "a" / "0.jpg").unlink()
+    full = split_of(folder, **options)
+    epochs(full)
+    full.pictures.flush()
+    part = next(full.pictures.folder.glob("part-*.rgb"))
+    part.write_bytes(b"")
+    with pytest.raises(ContrastillError, match=r"part-\d+\.rgb of data\.decoded_cache is damaged or gone: remove"):
+        epochs(split_of(folder, **options))
+    (full.pictures.folder / "index.npy").write_bytes(b"no index")
+    with pytest.raises(ContrastillError, match=r"index\.npy is no index of data\.decoded_cache"):
+        split_of(folder, **options)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(decoded_cache.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UsageError, match=r"takes about .* kB for 9 pictures of 55 pixels .* and 1 kB are free"):
+        split_of(folder, decoded_cache=str(tmp_path / "other"))
+
+
+def test_a_training_reads_from_it_and_its_run_goes_on(folder, tmp_path, capsys):
+    command = ["train", "teachers/image_folder", f"data.path={folder}", "data.size=32", "student.model=resnet8",
+               "student.weights=null", "train.batch_size=4", "data.workers=0", "-q"]  # fmt: skip
+    for name, cache in (("one", "cache"), ("two", "cache")):
+        assert (
+            main([*command, "train.epochs=2", f"data.decoded_cache={tmp_path / cache}", f"out={tmp_path / name}"]) == 0
+        )
+    rows = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
+    assert main(["train", "teachers/rooms", "data.decoded_cache=x"]) == 2
+    assert "data.decoded_cache" in capsys.readouterr().err

@@ -61,6 +61,7 @@ class Preprocess:
     colours: bool = field(default=True, compare=False, repr=False)
     scale: ValueScale | None = field(default=None, compare=False, repr=False)
     _checked: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
+    _noted: set[bool] = field(default_factory=set, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -101,7 +102,10 @@ class Preprocess:
         if whole:
             self._checked.add(True)
             return
-        check_values(images, self.mean, self.std, self.scale, colours=self.colours, notes=not once)
+        options = {"colours": self.colours, "notes": not once, "noted": bool(self._noted)}
+        # Each batch has figures of its own, so that a line for each would be another one.
+        if check_values(images, self.mean, self.std, self.scale, **options):
+            self._noted.add(True)
         self._checked.add(True)
 
     def __call__(self, images: Tensor, *, once: bool = False, like: nn.Module | None = None) -> Tensor:

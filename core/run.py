@@ -313,10 +313,16 @@ def _changed_lines(old: Mapping[str, Any], new: str) -> str:
     for key in [*before, *after]:
         # A run that was begun before a key existed did what its being off means.
         added = key not in before and is_off(key, after[key], data)
-        differs = not added and before.get(key) != after.get(key)
-        if differs and not resumable(key, data):
+        if not (added or _same(before.get(key), after.get(key))) and not resumable(key, data):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return ""
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether two values of a key are one, however a number is written in the file: ``'8'`` and ``0_8`` are 8."""
+    from .config.yaml_values import parse_scalar
+
+    return now == (parse_scalar(before) if isinstance(before, str) and isinstance(now, (int, float)) else before)
 
 
 def flatten(tree: Any, prefix: str = "", *, plain_lists: bool = False) -> dict[str, Any]:

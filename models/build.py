@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..core.arguments import checked
+from ..core.config.fields import MOST_CLASSES
 from ..core.errors import ContrastillError, UsageError
 from ..core.plugins import import_plugins, imports_of
 from ..core.registry import MODELS, PRETRAINED, PYTHON_PREFIX, has_option, model_builder
@@ -92,6 +93,11 @@ def build_network(
         raise UsageError(f"{name} was given {'std' if mean is None else 'mean'} alone: give mean and std together")
     if num_classes is None and weights is None:
         raise UsageError(f"{name} has no weights that say how many classes it has: set num_classes")
+    if num_classes is not None and num_classes > MOST_CLASSES:
+        raise UsageError(
+            f"num_classes={num_classes} of {name} is more than any classifier has room for, {MOST_CLASSES}: give the "
+            "number of classes"
+        )
     file = None if weights in (None, PRETRAINED) else find_weights(weights)
     recipe = recipe_of(file, name) or encoder_recipe(file, builder)
     same = recipe.get("modality") == modality

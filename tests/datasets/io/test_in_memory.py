@@ -47,3 +47,15 @@ def test_names_say_how_many_classes_there_are():
 def test_a_description_has_the_stored_numbers():
     split = TensorSplit({"rgb": images(8, 8, 3), "ir": images(8, 8, 1, torch.uint16)})
     assert {name: field.dtype for name, field in _fields(split).items()} == {"rgb": "uint8", "ir": "uint16"}
+
+
+def test_a_border_wider_than_the_images_is_refused():
+    with pytest.raises(UsageError, match="data.crop_padding=100000 is wider than the images, which are 16×12: .* to 2"):
+        images(16, 12, 3, padding=100_000)
+    assert images(16, 12, 3, padding=16).interior.shape == (2, 16, 12, 3)
+
+
+def test_images_beyond_all_memory_are_refused_with_their_size():
+    for side, room in ((10**6, "6000"), (10**10, "6e")):
+        with pytest.raises(UsageError, match=rf"2 images of {side}×{side}×3 uint8 .* are {room}.* GB, and there is no"):
+            images(side, side, 3)

@@ -85,8 +85,8 @@ class Preprocess:
             sides = size if isinstance(size, tuple) else (size,)
             if min(sides) < 1 or max(sides) > LONGEST_SIDE or any(isinstance(side, bool) for side in sides):
                 raise UsageError(
-                    f"resolution is {size}: give a side in pixels, from 1 to {LONGEST_SIDE}, or (height, width), or None "
-                    "for images as they are"
+                    f"resolution is {size}: give a side in pixels, from 1 to {LONGEST_SIDE}, or (height, width), or "
+                    "None for images as they are"
                 )
             object.__setattr__(self, "resolution", size)
 

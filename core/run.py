@@ -306,9 +306,9 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 def _changed_lines(old: Mapping[str, Any], new: str) -> str:
     """The first key whose value differs between two resolved configs, as ``train.epochs: 240, now 15``."""
-    from omegaconf import OmegaConf
+    from .config.yaml_values import read_written, values_of
 
-    before, after = flatten(old), flatten(OmegaConf.to_container(OmegaConf.create(new)))
+    before, after = flatten(old), flatten(values_of(read_written(new)))
     data = after.get("data.name")
     for key in [*before, *after]:
         # A run that was begun before a key existed did what its being off means.

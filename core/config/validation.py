@@ -166,7 +166,7 @@ def of_another_kind(data: DataConfig) -> UsageError | None:
 
 def _without_path(data: DataConfig) -> UsageError | None:
     """The error for a path beside data that have none, as those that are rendered; None where there is no such."""
-    if data.path is None or "path" in DATASETS[data.name].Options.model_fields:
+    if data.name is None or data.path is None or "path" in DATASETS[data.name].Options.model_fields:
         return None
     made = "is rendered" if data.name == "rooms" else "reads no files"
     return UsageError(

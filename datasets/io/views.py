@@ -91,7 +91,7 @@ class PaddedImages:
         Raises:
             UsageError: The border is wider than the images, or there is no memory for all of them.
         """
-        if padding > max(height, width):
+        if padding > max(height, width, 4):  # 4 is the default, also of tiny images
             raise UsageError(
                 f"data.crop_padding={padding} is wider than the images, which are {height}×{width}: a crop would hold "
                 f"nothing but border, so set it to {max(height, width) // 8}, say"
